@@ -1,0 +1,1 @@
+//! The Dockerfile frontend: lexer, parser, expansion, linter, and conversion to LLB.

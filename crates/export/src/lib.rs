@@ -1,0 +1,1 @@
+//! Build results out: images, archives and directories.

@@ -1,0 +1,1 @@
+//! The LLB operations as solver operations.

@@ -1,0 +1,1 @@
+//! The progress model and its faces: terminal, plain text and JSON lines.

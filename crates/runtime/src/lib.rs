@@ -1,0 +1,1 @@
+//! Runs one step in a sandbox.

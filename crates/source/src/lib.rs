@@ -1,0 +1,1 @@
+//! Where build inputs come from: registries, OCI layouts, git, HTTP and local directories.

@@ -1,0 +1,1 @@
+//! Everything on disk: blobs, snapshots, layers, content keys, records, leases and garbage collection.

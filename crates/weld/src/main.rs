@@ -1,0 +1,3 @@
+//! The weld command.
+
+fn main() {}
