@@ -36,7 +36,10 @@ impl Timestamp {
 
 impl From<StatxTimestamp> for Timestamp {
     fn from(time: StatxTimestamp) -> Self {
-        Self { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
+        Self {
+            seconds: time.tv_sec,
+            nanoseconds: time.tv_nsec,
+        }
     }
 }
 

@@ -66,7 +66,10 @@ pub fn follow_links(
 }
 
 fn components(path: &str) -> Vec<String> {
-    path.split('/').filter(|c| !c.is_empty() && *c != ".").map(str::to_owned).collect()
+    path.split('/')
+        .filter(|c| !c.is_empty() && *c != ".")
+        .map(str::to_owned)
+        .collect()
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -136,13 +139,19 @@ impl Resolver<'_> {
         rest: &[String],
         links: u32,
     ) -> Result<(), FollowError> {
-        let glob = Glob::new(component)
-            .map_err(|error| FollowError::Pattern { path: component.to_owned(), error })?;
+        let glob = Glob::new(component).map_err(|error| FollowError::Pattern {
+            path: component.to_owned(),
+            error,
+        })?;
         let entries = match self.list(dir) {
             Ok(entries) => entries,
             Err(error) if is_absent(error) => return Ok(()),
             Err(error) => {
-                return Err(FollowError::Io { action: "read", path: dir.clone(), error });
+                return Err(FollowError::Io {
+                    action: "read",
+                    path: dir.clone(),
+                    error,
+                });
             }
         };
         for (name, kind) in entries {
@@ -178,15 +187,27 @@ impl Resolver<'_> {
             Ok(target) => target,
             Err(error) if is_absent(error) || error == Errno::INVAL => return Ok(()),
             Err(error) => {
-                return Err(FollowError::Io { action: "read the link", path: link, error });
+                return Err(FollowError::Io {
+                    action: "read the link",
+                    path: link,
+                    error,
+                });
             }
         };
-        self.found.insert(as_patterns(&link).collect::<Vec<_>>().join("/"));
+        self.found
+            .insert(as_patterns(&link).collect::<Vec<_>>().join("/"));
         let target = String::from_utf8_lossy(&target).into_owned();
-        let base: Vec<String> =
-            if target.starts_with('/') { Vec::new() } else { as_patterns(dir).collect() };
+        let base: Vec<String> = if target.starts_with('/') {
+            Vec::new()
+        } else {
+            as_patterns(dir).collect()
+        };
         let behind = components(&target).into_iter().map(|c| escape(&c));
-        let path = base.into_iter().chain(behind).chain(rest.iter().cloned()).collect();
+        let path = base
+            .into_iter()
+            .chain(behind)
+            .chain(rest.iter().cloned())
+            .collect();
         self.enqueue(path, true, links + 1);
         Ok(())
     }
@@ -197,9 +218,11 @@ impl Resolver<'_> {
         match stat {
             Ok(metadata) => Ok(Some(metadata.file_type())),
             Err(error) if is_absent(error) => Ok(None),
-            Err(error) => {
-                Err(FollowError::Io { action: "stat", path: dir.join(name), error })
-            }
+            Err(error) => Err(FollowError::Io {
+                action: "stat",
+                path: dir.join(name),
+                error,
+            }),
         }
     }
 
@@ -215,7 +238,10 @@ impl Resolver<'_> {
 }
 
 fn is_absent(error: Errno) -> bool {
-    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP)
+    matches!(
+        error,
+        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP
+    )
 }
 
 fn escape_name(name: &OsStr) -> String {

@@ -43,7 +43,10 @@ enum Token {
     /// `?`: one character other than `/`.
     AnyChar,
     /// `[…]`: one character; as in Go, a negated class matches `/` too.
-    Class { negated: bool, ranges: Vec<(u32, u32)> },
+    Class {
+        negated: bool,
+        ranges: Vec<(u32, u32)>,
+    },
     /// `*`: any run without `/`.
     Star,
     /// `**/` (or `**` before something): nothing, or anything that ends in `/`.
@@ -144,7 +147,11 @@ pub fn unescape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
-        plain.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+        plain.push(if c == '\\' {
+            chars.next().unwrap_or(c)
+        } else {
+            c
+        });
     }
     plain
 }
@@ -171,7 +178,10 @@ struct Positions {
 
 impl Positions {
     fn run(tokens: &[Token], path: &[u8]) -> Self {
-        let mut positions = Self { ends: vec![0], extensible: false };
+        let mut positions = Self {
+            ends: vec![0],
+            extensible: false,
+        };
         for token in tokens {
             positions.step(token, path);
             if positions.ends.is_empty() {
@@ -205,7 +215,9 @@ impl Positions {
             Token::Rest => {
                 self.extensible = true;
                 if let Some(first) = self.ends.first().copied() {
-                    self.ends = (first..=path.len()).filter(|at| is_boundary(path, *at)).collect();
+                    self.ends = (first..=path.len())
+                        .filter(|at| is_boundary(path, *at))
+                        .collect();
                 }
             }
         }
@@ -251,7 +263,9 @@ impl Positions {
 
     fn step_dirs(&mut self, path: &[u8]) {
         self.extensible = true;
-        let Some(first) = self.ends.first().copied() else { return };
+        let Some(first) = self.ends.first().copied() else {
+            return;
+        };
         let after_slash = (first + 1..=path.len()).filter(|at| path.get(at - 1) == Some(&b'/'));
         let mut ends: Vec<usize> = self.ends.iter().copied().chain(after_slash).collect();
         ends.sort_unstable();
@@ -278,7 +292,9 @@ fn decode(bytes: &[u8]) -> Option<(u32, usize)> {
         0xf0..=0xf4 => 4,
         _ => 1,
     };
-    let text = bytes.get(..len).and_then(|head| std::str::from_utf8(head).ok());
+    let text = bytes
+        .get(..len)
+        .and_then(|head| std::str::from_utf8(head).ok());
     match text.and_then(|text| text.chars().next()) {
         Some(c) => Some((u32::from(c), len)),
         None => Some((0xfffd, 1)),
@@ -295,7 +311,12 @@ struct Compiler<'p> {
 
 impl<'p> Compiler<'p> {
     fn new(pattern: &'p str, dialect: Dialect) -> Self {
-        Self { rest: pattern.chars().peekable(), dialect, tokens: Vec::new(), plain: true }
+        Self {
+            rest: pattern.chars().peekable(),
+            dialect,
+            tokens: Vec::new(),
+            plain: true,
+        }
     }
 
     fn run(mut self) -> Result<Glob, GlobError> {
@@ -332,16 +353,25 @@ impl<'p> Compiler<'p> {
             }
             first = false;
         }
-        if bare_suffix && self.plain && let Some(token) = self.tokens.first_mut() {
+        if bare_suffix
+            && self.plain
+            && let Some(token) = self.tokens.first_mut()
+        {
             *token = Token::Rest;
         }
-        Ok(Glob { tokens: self.tokens })
+        Ok(Glob {
+            tokens: self.tokens,
+        })
     }
 
     /// Takes what follows `**`; says whether it stood at the front without a slash after it.
     fn double_star(&mut self, first: bool) -> bool {
         let slash = self.rest.next_if_eq(&'/').is_some();
-        let token = if self.rest.peek().is_none() { Token::Rest } else { Token::Dirs };
+        let token = if self.rest.peek().is_none() {
+            Token::Rest
+        } else {
+            Token::Dirs
+        };
         self.tokens.push(token);
         first && !slash
     }
@@ -365,7 +395,11 @@ impl<'p> Compiler<'p> {
         let mut ranges = Vec::new();
         while ranges.is_empty() || self.rest.next_if_eq(&']').is_none() {
             let low = self.class_char()?;
-            let high = if self.rest.next_if_eq(&'-').is_some() { self.class_char()? } else { low };
+            let high = if self.rest.next_if_eq(&'-').is_some() {
+                self.class_char()?
+            } else {
+                low
+            };
             if low > high {
                 return Err(GlobError::BackwardRange(low, high));
             }

@@ -78,9 +78,15 @@ impl PatternMatcher {
                 Some(rest) => (rest, true),
                 None => (cleaned.as_str(), false),
             };
-            let glob = Glob::with_double_star(text)
-                .map_err(|error| PatternError::Syntax { pattern: pattern.to_owned(), error })?;
-            compiled.push(Pattern { text: text.to_owned(), exclusion, glob });
+            let glob = Glob::with_double_star(text).map_err(|error| PatternError::Syntax {
+                pattern: pattern.to_owned(),
+                error,
+            })?;
+            compiled.push(Pattern {
+                text: text.to_owned(),
+                exclusion,
+                glob,
+            });
         }
         Ok(Self { patterns: compiled })
     }
@@ -116,7 +122,9 @@ impl PatternMatcher {
         path: &Path,
         parent: &ParentMatches,
     ) -> (bool, ParentMatches) {
-        let mut flags = ParentMatches { matched: Vec::with_capacity(self.patterns.len()) };
+        let mut flags = ParentMatches {
+            matched: Vec::with_capacity(self.patterns.len()),
+        };
         let matched = self.evaluate(path.as_os_str().as_bytes(), parent, |flag| {
             flags.matched.push(flag);
         });
@@ -128,12 +136,7 @@ impl PatternMatcher {
         self.evaluate(path, parent, |_| {})
     }
 
-    fn evaluate(
-        &self,
-        path: &[u8],
-        parent: &ParentMatches,
-        mut record: impl FnMut(bool),
-    ) -> bool {
+    fn evaluate(&self, path: &[u8], parent: &ParentMatches, mut record: impl FnMut(bool)) -> bool {
         let mut matched = false;
         for (index, pattern) in self.patterns.iter().enumerate() {
             let inherited = parent.matched.get(index).copied();
@@ -163,7 +166,11 @@ impl PatternMatcher {
         flags: &ParentMatches,
         wanted: bool,
     ) -> bool {
-        let decided = flags.matched.iter().rposition(|flag| *flag).map_or(0, |last| last + 1);
+        let decided = flags
+            .matched
+            .iter()
+            .rposition(|flag| *flag)
+            .map_or(0, |last| last + 1);
         let mut head = Vec::with_capacity(dir.len() + 1);
         head.extend_from_slice(dir);
         head.push(b'/');
@@ -180,5 +187,7 @@ fn matches_with_parents(pattern: &Pattern, path: &[u8]) -> bool {
         return true;
     }
     let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-    slashes.map(|(at, _)| &path[..at]).any(|parent| pattern.glob.matches(parent))
+    slashes
+        .map(|(at, _)| &path[..at])
+        .any(|parent| pattern.glob.matches(parent))
 }

@@ -101,9 +101,15 @@ impl Selection {
     /// Is `path`, which is no directory and lies in a directory of this state, wanted?
     pub fn selects_leaf(&self, path: &Path, parent: &DirState) -> bool {
         let path = path.as_os_str().as_bytes();
-        let included =
-            self.include.as_ref().is_none_or(|m| m.matches_leaf(path, &parent.include));
-        included && !self.exclude.as_ref().is_some_and(|m| m.matches_leaf(path, &parent.exclude))
+        let included = self
+            .include
+            .as_ref()
+            .is_none_or(|m| m.matches_leaf(path, &parent.include));
+        included
+            && !self
+                .exclude
+                .as_ref()
+                .is_some_and(|m| m.matches_leaf(path, &parent.exclude))
     }
 
     /// Is the directory `path`, in a directory of this state, wanted, and what is beneath it?
@@ -125,13 +131,21 @@ impl Selection {
             possible &= !excluded || matcher.may_change_beneath(bytes(path), &flags, false);
             state.exclude = flags;
         }
-        DirVerdict { selected, descend: possible.then_some(state) }
+        DirVerdict {
+            selected,
+            descend: possible.then_some(state),
+        }
     }
 
     /// Is `path` wanted? For single look-ups; a walk goes through [`Self::enter_dir`].
     pub fn selects(&self, path: &Path) -> bool {
-        self.include.as_ref().is_none_or(|m| m.matches_or_parent_matches(path))
-            && !self.exclude.as_ref().is_some_and(|m| m.matches_or_parent_matches(path))
+        self.include
+            .as_ref()
+            .is_none_or(|m| m.matches_or_parent_matches(path))
+            && !self
+                .exclude
+                .as_ref()
+                .is_some_and(|m| m.matches_or_parent_matches(path))
     }
 }
 

@@ -62,12 +62,24 @@ pub fn walk(root: BorrowedFd<'_>, options: &WalkOptions) -> Result<Vec<Entry>, W
         failed: AtomicBool::new(false),
         error: Mutex::new(None),
     };
-    let top = Dir { number: 0, path: PathBuf::new(), state: DirState::default(), selected: true };
+    let top = Dir {
+        number: 0,
+        path: PathBuf::new(),
+        state: DirState::default(),
+        selected: true,
+    };
     rayon::scope(|scope| shared.visit(scope, top));
-    if let Some(error) = shared.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(error) = shared
+        .error
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+    {
         return Err(error);
     }
-    let pieces = shared.pieces.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let pieces = shared
+        .pieces
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     let mut entries = in_order(pieces, shared.next_dir.into_inner());
     mark_hard_links(&mut entries);
     Ok(entries)
@@ -153,7 +165,11 @@ impl<'w> Shared<'w> {
             }
         }
         let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        pieces.push(Piece { dir: dir.dir.number, index, entries });
+        pieces.push(Piece {
+            dir: dir.dir.number,
+            index,
+            entries,
+        });
     }
 
     fn look_at_one<'s>(
@@ -183,7 +199,11 @@ impl<'w> Shared<'w> {
                 return None;
             }
             let entry = self.entry(dir, name, path, metadata)?;
-            return Some(Found { entry, selected: true, dir: None });
+            return Some(Found {
+                entry,
+                selected: true,
+                dir: None,
+            });
         }
         let verdict = selection.enter_dir(&path, &dir.dir.state);
         if !verdict.selected && verdict.descend.is_none() {
@@ -191,12 +211,21 @@ impl<'w> Shared<'w> {
         }
         let number = verdict.descend.map(|state| {
             let number = self.next_dir.fetch_add(1, Ordering::Relaxed);
-            let dir = Dir { number, path: path.clone(), state, selected: verdict.selected };
+            let dir = Dir {
+                number,
+                path: path.clone(),
+                state,
+                selected: verdict.selected,
+            };
             scope.spawn(move |scope| self.visit(scope, dir));
             number
         });
         let entry = self.entry(dir, name, path, metadata)?;
-        Some(Found { entry, selected: verdict.selected, dir: number })
+        Some(Found {
+            entry,
+            selected: verdict.selected,
+            dir: number,
+        })
     }
 
     fn entry(
@@ -218,12 +247,24 @@ impl<'w> Shared<'w> {
         } else {
             None
         };
-        let xattrs = if self.options.xattrs { self.xattrs(dir, name, &path)? } else { Vec::new() };
-        Some(Entry { path, metadata, link_target, hard_link: None, xattrs })
+        let xattrs = if self.options.xattrs {
+            self.xattrs(dir, name, &path)?
+        } else {
+            Vec::new()
+        };
+        Some(Entry {
+            path,
+            metadata,
+            link_target,
+            hard_link: None,
+            xattrs,
+        })
     }
 
     fn xattrs(&self, dir: &OpenDir, name: &OsStr, path: &Path) -> Option<Vec<Xattr>> {
-        let place = Path::new("/proc/self/fd").join(dir.fd.as_raw_fd().to_string()).join(name);
+        let place = Path::new("/proc/self/fd")
+            .join(dir.fd.as_raw_fd().to_string())
+            .join(name);
         match read_xattrs(&place) {
             Ok(xattrs) => Some(xattrs),
             Err(error) if has_vanished(error) => None,
@@ -236,9 +277,17 @@ impl<'w> Shared<'w> {
 
     fn fail(&self, action: &'static str, path: &Path, error: Errno) {
         self.failed.store(true, Ordering::Relaxed);
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         let mut slot = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.get_or_insert(WalkError { action, path: path.to_owned(), error });
+        slot.get_or_insert(WalkError {
+            action,
+            path: path.to_owned(),
+            error,
+        });
     }
 }
 
@@ -284,10 +333,18 @@ fn in_order(mut pieces: Vec<Piece>, dirs: usize) -> Vec<Entry> {
             None => {}
         }
     }
-    let mut take = |dir: usize| listings.get_mut(dir).map(std::mem::take).unwrap_or_default();
+    let mut take = |dir: usize| {
+        listings
+            .get_mut(dir)
+            .map(std::mem::take)
+            .unwrap_or_default()
+    };
 
     let mut ordered = Vec::with_capacity(total);
-    let mut frames = vec![Frame { entries: take(0).into_iter(), held_back: None }];
+    let mut frames = vec![Frame {
+        entries: take(0).into_iter(),
+        held_back: None,
+    }];
     while let Some(frame) = frames.last_mut() {
         let Some(found) = frame.entries.next() else {
             frames.pop();
@@ -303,7 +360,10 @@ fn in_order(mut pieces: Vec<Piece>, dirs: usize) -> Vec<Entry> {
             Some(found.entry)
         };
         if let Some(dir) = found.dir {
-            frames.push(Frame { entries: take(dir).into_iter(), held_back });
+            frames.push(Frame {
+                entries: take(dir).into_iter(),
+                held_back,
+            });
         }
     }
     ordered

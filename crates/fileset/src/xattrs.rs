@@ -28,7 +28,10 @@ pub fn read_xattrs(path: &Path) -> Result<Vec<Xattr>, Errno> {
         Err(error) => return Err(error),
     };
     let mut xattrs = Vec::new();
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         let name = OsStr::from_bytes(name);
         match read_value(path, name) {
             Ok(value) => xattrs.push((name.to_owned(), value)),
