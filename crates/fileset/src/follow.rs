@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -134,7 +134,7 @@ impl Resolver<'_> {
     /// Looks for links behind a wildcard component.
     fn expand(
         &mut self,
-        dir: &PathBuf,
+        dir: &Path,
         component: &str,
         rest: &[String],
         links: u32,
@@ -149,7 +149,7 @@ impl Resolver<'_> {
             Err(error) => {
                 return Err(FollowError::Io {
                     action: "read",
-                    path: dir.clone(),
+                    path: dir.to_owned(),
                     error,
                 });
             }
@@ -177,7 +177,7 @@ impl Resolver<'_> {
     /// Adds the link `name` in `dir` and goes on behind it.
     fn follow(
         &mut self,
-        dir: &PathBuf,
+        dir: &Path,
         name: &OsStr,
         rest: &[String],
         links: u32,
@@ -212,7 +212,7 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    fn kind(&self, dir: &PathBuf, name: &OsStr) -> Result<Option<FileType>, FollowError> {
+    fn kind(&self, dir: &Path, name: &OsStr) -> Result<Option<FileType>, FollowError> {
         let stat = open_beneath(self.root, dir, OFlags::PATH | OFlags::DIRECTORY)
             .and_then(|dir| metadata_at(dir.as_fd(), name));
         match stat {
@@ -226,12 +226,12 @@ impl Resolver<'_> {
         }
     }
 
-    fn list(&self, dir: &PathBuf) -> Result<Vec<(OsString, FileType)>, Errno> {
+    fn list(&self, dir: &Path) -> Result<Vec<(OsString, FileType)>, Errno> {
         let fd = open_beneath(self.root, dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
         read_dir(fd.as_fd())
     }
 
-    fn read_link(&self, dir: &PathBuf, name: &OsStr) -> Result<Vec<u8>, Errno> {
+    fn read_link(&self, dir: &Path, name: &OsStr) -> Result<Vec<u8>, Errno> {
         let fd = open_beneath(self.root, dir, OFlags::PATH | OFlags::DIRECTORY)?;
         Ok(rustix::fs::readlinkat(fd, name, Vec::new())?.into_bytes())
     }
@@ -248,6 +248,6 @@ fn escape_name(name: &OsStr) -> String {
     escape(&String::from_utf8_lossy(&name.to_os_string().into_vec()))
 }
 
-fn as_patterns(path: &PathBuf) -> impl Iterator<Item = String> {
+fn as_patterns(path: &Path) -> impl Iterator<Item = String> {
     path.iter().map(escape_name)
 }
