@@ -56,6 +56,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// No directive can follow.
+    pub(crate) fn finish(&mut self) {
+        self.done = true;
+    }
+
     /// The directive of a line that begins with `prefix`; an error is the name of a directive
     /// that was there before.
     pub(crate) fn line<'l>(

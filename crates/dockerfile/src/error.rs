@@ -52,6 +52,13 @@ impl Error {
         self
     }
 
+    /// Places the error at `lines` instead of where it was, for text that is in no file.
+    pub(crate) fn moved_to(mut self, lines: LineRange) -> Self {
+        self.0.ranges = vec![lines];
+        self.0.mark = None;
+        self
+    }
+
     /// Points at a fragment of one line, unless the error does already.
     #[must_use]
     pub fn mark(mut self, mark: Mark) -> Self {

@@ -13,14 +13,19 @@ pub mod port;
 pub mod shell;
 pub mod suggest;
 
+mod arguments;
 mod error;
 mod excerpt;
 mod heredoc;
+mod lexer;
+mod parser;
 mod source;
 mod stage;
+mod statement;
 
 pub use error::{CsvError, DeviceError, Error, ErrorKind, MountError};
 pub use heredoc::Heredoc;
+pub use parser::{parse, parse_trigger};
 pub use source::{LineRange, Mark, SourceFile};
 pub use stage::{Dockerfile, Stage, WrittenName};
 

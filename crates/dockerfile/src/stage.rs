@@ -2,6 +2,7 @@
 
 use crate::instruction::Instruction;
 use crate::source::{LineRange, SourceFile};
+use crate::suggest;
 
 /// A parsed Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,4 +53,41 @@ pub struct WrittenName {
     pub keyword: String,
     /// The name, in the user's casing.
     pub name: String,
+}
+
+impl Dockerfile {
+    /// The stage called `name`, in any case; of several the last one, as for `--target`,
+    /// `COPY --from` and `RUN --mount=from=`.
+    pub fn stage_named(&self, name: &str) -> Option<&Stage> {
+        self.named_among(&self.stages, name)
+    }
+
+    /// The stage that `COPY --from` means by a name or an index.
+    ///
+    /// Whether it comes before the stage that uses it is the caller's question.
+    pub fn stage_referred(&self, reference: &str) -> Option<&Stage> {
+        match reference.parse::<usize>() {
+            Ok(index) => self.stages.get(index),
+            Err(_) => self.stage_named(reference),
+        }
+    }
+
+    /// The stage that `stage` is based on, if `base`, its base with variables expanded, is the
+    /// name of an earlier one.
+    pub fn base_stage(&self, stage: &Stage, base: &str) -> Option<&Stage> {
+        self.named_among(self.stages.get(..stage.index)?, base)
+    }
+
+    /// The name of a stage that is spelt almost like `name`.
+    pub fn similar_stage(&self, name: &str) -> Option<String> {
+        let names = self.stages.iter().filter_map(|stage| stage.name.as_deref());
+        suggest::closest(&name.to_lowercase(), names)
+    }
+
+    fn named_among<'s>(&self, stages: &'s [Stage], name: &str) -> Option<&'s Stage> {
+        let name = name.to_lowercase();
+        stages
+            .iter()
+            .rfind(|stage| stage.name.as_ref() == Some(&name))
+    }
 }

@@ -1,13 +1,22 @@
 //! The instructions of a Dockerfile as types.
 
+mod csv;
+mod device;
 mod expand;
+mod flags;
 mod kinds;
+mod mount;
+mod parse;
+mod quantity;
+mod run;
 
 pub use kinds::{
     Add, Arg, ArgDefinition, CommandLine, Copy, Device, Env, Expose, HealthTest, Healthcheck,
     InlineFile, KeyValue, Label, Mount, MountFlag, MountType, NetworkMode, Run, RunBody,
     SecurityMode, SharingMode, Transfer,
 };
+
+pub(crate) use parse::{Parsed, parse as parse_statement};
 
 use crate::source::LineRange;
 

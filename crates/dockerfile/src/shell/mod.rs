@@ -9,6 +9,7 @@ mod lexer;
 mod pattern;
 
 pub use env::Environment;
+pub(crate) use env::NoVariables;
 pub use expander::Expander;
 pub use lexer::{Expansion, Lexer};
 
