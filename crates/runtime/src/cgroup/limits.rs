@@ -72,12 +72,9 @@ enum Found<'a> {
 }
 
 fn find<'a>(cgroup: &'a StepCgroup, controller: &'static str) -> Result<Found<'a>, RuntimeError> {
-    let legacy = cgroup
-        .legacy
-        .iter()
-        .find(|(_, hierarchy)| hierarchy.controllers.iter().any(|name| name == controller));
-    if let Some((group, _)) = legacy {
-        return Ok(Found::Legacy(group));
+    let mut legacy = cgroup.legacy.iter();
+    if let Some(legacy) = legacy.find(|legacy| legacy.has_controller(controller)) {
+        return Ok(Found::Legacy(&legacy.group));
     }
     match &cgroup.unified {
         Some(group) if group.has_controller(controller) => Ok(Found::Unified(group)),

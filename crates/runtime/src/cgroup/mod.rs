@@ -10,7 +10,7 @@ mod system;
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, symlinkat};
@@ -73,10 +73,47 @@ impl LegacyView {
 #[derive(Debug)]
 pub(crate) struct StepCgroup {
     unified: Option<Group>,
-    legacy: Vec<(Group, Hierarchy)>,
+    legacy: Vec<Legacy>,
     view: View,
     /// Whether nothing restricts the devices of the step, so that its mounts must.
     pub(crate) devices_unrestricted: bool,
+}
+
+/// A step's cgroup of a v1 hierarchy. Opened when made, since the supervising thread joins it when
+/// it does not see the host's files any more.
+#[derive(Debug)]
+struct Legacy {
+    group: Group,
+    hierarchy: Hierarchy,
+    /// The threads of the cgroup.
+    tasks: OwnedFd,
+    /// Those of the cgroup that this process is in.
+    back: OwnedFd,
+}
+
+impl Legacy {
+    fn create(hierarchy: &Hierarchy, below: &Path) -> Result<Self, RuntimeError> {
+        let group = Group::create_legacy(hierarchy, below)?;
+        let opened = open_tasks(&group.path)
+            .and_then(|tasks| Ok((tasks, open_tasks(&hierarchy.own)?)))
+            .map_err(group.error("open tasks"));
+        match opened {
+            Ok((tasks, back)) => Ok(Self {
+                group,
+                hierarchy: hierarchy.clone(),
+                tasks,
+                back,
+            }),
+            Err(error) => {
+                group.remove()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn has_controller(&self, name: &str) -> bool {
+        self.hierarchy.controllers.iter().any(|known| known == name)
+    }
 }
 
 impl Cgroups {
@@ -167,11 +204,11 @@ impl Cgroups {
             let Some(hierarchy) = self.system.legacy_with(controller) else {
                 continue;
             };
-            if cgroup.legacy.iter().any(|(_, known)| known == hierarchy) {
+            if cgroup.legacy.iter().any(|known| known.hierarchy == *hierarchy) {
                 continue;
             }
-            match Group::create_legacy(hierarchy, below) {
-                Ok(group) => cgroup.legacy.push((group, hierarchy.clone())),
+            match Legacy::create(hierarchy, below) {
+                Ok(legacy) => cgroup.legacy.push(legacy),
                 Err(_) if optional => {}
                 Err(error) => return Err(error),
             }
@@ -199,15 +236,11 @@ impl Cgroups {
             let attached = own.and_then(|own| own.as_ref().unwrap_or(common).attach(&group.dir));
             return attached.map_err(group.error("restrict devices"));
         }
-        let legacy = cgroup
-            .legacy
-            .iter()
-            .find(|(_, hierarchy)| hierarchy.controllers.iter().any(|name| name == "devices"));
-        match legacy {
-            Some((group, _)) => {
-                group.write("devices.deny", "a")?;
+        match cgroup.legacy.iter().find(|legacy| legacy.has_controller("devices")) {
+            Some(legacy) => {
+                legacy.group.write("devices.deny", "a")?;
                 for line in devices::legacy_lines(&rules) {
-                    group.write("devices.allow", &line)?;
+                    legacy.group.write("devices.allow", &line)?;
                 }
             }
             None => cgroup.devices_unrestricted = true,
@@ -246,9 +279,8 @@ impl Cgroups {
 
 fn legacy_view(hierarchy: &Hierarchy, cgroup: &StepCgroup) -> Option<LegacyView> {
     let name = hierarchy.mount.file_name()?.to_str()?.to_owned();
-    let made = cgroup.legacy.iter().find(|(_, known)| known == hierarchy);
-    let dir = match made {
-        Some((group, _)) => group.path.clone(),
+    let dir = match cgroup.legacy.iter().find(|made| made.hierarchy == *hierarchy) {
+        Some(made) => made.group.path.clone(),
         None => hierarchy.own.clone(),
     };
     let links = match hierarchy.controllers.len() {
@@ -275,14 +307,11 @@ impl StepCgroup {
     ///
     /// Moving a thread that is one's own takes no system-wide lock, other than moving a process,
     /// which waits for all CPUs.
-    pub(crate) fn enter_legacy(&self) -> Result<Vec<Entered>, RuntimeError> {
+    pub(crate) fn enter_legacy(&self) -> Result<Vec<Entered<'_>>, RuntimeError> {
         let mut entered = Vec::new();
-        for (group, hierarchy) in &self.legacy {
-            let back = open_tasks(&hierarchy.own)
-                .map_err(group.error("open this process's own cgroup"))?;
-            let tasks = open_tasks(&group.path).map_err(group.error("open tasks"))?;
-            write_zero(&tasks).map_err(group.error("join"))?;
-            entered.push(Entered(back));
+        for legacy in &self.legacy {
+            write_zero(&legacy.tasks).map_err(legacy.group.error("join"))?;
+            entered.push(Entered(&legacy.back));
         }
         Ok(entered)
     }
@@ -290,7 +319,7 @@ impl StepCgroup {
     /// Whether the kernel killed a process of the step for lack of memory.
     pub(crate) fn oom_killed(&self) -> bool {
         let unified = self.unified.as_ref();
-        let legacy = self.legacy.iter().map(|(group, _)| group);
+        let legacy = self.legacy.iter().map(|legacy| &legacy.group);
         unified.into_iter().chain(legacy).any(Group::oom_killed)
     }
 
@@ -302,7 +331,7 @@ impl StepCgroup {
     fn take_down(&mut self) -> Result<(), RuntimeError> {
         let unified = self.unified.take();
         let legacy = std::mem::take(&mut self.legacy);
-        let legacy = legacy.into_iter().map(|(group, _)| group);
+        let legacy = legacy.into_iter().map(|legacy| legacy.group);
         let mut result = Ok(());
         for group in unified.into_iter().chain(legacy) {
             result = result.and(group.remove());
@@ -321,17 +350,17 @@ impl Drop for StepCgroup {
 
 /// A thread's stay in a v1 cgroup.
 #[derive(Debug)]
-pub(crate) struct Entered(rustix::fd::OwnedFd);
+pub(crate) struct Entered<'a>(&'a OwnedFd);
 
-impl Drop for Entered {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        if let Err(errno) = write_zero(&self.0) {
+        if let Err(errno) = write_zero(self.0) {
             tracing::warn!("a thread cannot return to its cgroup: {errno}");
         }
     }
 }
 
-fn open_tasks(dir: &Path) -> io::Result<rustix::fd::OwnedFd> {
+fn open_tasks(dir: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(
         CWD,
