@@ -24,7 +24,10 @@ pub enum MountError {
         detail: String,
     },
     /// More directories than the kernel takes.
-    #[error("an overlay of {count} directories; the kernel takes {}", super::MAX_OVERLAY_LOWERS)]
+    #[error(
+        "an overlay of {count} directories; the kernel takes {}",
+        super::MAX_OVERLAY_LOWERS
+    )]
     TooManyLayers {
         /// How many there were.
         count: usize,

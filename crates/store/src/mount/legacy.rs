@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -29,67 +30,79 @@ pub(super) fn open(source: &OverlaySource, read_only: bool) -> Result<OwnedFd, M
             count: source.lowers.len(),
         });
     }
-    let mut held = Vec::new();
-    let mut by_descriptor = |path| {
-        let directory = open_directory(path)?;
-        let value = format!("/proc/self/fd/{}", directory.as_raw_fd());
-        held.push(directory);
-        Ok::<_, MountError>(value)
-    };
-    let lowers = source
-        .lowers
-        .iter()
-        .map(|lower| by_descriptor(lower))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut options = format!("lowerdir={},index=off,metacopy=off", lowers.join(":"));
-    if let Some(upper) = &source.upper {
-        options.push_str(",volatile,upperdir=");
-        options.push_str(&by_descriptor(&upper.upper)?);
-        options.push_str(",workdir=");
-        options.push_str(&by_descriptor(&upper.work)?);
-    }
-    options.push_str(if source.userxattr {
-        ",userxattr"
-    } else {
-        ",redirect_dir=nofollow"
-    });
-    let error = |errno| MountError::new(ACTION, subject(source), errno);
-    let options = CString::new(options).map_err(|_| error(Errno::INVAL))?;
-    let mount = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
             .name("overlay-mount".to_owned())
-            .spawn_scoped(scope, || mount_in_own_namespace(&options, read_only));
-        match thread {
-            Ok(thread) => thread.join().unwrap_or(Err(Errno::CANCELED)),
-            Err(_) => Err(Errno::AGAIN),
-        }
-    });
-    mount.map_err(error)
+            .spawn_scoped(scope, || mount_in_own_namespace(source, read_only))
+            .map_err(|_| MountError::new(ACTION, subject(source), Errno::AGAIN))?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
-fn mount_in_own_namespace(options: &CString, read_only: bool) -> Result<OwnedFd, Errno> {
+fn mount_in_own_namespace(source: &OverlaySource, read_only: bool) -> Result<OwnedFd, MountError> {
+    let error = |errno| MountError::new(ACTION, subject(source), errno);
     // SAFETY: the thread is our own and ends after this call. Neither the namespace nor the
     // unshared working directory is ever seen by another thread; the descriptor table, whose
     // unsharing could surprise owners of descriptors, stays shared.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }?;
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }
+        .map_err(error)?;
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
-    )?;
-    let mut flags = MountFlags::empty();
-    if read_only {
-        flags |= MountFlags::RDONLY;
-    }
-    rustix::mount::mount(
-        "overlay",
-        MOUNT_POINT,
-        "overlay",
-        flags,
-        options.as_c_str(),
-    )?;
+    )
+    .map_err(error)?;
+    // The directories are opened in the namespace whose mounts the kernel will clone.
+    let options = Options::of(source)?;
+    let flags = if read_only {
+        MountFlags::RDONLY
+    } else {
+        MountFlags::empty()
+    };
+    let text = CString::new(options.text).map_err(|_| error(Errno::INVAL))?;
+    rustix::mount::mount("overlay", MOUNT_POINT, "overlay", flags, text.as_c_str())
+        .map_err(error)?;
     rustix::mount::open_tree(
         CWD,
         MOUNT_POINT,
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
     )
+    .map_err(error)
+}
+
+/// The options of mount(2), with directories by the short paths of their descriptors.
+struct Options {
+    text: String,
+    held: Vec<OwnedFd>,
+}
+
+impl Options {
+    fn of(source: &OverlaySource) -> Result<Self, MountError> {
+        let mut options = Self {
+            text: "index=off,metacopy=off".to_owned(),
+            held: Vec::new(),
+        };
+        options.text.push_str(if source.userxattr {
+            ",userxattr"
+        } else {
+            ",redirect_dir=nofollow"
+        });
+        for (index, lower) in source.lowers.iter().enumerate() {
+            options.directory(if index == 0 { ",lowerdir=" } else { ":" }, lower)?;
+        }
+        if let Some(upper) = &source.upper {
+            options.directory(",volatile,upperdir=", &upper.upper)?;
+            options.directory(",workdir=", &upper.work)?;
+        }
+        Ok(options)
+    }
+
+    fn directory(&mut self, before: &str, path: &Path) -> Result<(), MountError> {
+        let directory = open_directory(path)?;
+        self.text.push_str(before);
+        self.text
+            .push_str(&format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        self.held.push(directory);
+        Ok(())
+    }
 }

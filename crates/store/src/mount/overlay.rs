@@ -39,7 +39,10 @@ pub(super) fn open(source: &OverlaySource, read_only: bool) -> Result<OwnedFd, M
 pub(super) fn subject(source: &OverlaySource) -> &Path {
     match &source.upper {
         Some(upper) => &upper.upper,
-        None => source.lowers.first().map_or(Path::new(""), PathBuf::as_path),
+        None => source
+            .lowers
+            .first()
+            .map_or(Path::new(""), PathBuf::as_path),
     }
 }
 

@@ -36,14 +36,20 @@ fn overlay_shows_layers_and_collects_changes_without_a_mount_point() {
     let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = Mounted::open(&spec).unwrap();
     assert_eq!(fs::read_to_string(mount.path().join("top")).unwrap(), "2");
-    assert_eq!(fs::read_to_string(mount.path().join("file-0")).unwrap(), "0");
+    assert_eq!(
+        fs::read_to_string(mount.path().join("file-0")).unwrap(),
+        "0"
+    );
     fs::write(mount.path().join("new"), "x").unwrap();
     fs::remove_file(mount.path().join("file-1")).unwrap();
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
     drop(mount);
     assert_eq!(fs::read_to_string(upper.upper.join("new")).unwrap(), "x");
     let whiteout = rustix::fs::lstat(upper.upper.join("file-1")).unwrap();
-    assert_eq!((whiteout.st_mode & libc::S_IFMT, whiteout.st_rdev), (libc::S_IFCHR, 0));
+    assert_eq!(
+        (whiteout.st_mode & libc::S_IFMT, whiteout.st_rdev),
+        (libc::S_IFCHR, 0)
+    );
 }
 
 #[test]
@@ -67,11 +73,17 @@ fn as_many_layers_as_the_kernel_takes_and_a_clear_error_beyond() {
     let root = tempfile::tempdir().unwrap();
     let lowers = layers(root.path(), MAX_OVERLAY_LOWERS);
     let mount = Mounted::open(&MountSpec::layered(lowers.clone(), None, false)).unwrap();
-    assert_eq!(fs::read_to_string(mount.path().join("file-0")).unwrap(), "0");
+    assert_eq!(
+        fs::read_to_string(mount.path().join("file-0")).unwrap(),
+        "0"
+    );
     let mut too_many = lowers.clone();
     too_many.push(root.path().to_owned());
     let error = Mounted::open(&MountSpec::layered(too_many, None, false)).unwrap_err();
-    assert!(matches!(error, MountError::TooManyLayers { count: 501 }), "{error}");
+    assert!(
+        matches!(error, MountError::TooManyLayers { count: 501 }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -107,7 +119,10 @@ fn old_kernels_way_gives_the_same_mount() {
         fd: legacy::open(&source, false).unwrap(),
     };
     fs::write(mount.path().join("new"), "x").unwrap();
-    assert_eq!(fs::read_to_string(mount.path().join("file-0")).unwrap(), "0");
+    assert_eq!(
+        fs::read_to_string(mount.path().join("file-0")).unwrap(),
+        "0"
+    );
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
     assert!(root.path().join("upper/new").exists());
 }
@@ -123,6 +138,13 @@ fn mounting_is_cheap() {
         assert!(rustix::fs::fstat(mount.as_fd()).is_ok());
     }
     // The figure is about 0.1 ms; the bound only catches a change of kind on a busy machine.
-    assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed() / 100);
-    println!("one mount of 10 layers and its end: {:?}", start.elapsed() / 100);
+    assert!(
+        start.elapsed().as_millis() < 1000,
+        "{:?}",
+        start.elapsed() / 100
+    );
+    println!(
+        "one mount of 10 layers and its end: {:?}",
+        start.elapsed() / 100
+    );
 }
