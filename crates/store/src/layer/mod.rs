@@ -7,19 +7,27 @@
 
 mod apply;
 mod beneath;
+mod chunk;
+mod compress;
 mod create;
+mod deflate;
+mod diff;
 mod entry;
 mod error;
 mod pax;
 mod sparse;
 mod tar_read;
 mod tar_write;
+mod unpack;
 
 pub use apply::{Applied, ApplyOptions, Whiteouts, apply};
+pub use compress::{Compression, LayerWriter, ParseCompressionError, Written, write};
+pub use diff::{DiffOptions, DiffSource, open_root, write_diff};
 pub use entry::{Entry, EntryKind};
 pub use error::LayerError;
 pub use tar_read::TarReader;
 pub use tar_write::TarWriter;
+pub use unpack::{Unpacked, decompress, detect, unpack};
 
 /// The prefix of a name that says that the rest of it is gone.
 pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
