@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -97,7 +97,7 @@ impl Layers {
     pub fn open<P: AsRef<Path>>(
         paths: impl IntoIterator<Item = P>,
         marks: OverlayMarks,
-    ) -> Result<Self, (std::path::PathBuf, Errno)> {
+    ) -> Result<Self, (PathBuf, Errno)> {
         let mut dirs = Vec::new();
         for path in paths {
             let path = path.as_ref();
@@ -106,7 +106,7 @@ impl Layers {
                 .map_err(|error| (path.to_owned(), error))?;
             dirs.push(dir);
         }
-        Self::stack(dirs, marks).ok_or((std::path::PathBuf::new(), Errno::NOENT))
+        Self::stack(dirs, marks).ok_or((PathBuf::new(), Errno::NOENT))
     }
 
     /// The directories, uppermost first.
@@ -122,6 +122,28 @@ impl Layers {
     /// Is there more than one directory, so that whiteouts count?
     pub fn is_layered(&self) -> bool {
         self.dirs.len() > 1
+    }
+
+    /// A directory of this stack out of the layers' shares, uppermost first.
+    pub fn merged(&self, parts: Vec<Part>) -> MergedDir {
+        MergedDir {
+            parts,
+            layered: self.is_layered(),
+            marks: self.marks,
+        }
+    }
+
+    /// The directory `path`, in which no component may be a symbolic link.
+    pub fn open_dir(&self, path: &Path) -> Result<MergedDir, Errno> {
+        let mut dir = self.root()?;
+        for component in path.components() {
+            match component {
+                Component::Normal(name) => dir = dir.open_dir(name)?,
+                Component::CurDir | Component::RootDir => {}
+                Component::ParentDir | Component::Prefix(_) => return Err(Errno::INVAL),
+            }
+        }
+        Ok(dir)
     }
 
     /// The merged root.

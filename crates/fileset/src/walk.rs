@@ -10,7 +10,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,7 +60,7 @@ pub fn walk(layers: &Layers, start: &Path, options: &WalkOptions) -> Result<Vec<
         path: displayed(start),
         error,
     };
-    let start_dir = open_start(layers, start).map_err(fail)?;
+    let start_dir = layers.open_dir(start).map_err(fail)?;
     let shared = Shared {
         layers,
         start,
@@ -282,6 +282,7 @@ impl<'w> Shared<'w> {
         Some(Entry {
             path,
             layer,
+            implied: false,
             metadata,
             link_target,
             hard_link: None,
@@ -322,18 +323,6 @@ impl<'w> Shared<'w> {
 struct OpenDir {
     merged: MergedDir,
     dir: Dir,
-}
-
-fn open_start(layers: &Layers, start: &Path) -> Result<MergedDir, Errno> {
-    let mut dir = layers.root()?;
-    for component in start.components() {
-        match component {
-            Component::Normal(name) => dir = dir.open_dir(name)?,
-            Component::CurDir => {}
-            _ => return Err(Errno::INVAL),
-        }
-    }
-    Ok(dir)
 }
 
 fn displayed(path: &Path) -> PathBuf {
@@ -405,7 +394,10 @@ fn in_order(mut pieces: Vec<Piece>, dirs: usize) -> Vec<Entry> {
             ordered.push(found.entry);
             None
         } else {
-            Some(found.entry)
+            Some(Entry {
+                implied: true,
+                ..found.entry
+            })
         };
         if let Some(dir) = found.dir {
             frames.push(Frame {
