@@ -163,7 +163,7 @@ impl<'w> Shared<'w> {
 
     fn open(&self, dir: &Dir) -> Result<MergedDir, Errno> {
         self.layers
-            .open_parts(&self.start.join(&dir.path), &dir.layers)
+            .open_parts(&join(self.start, dir.path.as_os_str()), &dir.layers)
     }
 
     fn look_at<'s>(
@@ -306,15 +306,11 @@ impl<'w> Shared<'w> {
 
     fn fail(&self, action: &'static str, path: &Path, error: Errno) {
         self.failed.store(true, Ordering::Relaxed);
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let path = displayed(&join(self.start, path.as_os_str()));
         let mut slot = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         slot.get_or_insert(WalkError {
             action,
-            path: path.to_owned(),
+            path,
             error,
         });
     }
@@ -339,6 +335,9 @@ fn has_vanished(error: Errno) -> bool {
 }
 
 fn join(dir: &Path, name: &OsStr) -> PathBuf {
+    if name.is_empty() {
+        return dir.to_owned();
+    }
     let dir = dir.as_os_str().as_bytes();
     let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
     if !dir.is_empty() {

@@ -40,7 +40,7 @@ pub struct Destination {
 pub(crate) struct WriteDir {
     merged: MergedDir,
     upper: Arc<OwnedFd>,
-    layered: bool,
+    overlay: bool,
     marks: OverlayMarks,
 }
 
@@ -111,7 +111,7 @@ impl Destination {
         WriteDir {
             merged: self.layers.merged(vec![part]),
             upper,
-            layered: self.layers.is_layered(),
+            overlay: self.layers.is_overlay(),
             marks: self.layers.marks(),
         }
     }
@@ -195,7 +195,7 @@ impl WriteDir {
         Ok(Self {
             merged,
             upper,
-            layered: layers.is_layered(),
+            overlay: layers.is_overlay(),
             marks: layers.marks(),
         })
     }
@@ -246,7 +246,7 @@ impl WriteDir {
     fn make_dir(&self, name: &OsStr) -> Result<(), Errno> {
         let mode = Mode::from_raw_mode(0o700);
         match rustix::fs::mkdirat(self.upper(), name, mode) {
-            Err(Errno::EXIST) if self.layered => {
+            Err(Errno::EXIST) if self.overlay => {
                 self.take_whiteout(name)?;
                 rustix::fs::mkdirat(self.upper(), name, mode)?;
             }
@@ -268,7 +268,7 @@ impl WriteDir {
         mut make: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         match make(self.upper()) {
-            Err(Errno::EXIST) if self.layered => {
+            Err(Errno::EXIST) if self.overlay => {
                 self.take_whiteout(name)?;
                 make(self.upper())
             }
@@ -347,8 +347,12 @@ fn remove_files(parent: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>, Er
         };
         if is_dir {
             subdirs.push(name);
-        } else {
-            rustix::fs::unlinkat(&fd, &name, AtFlags::empty())?;
+            continue;
+        }
+        match rustix::fs::unlinkat(&fd, &name, AtFlags::empty()) {
+            // An overlay mount lists whiteouts of a directory that only one layer has.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(subdirs)

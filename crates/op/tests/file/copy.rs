@@ -112,7 +112,7 @@ fn what_cannot_be_is_said() {
             "invalid pattern \"/[\": character class has no closing ]",
         ),
         (
-            action("/dir", "/there/file"),
+            dockerfile("/dir", "/there/file"),
             "cannot copy to non-directory: /there/file",
         ),
         (

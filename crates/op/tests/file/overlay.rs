@@ -219,7 +219,7 @@ proptest! {
         let lowers = build_all("lower", &lowers);
         let from = build_all("from", &source);
         let from_before: Vec<_> = from.iter().map(|path| details(path, i64::MAX)).collect();
-        let source = if from.len() == 1 { single(&from[0]) } else { stack(&from) };
+        let source = stack(&from);
         for name in ["upper", "upper2", "work2"] {
             scratch.tree(name, &[]);
             set_mtime(&scratch.path(name), 999, 9);

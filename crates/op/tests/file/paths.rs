@@ -256,7 +256,7 @@ fn owners_by_name() {
     let bare = scratch.tree("bare", &[]);
     let odd = scratch.tree(
         "odd",
-        &["etc/passwd/", "etc/group -> /../../../../etc/group"],
+        &["etc/passwd/", "etc/group -> ../../../../etc/shadow"],
     );
     let (root, bare, odd) = (single(&root), single(&bare), single(&odd));
     let name = |name, tree| {

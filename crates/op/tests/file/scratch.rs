@@ -193,7 +193,8 @@ pub(crate) fn details(root: &Path, now: i64) -> BTreeMap<PathBuf, String> {
     };
     let fd = open(root);
     let proc = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let entries = walk(&Layers::single(fd), Path::new(""), &options).unwrap();
+    let layers = Layers::single(fd);
+    let entries = walk(&layers, Path::new(""), &options).unwrap();
     let describe = |entry: &weld_fileset::Entry| {
         let metadata = &entry.metadata;
         let mtime = metadata.mtime.as_unix_nanos();
