@@ -1,1 +1,32 @@
 //! Everything on disk: blobs, snapshots, layers, content keys, records, leases and garbage collection.
+//!
+//! [`Store::open`] takes a state directory for this process alone. What is in it is found through
+//! one embedded database ([`Db`]); content is in files beside it: blobs as an OCI image layout
+//! ([`Blobs`]), snapshots and cache mounts as directories.
+//!
+//! Three things keep what is needed and drop what is not:
+//! - a *pin* ([`Pin`]) says that this process uses an object now;
+//! - a *reference* ([`refs`]) says that a record names an object;
+//! - a *usage record* says that an object is worth keeping, and since when it was not used.
+//!
+//! All functions block; asynchronous callers run them on a pool for blocking work.
+
+pub mod blobs;
+pub mod db;
+mod durability;
+mod gc;
+mod lock;
+mod object;
+mod pins;
+pub mod refs;
+mod store;
+pub mod usage;
+
+pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Ingest, Started};
+pub use db::{Db, DbError, Ticket};
+pub use lock::Holder;
+pub use object::{Object, SnapshotId};
+pub use pins::{Claim, Pin, Pins};
+pub use refs::Reference;
+pub use store::{OpenError, Store, StoreOptions};
+pub use usage::{NewUsage, RecordType};
