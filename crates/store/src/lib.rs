@@ -15,10 +15,13 @@ pub mod blobs;
 pub mod db;
 mod durability;
 mod gc;
+pub mod layer;
 mod lock;
+pub mod mount;
 mod object;
 mod pins;
 pub mod refs;
+pub mod snapshot;
 mod store;
 pub mod usage;
 
