@@ -438,12 +438,21 @@ pub enum ErrorKind {
     /// A variable could not be expanded.
     #[error(transparent)]
     Expand(#[from] ExpandError),
+    /// The file is well-formed and cannot be converted all the same.
+    #[error(transparent)]
+    Convert(Box<crate::convert::ConvertError>),
     /// There were warnings, and the user wants none.
     #[error("lint violation found for rules: {}", names(rules))]
     LintViolations {
         /// The rules that warned, each once, in the order of their first warning.
         rules: Vec<Rule>,
     },
+}
+
+impl From<crate::convert::ConvertError> for ErrorKind {
+    fn from(error: crate::convert::ConvertError) -> Self {
+        Self::Convert(Box::new(error))
+    }
 }
 
 fn names(rules: &[Rule]) -> String {
