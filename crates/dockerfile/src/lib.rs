@@ -6,11 +6,13 @@
 
 pub mod chmod;
 pub mod directive;
+pub mod git_ref;
 pub mod ignore;
 pub mod instruction;
 pub mod lint;
 pub mod port;
 pub mod shell;
+pub mod signal;
 pub mod suggest;
 
 mod arguments;
@@ -19,6 +21,7 @@ mod excerpt;
 mod heredoc;
 mod lexer;
 mod parser;
+mod path;
 mod source;
 mod stage;
 mod statement;
