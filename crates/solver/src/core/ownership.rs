@@ -57,12 +57,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         }
         self.remove_live(vertex);
-        let Some(state) = self.vertices.remove(vertex) else { return };
-        for slot in &state.slots {
-            let input = self.find(slot.declared);
-            self.remove_dependent(input, slot.position);
-            self.release_edge(slot.declared);
+        // While the vertex is still there: it may be in the same list more than once.
+        for slot in 0..self.vertices[vertex].slots.len() {
+            let input = &self.vertices[vertex].slots[slot];
+            let (declared, position) = (input.declared, input.position);
+            self.remove_dependent(self.find(declared), position);
         }
+        let Some(state) = self.vertices.remove(vertex) else { return };
+        state.slots.iter().for_each(|slot| self.release_edge(slot.declared));
         for root in state.sub_builds() {
             let found = self.find(*root);
             if let Some(extra) = self.edges[found].extra.as_mut()
