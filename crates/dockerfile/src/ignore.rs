@@ -1,6 +1,6 @@
 //! `.dockerignore` files.
 
-use crate::path::clean;
+use weld_llb::path::clean;
 
 /// A `.dockerignore` larger than this is refused, in bytes.
 pub const MAX_SIZE: usize = 16 << 20;

@@ -6,7 +6,6 @@
 
 pub mod chmod;
 pub mod directive;
-pub mod git_ref;
 pub mod ignore;
 pub mod instruction;
 pub mod lint;
@@ -21,7 +20,6 @@ mod excerpt;
 mod heredoc;
 mod lexer;
 mod parser;
-mod path;
 mod source;
 mod stage;
 mod statement;
