@@ -447,7 +447,7 @@ fn parse_healthcheck(statement: &Statement) -> Result<Healthcheck, Error> {
             let instruction = "HEALTHCHECK";
             Err(ErrorKind::NoArgument { instruction }.into())
         }
-        "NONE" if command.is_empty() => Ok(Healthcheck {
+        "NONE" if arguments::json_or_words(command)?.is_empty() => Ok(Healthcheck {
             test: HealthTest::None,
             interval: None,
             timeout: None,
