@@ -14,6 +14,7 @@
 pub mod blobs;
 mod clock;
 mod collector;
+pub mod content_key;
 pub mod db;
 mod durability;
 mod gc;
