@@ -7,6 +7,7 @@
 //! link in a tree leads out of it.
 
 mod actions;
+mod cache;
 mod content;
 mod copy;
 mod destination;
@@ -14,17 +15,20 @@ mod error;
 mod mode;
 mod owner;
 mod resolve;
+mod sequence;
 mod unpack;
 mod wildcard;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use actions::{MakeDir, MakeFile, MakeSymlink, Remove};
+pub use cache::{ContentPath, FileCacheMap, InputContent, cache_map};
 pub use copy::{Copy, Source};
 pub use destination::{Destination, Owner};
 pub use error::FileError;
 pub use mode::{ModeChange, SymbolicMode};
 pub use owner::{Identity, OwnerOption};
+pub use sequence::{SequenceError, Workshop, run};
 
 /// What surrounds an action.
 #[derive(Clone, Copy, Debug)]
