@@ -125,11 +125,13 @@ pub type Xattr = (OsString, Vec<u8>);
 pub struct Entry {
     /// The path relative to the walk's root, without leading slash.
     pub path: PathBuf,
+    /// The uppermost layer that has it; 0 in a tree of one directory.
+    pub layer: usize,
     /// Its metadata.
     pub metadata: Metadata,
     /// The target of a symbolic link, as it is stored.
     pub link_target: Option<PathBuf>,
-    /// For a further name of an inode: the index, in the walk's result, of the first one.
+    /// For a further name of an inode in a layer: the index, in the walk's result, of the first.
     /// Directories and symbolic links have none.
     pub hard_link: Option<usize>,
     /// Extended attributes in the order of their names, if the walk was asked for them.

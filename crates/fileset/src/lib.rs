@@ -2,14 +2,15 @@
 //!
 //! [`PatternMatcher`] is moby/patternmatcher (the language of `.dockerignore`), [`Glob`] is Go's
 //! `filepath.Match`. A [`Selection`] joins include, exclude and follow patterns as fsutil's
-//! `FilterFS` and `FollowLinks` do, and [`walk()`] yields what it selects beneath a directory: in
-//! path order, with metadata, in parallel, without looking into directories that cannot hold
-//! anything wanted.
+//! `FilterFS` and `FollowLinks` do, and [`walk()`] yields what it selects beneath a directory, or
+//! beneath several that are stacked as overlayfs stacks them ([`Layers`]): in path order, with
+//! metadata, in parallel, without looking into directories that cannot hold anything wanted.
 
 mod beneath;
 mod entry;
 mod follow;
 mod glob;
+mod layers;
 mod listing;
 mod matcher;
 mod path_order;
@@ -21,6 +22,7 @@ pub use beneath::{metadata_at, open_beneath};
 pub use entry::{Entry, InodeId, Metadata, Timestamp, Xattr};
 pub use follow::{FollowError, follow_links};
 pub use glob::{Glob, GlobError, MAX_PATTERN_LEN, escape, has_wildcards, unescape};
+pub use layers::{Child, Layers, MergedDir, MergedName, OverlayMarks, Part};
 pub use listing::read_dir;
 pub use matcher::{ParentMatches, Pattern, PatternError, PatternMatcher};
 pub use path_order::{clean, compare_paths};

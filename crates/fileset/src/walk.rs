@@ -1,4 +1,4 @@
-//! The walk: every wanted path of a tree with its metadata, in path order.
+//! The walk: every wanted path of a tree, of one directory or of stacked layers, with its metadata, in path order.
 //!
 //! Directories, and pieces of large ones, are jobs on rayon's pool. Each job opens its directory
 //! anew from the root, so that the number of open files is that of the threads and no path is
@@ -8,19 +8,19 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::Scope;
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::beneath::{metadata_at, open_beneath};
+use crate::beneath::metadata_at;
 use crate::entry::{Entry, InodeId, Metadata, Xattr};
-use crate::listing::read_dir;
+use crate::layers::{Layers, MergedDir, MergedName};
 use crate::selection::{DirState, Selection};
 use crate::xattrs::read_xattrs;
 
@@ -48,14 +48,22 @@ pub struct WalkOptions {
     pub xattrs: bool,
 }
 
-/// Walks the tree at `root`, which is not itself part of the result, on rayon's current pool.
+/// Walks what `layers` show at `start` (a path without symbolic links; empty for the root), which
+/// is not itself part of the result, on rayon's current pool. Paths are relative to `start`.
 ///
 /// What vanishes during the walk is left out. A directory that may not be read is an error if it
 /// is wanted itself; if it was only looked at for the sake of what may lie beneath, it is passed
 /// over.
-pub fn walk(root: BorrowedFd<'_>, options: &WalkOptions) -> Result<Vec<Entry>, WalkError> {
+pub fn walk(layers: &Layers, start: &Path, options: &WalkOptions) -> Result<Vec<Entry>, WalkError> {
+    let fail = |error| WalkError {
+        action: "open directory",
+        path: displayed(start),
+        error,
+    };
+    let start_dir = open_start(layers, start).map_err(fail)?;
     let shared = Shared {
-        root,
+        layers,
+        start,
         options,
         next_dir: AtomicUsize::new(1),
         pieces: Mutex::new(Vec::new()),
@@ -65,6 +73,7 @@ pub fn walk(root: BorrowedFd<'_>, options: &WalkOptions) -> Result<Vec<Entry>, W
     let top = Dir {
         number: 0,
         path: PathBuf::new(),
+        layers: start_dir.parts().iter().map(|part| part.layer).collect(),
         state: DirState::default(),
         selected: true,
     };
@@ -89,6 +98,8 @@ pub fn walk(root: BorrowedFd<'_>, options: &WalkOptions) -> Result<Vec<Entry>, W
 struct Dir {
     number: usize,
     path: PathBuf,
+    /// The layers that may have a share in it.
+    layers: Vec<usize>,
     state: DirState,
     selected: bool,
 }
@@ -109,7 +120,8 @@ struct Found {
 }
 
 struct Shared<'w> {
-    root: BorrowedFd<'w>,
+    layers: &'w Layers,
+    start: &'w Path,
     options: &'w WalkOptions,
     next_dir: AtomicUsize,
     pieces: Mutex<Vec<Piece>>,
@@ -122,19 +134,20 @@ impl<'w> Shared<'w> {
         if self.failed.load(Ordering::Relaxed) {
             return;
         }
-        let opened = open_beneath(self.root, &dir.path, OFlags::RDONLY | OFlags::DIRECTORY)
+        let opened = self
+            .open(&dir)
             .map_err(|error| ("open directory", error))
-            .and_then(|fd| {
-                let names = read_dir(fd.as_fd()).map_err(|error| ("read directory", error))?;
-                Ok((fd, names))
+            .and_then(|merged| {
+                let names = merged.names().map_err(|error| ("read directory", error))?;
+                Ok((merged, names))
             });
-        let (fd, names) = match opened {
+        let (merged, names) = match opened {
             Ok(opened) => opened,
             Err((_, error)) if dir.number != 0 && has_vanished(error) => return,
             Err((_, Errno::ACCESS | Errno::PERM)) if !dir.selected => return,
             Err((action, error)) => return self.fail(action, &dir.path, error),
         };
-        let dir = Arc::new(OpenDir { fd, dir });
+        let dir = Arc::new(OpenDir { merged, dir });
         let mut names = names.into_iter();
         let mut index = 0;
         loop {
@@ -148,19 +161,24 @@ impl<'w> Shared<'w> {
         }
     }
 
+    fn open(&self, dir: &Dir) -> Result<MergedDir, Errno> {
+        self.layers
+            .open_parts(&self.start.join(&dir.path), &dir.layers)
+    }
+
     fn look_at<'s>(
         &'s self,
         scope: &Scope<'s>,
         dir: &OpenDir,
         index: usize,
-        names: Vec<(OsString, FileType)>,
+        names: Vec<MergedName>,
     ) {
         let mut entries = Vec::with_capacity(names.len());
-        for (name, kind) in names {
+        for name in names {
             if self.failed.load(Ordering::Relaxed) {
                 return;
             }
-            if let Some(found) = self.look_at_one(scope, dir, &name, kind) {
+            if let Some(found) = self.look_at_one(scope, dir, name) {
                 entries.push(found);
             }
         }
@@ -176,17 +194,24 @@ impl<'w> Shared<'w> {
         &'s self,
         scope: &Scope<'s>,
         dir: &OpenDir,
-        name: &OsStr,
-        kind: FileType,
+        name: MergedName,
     ) -> Option<Found> {
+        let MergedName {
+            name,
+            kind,
+            layer,
+            below,
+        } = name;
+        let name = name.as_os_str();
         let selection = &self.options.selection;
         let path = join(&dir.dir.path, name);
+        let fd = dir.merged.part(layer)?;
         if !matches!(kind, FileType::Directory | FileType::Unknown)
             && !selection.selects_leaf(&path, &dir.dir.state)
         {
             return None;
         }
-        let metadata = match metadata_at(dir.fd.as_fd(), name) {
+        let metadata = match metadata_at(fd, name) {
             Ok(metadata) => metadata,
             Err(error) if has_vanished(error) => return None,
             Err(error) => {
@@ -198,7 +223,7 @@ impl<'w> Shared<'w> {
             if kind == FileType::Unknown && !selection.selects_leaf(&path, &dir.dir.state) {
                 return None;
             }
-            let entry = self.entry(dir, name, path, metadata)?;
+            let entry = self.entry(fd, layer, name, path, metadata)?;
             return Some(Found {
                 entry,
                 selected: true,
@@ -214,13 +239,14 @@ impl<'w> Shared<'w> {
             let dir = Dir {
                 number,
                 path: path.clone(),
+                layers: [layer].into_iter().chain(below).collect(),
                 state,
                 selected: verdict.selected,
             };
             scope.spawn(move |scope| self.visit(scope, dir));
             number
         });
-        let entry = self.entry(dir, name, path, metadata)?;
+        let entry = self.entry(fd, layer, name, path, metadata)?;
         Some(Found {
             entry,
             selected: verdict.selected,
@@ -230,13 +256,14 @@ impl<'w> Shared<'w> {
 
     fn entry(
         &self,
-        dir: &OpenDir,
+        dir: BorrowedFd<'_>,
+        layer: usize,
         name: &OsStr,
         path: PathBuf,
         metadata: Metadata,
     ) -> Option<Entry> {
         let link_target = if metadata.file_type() == FileType::Symlink {
-            match rustix::fs::readlinkat(&dir.fd, name, Vec::new()) {
+            match rustix::fs::readlinkat(dir, name, Vec::new()) {
                 Ok(target) => Some(OsString::from_vec(target.into_bytes()).into()),
                 Err(error) if has_vanished(error) || error == Errno::INVAL => return None,
                 Err(error) => {
@@ -254,6 +281,7 @@ impl<'w> Shared<'w> {
         };
         Some(Entry {
             path,
+            layer,
             metadata,
             link_target,
             hard_link: None,
@@ -261,9 +289,9 @@ impl<'w> Shared<'w> {
         })
     }
 
-    fn xattrs(&self, dir: &OpenDir, name: &OsStr, path: &Path) -> Option<Vec<Xattr>> {
+    fn xattrs(&self, dir: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Option<Vec<Xattr>> {
         let place = Path::new("/proc/self/fd")
-            .join(dir.fd.as_raw_fd().to_string())
+            .join(dir.as_raw_fd().to_string())
             .join(name);
         match read_xattrs(&place) {
             Ok(xattrs) => Some(xattrs),
@@ -292,8 +320,28 @@ impl<'w> Shared<'w> {
 }
 
 struct OpenDir {
-    fd: OwnedFd,
+    merged: MergedDir,
     dir: Dir,
+}
+
+fn open_start(layers: &Layers, start: &Path) -> Result<MergedDir, Errno> {
+    let mut dir = layers.root()?;
+    for component in start.components() {
+        match component {
+            Component::Normal(name) => dir = dir.open_dir(name)?,
+            Component::CurDir => {}
+            _ => return Err(Errno::INVAL),
+        }
+    }
+    Ok(dir)
+}
+
+fn displayed(path: &Path) -> PathBuf {
+    if path.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        path.to_owned()
+    }
 }
 
 /// The tree changed under the walk: what was listed is gone, or is something else now.
@@ -370,13 +418,15 @@ fn in_order(mut pieces: Vec<Piece>, dirs: usize) -> Vec<Entry> {
 }
 
 fn mark_hard_links(entries: &mut [Entry]) {
-    let mut first: HashMap<InodeId, usize> = HashMap::new();
+    // An inode that several layers share is no hard link of the tree: it is there because a copy
+    // was made by linking, and each layer stands for files of its own.
+    let mut first: HashMap<(usize, InodeId), usize> = HashMap::new();
     for (index, entry) in entries.iter_mut().enumerate() {
         let kind = entry.metadata.file_type();
         if entry.metadata.nlink < 2 || matches!(kind, FileType::Directory | FileType::Symlink) {
             continue;
         }
-        match first.entry(entry.metadata.inode) {
+        match first.entry((entry.layer, entry.metadata.inode)) {
             Slot::Occupied(slot) => entry.hard_link = Some(*slot.get()),
             Slot::Vacant(slot) => {
                 slot.insert(index);

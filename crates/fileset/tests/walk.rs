@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
 use tempfile::TempDir;
 use weld_fileset::{
-    Entry, ParentMatches, PatternMatcher, Selection, SelectionOptions, WalkOptions, compare_paths,
-    follow_links, walk,
+    Entry, Layers, ParentMatches, PatternMatcher, Selection, SelectionOptions, WalkOptions,
+    compare_paths, follow_links, walk,
 };
 
 fn tree(paths: &[&str]) -> TempDir {
@@ -47,7 +47,8 @@ fn selected(dir: &TempDir, options: &SelectionOptions) -> Vec<Entry> {
     let root = open(dir.path());
     let selection = Selection::new(root.as_fd(), options).unwrap();
     walk(
-        root.as_fd(),
+        &Layers::single(root),
+        Path::new(""),
         &WalkOptions {
             selection,
             xattrs: false,
@@ -215,7 +216,7 @@ fn metadata_is_complete() {
         selection: Selection::all(),
         xattrs: true,
     };
-    let entries = walk(root.as_fd(), &options).unwrap();
+    let entries = walk(&Layers::single(root), Path::new(""), &options).unwrap();
     assert_eq!(
         paths(&entries),
         ["again", "dir", "dir/file", "link", "null", "zagain"]
@@ -268,13 +269,14 @@ fn an_unreadable_directory_is_named() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let locked = dir.path().join("sub/locked");
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o700)).unwrap();
-    let root = open(dir.path());
+    let layers = Layers::single(open(dir.path()));
     let run = |include: &[&str]| {
         let include: Vec<String> = include.iter().map(|p| (*p).to_owned()).collect();
         let selection = Selection::from_patterns(&include, &[]).unwrap();
         as_nobody(|| {
             walk(
-                root.as_fd(),
+                &layers,
+                Path::new(""),
                 &WalkOptions {
                     selection,
                     xattrs: false,
@@ -314,7 +316,12 @@ fn a_very_deep_tree() {
             .unwrap();
     }
     let root = open(dir.path());
-    let entries = walk(root.as_fd(), &WalkOptions::default()).unwrap();
+    let entries = walk(
+        &Layers::single(root),
+        Path::new(""),
+        &WalkOptions::default(),
+    )
+    .unwrap();
     assert_eq!(entries.len(), 60);
     assert_eq!(entries.last().unwrap().path.as_os_str().len(), 60 * 201 - 1);
 }
