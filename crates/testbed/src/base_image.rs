@@ -8,10 +8,11 @@ use anyhow::Context;
 use serde_json::json;
 use weld_digest::Digest;
 
-use crate::process::output;
-
 /// Writes an OCI layout with one image, tagged `latest`, that holds busybox and its applets.
-pub(crate) fn write(layout: &Path, busybox: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write(layout: &Path, busybox: &Path) -> anyhow::Result<()> {
     let blobs = layout.join("blobs/sha256");
     std::fs::create_dir_all(&blobs)
         .with_context(|| format!("cannot create {}", blobs.display()))?;
@@ -92,8 +93,11 @@ fn root_archive(busybox: &Path) -> anyhow::Result<Vec<u8>> {
         0o644,
         b"root:x:0:\nnogroup:x:65534:\n",
     )?;
-    let applets = output(Command::new(busybox).arg("--list"))?;
-    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+    let applets = Command::new(busybox).arg("--list").output()?.stdout;
+    for applet in String::from_utf8_lossy(&applets)
+        .lines()
+        .filter(|applet| *applet != "busybox")
+    {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
