@@ -214,7 +214,7 @@ fn decode_ops(
             .map_err(|source| DecodeError::Op {
                 position,
                 digest: digest.clone(),
-                source,
+                source: Box::new(source),
             })?;
         let metadata = if metadata.is_empty() {
             None
