@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::json;
 use weld_digest::Digest;
+use weld_source::image::Descriptor;
 
-use crate::manifest::{Descriptor, OCI_INDEX};
+use crate::manifest::OCI_INDEX;
 
 /// What an archive holds.
 pub(crate) struct Archive<'a> {

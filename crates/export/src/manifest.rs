@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-use weld_digest::Digest;
+use weld_source::image::{Descriptor, Index, Manifest};
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -35,63 +34,6 @@ const LAYER_TYPES: [(&str, &str); 5] = [
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
     ),
 ];
-
-/// A reference to a blob.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Descriptor {
-    /// What the blob is.
-    #[serde(rename = "mediaType")]
-    pub media_type: String,
-    /// The blob's digest.
-    pub digest: Digest,
-    /// The blob's length in bytes.
-    pub size: u64,
-    /// Where else the blob can be had.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub urls: Vec<String>,
-    /// Notes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// What it runs on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<serde_json::Value>,
-}
-
-impl Descriptor {
-    pub(crate) fn of(media_type: &str, content: &[u8]) -> Self {
-        Self {
-            media_type: media_type.to_owned(),
-            digest: Digest::sha256_of(content),
-            size: content.len() as u64,
-            urls: Vec::new(),
-            annotations: BTreeMap::new(),
-            platform: None,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Manifest<'a> {
-    #[serde(rename = "schemaVersion")]
-    schema_version: u32,
-    #[serde(rename = "mediaType")]
-    media_type: &'a str,
-    config: &'a Descriptor,
-    layers: &'a [Descriptor],
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<String, String>,
-}
-
-#[derive(Serialize)]
-struct Index<'a> {
-    #[serde(rename = "schemaVersion")]
-    schema_version: u32,
-    #[serde(rename = "mediaType")]
-    media_type: &'a str,
-    manifests: &'a [Descriptor],
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<String, String>,
-}
 
 /// Which family of media types is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,37 +80,40 @@ impl Types {
 /// A manifest's bytes and its descriptor.
 pub(crate) fn manifest(
     types: Types,
-    config: &Descriptor,
-    layers: &[Descriptor],
-    annotations: &BTreeMap<String, String>,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+    annotations: BTreeMap<String, String>,
 ) -> Result<(Vec<u8>, Descriptor), serde_json::Error> {
-    let media_type = types.manifest();
     let manifest = Manifest {
         schema_version: 2,
-        media_type,
+        media_type: types.manifest().to_owned(),
+        artifact_type: None,
         config,
         layers,
+        subject: None,
         annotations,
     };
     let bytes = serde_json::to_vec_pretty(&manifest)?;
-    let descriptor = Descriptor::of(media_type, &bytes);
+    let descriptor = Descriptor::of(types.manifest(), &bytes);
     Ok((bytes, descriptor))
 }
 
 /// An index's bytes and its descriptor.
 pub(crate) fn index(
     types: Types,
-    manifests: &[Descriptor],
-    annotations: &BTreeMap<String, String>,
+    manifests: Vec<Descriptor>,
+    annotations: BTreeMap<String, String>,
 ) -> Result<(Vec<u8>, Descriptor), serde_json::Error> {
-    let media_type = types.index();
-    let bytes = serde_json::to_vec_pretty(&Index {
+    let index = Index {
         schema_version: 2,
-        media_type,
+        media_type: types.index().to_owned(),
+        artifact_type: None,
         manifests,
+        subject: None,
         annotations,
-    })?;
-    let descriptor = Descriptor::of(media_type, &bytes);
+    };
+    let bytes = serde_json::to_vec_pretty(&index)?;
+    let descriptor = Descriptor::of(types.index(), &bytes);
     Ok((bytes, descriptor))
 }
 
@@ -189,11 +134,12 @@ mod tests {
     #[test]
     fn a_manifest_has_the_fields_of_the_specification() {
         let config = Descriptor::of(OCI_CONFIG, b"{}");
-        let (bytes, descriptor) = manifest(Types::Oci, &config, &[], &BTreeMap::new()).unwrap();
+        let (bytes, descriptor) =
+            manifest(Types::Oci, config, Vec::new(), BTreeMap::new()).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(json["schemaVersion"], 2);
         assert_eq!(json["config"]["size"], 2);
         assert!(json.get("annotations").is_none());
-        assert_eq!(descriptor.digest, Digest::sha256_of(&bytes));
+        assert_eq!(descriptor.digest, weld_digest::Digest::sha256_of(&bytes));
     }
 }
