@@ -5,7 +5,6 @@
 //! configuration stays bytes here, since docker's fields beyond OCI's must survive.
 
 pub mod media_type;
-mod platform;
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use weld_digest::Digest;
 
-pub use platform::{HostPlatform, Platform, PlatformMatcher};
+pub use weld_llb::{Platform, PlatformMatcher};
 
 /// The annotation that marks a manifest in an index as being about another one.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
@@ -304,13 +303,14 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], kind: &'static str) -> Result<
 }
 
 impl Index {
-    /// The image for the platform that `matcher` wants: the best match, the first among equals.
+    /// The image that serves `wanted`: the best match, the first among equals.
     /// Attestations are passed over. An entry that states no platform is taken if nothing that
     /// states one matches.
     ///
     /// # Errors
     /// [`NoMatchError`] lists what there is.
-    pub fn select(&self, matcher: &dyn PlatformMatcher) -> Result<&Descriptor, NoMatchError> {
+    pub fn select(&self, wanted: &Platform) -> Result<&Descriptor, NoMatchError> {
+        let matcher = wanted.matcher();
         let images = || {
             self.manifests
                 .iter()
@@ -326,7 +326,7 @@ impl Index {
             .map(|(_, entry)| entry);
         best.or_else(|| images().find(|entry| entry.platform.is_none()))
             .ok_or_else(|| NoMatchError {
-                wanted: matcher.describe(),
+                wanted: wanted.to_string(),
                 available: images()
                     .filter_map(|entry| entry.platform.as_ref())
                     .map(ToString::to_string)

@@ -123,13 +123,7 @@ fn selection_passes_over_attestations_and_names_what_there_is() {
         subject: None,
         annotations: BTreeMap::new(),
     };
-    let host = |architecture: &str| {
-        HostPlatform::new(Platform {
-            os: "linux".to_owned(),
-            architecture: architecture.to_owned(),
-            ..Platform::default()
-        })
-    };
+    let host = |architecture: &str| Platform::new("linux", architecture, "");
     assert_eq!(index.select(&host("amd64")).unwrap().size, 3);
     let error = index.select(&host("riscv64")).unwrap_err().to_string();
     assert_eq!(
