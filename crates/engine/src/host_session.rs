@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use weld_fileset::SelectionOptions;
 use weld_op::session::{Secret, Session, SessionError as OpSessionError};
 use weld_runtime::AgentConnector;
-use weld_source::local::{DirectoryProvider, LocalProvider};
+use weld_source::local::{HostDir, TreeProvider};
 use weld_source::registry::{Credentials, DockerConfig};
 
 use crate::ssh_agent::{AgentError, KeyAgent};
@@ -88,7 +89,7 @@ pub enum LayoutReference {
 /// credentials of docker's configuration.
 #[derive(Default)]
 pub struct HostSession {
-    directories: BTreeMap<String, Arc<dyn LocalProvider>>,
+    directories: BTreeMap<String, PathBuf>,
     layouts: BTreeMap<String, PathBuf>,
     secrets: HashMap<String, SecretSource>,
     agents: HashMap<String, AgentConnector>,
@@ -110,8 +111,7 @@ impl HostSession {
         let error = |source| SessionError::Directory { name: name.to_owned(), path: path.to_owned(), source };
         let path = path.canonicalize().map_err(error)?;
         std::fs::read_dir(&path).map_err(error)?;
-        let provider: Arc<dyn LocalProvider> = Arc::new(DirectoryProvider::new(path));
-        match self.directories.insert(name.to_owned(), provider) {
+        match self.directories.insert(name.to_owned(), path) {
             None => Ok(()),
             Some(_) => Err(SessionError::Twice { kind: "directory", name: name.to_owned() }),
         }
@@ -202,7 +202,7 @@ impl HostSession {
             random[..8].copy_from_slice(&(std::ptr::from_ref(&self) as u64).to_le_bytes());
         }
         let id = weld_digest::Digest::sha256_of(random).hex()[..25].to_owned();
-        Arc::new(Offered { id, offers: self, credentials: Arc::new(DockerConfig::user()) })
+        Arc::new(Offered { id, offers: self, credentials: Arc::new(DockerConfig::of_user()) })
     }
 }
 
@@ -218,8 +218,19 @@ impl Session for Offered {
         &self.id
     }
 
-    fn directory(&self, name: &str) -> Option<Arc<dyn LocalProvider>> {
-        self.offers.directories.get(name).cloned()
+    fn directory(
+        &self,
+        name: &str,
+        selection: SelectionOptions,
+    ) -> Result<Option<Arc<dyn TreeProvider>>, OpSessionError> {
+        let Some(path) = self.offers.directories.get(name) else {
+            return Ok(None);
+        };
+        let directory = HostDir::open(path, selection).map_err(|error| OpSessionError::Directory {
+            name: name.to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(Some(Arc::new(directory)))
     }
 
     fn layout(&self, name: &str) -> Option<PathBuf> {

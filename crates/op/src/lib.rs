@@ -1,1 +1,3 @@
 //! The LLB operations as solver operations.
+
+pub mod session;
