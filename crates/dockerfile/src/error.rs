@@ -83,11 +83,18 @@ impl Error {
         self
     }
 
-    /// Names the file that the places are in, unless that is known already.
+    /// Names the file that the places are in, unless that is known already. To be called once
+    /// the error is placed: a word that could not be expanded is looked for there.
     #[must_use]
     pub fn in_file(mut self, file: &SourceFile) -> Self {
         self.0.file.get_or_insert_with(|| file.clone());
-        self
+        match &self.0.kind {
+            ErrorKind::Expand(error) => {
+                let word = error.word.clone();
+                self.mark_fragment(&word)
+            }
+            _ => self,
+        }
     }
 
     /// What is wrong.

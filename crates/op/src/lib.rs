@@ -1,3 +1,4 @@
 //! The LLB operations as solver operations.
 
+pub mod file;
 pub mod session;

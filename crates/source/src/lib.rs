@@ -14,7 +14,7 @@ pub mod image;
 pub mod local;
 pub mod oci_layout;
 pub mod progress;
-pub mod reference;
+pub use weld_llb::reference;
 pub mod registry;
 pub mod retry;
 mod secret;

@@ -9,7 +9,7 @@ use super::quantity::{self, Signed};
 use super::{Instruction, Kind, run};
 use crate::arguments;
 use crate::error::{Error, ErrorKind};
-use crate::heredoc;
+use crate::heredoc::{self, Heredoc};
 use crate::lexer::Statement;
 use crate::shell::{Lexer, NoVariables};
 use crate::stage::{Stage, WrittenName};
@@ -308,16 +308,20 @@ fn parse_transfer(
 }
 
 /// The file of a heredoc. In JSON form there are no bodies: the file is empty then.
-fn inline_file(statement: &Statement, opening: &heredoc::Heredoc) -> InlineFile {
-    let data = statement
+///
+/// Two heredocs of one name are one file with the last one's body.
+fn inline_file(statement: &Statement, opening: &Heredoc) -> InlineFile {
+    let with_body = statement
         .heredocs
         .iter()
-        .rfind(|heredoc| heredoc.name == opening.name)
-        .map(heredoc::Heredoc::body)
-        .unwrap_or_default();
+        .rfind(|heredoc| heredoc.name == opening.name);
+    let content = with_body.map_or("", |heredoc| &heredoc.content);
     InlineFile {
         name: opening.name.clone(),
-        data,
+        data: match opening.chomp {
+            true => heredoc::without_leading_tabs(content),
+            false => content.to_owned(),
+        },
         expand: opening.expand,
     }
 }
@@ -380,7 +384,8 @@ fn parse_security(flags: &Flags) -> Result<SecurityMode, Error> {
     })
 }
 
-/// Checks a trigger and gives its text, heredoc bodies included.
+/// Checks a trigger and gives its text, heredoc bodies included. Blanks at its end stay: the
+/// text goes into the image's config as BuildKit puts it there.
 fn parse_onbuild(statement: &Statement, escape: char) -> Result<String, Error> {
     let text = statement.arguments();
     if text.is_empty() {
@@ -389,14 +394,28 @@ fn parse_onbuild(statement: &Statement, escape: char) -> Result<String, Error> {
     }
     let trigger = statement.trigger(escape);
     let keyword = trigger.keyword().to_uppercase();
-    let kind = match keyword.as_str() {
-        "ONBUILD" => ErrorKind::OnbuildChained,
-        "FROM" | "MAINTAINER" => ErrorKind::OnbuildForbidden {
-            instruction: keyword,
-        },
-        _ => return Ok(run::with_heredocs(text, &statement.heredocs)),
-    };
-    Err(Error::new(kind).mark(trigger.keyword_mark()))
+    match keyword.as_str() {
+        "ONBUILD" => {
+            let error = Error::new(ErrorKind::OnbuildChained);
+            return Err(error.mark(trigger.keyword_mark()));
+        }
+        "FROM" | "MAINTAINER" => {
+            let instruction = keyword;
+            let error = Error::new(ErrorKind::OnbuildForbidden { instruction });
+            return Err(error.mark(trigger.keyword_mark()));
+        }
+        // The rest of the trigger is checked where it is used, with that frontend's rules.
+        "ENV" => drop(parse_pairs(&trigger, escape, "ENV")?),
+        "LABEL" => drop(parse_pairs(&trigger, escape, "LABEL")?),
+        "ADD" | "CMD" | "COPY" | "ENTRYPOINT" | "RUN" | "SHELL" | "VOLUME" => {
+            arguments::json_array(trigger.arguments())?;
+        }
+        known if KEYWORDS.contains(&known) => {}
+        _ => return Err(unknown(&trigger)),
+    }
+    let text = statement.line.text();
+    let text = text.get(statement.arguments.start..).unwrap_or_default();
+    Ok(run::with_heredocs(text, &statement.heredocs))
 }
 
 fn parse_shell(text: &str) -> Result<Vec<String>, ErrorKind> {
