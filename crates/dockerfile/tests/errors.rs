@@ -105,6 +105,7 @@ fn errors_that_are_about_the_whole_file() {
     );
     assert_eq!(*error("ARG a=1\n").kind(), ErrorKind::NoStages);
     assert!(matches!(error("RUN a\n").kind(), ErrorKind::NoStage { .. }));
+    assert!(error("\r").excerpt().is_some());
     let long = format!("FROM a\nRUN {}\n", "x".repeat(70_000));
     let error_of_long = error(&long);
     assert!(matches!(

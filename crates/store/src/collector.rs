@@ -18,7 +18,7 @@ use crate::trash::Trash;
 use crate::usage::USAGE;
 
 /// How many objects one transaction removes: it makes other updates wait for as long.
-const BATCH_LEN: usize = 128;
+const BATCH_LEN: usize = 256;
 
 /// An ingest with a reference that nobody went on with for so long is dropped.
 const INGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -125,6 +125,7 @@ impl Collector {
             .update(move |tx| gc::remove(tx, &objects, removable))
             .wait()?;
         self.discard(&removal.removed)?;
+        self.discard(&removal.unknown)?;
         removed.extend(removal.removed);
         released.extend(removal.released);
         Ok(())

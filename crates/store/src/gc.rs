@@ -60,6 +60,9 @@ impl Removable {
 pub(crate) struct Removal {
     /// What has no row any more; its files are to be removed.
     pub(crate) removed: Vec<Object>,
+    /// What had no row before, such as a snapshot that was never committed; files that it may
+    /// have are to be removed, too.
+    pub(crate) unknown: Vec<Object>,
     /// What may have lost its last reference.
     pub(crate) released: Vec<Object>,
 }
@@ -132,8 +135,11 @@ fn remove_one(
         }
     };
     removal.released.extend(refs::release(tx, &made_of)?);
-    if known {
-        removal.removed.push(object.clone());
-    }
+    let list = if known {
+        &mut removal.removed
+    } else {
+        &mut removal.unknown
+    };
+    list.push(object.clone());
     Ok(())
 }

@@ -12,6 +12,7 @@
 //! All functions block; asynchronous callers run them on a pool for blocking work.
 
 pub mod blobs;
+pub mod cache_mounts;
 mod clock;
 mod collector;
 pub mod db;
@@ -32,6 +33,7 @@ mod trash;
 pub mod usage;
 
 pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Ingest, Started};
+pub use cache_mounts::{CacheMount, CacheMountError, CacheMountRequest, CacheMounts, Sharing};
 pub use collector::CollectError;
 pub use db::{Db, DbError, Ticket};
 pub use durability::written;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redb::WriteTransaction;
 
 use crate::blobs::Blobs;
+use crate::cache_mounts::CacheMounts;
 use crate::collector::{CollectError, Collector};
 use crate::db::{Db, DbError};
 use crate::durability::{self, Sequence};
@@ -126,6 +127,7 @@ struct Inner {
     sequence: Arc<Sequence>,
     blobs: Blobs,
     results: Results,
+    cache_mounts: CacheMounts,
     collector: Collector,
     keeper: Keeper,
 }
@@ -172,6 +174,7 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             root: directory.0.to_owned(),
             results: Results::new(&db, &pins, &uses, &sequence),
+            cache_mounts: CacheMounts::new(directory.0, &db, &pins, &uses, &sequence),
             db,
             pins,
             uses,
@@ -200,6 +203,11 @@ impl Store {
     /// The solver's results.
     pub fn results(&self) -> &Results {
         &self.0.results
+    }
+
+    /// The directories of cache mounts.
+    pub fn cache_mounts(&self) -> &CacheMounts {
+        &self.0.cache_mounts
     }
 
     /// Uses of cached objects.
