@@ -15,7 +15,6 @@ mod error;
 mod fetch;
 mod push;
 mod resolve;
-mod sink;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,7 +41,6 @@ pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{Action, EndpointError, Failure, RegistryError};
 pub use push::{BlobReader, BlobUpload, Pushed};
 pub use resolve::Resolved;
-pub use sink::{BlobSink, FileSink, MemorySink, Tee, TeeReader, Verdict, tee};
 
 /// A client of all registries. Clones share connections, limits and tokens.
 #[derive(Clone)]
