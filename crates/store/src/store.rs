@@ -32,6 +32,7 @@ const TABLES: &[CreateTables] = &[
     crate::usage::create_tables,
     crate::names::create_tables,
     crate::records::results::create_tables,
+    crate::snapshot::create_tables,
 ];
 
 type CreateTables = fn(&WriteTransaction) -> Result<(), DbError>;

@@ -7,3 +7,4 @@ mod layered;
 mod overlay;
 mod paths;
 mod scratch;
+mod unpack;
