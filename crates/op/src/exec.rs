@@ -98,14 +98,14 @@ impl Op<Tree> for Exec {
 
     async fn slow_key(
         &self,
-        ctx: &OpContext<Tree>,
+        _ctx: &OpContext<Tree>,
         input: u32,
         tree: &ResultRef<Tree>,
     ) -> Result<Option<Digest>, OpError> {
         let uses = key::uses(&self.op, self.inputs);
         let Some(used) = uses.get(input as usize) else { return Ok(None) };
         let selectors = used.selectors.iter().map(content::Selector::path).collect();
-        content::key(ctx, &self.worker, tree, selectors).await.map(Some)
+        content::key(tree, selectors).await.map(Some)
     }
 
     async fn exec(&self, ctx: &OpContext<Tree>, inputs: Vec<ResultRef<Tree>>) -> Result<Vec<Tree>, OpError> {

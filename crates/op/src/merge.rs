@@ -85,7 +85,12 @@ impl Op<Tree> for Diff {
         let (worker, usage) = (Arc::clone(&self.worker), usage(&self.description));
         let made = blocking(move || match (lower, upper) {
             (None, upper) => Ok::<_, SnapshotError>(upper),
-            (Some(lower), upper) => worker.snapshots.diff(&lower, upper.as_ref(), usage),
+            (Some(lower), Some(upper)) => worker.snapshots.diff(Some(&lower), &upper, usage).map(Some),
+            // What an empty tree has changed on another is that all of it is gone.
+            (Some(lower), None) => {
+                let empty = worker.snapshots.create(None)?.commit(usage.clone())?;
+                worker.snapshots.diff(Some(&lower), &empty, usage).map(Some)
+            }
         });
         made.await.map(tree)
     }

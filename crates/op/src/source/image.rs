@@ -17,7 +17,6 @@ use weld_source::registry::{Anonymous, Credentials, Registry, RegistryError};
 use weld_store::{BlobError, BlobInfo};
 
 use super::layers::{self, Layer, Origin};
-use crate::blocking::blocking;
 use crate::digest::to_solver;
 use crate::reporting::reporting;
 use crate::session::{self, Session};

@@ -11,7 +11,7 @@ use weld_source::image::Descriptor;
 use weld_source::oci_layout::LayoutError;
 use weld_source::progress::Progress;
 use weld_source::registry::RegistryError;
-use weld_source::registry::{BlobSink, Verdict, tee};
+use weld_source::sink::{BlobSink, TeeReader, Verdict, tee};
 use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
 use weld_store::{
     BlobError, BlobInfo, BlobRef, Blobs, DbError, Expected, Ingest, NewUsage, Object, RecordType, Started, names,
@@ -214,7 +214,7 @@ impl OpenLayer for BlobRef {
     }
 }
 
-impl OpenLayer for weld_source::registry::TeeReader {
+impl OpenLayer for TeeReader {
     type Reader = Self;
 
     fn open(self) -> Result<Self, BlobError> {
@@ -232,7 +232,7 @@ async fn unpack(
     let digest = layer.descriptor.digest.clone();
     let descriptor = LayerDescriptor {
         diff_id: layer.diff_id.clone(),
-        media_type: weld_source::image::oci_layer_type(&layer.descriptor.media_type).to_owned(),
+        media_type: weld_source::image::media_type::oci_layer_type(&layer.descriptor.media_type).to_owned(),
         digest: digest.clone(),
         size: layer.descriptor.size,
         annotations: layer.descriptor.annotations.clone(),

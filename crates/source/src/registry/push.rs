@@ -108,7 +108,7 @@ impl Registry {
             .await?;
         let mut failures = Failures::new(action);
         for endpoint in endpoints.iter() {
-            match self.with_retry(async || push.blob(endpoint).await).await {
+            match self.with_retry(|| Box::pin(push.blob(endpoint))).await {
                 Ok(pushed) => {
                     push.complete();
                     return Ok(pushed);
