@@ -88,7 +88,11 @@ mod tests {
 
     #[test]
     fn layer_types_change_families_and_back() {
-        for oci in [media_type::OCI_LAYER, media_type::OCI_LAYER_GZIP, media_type::OCI_LAYER_ZSTD] {
+        for oci in [
+            media_type::OCI_LAYER,
+            media_type::OCI_LAYER_GZIP,
+            media_type::OCI_LAYER_ZSTD,
+        ] {
             let docker = Types::Docker.layer(oci);
             assert_ne!(docker, oci);
             assert_eq!(Types::Oci.layer(docker), oci);

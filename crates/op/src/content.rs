@@ -4,9 +4,9 @@ use weld_digest::FieldHasher;
 use weld_solver::{Digest, OpError};
 use weld_store::content_key::KeyOptions;
 
+use crate::Tree;
 use crate::blocking::blocking;
 use crate::digest::to_solver;
-use crate::Tree;
 
 /// A part of a tree whose content counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,20 +20,22 @@ pub(crate) struct Selector {
 impl Selector {
     /// All that is at a path.
     pub(crate) fn path(path: impl Into<String>) -> Self {
-        Self { path: path.into(), options: KeyOptions::default() }
+        Self {
+            path: path.into(),
+            options: KeyOptions::default(),
+        }
     }
 }
 
 /// The key of the selected content of a tree; of all of it if nothing is selected.
-pub(crate) async fn key(
-    tree: &Tree,
-    mut selectors: Vec<Selector>,
-) -> Result<Digest, OpError> {
+pub(crate) async fn key(tree: &Tree, mut selectors: Vec<Selector>) -> Result<Digest, OpError> {
     if selectors.is_empty() {
         selectors.push(Selector::path("/"));
     }
     let Some(snapshot) = tree.snapshot().cloned() else {
-        return Ok(to_solver(&FieldHasher::new("weld.content.scratch.v1").finish()));
+        return Ok(to_solver(
+            &FieldHasher::new("weld.content.scratch.v1").finish(),
+        ));
     };
     blocking(move || {
         let mut hasher = FieldHasher::new("weld.content.v1").number(selectors.len() as u64);

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use weld_llb::{ExecOp, LinuxResources, NetMode, Platform, SecurityMode};
 use weld_runtime::{ExitStatus, Network, Resources, RuntimeError, Security, StepSpec, User};
 use weld_solver::{CacheMap, Digest, Op, OpContext, OpError, ResultRef};
-use weld_store::snapshot::SnapshotError;
 use weld_store::CacheMountError;
+use weld_store::snapshot::SnapshotError;
 
 use crate::session::SessionError;
 use crate::{Tree, Worker, content};
@@ -103,12 +103,18 @@ impl Op<Tree> for Exec {
         tree: &ResultRef<Tree>,
     ) -> Result<Option<Digest>, OpError> {
         let uses = key::uses(&self.op, self.inputs);
-        let Some(used) = uses.get(input as usize) else { return Ok(None) };
+        let Some(used) = uses.get(input as usize) else {
+            return Ok(None);
+        };
         let selectors = used.selectors.iter().map(content::Selector::path).collect();
         content::key(tree, selectors).await.map(Some)
     }
 
-    async fn exec(&self, ctx: &OpContext<Tree>, inputs: Vec<ResultRef<Tree>>) -> Result<Vec<Tree>, OpError> {
+    async fn exec(
+        &self,
+        ctx: &OpContext<Tree>,
+        inputs: Vec<ResultRef<Tree>>,
+    ) -> Result<Vec<Tree>, OpError> {
         if let Some(device) = self.op.devices.first() {
             return Err(OpError::failed(ExecError::Device(device.name.clone())));
         }
@@ -129,7 +135,11 @@ impl Exec {
         spec.secrets = std::mem::take(&mut prepared.secrets);
         spec.agents = std::mem::take(&mut prepared.agents);
         spec.env = environment::variables(&self.op, std::mem::take(&mut prepared.secret_env));
-        spec.cwd = if process.cwd.is_empty() { "/".into() } else { process.cwd.clone().into() };
+        spec.cwd = if process.cwd.is_empty() {
+            "/".into()
+        } else {
+            process.cwd.clone().into()
+        };
         spec.user = User::Named(process.user.clone());
         spec.hostname.clone_from(&process.hostname);
         spec.extra_hosts = environment::hosts(&process.extra_hosts)?;
@@ -151,19 +161,32 @@ impl Exec {
 
     async fn run(&self, ctx: &OpContext<Tree>, spec: StepSpec) -> Result<(), OpError> {
         let (stdio, output) = output::channel();
-        let step = self.worker.runtime.run(spec, stdio, ctx.cancellation().clone());
+        let step = self
+            .worker
+            .runtime
+            .run(spec, stdio, ctx.cancellation().clone());
         let (ended, ()) = tokio::join!(step, output.pass_on(ctx));
         let command = || self.op.process.args.join(" ");
         let status = match ended {
             Ok(status) => status,
             Err(RuntimeError::Cancelled) => return Err(OpError::Cancelled),
-            Err(source) if source.exit_code().is_some_and(|code| self.is_success(code)) => return Ok(()),
-            Err(source) => return Err(OpError::failed(ExecError::Runtime { command: command(), source })),
+            Err(source) if source.exit_code().is_some_and(|code| self.is_success(code)) => {
+                return Ok(());
+            }
+            Err(source) => {
+                return Err(OpError::failed(ExecError::Runtime {
+                    command: command(),
+                    source,
+                }));
+            }
         };
         if self.is_success(status.code) && !status.oom_killed {
             return Ok(());
         }
-        Err(OpError::failed(ExecError::Status { command: command(), status }))
+        Err(OpError::failed(ExecError::Status {
+            command: command(),
+            status,
+        }))
     }
 
     fn is_success(&self, code: i32) -> bool {

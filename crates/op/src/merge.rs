@@ -44,14 +44,19 @@ impl Op<Tree> for Merge {
         let inputs: Vec<u64> = self.op.inputs.iter().map(|input| *input as u64).collect();
         let digest = inputs
             .iter()
-            .fold(FieldHasher::new("weld.op.merge.v1").number(inputs.len() as u64), |hasher, input| {
-                hasher.number(*input)
-            })
+            .fold(
+                FieldHasher::new("weld.op.merge.v1").number(inputs.len() as u64),
+                |hasher, input| hasher.number(*input),
+            )
             .finish();
         Ok(CacheMap::new(to_solver(&digest)))
     }
 
-    async fn exec(&self, _ctx: &OpContext<Tree>, inputs: Vec<ResultRef<Tree>>) -> Result<Vec<Tree>, OpError> {
+    async fn exec(
+        &self,
+        _ctx: &OpContext<Tree>,
+        inputs: Vec<ResultRef<Tree>>,
+    ) -> Result<Vec<Tree>, OpError> {
         let layers: Vec<SnapshotRef> = self
             .op
             .inputs
@@ -75,22 +80,29 @@ impl Op<Tree> for Diff {
             None => hasher.number(0),
             Some(input) => hasher.number(1).number(input as u64),
         };
-        let digest = side(side(FieldHasher::new("weld.op.diff.v1"), self.op.lower), self.op.upper).finish();
+        let digest = side(
+            side(FieldHasher::new("weld.op.diff.v1"), self.op.lower),
+            self.op.upper,
+        )
+        .finish();
         Ok(CacheMap::new(to_solver(&digest)))
     }
 
-    async fn exec(&self, _ctx: &OpContext<Tree>, inputs: Vec<ResultRef<Tree>>) -> Result<Vec<Tree>, OpError> {
-        let side = |input: Option<usize>| input.and_then(|input| inputs.get(input)?.snapshot().cloned());
+    async fn exec(
+        &self,
+        _ctx: &OpContext<Tree>,
+        inputs: Vec<ResultRef<Tree>>,
+    ) -> Result<Vec<Tree>, OpError> {
+        let side =
+            |input: Option<usize>| input.and_then(|input| inputs.get(input)?.snapshot().cloned());
         let (lower, upper) = (side(self.op.lower), side(self.op.upper));
         let (worker, usage) = (Arc::clone(&self.worker), usage(&self.description));
-        let made = blocking(move || match (lower, upper) {
-            (None, upper) => Ok::<_, SnapshotError>(upper),
-            (Some(lower), Some(upper)) => worker.snapshots.diff(Some(&lower), &upper, usage).map(Some),
-            // What an empty tree has changed on another is that all of it is gone.
-            (Some(lower), None) => {
-                let empty = worker.snapshots.create(None)?.commit(usage.clone())?;
-                worker.snapshots.diff(Some(&lower), &empty, usage).map(Some)
-            }
+        let made = blocking(move || match (&lower, &upper) {
+            (None, None) => Ok::<_, SnapshotError>(None),
+            _ => worker
+                .snapshots
+                .diff(lower.as_ref(), upper.as_ref(), usage)
+                .map(Some),
         });
         made.await.map(tree)
     }

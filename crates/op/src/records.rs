@@ -21,7 +21,11 @@ impl Records {
 #[async_trait]
 impl ResultStore<Tree> for Records {
     fn save(&self, tree: &Tree) -> Result<RecordId, StoreError> {
-        let objects = tree.snapshot().map(|snapshot| Object::Snapshot(snapshot.id())).into_iter().collect();
+        let objects = tree
+            .snapshot()
+            .map(|snapshot| Object::Snapshot(snapshot.id()))
+            .into_iter()
+            .collect();
         self.0
             .store
             .results()
@@ -32,7 +36,8 @@ impl ResultStore<Tree> for Records {
 
     async fn load(&self, record: RecordId) -> Result<Tree, LoadError> {
         let worker = Arc::clone(&self.0);
-        let failed = |source: Arc<dyn std::error::Error + Send + Sync>| LoadError::Failed { record, source };
+        let failed =
+            |source: Arc<dyn std::error::Error + Send + Sync>| LoadError::Failed { record, source };
         let loaded = tokio::task::spawn_blocking(move || load(&worker, record)).await;
         loaded.unwrap_or_else(|stopped| Err(failed(Arc::new(stopped))))
     }
@@ -43,7 +48,8 @@ impl ResultStore<Tree> for Records {
 }
 
 fn load(worker: &Worker, record: RecordId) -> Result<Tree, LoadError> {
-    let failed = |source: Arc<dyn std::error::Error + Send + Sync>| LoadError::Failed { record, source };
+    let failed =
+        |source: Arc<dyn std::error::Error + Send + Sync>| LoadError::Failed { record, source };
     let saved = worker
         .store
         .results()

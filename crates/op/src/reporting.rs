@@ -54,7 +54,10 @@ impl Relay {
         let (statuses, logs) = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.log_bytes = 0;
-            (std::mem::take(&mut waiting.statuses), std::mem::take(&mut waiting.logs))
+            (
+                std::mem::take(&mut waiting.statuses),
+                std::mem::take(&mut waiting.logs),
+            )
         };
         statuses.into_iter().for_each(|status| ctx.status(status));
         logs.into_iter().for_each(|line| ctx.log(2, line));
@@ -85,7 +88,11 @@ impl ProgressSink for Relay {
             started: Some(started),
             completed: (report.phase == Phase::Completed).then_some(now),
         };
-        match waiting.statuses.iter_mut().find(|waiting| waiting.id == status.id) {
+        match waiting
+            .statuses
+            .iter_mut()
+            .find(|waiting| waiting.id == status.id)
+        {
             Some(waiting) => *waiting = status,
             None => waiting.statuses.push(status),
         }

@@ -64,7 +64,10 @@ pub fn definition(
                 options: VertexOptions {
                     ignore_cache: no_cache || metadata.ignore_cache,
                     merge,
-                    export_cache: metadata.export_cache.as_ref().is_none_or(|export| export.value),
+                    export_cache: metadata
+                        .export_cache
+                        .as_ref()
+                        .is_none_or(|export| export.value),
                     description: Arc::from(name.as_str()),
                     ..VertexOptions::default()
                 },
@@ -72,19 +75,37 @@ pub fn definition(
             })
         })
         .collect::<Result<Vec<_>, ResolveError>>()?;
-    Ok(Some(Definition::new(vertices, output(root.vertex, root.output)?)?))
+    Ok(Some(Definition::new(
+        vertices,
+        output(root.vertex, root.output)?,
+    )?))
 }
 
 fn output(vertex: usize, index: usize) -> Result<Output, ResolveError> {
     let number = |number| u32::try_from(number).map_err(|_| ResolveError::TooLarge);
-    Ok(Output { vertex: number(vertex)?, index: number(index)? })
+    Ok(Output {
+        vertex: number(vertex)?,
+        index: number(index)?,
+    })
 }
 
-fn operation(worker: &Arc<Worker>, vertex: &Vertex, name: &str) -> Result<Arc<dyn Op<Tree>>, ResolveError> {
+fn operation(
+    worker: &Arc<Worker>,
+    vertex: &Vertex,
+    name: &str,
+) -> Result<Arc<dyn Op<Tree>>, ResolveError> {
     let worker = Arc::clone(worker);
-    let platform = vertex.platform().cloned().unwrap_or_else(|| worker.platform.clone());
+    let platform = vertex
+        .platform()
+        .cloned()
+        .unwrap_or_else(|| worker.platform.clone());
     let description = name.to_owned();
-    let unsupported = |what| Err(ResolveError::Unsupported { name: name.to_owned(), what });
+    let unsupported = |what| {
+        Err(ResolveError::Unsupported {
+            name: name.to_owned(),
+            what,
+        })
+    };
     Ok(match vertex.op() {
         LlbOp::Exec(op) => Arc::new(Exec {
             worker,
@@ -94,16 +115,32 @@ fn operation(worker: &Arc<Worker>, vertex: &Vertex, name: &str) -> Result<Arc<dy
             resources: vertex.metadata().linux_resources.clone(),
             description,
         }),
-        LlbOp::Merge(op) => Arc::new(Merge { worker, op: op.clone(), description }),
-        LlbOp::Diff(op) => Arc::new(Diff { worker, op: op.clone(), description }),
+        LlbOp::Merge(op) => Arc::new(Merge {
+            worker,
+            op: op.clone(),
+            description,
+        }),
+        LlbOp::Diff(op) => Arc::new(Diff {
+            worker,
+            op: op.clone(),
+            description,
+        }),
         LlbOp::Source(source) => match &**source {
-            Source::Image(image) => {
-                Arc::new(Image { worker, wanted: Wanted::Registry(image.clone()), platform, description: image.reference.clone() })
+            Source::Image(image) => Arc::new(Image {
+                worker,
+                wanted: Wanted::Registry(image.clone()),
+                platform,
+                description: image.reference.clone(),
+            }),
+            Source::OciLayout(image) => Arc::new(Image {
+                worker,
+                wanted: Wanted::Layout(image.clone()),
+                platform,
+                description: image.reference.clone(),
+            }),
+            Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
+                return unsupported("a blob as a source");
             }
-            Source::OciLayout(image) => {
-                Arc::new(Image { worker, wanted: Wanted::Layout(image.clone()), platform, description: image.reference.clone() })
-            }
-            Source::ImageBlob(_) | Source::OciLayoutBlob(_) => return unsupported("a blob as a source"),
             Source::Local(_) => return unsupported("local"),
             Source::Git(_) => return unsupported("git"),
             Source::Http(_) => return unsupported("http"),

@@ -73,7 +73,10 @@ mod tests {
         let op = ExecOp {
             process: Process {
                 env: vec!["http_proxy=own".into(), "TOKEN=old".into()],
-                proxy: Some(ProxyEnv { http_proxy: "p".into(), ..ProxyEnv::default() }),
+                proxy: Some(ProxyEnv {
+                    http_proxy: "p".into(),
+                    ..ProxyEnv::default()
+                }),
                 ..Process::default()
             },
             mounts: Vec::new(),

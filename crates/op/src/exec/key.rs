@@ -34,19 +34,29 @@ pub(super) fn uses(op: &ExecOp, inputs: usize) -> Vec<Use> {
                 };
                 (bind.input.as_ref(), &bind.selector, safe && wanted)
             }
-            MountKind::Cache(cache) => (cache.input.as_ref(), &cache.selector, cache.output.is_none()),
+            MountKind::Cache(cache) => (
+                cache.input.as_ref(),
+                &cache.selector,
+                cache.output.is_none(),
+            ),
             MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => continue,
         }) else {
             continue;
         };
-        let Some(used) = uses.get_mut(input) else { continue };
-        used.selectors.push(format!("/{}", selector.trim_matches('/')));
+        let Some(used) = uses.get_mut(input) else {
+            continue;
+        };
+        used.selectors
+            .push(format!("/{}", selector.trim_matches('/')));
         used.by_content = by_content;
     }
     for used in &mut uses {
         used.selectors.sort();
         used.selectors.dedup_by(|path, above| {
-            *path == *above || path.strip_prefix(above.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/'))
+            *path == *above
+                || path
+                    .strip_prefix(above.trim_end_matches('/'))
+                    .is_some_and(|rest| rest.starts_with('/'))
         });
     }
     uses
@@ -68,7 +78,11 @@ pub(super) fn cache_map(op: &ExecOp, platform: &Platform, inputs: usize) -> Cach
         .into_iter()
         .map(|used| InputMap {
             selector: (!used.selectors.is_empty())
-                .then(|| FieldHasher::new("weld.op.exec.selectors.v1").texts(&used.selectors).finish())
+                .then(|| {
+                    FieldHasher::new("weld.op.exec.selectors.v1")
+                        .texts(&used.selectors)
+                        .finish()
+                })
                 .map(|digest| to_solver(&digest)),
             slow_key: used.by_content,
             preprocess: false,
@@ -119,7 +133,10 @@ mod tests {
 
     fn exec(mounts: Vec<Mount>) -> ExecOp {
         ExecOp {
-            process: Process { args: vec!["true".into()], ..Process::default() },
+            process: Process {
+                args: vec!["true".into()],
+                ..Process::default()
+            },
             mounts,
             network: NetMode::Unset,
             security: SecurityMode::Sandbox,
@@ -171,7 +188,10 @@ mod tests {
             mount.sharing = CacheSharingOpt::Locked;
         }
         let mut hosts = base.clone();
-        hosts.process.extra_hosts = vec![HostIp { host: "h".into(), ip: "1.2.3.4".into() }];
+        hosts.process.extra_hosts = vec![HostIp {
+            host: "h".into(),
+            ip: "1.2.3.4".into(),
+        }];
         let mut other_address = hosts.clone();
         other_address.process.extra_hosts[0].ip = "5.6.7.8".into();
         let key = |op: &ExecOp| cache_map(op, &platform, 2).digest;

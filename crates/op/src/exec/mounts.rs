@@ -54,9 +54,17 @@ pub(super) async fn prepare(
         _inputs: inputs.to_vec(),
     };
     for mount in &exec.op.mounts {
-        let tree = |input: Option<usize>| input.and_then(|input| inputs.get(input)).map(|tree| (**tree).clone());
+        let tree = |input: Option<usize>| {
+            input
+                .and_then(|input| inputs.get(input))
+                .map(|tree| (**tree).clone())
+        };
         match &mount.kind {
-            MountKind::Bind(bind) => prepared.bind(exec, &mount.dest, bind, tree(bind.input)).await?,
+            MountKind::Bind(bind) => {
+                prepared
+                    .bind(exec, &mount.dest, bind, tree(bind.input))
+                    .await?
+            }
             MountKind::Tmpfs { size } => {
                 let size = (*size > 0).then_some(*size);
                 prepared.mount(exec, &mount.dest, Source::Tmpfs { size }, "", false);
@@ -70,8 +78,11 @@ pub(super) async fn prepare(
     for secret in &exec.op.secret_env {
         let found = find_secret(ctx, &secret.id, secret.optional).await?;
         if let Some(content) = found {
-            let text = String::from_utf8(content.expose().to_vec()).ok().filter(|text| !text.contains('\0'));
-            let text = text.ok_or_else(|| OpError::failed(ExecError::SecretText(secret.id.clone())))?;
+            let text = String::from_utf8(content.expose().to_vec())
+                .ok()
+                .filter(|text| !text.contains('\0'));
+            let text =
+                text.ok_or_else(|| OpError::failed(ExecError::SecretText(secret.id.clone())))?;
             prepared.secret_env.push((secret.name.clone(), text));
         }
     }
@@ -85,13 +96,19 @@ impl Prepared {
     /// A name for the step that no other running one has.
     pub(super) fn step_id(&self) -> String {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        format!("step-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+        format!(
+            "step-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        )
     }
 
     /// The root and whether it is read-only.
     pub(super) fn take_root(&mut self) -> (Source, bool) {
         // An exec operation without a root is refused when its definition is decoded.
-        self.root.take().unwrap_or((Source::Tmpfs { size: None }, true))
+        self.root
+            .take()
+            .unwrap_or((Source::Tmpfs { size: None }, true))
     }
 
     /// Turns what the step changed into results, in the order of the outputs.
@@ -112,7 +129,10 @@ impl Prepared {
                             size: None,
                         })
                         .map(Tree::of)
-                        .map_err(|source| ExecError::Snapshot { action: "commit what the step changed".into(), source }),
+                        .map_err(|source| ExecError::Snapshot {
+                            action: "commit what the step changed".into(),
+                            source,
+                        }),
                 })
                 .collect::<Result<Vec<_>, _>>()
         })
@@ -140,11 +160,16 @@ impl Prepared {
         // A read-only mount that is an output hands its input on.
         let hands_on = bind.readonly && !is_root && base.is_some();
         let source = if let (Some(index), true) = (bind.output, hands_on) {
-            self.outputs.push((index, Made::AsIs(input.unwrap_or_else(Tree::scratch))));
+            self.outputs
+                .push((index, Made::AsIs(input.unwrap_or_else(Tree::scratch))));
             self.shown(exec, dest, base)?
         } else if bind.output.is_some() || base.is_none() || is_root || !bind.readonly {
             let snapshot = child(exec, dest, base).await?;
-            let source = plan(&snapshot.mount_spec().map_err(|source| snapshot_error(dest, source))?);
+            let source = plan(
+                &snapshot
+                    .mount_spec()
+                    .map_err(|source| snapshot_error(dest, source))?,
+            );
             match bind.output {
                 Some(index) => self.outputs.push((index, Made::Changed(snapshot))),
                 None => self._discarded.push(snapshot),
@@ -161,10 +186,17 @@ impl Prepared {
         Ok(())
     }
 
-    fn shown(&self, _exec: &Exec, dest: &str, snapshot: Option<SnapshotRef>) -> Result<Source, OpError> {
+    fn shown(
+        &self,
+        _exec: &Exec,
+        dest: &str,
+        snapshot: Option<SnapshotRef>,
+    ) -> Result<Source, OpError> {
         match snapshot {
             Some(snapshot) => {
-                let spec = snapshot.mount_spec().map_err(|source| snapshot_error(dest, source))?;
+                let spec = snapshot
+                    .mount_spec()
+                    .map_err(|source| snapshot_error(dest, source))?;
                 Ok(plan(&spec))
             }
             None => Ok(Source::Tmpfs { size: None }),
@@ -197,7 +229,11 @@ impl Prepared {
         dest: &str,
         ssh: &SshMount,
     ) -> Result<(), OpError> {
-        let id = if ssh.id.is_empty() { "default" } else { &ssh.id };
+        let id = if ssh.id.is_empty() {
+            "default"
+        } else {
+            &ssh.id
+        };
         let found = ctx
             .with_session(|handle| {
                 let connector = session::of(&handle).and_then(|session| session.agent(id));
@@ -237,14 +273,20 @@ impl Prepared {
                 _ => None,
             })
             .map(|(dest, cache)| {
-                let base = cache.input.and_then(|input| inputs.get(input)).and_then(|tree| tree.snapshot().cloned());
+                let base = cache
+                    .input
+                    .and_then(|input| inputs.get(input))
+                    .and_then(|tree| tree.snapshot().cloned());
                 (key(dest, cache, base.as_ref()), dest, cache, base)
             })
             .collect();
         wanted.sort_by(|(a, ..), (b, ..)| a.cmp(b));
         for (key, dest, cache, base) in wanted {
             if let Some(index) = cache.output {
-                self.outputs.push((index, Made::AsIs(base.clone().map_or_else(Tree::scratch, Tree::of))));
+                self.outputs.push((
+                    index,
+                    Made::AsIs(base.clone().map_or_else(Tree::scratch, Tree::of)),
+                ));
             }
             let request = CacheMountRequest {
                 key,
@@ -257,15 +299,21 @@ impl Prepared {
             };
             let snapshots = exec.worker.snapshots.clone();
             let fill = move |directory: &Path| match &base {
-                Some(base) => snapshots.copy_files(base, directory).map_err(std::io::Error::other),
+                Some(base) => snapshots
+                    .copy_into(base, directory)
+                    .map_err(std::io::Error::other),
                 None => Ok(()),
             };
             let acquired = tokio::select! {
                 acquired = exec.worker.store.cache_mounts().acquire(&request, fill) => acquired,
                 () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
             };
-            let acquired = acquired
-                .map_err(|source| OpError::failed(ExecError::CacheMount { dest: dest.to_owned(), source }))?;
+            let acquired = acquired.map_err(|source| {
+                OpError::failed(ExecError::CacheMount {
+                    dest: dest.to_owned(),
+                    source,
+                })
+            })?;
             let source = Source::Plan(MountPlan::Bind(acquired.path()));
             self._caches.push(acquired);
             self.mount(exec, dest, source, &cache.selector, cache.readonly);
@@ -280,24 +328,36 @@ fn key(dest: &str, cache: &CacheMount, base: Option<&SnapshotRef>) -> String {
     match base {
         None => id.to_owned(),
         Some(base) => {
-            let start = FieldHasher::new("weld.op.cache-mount.v1").number(base.id().0).finish();
+            let start = FieldHasher::new("weld.op.cache-mount.v1")
+                .number(base.id().0)
+                .finish();
             format!("{id}:{}", &start.hex()[..16])
         }
     }
 }
 
-async fn child(exec: &Exec, dest: &str, base: Option<SnapshotRef>) -> Result<MutableSnapshot, OpError> {
+async fn child(
+    exec: &Exec,
+    dest: &str,
+    base: Option<SnapshotRef>,
+) -> Result<MutableSnapshot, OpError> {
     let (snapshots, dest) = (exec.worker.snapshots.clone(), dest.to_owned());
     blocking(move || {
         snapshots
             .create(base.as_ref())
-            .map_err(|source| ExecError::Snapshot { action: format!("make a snapshot for {dest}"), source })
+            .map_err(|source| ExecError::Snapshot {
+                action: format!("make a snapshot for {dest}"),
+                source,
+            })
     })
     .await
 }
 
 fn snapshot_error(dest: &str, source: weld_store::snapshot::SnapshotError) -> OpError {
-    OpError::failed(ExecError::Snapshot { action: format!("mount {dest}"), source })
+    OpError::failed(ExecError::Snapshot {
+        action: format!("mount {dest}"),
+        source,
+    })
 }
 
 async fn find_secret(
@@ -310,9 +370,10 @@ async fn find_secret(
             let session = session::of(&handle);
             async move {
                 match session {
-                    Some(session) => {
-                        session.secret(id).await.map_err(|error| OpError::failed(ExecError::Session(error)))
-                    }
+                    Some(session) => session
+                        .secret(id)
+                        .await
+                        .map_err(|error| OpError::failed(ExecError::Session(error))),
                     None => Ok(None),
                 }
             }
@@ -341,7 +402,11 @@ fn plan(spec: &MountSpec) -> Source {
                 upper: upper.upper.clone(),
                 work: upper.work.clone(),
             }),
-            options: overlay.userxattr.then(|| ("userxattr".to_owned(), None)).into_iter().collect(),
+            options: overlay
+                .userxattr
+                .then(|| ("userxattr".to_owned(), None))
+                .into_iter()
+                .collect(),
         }),
     })
 }

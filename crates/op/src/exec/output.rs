@@ -23,7 +23,13 @@ const SPEED_FREE: u64 = 1 << 20;
 /// The step's streams, and where they come out.
 pub(super) fn channel() -> (Stdio, Output) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    (Stdio::stream(sender), Output { receiver, limit: Limit::new() })
+    (
+        Stdio::stream(sender),
+        Output {
+            receiver,
+            limit: Limit::new(),
+        },
+    )
 }
 
 pub(super) struct Output {
@@ -66,7 +72,10 @@ enum Admission {
 impl Limit {
     /// The limits that the environment sets by BuildKit's names; -1 for none.
     fn new() -> Self {
-        let limit = |name, default| match std::env::var(name).ok().and_then(|text| text.parse::<i64>().ok()) {
+        let limit = |name, default| match std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<i64>().ok())
+        {
             Some(number) => u64::try_from(number).ok(),
             None => Some(default),
         };
@@ -81,11 +90,17 @@ impl Limit {
 
     fn admit(&mut self, bytes: u64) -> Admission {
         self.bytes = self.bytes.saturating_add(bytes);
-        let elapsed = self.began.elapsed().max(Duration::from_secs(1)).as_secs_f64();
+        let elapsed = self
+            .began
+            .elapsed()
+            .max(Duration::from_secs(1))
+            .as_secs_f64();
         let over = if self.size.is_some_and(|limit| self.bytes > limit) {
             Some("log limit reached: set BUILDKIT_STEP_LOG_MAX_SIZE to see more")
         } else if self.bytes > SPEED_FREE
-            && self.speed.is_some_and(|limit| self.bytes as f64 / elapsed > limit as f64 * 10.0)
+            && self
+                .speed
+                .is_some_and(|limit| self.bytes as f64 / elapsed > limit as f64 * 10.0)
         {
             Some("it comes too fast: set BUILDKIT_STEP_LOG_MAX_SPEED to see more")
         } else {
@@ -105,8 +120,13 @@ mod tests {
 
     #[test]
     fn what_is_over_the_limit_is_marked_once() {
-        let mut limit =
-            Limit { began: Instant::now(), bytes: 0, size: Some(100), speed: None, clipped: false };
+        let mut limit = Limit {
+            began: Instant::now(),
+            bytes: 0,
+            size: Some(100),
+            speed: None,
+            clipped: false,
+        };
         assert_eq!(limit.admit(100), Admission::Pass);
         assert!(matches!(limit.admit(1), Admission::Clip(_)));
         assert_eq!(limit.admit(1), Admission::Drop);

@@ -11,7 +11,9 @@ use weld_digest::{Digest, FieldHasher};
 use weld_llb::reference::{ParseReferenceError, Reference};
 use weld_llb::{ImageSource, OciLayoutSource, Platform};
 use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
-use weld_source::image::{Descriptor, Document, DocumentError, MAX_CONFIG, Manifest, NoMatchError, Served};
+use weld_source::image::{
+    Descriptor, Document, DocumentError, MAX_CONFIG, Manifest, NoMatchError, Served,
+};
 use weld_source::oci_layout::{LayoutError, OciLayout, Selector};
 use weld_source::registry::{Anonymous, Credentials, Registry, RegistryError};
 use weld_store::{BlobError, BlobInfo};
@@ -41,7 +43,9 @@ pub enum ImageError {
     #[error(transparent)]
     Layout(Arc<LayoutError>),
     /// The client does not offer the OCI layout.
-    #[error("OCI layout {0:?} is not offered by the client: pass it with --build-context NAME=oci-layout://DIR")]
+    #[error(
+        "OCI layout {0:?} is not offered by the client: pass it with --build-context NAME=oci-layout://DIR"
+    )]
     NoLayout(String),
     /// It is not for the platform.
     #[error("{reference}: {source}")]
@@ -190,7 +194,8 @@ impl Worker {
             None => Arc::new(Anonymous),
         };
         let place = Place::Registry(self.registry_as(credentials));
-        self.resolve_once(session, &place, reference, platform).await
+        self.resolve_once(session, &place, reference, platform)
+            .await
     }
 
     /// As [`Worker::resolve_image`], in an OCI layout that the session offers.
@@ -205,7 +210,8 @@ impl Worker {
         platform: &Platform,
     ) -> Result<Arc<Resolved>, ImageError> {
         let place = open_layout(session, layout).await?;
-        self.resolve_once(session, &place, reference, platform).await
+        self.resolve_once(session, &place, reference, platform)
+            .await
     }
 
     async fn resolve_once(
@@ -232,14 +238,22 @@ impl Worker {
         resolved
     }
 
-    async fn resolve(&self, place: &Place, text: &str, platform: &Platform) -> Result<Resolved, ImageError> {
+    async fn resolve(
+        &self,
+        place: &Place,
+        text: &str,
+        platform: &Platform,
+    ) -> Result<Resolved, ImageError> {
         let reference: Reference = text.parse::<Reference>()?.with_default_tag();
         let root = match place {
             Place::Registry(registry) => registry.resolve(&reference).await?,
             Place::Layout(layout) => {
                 let (layout, selector) = (Arc::clone(layout), Selector::of(&reference));
                 let served = off_reactor(move || layout.resolve(&selector)).await??;
-                weld_source::registry::Resolved { descriptor: served.descriptor.clone(), served: Some(served) }
+                weld_source::registry::Resolved {
+                    descriptor: served.descriptor.clone(),
+                    served: Some(served),
+                }
             }
         };
         let digest = root.descriptor.digest.clone();
@@ -252,14 +266,18 @@ impl Worker {
             let index = match served.document {
                 Document::Manifest(manifest) => {
                     let manifest_digest = served.descriptor.digest;
-                    return self.with_config(place, &reference, digest, manifest_digest, manifest).await;
+                    return self
+                        .with_config(place, &reference, digest, manifest_digest, manifest)
+                        .await;
                 }
                 Document::Index(index) => index,
             };
-            let chosen = index.select(platform).map_err(|source| ImageError::NoMatch {
-                reference: text.to_owned(),
-                source: Arc::new(source),
-            })?;
+            let chosen = index
+                .select(platform)
+                .map_err(|source| ImageError::NoMatch {
+                    reference: text.to_owned(),
+                    source: Arc::new(source),
+                })?;
             served = self.document(place, &reference, chosen).await?;
             self.keep(&reference, &served).await?;
         }
@@ -275,12 +293,21 @@ impl Worker {
     ) -> Result<Served, ImageError> {
         if let Some(bytes) = self.kept(reference, descriptor).await? {
             let document = Document::parse(&bytes, &descriptor.media_type).map_err(|source| {
-                ImageError::Document { reference: reference.to_string(), source: Arc::new(source) }
+                ImageError::Document {
+                    reference: reference.to_string(),
+                    source: Arc::new(source),
+                }
             })?;
-            return Ok(Served { descriptor: descriptor.clone(), bytes, document });
+            return Ok(Served {
+                descriptor: descriptor.clone(),
+                bytes,
+                document,
+            });
         }
         match place {
-            Place::Registry(registry) => Ok(registry.fetch_document(reference.repository(), descriptor).await?),
+            Place::Registry(registry) => Ok(registry
+                .fetch_document(reference.repository(), descriptor)
+                .await?),
             Place::Layout(layout) => {
                 let (layout, descriptor) = (Arc::clone(layout), descriptor.clone());
                 Ok(off_reactor(move || layout.document(&descriptor)).await??)
@@ -301,14 +328,17 @@ impl Worker {
             None => {
                 let fetched = match place {
                     Place::Registry(registry) => {
-                        registry.fetch_bytes(reference.repository(), &manifest.config, MAX_CONFIG).await?
+                        registry
+                            .fetch_bytes(reference.repository(), &manifest.config, MAX_CONFIG)
+                            .await?
                     }
                     Place::Layout(layout) => {
                         let (layout, descriptor) = (Arc::clone(layout), manifest.config.clone());
                         off_reactor(move || layout.bytes(&descriptor, MAX_CONFIG)).await??
                     }
                 };
-                self.put(reference, fetched.clone(), &manifest.config.media_type).await?;
+                self.put(reference, fetched.clone(), &manifest.config.media_type)
+                    .await?;
                 fetched
             }
         };
@@ -317,16 +347,34 @@ impl Worker {
             digest: manifest.config.digest.clone(),
             reason,
         };
-        let parsed: Config = serde_json::from_slice(&config).map_err(|error| bad(error.to_string()))?;
-        let diff_ids = parsed.rootfs.and_then(|rootfs| rootfs.diff_ids).unwrap_or_default();
+        let parsed: Config =
+            serde_json::from_slice(&config).map_err(|error| bad(error.to_string()))?;
+        let diff_ids = parsed
+            .rootfs
+            .and_then(|rootfs| rootfs.diff_ids)
+            .unwrap_or_default();
         if diff_ids.len() != manifest.layers.len() {
-            let reason = format!("it names {} layers, the manifest {}", diff_ids.len(), manifest.layers.len());
+            let reason = format!(
+                "it names {} layers, the manifest {}",
+                diff_ids.len(),
+                manifest.layers.len()
+            );
             return Err(bad(reason));
         }
-        Ok(Resolved { digest, manifest_digest, manifest, config, diff_ids })
+        Ok(Resolved {
+            digest,
+            manifest_digest,
+            manifest,
+            config,
+            diff_ids,
+        })
     }
 
-    async fn kept(&self, reference: &Reference, descriptor: &Descriptor) -> Result<Option<Bytes>, ImageError> {
+    async fn kept(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+    ) -> Result<Option<Bytes>, ImageError> {
         let (blobs, digest) = (self.store.blobs().clone(), descriptor.digest.clone());
         let found = off_reactor(move || match blobs.get(&digest)? {
             Some(blob) => blob.read_all(MAX_CONFIG).map(Some),
@@ -338,24 +386,44 @@ impl Worker {
     }
 
     async fn keep(&self, reference: &Reference, served: &Served) -> Result<(), ImageError> {
-        self.put(reference, served.bytes.clone(), &served.descriptor.media_type).await
+        self.put(
+            reference,
+            served.bytes.clone(),
+            &served.descriptor.media_type,
+        )
+        .await
     }
 
-    async fn put(&self, reference: &Reference, bytes: Bytes, media_type: &str) -> Result<(), ImageError> {
+    async fn put(
+        &self,
+        reference: &Reference,
+        bytes: Bytes,
+        media_type: &str,
+    ) -> Result<(), ImageError> {
         let blobs = self.store.blobs().clone();
-        let info = BlobInfo { media_type: Some(media_type.to_owned()), ..BlobInfo::default() };
+        let info = BlobInfo {
+            media_type: Some(media_type.to_owned()),
+            ..BlobInfo::default()
+        };
         let put = off_reactor(move || blobs.put(&bytes, info).map(drop)).await?;
         put.map_err(|source| store_error(reference, source))
     }
 }
 
 fn store_error(reference: &Reference, source: BlobError) -> ImageError {
-    ImageError::Store { reference: reference.to_string(), source: Arc::new(source) }
+    ImageError::Store {
+        reference: reference.to_string(),
+        source: Arc::new(source),
+    }
 }
 
-async fn off_reactor<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ImageError> {
+async fn off_reactor<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ImageError> {
     // The pool loses work only when the process shuts down.
-    tokio::task::spawn_blocking(work).await.map_err(|_| ImageError::NoLayout("(shutting down)".into()))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ImageError::NoLayout("(shutting down)".into()))
 }
 
 pub(crate) async fn open_layout(
@@ -392,10 +460,15 @@ impl Wanted {
 }
 
 impl Image {
-    async fn resolve(&self, ctx: &OpContext<Tree>) -> Result<(Arc<Resolved>, Place, Reference), OpError> {
+    async fn resolve(
+        &self,
+        ctx: &OpContext<Tree>,
+    ) -> Result<(Arc<Resolved>, Place, Reference), OpError> {
         if let Some(handle) = ctx.next_session(&[]).await {
             drop(handle);
-            return ctx.with_session(|handle| async move { self.resolve_with(session::of(&handle)).await }).await;
+            return ctx
+                .with_session(|handle| async move { self.resolve_with(session::of(&handle)).await })
+                .await;
         }
         self.resolve_with(None).await
     }
@@ -413,13 +486,20 @@ impl Image {
                         None => Arc::new(Anonymous),
                     };
                     let place = Place::Registry(self.worker.registry_as(credentials));
-                    let resolved = self.worker.resolve_once(session, &place, &image.reference, &self.platform).await?;
+                    let resolved = self
+                        .worker
+                        .resolve_once(session, &place, &image.reference, &self.platform)
+                        .await?;
                     check(image, &resolved)?;
                     Ok((resolved, place, image.reference.parse()?))
                 }
                 Wanted::Layout(image) => {
-                    let place = open_layout(session, image.store.as_deref().unwrap_or_default()).await?;
-                    let resolved = self.worker.resolve_once(session, &place, &image.reference, &self.platform).await?;
+                    let place =
+                        open_layout(session, image.store.as_deref().unwrap_or_default()).await?;
+                    let resolved = self
+                        .worker
+                        .resolve_once(session, &place, &image.reference, &self.platform)
+                        .await?;
                     Ok((resolved, place, image.reference.parse()?))
                 }
             }
@@ -451,14 +531,17 @@ impl Op<Tree> for Image {
         let (resolved, ..) = self.resolve(ctx).await?;
         let limit = self.wanted.layer_limit().unwrap_or(u64::MAX);
         let digest = match index {
-            0 => FieldHasher::new("weld.op.image.manifest.v1").digest(&resolved.manifest_digest).number(limit),
+            0 => FieldHasher::new("weld.op.image.manifest.v1")
+                .digest(&resolved.manifest_digest)
+                .number(limit),
             _ => {
-                let count = usize::try_from(limit).unwrap_or(usize::MAX).min(resolved.diff_ids.len());
-                resolved.diff_ids[..count]
-                    .iter()
-                    .fold(FieldHasher::new("weld.op.image.layers.v1").number(count as u64), |hasher, id| {
-                        hasher.digest(id)
-                    })
+                let count = usize::try_from(limit)
+                    .unwrap_or(usize::MAX)
+                    .min(resolved.diff_ids.len());
+                resolved.diff_ids[..count].iter().fold(
+                    FieldHasher::new("weld.op.image.layers.v1").number(count as u64),
+                    |hasher, id| hasher.digest(id),
+                )
             }
         };
         let mut map = CacheMap::new(to_solver(&digest.finish()));
@@ -466,19 +549,35 @@ impl Op<Tree> for Image {
         Ok(map)
     }
 
-    async fn exec(&self, ctx: &OpContext<Tree>, _inputs: Vec<ResultRef<Tree>>) -> Result<Vec<Tree>, OpError> {
+    async fn exec(
+        &self,
+        ctx: &OpContext<Tree>,
+        _inputs: Vec<ResultRef<Tree>>,
+    ) -> Result<Vec<Tree>, OpError> {
         let (resolved, place, reference) = self.resolve(ctx).await?;
-        let limit = self.wanted.layer_limit().and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        let limit = self
+            .wanted
+            .layer_limit()
+            .and_then(|limit| usize::try_from(limit).ok())
+            .unwrap_or(usize::MAX);
         let layers: Vec<Layer> = resolved
             .manifest
             .layers
             .iter()
             .zip(&resolved.diff_ids)
             .take(limit)
-            .map(|(descriptor, diff_id)| Layer { descriptor: descriptor.clone(), diff_id: diff_id.clone() })
+            .map(|(descriptor, diff_id)| Layer {
+                descriptor: descriptor.clone(),
+                diff_id: diff_id.clone(),
+            })
             .collect();
-        let origin = Origin { place, repository: reference.repository().clone() };
-        let work = reporting(ctx, |progress| layers::tree(&self.worker, origin, layers, &self.description, progress));
+        let origin = Origin {
+            place,
+            repository: reference.repository().clone(),
+        };
+        let work = reporting(ctx, |progress| {
+            layers::tree(&self.worker, origin, layers, &self.description, progress)
+        });
         let tree = tokio::select! {
             tree = work => tree.map_err(OpError::failed)?,
             () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),

@@ -14,7 +14,8 @@ use weld_source::registry::RegistryError;
 use weld_source::sink::{BlobSink, TeeReader, Verdict, tee};
 use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
 use weld_store::{
-    BlobError, BlobInfo, BlobRef, Blobs, DbError, Expected, Ingest, NewUsage, Object, RecordType, Started, names,
+    BlobError, BlobInfo, BlobRef, Blobs, DbError, Expected, Ingest, NewUsage, Object, RecordType,
+    Started, names,
 };
 
 use super::image::Place;
@@ -44,7 +45,10 @@ pub(crate) enum LayersError {
     #[error("layer {digest}: {source}")]
     Store { digest: Digest, source: BlobError },
     #[error("layer {digest}: {source}")]
-    Unpack { digest: Digest, source: SnapshotError },
+    Unpack {
+        digest: Digest,
+        source: SnapshotError,
+    },
     #[error("layer {digest}: cannot read it: {source}")]
     Read { digest: Digest, source: io::Error },
     #[error("cannot look a layer up: {0}")]
@@ -91,7 +95,12 @@ pub(super) async fn tree(
         };
         let (name, object) = (chain[number].clone(), Object::Snapshot(snapshot.id()));
         // Nobody waits for it: without the name, the layer is unpacked again some day.
-        drop(worker.store.db().update(move |tx| names::set(tx, &name, &object)));
+        drop(
+            worker
+                .store
+                .db()
+                .update(move |tx| names::set(tx, &name, &object)),
+        );
         parent = Some(snapshot);
     }
     Ok(parent.map_or_else(Tree::scratch, Tree::of))
@@ -117,12 +126,17 @@ fn chain_names(layers: &[Layer]) -> Vec<String> {
 }
 
 /// The highest stack that the store has, and how many layers that is.
-async fn known(worker: &Arc<Worker>, chain: &[String]) -> Result<(Option<SnapshotRef>, usize), LayersError> {
+async fn known(
+    worker: &Arc<Worker>,
+    chain: &[String],
+) -> Result<(Option<SnapshotRef>, usize), LayersError> {
     let (worker, chain) = (Arc::clone(worker), chain.to_vec());
     tokio::task::spawn_blocking(move || {
         for (number, name) in chain.iter().enumerate().rev() {
             let object = worker.store.db().read(|tx| names::get(tx, name))?;
-            let Some(Object::Snapshot(id)) = object else { continue };
+            let Some(Object::Snapshot(id)) = object else {
+                continue;
+            };
             // One that was removed meanwhile is not there.
             if let Ok(Some(snapshot)) = worker.snapshots.get(id) {
                 worker.store.uses().add(&Object::Snapshot(id));
@@ -148,10 +162,19 @@ async fn fetch(
     progress: &Progress,
 ) -> Result<Fetched, LayersError> {
     let digest = &layer.descriptor.digest;
-    let store_error = |source| LayersError::Store { digest: digest.clone(), source };
-    let expected = Expected { digest: Some(digest.clone()), size: Some(layer.descriptor.size) };
+    let store_error = |source| LayersError::Store {
+        digest: digest.clone(),
+        source,
+    };
+    let expected = Expected {
+        digest: Some(digest.clone()),
+        size: Some(layer.descriptor.size),
+    };
     let blobs = worker.store.blobs();
-    let started = blobs.ingest_async(Some(&digest.to_string()), expected).await.map_err(store_error)?;
+    let started = blobs
+        .ingest_async(Some(&digest.to_string()), expected)
+        .await
+        .map_err(store_error)?;
     let ingest = match started {
         Started::Present(blob) => return Ok(Fetched::Blob(blob)),
         Started::Ingest(ingest) => ingest,
@@ -168,8 +191,10 @@ async fn fetch(
             let (layout, descriptor) = (Arc::clone(layout), layer.descriptor.clone());
             let copied = tokio::task::spawn_blocking(move || {
                 let mut file = layout.file(&descriptor)?;
-                copy(&mut file, sink, &descriptor.digest)
-                    .map_err(|source| LayersError::Read { digest: descriptor.digest.clone(), source })
+                copy(&mut file, sink, &descriptor.digest).map_err(|source| LayersError::Read {
+                    digest: descriptor.digest.clone(),
+                    source,
+                })
             });
             return copied.await?.map(Fetched::Blob);
         }
@@ -178,7 +203,8 @@ async fn fetch(
         Some(parent) if sink.position() == 0 => {
             let (sink, reader) = tee(sink);
             let unpacking = unpack(worker, parent, layer, description, reader);
-            let fetching = registry.fetch_blob(&origin.repository, &layer.descriptor, sink, progress);
+            let fetching =
+                registry.fetch_blob(&origin.repository, &layer.descriptor, sink, progress);
             let (fetched, unpacked) = tokio::join!(fetching, unpacking);
             let blob = fetched?.into_inner().into_blob();
             match (unpacked, blob) {
@@ -189,7 +215,9 @@ async fn fetch(
             }
         }
         _ => {
-            let sink = registry.fetch_blob(&origin.repository, &layer.descriptor, sink, progress).await?;
+            let sink = registry
+                .fetch_blob(&origin.repository, &layer.descriptor, sink, progress)
+                .await?;
             let blob = sink.into_blob().ok_or_else(|| LayersError::Read {
                 digest: digest.clone(),
                 source: io::ErrorKind::UnexpectedEof.into(),
@@ -232,7 +260,8 @@ async fn unpack(
     let digest = layer.descriptor.digest.clone();
     let descriptor = LayerDescriptor {
         diff_id: layer.diff_id.clone(),
-        media_type: weld_source::image::media_type::oci_layer_type(&layer.descriptor.media_type).to_owned(),
+        media_type: weld_source::image::media_type::oci_layer_type(&layer.descriptor.media_type)
+            .to_owned(),
         digest: digest.clone(),
         size: layer.descriptor.size,
         annotations: layer.descriptor.annotations.clone(),
@@ -245,7 +274,10 @@ async fn unpack(
     };
     let worker = Arc::clone(worker);
     tokio::task::spawn_blocking(move || {
-        let reader = content.open().map_err(|source| LayersError::Store { digest: digest.clone(), source })?;
+        let reader = content.open().map_err(|source| LayersError::Store {
+            digest: digest.clone(),
+            source,
+        })?;
         worker
             .snapshots
             .apply(parent.as_ref(), reader, &descriptor, usage)
@@ -264,7 +296,12 @@ struct StoreSink {
 
 impl StoreSink {
     fn new(blobs: Blobs, ingest: Box<Ingest>, info: BlobInfo) -> Self {
-        Self { blobs, ingest: Some(ingest), info, blob: None }
+        Self {
+            blobs,
+            ingest: Some(ingest),
+            info,
+            blob: None,
+        }
     }
 
     fn into_blob(self) -> Option<BlobRef> {
@@ -274,12 +311,20 @@ impl StoreSink {
     /// The ingest; a new one if the last one proved wrong.
     fn ingest(&mut self) -> io::Result<&mut Ingest> {
         if self.ingest.is_none() {
-            match self.blobs.ingest(None, Expected::default()).map_err(io::Error::other)? {
+            match self
+                .blobs
+                .ingest(None, Expected::default())
+                .map_err(io::Error::other)?
+            {
                 Started::Ingest(ingest) => self.ingest = Some(ingest),
-                Started::Present(_) => return Err(io::Error::other("a blob without a digest is not known")),
+                Started::Present(_) => {
+                    return Err(io::Error::other("a blob without a digest is not known"));
+                }
             }
         }
-        self.ingest.as_deref_mut().ok_or_else(|| io::Error::other("the ingest was not made"))
+        self.ingest
+            .as_deref_mut()
+            .ok_or_else(|| io::Error::other("the ingest was not made"))
     }
 }
 
@@ -324,9 +369,12 @@ fn copy(from: &mut impl Read, mut sink: StoreSink, expected: &Digest) -> io::Res
         sink.write(Bytes::copy_from_slice(&buffer[..count]))?;
     }
     match sink.finish(expected)? {
-        Verdict::Right => sink.into_blob().ok_or_else(|| io::Error::other("the blob was not kept")),
-        Verdict::Wrong { actual } => {
-            Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is damaged: its digest is {actual}")))
-        }
+        Verdict::Right => sink
+            .into_blob()
+            .ok_or_else(|| io::Error::other("the blob was not kept")),
+        Verdict::Wrong { actual } => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it is damaged: its digest is {actual}"),
+        )),
     }
 }
