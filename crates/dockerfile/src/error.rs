@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::excerpt::printable;
 use crate::lint::Rule;
 use crate::shell::ExpandError;
 use crate::source::{LineRange, Mark, SourceFile};
@@ -161,9 +162,9 @@ impl fmt::Display for Error {
             }
             f.write_str(" ")?;
         }
-        write!(f, "{}", self.0.kind)?;
+        f.write_str(&printable(&self.0.kind.to_string()))?;
         if let Some(suggestion) = &self.0.suggestion {
-            write!(f, " (did you mean {suggestion}?)")?;
+            write!(f, " (did you mean {}?)", printable(suggestion))?;
         }
         Ok(())
     }

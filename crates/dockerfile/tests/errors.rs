@@ -278,3 +278,13 @@ fn a_word_that_cannot_be_expanded_is_pointed_at() {
     );
     assert_eq!(error.marked().map(|mark| mark.column), Some(3));
 }
+
+#[test]
+fn control_characters_do_not_reach_the_terminal() {
+    let error = error("FROM a\nX\u{1b}[2J y\n");
+    assert_eq!(
+        error.to_string(),
+        "Dockerfile:2: unknown instruction: X\u{fffd}[2J"
+    );
+    assert!(!error.excerpt().unwrap().contains('\u{1b}'));
+}

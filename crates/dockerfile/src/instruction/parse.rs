@@ -74,7 +74,7 @@ fn parse_kind(statement: &Statement, escape: char) -> Result<Kind, Error> {
         "ARG" => return parse_arg(statement, escape).map(Kind::Arg),
         "STOPSIGNAL" => return whole(text, "STOPSIGNAL").map(Kind::StopSignal),
         "ADD" => return parse_add(statement).map(Kind::Add),
-        "COPY" => return parse_copy(statement).map(Kind::Copy),
+        "COPY" => return parse_copy(statement, escape).map(Kind::Copy),
         "RUN" => return parse_run(statement).map(Kind::Run),
         "HEALTHCHECK" => return parse_healthcheck(statement).map(Kind::Healthcheck),
         _ if !KEYWORDS.contains(&keyword.as_str()) => return Err(unknown(statement)),
@@ -247,12 +247,12 @@ fn parse_add(statement: &Statement) -> Result<Add, Error> {
     })
 }
 
-fn parse_copy(statement: &Statement) -> Result<Copy, Error> {
+fn parse_copy(statement: &Statement, escape: char) -> Result<Copy, Error> {
     let own = [("from", Takes::Text), ("parents", Takes::Bool)];
     let flags = Flags::parse(statement, &[&TRANSFER_FLAGS[..], &own].concat())?;
     let from = flags.text("from");
     if let (Some(from), Some(mark)) = (&from, flags.mark("from")) {
-        check_from_flag(from).map_err(|error| error.mark(mark))?;
+        check_from_flag(from, escape).map_err(|error| error.mark(mark))?;
     }
     Ok(Copy {
         transfer: parse_transfer(statement, &flags, "COPY")?,
@@ -262,8 +262,8 @@ fn parse_copy(statement: &Statement) -> Result<Copy, Error> {
 }
 
 /// `--from` must be the same with all variables unset, quotes and escapes removed.
-fn check_from_flag(from: &str) -> Result<(), Error> {
-    let expansion = Lexer::new('\\').expand(from, &NoVariables)?;
+fn check_from_flag(from: &str, escape: char) -> Result<(), Error> {
+    let expansion = Lexer::new(escape).expand(from, &NoVariables)?;
     if expansion.text == from {
         return Ok(());
     }
@@ -447,7 +447,7 @@ fn parse_healthcheck(statement: &Statement) -> Result<Healthcheck, Error> {
             let instruction = "HEALTHCHECK";
             Err(ErrorKind::NoArgument { instruction }.into())
         }
-        "NONE" if command.is_empty() => Ok(Healthcheck {
+        "NONE" if arguments::json_or_words(command)?.is_empty() => Ok(Healthcheck {
             test: HealthTest::None,
             interval: None,
             timeout: None,

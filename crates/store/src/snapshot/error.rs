@@ -5,6 +5,7 @@ use weld_digest::Digest;
 
 use super::changes::TreeError;
 use crate::blobs::BlobError;
+use crate::content_key::KeyError;
 use crate::db::DbError;
 use crate::layer::LayerError;
 use crate::mount::MountError;
@@ -61,6 +62,14 @@ pub enum SnapshotError {
         id: SnapshotId,
         /// What went wrong.
         source: MountError,
+    },
+    /// It has no content key.
+    #[error("snapshot {id}: content key: {source}")]
+    Key {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// What went wrong.
+        source: KeyError,
     },
     /// A blob of it could not be read or written.
     #[error(transparent)]

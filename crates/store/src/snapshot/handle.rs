@@ -10,6 +10,7 @@ use super::driver::Driver;
 use super::record::{LayerDescriptor, Origin, Record};
 use super::store::{FILES, lock, open};
 use super::{SnapshotError, Snapshots};
+use crate::content_key::KeyTree;
 use crate::layer::root_of;
 use crate::mount::{MountSpec, Mounted, OverlayUpper};
 use crate::object::SnapshotId;
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     /// The directories that show its files, lowest first.
     stack: OnceLock<Stack>,
     unpacking: Mutex<()>,
+    /// Its content keys as far as they were asked for.
+    pub(super) keys: OnceLock<KeyTree>,
     /// Held while a layer blob or content keys are computed, so that it is done once.
     pub(super) computing: Mutex<()>,
     pin: Pin,
@@ -57,6 +60,7 @@ impl Shared {
             parents,
             stack: OnceLock::new(),
             unpacking: Mutex::default(),
+            keys: OnceLock::new(),
             computing: Mutex::default(),
             pin,
         }

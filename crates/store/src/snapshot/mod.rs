@@ -12,6 +12,7 @@ mod driver;
 mod error;
 mod farm;
 mod handle;
+mod keys;
 mod layers;
 pub(crate) mod node;
 mod record;
