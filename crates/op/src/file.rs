@@ -13,6 +13,7 @@ mod copy;
 mod destination;
 mod error;
 mod mode;
+mod op;
 mod owner;
 mod resolve;
 mod sequence;
@@ -27,6 +28,7 @@ pub use copy::{Copy, Source};
 pub use destination::{Destination, Owner};
 pub use error::FileError;
 pub use mode::{ModeChange, SymbolicMode};
+pub(crate) use op::File;
 pub use owner::{Identity, OwnerOption};
 pub use sequence::{SequenceError, Workshop, run};
 
