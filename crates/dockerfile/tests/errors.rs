@@ -105,6 +105,7 @@ fn errors_that_are_about_the_whole_file() {
     );
     assert_eq!(*error("ARG a=1\n").kind(), ErrorKind::NoStages);
     assert!(matches!(error("RUN a\n").kind(), ErrorKind::NoStage { .. }));
+    assert!(error("\r").excerpt().is_some());
     let long = format!("FROM a\nRUN {}\n", "x".repeat(70_000));
     let error_of_long = error(&long);
     assert!(matches!(
@@ -276,4 +277,14 @@ fn a_word_that_cannot_be_expanded_is_pointed_at() {
         "Dockerfile:3: failed to process \"${x:?no\": syntax error: missing '}'"
     );
     assert_eq!(error.marked().map(|mark| mark.column), Some(3));
+}
+
+#[test]
+fn control_characters_do_not_reach_the_terminal() {
+    let error = error("FROM a\nX\u{1b}[2J y\n");
+    assert_eq!(
+        error.to_string(),
+        "Dockerfile:2: unknown instruction: X\u{fffd}[2J"
+    );
+    assert!(!error.excerpt().unwrap().contains('\u{1b}'));
 }

@@ -360,7 +360,7 @@ fn healthchecks() {
         panic!()
     };
     assert_eq!(check.test, HealthTest::Exec(vec!["a".into()]));
-    let Kind::Healthcheck(check) = only("healthcheck none") else {
+    let Kind::Healthcheck(check) = only("healthcheck none []") else {
         panic!()
     };
     assert_eq!(check.test, HealthTest::None);

@@ -161,6 +161,12 @@ impl Collector {
         }
     }
 
+    /// Takes a file or directory away that no record names any more.
+    pub(crate) fn take_away(&self, path: &Path) -> Result<(), CollectError> {
+        self.0.trash.take(path).map_err(remove_error(path))?;
+        Ok(())
+    }
+
     /// Deletes what was removed.
     pub(crate) fn empty_trash(&self) -> Result<(), CollectError> {
         let trash = &self.0.trash;

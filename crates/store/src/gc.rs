@@ -25,7 +25,7 @@ use crate::usage::USAGE;
 type ForgetSnapshot = fn(&WriteTransaction, SnapshotId) -> Result<(), DbError>;
 
 /// What every module has to remove from its tables with a snapshot.
-const FORGET_SNAPSHOT: &[ForgetSnapshot] = &[];
+const FORGET_SNAPSHOT: &[ForgetSnapshot] = &[crate::snapshot::forget];
 
 /// Where a snapshot's files are: all of them are beneath this directory, named by its number, so
 /// that the collector finds what no record names.

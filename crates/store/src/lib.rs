@@ -15,6 +15,7 @@ pub mod blobs;
 pub mod cache_mounts;
 mod clock;
 mod collector;
+pub mod content_key;
 pub mod db;
 mod durability;
 mod gc;

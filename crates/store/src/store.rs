@@ -37,6 +37,7 @@ const TABLES: &[CreateTables] = &[
     crate::names::create_tables,
     crate::records::keys::create_tables,
     crate::records::results::create_tables,
+    crate::snapshot::create_tables,
 ];
 
 type CreateTables = fn(&WriteTransaction) -> Result<(), DbError>;

@@ -1,5 +1,8 @@
 //! From statements to typed instructions.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use super::flags::{Flags, Spec, Takes};
 use super::kinds::{
     Add, Arg, ArgDefinition, CommandLine, Copy, Device, Env, Expose, HealthTest, Healthcheck,
@@ -14,7 +17,6 @@ use crate::lexer::Statement;
 use crate::shell::{Lexer, NoVariables};
 use crate::stage::{Stage, WrittenName};
 use crate::suggest;
-use std::time::Duration;
 
 /// Every keyword, for suggestions.
 pub(crate) const KEYWORDS: [&str; 18] = [
@@ -74,7 +76,7 @@ fn parse_kind(statement: &Statement, escape: char) -> Result<Kind, Error> {
         "ARG" => return parse_arg(statement, escape).map(Kind::Arg),
         "STOPSIGNAL" => return whole(text, "STOPSIGNAL").map(Kind::StopSignal),
         "ADD" => return parse_add(statement).map(Kind::Add),
-        "COPY" => return parse_copy(statement).map(Kind::Copy),
+        "COPY" => return parse_copy(statement, escape).map(Kind::Copy),
         "RUN" => return parse_run(statement).map(Kind::Run),
         "HEALTHCHECK" => return parse_healthcheck(statement).map(Kind::Healthcheck),
         _ if !KEYWORDS.contains(&keyword.as_str()) => return Err(unknown(statement)),
@@ -149,17 +151,18 @@ fn parse_pairs(
     })
 }
 
-/// The text of the first comment in the form `NAME text`.
-fn doc_comment(comments: &[String], name: &str) -> Option<String> {
-    comments.iter().find_map(|comment| {
-        let text = comment.strip_prefix(name)?.strip_prefix(' ')?;
-        Some(text.to_owned())
-    })
+/// Texts of comments in the form `NAME text`, by name; the first of a name counts.
+fn doc_comments(comments: &[String]) -> HashMap<&str, &str> {
+    let pairs = comments
+        .iter()
+        .filter_map(|comment| comment.split_once(' '));
+    pairs.rev().collect()
 }
 
 fn parse_arg(statement: &Statement, escape: char) -> Result<Arg, Error> {
     let words = arguments::quoted_words(statement.arguments(), escape);
     let words = at_least_one(words, "ARG")?;
+    let docs = doc_comments(&statement.comments);
     let definition = |word: String| {
         let (name, default) = match word.split_once('=') {
             Some(("", _)) => {
@@ -169,7 +172,7 @@ fn parse_arg(statement: &Statement, escape: char) -> Result<Arg, Error> {
             Some((name, default)) => (name.to_owned(), Some(default.to_owned())),
             None => (word, None),
         };
-        let doc = doc_comment(&statement.comments, &name);
+        let doc = docs.get(name.as_str()).map(|text| (*text).to_owned());
         Ok(ArgDefinition { name, default, doc })
     };
     let definitions = words
@@ -203,9 +206,10 @@ fn parse_from(statement: &Statement) -> Result<Stage, Error> {
     let flags = Flags::parse(statement, &[("platform", Takes::Text)])?;
     Ok(Stage {
         index: 0,
-        doc: name
-            .as_ref()
-            .and_then(|name| doc_comment(&statement.comments, name)),
+        doc: name.as_deref().and_then(|name| {
+            let docs = doc_comments(&statement.comments);
+            docs.get(name).map(|text| (*text).to_owned())
+        }),
         name,
         written_name,
         base: base.clone(),
@@ -247,12 +251,12 @@ fn parse_add(statement: &Statement) -> Result<Add, Error> {
     })
 }
 
-fn parse_copy(statement: &Statement) -> Result<Copy, Error> {
+fn parse_copy(statement: &Statement, escape: char) -> Result<Copy, Error> {
     let own = [("from", Takes::Text), ("parents", Takes::Bool)];
     let flags = Flags::parse(statement, &[&TRANSFER_FLAGS[..], &own].concat())?;
     let from = flags.text("from");
     if let (Some(from), Some(mark)) = (&from, flags.mark("from")) {
-        check_from_flag(from).map_err(|error| error.mark(mark))?;
+        check_from_flag(from, escape).map_err(|error| error.mark(mark))?;
     }
     Ok(Copy {
         transfer: parse_transfer(statement, &flags, "COPY")?,
@@ -262,8 +266,8 @@ fn parse_copy(statement: &Statement) -> Result<Copy, Error> {
 }
 
 /// `--from` must be the same with all variables unset, quotes and escapes removed.
-fn check_from_flag(from: &str) -> Result<(), Error> {
-    let expansion = Lexer::new('\\').expand(from, &NoVariables)?;
+fn check_from_flag(from: &str, escape: char) -> Result<(), Error> {
+    let expansion = Lexer::new(escape).expand(from, &NoVariables)?;
     if expansion.text == from {
         return Ok(());
     }
@@ -447,7 +451,7 @@ fn parse_healthcheck(statement: &Statement) -> Result<Healthcheck, Error> {
             let instruction = "HEALTHCHECK";
             Err(ErrorKind::NoArgument { instruction }.into())
         }
-        "NONE" if command.is_empty() => Ok(Healthcheck {
+        "NONE" if arguments::json_or_words(command)?.is_empty() => Ok(Healthcheck {
             test: HealthTest::None,
             interval: None,
             timeout: None,

@@ -11,7 +11,8 @@ use weld_runtime::{
 
 /// An image, a place for changes and a runtime.
 pub(crate) struct Bed {
-    pub(crate) dir: TempDir,
+    dir: PathBuf,
+    _kept: Option<TempDir>,
     pub(crate) runtime: Runtime,
 }
 
@@ -39,18 +40,31 @@ impl Bed {
 
     pub(crate) fn with(change: impl FnOnce(&mut RuntimeConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        make_image(&dir.path().join("image"));
-        for name in ["upper", "work"] {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
+        let bed = Self::make(dir.path(), change);
+        Self {
+            _kept: Some(dir),
+            ..bed
         }
-        let mut config = RuntimeConfig::embedded(dir.path().join("state"));
+    }
+
+    /// One that stays when it is dropped.
+    pub(crate) fn in_directory(dir: &Path) -> Self {
+        Self::make(dir, |_| {})
+    }
+
+    fn make(dir: &Path, change: impl FnOnce(&mut RuntimeConfig)) -> Self {
+        make_image(&dir.join("image"));
+        let mut config = RuntimeConfig::embedded(dir.join("state"));
         change(&mut config);
-        let runtime = Runtime::new(config).unwrap();
-        Self { dir, runtime }
+        Self {
+            dir: dir.to_owned(),
+            _kept: None,
+            runtime: Runtime::new(config).unwrap(),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.dir.join(name)
     }
 
     /// An overlay of the image with the changes in `upper`.
@@ -129,8 +143,9 @@ pub(crate) fn make_image(image: &Path) {
     std::fs::copy("/bin/busybox", &busybox).expect("busybox-static is installed");
     let list = std::process::Command::new(&busybox).arg("--list").output().unwrap();
     for name in String::from_utf8(list.stdout).unwrap().lines() {
-        if name != "busybox" {
-            symlink("busybox", image.join("bin").join(name)).unwrap();
+        let link = image.join("bin").join(name);
+        if name != "busybox" && link.symlink_metadata().is_err() {
+            symlink("busybox", link).unwrap();
         }
     }
     let passwd = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\n";

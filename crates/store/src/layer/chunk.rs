@@ -68,11 +68,6 @@ impl ChunkWriter {
         }
     }
 
-    /// How many bytes were written in all.
-    pub(super) fn length(&self) -> u64 {
-        self.length
-    }
-
     /// Sends what is left; the takers see the end when this value goes.
     pub(super) fn finish(mut self) -> io::Result<u64> {
         if !self.filling.is_empty() {

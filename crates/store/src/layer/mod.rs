@@ -22,6 +22,7 @@ mod unpack;
 
 pub use apply::{Applied, ApplyOptions, Whiteouts, apply};
 pub use compress::{Compression, LayerWriter, ParseCompressionError, Written, write};
+pub(crate) use diff::root_of;
 pub use diff::{DiffOptions, DiffSource, open_root, write_diff};
 pub use entry::{Entry, EntryKind};
 pub use error::LayerError;

@@ -131,6 +131,11 @@ impl AsFd for Mounted {
     }
 }
 
+/// Whether the kernel takes as many lower directories as [`MAX_OVERLAY_LOWERS`]; it does since 6.5.
+pub(crate) fn takes_many_lowers() -> bool {
+    overlay::takes_many_lowers()
+}
+
 fn bind(path: &Path, read_only: bool) -> Result<OwnedFd, MountError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC

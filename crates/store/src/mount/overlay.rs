@@ -152,3 +152,11 @@ pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, MountError> {
     )
     .map_err(|errno| MountError::new("open the directory", path, errno))
 }
+
+/// Whether the kernel takes lower directories one by one.
+pub(super) fn takes_many_lowers() -> bool {
+    let Ok(context) = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) else {
+        return false;
+    };
+    fsconfig_set_string(&context, "lowerdir+", "/").is_ok()
+}

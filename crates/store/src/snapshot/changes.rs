@@ -63,7 +63,7 @@ pub(crate) fn layer_changes<E: From<TreeError>>(
     userxattr: bool,
     visit: impl FnMut(Change<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut walk = Walk {
+    let walk = Walk {
         below,
         opaque: opaque_attribute(userxattr),
         path: Vec::new(),
@@ -86,7 +86,7 @@ pub(crate) fn tree_changes<E: From<TreeError>>(
     upper: BorrowedFd<'_>,
     visit: impl FnMut(Change<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut walk = Walk {
+    let walk = Walk {
         below: None,
         opaque: opaque_attribute(false),
         path: Vec::new(),

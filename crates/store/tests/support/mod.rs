@@ -93,6 +93,7 @@ fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// One change of a tree. Paths are few, so that changes meet each other.
 #[derive(Clone, Debug)]
+#[allow(dead_code)]
 pub(crate) enum Op {
     File(PathBuf, Vec<u8>),
     Sparse(PathBuf, u64, u64),

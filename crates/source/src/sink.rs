@@ -162,6 +162,11 @@ impl FileSink {
         })
     }
 
+    /// The digest of what is there.
+    pub fn digest(&self) -> Digest {
+        self.hasher.0.clone().finish()
+    }
+
     /// The file.
     pub fn into_file(self) -> File {
         self.file
@@ -189,7 +194,7 @@ impl BlobSink for FileSink {
     }
 
     fn finish(&mut self, expected: &Digest) -> io::Result<Verdict> {
-        Ok(Verdict::of(self.hasher.0.clone().finish(), expected))
+        Ok(Verdict::of(self.digest(), expected))
     }
 }
 
