@@ -123,22 +123,28 @@ impl Storage {
                 io::ErrorKind::NotFound => damaged("the database's file is missing"),
                 _ => error,
             })?;
-        let len = file.metadata()?.len();
-        if len < file_len {
+        let (draining, active) = open_logs(directory, applied, boot, file_len)?;
+        // A checkpoint that did not come to its end may have cut it to the floor of its log.
+        let floor = draining.as_ref().unwrap_or(&active).floor;
+        if file.metadata()?.len() < file_len.min(floor) {
             return Err(damaged("the database's file is cut off"));
         }
-        let (draining, active) = open_logs(directory, applied, boot, file_len)?;
+        let mut state = State {
+            file,
+            len: active.len,
+            draining,
+            active,
+            waiting: BTreeMap::new(),
+            len_logged: true,
+        };
+        if applied == 0 && state.is_unborn()? {
+            let log = Log::create(&log_path(directory, 1), 1, 0, boot)?;
+            (state.draining, state.active, state.len) = (None, Layer::new(log, 0), 0);
+        }
         Ok(Self {
             directory: directory.to_owned(),
             boot,
-            state: RwLock::new(State {
-                file,
-                len: active.len,
-                draining,
-                active,
-                waiting: BTreeMap::new(),
-                len_logged: true,
-            }),
+            state: RwLock::new(state),
             checkpoint: Mutex::default(),
         })
     }
@@ -156,20 +162,18 @@ impl Storage {
             .checkpoint
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        // One that an earlier checkpoint did not get done with.
+        let left = self.read_state().draining.is_some();
+        if left {
+            self.drain()?;
+        }
         self.switch()?;
-        let applied = self.apply()?;
-        write_applied(&self.directory.join(APPLIED), applied)?;
-        let drained = self.write_state().draining.take();
-        // Its generation does not count any more; this only gives its space back.
-        drained.map_or(Ok(()), |layer| layer.log.file.set_len(0))
+        self.drain()
     }
 
-    /// Has new writes go to a new log, unless an earlier checkpoint did that and failed then.
+    /// Has new writes go to a new log.
     fn switch(&self) -> io::Result<()> {
         let mut state = self.write_state();
-        if state.draining.is_some() {
-            return Ok(());
-        }
         state.append()?;
         let generation = state.active.log.generation + 1;
         let path = log_path(&self.directory, generation);
@@ -177,6 +181,14 @@ impl Storage {
         let next = Layer::new(log, state.len);
         state.draining = Some(std::mem::replace(&mut state.active, next));
         Ok(())
+    }
+
+    fn drain(&self) -> io::Result<()> {
+        let applied = self.apply()?;
+        write_applied(&self.directory.join(APPLIED), applied)?;
+        let drained = self.write_state().draining.take();
+        // Its generation does not count any more; this only gives its space back.
+        drained.map_or(Ok(()), |layer| layer.log.file.set_len(0))
     }
 
     /// Copies the draining log into the file; returns what is applied then. Readers find these
@@ -289,6 +301,15 @@ fn write_applied(path: &Path, (generation, len): (u64, u64)) -> io::Result<()> {
 }
 
 impl State {
+    /// Whether the machine went down before the database had written its first page.
+    fn is_unborn(&self) -> io::Result<bool> {
+        let mut start = [0; 8];
+        if self.len >= start.len() as u64 {
+            self.read(0, &mut start)?;
+        }
+        Ok(start == [0; 8])
+    }
+
     fn place(&self, page: u64) -> Place<'_> {
         if let Some(content) = self.waiting.get(&page) {
             return Place::Memory(content);
@@ -434,3 +455,6 @@ impl StorageBackend for Backend {
         self.0.write_state().append()
     }
 }
+
+#[cfg(test)]
+mod tests;
