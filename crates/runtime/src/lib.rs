@@ -4,6 +4,7 @@
 compile_error!("weld-runtime runs on Linux only");
 
 mod agent;
+mod beneath;
 mod capability;
 mod cgroup;
 mod check;

@@ -204,7 +204,11 @@ impl Cgroups {
             let Some(hierarchy) = self.system.legacy_with(controller) else {
                 continue;
             };
-            if cgroup.legacy.iter().any(|known| known.hierarchy == *hierarchy) {
+            if cgroup
+                .legacy
+                .iter()
+                .any(|known| known.hierarchy == *hierarchy)
+            {
                 continue;
             }
             match Legacy::create(hierarchy, below) {
@@ -236,7 +240,11 @@ impl Cgroups {
             let attached = own.and_then(|own| own.as_ref().unwrap_or(common).attach(&group.dir));
             return attached.map_err(group.error("restrict devices"));
         }
-        match cgroup.legacy.iter().find(|legacy| legacy.has_controller("devices")) {
+        match cgroup
+            .legacy
+            .iter()
+            .find(|legacy| legacy.has_controller("devices"))
+        {
             Some(legacy) => {
                 legacy.group.write("devices.deny", "a")?;
                 for line in devices::legacy_lines(&rules) {
@@ -279,7 +287,11 @@ impl Cgroups {
 
 fn legacy_view(hierarchy: &Hierarchy, cgroup: &StepCgroup) -> Option<LegacyView> {
     let name = hierarchy.mount.file_name()?.to_str()?.to_owned();
-    let dir = match cgroup.legacy.iter().find(|made| made.hierarchy == *hierarchy) {
+    let dir = match cgroup
+        .legacy
+        .iter()
+        .find(|made| made.hierarchy == *hierarchy)
+    {
         Some(made) => made.group.path.clone(),
         None => hierarchy.own.clone(),
     };

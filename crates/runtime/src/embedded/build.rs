@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -16,6 +16,7 @@ use super::root::{Missing, Root, Stubs};
 use super::scratch::Scratch;
 use super::tree::{self, Scope};
 use crate::agent::AgentConnector;
+use crate::beneath;
 use crate::cgroup::View;
 use crate::error::RuntimeError;
 use crate::layout::{MASKED, Planned, READ_ONLY, What, clean};
@@ -48,11 +49,32 @@ pub(super) struct Builder<'a> {
     listeners: Vec<Listener>,
 }
 
-/// A mounted tree.
+/// A tree to be mounted.
 enum Tree {
+    /// A detached mount.
     Detached(OwnedFd),
-    /// Attached on the scratch directory; can be cloned, not moved.
+    /// A directory or file of a mount that is attached: to be cloned.
     Attached(OwnedFd),
+}
+
+/// What becomes of a mount point that was created.
+#[derive(Clone, Copy)]
+enum Stub {
+    /// Removed after the step, if it is still empty.
+    Removed,
+    /// Kept: `/proc`, `/dev` and the like, which other builders leave in images too.
+    Kept,
+}
+
+impl Stub {
+    fn of(what: &What) -> Self {
+        match what {
+            What::Proc | What::Dev | What::Pts | What::Shm { .. } | What::Mqueue => Self::Kept,
+            What::Sys { .. } | What::Cgroup { .. } => Self::Kept,
+            What::ResolvConf | What::Hosts | What::Mount(_) => Self::Removed,
+            What::Secret(_) | What::Agent(_) => Self::Removed,
+        }
+    }
 }
 
 impl<'a> Builder<'a> {
@@ -69,15 +91,13 @@ impl<'a> Builder<'a> {
         let action = describe(&source);
         let mounted = mount_source(source, &mut inputs.scratch).map_err(fail(&action))?;
         let fd = match mounted {
-            Tree::Detached(fd) => {
-                let set = attributes(false, inputs.no_devices);
-                tree::change(fd.as_fd(), Scope::Recursive, set, tree::PRIVATE)
-                    .map_err(fail("set attributes"))?;
-                inputs.scratch.attach(&fd).map_err(fail("attach"))?;
-                fd
-            }
-            Tree::Attached(fd) => fd,
+            Tree::Detached(fd) => fd,
+            Tree::Attached(fd) => tree::clone_fd(&fd).map_err(fail("clone"))?,
         };
+        let set = attributes(false, inputs.no_devices);
+        tree::change(fd.as_fd(), Scope::Recursive, set, tree::PRIVATE)
+            .map_err(fail("set attributes"))?;
+        inputs.scratch.attach(&fd).map_err(fail("attach"))?;
         let root = Root::new(fd, stubs).map_err(fail("open"))?;
         Ok(Self {
             inputs,
@@ -101,9 +121,9 @@ impl<'a> Builder<'a> {
                 .mount_cgroup(&target, writable)
                 .map_err(mount_error(&target, "mount cgroup")),
             other => {
-                let action = action(&other);
+                let (action, stub) = (action(&other), Stub::of(&other));
                 let (fd, missing) = self.make_own(other).map_err(mount_error(&target, action))?;
-                self.attach(&target, &fd, missing)
+                self.attach(&target, &fd, missing, stub)
             }
         }
     }
@@ -161,7 +181,7 @@ impl<'a> Builder<'a> {
 
     fn mount_dev(&mut self, target: &Path) -> io::Result<()> {
         let fd = dev::new_dev()?;
-        let at = self.root.open_target(target, Missing::DIRECTORY)?;
+        let at = self.root.open_or_create(target, Missing::DIRECTORY)?;
         tree::attach(&fd, at.as_fd())?;
         dev::populate(&fd)?;
         for device in &self.inputs.devices {
@@ -218,13 +238,14 @@ impl<'a> Builder<'a> {
             true => Missing::DIRECTORY,
             false => Missing::File,
         };
-        self.attach(target, &fd, missing)
+        self.attach(target, &fd, missing, Stub::Removed)
     }
 
     /// The tree of `source`; that of an equal plan if there was one.
     fn open_source(&mut self, source: Source) -> io::Result<Tree> {
-        let Source::Plan(plan) = source else {
-            return mount_source(source, &mut self.inputs.scratch);
+        let plan = match source {
+            Source::Plan(plan @ MountPlan::Overlay(_)) => plan,
+            other => return mount_source(other, &mut self.inputs.scratch),
         };
         if let Some((_, fd)) = self.shared.iter().find(|(known, _)| *known == plan) {
             return Ok(Tree::Attached(fd.try_clone()?));
@@ -258,9 +279,7 @@ impl<'a> Builder<'a> {
         if whole {
             return tree::clone_fd(&fd).map_err(mount_error(target, "clone"));
         }
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let at = match openat2(&fd, &path, flags, Mode::empty(), resolve) {
+        let at = match beneath::open(&fd, &path, OFlags::PATH) {
             Ok(at) => at,
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 return Err(RuntimeError::SubPathNotFound {
@@ -282,15 +301,17 @@ impl<'a> Builder<'a> {
         target: &Path,
         fd: &OwnedFd,
         missing: Missing,
+        stub: Stub,
     ) -> Result<(), RuntimeError> {
         let refuse = |reason| RuntimeError::MountTarget {
             target: target.to_owned(),
             reason,
         };
-        let at = match self.root.open_target(target, missing) {
-            Ok(at) => at,
-            Err(error) => return Err(target_error(target, error)),
+        let opened = match stub {
+            Stub::Removed => self.root.open_target(target, missing),
+            Stub::Kept => self.root.open_or_create(target, missing),
         };
+        let at = opened.map_err(|error| target_error(target, error))?;
         let in_proc =
             fstatfs(&at).is_ok_and(|stat| i64::from(stat.f_type) == libc::PROC_SUPER_MAGIC);
         if in_proc {
@@ -353,12 +374,16 @@ impl<'a> Builder<'a> {
     }
 
     fn null_file(&self) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let null = match &self.dev {
+        tree::clone_fd(self.open_null(OFlags::PATH)?)
+    }
+
+    /// Opens the step's `/dev/null`, or the host's if the step has its own `/dev`.
+    pub(super) fn open_null(&self, flags: OFlags) -> io::Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
+        Ok(match &self.dev {
             Some(dev) => openat(dev, "null", flags, Mode::empty())?,
             None => openat(CWD, "/dev/null", flags, Mode::empty())?,
-        };
-        tree::clone_fd(&null)
+        })
     }
 
     /// Opens the working directory; if it is missing, it is created as `uid` and `gid`'s.
@@ -502,7 +527,10 @@ fn mount_plan(plan: &MountPlan, scratch: &mut Scratch) -> io::Result<Tree> {
             Mounted::Detached(fd) => Tree::Detached(fd),
             Mounted::Attached(fd) => Tree::Attached(fd),
         }),
-        MountPlan::Bind(path) => tree::clone_path(path).map(Tree::Detached),
+        MountPlan::Bind(path) => {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            Ok(Tree::Attached(openat(CWD, path, flags, Mode::empty())?))
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, symlinkat,
+    FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -160,14 +160,4 @@ pub(super) fn new_pts() -> io::Result<OwnedFd> {
     // The group `tty` may lack in a user namespace.
     tree::new_fs("devpts", &options, attributes)
         .or_else(|_| tree::new_fs("devpts", &plain, attributes))
-}
-
-/// The host's `/dev/null`, for the standard input of a step.
-pub(super) fn open_null() -> io::Result<OwnedFd> {
-    Ok(openat(
-        CWD,
-        "/dev/null",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
 }

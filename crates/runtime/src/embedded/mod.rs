@@ -23,6 +23,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use rustix::fs::OFlags;
 use rustix::process::{
     PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, getpid, pidfd_open, waitid,
 };
@@ -144,8 +145,6 @@ impl Embedded {
         listeners: oneshot::Sender<Vec<Listener>>,
     ) -> Result<Started, RuntimeError> {
         prepare_namespaces(&step)?;
-        // Opened while the host's files can be seen.
-        let stdin = dev::open_null().map_err(sandbox("open /dev/null"))?;
         let planned = take_mounts(&mut step);
         let root = std::mem::replace(&mut step.root, crate::spec::Source::Tmpfs { size: None });
         let mut builder = Builder::new(root, self.inputs(&step, cgroup)?, stubs)?;
@@ -159,6 +158,9 @@ impl Embedded {
                 .protect_kernel()
                 .map_err(sandbox("hide files of the kernel"))?;
         }
+        let stdin = builder
+            .open_null(OFlags::RDONLY)
+            .map_err(sandbox("open /dev/null"))?;
         let env = environment(&builder, &step, &ids)?;
         let name = step.args.first().map_or("", String::as_str);
         let path = program::find(builder.root(), &step.cwd, &step.env, name)?;
@@ -186,7 +188,7 @@ impl Embedded {
                 .iter()
                 .map(rlimit::resolve)
                 .collect::<Result<_, _>>()?,
-            capabilities: self.capabilities(step.security),
+            capabilities: self.capabilities(step.security, ids.uid),
             filter: (step.security == Security::Sandbox).then_some(&self.filter),
             oom_score_adj: self.oom_score_adj.map(decimal),
             new_cgroup_namespace: self.cgroups.namespaced() && cgroup.unified_dir().is_some(),
@@ -218,17 +220,17 @@ impl Embedded {
         })
     }
 
-    fn capabilities(&self, security: Security) -> Capabilities {
+    fn capabilities(&self, security: Security, uid: u32) -> Capabilities {
         let available = self.held.permitted & self.held.bounding;
+        let default = capability::default_set();
         match security {
-            Security::Sandbox => {
-                let default = capability::default_set();
-                Capabilities {
-                    bounding: default,
-                    permitted: default & available,
-                    ambient: 0,
-                }
-            }
+            Security::Sandbox => Capabilities {
+                bounding: default,
+                // Other users lose them when the program is executed; it is to be executable
+                // without them.
+                permitted: if uid == 0 { default & available } else { 0 },
+                ambient: 0,
+            },
             Security::Insecure => Capabilities {
                 bounding: self.held.bounding,
                 permitted: available,

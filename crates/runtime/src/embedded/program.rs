@@ -2,13 +2,13 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, OFlags, fstat};
 
 use super::root::Root;
+use crate::beneath;
 use crate::error::RuntimeError;
 
 /// Where programs are looked up if the step has no `PATH`.
@@ -83,9 +83,7 @@ enum Check {
 }
 
 fn check(root: &Root<'_>, path: &Path) -> Check {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let opened: Result<OwnedFd, _> = openat2(root, path, flags, Mode::empty(), resolve);
+    let opened = beneath::open(root, path, OFlags::PATH);
     let Ok(stat) = opened.and_then(fstat) else {
         return Check::Missing;
     };

@@ -9,17 +9,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid, chownat, fstat,
-    futimens, mkdirat, openat, openat2, readlinkat, statat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timestamps, Uid, chownat, fstat, futimens, mkdirat,
+    openat, readlinkat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::tree;
+use crate::beneath;
 
 /// How many symbolic links one path may lead through, as in the kernel.
 const MAX_LINKS: usize = 40;
-
-const CONTAINED: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
 /// What is created where nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +56,7 @@ impl<'a> Root<'a> {
 
     /// Opens `path`, which must be there, without following links out of the root.
     pub(super) fn open(&self, path: &Path) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        Ok(openat2(&self.fd, path, flags, Mode::empty(), CONTAINED)?)
+        Ok(beneath::open(&self.fd, path, OFlags::PATH)?)
     }
 
     /// Opens `path` to mount on it. What is missing is created, and removed by the stubs' cleaning
@@ -104,8 +102,7 @@ impl<'a> Root<'a> {
 
     fn create(&self, path: &Path, missing: Missing) -> io::Result<Created> {
         let (mut at, mut rest) = self.walk(path)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = openat2(&self.fd, &at, flags, Mode::empty(), CONTAINED)?;
+        let parent = beneath::open(&self.fd, &at, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let before = fstat(&parent)?;
         let mut fd = self.open(&at)?;
         let mut paths = Vec::new();
@@ -138,8 +135,7 @@ impl<'a> Root<'a> {
                 continue;
             }
             let next = at.join(&name);
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = match openat2(&self.fd, &next, flags, Mode::empty(), CONTAINED) {
+            let fd = match beneath::open(&self.fd, &next, OFlags::PATH | OFlags::NOFOLLOW) {
                 Ok(fd) => fd,
                 Err(Errno::NOENT) => {
                     rest.push_front(name);
@@ -283,9 +279,7 @@ fn remove_empty(root: &OwnedFd, path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = CONTAINED | ResolveFlags::NO_SYMLINKS;
-    let dir = match openat2(root, parent, flags, Mode::empty(), resolve) {
+    let dir = match beneath::open_plain(root, parent, OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(dir) => dir,
         // The step removed or replaced what the mount point was in.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
