@@ -13,6 +13,7 @@ mod control;
 mod embedded;
 mod error;
 mod layout;
+mod mount;
 mod output;
 mod privilege;
 mod resolv;

@@ -10,7 +10,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::tree;
+use crate::mount::tree;
 use crate::spec::{Device, DeviceKind};
 
 /// Character devices that every step has: name, major, minor.

@@ -4,18 +4,13 @@
 //! The thread stays until the step has ended, since the kernel kills the step when the thread that
 //! started it ends. So the step cannot outlive this process, whatever ends it.
 
-mod assets;
 mod build;
 mod child;
 mod clone;
 mod dev;
 mod namespace;
-mod overlay;
 mod program;
 mod rlimit;
-mod root;
-mod scratch;
-mod tree;
 
 use std::ffi::CString;
 use std::io;
@@ -35,19 +30,17 @@ use crate::config::DnsConfig;
 use crate::control::Control;
 use crate::error::RuntimeError;
 use crate::layout::take_mounts;
+use crate::mount::{Listener, Materials, Scratch, Stubs};
 use crate::resolv;
 use crate::seccomp::Filter;
 use crate::spec::{Network, Security, StepSpec, User, UserIds};
 use crate::status::ExitStatus;
 use crate::user;
-pub(crate) use build::Listener;
-use build::{Builder, Inputs};
+use build::Builder;
 use child::{Capabilities, Child, Failed, Stage, Started};
 pub(crate) use dev::STANDARD as STANDARD_DEVICES;
 use namespace::Entered;
 pub(crate) use rlimit::resolve as resolve_ulimit;
-use root::Stubs;
-use scratch::Scratch;
 
 /// What all steps share.
 #[derive(Debug)]
@@ -147,7 +140,12 @@ impl Embedded {
         prepare_namespaces(&step)?;
         let planned = take_mounts(&mut step);
         let root = std::mem::replace(&mut step.root, crate::spec::Source::Tmpfs { size: None });
-        let mut builder = Builder::new(root, self.inputs(&step, cgroup)?, stubs)?;
+        let mut devices = std::mem::take(&mut step.devices);
+        if step.security == Security::Insecure {
+            devices.extend(dev::insecure_devices());
+        }
+        let materials = self.materials(&step, cgroup)?;
+        let mut builder = Builder::new(root, materials, cgroup.view(), devices, stubs)?;
         let ids = find_user(&builder, &step.user)?;
         for mount in planned {
             builder.mount(mount)?;
@@ -200,24 +198,13 @@ impl Embedded {
         started
     }
 
-    fn inputs<'a>(
-        &self,
-        step: &StepSpec,
-        cgroup: &'a StepCgroup,
-    ) -> Result<Inputs<'a>, RuntimeError> {
-        let mut devices = step.devices.clone();
-        if step.security == Security::Insecure {
-            devices.extend(dev::insecure_devices());
-        }
-        Ok(Inputs {
-            scratch: Scratch::new(self.scratch.clone()),
-            hosts: resolv::hosts(hostname(step), &step.extra_hosts),
-            resolv_conf: resolv::resolv_conf(&self.dns, step.network)
-                .map_err(sandbox("read /etc/resolv.conf"))?,
-            cgroup: cgroup.view(),
-            devices,
-            no_devices: cgroup.devices_unrestricted,
-        })
+    fn materials(&self, step: &StepSpec, cgroup: &StepCgroup) -> Result<Materials, RuntimeError> {
+        let scratch = Scratch::new(self.scratch.clone());
+        let hosts = resolv::hosts(step.hostname(), &step.extra_hosts);
+        let resolv_conf = resolv::resolv_conf(&self.dns, step.network)
+            .map_err(sandbox("read /etc/resolv.conf"))?;
+        let no_devices = cgroup.devices_unrestricted;
+        Ok(Materials::new(scratch, hosts, resolv_conf, no_devices))
     }
 
     fn capabilities(&self, security: Security, uid: u32) -> Capabilities {
@@ -240,15 +227,8 @@ impl Embedded {
     }
 }
 
-fn hostname(step: &StepSpec) -> &str {
-    match step.hostname.as_str() {
-        "" => crate::spec::DEFAULT_HOSTNAME,
-        name => name,
-    }
-}
-
 fn prepare_namespaces(step: &StepSpec) -> Result<(), RuntimeError> {
-    rustix::system::sethostname(hostname(step).as_bytes())
+    rustix::system::sethostname(step.hostname().as_bytes())
         .map_err(|errno| sandbox("set the hostname")(errno.into()))?;
     if step.network == Network::None {
         namespace::loopback_up().map_err(sandbox("bring up the loopback interface"))?;

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::tree::{self, Scope};
+use crate::mount::tree::{self, Scope};
 use crate::spec::Network;
 
 /// The calling thread is in namespaces of its own until this is dropped.

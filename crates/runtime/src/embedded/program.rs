@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, OFlags, fstat};
 
-use super::root::Root;
 use crate::beneath;
 use crate::error::RuntimeError;
+use crate::mount::Root;
 
 /// Where programs are looked up if the step has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -22,7 +22,7 @@ const MAX_LINKS: usize = 40;
 
 /// What is created where nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(crate) enum Missing {
     /// An empty file, in new directories if need be.
     File,
     /// A directory and its parents.
@@ -36,11 +36,11 @@ pub(super) enum Missing {
 
 impl Missing {
     /// A directory of root's.
-    pub(super) const DIRECTORY: Self = Self::Directory { uid: 0, gid: 0 };
+    pub(crate) const DIRECTORY: Self = Self::Directory { uid: 0, gid: 0 };
 }
 
 /// The root directory of a step's file system, mounted in this thread's mount namespace.
-pub(super) struct Root<'a> {
+pub(crate) struct Root<'a> {
     fd: OwnedFd,
     /// The device number, which tells it from other mounts.
     mount: u64,
@@ -49,19 +49,19 @@ pub(super) struct Root<'a> {
 
 impl<'a> Root<'a> {
     /// The root whose directory is `fd`. What is created for mounts goes to `stubs`.
-    pub(super) fn new(fd: OwnedFd, stubs: &'a mut Stubs) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd, stubs: &'a mut Stubs) -> io::Result<Self> {
         let mount = fstat(&fd)?.st_dev;
         Ok(Self { fd, mount, stubs })
     }
 
     /// Opens `path`, which must be there, without following links out of the root.
-    pub(super) fn open(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub(crate) fn open(&self, path: &Path) -> io::Result<OwnedFd> {
         Ok(beneath::open(&self.fd, path, OFlags::PATH)?)
     }
 
     /// Opens `path` to mount on it. What is missing is created, and removed by the stubs' cleaning
     /// if it is still empty then.
-    pub(super) fn open_target(&mut self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
+    pub(crate) fn open_target(&mut self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
         match self.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let created = self.create(path, missing)?;
@@ -75,7 +75,7 @@ impl<'a> Root<'a> {
     }
 
     /// Opens `path`, creating what is missing for good.
-    pub(super) fn open_or_create(&self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
+    pub(crate) fn open_or_create(&self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
         match self.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Ok(self.create(path, missing)?.fd)
@@ -244,7 +244,7 @@ fn times(stat: &Stat) -> Timestamps {
 
 /// Files and directories that were created for mounts to sit on.
 #[derive(Default)]
-pub(super) struct Stubs {
+pub(crate) struct Stubs {
     /// A copy of the root mount that nothing is mounted in.
     root: Option<OwnedFd>,
     /// Without links in them, in the order of creation.
@@ -254,7 +254,7 @@ pub(super) struct Stubs {
 }
 
 impl Stubs {
-    pub(super) fn new(with_parents: bool) -> Self {
+    pub(crate) fn new(with_parents: bool) -> Self {
         Self {
             with_parents,
             ..Self::default()
@@ -263,7 +263,7 @@ impl Stubs {
 
     /// Removes what is still empty. Must be called from outside of the step's mount namespace, for
     /// in it nothing can be removed that a mount sits on.
-    pub(super) fn remove_empty(self) -> io::Result<()> {
+    pub(crate) fn remove_empty(self) -> io::Result<()> {
         let Some(root) = self.root else { return Ok(()) };
         let mut first_error = Ok(());
         for path in self.paths.iter().rev() {
