@@ -139,17 +139,7 @@ impl Cgroups {
 
     /// Makes the cgroups of a step and sets its limits.
     pub(crate) fn create(&self, step: &StepSpec) -> Result<StepCgroup, RuntimeError> {
-        let parent = match &step.cgroup_parent {
-            Some(parent) if parent.to_string_lossy().contains(".slice:") => {
-                return Err(RuntimeError::InvalidSpec {
-                    field: "cgroup parent",
-                    reason: "systemd's slice:prefix:name form is not supported".to_owned(),
-                });
-            }
-            Some(parent) => clean(parent),
-            None => self.parent.clone(),
-        };
-        let below = self.below(&parent).join(&step.id);
+        let below = self.below(&self.parent_of(step)?).join(&step.id);
         let optional = step.resources.is_empty() && step.cgroup_parent.is_none();
         let mut cgroup = StepCgroup {
             unified: self.create_unified(&below, &step.resources, optional)?,
@@ -162,6 +152,28 @@ impl Cgroups {
         self.restrict(&mut cgroup, step)?;
         cgroup.view = self.view(&cgroup);
         Ok(cgroup)
+    }
+
+    /// The cgroup of a step as an absolute path in each hierarchy, for another runtime to make it.
+    pub(crate) fn path_for(&self, step: &StepSpec) -> Result<Option<PathBuf>, RuntimeError> {
+        if self.system == System::default() {
+            return Ok(None);
+        }
+        let below = self.below(&self.parent_of(step)?).join(&step.id);
+        Ok(Some(Path::new("/").join(below)))
+    }
+
+    fn parent_of(&self, step: &StepSpec) -> Result<PathBuf, RuntimeError> {
+        match &step.cgroup_parent {
+            Some(parent) if parent.to_string_lossy().contains(".slice:") => {
+                Err(RuntimeError::InvalidSpec {
+                    field: "cgroup parent",
+                    reason: "systemd's slice:prefix:name form is not supported".to_owned(),
+                })
+            }
+            Some(parent) => Ok(clean(parent)),
+            None => Ok(self.parent.clone()),
+        }
     }
 
     /// `parent/weld/TAG`, relative to a hierarchy's root.

@@ -45,7 +45,7 @@ const LINKS: &[(&str, &str)] = &[
 ];
 
 /// The devices of an insecure step beyond the standard ones.
-pub(super) fn insecure_devices() -> Vec<Device> {
+pub(crate) fn insecure_devices() -> Vec<Device> {
     let device = |name: &str, kind, major, minor| Device {
         path: Path::new("/dev").join(name),
         kind,

@@ -9,8 +9,6 @@ mod child;
 mod clone;
 mod dev;
 mod namespace;
-mod program;
-mod rlimit;
 
 use std::ffi::CString;
 use std::io;
@@ -29,18 +27,19 @@ use crate::cgroup::{Cgroups, StepCgroup};
 use crate::config::DnsConfig;
 use crate::control::Control;
 use crate::error::RuntimeError;
+use crate::identity;
 use crate::layout::take_mounts;
 use crate::mount::{Listener, Materials, Scratch, Stubs};
+use crate::program;
 use crate::resolv;
+use crate::rlimit;
 use crate::seccomp::Filter;
-use crate::spec::{Network, Security, StepSpec, User, UserIds};
+use crate::spec::{Network, Security, StepSpec};
 use crate::status::ExitStatus;
-use crate::user;
 use build::Builder;
 use child::{Capabilities, Child, Failed, Stage, Started};
-pub(crate) use dev::STANDARD as STANDARD_DEVICES;
-use namespace::Entered;
-pub(crate) use rlimit::resolve as resolve_ulimit;
+pub(crate) use dev::{STANDARD as STANDARD_DEVICES, insecure_devices};
+pub(crate) use namespace::Entered;
 
 /// What all steps share.
 #[derive(Debug)]
@@ -142,11 +141,11 @@ impl Embedded {
         let root = std::mem::replace(&mut step.root, crate::spec::Source::Tmpfs { size: None });
         let mut devices = std::mem::take(&mut step.devices);
         if step.security == Security::Insecure {
-            devices.extend(dev::insecure_devices());
+            devices.extend(insecure_devices());
         }
         let materials = self.materials(&step, cgroup)?;
         let mut builder = Builder::new(root, materials, cgroup.view(), devices, stubs)?;
-        let ids = find_user(&builder, &step.user)?;
+        let ids = identity::find_user(builder.root(), &step.user)?;
         for mount in planned {
             builder.mount(mount)?;
         }
@@ -159,7 +158,7 @@ impl Embedded {
         let stdin = builder
             .open_null(OFlags::RDONLY)
             .map_err(sandbox("open /dev/null"))?;
-        let env = environment(&builder, &step, &ids)?;
+        let env = c_strings("env", &identity::environment(builder.root(), &step, &ids)?)?;
         let name = step.args.first().map_or("", String::as_str);
         let path = program::find(builder.root(), &step.cwd, &step.env, name)?;
         let sockets = builder.enter(step.read_only_root)?;
@@ -179,7 +178,7 @@ impl Embedded {
             cwd: cwd.as_fd(),
             uid: ids.uid,
             gid: ids.gid,
-            groups: all_groups(&ids),
+            groups: identity::all_groups(&ids),
             set_groups: self.set_groups,
             rlimits: step
                 .ulimits
@@ -234,39 +233,6 @@ fn prepare_namespaces(step: &StepSpec) -> Result<(), RuntimeError> {
         namespace::loopback_up().map_err(sandbox("bring up the loopback interface"))?;
     }
     Ok(())
-}
-
-fn find_user(builder: &Builder<'_>, user: &User) -> Result<UserIds, RuntimeError> {
-    match user {
-        User::Ids(ids) => Ok(ids.clone()),
-        User::Named(name) => Ok(user::lookup(builder.root(), name)?),
-    }
-}
-
-/// The supplementary groups, with the primary one among them as other runtimes have it.
-fn all_groups(ids: &UserIds) -> Vec<u32> {
-    let mut groups = vec![ids.gid];
-    groups.extend(ids.groups.iter().filter(|group| **group != ids.gid));
-    groups
-}
-
-fn environment(
-    builder: &Builder<'_>,
-    step: &StepSpec,
-    ids: &UserIds,
-) -> Result<Vec<CString>, RuntimeError> {
-    let mut env = c_strings("env", &step.env)?;
-    let set = |entry: &String| {
-        entry
-            .strip_prefix("HOME=")
-            .is_some_and(|home| !home.is_empty())
-    };
-    if !step.env.iter().any(set) {
-        env.retain(|entry| !entry.as_bytes().starts_with(b"HOME="));
-        let home = user::home(builder.root().as_fd(), ids.uid)?;
-        env.push(c_string("env", [b"HOME=", home.as_slice()].concat())?);
-    }
-    Ok(env)
 }
 
 fn c_string(field: &'static str, bytes: Vec<u8>) -> Result<CString, RuntimeError> {

@@ -84,20 +84,38 @@ impl<'a> Root<'a> {
         }
     }
 
+    /// Notes what somebody else will create for a mount on `path`.
+    pub(crate) fn expect_stub(&mut self, path: &Path) -> io::Result<()> {
+        let (mut at, rest) = match self.walk(path) {
+            // Whoever mounts there tells that.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+            other => other?,
+        };
+        let mut paths = Vec::new();
+        for name in rest {
+            at.push(name);
+            paths.push(at.clone());
+        }
+        self.add_stubs(paths)
+    }
+
+    fn add_stubs(&mut self, mut paths: Vec<PathBuf>) -> io::Result<()> {
+        if self.stubs.root.is_none() {
+            self.stubs.root = Some(tree::clone_single(&self.fd)?);
+        }
+        if !self.stubs.with_parents {
+            paths.drain(..paths.len().saturating_sub(1));
+        }
+        self.stubs.paths.extend(paths);
+        Ok(())
+    }
+
     fn note_stub(&mut self, created: &Created) -> io::Result<()> {
         // What lies in another mount, such as a cache, stays there as with other runtimes.
         if fstat(&created.parent)?.st_dev != self.mount {
             return Ok(());
         }
-        if self.stubs.root.is_none() {
-            self.stubs.root = Some(tree::clone_single(&self.fd)?);
-        }
-        if self.stubs.with_parents {
-            self.stubs.paths.extend(created.paths.iter().cloned());
-        } else {
-            self.stubs.paths.extend(created.paths.last().cloned());
-        }
-        Ok(())
+        self.add_stubs(created.paths.clone())
     }
 
     fn create(&self, path: &Path, missing: Missing) -> io::Result<Created> {

@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, Mode, mkdirat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::tree;
 
-/// Numbered empty directories, each used once per step. Steps share the directories but not what is
+/// Numbered empty directories and files, each used once per step. Steps share them but not what is
 /// mounted on them, since each has a mount namespace of its own.
 pub(crate) struct Scratch {
     base: PathBuf,
@@ -29,6 +29,15 @@ impl Scratch {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
+        self.next += 1;
+        Ok(path)
+    }
+
+    /// An unused file.
+    pub(crate) fn file_place(&mut self) -> io::Result<PathBuf> {
+        let path = self.base.join(format!("{}-file", self.next));
+        let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::CLOEXEC;
+        openat(CWD, &path, flags, Mode::from_raw_mode(0o600))?;
         self.next += 1;
         Ok(path)
     }

@@ -16,7 +16,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// The path to execute for `name`: itself if it has a slash, else the first executable file of that
 /// name in the directories of `PATH`.
-pub(super) fn find(
+pub(crate) fn find(
     root: &Root<'_>,
     cwd: &Path,
     env: &[String],
@@ -62,7 +62,7 @@ fn not_executable(name: &str, reason: &str) -> RuntimeError {
 }
 
 /// Why the kernel refused to execute `program`, which was there.
-pub(super) fn refused(program: &str, error: io::Error) -> RuntimeError {
+pub(crate) fn refused(program: &str, error: io::Error) -> RuntimeError {
     match error.raw_os_error() {
         // The file is there, so what is missing is what it needs: an interpreter or a loader.
         Some(libc::ENOENT) => RuntimeError::NoSuchProgram {
