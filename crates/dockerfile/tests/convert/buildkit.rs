@@ -39,8 +39,7 @@ fn recording() -> Recording {
     serde_json::from_str(include_str!("buildkit.json")).unwrap()
 }
 
-/// The differences of one case.
-fn compare(images: &BTreeMap<String, String>, case: &Case) -> Vec<String> {
+fn host(images: &BTreeMap<String, String>, case: &Case) -> FakeHost {
     let mut host = FakeHost::default();
     for (reference, config) in images {
         host = host.image(reference, config);
@@ -49,12 +48,19 @@ fn compare(images: &BTreeMap<String, String>, case: &Case) -> Vec<String> {
         let (context, path) = place.split_once('|').unwrap();
         host = host.file(context, path, data);
     }
-    let options: Vec<(&str, &str)> = case
-        .options
-        .iter()
+    host
+}
+
+fn options(case: &Case) -> Vec<(&str, &str)> {
+    let options = case.options.iter();
+    options
         .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    let build = match host.build(&options) {
+        .collect()
+}
+
+/// The differences of one case.
+fn compare(images: &BTreeMap<String, String>, case: &Case) -> Vec<String> {
+    let build = match host(images, case).build(&options(case)) {
         Ok(build) => build,
         Err(error) => return vec![error.to_string()],
     };
@@ -85,11 +91,13 @@ fn compare(images: &BTreeMap<String, String>, case: &Case) -> Vec<String> {
             ));
         }
         let config = serde_json::to_value(&result.image).unwrap();
-        if config != expected.config {
-            differences.push(format!(
-                "config:\n{config:#}\nBuildKit:\n{:#}",
-                expected.config
-            ));
+        let mut expected = expected.config.clone();
+        // Go has two kinds of nothing.
+        if expected["rootfs"]["diff_ids"].is_null() {
+            expected["rootfs"]["diff_ids"] = serde_json::json!([]);
+        }
+        if config != expected {
+            differences.push(format!("config:\n{config:#}\nBuildKit:\n{expected:#}"));
         }
     }
     differences
@@ -115,23 +123,9 @@ fn warnings_are_those_of_buildkit() {
     let recording = recording();
     let mut differing = Vec::new();
     for case in &recording.cases {
-        let mut host = FakeHost::default();
-        for (reference, config) in &recording.images {
-            host = host.image(reference, config);
-        }
-        for (place, data) in &case.files {
-            let (context, path) = place.split_once('|').unwrap();
-            host = host.file(context, path, data);
-        }
-        let options: Vec<(&str, &str)> = case
-            .options
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        if host.build(&options).is_err() {
-            continue;
-        }
-        // BuildKit writes `Rule: message (line N)`, and visits sets of names in any order.
+        let host = host(&recording.images, case);
+        host.build(&options(case)).unwrap();
+        // BuildKit writes `Rule: message (line N)`, and repeats itself for each word.
         let mut expected: Vec<String> = case
             .warnings
             .iter()
@@ -143,7 +137,9 @@ fn warnings_are_those_of_buildkit() {
             .collect();
         let mut warnings = host.warnings.lock().unwrap().clone();
         expected.sort();
+        expected.dedup();
         warnings.sort();
+        warnings.dedup();
         if warnings != expected {
             differing.push(format!(
                 "{}: {warnings:#?}\nBuildKit: {expected:#?}",
