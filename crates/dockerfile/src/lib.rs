@@ -12,7 +12,6 @@ pub mod instruction;
 pub mod lint;
 pub mod port;
 pub mod shell;
-pub mod signal;
 pub mod suggest;
 
 mod arguments;

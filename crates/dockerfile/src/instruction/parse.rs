@@ -1,5 +1,8 @@
 //! From statements to typed instructions.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use super::flags::{Flags, Spec, Takes};
 use super::kinds::{
     Add, Arg, ArgDefinition, CommandLine, Copy, Device, Env, Expose, HealthTest, Healthcheck,
@@ -14,7 +17,6 @@ use crate::lexer::Statement;
 use crate::shell::{Lexer, NoVariables};
 use crate::stage::{Stage, WrittenName};
 use crate::suggest;
-use std::time::Duration;
 
 /// Every keyword, for suggestions.
 pub(crate) const KEYWORDS: [&str; 18] = [
@@ -149,17 +151,18 @@ fn parse_pairs(
     })
 }
 
-/// The text of the first comment in the form `NAME text`.
-fn doc_comment(comments: &[String], name: &str) -> Option<String> {
-    comments.iter().find_map(|comment| {
-        let text = comment.strip_prefix(name)?.strip_prefix(' ')?;
-        Some(text.to_owned())
-    })
+/// Texts of comments in the form `NAME text`, by name; the first of a name counts.
+fn doc_comments(comments: &[String]) -> HashMap<&str, &str> {
+    let pairs = comments
+        .iter()
+        .filter_map(|comment| comment.split_once(' '));
+    pairs.rev().collect()
 }
 
 fn parse_arg(statement: &Statement, escape: char) -> Result<Arg, Error> {
     let words = arguments::quoted_words(statement.arguments(), escape);
     let words = at_least_one(words, "ARG")?;
+    let docs = doc_comments(&statement.comments);
     let definition = |word: String| {
         let (name, default) = match word.split_once('=') {
             Some(("", _)) => {
@@ -169,7 +172,7 @@ fn parse_arg(statement: &Statement, escape: char) -> Result<Arg, Error> {
             Some((name, default)) => (name.to_owned(), Some(default.to_owned())),
             None => (word, None),
         };
-        let doc = doc_comment(&statement.comments, &name);
+        let doc = docs.get(name.as_str()).map(|text| (*text).to_owned());
         Ok(ArgDefinition { name, default, doc })
     };
     let definitions = words
@@ -203,9 +206,10 @@ fn parse_from(statement: &Statement) -> Result<Stage, Error> {
     let flags = Flags::parse(statement, &[("platform", Takes::Text)])?;
     Ok(Stage {
         index: 0,
-        doc: name
-            .as_ref()
-            .and_then(|name| doc_comment(&statement.comments, name)),
+        doc: name.as_deref().and_then(|name| {
+            let docs = doc_comments(&statement.comments);
+            docs.get(name).map(|text| (*text).to_owned())
+        }),
         name,
         written_name,
         base: base.clone(),
