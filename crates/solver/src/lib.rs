@@ -24,6 +24,8 @@ pub mod keystore;
 mod op;
 mod progress;
 mod session;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod trace;
 mod results;
 mod value;

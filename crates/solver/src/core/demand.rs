@@ -1,7 +1,7 @@
 //! Demand: which state an edge is wanted to reach, by its dependents and by requests.
 
 use super::{
-    Core,
+    Core, faulty,
     graph::{EdgeState, TaskSlot, VertexId},
     io::EdgeId,
 };
@@ -72,7 +72,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         match self.vertices[vertex].exec {
             TaskSlot::Idle if need_exec => self.start_exec(vertex),
             slot @ TaskSlot::Running(_) if !need_exec => {
-                self.vertices[vertex].exec = self.wind(slot);
+                let winding = self.wind(slot);
+                self.vertices[vertex].exec = if faulty!(self, RunsOverlap) { TaskSlot::Idle } else { winding };
                 self.set_cancelled(vertex);
             }
             _ => {}

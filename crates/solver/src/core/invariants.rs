@@ -38,6 +38,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
         Ok(())
     }
 
+    /// Whether a job can reach the vertex of a task from one of its roots.
+    pub fn reaches(&self, job: super::JobId, task: super::TaskId) -> bool {
+        let (Some(job), Some(task)) = (self.jobs.get(job), self.tasks.get(task)) else { return false };
+        let mut seen = std::collections::BTreeSet::new();
+        let mut work = job.roots.clone();
+        while let Some(edge) = work.pop() {
+            if !seen.insert(edge) {
+                continue;
+            }
+            let state = &self.edges[edge];
+            if state.vertex == task.vertex {
+                return true;
+            }
+            if let Phase::Forwarded(target) = state.phase {
+                work.push(target);
+            }
+            let vertex = &self.vertices[state.vertex];
+            work.extend(vertex.slots.iter().map(|slot| slot.declared).chain(vertex.sub_builds().iter().copied()));
+        }
+        false
+    }
+
     fn check_ownership(&self) -> Result<(), Broken> {
         let mut owners: BTreeMap<super::EdgeId, u32> = BTreeMap::new();
         let mut own = |edge| *owners.entry(edge).or_default() += 1;

@@ -62,11 +62,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
         InputKeys { input: slot as u32, keys }
     }
 
-    /// Whether the input can be named in a look-up.
-    pub(super) fn can_be_found(&self, edge: EdgeId, slot: usize) -> bool {
-        self.first_alternative(edge, slot, KeyUse::finds).is_some()
-    }
-
     /// The key that follows from one usable name per input.
     fn derived_key(&self, edge: EdgeId, usable: impl Fn(KeyUse) -> bool + Copy) -> Option<KeyId> {
         let state = &self.edges[edge];

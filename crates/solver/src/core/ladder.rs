@@ -7,7 +7,7 @@
 //!    completed and the operation runs.
 
 use super::{
-    Core, faulty,
+    Core,
     graph::{EdgeState, Hit, Phase, Step, TaskSlot},
     io::EdgeId,
 };
@@ -217,13 +217,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Raises inputs by one rung. Returns whether any is on its way.
     fn raise_inputs(&mut self, edge: EdgeId) -> bool {
         let all_hit = self.edges[edge].slots.iter().all(|slot| slot.hit == Hit::Yes);
-        let needless = faulty!(self, InputRaisedNeedlessly);
         // Once every input leads somewhere, no input is completed while another may still find a key without that.
         let slow_first = all_hit && self.edges[edge].slots.iter().any(|slot| slot.state < EdgeState::CacheSlow);
         let mut raising = false;
         for slot in 0..self.edges[edge].slots.len() {
             let state = self.edges[edge].slots[slot];
-            let want = if !all_hit && state.hit == Hit::Yes && !needless {
+            let want = if !all_hit && state.hit == Hit::Yes {
                 EdgeState::CacheFast
             } else if state.state < EdgeState::CacheSlow {
                 EdgeState::CacheSlow

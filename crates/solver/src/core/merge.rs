@@ -128,7 +128,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let rank = self.vertices[self.edges[target].vertex].rank + 1;
         for Dependent { vertex, slot } in std::mem::take(&mut self.edges[source].dependents) {
             self.add_dependent(target, Dependent { vertex, slot });
-            self.raise_rank(vertex, rank);
+            if !faulty!(self, RankNotRaised) {
+                self.raise_rank(vertex, rank);
+            }
             for at in 0..self.vertices[vertex].edges.len() {
                 let consumer = self.vertices[vertex].edges[at];
                 let place = &mut self.edges[consumer].slots[slot as usize];

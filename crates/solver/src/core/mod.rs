@@ -33,6 +33,8 @@ mod table;
 mod tasks;
 mod walk;
 
+pub use invariants::Broken;
+
 use std::collections::VecDeque;
 
 use arena::Arena;
@@ -81,10 +83,10 @@ pub enum Fault {
     NeverMergeIgnored,
     /// Isolation domains share keys.
     DomainsShared,
-    /// A failure sticks: it is delivered to later requests too.
-    FailureSticks,
-    /// An input is executed for its content key although it matched already.
-    InputRaisedNeedlessly,
+    /// A result is released twice when its edge is freed.
+    ReleasedTwice,
+    /// Ranks are not raised when edges merge.
+    RankNotRaised,
     /// Dependents hear nothing of a result that was lost.
     LossNotTold,
 }

@@ -17,7 +17,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             self.cancel_request(*request);
         }
         self.let_go(&task);
-        let believed = self.clear_slot(id, &task) && (!task.cancelled || faulty!(self, CancelledResultBelieved));
+        let too_late = task.cancelled
+            && !(faulty!(self, CancelledResultBelieved) && matches!(outcome, Outcome::Exec(Ok(_)) | Outcome::Load(Ok(_))))
+            && !(faulty!(self, CancelRecorded) && matches!(outcome, Outcome::Exec(Err(_))));
+        let believed = self.clear_slot(id, &task) && !too_late;
         if believed {
             self.believe(&task, outcome);
         } else {

@@ -35,6 +35,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 self.release_edge(target);
             }
         }
+        if faulty!(self, ReleasedTwice) {
+            self.effects.released.extend(state.result.clone());
+        }
         self.effects.released.extend(state.result);
         let vertex = &mut self.vertices[state.vertex];
         vertex.edges.retain(|other| *other != edge);
