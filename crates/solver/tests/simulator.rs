@@ -12,6 +12,6 @@ fn no_invariant_breaks() {
     println!("{} seeds, {} handled, {} merges, {:.0} steps/s", report.seeds, report.handled, report.merges, report.handled as f64 / start.elapsed().as_secs_f64());
     if let Some(failed) = report.failed {
         let steps: Vec<_> = failed.schedule.iter().map(ToString::to_string).collect();
-        panic!("seed {}: {:?}\n{}", failed.seed, failed.violation, steps.join("\n"));
+        panic!("seed {}: {:?}\n{}", failed.seed, failed.violation, steps.join("\n") + "\n" + &failed.graph);
     }
 }

@@ -83,7 +83,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return false;
         }
         self.vertices[vertex].extra_mut().given_up.push(actor);
-        let merged = self.vertices[vertex].edges.iter().flat_map(|edge| self.edges[*edge].merged()).copied();
+        let merged = self.vertices[vertex].edges.iter().flat_map(|edge| self.sources_of(*edge));
         let next = merged
             .filter(|source| !self.edges[*source].interest.is_empty())
             .map(|source| self.edges[source].vertex)

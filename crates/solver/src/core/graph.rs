@@ -3,7 +3,7 @@
 //! Owners: a job owns its root edges, an edge its vertex, a vertex the edges of its inputs and the roots of the builds that its
 //! operation asked for, a merged edge its target, a task its vertex. A thing is freed when its last owner lets go.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -310,6 +310,8 @@ pub(crate) struct Edge<V> {
     pub(crate) look: bool,
     pub(crate) need_map: bool,
     pub(crate) need_exec: bool,
+    /// Where a forwarding edge leads in the end, as far as known: a short cut along its targets, owned by nobody.
+    pub(crate) resolved: Cell<EdgeId>,
     /// Position in the list of merged edges of the target.
     pub(crate) position: u32,
     pub(crate) extra: Option<Box<EdgeExtra>>,
@@ -318,7 +320,7 @@ pub(crate) struct Edge<V> {
 /// What few edges have.
 #[derive(Default)]
 pub(crate) struct EdgeExtra {
-    /// Edges that forward to this one.
+    /// Edges that forward to this one, in one step.
     pub(crate) merged: Vec<EdgeId>,
     /// Vertices whose operation asked for a build that ends in this edge.
     pub(crate) parents: Vec<VertexId>,

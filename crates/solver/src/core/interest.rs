@@ -47,8 +47,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let state = &self.vertices[vertex];
         let mut jobs = state.loaded.clone();
         for edge in &state.edges {
-            for source in self.edges[*edge].merged() {
-                jobs.merge(&self.vertices[self.edges[*source].vertex].loaded);
+            for source in self.sources_of(*edge) {
+                jobs.merge(&self.vertices[self.edges[source].vertex].loaded);
             }
         }
         jobs
@@ -77,8 +77,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             work.extend(state.slots.iter().map(|slot| (self.edges[slot.declared].vertex, new.clone())));
             work.extend(state.sub_builds().iter().map(|root| (self.edges[*root].vertex, new.clone())));
             for edge in &state.edges {
-                if let Phase::Forwarded(target) = self.edges[*edge].phase {
-                    let target = &self.vertices[self.edges[target].vertex];
+                if self.edges[*edge].is_forwarded() {
+                    let target = &self.vertices[self.edges[self.find(*edge)].vertex];
                     work.extend(target.sub_builds().iter().map(|root| (self.edges[*root].vertex, new.clone())));
                 }
             }
@@ -91,7 +91,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         }
         self.interest(target, self.edges[source].interest.clone());
-        let heard = self.vertices[self.edges[source].vertex].loaded.clone();
+        let mut heard = self.vertices[self.edges[source].vertex].loaded.clone();
+        for source in self.sources_of(source) {
+            heard.merge(&self.vertices[self.edges[source].vertex].loaded);
+        }
         let nested: Vec<_> = self.vertices[self.edges[target].vertex].sub_builds().to_vec();
         for root in nested {
             self.hear(self.edges[root].vertex, heard.clone());

@@ -94,8 +94,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             if let Phase::Forwarded(target) = edge.phase {
                 let listed = self.edges[target].merged().get(edge.position as usize) == Some(&id);
-                if self.edges[target].is_forwarded() || !listed {
-                    return broken("a forward leads to a live target in one step", id);
+                if !listed {
+                    return broken("a forward leads to an edge that knows of it", id);
                 }
                 if !edge.requests.is_empty() || !edge.dependents.is_empty() || edge.wants != [0; 3] {
                     return broken("nothing waits for a forwarding edge", id);
@@ -236,5 +236,47 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return broken("a request is in the list of its edge", listed);
         }
         Ok(())
+    }
+}
+
+impl<O: Clone + std::fmt::Debug, V: Clone> Core<O, V> {
+    /// What is alive, one edge a line; for a person who looks at a failure.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        for (id, edge) in self.edges.iter() {
+            let vertex = &self.vertices[edge.vertex];
+            text += &format!(
+                "{id:?} of {:?} {:?} {:?}[{}] {:?} wants {:?} requests {:?} keys {:?} queries {} map {:?}/{} exec {:?}/{} load {:?} no_match {}\n",
+                edge.vertex,
+                vertex.digest,
+                vertex.label.name,
+                edge.output,
+                edge.phase,
+                edge.wants,
+                edge.requests,
+                edge.keys.iter().map(|key| (key.id, key.usage)).collect::<Vec<_>>(),
+                edge.queries,
+                vertex.map_call,
+                edge.need_map,
+                vertex.exec,
+                edge.need_exec,
+                edge.load,
+                edge.no_match,
+            );
+            for (slot, input) in edge.slots.iter().zip(&vertex.slots) {
+                let found = self.find(input.declared);
+                text += &format!(
+                    "    {:?}->{found:?} state {:?} want {:?} hit {:?} fresh {} work {} steps {:?} {:?} {:?}\n",
+                    input.declared, slot.state, slot.want, slot.hit, slot.fresh, slot.work, input.preprocess, input.slow, input.task
+                );
+            }
+            if !vertex.sub_builds().is_empty() {
+                text += &format!("    sub-builds {:?}\n", vertex.sub_builds());
+            }
+        }
+        for (id, task) in self.tasks.iter() {
+            text += &format!("task {id:?} {:?} {:?} cancelled {} requests {:?}\n", task.vertex, task.purpose, task.cancelled, task.requests);
+        }
+        text
     }
 }

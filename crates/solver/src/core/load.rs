@@ -1,5 +1,7 @@
 //! Loading: a definition becomes vertices and edges; what is live already is shared.
 
+use std::cell::Cell;
+
 use smallvec::SmallVec;
 
 use super::{
@@ -234,6 +236,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             look: true,
             need_map: false,
             need_exec: false,
+            resolved: Cell::new(EdgeId::NIL),
             position: 0,
             extra: None,
         });

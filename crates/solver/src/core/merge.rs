@@ -64,15 +64,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.take_over_links(source, target);
         let fresh = !told || self.knows_more(target, source);
         self.edges[source].phase = Phase::Forwarded(target);
+        self.edges[source].resolved.set(target);
         if !faulty!(self, TargetNotOwned) {
             self.own_edge(target);
         }
         self.merge_interest(source, target);
         self.move_dependents(source, target, fresh);
         self.move_requests(source, target);
-        self.move_merged(source, target);
+        self.move_parents(source, target);
+        self.add_merged(source, target);
         let (from, to) = (self.edges[source].vertex, self.edges[target].vertex);
-        self.mirror_status(to, from);
+        self.mirror_to_sources(target, to);
         self.edges[target].look = true;
         self.touch(target);
         self.sync(from);
@@ -157,25 +159,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.edges[target].requests.extend(moved);
     }
 
-    /// Everything that forwards to the source forwards to the target at once, so that no chain is longer than one step.
-    fn move_merged(&mut self, source: EdgeId, target: EdgeId) {
-        let (merged, parents) = match self.edges[source].extra.as_mut() {
-            Some(extra) => (std::mem::take(&mut extra.merged), std::mem::take(&mut extra.parents)),
-            None => Default::default(),
-        };
-        let to = self.edges[target].vertex;
-        for moved in merged {
-            self.add_merged(moved, target);
-            self.edges[moved].phase = Phase::Forwarded(target);
-            if !faulty!(self, TargetNotOwned) {
-                self.own_edge(target);
-                self.release_edge(source);
-            }
-            self.merge_interest(moved, target);
-            self.mirror_status(to, self.edges[moved].vertex);
-        }
-        self.add_merged(source, target);
-        let rank = self.vertices[to].rank + 1;
+    /// Vertices that asked for a build that ends in the source wait for the target now.
+    fn move_parents(&mut self, source: EdgeId, target: EdgeId) {
+        let parents = self.edges[source].extra.as_mut().map(|extra| std::mem::take(&mut extra.parents)).unwrap_or_default();
+        let rank = self.vertices[self.edges[target].vertex].rank + 1;
         for parent in parents {
             self.edges[target].extra_mut().parents.push(parent);
             self.raise_rank(parent, rank);

@@ -45,6 +45,7 @@ pub use io::*;
 use jobset::JobSet;
 use table::FixedState;
 pub(crate) use table::mix;
+use smallvec::SmallVec;
 
 use crate::{TraceEdge, TraceEvent};
 
@@ -252,13 +253,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    /// The edge that `edge` has become.
+    /// The edge that `edge` has become: a union-find look-up, with path compression.
     fn find(&self, edge: EdgeId) -> EdgeId {
-        let mut edge = edge;
-        while let graph::Phase::Forwarded(target) = self.edges[edge].phase {
-            edge = target;
+        let mut root = edge;
+        while self.edges[root].is_forwarded() {
+            root = self.edges[root].resolved.get();
         }
-        edge
+        let mut edge = edge;
+        while edge != root {
+            edge = self.edges[edge].resolved.replace(root);
+        }
+        root
+    }
+
+    /// Edges that forward to `edge`, in any number of steps.
+    fn sources_of(&self, edge: EdgeId) -> SmallVec<[EdgeId; 4]> {
+        let mut sources = SmallVec::from_slice(self.edges[edge].merged());
+        let mut at = 0;
+        while let Some(source) = sources.get(at).copied() {
+            sources.extend_from_slice(self.edges[source].merged());
+            at += 1;
+        }
+        sources
     }
 
     fn trace(&mut self, event: impl FnOnce(&Self) -> TraceEvent) {

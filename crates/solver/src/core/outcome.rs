@@ -228,6 +228,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let load = self.edges[edge].load;
         let load = self.wind(load);
         self.withdraw(edge);
+        let silent = self.edges[edge].phase == Phase::Keys;
         self.own_keys(edge);
         let state = &mut self.edges[edge];
         state.load = load;
@@ -240,7 +241,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         self.effects.released.extend(state.result.replace(value));
         self.trace(|core| TraceEvent::State { edge: core.trace_edge(edge), state: EdgeState::Complete });
-        self.tell_dependents(edge, true);
+        self.tell_dependents(edge, silent);
         self.answer_requests(edge);
     }
 

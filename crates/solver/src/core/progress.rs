@@ -35,10 +35,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.put_status(vertex, status);
         for at in 0..self.vertices[vertex].edges.len() {
             let edge = self.vertices[vertex].edges[at];
-            for at in 0..self.edges[edge].merged().len() {
-                let source = self.edges[edge].merged()[at];
-                self.mirror_status(vertex, self.edges[source].vertex);
+            if !self.edges[edge].merged().is_empty() {
+                self.mirror_to_sources(edge, vertex);
             }
+        }
+    }
+
+    /// Says of every vertex whose edge was merged into `edge` what is said of `vertex`.
+    pub(super) fn mirror_to_sources(&mut self, edge: super::EdgeId, vertex: VertexId) {
+        for source in self.sources_of(edge) {
+            self.mirror_status(vertex, self.edges[source].vertex);
         }
     }
 
@@ -51,7 +57,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// Says of the vertex `to`, whose edge was merged, what is said of `from`.
-    pub(super) fn mirror_status(&mut self, from: VertexId, to: VertexId) {
+    fn mirror_status(&mut self, from: VertexId, to: VertexId) {
         let status = self.vertices[from].status;
         if from == to || status == self.vertices[to].status || status == Status::Pending {
             return;
@@ -139,9 +145,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub fn listeners(&self, task: super::TaskId) -> Vec<(JobId, crate::Digest)> {
         let Some(task) = self.tasks.get(task) else { return Vec::new() };
         let vertex = &self.vertices[task.vertex];
-        let merged = vertex.edges.iter().flat_map(|edge| self.edges[*edge].merged());
+        let merged = vertex.edges.iter().flat_map(|edge| self.sources_of(*edge));
         let mut listeners = Vec::new();
-        for vertex in std::iter::once(task.vertex).chain(merged.map(|source| self.edges[*source].vertex)) {
+        for vertex in std::iter::once(task.vertex).chain(merged.map(|source| self.edges[source].vertex)) {
             let state = &self.vertices[vertex];
             let jobs = state.loaded.iter().filter(|slot| self.subscribed.contains(*slot));
             for job in jobs.filter_map(|slot| self.job_slots.job(slot)) {

@@ -45,6 +45,8 @@ pub struct Failed {
     pub violation: Violation,
     /// A short schedule that breaks the same invariant.
     pub schedule: Vec<Step>,
+    /// The live graph at the end of that schedule.
+    pub graph: String,
 }
 
 /// What came of a simulation. It stops at the first failure.
@@ -71,7 +73,8 @@ pub fn run(options: &SimOptions) -> Report {
         report.merges += outcome.merges;
         if let Some(violation) = outcome.violation {
             let schedule = shrink(seed, schedule, options.fault, &violation);
-            report.failed = Some(Failed { seed, violation, schedule });
+            let graph = play(seed, &schedule, options.fault).graph;
+            report.failed = Some(Failed { seed, violation, schedule, graph });
             break;
         }
     }
@@ -89,6 +92,8 @@ pub struct Played {
     pub digest: u64,
     /// What broke.
     pub violation: Option<Violation>,
+    /// The live graph when it broke.
+    pub graph: String,
 }
 
 /// The schedule of a seed.
@@ -114,7 +119,8 @@ pub fn play(seed: u64, schedule: &[Step], fault: Option<Fault>) -> Played {
             Some(Violation { invariant: "the core does not panic".to_owned(), detail })
         }
     };
-    let played = Played { handled: world.handled, merges: world.merges, digest: world.digest, violation };
+    let graph = if violation.is_some() { world.describe() } else { String::new() };
+    let played = Played { handled: world.handled, merges: world.merges, digest: world.digest, violation, graph };
     if played.violation.is_some() {
         // What a broken run holds is not worth taking apart, and may break again.
         std::mem::forget(world);

@@ -169,6 +169,11 @@ impl World {
         }
     }
 
+    /// The live graph.
+    pub(super) fn describe(&self) -> String {
+        self.core.describe()
+    }
+
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -694,7 +699,7 @@ impl World {
                     self.finish(at as u64, 1, Ending::Well)?;
                 }
             }
-            if before == (self.running.len(), self.handled) {
+            if !self.running.is_empty() && before == (self.running.len(), self.handled) {
                 return violation("work comes to an end", "every execution waits for a build of its own");
             }
         }
