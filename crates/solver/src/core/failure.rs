@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Core, EdgeState, faulty,
-    graph::{Phase, Purpose, Status, Task, VertexId},
+    graph::{Phase, Purpose, Status, Task, TaskSlot, VertexId},
     io::EdgeId,
 };
 use crate::{Failure, OpCall, OpError, OpFailure, TraceEvent};
@@ -100,9 +100,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn may_stand_in(&self, vertex: VertexId, source: VertexId) -> bool {
         let given_up = self.vertices[vertex].extra.as_ref().is_some_and(|extra| extra.given_up.contains(&source));
-        let state = &self.vertices[source];
-        let lent = state.extra.as_ref().is_some_and(|extra| extra.lent);
-        !given_up && !lent && state.tasks == 0
+        // An operation that runs for its own vertex is left alone: it may be waiting for this one.
+        !given_up && !matches!(self.vertices[source].exec, TaskSlot::Running(_)) && !self.is_taken(source, source)
     }
 
     /// A call went through, or its failure is final: the own operation is tried first again next time.

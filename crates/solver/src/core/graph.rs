@@ -109,8 +109,10 @@ pub(crate) struct VertexExtra {
     /// Vertices whose operation failed because what it needed went away.
     pub(crate) given_up: Vec<VertexId>,
     pub(crate) error: Option<Arc<str>>,
-    /// Whether the operation is called for another vertex at the moment.
+    /// Whether the operation runs for another vertex at the moment.
     pub(crate) lent: bool,
+    /// Vertices that wait for the operation to be free, to run it.
+    pub(crate) borrowers: Vec<VertexId>,
 }
 
 /// An input of a vertex.

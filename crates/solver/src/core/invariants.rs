@@ -155,7 +155,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         edge.queries > 0
             || busy(edge.load)
             || (edge.need_map && busy(vertex.map_call))
-            || (edge.need_exec && busy(vertex.exec))
+            || (edge.need_exec && (busy(vertex.exec) || self.is_taken(self.actor_of(edge.vertex), edge.vertex)))
             || waits
             || works
     }

@@ -15,7 +15,7 @@ use crate::TraceEvent;
 
 /// What came of one step.
 #[derive(PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     /// The edge is in a new phase: go on.
     Again,
     /// Something has to happen first.
@@ -77,7 +77,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    fn enter(&mut self, edge: EdgeId, phase: Phase) -> Progress {
+    pub(super) fn enter(&mut self, edge: EdgeId, phase: Phase) -> Progress {
         let before = self.edges[edge].phase.state();
         self.edges[edge].phase = phase;
         let state = phase.state();

@@ -37,13 +37,15 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Loads a graph for an operation that runs, and asks for its result.
     pub(super) fn sub_build(&mut self, ticket: Ticket, task: TaskId, definition: Definition<O>) {
-        let Some(parent) = self.tasks.get(task).filter(|task| !task.cancelled).map(|task| task.vertex) else {
+        let asking = self.tasks.get(task).filter(|task| !task.cancelled).map(|task| (task.vertex, task.actor));
+        let Some((parent, actor)) = asking else {
             return self.reply(ticket, Err(Failure::Cancelled));
         };
         let domain = self.vertices[parent].domain.as_deref().copied();
         let loaded = self.create(definition, domain);
         let found = self.find(loaded.root);
-        if self.waits_for(self.edges[found].vertex, parent) {
+        let vertex = self.edges[found].vertex;
+        if self.waits_for(vertex, parent) || self.waits_for(vertex, actor) {
             self.own_edge(loaded.root);
             self.release_edge(loaded.root);
             let vertex = &self.vertices[parent];
@@ -71,8 +73,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn share(&mut self, root: EdgeId, interested: JobSet, listeners: JobSet) {
-        self.hear(self.edges[root].vertex, listeners);
         self.interest(root, interested);
+        self.hear(self.edges[root].vertex, listeners);
     }
 
     fn trace_loaded(&mut self, job: Option<std::sync::Arc<str>>, loaded: &Loaded) {

@@ -33,9 +33,22 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 self.touch(edge);
             }
         }
+        self.call_borrowers(&task);
         self.free_vertex_if_unowned(task.vertex);
         if task.actor != task.vertex {
             self.free_vertex_if_unowned(task.actor);
+        }
+    }
+
+    /// The operation is free again: whoever waited to run it may go on.
+    fn call_borrowers(&mut self, task: &Task) {
+        let Some(extra) = &mut self.vertices[task.actor].extra else { return };
+        for borrower in std::mem::take(&mut extra.borrowers) {
+            if let Some(vertex) = self.vertices.get(borrower) {
+                for edge in vertex.edges.clone() {
+                    self.touch(edge);
+                }
+            }
         }
     }
 
@@ -44,7 +57,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if task.actor != task.vertex {
             let actor = &mut self.vertices[task.actor];
             actor.tasks -= 1;
-            actor.extra_mut().lent = false;
+            if task.purpose == Purpose::Exec {
+                actor.extra_mut().lent = false;
+            }
         }
     }
 
@@ -185,8 +200,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn after_last_record(&mut self, edge: EdgeId) {
         let state = &mut self.edges[edge];
         let more_maps = state.slots.is_empty() && !self.vertices[state.vertex].maps_end;
-        state.phase = if more_maps { Phase::Keys } else { Phase::Raise };
         state.no_match = state.slots.is_empty() && !more_maps;
+        self.enter(edge, if more_maps { Phase::Keys } else { Phase::Raise });
     }
 
     fn executed(&mut self, vertex: VertexId, values: Vec<V>) {
@@ -243,6 +258,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.trace(|core| TraceEvent::State { edge: core.trace_edge(edge), state: EdgeState::Complete });
         self.tell_dependents(edge, silent);
         self.answer_requests(edge);
+        if !self.edges[edge].indexed {
+            // It got here without looking for itself; others may be on their way to the same result.
+            self.look_for_twin(edge);
+        }
     }
 
     /// A result turned out to be worthless: the edge is executed anew, with everything above it waiting. Does nothing where the edge has

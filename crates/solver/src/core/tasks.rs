@@ -25,7 +25,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.vertices[vertex].tasks += 1;
         if actor != vertex {
             self.vertices[actor].tasks += 1;
-            self.vertices[actor].extra_mut().lent = true;
+            self.vertices[actor].extra_mut().lent |= purpose == Purpose::Exec;
         }
         (task, self.vertices[actor].op.clone())
     }
@@ -58,7 +58,22 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.effect(Effect::Start { task, call });
     }
 
+    /// Whether the operation of a vertex runs for another one than `vertex`.
+    pub(super) fn is_taken(&self, actor: VertexId, vertex: VertexId) -> bool {
+        let state = &self.vertices[actor];
+        let lent = state.extra.as_ref().is_some_and(|extra| extra.lent);
+        lent || (actor != vertex && !state.exec.is_idle())
+    }
+
     pub(super) fn start_exec(&mut self, vertex: VertexId) {
+        let actor = self.actor_of(vertex);
+        if self.is_taken(actor, vertex) {
+            let borrowers = &mut self.vertices[actor].extra_mut().borrowers;
+            if !borrowers.contains(&vertex) {
+                borrowers.push(vertex);
+            }
+            return;
+        }
         let mut given = SmallVec::new();
         let mut inputs = Vec::with_capacity(self.vertices[vertex].slots.len());
         for slot in &self.vertices[vertex].slots {

@@ -67,8 +67,6 @@ struct SimJob {
     domain: u64,
     session: Option<u64>,
     roots: Vec<Root>,
-    /// Instances of bound operations that the job loaded, by operation.
-    bound: BTreeSet<usize>,
 }
 
 struct Root {
@@ -76,12 +74,14 @@ struct Root {
     spec: usize,
     output: u32,
     info: Arc<OpInfo>,
+    /// Bound operations below it that may be merged.
+    bound: BTreeSet<usize>,
     last: Option<u32>,
 }
 
 enum Asked {
     Open,
-    Load { job: u64, spec: usize, output: u32, info: Arc<OpInfo> },
+    Load { job: u64, spec: usize, output: u32, info: Arc<OpInfo>, bound: BTreeSet<usize> },
     Build { job: u64, root: usize },
     Nested { task: TaskId },
     Session { task: TaskId },
@@ -124,6 +124,8 @@ pub(super) struct World {
     executing: BTreeSet<u64>,
     /// Steps at which a failure was made up, by its number.
     made_up: BTreeMap<u64, u64>,
+    /// Digests of vertices that were loaded with an option that keeps them from being merged.
+    alone: BTreeSet<Digest>,
     released: BTreeSet<u64>,
     produced: u64,
     alive: Rc<RefCell<u64>>,
@@ -136,6 +138,8 @@ pub(super) struct World {
     pub(super) digest: u64,
     pub(super) handled: u64,
     pub(super) merges: u64,
+    /// Prints everything that is seen.
+    pub(super) loud: bool,
 }
 
 impl World {
@@ -155,6 +159,7 @@ impl World {
             effects: Effects::default(),
             executing: BTreeSet::new(),
             made_up: BTreeMap::new(),
+            alone: BTreeSet::new(),
             released: BTreeSet::new(),
             produced: 0,
             alive: Rc::default(),
@@ -166,6 +171,7 @@ impl World {
             digest: 0,
             handled: 0,
             merges: 0,
+            loud: std::env::var_os("WELD_SIM_LOUD").is_some(),
         }
     }
 
@@ -216,6 +222,9 @@ impl World {
             Effect::Progress { news, .. } => format!("{news:?}"),
             Effect::Lost { .. } | Effect::DropRecord { .. } => String::new(),
         };
+        if self.loud {
+            println!("{} {seen}", self.now);
+        }
         let sum = seen.bytes().fold(self.digest, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         self.digest = sum;
     }
@@ -299,9 +308,9 @@ impl World {
                     job.id = id;
                 }
             }
-            (Asked::Load { job, spec, output, info }, Ok(Reply::Root(id))) => {
+            (Asked::Load { job, spec, output, info, bound }, Ok(Reply::Root(id))) => {
                 if let Some(job) = self.jobs.get_mut(&job) {
-                    job.roots.push(Root { id, spec, output, info, last: None });
+                    job.roots.push(Root { id, spec, output, info, bound, last: None });
                 }
             }
             (Asked::Build { job, root }, Ok(Reply::Built(built))) => self.check_built(job, root, &built)?,
@@ -332,6 +341,7 @@ impl World {
                     }
                     Ok(())
                 }
+                OpError::Gone(_) if self.alone.contains(&failure.vertex) => Ok(()),
                 OpError::Gone(_) => self.check_stranded(asked, &failure.name),
                 other => violation("only failures of operations are delivered", (ticket, other.to_string())),
             },
@@ -342,11 +352,11 @@ impl World {
 
     /// A job may only hear that something went away if its own operation could not have helped.
     fn check_stranded(&self, asked: &Asked, name: &str) -> Result<(), Violation> {
-        let Asked::Build { job, .. } = asked else { return Ok(()) };
+        let Asked::Build { job, root } = asked else { return Ok(()) };
         let Ok(spec) = name.parse::<usize>() else { return Ok(()) };
         let Some(state) = self.jobs.get(job).filter(|state| state.session.is_some()) else { return Ok(()) };
         let spec = &self.universe.specs[spec];
-        let own = state.bound.iter().any(|own| self.universe.specs[*own].class == spec.class);
+        let own = state.roots[*root].bound.iter().any(|own| self.universe.specs[*own].class == spec.class);
         let busy = self.running.iter().any(|running| matches!(&running.call, Call::Exec { op, .. } if op.0.job == *job));
         // Another operation of the same class may be a different key; only leaves are surely the same.
         if own && !busy && spec.inputs.is_empty() && spec.maps == 1 {
@@ -435,7 +445,7 @@ impl World {
         self.next_job += 1;
         let domain = u64::from(a % 5 == 0);
         let session = (a % 3 != 0).then_some(number);
-        let job = SimJob { id: JobId::default(), domain, session, roots: Vec::new(), bound: BTreeSet::new() };
+        let job = SimJob { id: JobId::default(), domain, session, roots: Vec::new() };
         self.jobs.insert(number, job);
         let domain = (domain != 0).then(|| Digest::of(b"domain"));
         self.ask(Asked::Open, |ticket| Input::Open { ticket, id: format!("{number}").into(), domain, session })
@@ -452,11 +462,18 @@ impl World {
         let choice = rng.below(6);
         let domain = self.jobs[&job].domain;
         let (definition, infos) = self.universe.definition(spec, output, choice, (job, domain), &mut self.instances);
-        let Some(state) = self.jobs.get_mut(&job) else { return Ok(()) };
-        state.bound.extend(infos.iter().map(|info| info.spec).filter(|spec| self.universe.specs[*spec].bound));
+        let Some(state) = self.jobs.get(&job) else { return Ok(()) };
+        let mut bound = BTreeSet::new();
+        for info in &infos {
+            if info.never_merge || info.ignore_cache {
+                self.alone.insert(info.digest);
+            } else if self.universe.specs[info.spec].bound {
+                bound.insert(info.spec);
+            }
+        }
         let id = state.id;
         let info = Arc::clone(&infos[spec]);
-        self.ask(Asked::Load { job, spec, output, info }, |ticket| Input::Load { ticket, job: id, definition })
+        self.ask(Asked::Load { job, spec, output, info, bound }, |ticket| Input::Load { ticket, job: id, definition })
     }
 
     fn root(&self, a: u64, b: u64) -> Option<(u64, usize)> {
