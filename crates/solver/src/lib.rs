@@ -23,11 +23,11 @@ mod error;
 pub mod keystore;
 mod op;
 mod progress;
+mod results;
 mod session;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod trace;
-mod results;
 mod value;
 
 pub use core::{Built, Census, EdgeState};
@@ -35,10 +35,11 @@ pub use core::{Built, Census, EdgeState};
 pub use definition::*;
 pub use digest::{Digest, KeyId};
 pub use driver::{
-    CacheSource, Job, JobOptions, NoSession, OpContext, ProvenanceVertex, Root, SessionClosed, Solver, SolverOptions,
+    CacheSource, Job, JobOptions, NoSession, OpContext, ProvenanceVertex, Root, SessionClosed,
+    Solver, SolverOptions,
 };
 pub use error::{Failure, OpCall, OpFailure, SolveError};
-pub use keystore::{MemoryKeyStore, KeyMatches, KeyQuery, KeyStore, Record, SaveKey};
+pub use keystore::{KeyMatches, KeyQuery, KeyStore, MemoryKeyStore, Record, SaveKey};
 pub use op::{CacheMap, InputMap, Op, OpDefinition, OpError};
 pub use progress::{LogChunk, ProgressEvent, ProgressStream, Status, VertexUpdate};
 pub use results::MemoryResultStore;

@@ -95,7 +95,11 @@ pub struct ResultRef<T: Value>(Arc<Inner<T>>);
 
 impl<T: Value> ResultRef<T> {
     pub(crate) fn new(value: T, store: Arc<dyn ResultStore<T>>) -> Self {
-        Self(Arc::new(Inner { value: Some(value), store, record: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            value: Some(value),
+            store,
+            record: OnceLock::new(),
+        }))
     }
 
     /// The record of this value in the solver's own store, once there is one.

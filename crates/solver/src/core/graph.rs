@@ -15,9 +15,9 @@ use super::{
 use crate::{CacheSourceId, Digest, KeyId, Record, keystore::InputKey};
 
 /// Marks ids of edges.
-pub struct EdgeTag;
+pub(crate) struct EdgeTag;
 /// Marks ids of vertices.
-pub struct VertexTag;
+pub(crate) struct VertexTag;
 /// Marks ids of jobs.
 pub struct JobTag;
 /// Marks ids of tasks.

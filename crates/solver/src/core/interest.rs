@@ -39,7 +39,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Lets those of `jobs` that loaded a forwarding edge hear of the builds that the operation it forwards to asks for.
     fn hear_of_nested(&mut self, edge: EdgeId, jobs: &JobSet) {
-        let heard = self.vertices[self.edges[edge].vertex].loaded.intersection(jobs);
+        let heard = self.vertices[self.edges[edge].vertex]
+            .loaded
+            .intersection(jobs);
         let target = self.edges[self.find(edge)].vertex;
         if heard.is_empty() || self.vertices[target].sub_builds().is_empty() {
             return;
@@ -72,7 +74,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Jobs that loaded this very edge.
     fn loaders_of(&self, edge: EdgeId) -> JobSet {
         let state = &self.edges[edge];
-        self.vertices[state.vertex].loaded.intersection(&state.interest)
+        self.vertices[state.vertex]
+            .loaded
+            .intersection(&state.interest)
     }
 
     /// Jobs that are interested in any output of a vertex.
@@ -95,13 +99,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             self.tell(vertex, &new);
             let state = &self.vertices[vertex];
-            work.extend(state.slots.iter().map(|slot| (self.edges[slot.declared].vertex, new.clone())));
-            work.extend(state.sub_builds().iter().map(|root| (self.edges[*root].vertex, new.clone())));
+            work.extend(
+                state
+                    .slots
+                    .iter()
+                    .map(|slot| (self.edges[slot.declared].vertex, new.clone())),
+            );
+            work.extend(
+                state
+                    .sub_builds()
+                    .iter()
+                    .map(|root| (self.edges[*root].vertex, new.clone())),
+            );
             for edge in state.edges.clone() {
                 if self.edges[edge].is_forwarded() {
                     let jobs = self.edges[edge].interest.intersection(&new);
                     let target = &self.vertices[self.edges[self.find(edge)].vertex];
-                    work.extend(target.sub_builds().iter().map(|root| (self.edges[*root].vertex, jobs.clone())));
+                    work.extend(
+                        target
+                            .sub_builds()
+                            .iter()
+                            .map(|root| (self.edges[*root].vertex, jobs.clone())),
+                    );
                 }
             }
         }

@@ -21,7 +21,10 @@ fn broken<T>(invariant: &'static str, detail: T) -> Result<(), Broken>
 where
     T: std::fmt::Debug,
 {
-    Err(Broken { invariant, detail: format!("{detail:?}") })
+    Err(Broken {
+        invariant,
+        detail: format!("{detail:?}"),
+    })
 }
 
 impl<O: Clone, V: Clone> Core<O, V> {
@@ -40,7 +43,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Whether a job can reach the vertex of a task from one of its roots.
     pub fn reaches(&self, job: super::JobId, task: super::TaskId) -> bool {
-        let (Some(job), Some(task)) = (self.jobs.get(job), self.tasks.get(task)) else { return false };
+        let (Some(job), Some(task)) = (self.jobs.get(job), self.tasks.get(task)) else {
+            return false;
+        };
         let mut seen = std::collections::BTreeSet::new();
         let mut work = job.roots.clone();
         while let Some(edge) = work.pop() {
@@ -55,7 +60,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 work.push(target);
             }
             let vertex = &self.vertices[state.vertex];
-            work.extend(vertex.slots.iter().map(|slot| slot.declared).chain(vertex.sub_builds().iter().copied()));
+            work.extend(
+                vertex
+                    .slots
+                    .iter()
+                    .map(|slot| slot.declared)
+                    .chain(vertex.sub_builds().iter().copied()),
+            );
         }
         false
     }
@@ -63,7 +74,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn check_ownership(&self) -> Result<(), Broken> {
         let mut owners: BTreeMap<super::EdgeId, u32> = BTreeMap::new();
         let mut own = |edge| *owners.entry(edge).or_default() += 1;
-        self.jobs.iter().for_each(|(_, job)| job.roots.iter().for_each(|root| own(*root)));
+        self.jobs
+            .iter()
+            .for_each(|(_, job)| job.roots.iter().for_each(|root| own(*root)));
         for (_, vertex) in self.vertices.iter() {
             vertex.slots.iter().for_each(|slot| own(slot.declared));
             vertex.sub_builds().iter().for_each(|root| own(*root));
@@ -89,7 +102,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
             if edge.dirty || !self.dirty.is_empty() || !self.doomed.is_empty() {
                 return broken("no work is left over", id);
             }
-            if !self.vertices.get(edge.vertex).is_some_and(|vertex| vertex.edges.contains(&id)) {
+            if !self
+                .vertices
+                .get(edge.vertex)
+                .is_some_and(|vertex| vertex.edges.contains(&id))
+            {
                 return broken("an edge belongs to its vertex", id);
             }
             if let Phase::Forwarded(target) = edge.phase {
@@ -97,7 +114,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 if !listed {
                     return broken("a forward leads to an edge that knows of it", id);
                 }
-                if !edge.requests.is_empty() || !edge.dependents.is_empty() || edge.wants != [0; 3] {
+                if !edge.requests.is_empty() || !edge.dependents.is_empty() || edge.wants != [0; 3]
+                {
                     return broken("nothing waits for a forwarding edge", id);
                 }
                 continue;
@@ -110,7 +128,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 return broken("a loading edge has a load under way", id);
             }
             if edge.desired() > edge.phase.state() && !self.is_on_its_way(id) {
-                return broken("an edge that is wanted is on its way", (id, edge.phase, edge.desired()));
+                return broken(
+                    "an edge that is wanted is on its way",
+                    (id, edge.phase, edge.desired()),
+                );
             }
         }
         Ok(())
@@ -134,13 +155,21 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     EdgeState::CacheSlow => wants[1] += 1,
                     EdgeState::Complete => wants[2] += 1,
                 }
-                if place.state != edge.phase.state() && !matches!(consumer.phase, Phase::Complete | Phase::Forwarded(_)) {
-                    return broken("a dependent knows the state of its inputs", (id, dependent.vertex));
+                if place.state != edge.phase.state()
+                    && !matches!(consumer.phase, Phase::Complete | Phase::Forwarded(_))
+                {
+                    return broken(
+                        "a dependent knows the state of its inputs",
+                        (id, dependent.vertex),
+                    );
                 }
             }
         }
         if wants != edge.wants {
-            return broken("an edge counts what is wanted of it", (id, wants, edge.wants));
+            return broken(
+                "an edge counts what is wanted of it",
+                (id, wants, edge.wants),
+            );
         }
         Ok(())
     }
@@ -151,11 +180,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let vertex = &self.vertices[edge.vertex];
         let busy = |slot: TaskSlot| !slot.is_idle();
         let waits = edge.slots.iter().any(|slot| slot.want > slot.state);
-        let works = edge.slots.iter().zip(&vertex.slots).any(|(slot, input)| slot.work && busy(input.task));
+        let works = edge
+            .slots
+            .iter()
+            .zip(&vertex.slots)
+            .any(|(slot, input)| slot.work && busy(input.task));
         edge.queries > 0
             || busy(edge.load)
             || (edge.need_map && busy(vertex.map_call))
-            || (edge.need_exec && (busy(vertex.exec) || self.is_taken(self.actor_of(edge.vertex), edge.vertex)))
+            || (edge.need_exec
+                && (busy(vertex.exec) || self.is_taken(self.actor_of(edge.vertex), edge.vertex)))
             || waits
             || works
     }
@@ -165,17 +199,24 @@ impl<O: Clone, V: Clone> Core<O, V> {
             if vertex.edges.is_empty() && vertex.tasks == 0 {
                 return broken("a vertex without edges and tasks is freed", id);
             }
-            let inputs = vertex.slots.iter().map(|slot| slot.declared).chain(vertex.sub_builds().iter().copied());
+            let inputs = vertex
+                .slots
+                .iter()
+                .map(|slot| slot.declared)
+                .chain(vertex.sub_builds().iter().copied());
             for edge in inputs {
                 let below = &self.vertices[self.edges[self.find(edge)].vertex];
                 if below.rank >= vertex.rank {
                     return broken("a vertex ranks above what it waits for", id);
                 }
             }
-            let wanted = |need: fn(&super::Edge<V>) -> bool| vertex.edges.iter().any(|edge| need(&self.edges[*edge]));
-            for (slot, needed) in
-                [(vertex.map_call, wanted(|edge| edge.need_map)), (vertex.exec, wanted(|edge| edge.need_exec))]
-            {
+            let wanted = |need: fn(&super::Edge<V>) -> bool| {
+                vertex.edges.iter().any(|edge| need(&self.edges[*edge]))
+            };
+            for (slot, needed) in [
+                (vertex.map_call, wanted(|edge| edge.need_map)),
+                (vertex.exec, wanted(|edge| edge.need_exec)),
+            ] {
                 if let TaskSlot::Running(task) = slot
                     && (!needed || self.tasks.get(task).is_none_or(|task| task.cancelled))
                 {
@@ -184,7 +225,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
         }
         for (id, task) in self.tasks.iter() {
-            if self.vertices.get(task.vertex).is_none_or(|vertex| vertex.tasks == 0) {
+            if self
+                .vertices
+                .get(task.vertex)
+                .is_none_or(|vertex| vertex.tasks == 0)
+            {
                 return broken("a task keeps its vertex", id);
             }
         }
@@ -193,8 +238,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn check_interest(&self) -> Result<(), Broken> {
         let mut reached: BTreeMap<super::EdgeId, JobSet> = BTreeMap::new();
-        let mut work: Vec<_> =
-            self.jobs.iter().flat_map(|(_, job)| job.roots.iter().map(|root| (*root, JobSet::one(job.slot)))).collect();
+        let mut work: Vec<_> = self
+            .jobs
+            .iter()
+            .flat_map(|(_, job)| job.roots.iter().map(|root| (*root, JobSet::one(job.slot))))
+            .collect();
         while let Some((edge, jobs)) = work.pop() {
             let new = reached.entry(edge).or_default().merge(&jobs);
             if new.is_empty() {
@@ -210,7 +258,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         for (id, edge) in self.edges.iter() {
             if reached.remove(&id).unwrap_or_default() != edge.interest {
-                return broken("a job is interested in what it can reach", (id, edge.interest.clone()));
+                return broken(
+                    "a job is interested in what it can reach",
+                    (id, edge.interest.clone()),
+                );
             }
         }
         for (id, vertex) in self.vertices.iter() {
@@ -227,7 +278,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         for (id, edge) in self.edges.iter() {
             for ticket in &edge.requests {
                 listed += 1;
-                if self.requests.get(ticket).is_none_or(|request| request.edge != id) {
+                if self
+                    .requests
+                    .get(ticket)
+                    .is_none_or(|request| request.edge != id)
+                {
                     return broken("a request knows its edge", (id, ticket));
                 }
             }
@@ -254,7 +309,10 @@ impl<O: Clone + std::fmt::Debug, V: Clone> Core<O, V> {
                 edge.phase,
                 edge.wants,
                 edge.requests,
-                edge.keys.iter().map(|key| (key.id, key.usage)).collect::<Vec<_>>(),
+                edge.keys
+                    .iter()
+                    .map(|key| (key.id, key.usage))
+                    .collect::<Vec<_>>(),
                 edge.queries,
                 vertex.map_call,
                 edge.need_map,
@@ -267,7 +325,15 @@ impl<O: Clone + std::fmt::Debug, V: Clone> Core<O, V> {
                 let found = self.find(input.declared);
                 text += &format!(
                     "    {:?}->{found:?} state {:?} want {:?} hit {:?} fresh {} work {} steps {:?} {:?} {:?}\n",
-                    input.declared, slot.state, slot.want, slot.hit, slot.fresh, slot.work, input.preprocess, input.slow, input.task
+                    input.declared,
+                    slot.state,
+                    slot.want,
+                    slot.hit,
+                    slot.fresh,
+                    slot.work,
+                    input.preprocess,
+                    input.slow,
+                    input.task
                 );
             }
             if !vertex.sub_builds().is_empty() {
@@ -275,7 +341,10 @@ impl<O: Clone + std::fmt::Debug, V: Clone> Core<O, V> {
             }
         }
         for (id, task) in self.tasks.iter() {
-            text += &format!("task {id:?} {:?} {:?} cancelled {} requests {:?}\n", task.vertex, task.purpose, task.cancelled, task.requests);
+            text += &format!(
+                "task {id:?} {:?} {:?} cancelled {} requests {:?}\n",
+                task.vertex, task.purpose, task.cancelled, task.requests
+            );
         }
         text
     }

@@ -70,7 +70,10 @@ impl JobSet {
 
     /// Members of both.
     pub(crate) fn intersection(&self, other: &Self) -> Self {
-        let mut both = Self { first: self.first & other.first, rest: None };
+        let mut both = Self {
+            first: self.first & other.first,
+            rest: None,
+        };
         let rest = self.rest.iter().flat_map(|rest| rest.iter()).enumerate();
         for (index, word) in rest {
             let word = word & other.word(index + 1);

@@ -50,14 +50,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let state = &self.edges[edge];
             let vertex = &self.vertices[state.vertex];
             let running = state.need_exec && matches!(vertex.exec, TaskSlot::Running(_));
-            (state.phase == Phase::Complete, running, state.phase == Phase::Loading, std::cmp::Reverse(vertex.seq))
+            (
+                state.phase == Phase::Complete,
+                running,
+                state.phase == Phase::Loading,
+                std::cmp::Reverse(vertex.seq),
+            )
         };
-        Ok(forced.unwrap_or_else(|| if order(edge) > order(other) { edge } else { other }))
+        Ok(forced.unwrap_or_else(|| {
+            if order(edge) > order(other) {
+                edge
+            } else {
+                other
+            }
+        }))
     }
 
     /// Makes `source` forward to `target` for ever. Whatever waited for the source waits for the target from now on.
     fn merge(&mut self, source: EdgeId, target: EdgeId) {
-        self.trace(|core| TraceEvent::Merged { source: core.trace_edge(source), target: core.trace_edge(target) });
+        self.trace(|core| TraceEvent::Merged {
+            source: core.trace_edge(source),
+            target: core.trace_edge(target),
+        });
         self.unindex(source);
         let told = self.edges[source].phase.state() > EdgeState::Initial;
         self.rest(source);
@@ -86,7 +100,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Whether `edge` has keys that `other` lacks.
     fn knows_more(&self, edge: EdgeId, other: EdgeId) -> bool {
         let known = &self.edges[other].keys;
-        self.edges[edge].keys.iter().any(|key| !known.iter().any(|other| other.id == key.id && other.usage == key.usage))
+        self.edges[edge].keys.iter().any(|key| {
+            !known
+                .iter()
+                .any(|other| other.id == key.id && other.usage == key.usage)
+        })
     }
 
     /// Keys, links and records that only the source knew are kept for the result.
@@ -114,7 +132,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         for key in keys {
             self.add_key(target, key.id, key.usage, key.stored);
         }
-        let records = self.edges[source].extra.as_mut().map(|extra| std::mem::take(&mut extra.records)).unwrap_or_default();
+        let records = self.edges[source]
+            .extra
+            .as_mut()
+            .map(|extra| std::mem::take(&mut extra.records))
+            .unwrap_or_default();
         if self.edges[target].phase != Phase::Complete {
             self.add_records(target, records);
         } else if more_links || more_keys {
@@ -161,7 +183,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Vertices that asked for a build that ends in the source wait for the target now.
     fn move_parents(&mut self, source: EdgeId, target: EdgeId) {
-        let parents = self.edges[source].extra.as_mut().map(|extra| std::mem::take(&mut extra.parents)).unwrap_or_default();
+        let parents = self.edges[source]
+            .extra
+            .as_mut()
+            .map(|extra| std::mem::take(&mut extra.parents))
+            .unwrap_or_default();
         let rank = self.vertices[self.edges[target].vertex].rank + 1;
         for parent in parents {
             self.edges[target].extra_mut().parents.push(parent);

@@ -43,9 +43,9 @@ use graph::{Edge, EdgeTag, JobState, JobTag, Request, Task, TaskTag, Vertex, Ver
 use hashbrown::{HashMap, HashTable};
 pub use io::*;
 use jobset::JobSet;
+use smallvec::SmallVec;
 use table::FixedState;
 pub(crate) use table::mix;
-use smallvec::SmallVec;
 
 use crate::{TraceEdge, TraceEvent};
 
@@ -206,16 +206,38 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn dispatch(&mut self, input: Input<O, V>) {
         match input {
-            Input::Open { ticket, id, domain, session } => self.open_job(ticket, id, domain, session),
+            Input::Open {
+                ticket,
+                id,
+                domain,
+                session,
+            } => self.open_job(ticket, id, domain, session),
             Input::Session { job, session } => self.set_session(job, session),
             Input::Subscribe { job } => self.subscribe(job),
-            Input::Load { ticket, job, definition } => self.load_for_job(ticket, job, definition),
+            Input::Load {
+                ticket,
+                job,
+                definition,
+            } => self.load_for_job(ticket, job, definition),
             Input::Build { ticket, job, root } => self.build(ticket, job, root),
-            Input::Rebuild { ticket, job, root, generation } => self.rebuild(ticket, job, root, generation),
+            Input::Rebuild {
+                ticket,
+                job,
+                root,
+                generation,
+            } => self.rebuild(ticket, job, root, generation),
             Input::Cancel { ticket } => self.cancel_request(ticket),
             Input::Discard { ticket, job } => self.discard_job(ticket, job),
-            Input::SubBuild { ticket, task, definition } => self.sub_build(ticket, task, definition),
-            Input::NextSession { ticket, task, tried } => self.next_session(ticket, task, &tried),
+            Input::SubBuild {
+                ticket,
+                task,
+                definition,
+            } => self.sub_build(ticket, task, definition),
+            Input::NextSession {
+                ticket,
+                task,
+                tried,
+            } => self.next_session(ticket, task, &tried),
             Input::Walk { ticket, job, root } => self.walk(ticket, job, root),
             Input::Answer { query, matches } => self.answer(query, matches),
             Input::Finished { task, outcome } => self.finished(task, outcome),
@@ -286,7 +308,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn trace_edge(&self, edge: EdgeId) -> TraceEdge {
         let state = &self.edges[edge];
-        TraceEdge { vertex: self.vertices[state.vertex].digest, output: state.output, id: edge.unique() }
+        TraceEdge {
+            vertex: self.vertices[state.vertex].digest,
+            output: state.output,
+            id: edge.unique(),
+        }
     }
 
     #[cfg(feature = "sim")]

@@ -32,7 +32,12 @@ pub struct SimOptions {
 
 impl Default for SimOptions {
     fn default() -> Self {
-        Self { from: 1, seeds: 1000, steps: 200, fault: None }
+        Self {
+            from: 1,
+            seeds: 1000,
+            steps: 200,
+            fault: None,
+        }
     }
 }
 
@@ -74,7 +79,12 @@ pub fn run(options: &SimOptions) -> Report {
         if let Some(violation) = outcome.violation {
             let schedule = shrink(seed, schedule, options.fault, &violation);
             let graph = play(seed, &schedule, options.fault).graph;
-            report.failed = Some(Failed { seed, violation, schedule, graph });
+            report.failed = Some(Failed {
+                seed,
+                violation,
+                schedule,
+                graph,
+            });
             break;
         }
     }
@@ -113,14 +123,29 @@ pub fn play(seed: u64, schedule: &[Step], fault: Option<Fault>) -> Played {
         Ok(Ok(())) => None,
         Ok(Err(violation)) => Some(violation),
         Err(payload) => {
-            let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = payload
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned());
             let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
             let detail = text.unwrap_or_default();
-            Some(Violation { invariant: "the core does not panic".to_owned(), detail })
+            Some(Violation {
+                invariant: "the core does not panic".to_owned(),
+                detail,
+            })
         }
     };
-    let graph = if violation.is_some() { world.describe() } else { String::new() };
-    let played = Played { handled: world.handled, merges: world.merges, digest: world.digest, violation, graph };
+    let graph = if violation.is_some() {
+        world.describe()
+    } else {
+        String::new()
+    };
+    let played = Played {
+        handled: world.handled,
+        merges: world.merges,
+        digest: world.digest,
+        violation,
+        graph,
+    };
     if played.violation.is_some() {
         // What a broken run holds is not worth taking apart, and may break again.
         std::mem::forget(world);
@@ -129,10 +154,17 @@ pub fn play(seed: u64, schedule: &[Step], fault: Option<Fault>) -> Played {
 }
 
 /// Takes steps out, in ever smaller pieces, while the run still breaks the same invariant.
-fn shrink(seed: u64, schedule: Vec<Step>, fault: Option<Fault>, violation: &Violation) -> Vec<Step> {
+fn shrink(
+    seed: u64,
+    schedule: Vec<Step>,
+    fault: Option<Fault>,
+    violation: &Violation,
+) -> Vec<Step> {
     let breaks = |schedule: &[Step]| {
         let played = play(seed, schedule, fault);
-        played.violation.is_some_and(|other| other.invariant == violation.invariant)
+        played
+            .violation
+            .is_some_and(|other| other.invariant == violation.invariant)
     };
     let mut schedule = schedule;
     let mut piece = schedule.len().div_ceil(2);

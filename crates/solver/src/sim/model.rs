@@ -70,7 +70,11 @@ impl Universe {
         let leaves = 2 + rng.below(3) as usize;
         let mut specs: Vec<Spec> = Vec::new();
         for at in 0..count.max(leaves + 2) {
-            let spec = if at < leaves { Self::leaf(rng, at) } else { Self::inner(rng, at, &specs) };
+            let spec = if at < leaves {
+                Self::leaf(rng, at)
+            } else {
+                Self::inner(rng, at, &specs)
+            };
             specs.push(spec);
         }
         Self { specs }
@@ -81,7 +85,11 @@ impl Universe {
             class: at as u64,
             inputs: Vec::new(),
             outputs: 1 + u32::from(rng.one_in(4)),
-            maps: if rng.one_in(4) { 1 + rng.below(3) as u32 } else { 1 },
+            maps: if rng.one_in(4) {
+                1 + rng.below(3) as u32
+            } else {
+                1
+            },
             bound: rng.one_in(5),
             wants_session: rng.one_in(4),
             public: rng.one_in(4),
@@ -111,7 +119,11 @@ impl Universe {
         let same = rng.one_in(4) && below.inputs.len() == 1 && below.inputs[0].content.is_some();
         if same {
             let mut spec = below.clone();
-            spec.inputs[0] = InputSpec { spec: inputs[0].spec, output: inputs[0].output, ..spec.inputs[0].clone() };
+            spec.inputs[0] = InputSpec {
+                spec: inputs[0].spec,
+                output: inputs[0].output,
+                ..spec.inputs[0].clone()
+            };
             spec.nested = None;
             return spec;
         }
@@ -136,21 +148,38 @@ impl Universe {
             preprocess: input.preprocess,
         });
         // The last cache map of a leaf is shared by a pair of classes that compute the same.
-        let class = if spec.maps > 1 && index + 1 == spec.maps { 1000 + spec.class / 2 } else { spec.class };
+        let class = if spec.maps > 1 && index + 1 == spec.maps {
+            1000 + spec.class / 2
+        } else {
+            spec.class
+        };
         CacheMap {
-            digest: Digest::of(format!("class {class} nested {:?} map {index}", spec.nested.map(|nested| self.value(nested, 0)))),
+            digest: Digest::of(format!(
+                "class {class} nested {:?} map {index}",
+                spec.nested.map(|nested| self.value(nested, 0))
+            )),
             inputs: inputs.collect(),
             more: index + 1 < spec.maps,
         }
     }
 
     /// What an operation computes from its inputs' values and the value of the build that it asks for.
-    pub(super) fn compute(&self, spec: usize, output: u32, inputs: &[u64], nested: Option<u64>) -> u64 {
+    pub(super) fn compute(
+        &self,
+        spec: usize,
+        output: u32,
+        inputs: &[u64],
+        nested: Option<u64>,
+    ) -> u64 {
         let spec = &self.specs[spec];
         if spec.inputs.is_empty() {
             return 10 * (spec.class / 2) + u64::from(output);
         }
-        let views = spec.inputs.iter().zip(inputs).map(|(input, value)| input.view(*value));
+        let views = spec
+            .inputs
+            .iter()
+            .zip(inputs)
+            .map(|(input, value)| input.view(*value));
         let seed = scramble(spec.class ^ (u64::from(output) << 32) ^ nested.unwrap_or(0));
         views.fold(seed, |hash, view| scramble(hash ^ view))
     }
@@ -159,10 +188,14 @@ impl Universe {
     pub(super) fn value(&self, spec: usize, output: u32) -> u64 {
         let mut values: Vec<Vec<u64>> = Vec::new();
         for at in 0..=spec {
-            let inputs: Vec<u64> =
-                self.specs[at].inputs.iter().map(|input| values[input.spec][input.output as usize]).collect();
+            let inputs: Vec<u64> = self.specs[at]
+                .inputs
+                .iter()
+                .map(|input| values[input.spec][input.output as usize])
+                .collect();
             let nested = self.specs[at].nested.map(|nested| values[nested][0]);
-            let outputs = (0..self.specs[at].outputs).map(|output| self.compute(at, output, &inputs, nested));
+            let outputs =
+                (0..self.specs[at].outputs).map(|output| self.compute(at, output, &inputs, nested));
             values.push(outputs.collect());
         }
         values[spec][output as usize]
@@ -184,7 +217,11 @@ impl Universe {
             let variant = rng.below(3);
             let ignore_cache = rng.one_in(12);
             let never_merge = variant == 2 && rng.one_in(3);
-            let below: Vec<_> = spec.inputs.iter().map(|input| vertices[input.spec].digest).collect();
+            let below: Vec<_> = spec
+                .inputs
+                .iter()
+                .map(|input| vertices[input.spec].digest)
+                .collect();
             let owner = if spec.bound { job.0 } else { 0 };
             let digest = Digest::of(format!("{at} {variant} {owner} {below:?}"));
             *instances += 1;
@@ -202,16 +239,30 @@ impl Universe {
                 digest,
                 name: format!("{at}").into(),
                 op: SimOp(info),
-                inputs: spec.inputs.iter().map(|input| Output { vertex: input.spec as u32, index: input.output }).collect(),
+                inputs: spec
+                    .inputs
+                    .iter()
+                    .map(|input| Output {
+                        vertex: input.spec as u32,
+                        index: input.output,
+                    })
+                    .collect(),
                 options: VertexOptions {
                     ignore_cache,
-                    merge: if never_merge { MergePolicy::Never } else { MergePolicy::Auto },
+                    merge: if never_merge {
+                        MergePolicy::Never
+                    } else {
+                        MergePolicy::Auto
+                    },
                     public: spec.public,
                     ..VertexOptions::default()
                 },
             });
         }
-        let root = Output { vertex: root as u32, index: output };
+        let root = Output {
+            vertex: root as u32,
+            index: output,
+        };
         match Definition::new(vertices, root) {
             Ok(definition) => (definition, infos),
             Err(error) => unreachable!("specs are in topological order: {error}"),

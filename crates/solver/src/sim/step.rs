@@ -72,7 +72,11 @@ impl Step {
                 here
             })
             .map_or(Action::Finish, |(action, _)| *action);
-        Self { action, a: rng.below(1 << 20), b: rng.next() }
+        Self {
+            action,
+            a: rng.below(1 << 20),
+            b: rng.next(),
+        }
     }
 }
 
@@ -94,9 +98,21 @@ impl std::str::FromStr for Step {
         let error = || NotAStep(line.to_owned());
         let mut words = line.split_whitespace();
         let name = words.next().ok_or_else(error)?;
-        let (action, _) = WEIGHTS.iter().find(|(action, _)| format!("{action:?}") == name).ok_or_else(error)?;
-        let mut number = || words.next().and_then(|word| word.parse().ok()).ok_or_else(error);
-        let step = Self { action: *action, a: number()?, b: number()? };
+        let (action, _) = WEIGHTS
+            .iter()
+            .find(|(action, _)| format!("{action:?}") == name)
+            .ok_or_else(error)?;
+        let mut number = || {
+            words
+                .next()
+                .and_then(|word| word.parse().ok())
+                .ok_or_else(error)
+        };
+        let step = Self {
+            action: *action,
+            a: number()?,
+            b: number()?,
+        };
         words.next().map_or(Ok(step), |_| Err(error()))
     }
 }

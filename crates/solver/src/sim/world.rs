@@ -15,7 +15,8 @@ use super::{
 use crate::{
     Digest, Failure, KeyQuery, OpError, Record, RecordId, SaveKey,
     core::{
-        Built, Call, Census, Core, Effect, Effects, Fault, Input, JobId, LoadFailure, Outcome, QueryId, Reply, RootId, TaskId, Ticket,
+        Built, Call, Census, Core, Effect, Effects, Fault, Input, JobId, LoadFailure, Outcome,
+        QueryId, Reply, RootId, TaskId, Ticket,
     },
     keystore::{Answer, KeyStore, MemoryKeyStore},
 };
@@ -30,7 +31,10 @@ pub struct Violation {
 }
 
 fn violation(invariant: &str, detail: impl std::fmt::Debug) -> Result<(), Violation> {
-    Err(Violation { invariant: invariant.to_owned(), detail: format!("{detail:?}") })
+    Err(Violation {
+        invariant: invariant.to_owned(),
+        detail: format!("{detail:?}"),
+    })
 }
 
 /// A result as the core holds it.
@@ -81,11 +85,24 @@ struct Root {
 
 enum Asked {
     Open,
-    Load { job: u64, spec: usize, output: u32, info: Arc<OpInfo>, bound: BTreeSet<usize> },
-    Build { job: u64, root: usize },
-    Nested { task: TaskId },
-    Session { task: TaskId },
-    Discard { job: u64 },
+    Load {
+        job: u64,
+        spec: usize,
+        output: u32,
+        info: Arc<OpInfo>,
+        bound: BTreeSet<usize>,
+    },
+    Build {
+        job: u64,
+        root: usize,
+    },
+    Nested {
+        task: TaskId,
+    },
+    Session {
+        task: TaskId,
+    },
+    Discard,
 }
 
 struct Request {
@@ -124,8 +141,8 @@ pub(super) struct World {
     executing: BTreeSet<u64>,
     /// Steps at which a failure was made up, by its number.
     made_up: BTreeMap<u64, u64>,
-    /// Digests of vertices that were loaded with an option that keeps them from being merged.
-    alone: BTreeSet<Digest>,
+    /// Classes of which a vertex was loaded with an option that keeps it from being merged.
+    alone: BTreeSet<u64>,
     released: BTreeSet<u64>,
     produced: u64,
     alive: Rc<RefCell<u64>>,
@@ -185,9 +202,19 @@ impl World {
         self.next
     }
 
-    fn ask(&mut self, asked: Asked, input: impl FnOnce(Ticket) -> Input<SimOp, SimValue>) -> Result<(), Violation> {
+    fn ask(
+        &mut self,
+        asked: Asked,
+        input: impl FnOnce(Ticket) -> Input<SimOp, SimValue>,
+    ) -> Result<(), Violation> {
         let ticket = self.number();
-        self.requests.insert(ticket, Request { asked, since: self.now });
+        self.requests.insert(
+            ticket,
+            Request {
+                asked,
+                since: self.now,
+            },
+        );
         self.handle(input(ticket))
     }
 
@@ -204,7 +231,10 @@ impl World {
             self.release(&value)?;
         }
         self.may_cancel.clear();
-        self.core.check().map_err(|broken| Violation { invariant: broken.invariant.to_owned(), detail: broken.detail })
+        self.core.check().map_err(|broken| Violation {
+            invariant: broken.invariant.to_owned(),
+            detail: broken.detail,
+        })
     }
 
     /// Mixes what was seen into the digest of the run.
@@ -225,7 +255,9 @@ impl World {
         if self.loud {
             println!("{} {seen}", self.now);
         }
-        let sum = seen.bytes().fold(self.digest, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let sum = seen.bytes().fold(self.digest, |sum, byte| {
+            (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
         self.digest = sum;
     }
 
@@ -262,11 +294,21 @@ impl World {
     fn save(&mut self, keys: Vec<SaveKey>, value: Option<SimValue>) {
         let record = value.map(|value| {
             let id = RecordId(self.number());
-            let stored = Stored { value: value.0.value, domain: value.0.domain, public: value.0.public };
+            let stored = Stored {
+                value: value.0.value,
+                domain: value.0.domain,
+                public: value.0.public,
+            };
             self.records.insert(id, stored);
-            Record { id, created: self.now, priority: 0, source: crate::CacheSourceId::LOCAL }
+            Record {
+                id,
+                created: self.now,
+                priority: 0,
+                source: crate::CacheSourceId::LOCAL,
+            }
         });
-        keys.into_iter().for_each(|key| self.keys.save(SaveKey { record, ..key }));
+        keys.into_iter()
+            .for_each(|key| self.keys.save(SaveKey { record, ..key }));
     }
 
     fn drop_record(&mut self, record: RecordId) {
@@ -282,22 +324,34 @@ impl World {
                 }
                 inputs
             }
-            Call::Preprocess { value, .. } | Call::SlowKey { value, .. } => std::slice::from_ref(value),
+            Call::Preprocess { value, .. } | Call::SlowKey { value, .. } => {
+                std::slice::from_ref(value)
+            }
             Call::CacheMap { .. } | Call::Load { .. } => &[],
         };
         if inputs.iter().any(|value| value.0.poisoned) {
             return violation("a result of a cancelled run is not used", id);
         }
-        self.running.push(Running { id, call, cancelled: false, nested: Nested::Not, session: None });
+        self.running.push(Running {
+            id,
+            call,
+            cancelled: false,
+            nested: Nested::Not,
+            session: None,
+        });
         Ok(())
     }
 
-    fn replied(&mut self, ticket: Ticket, reply: Result<Reply<SimOp, SimValue>, Failure<SimValue>>) -> Result<(), Violation> {
+    fn replied(
+        &mut self,
+        ticket: Ticket,
+        reply: Result<Reply<SimOp, SimValue>, Failure<SimValue>>,
+    ) -> Result<(), Violation> {
         let Some(Request { asked, since }) = self.requests.remove(&ticket) else {
             return violation("a request is answered once", ticket);
         };
         if let Err(failure) = &reply
-            && !matches!(asked, Asked::Discard { .. })
+            && !matches!(asked, Asked::Discard)
         {
             self.check_failure(ticket, &asked, since, failure)?;
         }
@@ -308,12 +362,30 @@ impl World {
                     job.id = id;
                 }
             }
-            (Asked::Load { job, spec, output, info, bound }, Ok(Reply::Root(id))) => {
+            (
+                Asked::Load {
+                    job,
+                    spec,
+                    output,
+                    info,
+                    bound,
+                },
+                Ok(Reply::Root(id)),
+            ) => {
                 if let Some(job) = self.jobs.get_mut(&job) {
-                    job.roots.push(Root { id, spec, output, info, bound, last: None });
+                    job.roots.push(Root {
+                        id,
+                        spec,
+                        output,
+                        info,
+                        bound,
+                        last: None,
+                    });
                 }
             }
-            (Asked::Build { job, root }, Ok(Reply::Built(built))) => self.check_built(job, root, &built)?,
+            (Asked::Build { job, root }, Ok(Reply::Built(built))) => {
+                self.check_built(job, root, &built)?
+            }
             (Asked::Nested { task }, reply) => {
                 if let Some(running) = self.running.iter_mut().find(|running| running.id == task) {
                     running.nested = match reply {
@@ -322,28 +394,43 @@ impl World {
                     };
                 }
             }
-            (Asked::Session { task }, Ok(Reply::Session(session))) => self.check_session(task, session)?,
+            (Asked::Session { task }, Ok(Reply::Session(session))) => {
+                self.check_session(task, session)?
+            }
             _ => {}
         }
         Ok(())
     }
 
-    fn check_failure(&self, ticket: Ticket, asked: &Asked, since: u64, failure: &Failure<SimValue>) -> Result<(), Violation> {
+    fn check_failure(
+        &self,
+        ticket: Ticket,
+        asked: &Asked,
+        since: u64,
+        failure: &Failure<SimValue>,
+    ) -> Result<(), Violation> {
         match failure {
             Failure::Cancelled if self.may_cancel.contains(&ticket) => Ok(()),
-            Failure::Cancelled if matches!(asked, Asked::Nested { .. } | Asked::Session { .. }) => Ok(()),
+            Failure::Cancelled if matches!(asked, Asked::Nested { .. } | Asked::Session { .. }) => {
+                Ok(())
+            }
             Failure::Op { failure, .. } => match &failure.error {
                 OpError::Failed(error) => {
                     let number = error.to_string().parse().ok();
                     let made_up = number.and_then(|number: u64| self.made_up.get(&number));
                     if made_up.is_none_or(|step| *step < since) {
-                        return violation("a failure reaches those who asked before it", (ticket, error.to_string()));
+                        return violation(
+                            "a failure reaches those who asked before it",
+                            (ticket, error.to_string()),
+                        );
                     }
                     Ok(())
                 }
-                OpError::Gone(_) if self.alone.contains(&failure.vertex) => Ok(()),
                 OpError::Gone(_) => self.check_stranded(asked, &failure.name),
-                other => violation("only failures of operations are delivered", (ticket, other.to_string())),
+                other => violation(
+                    "only failures of operations are delivered",
+                    (ticket, other.to_string()),
+                ),
             },
             Failure::ResultLost { .. } => Ok(()),
             other => violation("no healthy request fails", (ticket, other.to_string())),
@@ -352,28 +439,54 @@ impl World {
 
     /// A job may only hear that something went away if its own operation could not have helped.
     fn check_stranded(&self, asked: &Asked, name: &str) -> Result<(), Violation> {
-        let Asked::Build { job, root } = asked else { return Ok(()) };
-        let Ok(spec) = name.parse::<usize>() else { return Ok(()) };
-        let Some(state) = self.jobs.get(job).filter(|state| state.session.is_some()) else { return Ok(()) };
+        let Asked::Build { job, root } = asked else {
+            return Ok(());
+        };
+        let Ok(spec) = name.parse::<usize>() else {
+            return Ok(());
+        };
+        let Some(state) = self.jobs.get(job).filter(|state| state.session.is_some()) else {
+            return Ok(());
+        };
         let spec = &self.universe.specs[spec];
-        let own = state.roots[*root].bound.iter().any(|own| self.universe.specs[*own].class == spec.class);
-        let busy = self.running.iter().any(|running| matches!(&running.call, Call::Exec { op, .. } if op.0.job == *job));
+        let own = state.roots[*root]
+            .bound
+            .iter()
+            .any(|own| self.universe.specs[*own].class == spec.class);
+        let busy = self
+            .running
+            .iter()
+            .any(|running| matches!(&running.call, Call::Exec { op, .. } if op.0.job == *job));
         // Another operation of the same class may be a different key; only leaves are surely the same.
-        if own && !busy && spec.inputs.is_empty() && spec.maps == 1 {
-            return violation("the operation of another interested job is tried", (job, name));
+        let alone = self.alone.contains(&spec.class);
+        if own && !alone && !busy && spec.inputs.is_empty() && spec.maps == 1 {
+            return violation(
+                "the operation of another interested job is tried",
+                (job, name),
+            );
         }
         Ok(())
     }
 
-    fn check_built(&mut self, job: u64, root: usize, built: &Built<SimValue>) -> Result<(), Violation> {
-        let Some(state) = self.jobs.get_mut(&job) else { return violation("no answer after the discard", job) };
+    fn check_built(
+        &mut self,
+        job: u64,
+        root: usize,
+        built: &Built<SimValue>,
+    ) -> Result<(), Violation> {
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return violation("no answer after the discard", job);
+        };
         let domain = state.domain;
         let root = &mut state.roots[root];
         root.last = Some(built.generation);
         let value = &built.value.0;
         let expected = self.universe.value(root.spec, root.output);
         if value.value != expected {
-            return violation("a result is what the plain evaluation gives", (root.spec, value.value, expected));
+            return violation(
+                "a result is what the plain evaluation gives",
+                (root.spec, value.value, expected),
+            );
         }
         if value.poisoned {
             return violation("a result of a cancelled run is not delivered", job);
@@ -396,7 +509,10 @@ impl World {
         if let Some(number) = session {
             let lender = self.jobs.values().find(|job| job.session == Some(number));
             if !lender.is_some_and(|job| self.core.reaches(job.id, task)) {
-                return violation("a session is lent to what its job is interested in", (task, number));
+                return violation(
+                    "a session is lent to what its job is interested in",
+                    (task, number),
+                );
             }
         }
         if let Some(running) = self.running.iter_mut().find(|running| running.id == task) {
@@ -421,20 +537,26 @@ impl World {
             Action::Answer => self.answer(a),
             Action::CloseSession => self.close_session(a),
             Action::DropRecord => {
-                if let Some(record) = pick(self.records.len(), a).and_then(|at| self.records.keys().nth(at)) {
+                if let Some(record) =
+                    pick(self.records.len(), a).and_then(|at| self.records.keys().nth(at))
+                {
                     self.records.remove(&record.clone());
                 }
                 Ok(())
             }
             Action::Subscribe => match self.job(a) {
-                Some(job) => self.handle(Input::Subscribe { job: self.jobs[&job].id }),
+                Some(job) => self.handle(Input::Subscribe {
+                    job: self.jobs[&job].id,
+                }),
                 None => Ok(()),
             },
         }
     }
 
     fn job(&self, a: u64) -> Option<u64> {
-        pick(self.jobs.len(), a).and_then(|at| self.jobs.keys().nth(at)).copied()
+        pick(self.jobs.len(), a)
+            .and_then(|at| self.jobs.keys().nth(at))
+            .copied()
     }
 
     fn open(&mut self, a: u64) -> Result<(), Violation> {
@@ -443,16 +565,28 @@ impl World {
         }
         let number = self.next_job;
         self.next_job += 1;
-        let domain = u64::from(a % 5 == 0);
-        let session = (a % 3 != 0).then_some(number);
-        let job = SimJob { id: JobId::default(), domain, session, roots: Vec::new() };
+        let domain = u64::from(a.is_multiple_of(5));
+        let session = (!a.is_multiple_of(3)).then_some(number);
+        let job = SimJob {
+            id: JobId::default(),
+            domain,
+            session,
+            roots: Vec::new(),
+        };
         self.jobs.insert(number, job);
         let domain = (domain != 0).then(|| Digest::of(b"domain"));
-        self.ask(Asked::Open, |ticket| Input::Open { ticket, id: format!("{number}").into(), domain, session })
+        self.ask(Asked::Open, |ticket| Input::Open {
+            ticket,
+            id: format!("{number}").into(),
+            domain,
+            session,
+        })
     }
 
     fn load(&mut self, a: u64, b: u64) -> Result<(), Violation> {
-        let Some(job) = self.job(a) else { return Ok(()) };
+        let Some(job) = self.job(a) else {
+            return Ok(());
+        };
         let mut rng = Rng::new(b);
         let count = self.universe.specs.len() as u64;
         // High ones more often: they have more below them.
@@ -461,19 +595,36 @@ impl World {
         // Few choices, so that jobs load the same now and then.
         let choice = rng.below(6);
         let domain = self.jobs[&job].domain;
-        let (definition, infos) = self.universe.definition(spec, output, choice, (job, domain), &mut self.instances);
-        let Some(state) = self.jobs.get(&job) else { return Ok(()) };
+        let (definition, infos) =
+            self.universe
+                .definition(spec, output, choice, (job, domain), &mut self.instances);
+        let Some(state) = self.jobs.get(&job) else {
+            return Ok(());
+        };
         let mut bound = BTreeSet::new();
         for info in &infos {
             if info.never_merge || info.ignore_cache {
-                self.alone.insert(info.digest);
+                self.alone.insert(self.universe.specs[info.spec].class);
             } else if self.universe.specs[info.spec].bound {
                 bound.insert(info.spec);
             }
         }
         let id = state.id;
         let info = Arc::clone(&infos[spec]);
-        self.ask(Asked::Load { job, spec, output, info, bound }, |ticket| Input::Load { ticket, job: id, definition })
+        self.ask(
+            Asked::Load {
+                job,
+                spec,
+                output,
+                info,
+                bound,
+            },
+            |ticket| Input::Load {
+                ticket,
+                job: id,
+                definition,
+            },
+        )
     }
 
     fn root(&self, a: u64, b: u64) -> Option<(u64, usize)> {
@@ -482,22 +633,39 @@ impl World {
     }
 
     fn build(&mut self, a: u64, b: u64) -> Result<(), Violation> {
-        let Some((job, at)) = self.root(a, b) else { return Ok(()) };
+        let Some((job, at)) = self.root(a, b) else {
+            return Ok(());
+        };
         let (id, root) = (self.jobs[&job].id, self.jobs[&job].roots[at].id);
-        self.ask(Asked::Build { job, root: at }, |ticket| Input::Build { ticket, job: id, root })
+        self.ask(Asked::Build { job, root: at }, |ticket| Input::Build {
+            ticket,
+            job: id,
+            root,
+        })
     }
 
     fn rebuild(&mut self, a: u64, b: u64) -> Result<(), Violation> {
-        let Some((job, at)) = self.root(a, b) else { return Ok(()) };
+        let Some((job, at)) = self.root(a, b) else {
+            return Ok(());
+        };
         let (id, root) = (self.jobs[&job].id, &self.jobs[&job].roots[at]);
-        let Some(generation) = root.last else { return Ok(()) };
+        let Some(generation) = root.last else {
+            return Ok(());
+        };
         let root = root.id;
-        self.ask(Asked::Build { job, root: at }, |ticket| Input::Rebuild { ticket, job: id, root, generation })
+        self.ask(Asked::Build { job, root: at }, |ticket| Input::Rebuild {
+            ticket,
+            job: id,
+            root,
+            generation,
+        })
     }
 
     fn cancel(&mut self, a: u64) -> Result<(), Violation> {
         let open: Vec<Ticket> = self.builds().map(|(ticket, _)| ticket).collect();
-        let Some(at) = pick(open.len(), a) else { return Ok(()) };
+        let Some(at) = pick(open.len(), a) else {
+            return Ok(());
+        };
         let ticket = open[at];
         self.may_cancel.insert(ticket);
         self.handle(Input::Cancel { ticket })?;
@@ -508,18 +676,31 @@ impl World {
     }
 
     fn builds(&self) -> impl Iterator<Item = (Ticket, u64)> + '_ {
-        self.requests.iter().filter_map(|(ticket, request)| match request.asked {
-            Asked::Build { job, .. } => Some((*ticket, job)),
-            _ => None,
-        })
+        self.requests
+            .iter()
+            .filter_map(|(ticket, request)| match request.asked {
+                Asked::Build { job, .. } => Some((*ticket, job)),
+                _ => None,
+            })
     }
 
     fn discard(&mut self, a: u64) -> Result<(), Violation> {
-        let Some(job) = self.job(a) else { return Ok(()) };
-        let cancelled: Vec<Ticket> = self.builds().filter(|(_, owner)| *owner == job).map(|(ticket, _)| ticket).collect();
+        let Some(job) = self.job(a) else {
+            return Ok(());
+        };
+        let cancelled: Vec<Ticket> = self
+            .builds()
+            .filter(|(_, owner)| *owner == job)
+            .map(|(ticket, _)| ticket)
+            .collect();
         self.may_cancel.extend(cancelled);
-        let Some(state) = self.jobs.remove(&job) else { return Ok(()) };
-        self.ask(Asked::Discard { job }, |ticket| Input::Discard { ticket, job: state.id })?;
+        let Some(state) = self.jobs.remove(&job) else {
+            return Ok(());
+        };
+        self.ask(Asked::Discard, |ticket| Input::Discard {
+            ticket,
+            job: state.id,
+        })?;
         if let Some((ticket, _)) = self.builds().find(|(_, owner)| *owner == job) {
             return violation("the requests of a discarded job are answered", ticket);
         }
@@ -527,26 +708,41 @@ impl World {
     }
 
     fn close_session(&mut self, a: u64) -> Result<(), Violation> {
-        let Some(job) = self.job(a) else { return Ok(()) };
-        let Some(state) = self.jobs.get_mut(&job) else { return Ok(()) };
+        let Some(job) = self.job(a) else {
+            return Ok(());
+        };
+        let Some(state) = self.jobs.get_mut(&job) else {
+            return Ok(());
+        };
         state.session = None;
         let id = state.id;
-        self.handle(Input::Session { job: id, session: None })
+        self.handle(Input::Session {
+            job: id,
+            session: None,
+        })
     }
 
     fn answer(&mut self, a: u64) -> Result<(), Violation> {
-        let Some(at) = pick(self.queries.len(), a) else { return Ok(()) };
+        let Some(at) = pick(self.queries.len(), a) else {
+            return Ok(());
+        };
         let (query, ask) = self.queries.remove(at);
-        let Answer::Ready(matches) = self.keys.query(ask) else { return Ok(()) };
+        let Answer::Ready(matches) = self.keys.query(ask) else {
+            return Ok(());
+        };
         self.handle(Input::Answer { query, matches })
     }
 
     fn finish(&mut self, a: u64, b: u64, ending: Ending) -> Result<(), Violation> {
-        let Some(at) = pick(self.running.len(), a) else { return Ok(()) };
+        let Some(at) = pick(self.running.len(), a) else {
+            return Ok(());
+        };
         if !self.prepare(at)? {
             return Ok(());
         }
-        let Some(at) = self.running.get(at).map(|_| at) else { return Ok(()) };
+        let Some(at) = self.running.get(at).map(|_| at) else {
+            return Ok(());
+        };
         let running = self.running.remove(at);
         let outcome = self.outcome(&running, b, ending);
         if let Call::Exec { op, .. } = &running.call {
@@ -560,7 +756,9 @@ impl World {
     /// Lets an execution ask for its build and its session. Returns whether it may end.
     fn prepare(&mut self, at: usize) -> Result<bool, Violation> {
         let running = &self.running[at];
-        let Call::Exec { op, .. } = &running.call else { return Ok(true) };
+        let Call::Exec { op, .. } = &running.call else {
+            return Ok(true);
+        };
         if running.cancelled {
             return Ok(true);
         }
@@ -569,16 +767,29 @@ impl World {
         if let (Some(nested), Nested::Not) = (spec.nested, &running.nested) {
             self.running[at].nested = Nested::Asked;
             let choice = info.instance % 5;
-            let (definition, _) =
-                self.universe.definition(nested, 0, choice, (info.job, info.domain), &mut self.instances);
-            self.ask(Asked::Nested { task }, |ticket| Input::SubBuild { ticket, task, definition })?;
+            let (definition, _) = self.universe.definition(
+                nested,
+                0,
+                choice,
+                (info.job, info.domain),
+                &mut self.instances,
+            );
+            self.ask(Asked::Nested { task }, |ticket| Input::SubBuild {
+                ticket,
+                task,
+                definition,
+            })?;
             return Ok(false);
         }
         if running.nested == Nested::Asked {
             return Ok(false);
         }
         if spec.wants_session && running.session.is_none() {
-            self.ask(Asked::Session { task }, |ticket| Input::NextSession { ticket, task, tried: Vec::new() })?;
+            self.ask(Asked::Session { task }, |ticket| Input::NextSession {
+                ticket,
+                task,
+                tried: Vec::new(),
+            })?;
             return Ok(false);
         }
         Ok(true)
@@ -591,7 +802,7 @@ impl World {
     }
 
     fn outcome(&mut self, running: &Running, b: u64, ending: Ending) -> Outcome<SimValue> {
-        let gave_up = running.cancelled && b % 2 == 0;
+        let gave_up = running.cancelled && b.is_multiple_of(2);
         match &running.call {
             Call::CacheMap { op, index } => Outcome::CacheMap(match ending {
                 _ if gave_up => Err(OpError::Cancelled),
@@ -614,14 +825,22 @@ impl World {
                 }
             }),
             Call::Load { record } => Outcome::Load(match (ending, self.records.get(&record.id)) {
-                (Ending::Failure, _) => Err(LoadFailure { gone: false, reason: "made up".into() }),
-                (_, None) => Err(LoadFailure { gone: true, reason: "gone".into() }),
+                (Ending::Failure, _) => Err(LoadFailure {
+                    gone: false,
+                    reason: "made up".into(),
+                }),
+                (_, None) => Err(LoadFailure {
+                    gone: true,
+                    reason: "gone".into(),
+                }),
                 (_, Some(stored)) => {
                     let (value, domain, public) = (stored.value, stored.domain, stored.public);
                     Ok(self.produce(value, None, domain, public, running.cancelled))
                 }
             }),
-            Call::Exec { op, inputs } => Outcome::Exec(self.execute(running, &op.0, inputs, b, ending, gave_up)),
+            Call::Exec { op, inputs } => {
+                Outcome::Exec(self.execute(running, &op.0, inputs, b, ending, gave_up))
+            }
         }
     }
 
@@ -642,7 +861,10 @@ impl World {
             return Err(self.made_up());
         }
         if ending == Ending::LostInput && !inputs.is_empty() {
-            return Err(OpError::lost_input((b % inputs.len() as u64) as u32, "lost"));
+            return Err(OpError::lost_input(
+                (b % inputs.len() as u64) as u32,
+                "lost",
+            ));
         }
         let job = self.jobs.get(&op.job);
         if spec.bound && job.is_none_or(|job| job.session.is_none()) {
@@ -658,19 +880,40 @@ impl World {
             _ => spec.nested.map(|_| 0),
         };
         // Some operations have more outputs than anyone refers to.
-        let outputs = spec.outputs + u32::from(op.spec % 3 == 0);
+        let outputs = spec.outputs + u32::from(op.spec.is_multiple_of(3));
         let made = (0..outputs).map(|output| {
             let value = self.universe.compute(op.spec, output, &values, nested);
-            self.produce(value, Some(Arc::clone(op)), op.domain, spec.public, running.cancelled)
+            self.produce(
+                value,
+                Some(Arc::clone(op)),
+                op.domain,
+                spec.public,
+                running.cancelled,
+            )
         });
         Ok(made.collect())
     }
 
-    fn produce(&mut self, value: u64, by: Option<Arc<OpInfo>>, domain: u64, public: bool, poisoned: bool) -> SimValue {
+    fn produce(
+        &mut self,
+        value: u64,
+        by: Option<Arc<OpInfo>>,
+        domain: u64,
+        public: bool,
+        poisoned: bool,
+    ) -> SimValue {
         self.produced += 1;
         *self.alive.borrow_mut() += 1;
         let alive = Rc::clone(&self.alive);
-        SimValue(Rc::new(ValueInfo { id: self.produced, value, by, domain, public, poisoned, alive }))
+        SimValue(Rc::new(ValueInfo {
+            id: self.produced,
+            value,
+            by,
+            domain,
+            public,
+            poisoned,
+            alive,
+        }))
     }
 
     /// Lets everything come to an end: first all that is under way, then the jobs, then what is winding down.
@@ -680,7 +923,11 @@ impl World {
             return violation("every request is answered in the end", ticket);
         }
         while let Some(job) = self.jobs.keys().next().copied() {
-            let at = self.jobs.keys().position(|other| *other == job).unwrap_or(0) as u64;
+            let at = self
+                .jobs
+                .keys()
+                .position(|other| *other == job)
+                .unwrap_or(0) as u64;
             self.discard(at)?;
         }
         self.settle()?;
@@ -691,7 +938,10 @@ impl World {
             return violation("every request is answered in the end", self.requests.len());
         }
         if self.released.len() as u64 != self.produced {
-            return violation("every result is released", (self.produced, self.released.len()));
+            return violation(
+                "every result is released",
+                (self.produced, self.released.len()),
+            );
         }
         if *self.alive.borrow() != 0 {
             return violation("no handle of a result is left", *self.alive.borrow());
@@ -705,7 +955,10 @@ impl World {
         while !self.running.is_empty() || !self.queries.is_empty() {
             rounds += 1;
             if rounds > 20_000 {
-                return violation("work comes to an end", (self.running.len(), self.queries.len()));
+                return violation(
+                    "work comes to an end",
+                    (self.running.len(), self.queries.len()),
+                );
             }
             while !self.queries.is_empty() {
                 self.answer(0)?;
@@ -717,7 +970,10 @@ impl World {
                 }
             }
             if !self.running.is_empty() && before == (self.running.len(), self.handled) {
-                return violation("work comes to an end", "every execution waits for a build of its own");
+                return violation(
+                    "work comes to an end",
+                    "every execution waits for a build of its own",
+                );
             }
         }
         Ok(())
