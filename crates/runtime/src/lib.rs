@@ -1,1 +1,34 @@
 //! Runs one step in a sandbox.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("weld-runtime runs on Linux only");
+
+mod agent;
+mod capability;
+mod cgroup;
+mod check;
+mod config;
+mod control;
+mod embedded;
+mod error;
+mod layout;
+mod output;
+mod privilege;
+mod resolv;
+mod runtime;
+mod seccomp;
+mod spec;
+mod status;
+pub mod user;
+
+pub use agent::{AgentConnector, AgentSocket, AgentStream, Connecting};
+pub use config::{CgroupConfig, CgroupMode, DnsConfig, RuntimeConfig, RuntimeKind};
+pub use error::RuntimeError;
+pub use output::{Chunk, Stdio, Stream};
+pub use runtime::Runtime;
+pub use spec::{
+    DEFAULT_HOSTNAME, Device, DeviceKind, MountPlan, Network, Overlay, Resources, Secret, Security,
+    Source, StepMount, StepSpec, Ulimit, UpperDirs, User, UserIds,
+};
+pub use status::ExitStatus;
+pub use tokio_util::sync::CancellationToken;
