@@ -14,7 +14,7 @@ pub trait Value: Send + Sync + 'static {}
 
 impl<T: Send + Sync + 'static> Value for T {}
 
-/// Name of a stored result inside one [`ResultStore`].
+/// Name of a stored result inside one [`ResultStore`]. Of two records of the same moment, the one with the higher name is newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId(pub u64);
 

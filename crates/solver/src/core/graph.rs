@@ -308,8 +308,10 @@ pub(crate) struct Edge<V> {
     pub(crate) dirty: bool,
     /// In the index.
     pub(crate) indexed: bool,
-    /// The index should be looked at: keys came in.
+    /// The index should be looked at: names of inputs came in.
     pub(crate) look: bool,
+    /// Names of inputs came in since a match over all inputs was last asked for.
+    pub(crate) unmatched: bool,
     pub(crate) need_map: bool,
     pub(crate) need_exec: bool,
     /// Where a forwarding edge leads in the end, as far as known: a short cut along its targets, owned by nobody.
@@ -398,6 +400,13 @@ impl<V> Edge<V> {
         } else {
             EdgeState::Initial
         }
+    }
+
+    /// Notes that an input has names that nothing was asked with.
+    pub(crate) fn names_came_in(&mut self, slot: usize) {
+        self.slots[slot].fresh = true;
+        self.look = true;
+        self.unmatched = true;
     }
 
     pub(crate) fn is_forwarded(&self) -> bool {

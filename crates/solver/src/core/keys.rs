@@ -283,10 +283,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             return;
         }
-        self.edges[edge]
-            .slots
-            .iter_mut()
-            .for_each(|slot| slot.fresh = false);
+        let state = &mut self.edges[edge];
+        state.unmatched = false;
+        state.slots.iter_mut().for_each(|slot| slot.fresh = false);
         let state = &self.edges[edge];
         let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else {
             return;
@@ -352,7 +351,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 record.priority,
                 std::cmp::Reverse(record.created),
                 record.source,
-                record.id,
+                std::cmp::Reverse(record.id),
             )
         });
     }
@@ -367,8 +366,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 let consumer = self.vertices[vertex].edges[at];
                 let edge = &mut self.edges[consumer];
                 edge.slots[slot].state = state;
-                edge.slots[slot].fresh |= keys;
-                edge.look |= keys;
+                if keys {
+                    edge.names_came_in(slot);
+                }
                 self.touch(consumer);
             }
         }

@@ -8,7 +8,7 @@
 
 use super::{
     Core,
-    graph::{EdgeState, Hit, Phase, Step, TaskSlot},
+    graph::{EdgeSlot, EdgeState, Hit, Phase, Step, TaskSlot},
     io::EdgeId,
 };
 use crate::TraceEvent;
@@ -211,12 +211,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    /// Whether an input has names that no query was made with.
+    /// Whether a query could tell more than is known: about an input by itself, or about all of them together.
     fn needs_query(&self, edge: EdgeId) -> bool {
-        self.edges[edge]
-            .slots
-            .iter()
-            .any(|slot| slot.fresh || slot.hit == Hit::Unknown)
+        let state = &self.edges[edge];
+        let alone = |slot: &EdgeSlot| slot.fresh || slot.hit == Hit::Unknown;
+        state.slots.iter().any(alone)
+            || (state.unmatched && state.slots.iter().all(|slot| slot.hit == Hit::Yes))
     }
 
     fn step_raise(&mut self, edge: EdgeId) -> Progress {

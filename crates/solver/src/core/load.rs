@@ -290,6 +290,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             dirty: false,
             indexed: false,
             look: true,
+            unmatched: true,
             need_map: false,
             need_exec: false,
             resolved: Cell::new(EdgeId::NIL),

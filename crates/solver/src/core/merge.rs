@@ -159,9 +159,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 let consumer = self.vertices[vertex].edges[at];
                 let place = &mut self.edges[consumer].slots[slot as usize];
                 place.state = state;
-                place.fresh |= fresh;
                 let want = place.want;
-                self.edges[consumer].look |= fresh;
+                if fresh {
+                    self.edges[consumer].names_came_in(slot as usize);
+                }
                 self.add_want(target, want);
                 self.touch(consumer);
             }

@@ -181,9 +181,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         }
         for edge in self.vertices[vertex].edges.clone() {
-            let edge = &mut self.edges[edge];
-            edge.slots[slot].fresh = true;
-            edge.look = true;
+            self.edges[edge].names_came_in(slot);
         }
     }
 
