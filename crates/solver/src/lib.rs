@@ -15,6 +15,8 @@
 //! job.walk(root).await, job.set_session(..), job.discard().await
 //! ```
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod core;
 mod definition;
 mod digest;

@@ -314,9 +314,9 @@ impl<T: Value> Pump<T> {
 
     /// Hands what is to be started to tokio, in batches.
     fn start_tasks(&mut self) {
-        while !self.starts.is_empty() {
-            let rest = self.starts.split_off(self.starts.len().min(BATCH));
-            let batch = std::mem::replace(&mut self.starts, rest);
+        let mut starts = std::mem::take(&mut self.starts).into_iter();
+        while !starts.as_slice().is_empty() {
+            let batch = starts.by_ref().take(BATCH).collect();
             tokio::spawn(run_all(batch, Arc::clone(&self.shared)));
         }
     }
