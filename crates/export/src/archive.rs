@@ -7,8 +7,7 @@ use std::path::Path;
 use serde_json::json;
 use weld_digest::Digest;
 use weld_source::image::Descriptor;
-
-use crate::manifest::OCI_INDEX;
+use weld_source::image::media_type::OCI_INDEX;
 
 /// What an archive holds.
 pub(crate) struct Archive<'a> {

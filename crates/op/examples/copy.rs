@@ -13,9 +13,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (Some(from), Some(work)) = (arguments.next(), arguments.next()) else {
         return Err("usage: copy FROM WORKDIR".into());
     };
-    let open = |path: &PathBuf| {
-        Layers::open([path], OverlayMarks::Trusted).map_err(|(_, error)| error)
-    };
+    let open =
+        |path: &PathBuf| Layers::open([path], OverlayMarks::Trusted).map_err(|(_, error)| error);
     let layers = open(&PathBuf::from(&from))?;
     let cancelled = AtomicBool::new(false);
     let action = Copy {
@@ -31,8 +30,18 @@ fn main() -> Result<(), Box<dyn Error>> {
             std::fs::create_dir(&to)?;
             let mut destination = Destination::new(open(&to)?);
             let start = Instant::now();
-            let source = Source { layers: &layers, immutable };
-            action.run(source, &mut destination, None, &Context { cancelled: &cancelled })?;
+            let source = Source {
+                layers: &layers,
+                immutable,
+            };
+            action.run(
+                source,
+                &mut destination,
+                None,
+                &Context {
+                    cancelled: &cancelled,
+                },
+            )?;
             let how = if immutable { "linked" } else { "copied" };
             println!("{how} in {:?}", start.elapsed());
         }

@@ -96,5 +96,7 @@ pub fn lend(session: Arc<dyn Session>) -> weld_solver::Session {
 
 /// The session behind the solver's handle.
 pub fn of(handle: &weld_solver::Session) -> Option<Arc<dyn Session>> {
-    handle.client::<Client>().map(|client| Arc::clone(&client.0))
+    handle
+        .client::<Client>()
+        .map(|client| Arc::clone(&client.0))
 }

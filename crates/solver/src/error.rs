@@ -94,19 +94,16 @@ pub enum Failure<V> {
     #[error("cancelled")]
     Cancelled,
     /// The job was discarded before the request was made.
-    #[error("job {job} is discarded")]
-    Discarded {
-        /// The job.
-        job: Arc<str>,
-    },
+    #[error("the job is discarded already")]
+    Discarded,
     /// A live job has this id already.
     #[error("there is a job {job} already")]
     DuplicateJob {
         /// The id.
         job: Arc<str>,
     },
-    /// A root of another job, or of a job that was discarded.
-    #[error("the root does not belong to job {job}")]
+    /// The root was not loaded by the job that asked.
+    #[error("the root was not loaded by job {job}")]
     ForeignRoot {
         /// The job that asked.
         job: Arc<str>,

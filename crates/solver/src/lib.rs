@@ -15,7 +15,7 @@
 //! job.walk(root).await, job.set_session(..), job.discard().await
 //! ```
 
-mod core;
+pub mod core;
 mod definition;
 mod digest;
 mod driver;
@@ -25,17 +25,21 @@ mod op;
 mod progress;
 mod session;
 mod trace;
+mod results;
 mod value;
 
-pub use core::{Built, EdgeState};
+pub use core::{Built, Census, EdgeState};
 
 pub use definition::*;
 pub use digest::{Digest, KeyId};
-pub use driver::{NoSession, OpContext, SessionClosed};
+pub use driver::{
+    CacheSource, Job, JobOptions, NoSession, OpContext, ProvenanceVertex, Root, SessionClosed, Solver, SolverOptions,
+};
 pub use error::{Failure, OpCall, OpFailure, SolveError};
-pub use keystore::{KeyMatches, KeyQuery, KeyStore, Record, SaveKey};
+pub use keystore::{MemoryKeyStore, KeyMatches, KeyQuery, KeyStore, Record, SaveKey};
 pub use op::{CacheMap, InputMap, Op, OpDefinition, OpError};
 pub use progress::{LogChunk, ProgressEvent, ProgressStream, Status, VertexUpdate};
+pub use results::MemoryResultStore;
 pub use session::Session;
-pub use trace::{Refusal, TraceEdge, TraceEvent};
+pub use trace::{Refusal, TraceEdge, TraceEvent, TraceSink};
 pub use value::{LoadError, RecordId, ResultRef, ResultStore, StoreError, Value};

@@ -247,9 +247,11 @@ impl Queue {
         let event = self.events.pop_front()?;
         self.taken += 1;
         match &event {
-            ProgressEvent::Vertex(update) => drop(self.vertices.remove(&update.digest)),
+            ProgressEvent::Vertex(update) => {
+                self.vertices.remove(&update.digest);
+            }
             ProgressEvent::Status { vertex, status } => {
-                drop(self.statuses.remove(&(*vertex, status.id.clone())))
+                self.statuses.remove(&(*vertex, status.id.clone()));
             }
             ProgressEvent::Log { chunk, .. } => self.log_bytes -= chunk.data.len(),
             ProgressEvent::LogsDropped { .. } => {}

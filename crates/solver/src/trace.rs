@@ -116,6 +116,18 @@ pub enum TraceEvent {
         /// Why.
         reason: Arc<str>,
     },
+    /// A result could not be recorded; it is still used.
+    SaveFailed {
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// A cache source failed or took too long; it counts as a miss.
+    SourceFailed {
+        /// Number of the source; 0 is the local store.
+        source: u32,
+        /// Why.
+        reason: Arc<str>,
+    },
     /// A result could not be made real; it is executed anew.
     ResultLost {
         /// The edge.
@@ -135,4 +147,10 @@ pub enum TraceEvent {
         /// Digest of the vertex whose operation is tried next.
         next: Digest,
     },
+}
+
+/// Where trace events go. Must not block.
+pub trait TraceSink: Send + Sync + 'static {
+    /// Takes one event; `position` counts the inputs of the core.
+    fn event(&self, position: u64, event: TraceEvent);
 }

@@ -1,6 +1,11 @@
 //! Results: the value type, counted references to it, and the store that records of it live in.
 
-use std::{error::Error, fmt, ops::Deref, sync::Arc};
+use std::{
+    error::Error,
+    fmt,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 
@@ -74,6 +79,7 @@ struct Inner<T: Value> {
     /// `None` only while the last reference is being dropped.
     value: Option<T>,
     store: Arc<dyn ResultStore<T>>,
+    record: OnceLock<RecordId>,
 }
 
 impl<T: Value> Drop for Inner<T> {
@@ -89,10 +95,17 @@ pub struct ResultRef<T: Value>(Arc<Inner<T>>);
 
 impl<T: Value> ResultRef<T> {
     pub(crate) fn new(value: T, store: Arc<dyn ResultStore<T>>) -> Self {
-        Self(Arc::new(Inner {
-            value: Some(value),
-            store,
-        }))
+        Self(Arc::new(Inner { value: Some(value), store, record: OnceLock::new() }))
+    }
+
+    /// The record of this value in the solver's own store, once there is one.
+    pub fn record(&self) -> Option<RecordId> {
+        self.0.record.get().copied()
+    }
+
+    pub(crate) fn set_record(&self, record: RecordId) {
+        // A value that is saved under further keys keeps its first record.
+        self.0.record.get_or_init(|| record);
     }
 
     /// Whether both refer to the same value.

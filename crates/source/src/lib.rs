@@ -14,10 +14,13 @@ pub mod image;
 pub mod local;
 pub mod oci_layout;
 pub mod progress;
-pub mod reference;
+mod pump;
+pub use weld_llb::reference;
 pub mod registry;
 pub mod retry;
 mod secret;
+pub mod sink;
 mod transport;
+mod url_text;
 
 pub use secret::Secret;

@@ -12,6 +12,7 @@
 //! All functions block; asynchronous callers run them on a pool for blocking work.
 
 pub mod blobs;
+pub mod cache_mounts;
 mod clock;
 mod collector;
 pub mod content_key;
@@ -32,15 +33,17 @@ mod store;
 mod trash;
 pub mod usage;
 
-pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Ingest, Started};
+pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Feed, Ingest, Started};
+pub use cache_mounts::{CacheMount, CacheMountError, CacheMountRequest, CacheMounts, Sharing};
 pub use collector::CollectError;
 pub use db::{Db, DbError, Ticket};
-pub use durability::written;
+pub use durability::{SyncError, written};
 pub use lock::Holder;
 pub use object::{Object, SnapshotId};
 pub use pins::{Claim, Pin, Pins};
+pub use records::keys::Keys;
 pub use records::results::{Results, SavedResult};
 pub use refs::Reference;
-pub use store::{OpenError, Store, StoreOptions};
+pub use store::{OnDamage, OpenError, Store, StoreOptions};
 pub use usage::prune::{PruneOptions, UsageError};
 pub use usage::{Filter, FilterError, NewUsage, RecordType, UsageInfo, Uses};

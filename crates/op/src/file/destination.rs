@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -22,6 +23,7 @@ use weld_fileset::{
 };
 
 use super::FileError;
+use super::content::{ContentCopier, ContentError};
 
 /// The layer that is written.
 const UPPER: usize = 0;
@@ -303,6 +305,55 @@ impl WriteDir {
         } else {
             rustix::fs::unlinkat(self.upper(), name, AtFlags::empty())
         }
+    }
+
+    /// Copies `child`, a file that is what `name` is, into the upper layer if only a lower one has
+    /// it.
+    pub(crate) fn copy_up(&self, name: &OsStr, child: &Child) -> Result<(), Errno> {
+        if child.layer == UPPER {
+            return Ok(());
+        }
+        let from = self.merged.part(child.layer).ok_or(Errno::NOENT)?;
+        let linked = self.create(name, |upper| {
+            rustix::fs::linkat(from, name, upper, name, AtFlags::empty())
+        });
+        match linked {
+            Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => {
+                self.copy_up_file(from, name, &child.metadata)
+            }
+            result => result,
+        }
+    }
+
+    fn copy_up_file(
+        &self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        metadata: &Metadata,
+    ) -> Result<(), Errno> {
+        if metadata.file_type() != FileType::RegularFile {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let from = open_beneath(from, Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let to = self.create(name, |upper| {
+            rustix::fs::openat(upper, name, flags, Mode::from_raw_mode(0o600))
+        })?;
+        let never = AtomicBool::new(false);
+        let copied = ContentCopier::default().copy(from.as_fd(), metadata, to.as_fd(), &never);
+        copied.map_err(|error| match error {
+            ContentError::Read(error) | ContentError::Write(error) => error,
+            ContentError::Cancelled => Errno::CANCELED,
+        })?;
+        set_owner(
+            to.as_fd(),
+            Owner {
+                uid: metadata.uid,
+                gid: metadata.gid,
+            },
+        )?;
+        set_xattrs(to.as_fd(), read_xattrs_of(from.as_fd())?)?;
+        set_attributes(to.as_fd(), metadata)
     }
 
     /// Removes `child`, which is what `name` is, with everything beneath it.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use weld_fileset::{GlobError, SelectionError, WalkError};
+use weld_store::layer::LayerError;
 
 /// Why a file operation failed. Paths are as seen from the root of the tree in question.
 #[derive(Debug, thiserror::Error)]
@@ -95,16 +96,23 @@ pub enum FileError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The source tree could not be walked.
-    #[error(transparent)]
-    Walk(#[from] WalkError),
-    /// An archive could not be unpacked.
+    /// An archive is damaged or cannot be read.
     #[error("cannot unpack {path:?}: {error}")]
     Unpack {
         /// The archive in the source.
         path: PathBuf,
         /// What went wrong.
-        error: std::io::Error,
+        error: LayerError,
+    },
+    /// An entry of an archive cannot be made.
+    #[error("cannot unpack {archive:?}: entry {entry:?}: {reason}")]
+    ArchiveEntry {
+        /// The archive in the source.
+        archive: PathBuf,
+        /// The entry's path in it.
+        entry: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// The system refused something.
     #[error("cannot {action} {path:?}: {error}")]
@@ -135,6 +143,12 @@ impl FileError {
                 error,
             },
         }
+    }
+}
+
+impl From<WalkError> for FileError {
+    fn from(error: WalkError) -> Self {
+        Self::io(error.action, &error.path, error.error)
     }
 }
 

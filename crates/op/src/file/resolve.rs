@@ -31,12 +31,24 @@ pub(crate) fn resolve(
     path: impl AsRef<Path>,
     last: LastLink,
 ) -> Result<PathBuf, FileError> {
+    let root = tree
+        .root()
+        .map_err(|error| FileError::io("open", path.as_ref(), error))?;
+    resolve_in(&root, path, last)
+}
+
+/// The same with the directory `root` of a tree as `/`.
+pub(crate) fn resolve_in(
+    root: &MergedDir,
+    path: impl AsRef<Path>,
+    last: LastLink,
+) -> Result<PathBuf, FileError> {
     let path = path.as_ref();
     let fail = |error| FileError::io("resolve", path, error);
     let mut pending: VecDeque<OsString> = split(path.as_os_str().as_bytes()).collect();
     // The directories from the root down to where we are; `real` has one name for each but the
     // first, and then those that do not exist.
-    let mut dirs: Vec<MergedDir> = vec![tree.root().map_err(fail)?];
+    let mut dirs: Vec<MergedDir> = vec![root.clone()];
     let mut real: Vec<OsString> = Vec::new();
     let mut links = 0;
     while let Some(name) = pending.pop_front() {

@@ -12,7 +12,7 @@ use super::{
     io::{EdgeId, JobId, SessionNo, TaskId, Ticket},
     jobset::JobSet,
 };
-use crate::{CacheSourceId, Digest, KeyId, Record};
+use crate::{CacheSourceId, Digest, KeyId, Record, keystore::InputKey};
 
 /// Marks ids of edges.
 pub struct EdgeTag;
@@ -89,6 +89,8 @@ pub(crate) struct Vertex<O> {
     pub(crate) maps_end: bool,
     pub(crate) map_call: TaskSlot,
     pub(crate) exec: TaskSlot,
+    /// Epoch of the last walk that came by.
+    pub(crate) mark: u64,
     /// Tasks that are not finished; they own the vertex.
     pub(crate) tasks: u32,
     /// Jobs that loaded this vertex themselves, or whose operation did.
@@ -221,6 +223,30 @@ pub(crate) enum KeyUse {
     Record,
 }
 
+impl KeyUse {
+    /// Good for finding records.
+    pub(crate) fn finds(self) -> bool {
+        self == Self::Full
+    }
+
+    /// Good for finding live edges.
+    pub(crate) fn merges(self) -> bool {
+        self != Self::Record
+    }
+
+    /// Good for naming records.
+    pub(crate) fn records(self) -> bool {
+        self != Self::Live
+    }
+}
+
+/// One way in which an input of an edge can be named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Alternative {
+    pub(crate) key: InputKey,
+    pub(crate) usage: KeyUse,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct EdgeKey {
     pub(crate) id: KeyId,
@@ -294,8 +320,10 @@ pub(crate) struct Edge<V> {
 pub(crate) struct EdgeExtra {
     /// Edges that forward to this one.
     pub(crate) merged: Vec<EdgeId>,
+    /// Vertices whose operation asked for a build that ends in this edge.
+    pub(crate) parents: Vec<VertexId>,
     /// Keys of inputs that only merged edges knew, by input.
-    pub(crate) links: Vec<(u32, crate::keystore::InputKey)>,
+    pub(crate) links: Vec<(u32, Alternative)>,
     /// Records to try, best first.
     pub(crate) records: Vec<Record>,
     /// Records that were tried.
@@ -346,7 +374,7 @@ impl<V> Edge<V> {
         self.extra.as_ref().map_or(&[], |extra| &extra.merged)
     }
 
-    pub(crate) fn links(&self) -> &[(u32, crate::keystore::InputKey)] {
+    pub(crate) fn links(&self) -> &[(u32, Alternative)] {
         self.extra.as_ref().map_or(&[], |extra| &extra.links)
     }
 

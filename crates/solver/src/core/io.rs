@@ -175,6 +175,23 @@ pub struct LoadFailure {
     pub reason: Arc<str>,
 }
 
+/// What comes out of one input.
+#[derive(Debug)]
+pub struct Effects<O, V> {
+    /// What to do, in order.
+    pub list: Vec<Effect<O, V>>,
+    /// Results that the core let go of; to be dropped when the list was worked through.
+    pub released: Vec<V>,
+    /// Operations that the core let go of; likewise.
+    pub retired: Vec<O>,
+}
+
+impl<O, V> Default for Effects<O, V> {
+    fn default() -> Self {
+        Self { list: Vec::new(), released: Vec::new(), retired: Vec::new() }
+    }
+}
+
 /// What the core asks its surroundings to do.
 #[derive(Debug)]
 pub enum Effect<O, V> {
@@ -225,8 +242,6 @@ pub enum Effect<O, V> {
         /// The record.
         record: Record,
     },
-    /// The core lets go of a result.
-    Release(V),
     /// A subscribed job hears of one of its vertices.
     Progress {
         /// The job.

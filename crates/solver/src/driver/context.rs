@@ -2,20 +2,23 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    CoreInput, CoreReply, SessionTable,
-    inbox::{Inbox, Message},
-};
+use super::{CoreInput, CoreReply, Shared, inbox::Message};
 use crate::{
-    Built, Digest, LogChunk, OpDefinition, OpError, ResultRef, Session, SolveError, Status, Value,
-    core::TaskId,
+    Built, LogChunk, OpDefinition, OpError, ResultRef, Session, SolveError, Status, Value,
+    core::{TaskId, Ticket},
     progress::{Report, Reports},
 };
 
@@ -52,33 +55,58 @@ impl ExecSlot {
     }
 }
 
+/// What the pump and a running task share.
+#[derive(Default)]
+pub(super) struct TaskControl {
+    cancelled: AtomicBool,
+    /// Made when an operation asks for it.
+    token: OnceLock<CancellationToken>,
+    pub(super) reports: Reports,
+    /// Set when the task did not end at once.
+    pub(super) abort: OnceLock<AbortHandle>,
+}
+
+impl TaskControl {
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        if let Some(token) = self.token.get() {
+            token.cancel();
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    fn token(&self) -> &CancellationToken {
+        let token = self.token.get_or_init(CancellationToken::new);
+        if self.is_cancelled() {
+            token.cancel();
+        }
+        token
+    }
+}
+
 /// The surroundings of one call of an operation.
 pub struct OpContext<T: Value> {
     pub(super) task: TaskId,
-    pub(super) vertex: Digest,
-    pub(super) inbox: Arc<Inbox<T>>,
-    pub(super) sessions: Arc<SessionTable>,
-    pub(super) reports: Arc<Reports>,
-    pub(super) cancelled: CancellationToken,
+    pub(super) epoch: u32,
+    pub(super) shared: Arc<Shared<T>>,
+    pub(super) control: Arc<TaskControl>,
     pub(super) slot: ExecSlot,
     /// Builds that this call waits for; the slot is taken again when the last one ends.
     pub(super) waiting: Mutex<u32>,
 }
 
 impl<T: Value> OpContext<T> {
-    /// Digest of the vertex that is being worked on.
-    pub fn vertex(&self) -> Digest {
-        self.vertex
-    }
-
     /// Fires when nobody waits for this call any more. The operation should then clean up and return soon.
     pub fn cancellation(&self) -> &CancellationToken {
-        &self.cancelled
+        self.control.token()
     }
 
     /// Whether nobody waits for this call any more.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.is_cancelled()
+        self.control.is_cancelled()
     }
 
     /// Shows a progress bar to every interested job. Never blocks; states that nobody read in time are replaced.
@@ -88,43 +116,27 @@ impl<T: Value> OpContext<T> {
 
     /// Passes output on to every interested job. Never blocks; what nobody reads in time is dropped, with a marker.
     pub fn log(&self, stream: u8, data: impl Into<Vec<u8>>) {
-        self.report(Report::Log(LogChunk {
-            stream,
-            data: data.into(),
-            at: SystemTime::now(),
-        }));
+        self.report(Report::Log(LogChunk { stream, data: data.into(), at: SystemTime::now() }));
     }
 
     fn report(&self, report: Report) {
-        if self.reports.push(report) {
-            self.inbox.send(Message::Reports(self.task));
+        if self.control.reports.push(report) {
+            self.shared.inbox.send(Message::Reports(self.epoch, self.task));
         }
+    }
+
+    async fn ask(&self, input: impl FnOnce(Ticket) -> CoreInput<T>) -> Result<CoreReply<T>, SolveError<T>> {
+        self.shared.inbox.ask(self.epoch, input).await
     }
 
     /// A live session of an interested job that is not among `tried`; sessions of jobs that loaded this very vertex come first.
     pub async fn next_session(&self, tried: &[Session]) -> Option<Session> {
-        let mut tried: Vec<u64> = tried
-            .iter()
-            .filter_map(|session| self.sessions.number(session))
-            .collect();
+        let mut tried = self.shared.sessions.numbers(tried);
         loop {
             let ask = tried.clone();
-            let reply = self
-                .inbox
-                .ask(|ticket| CoreInput::NextSession {
-                    ticket,
-                    task: self.task,
-                    tried: ask,
-                })
-                .await;
-            let Ok(CoreReply::Session(Some(number))) = reply else {
-                return None;
-            };
-            match self
-                .sessions
-                .get(number)
-                .filter(|session| !session.is_closed())
-            {
+            let reply = self.ask(|ticket| CoreInput::NextSession { ticket, task: self.task, tried: ask });
+            let Ok(CoreReply::Session(Some(number))) = reply.await else { return None };
+            match self.shared.sessions.get(number).filter(|session| !session.is_closed()) {
                 Some(session) => return Some(session),
                 None => tried.push(number),
             }
@@ -144,7 +156,7 @@ impl<T: Value> OpContext<T> {
                 biased;
                 outcome = with(session.clone()) => outcome,
                 () = session.closed() => Err(OpError::gone(SessionClosed(session.id().clone()))),
-                () = self.cancelled.cancelled() => return Err(OpError::Cancelled),
+                () = self.cancellation().cancelled() => return Err(OpError::Cancelled),
             };
             match outcome {
                 Err(error @ OpError::Gone(_)) => last = Some(error),
@@ -167,16 +179,11 @@ impl<T: Value> OpContext<T> {
         &self,
         definition: OpDefinition<T>,
     ) -> Result<Built<ResultRef<T>>, SolveError<T>> {
-        self.enter_wait();
-        let reply = self
-            .inbox
-            .ask(|ticket| CoreInput::SubBuild {
-                ticket,
-                task: self.task,
-                definition,
-            })
-            .await;
-        if self.leave_wait() && !self.is_cancelled() {
+        let waiting = Waiting::enter(self);
+        let reply = self.ask(|ticket| CoreInput::SubBuild { ticket, task: self.task, definition }).await;
+        drop(waiting);
+        let last = *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) == 0;
+        if last && !self.is_cancelled() {
             self.slot.take().await;
         }
         match reply? {
@@ -184,18 +191,22 @@ impl<T: Value> OpContext<T> {
             _ => Err(SolveError::Shutdown),
         }
     }
+}
 
-    fn enter_wait(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        *waiting += 1;
-        self.slot.give_back();
+/// An operation that waits for a build of its own.
+struct Waiting<'a>(&'a Mutex<u32>);
+
+impl<'a> Waiting<'a> {
+    fn enter<T: Value>(context: &'a OpContext<T>) -> Self {
+        *context.waiting.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        context.slot.give_back();
+        Self(&context.waiting)
     }
+}
 
-    /// Returns whether this was the last build that was waited for.
-    fn leave_wait(&self) -> bool {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        *waiting -= 1;
-        *waiting == 0
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
     }
 }
 

@@ -4,7 +4,12 @@
 //! link (input key, selector, input index, operation digest, output) leads to every key that has this input key in that place. A key
 //! matches when it is reached by a link from every input.
 
+mod memory;
+mod pool;
+
 use std::{future::Future, pin::Pin};
+
+pub use memory::{MemoryKeyStore, MemoryUsage};
 
 use crate::{CacheSourceId, Digest, KeyId, RecordId, StoreError};
 
@@ -124,7 +129,7 @@ pub struct BackLink {
 /// All that a store knows of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyEntry {
-    /// Digest of the operation (of the content, for a content key, which has output 0).
+    /// Digest of the operation. A key that is only known as an input, as content keys are, has its own id here, and output 0.
     pub op: Digest,
     /// Output index.
     pub output: u32,

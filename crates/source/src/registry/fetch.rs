@@ -1,26 +1,18 @@
-use std::io;
-
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 use reqwest::{RequestBuilder, Response, StatusCode};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use weld_digest::Digest;
 
 use super::auth::Scopes;
 use super::config::Capability;
 use super::endpoint::Endpoint;
 use super::error::{Action, Failure, RegistryError};
-use super::sink::{BlobSink, MemorySink, Verdict};
 use super::{Failures, Registry, hopeful};
 use crate::image::Descriptor;
 use crate::progress::{Progress, Transfer};
+use crate::pump::{Command, Pump};
 use crate::reference::Repository;
+use crate::sink::{BlobSink, MemorySink, Verdict};
 use crate::transport::NetworkError;
-
-/// How many chunks may wait for the sink. A chunk is what the network read at once, at most some
-/// 400 KB.
-const QUEUE: usize = 8;
 
 impl Registry {
     /// Fetches a blob into `sink`, going on behind what it has, through breaks and from mirror to
@@ -300,63 +292,4 @@ fn check_range(response: &Response, position: u64) -> Result<(), Failure> {
     Err(Failure::Protocol(format!(
         "asked for the bytes from {position} on, it gave {text:?}"
     )))
-}
-
-/// Writes to a sink on a thread of the blocking pool.
-struct Pump<S> {
-    commands: mpsc::Sender<Command>,
-    thread: JoinHandle<(S, io::Result<()>)>,
-}
-
-enum Command {
-    Chunk(Bytes),
-    Restart,
-    Finish(Digest, oneshot::Sender<Verdict>),
-}
-
-impl<S: BlobSink> Pump<S> {
-    fn start(mut sink: S) -> Self {
-        let (commands, mut queue) = mpsc::channel(QUEUE);
-        let thread = tokio::task::spawn_blocking(move || {
-            let outcome = pump(&mut sink, &mut queue);
-            (sink, outcome)
-        });
-        Self { commands, thread }
-    }
-
-    /// Hands a command over; whether the sink still takes any.
-    async fn send(&self, command: Command) -> bool {
-        self.commands.send(command).await.is_ok()
-    }
-
-    /// The verdict on what was written, or `None` if the sink failed.
-    async fn finish(&self, expected: &Digest) -> Option<Verdict> {
-        let (reply, verdict) = oneshot::channel();
-        self.send(Command::Finish(expected.clone(), reply)).await;
-        verdict.await.ok()
-    }
-
-    /// The sink, after the last command, and whether it failed.
-    async fn stop(self) -> (S, io::Result<()>) {
-        drop(self.commands);
-        match self.thread.await {
-            Ok(outcome) => outcome,
-            // The thread is never aborted: the sink panicked.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-}
-
-fn pump<S: BlobSink>(sink: &mut S, queue: &mut mpsc::Receiver<Command>) -> io::Result<()> {
-    while let Some(command) = queue.blocking_recv() {
-        match command {
-            Command::Chunk(chunk) => sink.write(chunk)?,
-            Command::Restart => sink.restart()?,
-            Command::Finish(expected, reply) => {
-                // Nobody waits for it any more if the fetch was cancelled.
-                let _ = reply.send(sink.finish(&expected)?);
-            }
-        }
-    }
-    Ok(())
 }

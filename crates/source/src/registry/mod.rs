@@ -15,11 +15,11 @@ mod error;
 mod fetch;
 mod push;
 mod resolve;
-mod sink;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
 use reqwest::header::AUTHORIZATION;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::sync::Semaphore;
@@ -42,7 +42,6 @@ pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{Action, EndpointError, Failure, RegistryError};
 pub use push::{BlobReader, BlobUpload, Pushed};
 pub use resolve::Resolved;
-pub use sink::{BlobSink, FileSink, MemorySink, Tee, TeeReader, Verdict, tee};
 
 /// A client of all registries. Clones share connections, limits and tokens.
 #[derive(Clone)]
@@ -179,9 +178,10 @@ impl Registry {
     }
 
     /// Does something at an endpoint, again and again while there is hope.
-    async fn with_retry<T>(
+    async fn with_retry<'a, T>(
         &self,
-        mut attempt: impl AsyncFnMut() -> Result<T, Failure>,
+        // Boxed, since it cannot be said of an async closure that its futures are `Send`.
+        mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, Failure>> + Send,
     ) -> Result<T, Failure> {
         let mut attempts = self.shared.config.retry.start();
         let mut unreachable = 0;

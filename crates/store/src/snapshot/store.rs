@@ -138,24 +138,13 @@ impl Snapshots {
     }
 
     fn clone_tree(&self, from: &SnapshotRef, to: &MutableSnapshot) -> Result<(), SnapshotError> {
-        let source = open(to.id(), &from.files())?;
-        let target = open(to.id(), to.files())?;
-        let mut farm = farm::Farm::new(target, farm::Removals::Done, false);
-        changes::tree_changes(None, source.as_fd(), |change| farm.change(change))
-            .and_then(|()| farm.finish())
-            .map_err(SnapshotError::tree(to.id()))?;
-        let root = Node::of(&source)
-            .and_then(|node| {
-                let xattrs = xattrs_at(&source, OsStr::new("."))?;
-                let target = open_directory_at(CWD, to.files().as_os_str())?;
-                set_metadata(target.as_fd(), OsStr::new("."), &node, &xattrs)
-            })
-            .map_err(SnapshotError::file(
-                to.id(),
-                "set the metadata of",
-                to.files(),
-            ));
-        root
+        copy_tree(to.id(), open(to.id(), &from.files())?, to.files())
+    }
+
+    /// Copies all files of a snapshot into a directory, such as a cache mount's, which may then be
+    /// changed.
+    pub fn copy_into(&self, from: &SnapshotRef, directory: &Path) -> Result<(), SnapshotError> {
+        copy_tree(from.id(), from.root()?, directory)
     }
 
     /// The snapshot of a number, pinned, or `None`.
@@ -450,6 +439,22 @@ fn copy_root(parent: &SnapshotRef, to: &MutableSnapshot) -> Result<(), SnapshotE
 
 pub(super) fn open(id: SnapshotId, path: &Path) -> Result<OwnedFd, SnapshotError> {
     open_directory_at(CWD, path.as_os_str()).map_err(SnapshotError::file(id, "open", path))
+}
+
+/// Copies a tree into a directory that exists, with the metadata of its root.
+fn copy_tree(id: SnapshotId, source: OwnedFd, directory: &Path) -> Result<(), SnapshotError> {
+    let target = open(id, directory)?;
+    let mut farm = farm::Farm::new(target, farm::Removals::Done, false);
+    changes::tree_changes(None, source.as_fd(), |change| farm.change(change))
+        .and_then(|()| farm.finish())
+        .map_err(SnapshotError::tree(id))?;
+    Node::of(&source)
+        .and_then(|node| {
+            let xattrs = xattrs_at(&source, OsStr::new("."))?;
+            let target = open_directory_at(CWD, directory.as_os_str())?;
+            set_metadata(target.as_fd(), OsStr::new("."), &node, &xattrs)
+        })
+        .map_err(SnapshotError::file(id, "set the metadata of", directory))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,0 +1,3 @@
+//! The sources against real directories, registries, repositories and servers.
+
+mod local;
