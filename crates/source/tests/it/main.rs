@@ -1,5 +1,7 @@
 //! The sources against real directories, registries, repositories and servers.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod auth;
 mod git;
 mod http;

@@ -21,7 +21,7 @@ fn an_image_is_found_by_tag_digest_or_for_being_alone() {
         let Document::Manifest(manifest) = served.document else {
             panic!("not a manifest");
         };
-        assert_eq!(manifest, made.manifest);
+        assert_eq!(*manifest, made.manifest);
     }
     let config = layout.bytes(&made.manifest.config, MAX_CONFIG).unwrap();
     assert_eq!(Digest::sha256_of(config), made.manifest.config.digest);

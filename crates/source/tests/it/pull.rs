@@ -83,7 +83,7 @@ async fn an_image_that_skopeo_pushed_is_pulled() {
     let Document::Manifest(manifest) = served.document else {
         panic!("not a manifest");
     };
-    assert_eq!(manifest, layout.manifest);
+    assert_eq!(*manifest, layout.manifest);
     let repository = reference.repository();
     let bytes = registry
         .fetch_bytes(repository, &manifest.config, MAX_CONFIG)
@@ -124,7 +124,10 @@ async fn an_image_that_skopeo_pushed_is_pulled() {
 }
 
 #[derive(Default)]
-struct Reports(Mutex<Vec<(String, u64, Phase, Option<u64>)>>);
+struct Reports(Mutex<Vec<Report>>);
+
+/// Id, current, phase and total.
+type Report = (String, u64, Phase, Option<u64>);
 
 impl ProgressSink for Reports {
     fn report(&self, status: &Status<'_>) {
