@@ -6,8 +6,8 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
+use crate::packages;
 use crate::process::{build_weld, run, workspace};
-use crate::{base_image, packages};
 
 /// `cargo xtask demo`.
 #[derive(Args)]
@@ -20,7 +20,7 @@ pub(crate) struct DemoArgs {
 fn run_in(work: &Path) -> anyhow::Result<()> {
     let weld = build_weld()?;
     let layout = work.join("base");
-    base_image::write(&layout, &packages::static_busybox(work)?)?;
+    weld_testbed::write_base_image(&layout, &packages::busybox(work)?)?;
     let image = work.join("hello.tar");
     let metadata = work.join("metadata.json");
     for round in ["first build", "the same again: everything is cached"] {

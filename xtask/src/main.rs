@@ -1,6 +1,5 @@
 //! Developer commands: `cargo xtask demo`, `test`, `bench`, `sim`.
 
-mod base_image;
 mod demo;
 mod packages;
 mod process;

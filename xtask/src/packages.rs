@@ -41,14 +41,12 @@ fn is_installed(package: &str) -> bool {
 
 /// A statically linked busybox: the host's own, or the one of Debian's package, which is installed
 /// (as root) or unpacked into `work`.
-pub(crate) fn static_busybox(work: &Path) -> anyhow::Result<PathBuf> {
-    let candidates = ["/bin/busybox", "/usr/bin/busybox", "/bin/busybox.static"].map(PathBuf::from);
-    let find = || candidates.iter().find(|path| is_static(path)).cloned();
-    if let Some(path) = find() {
+pub(crate) fn busybox(work: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(path) = weld_testbed::static_busybox() {
         return Ok(path);
     }
     if install(&["busybox-static"]).is_ok()
-        && let Some(path) = find()
+        && let Some(path) = weld_testbed::static_busybox()
     {
         return Ok(path);
     }
@@ -66,33 +64,11 @@ pub(crate) fn static_busybox(work: &Path) -> anyhow::Result<PathBuf> {
         .arg(archive)
         .arg(work.join("busybox")))?;
     let unpacked = ["bin/busybox", "usr/bin/busybox"].map(|path| work.join("busybox").join(path));
-    match unpacked.into_iter().find(|path| is_static(path)) {
+    match unpacked
+        .into_iter()
+        .find(|path| weld_testbed::is_static(path))
+    {
         Some(path) => Ok(path),
         None => bail!("Debian's busybox-static holds no static busybox"),
     }
-}
-
-/// Whether `path` is an ELF program without an interpreter.
-fn is_static(path: &Path) -> bool {
-    const PT_INTERP: u32 = 3;
-    let Ok(bytes) = std::fs::read(path) else {
-        return false;
-    };
-    let number = |at: usize, length: usize| {
-        bytes.get(at..at + length).map(|field| {
-            field
-                .iter()
-                .rev()
-                .fold(0_u64, |value, byte| value << 8 | u64::from(*byte))
-        })
-    };
-    let segments = || {
-        // The ELF header of 64-bit little-endian programs: e_phoff, e_phentsize, e_phnum.
-        let (offset, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-        (0..count)
-            .map(|index| number(usize::try_from(offset + index * size).ok()?, 4))
-            .collect::<Option<Vec<u64>>>()
-    };
-    bytes.starts_with(b"\x7fELF\x02\x01")
-        && segments().is_some_and(|kinds| !kinds.contains(&u64::from(PT_INTERP)))
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::excerpt::printable;
 use crate::lint::Rule;
 use crate::shell::ExpandError;
 use crate::source::{LineRange, Mark, SourceFile};
@@ -83,11 +84,18 @@ impl Error {
         self
     }
 
-    /// Names the file that the places are in, unless that is known already.
+    /// Names the file that the places are in, unless that is known already. To be called once
+    /// the error is placed: a word that could not be expanded is looked for there.
     #[must_use]
     pub fn in_file(mut self, file: &SourceFile) -> Self {
         self.0.file.get_or_insert_with(|| file.clone());
-        self
+        match &self.0.kind {
+            ErrorKind::Expand(error) => {
+                let word = error.word.clone();
+                self.mark_fragment(&word)
+            }
+            _ => self,
+        }
     }
 
     /// What is wrong.
@@ -154,9 +162,9 @@ impl fmt::Display for Error {
             }
             f.write_str(" ")?;
         }
-        write!(f, "{}", self.0.kind)?;
+        f.write_str(&printable(&self.0.kind.to_string()))?;
         if let Some(suggestion) = &self.0.suggestion {
-            write!(f, " (did you mean {suggestion}?)")?;
+            write!(f, " (did you mean {}?)", printable(suggestion))?;
         }
         Ok(())
     }
@@ -431,12 +439,21 @@ pub enum ErrorKind {
     /// A variable could not be expanded.
     #[error(transparent)]
     Expand(#[from] ExpandError),
+    /// The file is well-formed and cannot be converted all the same.
+    #[error(transparent)]
+    Convert(Box<crate::convert::ConvertError>),
     /// There were warnings, and the user wants none.
     #[error("lint violation found for rules: {}", names(rules))]
     LintViolations {
         /// The rules that warned, each once, in the order of their first warning.
         rules: Vec<Rule>,
     },
+}
+
+impl From<crate::convert::ConvertError> for ErrorKind {
+    fn from(error: crate::convert::ConvertError) -> Self {
+        Self::Convert(Box::new(error))
+    }
 }
 
 fn names(rules: &[Rule]) -> String {

@@ -4,6 +4,17 @@ use std::fmt::Write as _;
 
 use crate::source::{LineRange, Mark, SourceFile};
 
+/// `text` without the control characters that could play tricks on a terminal. Tabs stay.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\t' => c,
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
+}
+
 /// Lines shown around a single line; a range of several lines gets half as many.
 const CONTEXT: u32 = 4;
 
@@ -34,7 +45,7 @@ pub(crate) fn render(
         }
         let at_fault = ranges.iter().any(|range| range.contains(number));
         let prefix = if at_fault { ">>>" } else { "   " };
-        let _ = writeln!(text, " {number:3} | {prefix} {content}");
+        let _ = writeln!(text, " {number:3} | {prefix} {}", printable(content));
         if let Some(mark) = mark.filter(|mark| mark.line == number) {
             let _ = writeln!(text, "     |     {}", caret(content, mark));
         }

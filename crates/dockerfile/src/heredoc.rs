@@ -20,14 +20,18 @@ pub struct Heredoc {
 impl Heredoc {
     /// The body, leading tabs removed if the operator asks for that.
     pub fn body(&self) -> String {
-        if !self.chomp {
-            return self.content.clone();
+        if self.chomp {
+            without_leading_tabs(&self.content)
+        } else {
+            self.content.clone()
         }
-        self.content
-            .split_inclusive('\n')
-            .map(|line| line.trim_start_matches('\t'))
-            .collect()
     }
+}
+
+pub(crate) fn without_leading_tabs(text: &str) -> String {
+    text.split_inclusive('\n')
+        .map(|line| line.trim_start_matches('\t'))
+        .collect()
 }
 
 /// The heredocs that a line begins, without their bodies. A line that is no list of shell words

@@ -1,5 +1,7 @@
 //! `.dockerignore` files.
 
+use weld_llb::path::clean;
+
 /// A `.dockerignore` larger than this is refused, in bytes.
 pub const MAX_SIZE: usize = 16 << 20;
 
@@ -55,30 +57,5 @@ fn relative(path: &str) -> String {
     match clean.strip_prefix('/') {
         Some(rest) if !rest.is_empty() => rest.to_owned(),
         _ => clean,
-    }
-}
-
-/// The shortest path that means the same: no `.`, no doubled or trailing `/`, `..` resolved
-/// where something is before it. Never empty.
-fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => match parts.last() {
-                Some(&last) if last != ".." => {
-                    parts.pop();
-                }
-                _ if rooted => {}
-                _ => parts.push(".."),
-            },
-            part => parts.push(part),
-        }
-    }
-    match (rooted, parts.is_empty()) {
-        (true, _) => format!("/{}", parts.join("/")),
-        (false, true) => ".".to_owned(),
-        (false, false) => parts.join("/"),
     }
 }

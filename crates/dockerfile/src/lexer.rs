@@ -313,7 +313,10 @@ impl<'s> Lexer<'s> {
         statement.lines = LineRange::new(start, self.lines.number);
         if statement.line.text().contains("<<") && statement.takes_heredocs(self.escape) {
             for opening in heredoc::openings(statement.line.text()) {
-                let body = self.heredoc(opening, statement.lines)?;
+                let mark = statement.argument_mark("<<");
+                let body = self
+                    .heredoc(opening, statement.lines)
+                    .map_err(|error| error.mark(mark))?;
                 statement.heredocs.push(body);
             }
             statement.lines = LineRange::new(start, self.lines.number);

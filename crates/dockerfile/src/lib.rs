@@ -5,6 +5,7 @@
 //! [`Instruction::expand`](instruction::Instruction::expand).
 
 pub mod chmod;
+pub mod convert;
 pub mod directive;
 pub mod ignore;
 pub mod instruction;

@@ -37,18 +37,10 @@ impl SourceFile {
             .data
             .strip_prefix(b"\xEF\xBB\xBF")
             .unwrap_or(&self.data);
-        let mut lines: Vec<String> = data
-            .split(|byte| *byte == b'\n')
-            .map(|line| {
-                String::from_utf8_lossy(line)
-                    .trim_end_matches('\r')
-                    .to_owned()
-            })
-            .collect();
-        if lines.last().is_some_and(String::is_empty) {
-            lines.pop();
-        }
-        lines
+        data.split_inclusive(|byte| *byte == b'\n')
+            .map(|line| String::from_utf8_lossy(line))
+            .map(|line| line.trim_end_matches(['\r', '\n']).to_owned())
+            .collect()
     }
 }
 

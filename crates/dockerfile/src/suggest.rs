@@ -1,24 +1,31 @@
 //! "Did you mean …?"
 
-/// How many edits make two words different words.
-const MAX_DISTANCE: usize = 3;
+/// Words longer than this, in bytes, are not compared: the time grows with the square.
+const MAX_LENGTH: usize = 256;
 
-/// The candidate closest to `word` by fewer than three edits, the first of equals; none if
-/// `word` itself is a candidate, since then its spelling is not what is wrong.
+/// How many edits may lie between a word and what was meant.
+const MAX_DISTANCE: usize = 2;
+
+/// The candidate closest to `word` by at most two edits (two neighbours swapped are one), but
+/// never so many that more than half of the word is changed; the first of equals. None if `word`
+/// itself is a candidate, since then its spelling is not what is wrong.
 pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<String> {
+    let length = word.chars().count();
     let mut best = None;
-    let mut best_distance = MAX_DISTANCE;
+    let mut limit = MAX_DISTANCE.min(length / 2);
     for candidate in candidates {
         if candidate == word {
             return None;
         }
-        if candidate.len().abs_diff(word.len()) > 4 * MAX_DISTANCE {
+        // Characters have at most four bytes, so that the lengths tell who is too far away.
+        let apart = candidate.len().abs_diff(word.len());
+        if limit == 0 || apart > 4 * limit || candidate.len() > MAX_LENGTH {
             continue;
         }
-        let distance = strsim::levenshtein(word, candidate);
-        if distance < best_distance {
+        let distance = strsim::osa_distance(word, candidate);
+        if distance <= limit {
             best = Some(candidate.to_owned());
-            best_distance = distance;
+            limit = distance - 1;
         }
     }
     best

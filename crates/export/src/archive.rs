@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::json;
 use weld_digest::Digest;
-
-use crate::manifest::{Descriptor, OCI_INDEX};
+use weld_source::image::Descriptor;
+use weld_source::image::media_type::OCI_INDEX;
 
 /// What an archive holds.
 pub(crate) struct Archive<'a> {

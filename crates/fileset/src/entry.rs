@@ -127,6 +127,8 @@ pub struct Entry {
     pub path: PathBuf,
     /// The uppermost layer that has it; 0 in a tree of one directory.
     pub layer: usize,
+    /// It is a directory that is not wanted itself, only on the way to what is.
+    pub implied: bool,
     /// Its metadata.
     pub metadata: Metadata,
     /// The target of a symbolic link, as it is stored.

@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -47,6 +47,8 @@ impl OverlayMarks {
 #[derive(Clone, Debug)]
 pub struct Layers {
     dirs: Vec<Arc<OwnedFd>>,
+    /// Whiteouts and opaque marks count.
+    overlay: bool,
     marks: OverlayMarks,
 }
 
@@ -54,8 +56,7 @@ pub struct Layers {
 #[derive(Clone, Debug)]
 pub struct MergedDir {
     parts: Vec<Part>,
-    /// The stack has more than one layer, so whiteouts count.
-    layered: bool,
+    overlay: bool,
     marks: OverlayMarks,
 }
 
@@ -82,22 +83,28 @@ impl Layers {
     pub fn single(dir: OwnedFd) -> Self {
         Self {
             dirs: vec![Arc::new(dir)],
+            overlay: false,
             marks: OverlayMarks::default(),
         }
     }
 
-    /// The directories `dirs`, uppermost first; `None` if there is none.
+    /// The directories `dirs`, uppermost first, as an overlay of them, even if it is only one;
+    /// `None` if there is none.
     pub fn stack(dirs: Vec<OwnedFd>, marks: OverlayMarks) -> Option<Self> {
         let dirs: Vec<_> = dirs.into_iter().map(Arc::new).collect();
-        (!dirs.is_empty()).then_some(Self { dirs, marks })
+        (!dirs.is_empty()).then_some(Self {
+            dirs,
+            overlay: true,
+            marks,
+        })
     }
 
-    /// Opens the directories at `paths`, uppermost first. Symbolic links in `paths` are followed:
+    /// The same of the directories at `paths`. Symbolic links in `paths` are followed:
     /// they are the host's own.
     pub fn open<P: AsRef<Path>>(
         paths: impl IntoIterator<Item = P>,
         marks: OverlayMarks,
-    ) -> Result<Self, (std::path::PathBuf, Errno)> {
+    ) -> Result<Self, (PathBuf, Errno)> {
         let mut dirs = Vec::new();
         for path in paths {
             let path = path.as_ref();
@@ -106,7 +113,7 @@ impl Layers {
                 .map_err(|error| (path.to_owned(), error))?;
             dirs.push(dir);
         }
-        Self::stack(dirs, marks).ok_or((std::path::PathBuf::new(), Errno::NOENT))
+        Self::stack(dirs, marks).ok_or((PathBuf::new(), Errno::NOENT))
     }
 
     /// The directories, uppermost first.
@@ -119,9 +126,31 @@ impl Layers {
         self.marks
     }
 
-    /// Is there more than one directory, so that whiteouts count?
-    pub fn is_layered(&self) -> bool {
-        self.dirs.len() > 1
+    /// Do whiteouts and opaque marks count?
+    pub fn is_overlay(&self) -> bool {
+        self.overlay
+    }
+
+    /// A directory of this stack out of the layers' shares, uppermost first.
+    pub fn merged(&self, parts: Vec<Part>) -> MergedDir {
+        MergedDir {
+            parts,
+            overlay: self.overlay,
+            marks: self.marks,
+        }
+    }
+
+    /// The directory `path`, in which no component may be a symbolic link.
+    pub fn open_dir(&self, path: &Path) -> Result<MergedDir, Errno> {
+        let mut dir = self.root()?;
+        for component in path.components() {
+            match component {
+                Component::Normal(name) => dir = dir.open_dir(name)?,
+                Component::CurDir | Component::RootDir => {}
+                Component::ParentDir | Component::Prefix(_) => return Err(Errno::INVAL),
+            }
+        }
+        Ok(dir)
     }
 
     /// The merged root.
@@ -149,7 +178,7 @@ impl Layers {
         }
         Ok(MergedDir {
             parts,
-            layered: self.is_layered(),
+            overlay: self.overlay,
             marks: self.marks,
         })
     }
@@ -178,7 +207,7 @@ impl MergedDir {
     pub fn child_below(&self, name: &OsStr, layer: usize) -> Result<Option<Child>, Errno> {
         for part in self.parts.iter().filter(|part| part.layer >= layer) {
             match metadata_at(part.fd.as_fd(), name) {
-                Ok(metadata) if self.layered && is_whiteout(&metadata) => return Ok(None),
+                Ok(metadata) if self.overlay && is_whiteout(&metadata) => return Ok(None),
                 Ok(metadata) => {
                     return Ok(Some(Child {
                         layer: part.layer,
@@ -225,7 +254,7 @@ impl MergedDir {
         }
         Ok(Self {
             parts,
-            layered: self.layered,
+            overlay: self.overlay,
             marks: self.marks,
         })
     }
@@ -244,7 +273,7 @@ impl MergedDir {
 
     /// The merged names, sorted by bytes.
     pub fn names(&self) -> Result<Vec<MergedName>, Errno> {
-        if let ([part], false) = (self.parts.as_slice(), self.layered) {
+        if let ([part], false) = (self.parts.as_slice(), self.overlay) {
             let layer = part.layer;
             let names = read_dir(part.fd.as_fd())?;
             return Ok(names

@@ -10,7 +10,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,7 +60,7 @@ pub fn walk(layers: &Layers, start: &Path, options: &WalkOptions) -> Result<Vec<
         path: displayed(start),
         error,
     };
-    let start_dir = open_start(layers, start).map_err(fail)?;
+    let start_dir = layers.open_dir(start).map_err(fail)?;
     let shared = Shared {
         layers,
         start,
@@ -163,7 +163,7 @@ impl<'w> Shared<'w> {
 
     fn open(&self, dir: &Dir) -> Result<MergedDir, Errno> {
         self.layers
-            .open_parts(&self.start.join(&dir.path), &dir.layers)
+            .open_parts(&join(self.start, dir.path.as_os_str()), &dir.layers)
     }
 
     fn look_at<'s>(
@@ -282,6 +282,7 @@ impl<'w> Shared<'w> {
         Some(Entry {
             path,
             layer,
+            implied: false,
             metadata,
             link_target,
             hard_link: None,
@@ -305,15 +306,11 @@ impl<'w> Shared<'w> {
 
     fn fail(&self, action: &'static str, path: &Path, error: Errno) {
         self.failed.store(true, Ordering::Relaxed);
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let path = displayed(&join(self.start, path.as_os_str()));
         let mut slot = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         slot.get_or_insert(WalkError {
             action,
-            path: path.to_owned(),
+            path,
             error,
         });
     }
@@ -322,18 +319,6 @@ impl<'w> Shared<'w> {
 struct OpenDir {
     merged: MergedDir,
     dir: Dir,
-}
-
-fn open_start(layers: &Layers, start: &Path) -> Result<MergedDir, Errno> {
-    let mut dir = layers.root()?;
-    for component in start.components() {
-        match component {
-            Component::Normal(name) => dir = dir.open_dir(name)?,
-            Component::CurDir => {}
-            _ => return Err(Errno::INVAL),
-        }
-    }
-    Ok(dir)
 }
 
 fn displayed(path: &Path) -> PathBuf {
@@ -350,6 +335,9 @@ fn has_vanished(error: Errno) -> bool {
 }
 
 fn join(dir: &Path, name: &OsStr) -> PathBuf {
+    if name.is_empty() {
+        return dir.to_owned();
+    }
     let dir = dir.as_os_str().as_bytes();
     let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
     if !dir.is_empty() {
@@ -405,7 +393,10 @@ fn in_order(mut pieces: Vec<Piece>, dirs: usize) -> Vec<Entry> {
             ordered.push(found.entry);
             None
         } else {
-            Some(found.entry)
+            Some(Entry {
+                implied: true,
+                ..found.entry
+            })
         };
         if let Some(dir) = found.dir {
             frames.push(Frame {

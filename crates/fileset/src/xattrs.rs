@@ -1,6 +1,7 @@
-//! Extended attributes by path.
+//! Extended attributes of paths and of open files.
 
 use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -14,17 +15,27 @@ const MAX_XATTR: usize = 64 * 1024;
 /// The extended attributes of `path` (of a link itself) by name; none where the file system has no
 /// such thing.
 pub fn read_xattrs(path: &Path) -> Result<Vec<Xattr>, Errno> {
-    // Most files have none: ask with a buffer on the stack first.
-    let mut small = [0_u8; 256];
-    let mut large = Vec::new();
-    let names: &[u8] = match rustix::fs::llistxattr(path, &mut small[..]) {
-        Ok(len) => small.get(..len).unwrap_or_default(),
+    read(
+        |buffer| rustix::fs::llistxattr(path, buffer),
+        |name, buffer| rustix::fs::lgetxattr(path, name, buffer),
+    )
+}
+
+/// The extended attributes of an open file by name.
+pub fn read_xattrs_of(file: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
+    read(
+        |buffer| rustix::fs::flistxattr(file, buffer),
+        |name, buffer| rustix::fs::fgetxattr(file, name, buffer),
+    )
+}
+
+fn read(
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&OsStr, &mut [u8]) -> Result<usize, Errno>,
+) -> Result<Vec<Xattr>, Errno> {
+    let names = match with_room(list) {
+        Ok(names) => names,
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Err(Errno::RANGE) => {
-            large.resize(MAX_XATTR, 0);
-            let len = rustix::fs::llistxattr(path, &mut large[..])?;
-            large.get(..len).unwrap_or_default()
-        }
         Err(error) => return Err(error),
     };
     let mut xattrs = Vec::new();
@@ -33,7 +44,7 @@ pub fn read_xattrs(path: &Path) -> Result<Vec<Xattr>, Errno> {
         .filter(|name| !name.is_empty())
     {
         let name = OsStr::from_bytes(name);
-        match read_value(path, name) {
+        match with_room(|buffer| get(name, buffer)) {
             Ok(value) => xattrs.push((name.to_owned(), value)),
             // Gone meanwhile, or not for us to read.
             Err(Errno::NODATA | Errno::NOTSUP | Errno::ACCESS | Errno::PERM) => {}
@@ -44,15 +55,17 @@ pub fn read_xattrs(path: &Path) -> Result<Vec<Xattr>, Errno> {
     Ok(xattrs)
 }
 
-fn read_value(path: &Path, name: &OsStr) -> Result<Vec<u8>, Errno> {
-    let mut value = vec![0; 256];
-    let len = match rustix::fs::lgetxattr(path, name, &mut value[..]) {
-        Err(Errno::RANGE) => {
-            value.resize(MAX_XATTR, 0);
-            rustix::fs::lgetxattr(path, name, &mut value[..])?
-        }
-        result => result?,
-    };
-    value.truncate(len);
-    Ok(value)
+/// What `fill` writes: first into a small buffer on the stack, since most files have next to
+/// nothing, and then into one that holds whatever the kernel allows.
+fn with_room(fill: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut small = [0; 256];
+    match fill(&mut small) {
+        Ok(len) => return Ok(small.get(..len).unwrap_or_default().to_vec()),
+        Err(Errno::RANGE) => {}
+        Err(error) => return Err(error),
+    }
+    let mut large = vec![0; MAX_XATTR];
+    let len = fill(&mut large)?;
+    large.truncate(len);
+    Ok(large)
 }

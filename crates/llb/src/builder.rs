@@ -162,16 +162,15 @@ impl NodeKind {
         match self {
             Self::Encoded { inputs, .. } => return inputs.clone(),
             Self::Op(Op::File(file)) => file_inputs(file, &mut inputs),
-            Self::Op(op) => {
-                let collected = op.map_inputs(&mut |input: &Output| {
-                    inputs.push(*input);
-                    Ok::<_, std::convert::Infallible>(())
-                });
-                match collected {
-                    Ok(_) => {}
-                    Err(never) => match never {},
-                }
+            Self::Op(Op::Exec(exec)) => {
+                inputs.extend(exec.mounts.iter().filter_map(|mount| mount.input()));
             }
+            Self::Op(Op::Merge(merge)) => inputs.extend(&merge.inputs),
+            Self::Op(Op::Diff(diff)) => inputs.extend(diff.lower.iter().chain(&diff.upper)),
+            Self::Op(Op::Build(build)) => {
+                inputs.extend(build.builder.iter().chain(build.inputs.values()));
+            }
+            Self::Op(Op::Source(_) | Op::Passthrough(_)) => {}
         }
         inputs
     }

@@ -97,7 +97,7 @@ pub enum DecodeError {
         /// The digest.
         digest: Digest,
         /// What is wrong.
-        source: OpError,
+        source: Box<OpError>,
     },
     /// Two operations are equal.
     #[error("operations {first} and {second} are the same ({digest})")]

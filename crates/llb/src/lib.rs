@@ -17,6 +17,7 @@ mod graph;
 mod op;
 pub mod path;
 mod platform;
+pub mod reference;
 mod source;
 mod state;
 

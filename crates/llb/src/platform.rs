@@ -257,7 +257,7 @@ fn compatible_arm64(platform: &Platform) -> Vec<Platform> {
     let (major, minor) = variant
         .trim_start_matches('v')
         .split_once('.')
-        .map_or_else(|| (variant.trim_start_matches('v'), "0"), |version| version);
+        .unwrap_or_else(|| (variant.trim_start_matches('v'), "0"));
     let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else {
         return vec![platform.clone()];
     };

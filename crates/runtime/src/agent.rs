@@ -63,3 +63,53 @@ pub struct AgentSocket {
     /// How to reach the agent.
     pub connector: AgentConnector,
 }
+
+/// The most connections that one socket carries at once.
+const CONNECTIONS: usize = 64;
+
+/// Forwards the sockets of a step until dropped.
+#[derive(Default)]
+pub(crate) struct Forwarders {
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Forwarders {
+    /// Forwards the connections of each socket.
+    pub(crate) fn start(
+        &mut self,
+        listeners: Vec<(std::os::unix::net::UnixListener, AgentConnector)>,
+    ) {
+        for (listener, connector) in listeners {
+            self.tasks.spawn(async move {
+                if let Err(error) = forward(listener, connector).await {
+                    tracing::warn!("a step's agent socket cannot be served: {error}");
+                }
+            });
+        }
+    }
+}
+
+async fn forward(
+    listener: std::os::unix::net::UnixListener,
+    connector: AgentConnector,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        // The queue of the socket holds what does not fit.
+        while connections.len() >= CONNECTIONS {
+            connections.join_next().await;
+        }
+        let (mut near, _) = listener.accept().await?;
+        while connections.try_join_next().is_some() {}
+        let connecting = connector.connect();
+        connections.spawn(async move {
+            match connecting.await {
+                // Either side may break off.
+                Ok(mut far) => drop(tokio::io::copy_bidirectional(&mut near, &mut far).await),
+                Err(error) => tracing::warn!("an agent cannot be reached: {error}"),
+            }
+        });
+    }
+}

@@ -4,10 +4,19 @@
 compile_error!("weld-runtime runs on Linux only");
 
 mod agent;
+mod capability;
+mod cgroup;
+mod check;
 mod config;
+mod control;
+mod embedded;
 mod error;
+mod layout;
 mod output;
+mod privilege;
+mod resolv;
 mod runtime;
+mod seccomp;
 mod spec;
 mod status;
 pub mod user;

@@ -1,7 +1,15 @@
 //! The output of a step, streamed.
 
-use bytes::Bytes;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use bytes::{Bytes, BytesMut};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
+
+/// The most that is read at once, in bytes.
+const CHUNK: usize = 64 << 10;
 
 /// Which output stream a chunk came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,5 +49,115 @@ impl Stdio {
     #[must_use]
     pub fn discard() -> Self {
         Self { output: None }
+    }
+}
+
+/// Carries output from the pipes of a step to its receiver.
+pub(crate) struct Pump {
+    stdout: Source,
+    stderr: Source,
+    output: Option<mpsc::Sender<Chunk>>,
+}
+
+/// The pipe of one stream.
+struct Source {
+    stream: Stream,
+    /// `None` after its end.
+    pipe: Option<Receiver>,
+    buffer: BytesMut,
+}
+
+/// A pump and the ends that the step writes to: standard output and standard error.
+pub(crate) fn pump(stdio: Stdio) -> io::Result<(Pump, OwnedFd, OwnedFd)> {
+    let source = |stream| {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let source = Source {
+            stream,
+            pipe: Some(Receiver::from_owned_fd(read)?),
+            buffer: BytesMut::new(),
+        };
+        Ok::<_, io::Error>((source, write))
+    };
+    let (stdout, out) = source(Stream::Stdout)?;
+    let (stderr, err) = source(Stream::Stderr)?;
+    let output = stdio.output;
+    let pump = Pump {
+        stdout,
+        stderr,
+        output,
+    };
+    Ok((pump, out, err))
+}
+
+impl Pump {
+    /// Carries output until both streams have ended. Nothing is lost when the future is dropped.
+    pub(crate) async fn run(&mut self) {
+        while self.stdout.pipe.is_some() || self.stderr.pipe.is_some() {
+            let permit = reserve(&mut self.output).await;
+            let chunk = tokio::select! {
+                chunk = self.stdout.next(), if self.stdout.pipe.is_some() => chunk,
+                chunk = self.stderr.next(), if self.stderr.pipe.is_some() => chunk,
+            };
+            if let (Some(chunk), Some(permit)) = (chunk, permit) {
+                permit.send(chunk);
+            }
+        }
+    }
+
+    /// Carries what is left in the pipes of a step that has ended.
+    pub(crate) async fn drain(&mut self) {
+        loop {
+            let permit = reserve(&mut self.output).await;
+            let chunk = match self.stdout.take() {
+                Some(chunk) => Some(chunk),
+                None => self.stderr.take(),
+            };
+            match (chunk, permit) {
+                (None, _) => return,
+                (Some(chunk), Some(permit)) => permit.send(chunk),
+                (Some(_), None) => {}
+            }
+        }
+    }
+}
+
+/// Room for one chunk; `None` if nobody wants the output.
+async fn reserve(output: &mut Option<mpsc::Sender<Chunk>>) -> Option<mpsc::Permit<'_, Chunk>> {
+    // Asked twice since the first permit would keep the field borrowed.
+    if let Some(sender) = output
+        && sender.reserve().await.is_err()
+    {
+        *output = None;
+    }
+    output.as_ref()?.reserve().await.ok()
+}
+
+impl Source {
+    /// The next chunk; `None` at the end of the stream or if there is none after all.
+    async fn next(&mut self) -> Option<Chunk> {
+        let pipe = self.pipe.as_ref()?;
+        if pipe.readable().await.is_err() {
+            self.pipe = None;
+            return None;
+        }
+        self.take()
+    }
+
+    /// What can be read without waiting.
+    fn take(&mut self) -> Option<Chunk> {
+        let pipe = self.pipe.as_ref()?;
+        self.buffer.reserve(CHUNK);
+        let mut limited = bytes::BufMut::limit(&mut self.buffer, CHUNK);
+        match pipe.try_read_buf(&mut limited) {
+            Ok(read) if read > 0 => Some(Chunk {
+                stream: self.stream,
+                bytes: self.buffer.split().freeze(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Ok(_) | Err(_) => {
+                self.pipe = None;
+                None
+            }
+        }
     }
 }

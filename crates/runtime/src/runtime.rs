@@ -1,17 +1,44 @@
 //! The runtime: runs steps and cleans up after those that a dead process left behind.
 
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::RuntimeConfig;
+use crate::agent::Forwarders;
+use crate::cgroup::Cgroups;
+use crate::check;
+use crate::config::{RuntimeConfig, RuntimeKind};
+use crate::control::{Control, KillOnDrop};
+use crate::embedded::{Embedded, Streams};
 use crate::error::RuntimeError;
-use crate::output::Stdio;
+use crate::output::{self, Stdio};
 use crate::spec::StepSpec;
 use crate::status::ExitStatus;
 
 /// Runs steps. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Runtime {
-    config: std::sync::Arc<RuntimeConfig>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    engine: Engine,
+    /// The ids of the running steps.
+    running: Mutex<HashSet<String>>,
+    /// Locked as long as this lives.
+    _lock: std::fs::File,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Embedded(Arc<Embedded>),
 }
 
 impl Runtime {
@@ -21,8 +48,42 @@ impl Runtime {
     /// When the state directory cannot be used or another runtime uses it, or the external runtime
     /// is not there.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        let dir = &config.state_dir;
+        let state = |path: &Path, action| {
+            let path = path.to_owned();
+            move |source| RuntimeError::State {
+                path,
+                action,
+                source,
+            }
+        };
+        let scratch = dir.join("scratch");
+        std::fs::create_dir_all(&scratch).map_err(state(&scratch, "create"))?;
+        let dir = dir.canonicalize().map_err(state(dir, "resolve"))?;
+        let lock = lock(&dir)?;
+        let meta = dir.metadata().map_err(state(&dir, "stat"))?;
+        let tag = format!("{:x}-{:x}", meta.dev(), meta.ino());
+        let cgroups =
+            Cgroups::new(&config.cgroup, tag).map_err(|source| RuntimeError::Sandbox {
+                action: "learn about cgroups",
+                source,
+            })?;
+        let engine = match config.kind {
+            RuntimeKind::Embedded => {
+                let scratch = dir.join("scratch");
+                let (dns, adj) = (config.dns, config.oom_score_adj);
+                Engine::Embedded(Arc::new(Embedded::new(scratch, cgroups, dns, adj)?))
+            }
+            RuntimeKind::Oci(_) => {
+                return Err(RuntimeError::ExternalUnsupported { what: "anything" });
+            }
+        };
         Ok(Self {
-            config: config.into(),
+            shared: Arc::new(Shared {
+                engine,
+                running: Mutex::default(),
+                _lock: lock,
+            }),
         })
     }
 
@@ -37,8 +98,13 @@ impl Runtime {
         stdio: Stdio,
         cancel: CancellationToken,
     ) -> Result<ExitStatus, RuntimeError> {
-        let _ = (&self.config, step, stdio, cancel);
-        Err(RuntimeError::SupervisorLost)
+        check::step(&step)?;
+        let running = Running::enter(&self.shared, &step.id)?;
+        match &self.shared.engine {
+            Engine::Embedded(embedded) => {
+                run_embedded(embedded.clone(), step, stdio, cancel, running).await
+            }
+        }
     }
 
     /// Ends and removes what steps of a killed process left: processes, cgroups, containers of an
@@ -47,6 +113,126 @@ impl Runtime {
     /// # Errors
     /// When something is there that cannot be removed.
     pub async fn clean_leftovers(&self) -> Result<(), RuntimeError> {
-        Ok(())
+        let shared = self.shared.clone();
+        let cleaning = tokio::task::spawn_blocking(move || {
+            let running = shared.running();
+            match &shared.engine {
+                Engine::Embedded(embedded) => embedded.cgroups().clean(&running),
+            }
+        });
+        cleaning.await.map_err(|_| RuntimeError::SupervisorLost)?
+    }
+}
+
+impl Shared {
+    fn running(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the state directory for this process.
+fn lock(dir: &Path) -> Result<std::fs::File, RuntimeError> {
+    let path = dir.join("lock");
+    let state = |action| {
+        let path = path.clone();
+        move |source| RuntimeError::State {
+            path,
+            action,
+            source,
+        }
+    };
+    let mut options = std::fs::OpenOptions::new();
+    let options = options.create(true).truncate(false).write(true);
+    let file = options.open(&path).map_err(state("open"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RuntimeError::StateInUse {
+            path: dir.to_owned(),
+        }),
+        Err(errno) => Err(state("lock")(io::Error::from(errno))),
+    }
+}
+
+/// A step's id is taken as long as this lives.
+struct Running {
+    shared: Arc<Shared>,
+    id: String,
+}
+
+impl Running {
+    fn enter(shared: &Arc<Shared>, id: &str) -> Result<Self, RuntimeError> {
+        if !shared.running().insert(id.to_owned()) {
+            return Err(RuntimeError::InvalidSpec {
+                field: "id",
+                reason: format!("a step {id:?} is running"),
+            });
+        }
+        Ok(Self {
+            shared: shared.clone(),
+            id: id.to_owned(),
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.running().remove(&self.id);
+    }
+}
+
+async fn run_embedded(
+    embedded: Arc<Embedded>,
+    step: StepSpec,
+    stdio: Stdio,
+    cancel: CancellationToken,
+    running: Running,
+) -> Result<ExitStatus, RuntimeError> {
+    let (mut pump, stdout, stderr) =
+        output::pump(stdio).map_err(|source| RuntimeError::Sandbox {
+            action: "make pipes",
+            source,
+        })?;
+    let streams = Streams { stdout, stderr };
+    let control = Arc::new(Control::default());
+    let _kill = KillOnDrop(control.clone());
+    let (done, mut ended) = oneshot::channel();
+    let (made, mut listeners) = oneshot::channel();
+    let supervised = control.clone();
+    let supervise = move || {
+        let result = embedded.supervise(step, streams, &supervised, made);
+        drop(running);
+        // Nobody waits if the step was given up.
+        let _ = done.send(result);
+    };
+    std::thread::Builder::new()
+        .name("weld-step".to_owned())
+        .spawn(supervise)
+        .map_err(|source| RuntimeError::Sandbox {
+            action: "start a thread",
+            source,
+        })?;
+    let mut forwarders = Forwarders::default();
+    let (mut cancelled, mut waiting, mut pumped) = (false, true, false);
+    let result = loop {
+        tokio::select! {
+            result = &mut ended => break result.map_err(|_| RuntimeError::SupervisorLost)?,
+            () = cancel.cancelled(), if !cancelled => {
+                cancelled = true;
+                control.kill();
+            }
+            made = &mut listeners, if waiting => {
+                waiting = false;
+                forwarders.start(made.unwrap_or_default());
+            }
+            () = pump.run(), if !pumped => pumped = true,
+        }
+    };
+    tokio::select! {
+        () = pump.drain() => {}
+        () = cancel.cancelled() => cancelled = true,
+    }
+    match result {
+        Ok(_) if cancelled => Err(RuntimeError::Cancelled),
+        result => result,
     }
 }

@@ -22,6 +22,9 @@ pub struct StepSpec {
     /// More mounts, made in this order. Of two with the same target the later one counts. A target
     /// such as `/dev/shm` or `/etc/hosts` replaces the sandbox's own mount there.
     pub mounts: Vec<StepMount>,
+    /// Whether directories created above a missing mount target are removed after the step like the
+    /// target itself, if they are still empty.
+    pub remove_stub_parents: bool,
     /// Secrets, each a read-only file that exists in memory and inside the sandbox only.
     pub secrets: Vec<Secret>,
     /// Sockets that lead to SSH agents or other services outside of the sandbox.
@@ -63,6 +66,7 @@ impl StepSpec {
             root,
             read_only_root: false,
             mounts: Vec::new(),
+            remove_stub_parents: false,
             secrets: Vec::new(),
             agents: Vec::new(),
             args,

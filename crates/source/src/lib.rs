@@ -15,7 +15,7 @@ pub mod local;
 pub mod oci_layout;
 pub mod progress;
 mod pump;
-pub mod reference;
+pub use weld_llb::reference;
 pub mod registry;
 pub mod retry;
 mod secret;

@@ -91,7 +91,11 @@ fn updates_while_a_layer_is_written(store: &Store) -> Result<(), Box<dyn std::er
         longest = longest.max(start.elapsed());
         count += 1;
     }
-    report("update beside 500 MB of writes", start.elapsed(), count as u32);
+    report(
+        "update beside 500 MB of writes",
+        start.elapsed(),
+        count as u32,
+    );
     report("the longest of them", longest, 1);
     writer.join().map_err(|_| "the writer panicked")??;
     Ok(())
@@ -118,10 +122,7 @@ fn die_mid_write(root: &Path) -> Result<(), Box<dyn std::error::Error>> {
             break;
         }
     }
-    rustix::process::kill_process(
-        rustix::process::getpid(),
-        rustix::process::Signal::KILL,
-    )?;
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
     Ok(())
 }
 

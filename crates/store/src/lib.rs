@@ -12,21 +12,37 @@
 //! All functions block; asynchronous callers run them on a pool for blocking work.
 
 pub mod blobs;
+pub mod cache_mounts;
+mod clock;
+mod collector;
+pub mod content_key;
 pub mod db;
 mod durability;
 mod gc;
+mod keeper;
+pub mod layer;
 mod lock;
+pub mod mount;
+pub mod names;
 mod object;
 mod pins;
+pub mod records;
 pub mod refs;
+pub mod snapshot;
 mod store;
+mod trash;
 pub mod usage;
 
 pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Ingest, Started};
+pub use cache_mounts::{CacheMount, CacheMountError, CacheMountRequest, CacheMounts, Sharing};
+pub use collector::CollectError;
 pub use db::{Db, DbError, Ticket};
+pub use durability::written;
 pub use lock::Holder;
 pub use object::{Object, SnapshotId};
 pub use pins::{Claim, Pin, Pins};
+pub use records::results::{Results, SavedResult};
 pub use refs::Reference;
 pub use store::{OpenError, Store, StoreOptions};
-pub use usage::{NewUsage, RecordType};
+pub use usage::prune::{PruneOptions, UsageError};
+pub use usage::{Filter, FilterError, NewUsage, RecordType, UsageInfo, Uses};

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +15,7 @@ pub struct Pins(Arc<Table>);
 struct Table {
     states: Mutex<HashMap<Object, State>>,
     unclaimed: Condvar,
+    released: Mutex<HashSet<Object>>,
 }
 
 enum State {
@@ -25,6 +26,10 @@ enum State {
 impl Table {
     fn lock(&self) -> MutexGuard<'_, HashMap<Object, State>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn released(&self) -> MutexGuard<'_, HashSet<Object>> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,6 +77,16 @@ impl Pins {
         })
     }
 
+    /// Has the collector look whether an object is still named.
+    pub(crate) fn release(&self, object: &Object) {
+        self.0.released().insert(object.clone());
+    }
+
+    /// What may have become garbage since this was last asked.
+    pub(crate) fn take_released(&self) -> HashSet<Object> {
+        std::mem::take(&mut *self.0.released())
+    }
+
     /// Whether the object is pinned.
     pub fn is_pinned(&self, object: &Object) -> bool {
         matches!(self.0.lock().get(object), Some(State::Pinned(_)))
@@ -104,6 +119,8 @@ impl Drop for Pin {
             *count -= 1;
             if *count == 0 {
                 states.remove(&self.object);
+                drop(states);
+                self.pins.release(&self.object);
             }
         }
     }

@@ -24,7 +24,7 @@ pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reference {
     /// A solver's result, by its id.
-    Result(String),
+    Result(u64),
     /// A snapshot: its parents and the layer blobs made of it.
     Snapshot(SnapshotId),
     /// A blob: what a manifest or index lists.
@@ -62,7 +62,7 @@ impl FromStr for Reference {
         let error = || ParseReferenceError(text.to_owned());
         let (kind, rest) = text.split_once('/').ok_or_else(error)?;
         Ok(match kind {
-            "result" => Self::Result(rest.to_owned()),
+            "result" => Self::Result(rest.parse().map_err(|_| error())?),
             "snapshot" => Self::Snapshot(SnapshotId(rest.parse().map_err(|_| error())?)),
             "blob" => Self::Blob(rest.parse().map_err(|_| error())?),
             "name" => Self::Name(rest.to_owned()),
@@ -122,7 +122,6 @@ pub(crate) fn held(
 }
 
 /// Who names `object`.
-#[allow(dead_code)] // Asked by the collector, which comes next.
 pub(crate) fn holders(
     table: &impl ReadableTable<(&'static [u8], &'static str), ()>,
     object: &Object,

@@ -2,15 +2,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::WriteTransaction;
 
 use crate::blobs::Blobs;
+use crate::cache_mounts::CacheMounts;
+use crate::collector::{CollectError, Collector};
 use crate::db::{Db, DbError};
-use crate::durability::Sequence;
+use crate::durability::{self, Sequence};
+use crate::keeper::Keeper;
 use crate::lock::{Attempt, DirectoryLock, Holder};
-use crate::object::SnapshotId;
+use crate::object::{Object, SnapshotId};
 use crate::pins::Pins;
+use crate::records::results::Results;
+use crate::usage::Uses;
 
 /// The version of the directory's layout and tables that this program writes.
 const FORMAT: u32 = 1;
@@ -24,6 +30,9 @@ const TABLES: &[CreateTables] = &[
     crate::blobs::create_tables,
     crate::refs::create_tables,
     crate::usage::create_tables,
+    crate::names::create_tables,
+    crate::records::results::create_tables,
+    crate::snapshot::create_tables,
 ];
 
 type CreateTables = fn(&WriteTransaction) -> Result<(), DbError>;
@@ -33,11 +42,20 @@ type CreateTables = fn(&WriteTransaction) -> Result<(), DbError>;
 pub struct StoreOptions {
     /// Memory for the database's pages, in bytes.
     pub db_cache: usize,
+    /// After this time what was written is synced to the medium in the background.
+    pub sync_after: Duration,
+    /// The identity of this boot of the machine, if it is not the one that the kernel tells: by
+    /// it a power loss is known.
+    pub boot_id: Option<String>,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { db_cache: 32 << 20 }
+        Self {
+            db_cache: 32 << 20,
+            sync_after: Duration::from_secs(10),
+            boot_id: None,
+        }
     }
 }
 
@@ -88,6 +106,14 @@ pub enum OpenError {
         /// What the database said.
         source: DbError,
     },
+    /// What a power loss damaged cannot be dropped.
+    #[error("state directory {}: {source}", .root.display())]
+    Recover {
+        /// The state directory.
+        root: PathBuf,
+        /// What failed.
+        source: CollectError,
+    },
 }
 
 /// An open state directory. Cheap to clone; closed when the last clone goes.
@@ -98,8 +124,13 @@ struct Inner {
     root: PathBuf,
     db: Db,
     pins: Pins,
+    uses: Uses,
     sequence: Arc<Sequence>,
     blobs: Blobs,
+    results: Results,
+    cache_mounts: CacheMounts,
+    collector: Collector,
+    keeper: Keeper,
 }
 
 impl Store {
@@ -109,27 +140,49 @@ impl Store {
         directory.create("")?;
         let lock = directory.lock()?;
         directory.check_format()?;
+        let boot = match options.boot_id.clone() {
+            Some(boot) => boot,
+            None => durability::boot_id().map_err(directory.error("read the boot id for", ""))?,
+        };
         let db_error = |source| OpenError::Db {
             root: directory.0.to_owned(),
             source,
         };
         let db = open_db(directory.0, &options, lock).map_err(db_error)?;
+        let last_run = durability::last_run(&db, &boot).map_err(db_error)?;
         let sequence = Arc::new(Sequence::new(&db).map_err(db_error)?);
-        let pins = Pins::default();
-        let blobs = Blobs::open(directory.0, &db, &pins, &sequence).map_err(|(path, source)| {
-            OpenError::Io {
+        let (pins, uses) = (Pins::default(), Uses::default());
+        let blobs = Blobs::open(directory.0, &db, &pins, &sequence)
+            .map_err(directory.error("create", "content"))?;
+        let collector = Collector::new(directory.0, &db, &pins, &blobs, sequence.first())
+            .map_err(directory.error("create", "trash"))?;
+        if last_run.other_boot {
+            collector.drop_lost().map_err(|source| OpenError::Recover {
                 root: directory.0.to_owned(),
-                action: "create",
-                path,
                 source,
-            }
-        })?;
+            })?;
+        }
+        drop(durability::mark_running(&db, boot));
+        let keeper = Keeper::start(
+            directory.0,
+            &db,
+            &uses,
+            &collector,
+            options.sync_after,
+            last_run.other_boot || !last_run.clean,
+        )
+        .map_err(directory.error("start the keeper thread for", ""))?;
         Ok(Self(Arc::new(Inner {
             root: directory.0.to_owned(),
+            results: Results::new(&db, &pins, &uses, &sequence),
+            cache_mounts: CacheMounts::new(directory.0, &db, &pins, &uses, &sequence),
             db,
             pins,
+            uses,
             sequence,
             blobs,
+            collector,
+            keeper,
         })))
     }
 
@@ -146,6 +199,33 @@ impl Store {
     /// The blobs.
     pub fn blobs(&self) -> &Blobs {
         &self.0.blobs
+    }
+
+    /// The solver's results.
+    pub fn results(&self) -> &Results {
+        &self.0.results
+    }
+
+    /// The directories of cache mounts.
+    pub fn cache_mounts(&self) -> &CacheMounts {
+        &self.0.cache_mounts
+    }
+
+    /// Uses of cached objects.
+    pub fn uses(&self) -> &Uses {
+        &self.0.uses
+    }
+
+    /// Removes what lost its last pin and nothing names, and deletes its files; this also happens
+    /// by itself in the background. Returns what was removed.
+    pub fn collect_garbage(&self) -> Result<Vec<Object>, CollectError> {
+        let removed = self.0.collector.collect_released()?;
+        self.0.collector.empty_trash()?;
+        Ok(removed)
+    }
+
+    pub(crate) fn collector(&self) -> &Collector {
+        &self.0.collector
     }
 
     /// What is in use by this process.
@@ -168,6 +248,13 @@ impl Store {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let swept = self.keeper.stop();
+        drop(self.uses.write(&self.db));
+        // What was queued to name an object has to count before looking for garbage.
+        let garbage = self.db.flush().and_then(|()| self.collector.has_garbage());
+        if swept && garbage.is_ok_and(|garbage| !garbage) {
+            durability::mark_clean(&self.db);
+        }
         self.sequence.close();
         self.db.close();
     }

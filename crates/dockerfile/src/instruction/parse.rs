@@ -1,5 +1,8 @@
 //! From statements to typed instructions.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use super::flags::{Flags, Spec, Takes};
 use super::kinds::{
     Add, Arg, ArgDefinition, CommandLine, Copy, Device, Env, Expose, HealthTest, Healthcheck,
@@ -9,12 +12,11 @@ use super::quantity::{self, Signed};
 use super::{Instruction, Kind, run};
 use crate::arguments;
 use crate::error::{Error, ErrorKind};
-use crate::heredoc;
+use crate::heredoc::{self, Heredoc};
 use crate::lexer::Statement;
 use crate::shell::{Lexer, NoVariables};
 use crate::stage::{Stage, WrittenName};
 use crate::suggest;
-use std::time::Duration;
 
 /// Every keyword, for suggestions.
 pub(crate) const KEYWORDS: [&str; 18] = [
@@ -74,7 +76,7 @@ fn parse_kind(statement: &Statement, escape: char) -> Result<Kind, Error> {
         "ARG" => return parse_arg(statement, escape).map(Kind::Arg),
         "STOPSIGNAL" => return whole(text, "STOPSIGNAL").map(Kind::StopSignal),
         "ADD" => return parse_add(statement).map(Kind::Add),
-        "COPY" => return parse_copy(statement).map(Kind::Copy),
+        "COPY" => return parse_copy(statement, escape).map(Kind::Copy),
         "RUN" => return parse_run(statement).map(Kind::Run),
         "HEALTHCHECK" => return parse_healthcheck(statement).map(Kind::Healthcheck),
         _ if !KEYWORDS.contains(&keyword.as_str()) => return Err(unknown(statement)),
@@ -149,17 +151,18 @@ fn parse_pairs(
     })
 }
 
-/// The text of the first comment in the form `NAME text`.
-fn doc_comment(comments: &[String], name: &str) -> Option<String> {
-    comments.iter().find_map(|comment| {
-        let text = comment.strip_prefix(name)?.strip_prefix(' ')?;
-        Some(text.to_owned())
-    })
+/// Texts of comments in the form `NAME text`, by name; the first of a name counts.
+fn doc_comments(comments: &[String]) -> HashMap<&str, &str> {
+    let pairs = comments
+        .iter()
+        .filter_map(|comment| comment.split_once(' '));
+    pairs.rev().collect()
 }
 
 fn parse_arg(statement: &Statement, escape: char) -> Result<Arg, Error> {
     let words = arguments::quoted_words(statement.arguments(), escape);
     let words = at_least_one(words, "ARG")?;
+    let docs = doc_comments(&statement.comments);
     let definition = |word: String| {
         let (name, default) = match word.split_once('=') {
             Some(("", _)) => {
@@ -169,7 +172,7 @@ fn parse_arg(statement: &Statement, escape: char) -> Result<Arg, Error> {
             Some((name, default)) => (name.to_owned(), Some(default.to_owned())),
             None => (word, None),
         };
-        let doc = doc_comment(&statement.comments, &name);
+        let doc = docs.get(name.as_str()).map(|text| (*text).to_owned());
         Ok(ArgDefinition { name, default, doc })
     };
     let definitions = words
@@ -203,9 +206,10 @@ fn parse_from(statement: &Statement) -> Result<Stage, Error> {
     let flags = Flags::parse(statement, &[("platform", Takes::Text)])?;
     Ok(Stage {
         index: 0,
-        doc: name
-            .as_ref()
-            .and_then(|name| doc_comment(&statement.comments, name)),
+        doc: name.as_deref().and_then(|name| {
+            let docs = doc_comments(&statement.comments);
+            docs.get(name).map(|text| (*text).to_owned())
+        }),
         name,
         written_name,
         base: base.clone(),
@@ -247,12 +251,12 @@ fn parse_add(statement: &Statement) -> Result<Add, Error> {
     })
 }
 
-fn parse_copy(statement: &Statement) -> Result<Copy, Error> {
+fn parse_copy(statement: &Statement, escape: char) -> Result<Copy, Error> {
     let own = [("from", Takes::Text), ("parents", Takes::Bool)];
     let flags = Flags::parse(statement, &[&TRANSFER_FLAGS[..], &own].concat())?;
     let from = flags.text("from");
     if let (Some(from), Some(mark)) = (&from, flags.mark("from")) {
-        check_from_flag(from).map_err(|error| error.mark(mark))?;
+        check_from_flag(from, escape).map_err(|error| error.mark(mark))?;
     }
     Ok(Copy {
         transfer: parse_transfer(statement, &flags, "COPY")?,
@@ -262,8 +266,8 @@ fn parse_copy(statement: &Statement) -> Result<Copy, Error> {
 }
 
 /// `--from` must be the same with all variables unset, quotes and escapes removed.
-fn check_from_flag(from: &str) -> Result<(), Error> {
-    let expansion = Lexer::new('\\').expand(from, &NoVariables)?;
+fn check_from_flag(from: &str, escape: char) -> Result<(), Error> {
+    let expansion = Lexer::new(escape).expand(from, &NoVariables)?;
     if expansion.text == from {
         return Ok(());
     }
@@ -308,16 +312,20 @@ fn parse_transfer(
 }
 
 /// The file of a heredoc. In JSON form there are no bodies: the file is empty then.
-fn inline_file(statement: &Statement, opening: &heredoc::Heredoc) -> InlineFile {
-    let data = statement
+///
+/// Two heredocs of one name are one file with the last one's body.
+fn inline_file(statement: &Statement, opening: &Heredoc) -> InlineFile {
+    let with_body = statement
         .heredocs
         .iter()
-        .rfind(|heredoc| heredoc.name == opening.name)
-        .map(heredoc::Heredoc::body)
-        .unwrap_or_default();
+        .rfind(|heredoc| heredoc.name == opening.name);
+    let content = with_body.map_or("", |heredoc| &heredoc.content);
     InlineFile {
         name: opening.name.clone(),
-        data,
+        data: match opening.chomp {
+            true => heredoc::without_leading_tabs(content),
+            false => content.to_owned(),
+        },
         expand: opening.expand,
     }
 }
@@ -380,7 +388,8 @@ fn parse_security(flags: &Flags) -> Result<SecurityMode, Error> {
     })
 }
 
-/// Checks a trigger and gives its text, heredoc bodies included.
+/// Checks a trigger and gives its text, heredoc bodies included. Blanks at its end stay: the
+/// text goes into the image's config as BuildKit puts it there.
 fn parse_onbuild(statement: &Statement, escape: char) -> Result<String, Error> {
     let text = statement.arguments();
     if text.is_empty() {
@@ -389,14 +398,28 @@ fn parse_onbuild(statement: &Statement, escape: char) -> Result<String, Error> {
     }
     let trigger = statement.trigger(escape);
     let keyword = trigger.keyword().to_uppercase();
-    let kind = match keyword.as_str() {
-        "ONBUILD" => ErrorKind::OnbuildChained,
-        "FROM" | "MAINTAINER" => ErrorKind::OnbuildForbidden {
-            instruction: keyword,
-        },
-        _ => return Ok(run::with_heredocs(text, &statement.heredocs)),
-    };
-    Err(Error::new(kind).mark(trigger.keyword_mark()))
+    match keyword.as_str() {
+        "ONBUILD" => {
+            let error = Error::new(ErrorKind::OnbuildChained);
+            return Err(error.mark(trigger.keyword_mark()));
+        }
+        "FROM" | "MAINTAINER" => {
+            let instruction = keyword;
+            let error = Error::new(ErrorKind::OnbuildForbidden { instruction });
+            return Err(error.mark(trigger.keyword_mark()));
+        }
+        // The rest of the trigger is checked where it is used, with that frontend's rules.
+        "ENV" => drop(parse_pairs(&trigger, escape, "ENV")?),
+        "LABEL" => drop(parse_pairs(&trigger, escape, "LABEL")?),
+        "ADD" | "CMD" | "COPY" | "ENTRYPOINT" | "RUN" | "SHELL" | "VOLUME" => {
+            arguments::json_array(trigger.arguments())?;
+        }
+        known if KEYWORDS.contains(&known) => {}
+        _ => return Err(unknown(&trigger)),
+    }
+    let text = statement.line.text();
+    let text = text.get(statement.arguments.start..).unwrap_or_default();
+    Ok(run::with_heredocs(text, &statement.heredocs))
 }
 
 fn parse_shell(text: &str) -> Result<Vec<String>, ErrorKind> {
@@ -428,7 +451,7 @@ fn parse_healthcheck(statement: &Statement) -> Result<Healthcheck, Error> {
             let instruction = "HEALTHCHECK";
             Err(ErrorKind::NoArgument { instruction }.into())
         }
-        "NONE" if command.is_empty() => Ok(Healthcheck {
+        "NONE" if arguments::json_or_words(command)?.is_empty() => Ok(Healthcheck {
             test: HealthTest::None,
             interval: None,
             timeout: None,

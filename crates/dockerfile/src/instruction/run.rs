@@ -13,18 +13,24 @@ impl Run {
             CommandLine::Exec(arguments) => return RunBody::Exec(arguments.clone()),
             CommandLine::Shell(text) => text,
         };
-        let Some(first) = self.heredocs.first() else {
-            return RunBody::Shell(text.clone());
-        };
-        if heredoc::parse(text).is_none() {
+        let Some(script) = self.script() else {
             return RunBody::Shell(with_heredocs(text, &self.heredocs));
-        }
-        let data = first.body();
+        };
+        let data = script.body();
         if data.starts_with("#!") {
-            let name = first.name.clone();
+            let name = script.name.clone();
             return RunBody::Script { name, data };
         }
         RunBody::Shell(data)
+    }
+
+    /// The heredoc that is the whole command, if there is such.
+    pub fn script(&self) -> Option<&Heredoc> {
+        let CommandLine::Shell(text) = &self.command else {
+            return None;
+        };
+        heredoc::parse(text)?;
+        self.heredocs.first()
     }
 }
 

@@ -7,6 +7,9 @@ use regex::{Regex, RegexBuilder};
 
 use super::ExpandReason;
 
+/// The longest pattern that is compiled, in bytes.
+const MAX_PATTERN: usize = 16 << 10;
+
 /// The memory that one compiled pattern may take, in bytes.
 const COMPILED_LIMIT: usize = 4 << 20;
 
@@ -65,14 +68,16 @@ pub(super) fn replace(
 }
 
 fn compile(pattern: &str, reach: Reach, anchored: bool) -> Result<Regex, ExpandReason> {
+    let length = pattern.len();
+    if length > MAX_PATTERN {
+        return Err(ExpandReason::PatternTooLarge { length });
+    }
     let expression = to_regex(pattern, reach, anchored)?;
     RegexBuilder::new(&expression)
         .unicode(true)
         .size_limit(COMPILED_LIMIT)
         .build()
-        .map_err(|_| ExpandReason::PatternTooLarge {
-            length: pattern.len(),
-        })
+        .map_err(|_| ExpandReason::PatternTooLarge { length })
 }
 
 fn to_regex(pattern: &str, reach: Reach, anchored: bool) -> Result<String, ExpandReason> {
@@ -177,10 +182,11 @@ mod tests {
 
     #[test]
     fn a_pattern_too_large_to_compile_is_an_error() {
-        let pattern = "?".repeat(1 << 20);
-        assert!(matches!(
-            trim_prefix(&pattern, "x", Reach::Longest),
-            Err(ExpandReason::PatternTooLarge { .. })
-        ));
+        for pattern in ["x".repeat(MAX_PATTERN + 1), "*?".repeat(MAX_PATTERN / 2)] {
+            assert!(matches!(
+                trim_prefix(&pattern, "x", Reach::Longest),
+                Err(ExpandReason::PatternTooLarge { .. })
+            ));
+        }
     }
 }

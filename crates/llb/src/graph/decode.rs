@@ -32,13 +32,6 @@ impl Default for Limits {
     }
 }
 
-/// A vertex whose inputs are not resolved yet.
-struct Unlinked {
-    position: usize,
-    vertex: Vertex,
-    inputs: Vec<pb::Input>,
-}
-
 type Positions = HashMap<[u8; 32], usize>;
 
 impl Graph {
@@ -84,15 +77,16 @@ impl Graph {
         };
         let terminal_position = def.len();
         let terminal = Terminal::decode(terminal, terminal_position)?;
-        let (unlinked, positions) = decode_ops(def, &mut metadata, limits)?;
-        let edges = link(&unlinked, &positions)?;
-        let root = resolve(&terminal.input, terminal_position, 0, &unlinked, &positions)?;
-        let order = topological_order(&edges, root.vertex)
-            .map_err(|position| cycle(position, &unlinked))?;
-        let mut graph = assemble(unlinked, edges, &order, root);
-        graph.terminal_metadata = metadata
-            .remove(&terminal.digest.to_string())
-            .unwrap_or_default();
+        let terminal_metadata = metadata.remove(&terminal.digest.to_string());
+        let (mut vertices, inputs, positions) = decode_ops(def, limits)?;
+        attach_metadata(&mut vertices, metadata, &positions);
+        link(&mut vertices, inputs, &positions)?;
+        let root = resolve(&terminal.input, terminal_position, 0, &vertices, &positions)?;
+        let inputs_of = |vertex: usize| vertices.get(vertex).map_or(&[][..], Vertex::inputs);
+        let order = topological_order(vertices.len(), inputs_of, root.vertex)
+            .map_err(|position| cycle(position, &vertices))?;
+        let mut graph = assemble(vertices, &order, root);
+        graph.terminal_metadata = terminal_metadata.unwrap_or_default();
         graph.attach_source(source.unwrap_or_default())?;
         Ok(graph)
     }
@@ -180,12 +174,12 @@ fn decode_op(bytes: Bytes, position: usize, digest: &Digest) -> Result<pb::Op, D
     })
 }
 
-fn decode_ops(
-    def: Vec<Bytes>,
-    metadata: &mut BTreeMap<String, pb::OpMetadata>,
-    limits: Limits,
-) -> Result<(Vec<Unlinked>, Positions), DecodeError> {
-    let mut unlinked = Vec::with_capacity(def.len());
+/// Vertices that are not linked yet, the inputs of each, and where each digest is.
+type Unlinked = (Vec<Vertex>, Vec<Vec<pb::Input>>, Positions);
+
+fn decode_ops(def: Vec<Bytes>, limits: Limits) -> Result<Unlinked, DecodeError> {
+    let mut vertices = Vec::with_capacity(def.len());
+    let mut inputs = Vec::with_capacity(def.len());
     let mut positions = Positions::with_capacity(def.len());
     let mut platforms = Platforms::default();
     for (position, bytes) in def.into_iter().enumerate() {
@@ -214,28 +208,55 @@ fn decode_ops(
             .map_err(|source| DecodeError::Op {
                 position,
                 digest: digest.clone(),
-                source,
+                source: Box::new(source),
             })?;
-        let metadata = if metadata.is_empty() {
-            None
-        } else {
-            metadata.remove(&digest.to_string()).map(Box::new)
-        };
-        unlinked.push(Unlinked {
-            position,
-            vertex: Vertex {
-                digest,
-                bytes,
-                op: typed,
-                inputs: Vec::new(),
-                platform: op.platform.map(|platform| platforms.shared(platform)),
-                worker_filters: op.constraints.unwrap_or_default().filter,
-                metadata,
-            },
-            inputs: op.inputs,
+        vertices.push(Vertex {
+            digest,
+            bytes,
+            op: typed,
+            inputs: Vec::new(),
+            platform: op.platform.map(|platform| platforms.shared(platform)),
+            worker_filters: op.constraints.unwrap_or_default().filter,
+            metadata: None,
         });
+        inputs.push(op.inputs);
     }
-    Ok((unlinked, positions))
+    Ok((vertices, inputs, positions))
+}
+
+fn attach_metadata(
+    vertices: &mut [Vertex],
+    metadata: BTreeMap<String, pb::OpMetadata>,
+    positions: &Positions,
+) {
+    for (digest, metadata) in metadata {
+        let position = parse_sha256(&digest).and_then(|hash| positions.get(&hash));
+        if let Some(vertex) = position.and_then(|&position| vertices.get_mut(position)) {
+            vertex.metadata = Some(Box::new(metadata));
+        }
+    }
+}
+
+/// The hash of a SHA-256 digest. Definitions of a million operations spend much of their time here, so it
+/// allocates nothing.
+fn parse_sha256(digest: &str) -> Option<[u8; 32]> {
+    let hex = digest.strip_prefix("sha256:")?.as_bytes();
+    let nibble = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let mut hash = [0; 32];
+    let (pairs, []) = hex.as_chunks::<2>() else {
+        return None;
+    };
+    if pairs.len() != hash.len() {
+        return None;
+    }
+    for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
+        *byte = nibble(*high)? << 4 | nibble(*low)?;
+    }
+    Some(hash)
 }
 
 /// Most operations of a definition are for the same few platforms.
@@ -257,83 +278,92 @@ fn resolve(
     input: &pb::Input,
     position: usize,
     index: usize,
-    unlinked: &[Unlinked],
+    vertices: &[Vertex],
     positions: &Positions,
 ) -> Result<Edge, DecodeError> {
-    let digest: Option<Digest> = input.digest.parse().ok();
-    let Some(digest) = digest.filter(|digest| digest.as_sha256().is_some()) else {
+    let Some(hash) = parse_sha256(&input.digest) else {
         return Err(DecodeError::BadInputDigest {
             position,
             input: index,
             digest: input.digest.clone(),
         });
     };
-    let target = digest
-        .as_sha256()
-        .and_then(|hash| positions.get(hash))
-        .and_then(|&vertex| Some((vertex, unlinked.get(vertex)?)));
+    let target = positions
+        .get(&hash)
+        .and_then(|&vertex| Some((vertex, vertices.get(vertex)?)));
     let Some((vertex, target)) = target else {
         return Err(DecodeError::Dangling {
             position,
             input: index,
-            digest,
+            digest: Digest::from_sha256(hash),
         });
     };
-    let outputs = target.vertex.op.outputs();
+    let outputs = target.op.outputs();
     match usize::try_from(input.index) {
         Ok(output) if outputs.is_none_or(|outputs| output < outputs) => Ok(Edge { vertex, output }),
         _ => Err(DecodeError::NoSuchOutput {
             position,
             input: index,
             output: input.index,
-            digest,
+            digest: Digest::from_sha256(hash),
             outputs: outputs.unwrap_or(0),
         }),
     }
 }
 
-fn link(unlinked: &[Unlinked], positions: &Positions) -> Result<Vec<Vec<Edge>>, DecodeError> {
-    unlinked
-        .iter()
-        .map(|op| {
-            op.inputs
-                .iter()
-                .enumerate()
-                .map(|(index, input)| resolve(input, op.position, index, unlinked, positions))
-                .collect()
-        })
-        .collect()
+fn link(
+    vertices: &mut [Vertex],
+    inputs: Vec<Vec<pb::Input>>,
+    positions: &Positions,
+) -> Result<(), DecodeError> {
+    for (position, inputs) in inputs.into_iter().enumerate() {
+        let edges = inputs
+            .iter()
+            .enumerate()
+            .map(|(index, input)| resolve(input, position, index, vertices, positions))
+            .collect::<Result<_, _>>()?;
+        if let Some(vertex) = vertices.get_mut(position) {
+            vertex.inputs = edges;
+        }
+    }
+    Ok(())
 }
 
 /// The vertices that `root` needs, inputs first: in the order given where that is one, else by depth-first
 /// search. An error names a vertex that needs itself.
-fn topological_order(edges: &[Vec<Edge>], root: usize) -> Result<Vec<usize>, usize> {
-    let in_order = edges
-        .iter()
-        .enumerate()
-        .all(|(vertex, inputs)| inputs.iter().all(|edge| edge.vertex < vertex));
+fn topological_order<'a>(
+    count: usize,
+    inputs_of: impl Fn(usize) -> &'a [Edge],
+    root: usize,
+) -> Result<Vec<usize>, usize> {
+    let in_order =
+        (0..count).all(|vertex| inputs_of(vertex).iter().all(|edge| edge.vertex < vertex));
     if in_order {
-        return Ok(needed_in_order(edges, root));
+        return Ok(needed_in_order(count, inputs_of, root));
     }
-    depth_first(edges, root)
+    depth_first(count, inputs_of, root)
 }
 
-fn needed_in_order(edges: &[Vec<Edge>], root: usize) -> Vec<usize> {
-    let mut needed = vec![false; edges.len()];
+fn needed_in_order<'a>(
+    count: usize,
+    inputs_of: impl Fn(usize) -> &'a [Edge],
+    root: usize,
+) -> Vec<usize> {
+    let mut needed = vec![false; count];
     if let Some(root) = needed.get_mut(root) {
         *root = true;
     }
-    for (vertex, inputs) in edges.iter().enumerate().rev() {
+    for vertex in (0..count).rev() {
         if !needed.get(vertex).copied().unwrap_or(false) {
             continue;
         }
-        for edge in inputs {
+        for edge in inputs_of(vertex) {
             if let Some(input) = needed.get_mut(edge.vertex) {
                 *input = true;
             }
         }
     }
-    (0..edges.len())
+    (0..count)
         .filter(|&vertex| needed.get(vertex).copied().unwrap_or(false))
         .collect()
 }
@@ -345,8 +375,12 @@ enum Mark {
     Done,
 }
 
-fn depth_first(edges: &[Vec<Edge>], root: usize) -> Result<Vec<usize>, usize> {
-    let mut marks = vec![Mark::New; edges.len()];
+fn depth_first<'a>(
+    count: usize,
+    inputs_of: impl Fn(usize) -> &'a [Edge],
+    root: usize,
+) -> Result<Vec<usize>, usize> {
+    let mut marks = vec![Mark::New; count];
     let mut order = Vec::new();
     // A vertex and how many of its inputs have been visited.
     let mut stack = vec![(root, 0)];
@@ -354,7 +388,7 @@ fn depth_first(edges: &[Vec<Edge>], root: usize) -> Result<Vec<usize>, usize> {
         *mark = Mark::Open;
     }
     while let Some((vertex, visited)) = stack.last_mut() {
-        let next = edges.get(*vertex).and_then(|inputs| inputs.get(*visited));
+        let next = inputs_of(*vertex).get(*visited);
         let Some(next) = next.map(|edge| edge.vertex) else {
             if let Some(mark) = marks.get_mut(*vertex) {
                 *mark = Mark::Done;
@@ -376,16 +410,24 @@ fn depth_first(edges: &[Vec<Edge>], root: usize) -> Result<Vec<usize>, usize> {
     Ok(order)
 }
 
-fn cycle(position: usize, unlinked: &[Unlinked]) -> DecodeError {
-    let digest = unlinked
+fn cycle(position: usize, vertices: &[Vertex]) -> DecodeError {
+    let digest = vertices
         .get(position)
-        .map_or_else(|| Digest::sha256_of([]), |op| op.vertex.digest.clone());
+        .map_or_else(|| Digest::sha256_of([]), |vertex| vertex.digest.clone());
     DecodeError::Cycle { position, digest }
 }
 
-fn assemble(unlinked: Vec<Unlinked>, edges: Vec<Vec<Edge>>, order: &[usize], root: Edge) -> Graph {
+fn assemble(vertices: Vec<Vertex>, order: &[usize], root: Edge) -> Graph {
+    let unchanged = order.len() == vertices.len() && order.iter().enumerate().all(|(a, b)| a == *b);
+    if unchanged {
+        return Graph {
+            vertices,
+            root: Some(root),
+            ..Graph::empty()
+        };
+    }
     // Old index to new one.
-    let mut indexes = vec![0; unlinked.len()];
+    let mut indexes = vec![0; vertices.len()];
     for (new, &old) in order.iter().enumerate() {
         if let Some(index) = indexes.get_mut(old) {
             *index = new;
@@ -395,12 +437,12 @@ fn assemble(unlinked: Vec<Unlinked>, edges: Vec<Vec<Edge>>, order: &[usize], roo
         vertex: indexes.get(edge.vertex).copied().unwrap_or(0),
         output: edge.output,
     };
-    let mut slots: Vec<Option<Vertex>> = unlinked
+    let mut slots: Vec<Option<Vertex>> = vertices
         .into_iter()
-        .zip(edges)
-        .map(|(op, inputs)| {
-            let mut vertex = op.vertex;
-            vertex.inputs = inputs.into_iter().map(renumber).collect();
+        .map(|mut vertex| {
+            for edge in &mut vertex.inputs {
+                *edge = renumber(*edge);
+            }
             Some(vertex)
         })
         .collect();
@@ -427,22 +469,21 @@ mod tests {
             .collect()
     }
 
+    fn order(inputs: &[&[usize]], root: usize) -> Result<Vec<usize>, usize> {
+        let edges = edges(inputs);
+        topological_order(edges.len(), |vertex| edges[vertex].as_slice(), root)
+    }
+
     /// A cycle cannot be encoded, for a digest would have to contain itself: so it is tested here.
     #[test]
     fn a_cycle_is_found() {
-        assert_eq!(topological_order(&edges(&[&[1], &[2], &[0]]), 0), Err(0));
-        assert_eq!(topological_order(&edges(&[&[0]]), 0), Err(0));
-        assert_eq!(
-            topological_order(&edges(&[&[1, 2], &[2], &[]]), 0),
-            Ok(vec![2, 1, 0])
-        );
+        assert_eq!(order(&[&[1], &[2], &[0]], 0), Err(0));
+        assert_eq!(order(&[&[0]], 0), Err(0));
+        assert_eq!(order(&[&[1, 2], &[2], &[]], 0), Ok(vec![2, 1, 0]));
     }
 
     #[test]
     fn what_the_result_does_not_need_is_left_out() {
-        assert_eq!(
-            topological_order(&edges(&[&[], &[], &[0]]), 2),
-            Ok(vec![0, 2])
-        );
+        assert_eq!(order(&[&[], &[], &[0]], 2), Ok(vec![0, 2]));
     }
 }

@@ -38,6 +38,10 @@ pub struct Op {
 /// Nested types of [`Op`].
 pub mod op {
     /// The kinds of operations.
+    #[expect(
+        clippy::large_enum_variant,
+        reason = "decoded one at a time and taken apart"
+    )]
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Op {
         /// Runs a process.

@@ -93,3 +93,34 @@ pub(crate) fn is_generic(media_type: &str) -> bool {
         "" | "application/json" | "text/plain" | "application/octet-stream"
     )
 }
+
+/// The types of layers that mean the same: OCI's and docker's.
+const LAYER_PAIRS: [(&str, &str); 6] = [
+    (OCI_LAYER, DOCKER_LAYER),
+    (OCI_LAYER_GZIP, DOCKER_LAYER_GZIP),
+    (OCI_LAYER_ZSTD, DOCKER_LAYER_ZSTD),
+    (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    ),
+    (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        DOCKER_FOREIGN_LAYER_GZIP,
+    ),
+    (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd",
+    ),
+];
+
+/// OCI's type of a layer; one that is neither OCI's nor docker's stays as it is.
+pub fn oci_layer_type(media_type: &str) -> &str {
+    let pair = LAYER_PAIRS.iter().find(|(_, docker)| *docker == media_type);
+    pair.map_or(media_type, |(oci, _)| oci)
+}
+
+/// Docker's type of a layer; one that is neither OCI's nor docker's stays as it is.
+pub fn docker_layer_type(media_type: &str) -> &str {
+    let pair = LAYER_PAIRS.iter().find(|(oci, _)| *oci == media_type);
+    pair.map_or(media_type, |(_, docker)| docker)
+}

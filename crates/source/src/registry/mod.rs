@@ -19,6 +19,7 @@ mod resolve;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
 use reqwest::header::AUTHORIZATION;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::sync::Semaphore;
@@ -177,9 +178,10 @@ impl Registry {
     }
 
     /// Does something at an endpoint, again and again while there is hope.
-    async fn with_retry<T>(
+    async fn with_retry<'a, T>(
         &self,
-        mut attempt: impl AsyncFnMut() -> Result<T, Failure>,
+        // Boxed, since it cannot be said of an async closure that its futures are `Send`.
+        mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, Failure>> + Send,
     ) -> Result<T, Failure> {
         let mut attempts = self.shared.config.retry.start();
         let mut unreachable = 0;

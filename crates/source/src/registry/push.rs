@@ -108,7 +108,7 @@ impl Registry {
             .await?;
         let mut failures = Failures::new(action);
         for endpoint in endpoints.iter() {
-            match self.with_retry(async || push.blob(endpoint).await).await {
+            match self.with_retry(|| Box::pin(push.blob(endpoint))).await {
                 Ok(pushed) => {
                     push.complete();
                     return Ok(pushed);
@@ -152,11 +152,10 @@ impl Registry {
             .await?;
         let mut failures = Failures::new(action);
         for endpoint in endpoints.iter() {
-            let put = async || {
-                self.put_document(endpoint, repository, &object, document, &descriptor)
-                    .await
-            };
-            match self.with_retry(put).await {
+            let attempt = self.with_retry(|| {
+                Box::pin(self.put_document(endpoint, repository, &object, document, &descriptor))
+            });
+            match attempt.await {
                 Ok(()) => return Ok(descriptor),
                 Err(failure) => failures.add(endpoint, failure),
             }

@@ -46,7 +46,7 @@ impl Registry {
         let endpoints = self.endpoints(repository, capability, &action).await?;
         let mut failures = Failures::new(action);
         for endpoint in endpoints.iter() {
-            let resolved = self.with_retry(async || self.resolve_at(endpoint, reference).await);
+            let resolved = self.with_retry(|| Box::pin(self.resolve_at(endpoint, reference)));
             match resolved.await {
                 Ok(resolved) => return Ok(resolved),
                 Err(failure) => failures.add(endpoint, failure),
@@ -73,12 +73,14 @@ impl Registry {
             .await?;
         let mut failures = Failures::new(action);
         for endpoint in endpoints.iter() {
-            let fetched = self.with_retry(async || {
-                let object = descriptor.digest.to_string();
-                let response = self
-                    .request_manifest(Method::GET, endpoint, repository, &object)
-                    .await?;
-                served(response, &descriptor.media_type, Some(&descriptor.digest)).await
+            let fetched = self.with_retry(|| {
+                Box::pin(async {
+                    let object = descriptor.digest.to_string();
+                    let response = self
+                        .request_manifest(Method::GET, endpoint, repository, &object)
+                        .await?;
+                    served(response, &descriptor.media_type, Some(&descriptor.digest)).await
+                })
             });
             match fetched.await {
                 Ok(served) => return Ok(served),

@@ -6,9 +6,11 @@ use std::sync::{Arc, PoisonError, Weak};
 use tokio::sync::OwnedMutexGuard;
 use weld_digest::{Algorithm, Digest, Hasher};
 
-use super::{BLOBS, BlobError, BlobInfo, BlobRecord, BlobRef, Blobs, now};
+use super::{ANONYMOUS, BLOBS, BlobError, BlobInfo, BlobRecord, BlobRef, Blobs};
+use crate::clock;
 use crate::db::encode;
 use crate::object::Object;
+use crate::usage::{self, NewUsage, RecordType};
 
 /// What is announced of content that comes in. What is announced is verified.
 #[derive(Clone, Debug, Default)]
@@ -87,13 +89,14 @@ impl Blobs {
     }
 
     fn turn(&self, reference: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let file_name = file_name(reference);
         let mut busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = busy.get(reference).and_then(Weak::upgrade) {
+        if let Some(turn) = busy.get(&file_name).and_then(Weak::upgrade) {
             return turn;
         }
         busy.retain(|_, turn| turn.strong_count() > 0);
         let turn = Arc::default();
-        busy.insert(reference.to_owned(), Arc::downgrade(&turn));
+        busy.insert(file_name, Arc::downgrade(&turn));
         turn
     }
 
@@ -110,8 +113,8 @@ impl Blobs {
         }
         let name = name_of(reference, &expected);
         let file_name = match reference {
-            Some(reference) => Digest::sha256_of(reference).hex(),
-            None => format!("anonymous-{}", self.0.sequence.next()?),
+            Some(reference) => file_name(reference),
+            None => format!("{ANONYMOUS}{}", self.0.sequence.next()?),
         };
         let path = self.0.ingests.join(file_name);
         let file = OpenOptions::new()
@@ -141,6 +144,11 @@ impl Blobs {
         ingest.resume()?;
         Ok(Started::Ingest(Box::new(ingest)))
     }
+}
+
+/// A reference's file: any text can be a reference.
+fn file_name(reference: &str) -> String {
+    Digest::sha256_of(reference).hex()
 }
 
 fn name_of(reference: Option<&str>, expected: &Expected) -> String {
@@ -222,7 +230,7 @@ impl Ingest {
         let record = BlobRecord {
             size: self.offset,
             sequence: blobs.0.sequence.next()?,
-            created: now(),
+            created: clock::seconds(),
             info,
         };
         blobs.0.pending().insert(digest.clone(), record.clone());
@@ -332,12 +340,19 @@ fn remove(path: &Path) {
 
 fn save(blobs: &Blobs, digest: &Digest, record: &BlobRecord) -> Result<(), BlobError> {
     let key = digest.to_string();
+    let object = Object::Blob(digest.clone());
+    let usage = NewUsage {
+        record_type: RecordType::Internal,
+        description: record.info.media_type.clone().unwrap_or_default(),
+        mutable: false,
+        size: Some(record.size),
+    };
     let row = encode(record)?;
     let (inner, digest) = (blobs.0.clone(), digest.clone());
     drop(blobs.0.db.update_then(
         move |tx| {
             tx.open_table(BLOBS)?.insert(key.as_str(), row.as_slice())?;
-            Ok(())
+            usage::record(tx, &object, &usage)
         },
         move |_| {
             inner.pending().remove(&digest);

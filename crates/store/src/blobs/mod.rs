@@ -13,7 +13,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -29,6 +28,9 @@ pub use ingest::{Expected, Ingest, Started};
 
 /// What is known of each blob, by the text of its digest.
 pub(crate) const BLOBS: TableDefinition<&str, &[u8]> = TableDefinition::new("blobs");
+
+/// What the file names of ingests without a reference start with; a sequence number follows.
+pub(crate) const ANONYMOUS: &str = "anonymous-";
 
 pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
     tx.open_table(BLOBS)?;
@@ -68,7 +70,7 @@ pub(crate) struct Inner {
     sequence: Arc<Sequence>,
     /// Rows that are queued and not yet committed.
     pending: Mutex<HashMap<Digest, BlobRecord>>,
-    /// One lock per reference that is being ingested.
+    /// One lock per file that is being ingested into.
     busy: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -78,14 +80,14 @@ impl Blobs {
         db: &Db,
         pins: &Pins,
         sequence: &Arc<Sequence>,
-    ) -> Result<Self, (PathBuf, io::Error)> {
+    ) -> io::Result<Self> {
         let layout = root.join("content");
         let ingests = root.join("ingest");
         let marker = layout.join("oci-layout");
         if !marker.exists() {
-            create_layout(&layout, &marker).map_err(|error| (layout.clone(), error))?;
+            create_layout(&layout, &marker)?;
         }
-        fs::create_dir_all(&ingests).map_err(|error| (ingests.clone(), error))?;
+        fs::create_dir_all(&ingests)?;
         Ok(Self(Arc::new(Inner {
             layout,
             ingests,
@@ -102,12 +104,17 @@ impl Blobs {
         &self.0.layout
     }
 
-    /// The blob of a digest, pinned, or `None`.
+    /// The blob of a digest, pinned, or `None`. One whose file is gone or cut off counts as not
+    /// there.
     pub fn get(&self, digest: &Digest) -> Result<Option<BlobRef>, BlobError> {
         let pin = self.0.pins.pin(Object::Blob(digest.clone()));
         let Some(record) = self.0.record(digest)? else {
             return Ok(None);
         };
+        if !fs::metadata(self.0.path(digest)).is_ok_and(|file| file.len() == record.size) {
+            tracing::warn!(%digest, "the file of a blob is damaged");
+            return Ok(None);
+        }
         Ok(Some(BlobRef {
             digest: digest.clone(),
             record: Arc::new(record),
@@ -118,7 +125,33 @@ impl Blobs {
 
     /// Whether there is a blob of this digest now.
     pub fn contains(&self, digest: &Digest) -> Result<bool, BlobError> {
+        Ok(self.get(digest)?.is_some())
+    }
+
+    pub(crate) fn has_record(&self, digest: &Digest) -> Result<bool, DbError> {
         Ok(self.0.record(digest)?.is_some())
+    }
+
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
+        self.0.path(digest)
+    }
+
+    /// The directory of ingests.
+    pub(crate) fn ingests(&self) -> &Path {
+        &self.0.ingests
+    }
+
+    /// Does something with a file of an ingest, unless one runs that writes it.
+    pub(crate) fn unless_ingesting(
+        &self,
+        file_name: &str,
+        act: impl FnOnce() -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = busy
+            .get(file_name)
+            .is_some_and(|turn| turn.strong_count() > 0);
+        if running { Ok(false) } else { act() }
     }
 
     /// Takes a small blob that is in memory.
@@ -192,12 +225,6 @@ fn create_layout(layout: &Path, marker: &Path) -> io::Result<()> {
     let index = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
     fs::write(layout.join("index.json"), index)?;
     fs::write(marker, r#"{"imageLayoutVersion":"1.0.0"}"#)
-}
-
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 /// A blob that is kept while this lives.

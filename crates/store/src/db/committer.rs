@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 
 use redb::{Database, WriteTransaction};
 
+use crate::lock::DirectoryLock;
+
 use super::DbError;
 use super::ticket::{Slot, Ticket};
 
@@ -76,10 +78,15 @@ impl Committer {
     pub(super) fn start(
         database: Arc<Database>,
         jobs: Receiver<Box<dyn Job>>,
+        lock: Arc<DirectoryLock>,
     ) -> Result<Self, DbError> {
         std::thread::Builder::new()
             .name("weld-committer".into())
-            .spawn(move || commit_all(&database, &jobs))
+            .spawn(move || {
+                commit_all(&database, &jobs);
+                drop(database);
+                drop(lock);
+            })
             .map(Self)
             .map_err(|error| DbError::Thread(Arc::new(error)))
     }

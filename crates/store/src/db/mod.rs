@@ -33,8 +33,8 @@ struct Inner {
     database: Arc<Database>,
     queue: Mutex<Option<SyncSender<Box<dyn Job>>>>,
     committer: Mutex<Option<Committer>>,
-    /// Held for as long as the database is open.
-    _lock: DirectoryLock,
+    /// Held for as long as the database is open, which the committer may have it last.
+    _lock: Arc<DirectoryLock>,
 }
 
 impl Db {
@@ -50,7 +50,8 @@ impl Db {
                 .map_err(redb::Error::from)?,
         );
         let (queue, jobs) = std::sync::mpsc::sync_channel(QUEUE_LEN);
-        let committer = Committer::start(database.clone(), jobs)?;
+        let lock = Arc::new(lock);
+        let committer = Committer::start(database.clone(), jobs, lock.clone())?;
         Ok(Self(Arc::new(Inner {
             database,
             queue: Mutex::new(Some(queue)),
@@ -75,7 +76,7 @@ impl Db {
 
     /// Queues an update and has `done` called with its outcome, on the committer's thread and
     /// before the ticket is.
-    pub fn update_then<T, F, D>(&self, update: F, done: D) -> Ticket<T>
+    pub(crate) fn update_then<T, F, D>(&self, update: F, done: D) -> Ticket<T>
     where
         T: Send + 'static,
         F: Fn(&WriteTransaction) -> Result<T, DbError> + Send + 'static,

@@ -1,13 +1,25 @@
 //! What is cached, what it is for, and when it was last used.
 
+mod filter;
+mod inventory;
+pub mod prune;
+mod size;
+mod uses;
+
 use std::fmt;
 use std::str::FromStr;
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::db::{DbError, decode, encode};
+use crate::durability;
 use crate::object::Object;
+
+pub use filter::{Filter, FilterError};
+pub use inventory::UsageInfo;
+pub use uses::Uses;
 
 /// A row for every cached object, by its key.
 pub(crate) const USAGE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("usage");
@@ -106,7 +118,7 @@ pub(crate) struct Row {
 
 /// Records that `object` is cached, in the transaction that makes it known.
 pub fn record(tx: &WriteTransaction, object: &Object, new: &NewUsage) -> Result<(), DbError> {
-    let now = now();
+    let now = clock::nanoseconds();
     let row = Row {
         record_type: new.record_type,
         description: new.description.clone(),
@@ -116,7 +128,8 @@ pub fn record(tx: &WriteTransaction, object: &Object, new: &NewUsage) -> Result<
         last_used: now,
         usage_count: 0,
     };
-    put(tx, object, &row)
+    put(tx, object, &row)?;
+    durability::written(tx, object)
 }
 
 /// Changes what is said of a cached object; does nothing if it is not cached.
@@ -148,10 +161,4 @@ pub(crate) fn get(
         .get(object.to_key().as_slice())?
         .map(|row| decode("a usage record", row.value()))
         .transpose()
-}
-
-fn now() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64)
 }

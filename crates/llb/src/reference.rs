@@ -216,7 +216,7 @@ impl Reference {
     }
 
     /// What the registry's API is asked for: the digest, else the tag, else `latest`.
-    pub(crate) fn object(&self) -> String {
+    pub fn object(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, Some(tag)) => tag.clone(),

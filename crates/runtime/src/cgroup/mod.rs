@@ -1,0 +1,384 @@
+//! A cgroup for each step: limits, devices, and the certainty of which processes belong to it.
+//!
+//! Steps live in `PARENT/weld/TAG/ID`, where TAG stands for the state directory, so that what a
+//! killed process left is found by the next one on that directory and by no other.
+
+mod devices;
+mod group;
+mod limits;
+mod system;
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, symlinkat};
+use rustix::io::Errno;
+
+use crate::config::{CgroupConfig, CgroupMode};
+use crate::error::RuntimeError;
+use crate::layout::clean;
+use crate::spec::{Resources, Security, StepSpec};
+use devices::Program;
+use group::Group;
+use system::{Hierarchy, System};
+
+/// Makes the cgroups of steps.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    system: System,
+    parent: PathBuf,
+    tag: String,
+    /// The device program of steps without devices of their own; `None` where BPF cannot be used.
+    program: Option<Program>,
+    /// Whether steps can make device nodes that work: not in a user namespace.
+    restrict_devices: bool,
+}
+
+/// What a step sees of the cgroups.
+#[derive(Debug)]
+pub(crate) enum View {
+    /// Nothing.
+    None,
+    /// This directory of the v2 hierarchy.
+    Unified(PathBuf),
+    /// Directories of the v1 hierarchies, by name.
+    Legacy(Vec<LegacyView>),
+}
+
+/// A directory of a v1 hierarchy.
+#[derive(Debug)]
+pub(crate) struct LegacyView {
+    /// What it is called below `/sys/fs/cgroup`.
+    pub(crate) name: String,
+    /// Where it is on the host.
+    pub(crate) dir: PathBuf,
+    /// More names of it.
+    links: Vec<String>,
+}
+
+impl LegacyView {
+    /// Makes the mount point and the links in `dir`.
+    pub(crate) fn place(&self, dir: impl AsFd) -> io::Result<()> {
+        mkdirat(&dir, &self.name, Mode::from_raw_mode(0o755))?;
+        for link in &self.links {
+            symlinkat(&self.name, &dir, link)?;
+        }
+        Ok(())
+    }
+}
+
+/// The cgroups of one step, removed on drop.
+#[derive(Debug)]
+pub(crate) struct StepCgroup {
+    unified: Option<Group>,
+    legacy: Vec<Legacy>,
+    view: View,
+    /// Whether nothing restricts the devices of the step, so that its mounts must.
+    pub(crate) devices_unrestricted: bool,
+}
+
+/// A step's cgroup of a v1 hierarchy. Opened when made, since the supervising thread joins it when
+/// it does not see the host's files any more.
+#[derive(Debug)]
+struct Legacy {
+    group: Group,
+    hierarchy: Hierarchy,
+    /// The threads of the cgroup.
+    tasks: OwnedFd,
+    /// Those of the cgroup that this process is in.
+    back: OwnedFd,
+}
+
+impl Legacy {
+    fn create(hierarchy: &Hierarchy, below: &Path) -> Result<Self, RuntimeError> {
+        let group = Group::create_legacy(hierarchy, below)?;
+        let opened = open_tasks(&group.path)
+            .and_then(|tasks| Ok((tasks, open_tasks(&hierarchy.own)?)))
+            .map_err(group.error("open tasks"));
+        match opened {
+            Ok((tasks, back)) => Ok(Self {
+                group,
+                hierarchy: hierarchy.clone(),
+                tasks,
+                back,
+            }),
+            Err(error) => {
+                group.remove()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn has_controller(&self, name: &str) -> bool {
+        self.hierarchy.controllers.iter().any(|known| known == name)
+    }
+}
+
+impl Cgroups {
+    /// Learns what the system has.
+    pub(crate) fn new(config: &CgroupConfig, tag: String) -> io::Result<Self> {
+        let system = match config.mode {
+            CgroupMode::Auto => System::detect()?,
+            CgroupMode::Off => System::default(),
+        };
+        let restrict_devices = !crate::privilege::in_user_namespace()?;
+        let program = match system.unified {
+            Some(_) if restrict_devices => Program::load(&devices::rules(&[])).ok(),
+            _ => None,
+        };
+        Ok(Self {
+            system,
+            parent: clean(&config.parent),
+            tag,
+            program,
+            restrict_devices,
+        })
+    }
+
+    /// Makes the cgroups of a step and sets its limits.
+    pub(crate) fn create(&self, step: &StepSpec) -> Result<StepCgroup, RuntimeError> {
+        let parent = match &step.cgroup_parent {
+            Some(parent) if parent.to_string_lossy().contains(".slice:") => {
+                return Err(RuntimeError::InvalidSpec {
+                    field: "cgroup parent",
+                    reason: "systemd's slice:prefix:name form is not supported".to_owned(),
+                });
+            }
+            Some(parent) => clean(parent),
+            None => self.parent.clone(),
+        };
+        let below = self.below(&parent).join(&step.id);
+        let optional = step.resources.is_empty() && step.cgroup_parent.is_none();
+        let mut cgroup = StepCgroup {
+            unified: self.create_unified(&below, &step.resources, optional)?,
+            legacy: Vec::new(),
+            view: View::None,
+            devices_unrestricted: false,
+        };
+        self.create_legacy(&mut cgroup, &below, step, optional)?;
+        limits::apply(&cgroup, &step.resources)?;
+        self.restrict(&mut cgroup, step)?;
+        cgroup.view = self.view(&cgroup);
+        Ok(cgroup)
+    }
+
+    /// `parent/weld/TAG`, relative to a hierarchy's root.
+    fn below(&self, parent: &Path) -> PathBuf {
+        let parent = parent.strip_prefix("/").unwrap_or(parent);
+        parent.join("weld").join(&self.tag)
+    }
+
+    fn create_unified(
+        &self,
+        below: &Path,
+        resources: &Resources,
+        optional: bool,
+    ) -> Result<Option<Group>, RuntimeError> {
+        let Some(hierarchy) = &self.system.unified else {
+            return Ok(None);
+        };
+        let controllers = limits::unified_controllers(resources);
+        match Group::create_unified(&hierarchy.mount, below, &controllers) {
+            Ok(group) => Ok(Some(group)),
+            Err(_) if optional => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create_legacy(
+        &self,
+        cgroup: &mut StepCgroup,
+        below: &Path,
+        step: &StepSpec,
+        optional: bool,
+    ) -> Result<(), RuntimeError> {
+        // Memory is there for telling an out-of-memory kill, the others are made if needed.
+        let mut wanted = vec!["memory"];
+        wanted.extend(limits::legacy_controllers(&step.resources));
+        if self.needs_devices(cgroup, step) {
+            wanted.push("devices");
+        }
+        for controller in wanted {
+            let Some(hierarchy) = self.system.legacy_with(controller) else {
+                continue;
+            };
+            if cgroup.legacy.iter().any(|known| known.hierarchy == *hierarchy) {
+                continue;
+            }
+            match Legacy::create(hierarchy, below) {
+                Ok(legacy) => cgroup.legacy.push(legacy),
+                Err(_) if optional => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn needs_devices(&self, cgroup: &StepCgroup, step: &StepSpec) -> bool {
+        self.restrict_devices
+            && step.security == Security::Sandbox
+            && (cgroup.unified.is_none() || self.program.is_none())
+    }
+
+    /// Allows the step its devices and no others.
+    fn restrict(&self, cgroup: &mut StepCgroup, step: &StepSpec) -> Result<(), RuntimeError> {
+        if !self.restrict_devices || step.security == Security::Insecure {
+            return Ok(());
+        }
+        let rules = devices::rules(&step.devices);
+        if let (Some(group), Some(common)) = (&cgroup.unified, &self.program) {
+            let own = match step.devices.is_empty() {
+                true => Ok(None),
+                false => Program::load(&rules).map(Some),
+            };
+            let attached = own.and_then(|own| own.as_ref().unwrap_or(common).attach(&group.dir));
+            return attached.map_err(group.error("restrict devices"));
+        }
+        match cgroup.legacy.iter().find(|legacy| legacy.has_controller("devices")) {
+            Some(legacy) => {
+                legacy.group.write("devices.deny", "a")?;
+                for line in devices::legacy_lines(&rules) {
+                    legacy.group.write("devices.allow", &line)?;
+                }
+            }
+            None => cgroup.devices_unrestricted = true,
+        }
+        Ok(())
+    }
+
+    fn view(&self, cgroup: &StepCgroup) -> View {
+        if !self.system.legacy.is_empty() {
+            let hierarchies = self.system.legacy.iter();
+            return View::Legacy(hierarchies.filter_map(|h| legacy_view(h, cgroup)).collect());
+        }
+        match (&cgroup.unified, &self.system.unified) {
+            (Some(group), _) => View::Unified(group.path.clone()),
+            (None, Some(hierarchy)) => View::Unified(hierarchy.own.clone()),
+            (None, None) => View::None,
+        }
+    }
+
+    /// Kills and removes the cgroups of steps that a killed process left below the configured
+    /// parent, except of the running ones.
+    pub(crate) fn clean(&self, running: &HashSet<String>) -> Result<(), RuntimeError> {
+        let below = self.below(&self.parent);
+        let hierarchies = self.system.unified.iter().chain(&self.system.legacy);
+        for hierarchy in hierarchies {
+            group::clean(&hierarchy.mount.join(&below), running)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this process can tell a step's cgroup of the v2 hierarchy.
+    pub(crate) fn namespaced(&self) -> bool {
+        self.system.unified.is_some() && self.system.legacy.is_empty()
+    }
+}
+
+fn legacy_view(hierarchy: &Hierarchy, cgroup: &StepCgroup) -> Option<LegacyView> {
+    let name = hierarchy.mount.file_name()?.to_str()?.to_owned();
+    let dir = match cgroup.legacy.iter().find(|made| made.hierarchy == *hierarchy) {
+        Some(made) => made.group.path.clone(),
+        None => hierarchy.own.clone(),
+    };
+    let links = match hierarchy.controllers.len() {
+        0 | 1 => Vec::new(),
+        _ => hierarchy.controllers.clone(),
+    };
+    let links = links.into_iter().filter(|link| *link != name).collect();
+    Some(LegacyView { name, dir, links })
+}
+
+impl StepCgroup {
+    /// The directory of the v2 cgroup, for starting a process in it.
+    pub(crate) fn unified_dir(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(|group| group.dir.as_fd())
+    }
+
+    /// What the step sees.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Moves the calling thread, and no other, into the v1 cgroups, so that a process that it
+    /// starts is in them. The thread leaves them when the answer is dropped.
+    ///
+    /// Moving a thread that is one's own takes no system-wide lock, other than moving a process,
+    /// which waits for all CPUs.
+    pub(crate) fn enter_legacy(&self) -> Result<Vec<Entered<'_>>, RuntimeError> {
+        let mut entered = Vec::new();
+        for legacy in &self.legacy {
+            write_zero(&legacy.tasks).map_err(legacy.group.error("join"))?;
+            entered.push(Entered(&legacy.back));
+        }
+        Ok(entered)
+    }
+
+    /// Whether the kernel killed a process of the step for lack of memory.
+    pub(crate) fn oom_killed(&self) -> bool {
+        let unified = self.unified.as_ref();
+        let legacy = self.legacy.iter().map(|legacy| &legacy.group);
+        unified.into_iter().chain(legacy).any(Group::oom_killed)
+    }
+
+    /// Removes the cgroups.
+    pub(crate) fn remove(mut self) -> Result<(), RuntimeError> {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<(), RuntimeError> {
+        let unified = self.unified.take();
+        let legacy = std::mem::take(&mut self.legacy);
+        let legacy = legacy.into_iter().map(|legacy| legacy.group);
+        let mut result = Ok(());
+        for group in unified.into_iter().chain(legacy) {
+            result = result.and(group.remove());
+        }
+        result
+    }
+}
+
+impl Drop for StepCgroup {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_down() {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+/// A thread's stay in a v1 cgroup.
+#[derive(Debug)]
+pub(crate) struct Entered<'a>(&'a OwnedFd);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        if let Err(errno) = write_zero(self.0) {
+            tracing::warn!("a thread cannot return to its cgroup: {errno}");
+        }
+    }
+}
+
+fn open_tasks(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(
+        CWD,
+        dir.join("tasks"),
+        flags,
+        Mode::empty(),
+    )?)
+}
+
+/// Zero stands for the calling thread.
+fn write_zero(tasks: impl AsFd) -> io::Result<()> {
+    match rustix::io::write(tasks, b"0") {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether a cgroup that should be removed is gone already.
+fn is_gone(errno: Errno) -> bool {
+    errno == Errno::NOENT
+}

@@ -1,0 +1,3 @@
+//! What the solver remembers: results, and the keys that lead to them.
+
+pub mod results;
