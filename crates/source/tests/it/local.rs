@@ -53,9 +53,9 @@ impl TreeTarget for Counting {
         self.count();
         self.inner.hard_link(stat, first)
     }
-    fn set_metadata(&self, stat: &Stat) -> std::io::Result<()> {
+    fn set_dir_metadata(&self, stat: &Stat) -> std::io::Result<()> {
         self.count();
-        self.inner.set_metadata(stat)
+        self.inner.set_dir_metadata(stat)
     }
 }
 
@@ -117,7 +117,7 @@ impl World {
 }
 
 /// What a user sees of a tree: owners reset, directories without times and links by inode.
-fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
     fn walk(root: &Path, dir: &Path, inodes: &mut Vec<u64>, out: &mut BTreeMap<PathBuf, String>) {
         let mut names: Vec<_> = fs::read_dir(dir)
             .unwrap()
@@ -209,6 +209,7 @@ async fn a_tree_is_copied_with_all_it_has_and_then_left_alone() {
 async fn changes_of_all_kinds_are_followed() {
     let mut world = World::new();
     world.write("same", "same");
+    world.write("mode", "mode");
     world.write("content", "old");
     world.write("becomes-dir", "file");
     world.write("becomes-file/x/y", "deep");
@@ -218,7 +219,10 @@ async fn changes_of_all_kinds_are_followed() {
     symlink("a", world.from.join("link")).unwrap();
     world.settle();
     world.sync().await;
-    let same = fs::metadata(world.to.join("same")).unwrap().ino();
+    let inode = |path: &str| fs::metadata(world.to.join(path)).unwrap().ino();
+    let same = inode("same");
+    let other_name = fs::File::open(world.to.join("mode")).unwrap();
+    let mode = other_name.metadata().unwrap().mode();
 
     world.write("content", "new!");
     fs::remove_file(world.from.join("becomes-dir")).unwrap();
@@ -229,15 +233,21 @@ async fn changes_of_all_kinds_are_followed() {
     world.write("first", "linked anew");
     fs::remove_file(world.from.join("link")).unwrap();
     symlink("b", world.from.join("link")).unwrap();
-    fs::set_permissions(world.from.join("same"), PermissionsExt::from_mode(0o600)).unwrap();
+    fs::set_permissions(world.from.join("mode"), PermissionsExt::from_mode(0o600)).unwrap();
     world.settle();
     let (synced, _) = world.sync().await;
     assert!(synced.tree_changed);
     assert_eq!(listing(&world.to), listing(&world.from));
+    let inode = |path: &str| fs::metadata(world.to.join(path)).unwrap().ino();
+    assert_eq!(inode("same"), same);
     assert_eq!(
-        fs::metadata(world.to.join("same")).unwrap().ino(),
-        same,
-        "only its mode was changed"
+        other_name.metadata().unwrap().mode(),
+        mode,
+        "it may be elsewhere too"
+    );
+    assert_eq!(
+        synced.removed,
+        ["becomes-file/x", "becomes-file/x/y", "gone", "gone/a"].map(PathBuf::from)
     );
     let (again, touched) = world.sync().await;
     assert_eq!((again.tree_changed, touched), (false, 0));

@@ -9,4 +9,5 @@ mod local;
 mod oci_layout;
 mod pull;
 mod push;
+mod store_tree;
 mod support;

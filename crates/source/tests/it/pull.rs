@@ -774,3 +774,85 @@ async fn a_plain_registry_is_reached_through_the_insecure_fallback() {
         "{error}"
     );
 }
+
+/// The figure that pulls rest on: a layer of 1 GB from loopback, stored and unpacked on the way;
+/// run by hand with `--ignored`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_1_gb() {
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let plain = directory.path().join("plain");
+    let mut content = noise(700 << 20, 1);
+    let words: Vec<u8> = (0..300_000_000_u32 / 8)
+        .flat_map(|number| {
+            format!("{:07} ", number.wrapping_mul(2_654_435_761) % 5000).into_bytes()
+        })
+        .collect();
+    content.extend_from_slice(&words);
+    std::fs::write(&plain, &content).unwrap();
+    drop((content, words));
+    crate::support::run("gzip", &["-1", "-k", "-n", plain.to_str().unwrap()]);
+    let file = directory.path().join("plain.gz");
+    let mut sink =
+        FileSink::resume(std::fs::File::open(&file).unwrap(), Algorithm::Sha256).unwrap();
+    let digest = sink.digest();
+    let _ = sink.finish(&digest);
+    let size = std::fs::metadata(&file).unwrap().len();
+    let descriptor = Descriptor::new("x", digest, size);
+    let real = RealRegistry::start();
+    let registry = registry(RegistryConfig {
+        timeouts: Timeouts::default(),
+        ..config()
+    });
+    let name = reference(&format!("{}/app", real.host));
+    let upload = weld_source::registry::BlobUpload {
+        descriptor: descriptor.clone(),
+        content: Arc::new(file),
+        mount_from: Vec::new(),
+    };
+    let progress = Progress::none();
+    let started = Instant::now();
+    registry
+        .push_blob(name.repository(), &upload, &progress)
+        .await
+        .unwrap();
+    println!("pushed {size} bytes in {:?}", started.elapsed());
+    for _ in 0..3 {
+        let started = Instant::now();
+        let to = tempfile::tempfile_in(directory.path()).unwrap();
+        let sink = FileSink::resume(to, Algorithm::Sha256).unwrap();
+        registry
+            .fetch_blob(name.repository(), &descriptor, sink, &progress)
+            .await
+            .unwrap();
+        println!("stored in {:?}", started.elapsed());
+        let started = Instant::now();
+        let to = tempfile::tempfile_in(directory.path()).unwrap();
+        let (sink, reader) = tee(FileSink::resume(to, Algorithm::Sha256).unwrap());
+        let mut out = tempfile::tempfile_in(directory.path()).unwrap();
+        let unpacked = tokio::task::spawn_blocking(move || {
+            let mut gunzip = flate2::bufread::GzDecoder::new(reader);
+            let mut buffer = vec![0; 256 << 10];
+            let mut total = 0;
+            loop {
+                let count = gunzip.read(&mut buffer).unwrap();
+                if count == 0 {
+                    break;
+                }
+                io::Write::write_all(&mut out, &buffer[..count]).unwrap();
+                total += count;
+            }
+            gunzip.into_inner().drain().unwrap();
+            total
+        });
+        registry
+            .fetch_blob(name.repository(), &descriptor, sink, &progress)
+            .await
+            .unwrap();
+        println!(
+            "stored and unpacked {} bytes in {:?}",
+            unpacked.await.unwrap(),
+            started.elapsed()
+        );
+    }
+}
