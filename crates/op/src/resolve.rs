@@ -7,6 +7,7 @@ use weld_solver::{Definition, MergePolicy, Op, OpDefinition, Output, VertexDef, 
 
 use crate::digest::to_solver;
 use crate::exec::Exec;
+use crate::file::File;
 use crate::merge::{Diff, Merge};
 use crate::source::image::{Image, Wanted};
 use crate::{Tree, Worker};
@@ -145,7 +146,12 @@ fn operation(
             Source::Git(_) => return unsupported("git"),
             Source::Http(_) => return unsupported("http"),
         },
-        LlbOp::File(_) => return unsupported("file"),
+        LlbOp::File(op) => Arc::new(File {
+            worker,
+            op: op.clone(),
+            inputs: vertex.inputs().len(),
+            description,
+        }),
         LlbOp::Build(_) => return unsupported("a build inside of a build"),
         LlbOp::Passthrough(_) => return unsupported("passthrough"),
     })

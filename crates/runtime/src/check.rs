@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::embedded::resolve_ulimit;
 use crate::error::RuntimeError;
+use crate::rlimit;
 use crate::spec::StepSpec;
 
 const LONGEST_ID: usize = 128;
@@ -38,7 +38,7 @@ pub(crate) fn step(step: &StepSpec) -> Result<(), RuntimeError> {
         absolute("agent target", &agent.target)?;
     }
     for ulimit in &step.ulimits {
-        resolve_ulimit(ulimit)?;
+        rlimit::resolve(ulimit)?;
     }
     Ok(())
 }

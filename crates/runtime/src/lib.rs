@@ -4,6 +4,7 @@
 compile_error!("weld-runtime runs on Linux only");
 
 mod agent;
+mod beneath;
 mod capability;
 mod cgroup;
 mod check;
@@ -11,10 +12,15 @@ mod config;
 mod control;
 mod embedded;
 mod error;
+mod identity;
 mod layout;
+mod mount;
+mod oci;
 mod output;
-mod privilege;
+pub mod privilege;
+mod program;
 mod resolv;
+mod rlimit;
 mod runtime;
 mod seccomp;
 mod spec;

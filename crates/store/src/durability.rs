@@ -30,7 +30,7 @@ const CLEAN: &str = "clean";
 const BOOT: &str = "boot";
 
 /// How many sequence numbers are taken from the database at once.
-const RESERVE: u64 = 4096;
+const RESERVE: u64 = 1 << 16;
 
 pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
     tx.open_table(META)?;
@@ -86,7 +86,7 @@ pub(crate) fn sync(root: &Path, db: &Db, covered: Unsynced) -> Result<(), SyncEr
 
 /// Why the mark was not raised.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SyncError {
+pub enum SyncError {
     /// The file system could not be synced.
     #[error("sync the file system of the state directory: {0}")]
     Sync(io::Error),
@@ -137,12 +137,13 @@ pub(crate) fn mark_running(db: &Db, boot: String) -> Ticket<()> {
     })
 }
 
-/// Notes that nothing was left to be collected.
-pub(crate) fn mark_clean(db: &Db) {
-    drop(db.update(|tx| {
-        tx.open_table(META)?.insert(CLEAN, 1)?;
-        Ok(())
-    }));
+/// Notes how the process leaves the directory: the sequence numbers that it did not use, and
+/// whether there is nothing to be swept.
+pub(crate) fn mark_closed(tx: &WriteTransaction, unused: u64, clean: bool) -> Result<(), DbError> {
+    let mut table = tx.open_table(META)?;
+    table.insert(NEXT, unused)?;
+    table.insert(CLEAN, u64::from(clean))?;
+    Ok(())
 }
 
 /// The identity of this boot of the machine.
@@ -194,10 +195,10 @@ impl Sequence {
         Ok(range.next - 1)
     }
 
-    /// Gives back what was not used.
-    pub(crate) fn close(&self) {
+    /// What no process got yet.
+    pub(crate) fn unused(&self) -> u64 {
         let range = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(set_next(&self.db, range.next));
+        range.next
     }
 }
 

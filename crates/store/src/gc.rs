@@ -63,6 +63,8 @@ pub(crate) struct Removal {
     /// What had no row before, such as a snapshot that was never committed; files that it may
     /// have are to be removed, too.
     pub(crate) unknown: Vec<Object>,
+    /// Results that went with them; the keys that lead to these are to be dropped.
+    pub(crate) results: Vec<u64>,
     /// What may have lost its last reference.
     pub(crate) released: Vec<Object>,
 }
@@ -113,6 +115,7 @@ fn remove_one(
         match holder {
             Reference::Result(id) => {
                 removal.released.extend(results::drop_result(tx, id)?);
+                removal.results.push(id);
             }
             Reference::Name(name) => crate::names::remove(tx, &name)?,
             other => refs::remove(tx, &other, object)?,

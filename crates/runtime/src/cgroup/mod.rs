@@ -139,17 +139,7 @@ impl Cgroups {
 
     /// Makes the cgroups of a step and sets its limits.
     pub(crate) fn create(&self, step: &StepSpec) -> Result<StepCgroup, RuntimeError> {
-        let parent = match &step.cgroup_parent {
-            Some(parent) if parent.to_string_lossy().contains(".slice:") => {
-                return Err(RuntimeError::InvalidSpec {
-                    field: "cgroup parent",
-                    reason: "systemd's slice:prefix:name form is not supported".to_owned(),
-                });
-            }
-            Some(parent) => clean(parent),
-            None => self.parent.clone(),
-        };
-        let below = self.below(&parent).join(&step.id);
+        let below = self.below(&self.parent_of(step)?).join(&step.id);
         let optional = step.resources.is_empty() && step.cgroup_parent.is_none();
         let mut cgroup = StepCgroup {
             unified: self.create_unified(&below, &step.resources, optional)?,
@@ -162,6 +152,28 @@ impl Cgroups {
         self.restrict(&mut cgroup, step)?;
         cgroup.view = self.view(&cgroup);
         Ok(cgroup)
+    }
+
+    /// The cgroup of a step as an absolute path in each hierarchy, for another runtime to make it.
+    pub(crate) fn path_for(&self, step: &StepSpec) -> Result<Option<PathBuf>, RuntimeError> {
+        if self.system == System::default() {
+            return Ok(None);
+        }
+        let below = self.below(&self.parent_of(step)?).join(&step.id);
+        Ok(Some(Path::new("/").join(below)))
+    }
+
+    fn parent_of(&self, step: &StepSpec) -> Result<PathBuf, RuntimeError> {
+        match &step.cgroup_parent {
+            Some(parent) if parent.to_string_lossy().contains(".slice:") => {
+                Err(RuntimeError::InvalidSpec {
+                    field: "cgroup parent",
+                    reason: "systemd's slice:prefix:name form is not supported".to_owned(),
+                })
+            }
+            Some(parent) => Ok(clean(parent)),
+            None => Ok(self.parent.clone()),
+        }
     }
 
     /// `parent/weld/TAG`, relative to a hierarchy's root.
@@ -204,7 +216,11 @@ impl Cgroups {
             let Some(hierarchy) = self.system.legacy_with(controller) else {
                 continue;
             };
-            if cgroup.legacy.iter().any(|known| known.hierarchy == *hierarchy) {
+            if cgroup
+                .legacy
+                .iter()
+                .any(|known| known.hierarchy == *hierarchy)
+            {
                 continue;
             }
             match Legacy::create(hierarchy, below) {
@@ -236,7 +252,11 @@ impl Cgroups {
             let attached = own.and_then(|own| own.as_ref().unwrap_or(common).attach(&group.dir));
             return attached.map_err(group.error("restrict devices"));
         }
-        match cgroup.legacy.iter().find(|legacy| legacy.has_controller("devices")) {
+        match cgroup
+            .legacy
+            .iter()
+            .find(|legacy| legacy.has_controller("devices"))
+        {
             Some(legacy) => {
                 legacy.group.write("devices.deny", "a")?;
                 for line in devices::legacy_lines(&rules) {
@@ -279,7 +299,11 @@ impl Cgroups {
 
 fn legacy_view(hierarchy: &Hierarchy, cgroup: &StepCgroup) -> Option<LegacyView> {
     let name = hierarchy.mount.file_name()?.to_str()?.to_owned();
-    let dir = match cgroup.legacy.iter().find(|made| made.hierarchy == *hierarchy) {
+    let dir = match cgroup
+        .legacy
+        .iter()
+        .find(|made| made.hierarchy == *hierarchy)
+    {
         Some(made) => made.group.path.clone(),
         None => hierarchy.own.clone(),
     };

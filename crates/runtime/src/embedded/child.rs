@@ -269,15 +269,39 @@ unsafe fn prctl(option: c_int, argument: c_ulong) -> i64 {
     unsafe { libc::prctl(option, argument, zero, zero, zero).into() }
 }
 
+/// The kernel's `struct sigaction`.
+#[repr(C)]
+struct SignalAction {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
+}
+
+const LAST_SIGNAL: c_int = 64;
+
 /// The program starts with all signals at their defaults and none blocked.
 unsafe fn reset_signals() {
     // SAFETY: plain system calls; the child has its own table of handlers.
     unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
-        for signal in 1..=libc::SIGRTMAX() {
-            // KILL and STOP, and those that the C library keeps for itself, cannot be changed.
-            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        let action = SignalAction {
+            handler: libc::SIG_DFL,
+            flags: 0,
+            restorer: 0,
+            mask: 0,
+        };
+        for signal in 1..=LAST_SIGNAL {
+            let none = ptr::null_mut::<SignalAction>();
+            let action = &raw const action;
+            // KILL and STOP cannot be changed. The C library's function would leave out those
+            // that it keeps for itself.
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                action,
+                none,
+                size_of::<u64>(),
+            );
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

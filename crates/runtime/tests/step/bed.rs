@@ -141,7 +141,10 @@ pub(crate) fn make_image(image: &Path) {
     }
     let busybox = image.join("bin/busybox");
     std::fs::copy("/bin/busybox", &busybox).expect("busybox-static is installed");
-    let list = std::process::Command::new(&busybox).arg("--list").output().unwrap();
+    let list = std::process::Command::new("/bin/busybox")
+        .arg("--list")
+        .output()
+        .unwrap();
     for name in String::from_utf8(list.stdout).unwrap().lines() {
         let link = image.join("bin").join(name);
         if name != "busybox" && link.symlink_metadata().is_err() {

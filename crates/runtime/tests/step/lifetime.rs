@@ -23,9 +23,14 @@ fn cgroups(bed: &Bed) -> BTreeSet<String> {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::metadata(bed.path("state")).unwrap();
     let tag = format!("weld/{:x}-{:x}", meta.dev(), meta.ino());
-    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().filter_map(Result::ok);
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .filter_map(Result::ok);
     let mut found = BTreeSet::new();
-    for base in hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]) {
+    for base in hierarchies
+        .map(|entry| entry.path())
+        .chain(["/sys/fs/cgroup".into()])
+    {
         for entry in std::fs::read_dir(base.join(&tag)).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -37,7 +42,10 @@ fn cgroups(bed: &Bed) -> BTreeSet<String> {
 }
 
 fn mounts() -> usize {
-    std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+    std::fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .count()
 }
 
 #[tokio::test]
@@ -86,7 +94,9 @@ async fn a_dropped_step_is_killed() {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
     let runtime = bed.runtime.clone();
     let task = tokio::spawn(async move {
-        runtime.run(step, Stdio::stream(sender), CancellationToken::new()).await
+        runtime
+            .run(step, Stdio::stream(sender), CancellationToken::new())
+            .await
     });
     receiver.recv().await.unwrap();
     task.abort();
@@ -113,7 +123,11 @@ async fn output_that_nobody_reads_does_not_stop_a_step() {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     drop(receiver);
     let step = bed.script("head -c 3000000 /dev/zero; exit 4");
-    let status = bed.runtime.run(step, Stdio::stream(sender), CancellationToken::new()).await.unwrap();
+    let status = bed
+        .runtime
+        .run(step, Stdio::stream(sender), CancellationToken::new())
+        .await
+        .unwrap();
     assert_eq!(status.code, 4);
 }
 
@@ -122,7 +136,11 @@ async fn two_steps_of_one_name_and_two_runtimes_on_one_directory() {
     let bed = Bed::new();
     let cancel = CancellationToken::new();
     let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
-    let first = bed.runtime.run(bed.script("echo x; sleep 7004"), Stdio::stream(sender), cancel.clone());
+    let first = bed.runtime.run(
+        bed.script("echo x; sleep 7004"),
+        Stdio::stream(sender),
+        cancel.clone(),
+    );
     let second = async {
         receiver.recv().await.unwrap();
         let mut step = bed.script("true");
@@ -166,7 +184,10 @@ async fn steps_leak_nothing() {
 }
 
 async fn bed_run(runtime: &weld_runtime::Runtime, step: weld_runtime::StepSpec) -> String {
-    run(runtime, step, CancellationToken::new()).await.unwrap().ok()
+    run(runtime, step, CancellationToken::new())
+        .await
+        .unwrap()
+        .ok()
 }
 
 /// The part of the next test that is killed: runs a step in a process of its own.
@@ -209,7 +230,11 @@ async fn a_killed_process_leaves_nothing_running() {
     eventually(|| alive("\07005").is_empty()).await;
     assert_eq!(mounts(), before);
     let bed = Bed::in_directory(dir.path());
-    assert_ne!(cgroups(&bed), BTreeSet::new(), "the cgroup is there to be found");
+    assert_ne!(
+        cgroups(&bed),
+        BTreeSet::new(),
+        "the cgroup is there to be found"
+    );
     bed.runtime.clean_leftovers().await.unwrap();
     assert_eq!(cgroups(&bed), BTreeSet::new());
     bed.sh("true").await.ok();

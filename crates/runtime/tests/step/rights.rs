@@ -54,7 +54,9 @@ async fn forbidden_calls_of_a_sandboxed_step() {
         let ran = bed.sh(command).await;
         assert_ne!(ran.status.code, 0, "{command}: {ran:?}");
     }
-    bed.sh("chroot / true; mknod /node c 1 3 && chown 5:5 /node").await.ok();
+    bed.sh("chroot / true; mknod /node c 1 3 && chown 5:5 /node")
+        .await
+        .ok();
 }
 
 #[tokio::test]
@@ -70,7 +72,10 @@ async fn the_host_s_devices_cannot_be_used() {
     let bed = Bed::new();
     let ran = bed.sh("mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk; mknod /tmp/null c 1 3 && echo x > /tmp/null && echo fine").await;
     assert_eq!(ran.stdout, "fine\n", "{ran:?}");
-    assert!(ran.stderr.contains("/tmp/disk: Operation not permitted"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("/tmp/disk: Operation not permitted"),
+        "{ran:?}"
+    );
 }
 
 #[tokio::test]
@@ -88,7 +93,10 @@ async fn a_device_that_was_asked_for() {
     }];
     let ran = bed.run(step).await.unwrap();
     assert!(ran.stdout.starts_with("640 3 4 a:b7\n"), "{ran:?}");
-    assert!(ran.stderr.contains("/tmp/disk: Operation not permitted"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("/tmp/disk: Operation not permitted"),
+        "{ran:?}"
+    );
 }
 
 #[tokio::test]
@@ -134,6 +142,9 @@ async fn limits_show_in_the_sandbox() {
         ..Resources::default()
     };
     let out = bed.run(step).await.unwrap().ok();
-    assert!(out.starts_with("50000\n512\n") || out.starts_with("50000 100000\n"), "{out}");
+    assert!(
+        out.starts_with("50000\n512\n") || out.starts_with("50000 100000\n"),
+        "{out}"
+    );
     assert!(out.ends_with("Cpus_allowed_list:\t0\n"), "{out}");
 }

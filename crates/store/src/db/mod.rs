@@ -6,6 +6,7 @@
 //! memory until its [`Ticket`] is done.
 
 mod committer;
+mod engine;
 mod error;
 mod ticket;
 
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
+use redb::{ReadTransaction, WriteTransaction};
 
 pub use error::DbError;
 pub use ticket::Ticket;
@@ -21,6 +22,7 @@ pub use ticket::Ticket;
 use crate::lock::DirectoryLock;
 
 use committer::{Committer, Job, Typed};
+use engine::Engine;
 
 /// How many updates may wait for the committer; more make their callers wait.
 const QUEUE_LEN: usize = 4096;
@@ -30,7 +32,7 @@ const QUEUE_LEN: usize = 4096;
 pub struct Db(Arc<Inner>);
 
 struct Inner {
-    database: Arc<Database>,
+    engine: Arc<Engine>,
     queue: Mutex<Option<SyncSender<Box<dyn Job>>>>,
     committer: Mutex<Option<Committer>>,
     /// Held for as long as the database is open, which the committer may have it last.
@@ -41,19 +43,13 @@ impl Db {
     pub(crate) fn open(
         path: &Path,
         cache_bytes: usize,
-        lock: DirectoryLock,
+        lock: Arc<DirectoryLock>,
     ) -> Result<Self, DbError> {
-        let database = Arc::new(
-            Database::builder()
-                .set_cache_size(cache_bytes)
-                .create(path)
-                .map_err(redb::Error::from)?,
-        );
+        let engine = Arc::new(Engine::open(path, cache_bytes)?);
         let (queue, jobs) = std::sync::mpsc::sync_channel(QUEUE_LEN);
-        let lock = Arc::new(lock);
-        let committer = Committer::start(database.clone(), jobs, lock.clone())?;
+        let committer = Committer::start(engine.clone(), jobs, lock.clone())?;
         Ok(Self(Arc::new(Inner {
-            database,
+            engine,
             queue: Mutex::new(Some(queue)),
             committer: Mutex::new(Some(committer)),
             _lock: lock,
@@ -75,7 +71,8 @@ impl Db {
     }
 
     /// Queues an update and has `done` called with its outcome, on the committer's thread and
-    /// before the ticket is.
+    /// before the ticket is. It must not take a lock that anybody holds while queueing or waiting
+    /// for an update.
     pub(crate) fn update_then<T, F, D>(&self, update: F, done: D) -> Ticket<T>
     where
         T: Send + 'static,
@@ -100,12 +97,12 @@ impl Db {
         ticket
     }
 
-    /// Reads one consistent state: all that was committed before.
+    /// Reads one consistent state: all that was committed before. Must not be called within itself.
     pub fn read<T>(
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, DbError>,
     ) -> Result<T, DbError> {
-        read(&self.0.database.begin_read()?)
+        self.0.engine.read(read)
     }
 
     /// Waits until all that was queued before is committed: it then survives the end of this

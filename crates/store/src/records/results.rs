@@ -141,7 +141,7 @@ impl Results {
         }))
     }
 
-    /// Drops a result; what only it named is collected.
+    /// Drops a result; what only it named is collected. The keys that lead to it are the caller's.
     pub fn forget(&self, id: u64) {
         self.0.pending().insert(id, Change::Forgotten);
         let inner = self.0.clone();

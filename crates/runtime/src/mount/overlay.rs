@@ -19,14 +19,14 @@ const LONGEST_OPTIONS: usize = 4095;
 
 /// An overlay mount: detached where the kernel takes the layers one by one (6.5), else attached on a
 /// scratch directory.
-pub(super) enum Mounted {
+pub(crate) enum Mounted {
     /// Not attached anywhere.
     Detached(OwnedFd),
     /// The root of the mount, attached on a scratch directory.
     Attached(OwnedFd),
 }
 
-pub(super) fn mount_overlay(overlay: &Overlay, scratch: &mut Scratch) -> io::Result<Mounted> {
+pub(crate) fn mount_overlay(overlay: &Overlay, scratch: &mut Scratch) -> io::Result<Mounted> {
     if overlay.lowers.is_empty() {
         let message = "an overlay needs at least one lower directory";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
