@@ -2,6 +2,7 @@
 
 mod basics;
 mod bed;
+mod external;
 mod lifetime;
 mod mounts;
 mod rights;
