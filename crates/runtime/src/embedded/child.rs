@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::clone::{self, Flags};
+use super::proc::{ProcMount, ProcPlan};
 use crate::capability::Set;
 use crate::seccomp::Filter;
 
@@ -25,6 +26,7 @@ pub(super) struct Child<'a> {
     pub(super) stdout: BorrowedFd<'a>,
     pub(super) stderr: BorrowedFd<'a>,
     pub(super) cwd: BorrowedFd<'a>,
+    pub(super) proc: Option<&'a ProcMount>,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) groups: Vec<u32>,
@@ -65,6 +67,7 @@ pub(super) struct Started {
 pub(super) enum Stage {
     Clone,
     Parent,
+    Proc,
     CgroupNamespace,
     OomScore,
     Session,
@@ -87,6 +90,7 @@ impl Stage {
         match self {
             Self::Clone => "start a process",
             Self::Parent => "start a process: its parent is gone",
+            Self::Proc => "mount /proc",
             Self::CgroupNamespace => "make a cgroup namespace",
             Self::OomScore => "set the out-of-memory score",
             Self::Session => "start a session",
@@ -120,6 +124,7 @@ struct Plan {
     env: *const *const c_char,
     streams: [RawFd; 3],
     cwd: RawFd,
+    proc: *const ProcPlan,
     uid: u32,
     gid: u32,
     groups: *const u32,
@@ -149,12 +154,14 @@ impl Child<'_> {
         let (args, env) = (pointers(&self.args), pointers(&self.env));
         let adj = self.oom_score_adj.as_deref();
         let program = self.filter.map(Filter::program);
+        let proc = self.proc.map(ProcMount::plan);
         let plan = Plan {
             program: self.program.as_ptr(),
             args: args.as_ptr(),
             env: env.as_ptr(),
             streams: [&self.stdin, &self.stdout, &self.stderr].map(AsRawFd::as_raw_fd),
             cwd: self.cwd.as_raw_fd(),
+            proc: proc.as_ref().map_or(ptr::null(), ptr::from_ref),
             uid: self.uid,
             gid: self.gid,
             groups: self.groups.as_ptr(),
@@ -230,6 +237,7 @@ unsafe fn become_program(plan: &Plan) -> (Stage, i32) {
     let prepared = unsafe {
         reset_signals();
         check_parent(plan)
+            .and_then(|()| mount_proc(plan))
             .and_then(|()| enter_cgroup_namespace(plan))
             .and_then(|()| set_oom_score(plan))
             .and_then(|()| start_session())
@@ -320,6 +328,17 @@ unsafe fn check_parent(plan: &Plan) -> Step {
         0 => Ok(()),
         _ => Err((Stage::Parent, libc::ESRCH)),
     }
+}
+
+unsafe fn mount_proc(plan: &Plan) -> Step {
+    // SAFETY: null or a plan that the parent keeps.
+    let mounted = unsafe {
+        match plan.proc.as_ref() {
+            None => Some(()),
+            Some(plan) => super::proc::mount(plan),
+        }
+    };
+    mounted.ok_or_else(|| (Stage::Proc, errno()))
 }
 
 unsafe fn enter_cgroup_namespace(plan: &Plan) -> Step {

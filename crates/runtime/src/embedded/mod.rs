@@ -9,6 +9,7 @@ mod child;
 mod clone;
 mod dev;
 mod namespace;
+mod proc;
 
 use std::ffi::CString;
 use std::io;
@@ -161,7 +162,7 @@ impl Embedded {
         let env = c_strings("env", &identity::environment(builder.root(), &step, &ids)?)?;
         let name = step.args.first().map_or("", String::as_str);
         let path = program::find(builder.root(), &step.cwd, &step.env, name)?;
-        let sockets = builder.enter(step.read_only_root)?;
+        let (sockets, proc) = builder.enter(step.read_only_root)?;
         // Nobody listens if the step was given up.
         let _ = listeners.send(sockets);
         let joined = cgroup.enter_legacy()?;
@@ -176,6 +177,7 @@ impl Embedded {
             stdout: streams.stdout.as_fd(),
             stderr: streams.stderr.as_fd(),
             cwd: cwd.as_fd(),
+            proc: proc.as_ref(),
             uid: ids.uid,
             gid: ids.gid,
             groups: identity::all_groups(&ids),
