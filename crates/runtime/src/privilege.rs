@@ -103,14 +103,14 @@ fn threads() -> io::Result<usize> {
 
 fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: descriptors stay shared.
-    Ok(unsafe { unshare_unsafe(flags)? })
+    unsafe { unshare_unsafe(flags) }.map_err(io::Error::from)
 }
 
 fn become_root() -> io::Result<()> {
     let gid = rustix::process::Gid::ROOT;
     set_thread_res_gid(gid, gid, gid)?;
     let uid = rustix::process::Uid::ROOT;
-    Ok(set_thread_res_uid(uid, uid, uid)?)
+    set_thread_res_uid(uid, uid, uid).map_err(io::Error::from)
 }
 
 /// Maps root of the namespace to the user, and nothing else.

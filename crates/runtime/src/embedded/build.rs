@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat};
 use rustix::io::Errno;
@@ -204,7 +204,7 @@ impl<'a> Builder<'a> {
     /// Whether a directory or file is in what is, or will be, `/proc`.
     fn in_proc(&self, at: &OwnedFd) -> io::Result<bool> {
         let Some(proc) = &self.proc else {
-            return Ok(i64::from(fstatfs(at)?.f_type) == libc::PROC_SUPER_MAGIC);
+            return Ok(fstatfs(at)?.f_type == libc::PROC_SUPER_MAGIC);
         };
         // Where they are in the host's tree, of which the step's is a part until it is entered.
         let place =
@@ -281,7 +281,7 @@ impl<'a> Builder<'a> {
     /// ones are copies.
     fn empty_directory(&mut self, first: &mut Option<OwnedFd>) -> io::Result<OwnedFd> {
         if let Some(first) = first {
-            return tree::clone_fd(&first);
+            return tree::clone_fd(first);
         }
         let set = MountAttrFlags::MOUNT_ATTR_RDONLY;
         let fd = tree::new_fs("tmpfs", &[("size", Some("0")), ("mode", Some("755"))], set)?;
@@ -329,30 +329,31 @@ impl<'a> Builder<'a> {
         &self.root
     }
 
-    /// Ends the building: makes the root read-only if asked to, and this thread's root directory.
-    /// Answers with the sockets that were made and with what is left to be mounted.
-    pub(super) fn enter(
-        self,
-        read_only: bool,
-    ) -> Result<(Vec<Listener>, Option<ProcMount>), RuntimeError> {
-        let fail = |action: &'static str| move |source| RuntimeError::Sandbox { action, source };
+    /// Ends the building, and makes the root read-only if asked to.
+    pub(super) fn finish(self, read_only: bool) -> Result<Built, RuntimeError> {
         if read_only {
             let set = MountAttrFlags::MOUNT_ATTR_RDONLY;
-            tree::change(self.root.as_fd(), Scope::Single, set, tree::KEEP)
-                .map_err(fail("make the root file system read-only"))?;
+            tree::change(self.root.as_fd(), Scope::Single, set, tree::KEEP).map_err(|source| {
+                let action = "make it read-only".to_owned();
+                RuntimeError::Root { action, source }
+            })?;
         }
-        pivot(&self.root).map_err(fail("change the root directory"))?;
-        Ok((self.materials.listeners, self.proc))
+        Ok(Built {
+            root: self.root.into_fd(),
+            proc: self.proc,
+            listeners: self.materials.listeners,
+        })
     }
 }
 
-/// Makes `root` the root of this thread's mount namespace and lets go of the host's tree.
-fn pivot(root: &Root<'_>) -> io::Result<()> {
-    rustix::process::fchdir(root)?;
-    // The old root ends up on top of the new one, from where it is detached.
-    rustix::process::pivot_root(".", ".")?;
-    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
-    Ok(rustix::process::chdir("/")?)
+/// A tree that a step's process can enter.
+pub(super) struct Built {
+    /// The root directory, of a mount.
+    pub(super) root: OwnedFd,
+    /// What is left to be mounted.
+    pub(super) proc: Option<ProcMount>,
+    /// The sockets that were made.
+    pub(super) listeners: Vec<Listener>,
 }
 
 fn action(what: &What) -> &'static str {
@@ -414,7 +415,7 @@ fn cgroup_attributes(writable: bool) -> MountAttrFlags {
     }
 }
 
-fn clone_cgroup(dir: &PathBuf, writable: bool) -> io::Result<OwnedFd> {
+fn clone_cgroup(dir: &Path, writable: bool) -> io::Result<OwnedFd> {
     let fd = tree::clone_path(dir)?;
     let set = cgroup_attributes(writable);
     tree::change(fd.as_fd(), Scope::Single, set, tree::PRIVATE)?;

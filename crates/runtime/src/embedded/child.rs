@@ -26,6 +26,8 @@ pub(super) struct Child<'a> {
     pub(super) stdout: BorrowedFd<'a>,
     pub(super) stderr: BorrowedFd<'a>,
     pub(super) cwd: BorrowedFd<'a>,
+    /// What becomes the root directory: the root of a mount.
+    pub(super) root: BorrowedFd<'a>,
     pub(super) proc: Option<&'a ProcMount>,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -68,6 +70,7 @@ pub(super) enum Stage {
     Clone,
     Parent,
     Proc,
+    Root,
     CgroupNamespace,
     OomScore,
     Session,
@@ -91,6 +94,7 @@ impl Stage {
             Self::Clone => "start a process",
             Self::Parent => "start a process: its parent is gone",
             Self::Proc => "mount /proc",
+            Self::Root => "change the root directory",
             Self::CgroupNamespace => "make a cgroup namespace",
             Self::OomScore => "set the out-of-memory score",
             Self::Session => "start a session",
@@ -124,6 +128,7 @@ struct Plan {
     env: *const *const c_char,
     streams: [RawFd; 3],
     cwd: RawFd,
+    root: RawFd,
     proc: *const ProcPlan,
     uid: u32,
     gid: u32,
@@ -161,6 +166,7 @@ impl Child<'_> {
             env: env.as_ptr(),
             streams: [&self.stdin, &self.stdout, &self.stderr].map(AsRawFd::as_raw_fd),
             cwd: self.cwd.as_raw_fd(),
+            root: self.root.as_raw_fd(),
             proc: proc.as_ref().map_or(ptr::null(), ptr::from_ref),
             uid: self.uid,
             gid: self.gid,
@@ -220,10 +226,8 @@ extern "C" fn run_child(plan: *const libc::c_void) -> ! {
     let failure = unsafe { become_program(plan) };
     // SAFETY: the parent sleeps, so that nobody else uses the cell.
     unsafe { *plan.outcome.get() = Some(failure) };
-    loop {
-        // SAFETY: ends this process without running anything of the parent's.
-        unsafe { libc::_exit(127) };
-    }
+    // SAFETY: ends this process without running anything of the parent's.
+    unsafe { libc::_exit(127) }
 }
 
 type Step = Result<(), (Stage, i32)>;
@@ -238,6 +242,7 @@ unsafe fn become_program(plan: &Plan) -> (Stage, i32) {
         reset_signals();
         check_parent(plan)
             .and_then(|()| mount_proc(plan))
+            .and_then(|()| change_root(plan))
             .and_then(|()| enter_cgroup_namespace(plan))
             .and_then(|()| set_oom_score(plan))
             .and_then(|()| start_session())
@@ -339,6 +344,19 @@ unsafe fn mount_proc(plan: &Plan) -> Step {
         }
     };
     mounted.ok_or_else(|| (Stage::Proc, errno()))
+}
+
+/// Not before `/proc` is mounted: in a user namespace that is allowed only where one is visible.
+unsafe fn change_root(plan: &Plan) -> Step {
+    let here = c".".as_ptr();
+    // SAFETY: literal strings, and a descriptor of this process.
+    unsafe {
+        check(Stage::Root, libc::fchdir(plan.root).into())?;
+        // The old root ends up on top of the new one, from where it is detached.
+        check(Stage::Root, libc::syscall(libc::SYS_pivot_root, here, here))?;
+        check(Stage::Root, libc::umount2(here, libc::MNT_DETACH).into())?;
+        check(Stage::Root, libc::chdir(c"/".as_ptr()).into())
+    }
 }
 
 unsafe fn enter_cgroup_namespace(plan: &Plan) -> Step {

@@ -153,13 +153,13 @@ async fn limits() {
 async fn background_processes_and_cancelling() {
     let bed = bed();
     let before = mounts();
-    bed.sh("(setsid sleep 7101 &); sleep 7101 & true")
+    bed.sh("(setsid sleep 47101 &); sleep 47101 & true")
         .await
         .ok();
-    assert_eq!(alive("\07101"), Vec::<String>::new());
+    assert_eq!(alive("47101"), Vec::<String>::new());
     let cancel = CancellationToken::new();
     let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
-    let step = bed.script("trap '' TERM; echo started; sleep 7102; sleep 7102");
+    let step = bed.script("trap '' TERM; echo started; sleep 47102; sleep 47102");
     let running = bed.runtime.run(step, Stdio::stream(sender), cancel.clone());
     let cancelling = async {
         receiver.recv().await.unwrap();
@@ -167,7 +167,7 @@ async fn background_processes_and_cancelling() {
     };
     let (result, ()) = tokio::join!(running, cancelling);
     assert!(matches!(result, Err(RuntimeError::Cancelled)), "{result:?}");
-    assert_eq!(alive("\07102"), Vec::<String>::new());
+    assert_eq!(alive("47102"), Vec::<String>::new());
     assert_eq!(cgroups(&bed), BTreeSet::new());
     for name in ["oci/state", "oci/bundles"] {
         let dir = bed.path("state").join(name);

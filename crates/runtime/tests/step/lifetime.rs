@@ -51,9 +51,9 @@ pub(crate) fn mounts() -> usize {
 #[tokio::test]
 async fn background_processes_die_with_the_step() {
     let bed = Bed::new();
-    let ran = bed.sh("(setsid sh -c 'trap \"\" TERM HUP; sleep 7001; sleep 7001') & (sleep 7001 &) ; echo done").await;
+    let ran = bed.sh("(setsid sh -c 'trap \"\" TERM HUP; sleep 47001; sleep 47001') & (sleep 47001 &) ; echo done").await;
     assert_eq!(ran.ok(), "done\n");
-    assert_eq!(alive("\07001"), Vec::<String>::new());
+    assert_eq!(alive("47001"), Vec::<String>::new());
     assert_eq!(cgroups(&bed), BTreeSet::new());
 }
 
@@ -61,7 +61,7 @@ async fn background_processes_die_with_the_step() {
 async fn a_cancelled_step_is_killed() {
     let bed = Bed::new();
     let cancel = CancellationToken::new();
-    let step = bed.script("trap '' TERM INT; sleep 7002 & echo started; sleep 7002; sleep 7002");
+    let step = bed.script("trap '' TERM INT; sleep 47002 & echo started; sleep 47002; sleep 47002");
     let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
     let running = bed.runtime.run(step, Stdio::stream(sender), cancel.clone());
     let cancelling = async {
@@ -71,7 +71,7 @@ async fn a_cancelled_step_is_killed() {
     };
     let (result, ()) = tokio::join!(running, cancelling);
     assert!(matches!(result, Err(RuntimeError::Cancelled)), "{result:?}");
-    assert_eq!(alive("\07002"), Vec::<String>::new());
+    assert_eq!(alive("47002"), Vec::<String>::new());
     assert_eq!(cgroups(&bed), BTreeSet::new());
     // The changes so far are there and the root can be mounted again.
     bed.sh("true").await.ok();
@@ -90,7 +90,7 @@ async fn a_step_cancelled_before_its_start_does_not_run() {
 #[tokio::test]
 async fn a_dropped_step_is_killed() {
     let bed = Bed::new();
-    let step = bed.script("echo started; sleep 7003; sleep 7003");
+    let step = bed.script("echo started; sleep 47003; sleep 47003");
     let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
     let runtime = bed.runtime.clone();
     let task = tokio::spawn(async move {
@@ -101,7 +101,7 @@ async fn a_dropped_step_is_killed() {
     receiver.recv().await.unwrap();
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
-    eventually(|| alive("\07003").is_empty() && cgroups(&bed).is_empty()).await;
+    eventually(|| alive("47003").is_empty() && cgroups(&bed).is_empty()).await;
     // Its name is free again.
     bed.sh("true").await.ok();
 }
@@ -137,7 +137,7 @@ async fn two_steps_of_one_name_and_two_runtimes_on_one_directory() {
     let cancel = CancellationToken::new();
     let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
     let first = bed.runtime.run(
-        bed.script("echo x; sleep 7004"),
+        bed.script("echo x; sleep 47004"),
         Stdio::stream(sender),
         cancel.clone(),
     );
