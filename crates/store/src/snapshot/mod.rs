@@ -23,9 +23,9 @@ mod store;
 
 pub use error::SnapshotError;
 pub use handle::{MutableSnapshot, SnapshotRef};
-pub use layers::LayerBlob;
+pub use layers::{LayerBlob, LayerOptions};
 pub use node::FileTime;
 pub use record::LayerDescriptor;
-pub use store::Snapshots;
+pub use store::{Made, Snapshots};
 
 pub(crate) use record::{create_tables, forget};
