@@ -24,7 +24,7 @@ pub enum ExportError {
         /// The name.
         name: String,
         /// What is wrong with it.
-        source: ParseReferenceError,
+        source: Box<ParseReferenceError>,
     },
     /// There is nowhere to push to.
     #[error("output type={kind}: push needs a name (name=REGISTRY/REPOSITORY:TAG)")]
@@ -84,7 +84,7 @@ pub enum ExportError {
         /// Of which image.
         platform: String,
         /// What went wrong.
-        source: SnapshotError,
+        source: Box<SnapshotError>,
     },
     /// A layer's blob is not here.
     #[error("{platform}: the blob of layer {digest} is not in the store; build with --no-cache")]
@@ -118,7 +118,7 @@ pub enum ExportError {
         /// With what.
         what: &'static str,
         /// Why it failed.
-        source: BlobError,
+        source: Box<BlobError>,
     },
     /// It could not be pushed.
     #[error("failed to push {name}: {source}")]
@@ -126,7 +126,7 @@ pub enum ExportError {
         /// The image's name.
         name: String,
         /// What failed.
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The result's files could not be looked at.
     #[error("{platform}: the files of the result: {source}")]
@@ -134,7 +134,7 @@ pub enum ExportError {
         /// Of which result.
         platform: String,
         /// What failed.
-        source: SnapshotError,
+        source: Box<SnapshotError>,
     },
     /// The result's files could not be listed.
     #[error("{platform}: the files of the result: {source}")]

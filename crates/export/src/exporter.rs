@@ -258,7 +258,7 @@ impl ImageRequest {
             parsed.map_err(|source| ExportError::Name {
                 kind,
                 name: name.clone(),
-                source,
+                source: Box::new(source),
             })
         };
         let mut names = Vec::with_capacity(options.names.len());

@@ -136,7 +136,7 @@ impl Assembly<'_> {
         let name = platform.platform.to_string();
         let failed = |source| ExportError::Layer {
             platform: name.clone(),
-            source,
+            source: Box::new(source),
         };
         let snapshots = self.exporter.snapshots.clone();
         let (layers, made) = blocking(move || {
@@ -325,7 +325,7 @@ impl Assembly<'_> {
             .map_err(|source| ExportError::Blob {
                 action: "keep",
                 what,
-                source,
+                source: Box::new(source),
             });
         let blob = watch.judge(blob)?;
         parts.blobs.insert(blob.digest().clone(), blob);

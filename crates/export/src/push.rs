@@ -41,7 +41,7 @@ impl Push<'_> {
                 .await
                 .map_err(|source| ExportError::Push {
                     name: named,
-                    source,
+                    source: Box::new(source),
                 })?;
             done.push(repository);
         }

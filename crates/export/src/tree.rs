@@ -147,7 +147,7 @@ impl<'t> SourceDirectories<'t> {
 fn layers(snapshot: &SnapshotRef, platform: &str) -> Result<Layers, ExportError> {
     let spec = snapshot.mount_spec().map_err(|source| ExportError::Tree {
         platform: platform.to_owned(),
-        source,
+        source: Box::new(source),
     })?;
     let opened = match &spec.source {
         // An overlay of one directory is mounted as that directory.
