@@ -58,11 +58,11 @@ fn only_what_depends_on_a_change_runs() {
 fn a_changed_step_before_equal_content_does_not_rerun_what_follows() {
     let bed = Bed::new();
     bed.dockerfile(
-        "FROM base AS a\nRUN echo 1 > /x\nFROM base\nCOPY --from=a /x /x\nRUN date +%N > /out\n",
+        "FROM base AS a\nRUN echo 1 > /x\nFROM base\nCOPY --from=a /x /x\nRUN cat /proc/sys/kernel/random/uuid > /out\n",
     );
     let out = bed.build_files(&[]);
     let first = std::fs::read_to_string(out.join("out")).unwrap();
-    bed.dockerfile("FROM base AS a\nRUN echo 1 > /x; true\nFROM base\nCOPY --from=a /x /x\nRUN date +%N > /out\n");
+    bed.dockerfile("FROM base AS a\nRUN echo 1 > /x; true\nFROM base\nCOPY --from=a /x /x\nRUN cat /proc/sys/kernel/random/uuid > /out\n");
     let out = bed.build_files(&[]);
     assert_eq!(std::fs::read_to_string(out.join("out")).unwrap(), first);
 }
@@ -70,7 +70,7 @@ fn a_changed_step_before_equal_content_does_not_rerun_what_follows() {
 #[test]
 fn no_cache_runs_everything_or_what_is_named() {
     let bed = Bed::new();
-    bed.dockerfile("FROM base AS a\nRUN date +%N > /a\nFROM base AS b\nCOPY --from=a /a /a\nRUN date +%N > /b\n");
+    bed.dockerfile("FROM base AS a\nRUN cat /proc/sys/kernel/random/uuid > /a\nFROM base AS b\nCOPY --from=a /a /a\nRUN cat /proc/sys/kernel/random/uuid > /b\n");
     let read = |arguments: &[&str]| {
         let out = bed.build_files(arguments);
         ["a", "b"].map(|name| std::fs::read_to_string(out.join(name)).unwrap())

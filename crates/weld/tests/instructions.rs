@@ -18,10 +18,13 @@ EOF
 RUN <<EOF cat >> /out
 data $HOME
 EOF
+RUN <<'EOF' cat >> /out
+raw $HOME
+EOF
 "#,
         "out",
     );
-    assert_eq!(text, "shell 2\nexec\nheredoc\nsecond line\ndata $HOME\n");
+    assert_eq!(text, "shell 2\nexec\nheredoc\nsecond line\ndata /root\nraw $HOME\n");
 }
 
 #[test]
@@ -32,11 +35,13 @@ fn arguments_and_variables_reach_where_they_should() {
 FROM ${TAG} AS first
 ARG A=default
 ARG B
+ARG TARGETARCH
 ENV C=${A}-c D="two words"
 RUN echo "$A $B $C $D $TARGETARCH" > /out
 FROM first
 RUN echo "inherited=$C a=$A" >> /out
-RUN echo "${A:-none} ${C%-c} ${C/c/x}" >> /out
+ENV E=${A:-none} F=${C%-c} G=${C/-c/-x} H=${NONE:-none}
+RUN echo "$E $F $G $H" >> /out
 "#,
     );
     let out = bed.build_files(&["--build-arg", "B=given", "--build-arg", "UNUSED=1"]);
@@ -48,7 +53,7 @@ RUN echo "${A:-none} ${C%-c} ${C/c/x}" >> /out
     assert_eq!(
         std::fs::read_to_string(out.join("out")).unwrap(),
         format!(
-            "default given default-c two words {architecture}\ninherited=default-c a=\nnone default default-x\n"
+            "default given default-c two words {architecture}\ninherited=default-c a=default\ndefault default default-x none\n"
         )
     );
 }
@@ -163,7 +168,7 @@ fn users_working_directories_and_shells() {
 RUN echo 'app:x:77:88::/home/app:/bin/sh' >> /etc/passwd && echo 'extra:x:99:app' >> /etc/group && mkdir /o && chmod 777 /o
 WORKDIR /new/place
 USER app
-RUN echo "$(id -u):$(id -g):$(id -G) $(pwd) $HOME" > /o/out
+RUN echo "$(id -u):$(id -g):$(id -G) $(pwd) $HOME" > /o/out && chmod 666 /o/out
 USER 5:6
 WORKDIR relative
 RUN echo "$(id -u):$(id -g) $(pwd)" >> /o/out

@@ -43,7 +43,10 @@ pub(crate) enum LocalError {
     #[error("local directory {name:?}: {source}")]
     Sync { name: String, source: SyncError },
     #[error("local directory {name:?}: {source}")]
-    Snapshot { name: String, source: SnapshotError },
+    Snapshot {
+        name: String,
+        source: Box<SnapshotError>,
+    },
     #[error("local directory {name:?}: cannot keep its index: {source}")]
     Index { name: String, source: io::Error },
     #[error(transparent)]
@@ -244,7 +247,7 @@ impl Finish {
         let changed = Arc::into_inner(target).and_then(|target| target.made.into_inner());
         let snapshot_error = |source| LocalError::Snapshot {
             name: self.name.clone(),
-            source,
+            source: Box::new(source),
         };
         let snapshot = match (changed, &self.before) {
             (Some(made), _) => made

@@ -13,7 +13,6 @@ pub struct Bed {
 }
 
 /// How a command ended, with what it wrote.
-#[must_use]
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
