@@ -48,8 +48,8 @@ impl Bed {
     }
 
     /// One that stays when it is dropped.
-    pub(crate) fn in_directory(dir: &Path) -> Self {
-        Self::make(dir, |_| {})
+    pub(crate) fn in_directory(dir: &Path, change: impl FnOnce(&mut RuntimeConfig)) -> Self {
+        Self::make(dir, change)
     }
 
     fn make(dir: &Path, change: impl FnOnce(&mut RuntimeConfig)) -> Self {

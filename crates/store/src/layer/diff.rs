@@ -258,7 +258,7 @@ fn entry(found: &Found<'_>, kind: EntryKind, mut xattrs: Xattrs, options: DiffOp
 
 /// Whether an attribute belongs to the file wherever it is: not the marks of an overlay, and not
 /// the labels and hashes that a machine's security system gives to its files.
-fn is_kept(name: &[u8]) -> bool {
+pub(super) fn is_kept(name: &[u8]) -> bool {
     if name.starts_with(b"security.") {
         return name == b"security.capability";
     }

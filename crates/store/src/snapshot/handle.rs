@@ -362,6 +362,10 @@ impl MutableSnapshot {
         self.id
     }
 
+    pub(super) fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
     /// What it started from.
     pub fn parent(&self) -> Option<&SnapshotRef> {
         self.parent.as_ref()
