@@ -1,5 +1,7 @@
 //! Trees for tests: made at random, and told in full.
 
+#![allow(dead_code)] // No test uses all of it.
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -93,7 +95,6 @@ fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// One change of a tree. Paths are few, so that changes meet each other.
 #[derive(Clone, Debug)]
-#[allow(dead_code)]
 pub(crate) enum Op {
     File(PathBuf, Vec<u8>),
     Sparse(PathBuf, u64, u64),
