@@ -1,5 +1,7 @@
 //! Other programs read our layers, and we read theirs.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::fs;

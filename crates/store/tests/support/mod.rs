@@ -1,5 +1,6 @@
 //! Trees for tests: made at random, and told in full.
 
+#![allow(clippy::unwrap_used)]
 #![allow(dead_code)] // No test uses all of it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -199,7 +200,7 @@ fn attempt(root: &Path, op: &Op) -> std::io::Result<()> {
             let device = rustix::fs::makedev(*number, *number * 7);
             Ok(rustix::fs::mknodat(
                 CWD,
-                &root.join(path),
+                root.join(path),
                 kind,
                 mode,
                 device,
@@ -207,7 +208,7 @@ fn attempt(root: &Path, op: &Op) -> std::io::Result<()> {
         }
         Op::Fifo(path) => Ok(rustix::fs::mknodat(
             CWD,
-            &root.join(path),
+            root.join(path),
             FileType::Fifo,
             mode,
             0,
@@ -234,7 +235,7 @@ fn attempt(root: &Path, op: &Op) -> std::io::Result<()> {
         Op::Xattr(path, name, value) => {
             let flags = rustix::fs::XattrFlags::empty();
             Ok(rustix::fs::lsetxattr(
-                &root.join(path),
+                root.join(path),
                 name.as_str(),
                 value,
                 flags,
