@@ -1,3 +1,31 @@
-//! Developer commands.
+//! Developer commands: `cargo xtask demo`, `test`, `bench`, `sim`.
 
-fn main() {}
+mod demo;
+mod packages;
+mod process;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+/// Developers' commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build Weldkit, and with it examples/hello twice: the second build is all cached.
+    Demo(demo::DemoArgs),
+    /// Install what the tests need from Debian's packages and run every test.
+    Test(test::TestArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Demo(args) => demo::demo(&args),
+        Command::Test(args) => test::run_tests(&args),
+    }
+}

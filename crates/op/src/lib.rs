@@ -1,1 +1,25 @@
 //! The LLB operations as solver operations.
+//!
+//! [`definition`] turns a decoded LLB graph into what a solver loads: one operation per vertex,
+//! each working on [`Tree`]s with what a [`Worker`] has.
+
+mod blocking;
+mod content;
+pub mod digest;
+mod exec;
+pub mod file;
+mod merge;
+mod records;
+mod reporting;
+mod resolve;
+pub mod session;
+mod source;
+mod tree;
+mod worker;
+
+pub use exec::ExecError;
+pub use records::Records;
+pub use resolve::{ResolveError, definition};
+pub use source::image::{ImageError, Resolved};
+pub use tree::Tree;
+pub use worker::Worker;

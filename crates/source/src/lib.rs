@@ -1,1 +1,26 @@
 //! Where build inputs come from: registries, OCI layouts, git, HTTP and local directories.
+//!
+//! Each source verifies what it hands on (digests, checksums, commits), reports what it does
+//! through [`progress`], and takes credentials through a trait, so that the same code serves a
+//! command line and a daemon whose client holds the secrets. The registry client also pushes,
+//! since the protocol is one.
+//!
+//! All `async` functions may be cancelled by dropping their future; blocking work runs on the
+//! runtime's blocking pool.
+
+pub mod git;
+pub mod http;
+pub mod image;
+pub mod local;
+pub mod oci_layout;
+pub mod progress;
+mod pump;
+pub use weld_llb::reference;
+pub mod registry;
+pub mod retry;
+mod secret;
+pub mod sink;
+mod transport;
+mod url_text;
+
+pub use secret::Secret;

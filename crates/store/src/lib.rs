@@ -1,1 +1,49 @@
 //! Everything on disk: blobs, snapshots, layers, content keys, records, leases and garbage collection.
+//!
+//! [`Store::open`] takes a state directory for this process alone. What is in it is found through
+//! one embedded database ([`Db`]); content is in files beside it: blobs as an OCI image layout
+//! ([`Blobs`]), snapshots and cache mounts as directories.
+//!
+//! Three things keep what is needed and drop what is not:
+//! - a *pin* ([`Pin`]) says that this process uses an object now;
+//! - a *reference* ([`refs`]) says that a record names an object;
+//! - a *usage record* says that an object is worth keeping, and since when it was not used.
+//!
+//! All functions block; asynchronous callers run them on a pool for blocking work.
+
+pub mod blobs;
+pub mod cache_mounts;
+mod clock;
+mod collector;
+pub mod content_key;
+pub mod db;
+mod durability;
+mod gc;
+mod keeper;
+pub mod layer;
+mod lock;
+pub mod mount;
+pub mod names;
+mod object;
+mod pins;
+pub mod records;
+pub mod refs;
+pub mod snapshot;
+mod store;
+mod trash;
+pub mod usage;
+
+pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Feed, Ingest, Started};
+pub use cache_mounts::{CacheMount, CacheMountError, CacheMountRequest, CacheMounts, Sharing};
+pub use collector::CollectError;
+pub use db::{Db, DbError, Ticket};
+pub use durability::{SyncError, written};
+pub use lock::Holder;
+pub use object::{Object, SnapshotId};
+pub use pins::{Claim, Pin, Pins};
+pub use records::keys::Keys;
+pub use records::results::{Results, SavedResult};
+pub use refs::Reference;
+pub use store::{OnDamage, OpenError, Store, StoreOptions};
+pub use usage::prune::{PruneOptions, UsageError};
+pub use usage::{Filter, FilterError, NewUsage, RecordType, UsageInfo, Uses};

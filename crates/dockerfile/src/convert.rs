@@ -1,0 +1,164 @@
+//! From a Dockerfile to LLB.
+//!
+//! [`build`] reads the Dockerfile through a [`Host`], and converts it once for each target platform. What
+//! is asked for comes as a [`Request`], whose options have the names that BuildKit's clients send.
+
+mod args;
+mod base;
+mod config;
+mod context;
+mod copy;
+mod dispatch;
+mod error;
+mod git_ref;
+mod go_format;
+mod host;
+mod image;
+mod mounts;
+mod named_context;
+mod naming;
+mod options;
+mod run;
+mod stages;
+mod syntax_line;
+
+use futures_util::future::try_join_all;
+use weld_llb::{Platform, pb};
+
+use crate::directive;
+use crate::error::Error;
+use crate::lint::{LintConfig, Linter, Warning};
+use crate::source::SourceFile;
+use crate::stage::Dockerfile;
+
+pub use error::{ConvertError, HostFailure, OptionError};
+pub use git_ref::{GitRef, GitRefError};
+pub use host::{Host, HostError, ImageRequest, LayoutStore, ReadRequest, ResolvedImage};
+pub use image::{HealthConfig, History, ImageConfig, ImageSettings, RootFs};
+pub use options::{NoCache, Request};
+
+use context::MainContext;
+use stages::Converter;
+
+/// A converted Dockerfile.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// One result for each target platform, in the order asked for.
+    pub results: Vec<PlatformBuild>,
+    /// Whether the results belong in an index, even if it is one alone.
+    pub multi_platform: bool,
+    /// What the linter found; the host has been told.
+    pub warnings: Vec<Warning>,
+    /// The Dockerfile.
+    pub source: SourceFile,
+}
+
+/// The conversion for one platform.
+#[derive(Clone, Debug)]
+pub struct PlatformBuild {
+    /// The platform's text form, by which BuildKit names the result.
+    pub id: String,
+    /// The platform.
+    pub platform: Platform,
+    /// What builds the file system; without operations it is empty.
+    pub definition: pb::Definition,
+    /// The image's config; layers and their times are the exporter's matter.
+    pub image: ImageConfig,
+    /// The config of the image that the target stage comes from, as it was.
+    pub base_image: Option<ImageConfig>,
+    /// The time that the result is to bear, seconds since 1970.
+    pub epoch: Option<i64>,
+}
+
+/// Reads a Dockerfile and converts it for each platform that `request` asks for.
+pub async fn build(host: &dyn Host, request: &Request) -> Result<Build, Error> {
+    let context = MainContext::open(host, request).await?;
+    let files = context.read_dockerfile(host, request).await?;
+    let source = SourceFile::new(files.name.as_str(), files.data.to_vec());
+    syntax_line::check(request, &source)?;
+    let dockerfile = crate::parse(&source)?;
+    let ignore = context.ignore_patterns(host, request, &files).await?;
+    let lint = lint_config(request, &source)?;
+    let conversions = targets(request).into_iter().enumerate();
+    let conversions = conversions.map(|(index, platform)| Conversion {
+        host,
+        request,
+        dockerfile: &dockerfile,
+        context: &context,
+        ignore: &ignore,
+        lint: &lint,
+        platform,
+        // Platforms differ too little for a second telling.
+        tells_warnings: index == 0,
+    });
+    let converted = try_join_all(conversions.map(Conversion::run))
+        .await
+        .map_err(|error| error.in_file(&source))?;
+    let (results, warnings): (Vec<_>, Vec<_>) = converted.into_iter().unzip();
+    Ok(Build {
+        results,
+        multi_platform: request.multi_platform,
+        warnings: warnings.into_iter().next().unwrap_or_default(),
+        source,
+    })
+}
+
+fn lint_config(request: &Request, source: &SourceFile) -> Result<LintConfig, Error> {
+    match &request.lint {
+        Some(config) => Ok(config.clone()),
+        None => LintConfig::from_dockerfile(source.data())
+            .map_err(|kind| Error::new(kind).in_file(source)),
+    }
+}
+
+/// The target platforms; `None` where the user named none, and the base image may decide.
+fn targets(request: &Request) -> Vec<Option<Platform>> {
+    if request.platforms.is_empty() {
+        return vec![None];
+    }
+    request.platforms.iter().cloned().map(Some).collect()
+}
+
+/// The conversion of a Dockerfile for one platform.
+struct Conversion<'a> {
+    host: &'a dyn Host,
+    request: &'a Request,
+    dockerfile: &'a Dockerfile,
+    context: &'a MainContext,
+    ignore: &'a [String],
+    lint: &'a LintConfig,
+    platform: Option<Platform>,
+    tells_warnings: bool,
+}
+
+impl Conversion<'_> {
+    async fn run(self) -> Result<(PlatformBuild, Vec<Warning>), Error> {
+        let linter = Linter::new(self.lint.clone());
+        let mut converter = Converter::new(&self, linter)?;
+        let target = self.convert(&mut converter).await;
+        if self.tells_warnings {
+            for warning in converter.linter.warnings() {
+                self.host.warn(warning, &self.dockerfile.source);
+            }
+        }
+        converter.finish(target?)
+    }
+
+    async fn convert(&self, converter: &mut Converter<'_>) -> Result<usize, Error> {
+        converter.collect_stages()?;
+        let target = converter.target()?;
+        converter.link_stages()?;
+        converter.resolve(target).await?;
+        converter.dispatch(target)?;
+        Ok(target)
+    }
+}
+
+/// The frontend image that a `# syntax=` line asks for, if it is there.
+pub(crate) fn requested_syntax(request: &Request, data: &[u8]) -> Option<(String, Option<u32>)> {
+    if let Some(image) = request.build_args.get("BUILDKIT_SYNTAX") {
+        return Some((image.clone(), None));
+    }
+    let directive = directive::detect_syntax(data)?;
+    Some((directive.first_word().to_owned(), Some(directive.line)))
+}

@@ -1,0 +1,594 @@
+//! The one error type of this crate: what is wrong, where, and what was probably meant.
+
+use std::fmt;
+
+use crate::excerpt::printable;
+use crate::lint::Rule;
+use crate::shell::ExpandError;
+use crate::source::{LineRange, Mark, SourceFile};
+
+/// An error in a Dockerfile.
+///
+/// `Display` gives one line, `FILE:LINE: what is wrong (did you mean that?)`;
+/// [`Error::excerpt`] shows the source around it.
+#[derive(Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    file: Option<SourceFile>,
+    ranges: Vec<LineRange>,
+    mark: Option<Mark>,
+    suggestion: Option<String>,
+}
+
+impl Error {
+    /// An error without a place.
+    pub fn new(kind: impl Into<ErrorKind>) -> Self {
+        Self(Box::new(Inner {
+            kind: kind.into(),
+            file: None,
+            ranges: Vec::new(),
+            mark: None,
+            suggestion: None,
+        }))
+    }
+
+    /// Places the error at `lines`, unless it has a place already.
+    #[must_use]
+    pub fn at(mut self, lines: LineRange) -> Self {
+        if self.0.ranges.is_empty() {
+            self.0.ranges.push(lines);
+        }
+        self
+    }
+
+    /// Adds another place, for errors such as cycles that are made of several instructions.
+    #[must_use]
+    pub fn also_at(mut self, lines: LineRange) -> Self {
+        if !self.0.ranges.contains(&lines) {
+            self.0.ranges.push(lines);
+        }
+        self
+    }
+
+    /// Places the error at `lines` instead of where it was, for text that is in no file.
+    pub(crate) fn moved_to(mut self, lines: LineRange) -> Self {
+        self.0.ranges = vec![lines];
+        self.0.mark = None;
+        self
+    }
+
+    /// Points at a fragment of one line, unless the error does already.
+    #[must_use]
+    pub fn mark(mut self, mark: Mark) -> Self {
+        self.0.mark.get_or_insert(mark);
+        self
+    }
+
+    /// Points at the first occurrence of `fragment` within the error's lines. Needs
+    /// [`Error::at`] and [`Error::in_file`] before; without an occurrence nothing changes.
+    #[must_use]
+    pub fn mark_fragment(mut self, fragment: &str) -> Self {
+        if self.0.mark.is_none() {
+            self.0.mark = self.find(fragment);
+        }
+        self
+    }
+
+    /// Adds what was probably meant.
+    #[must_use]
+    pub fn suggest(mut self, suggestion: Option<String>) -> Self {
+        self.0.suggestion = self.0.suggestion.or(suggestion);
+        self
+    }
+
+    /// Names the file that the places are in, unless that is known already. To be called once
+    /// the error is placed: a word that could not be expanded is looked for there.
+    #[must_use]
+    pub fn in_file(mut self, file: &SourceFile) -> Self {
+        self.0.file.get_or_insert_with(|| file.clone());
+        match &self.0.kind {
+            ErrorKind::Expand(error) => {
+                let word = error.word.clone();
+                self.mark_fragment(&word)
+            }
+            _ => self,
+        }
+    }
+
+    /// What is wrong.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// The file, if the error is in one.
+    pub fn file(&self) -> Option<&SourceFile> {
+        self.0.file.as_ref()
+    }
+
+    /// The lines at fault, the main place first.
+    pub fn ranges(&self) -> &[LineRange] {
+        &self.0.ranges
+    }
+
+    /// The fragment at fault.
+    pub fn marked(&self) -> Option<Mark> {
+        self.0.mark
+    }
+
+    /// What was probably meant.
+    pub fn suggestion(&self) -> Option<&str> {
+        self.0.suggestion.as_deref()
+    }
+
+    /// The source around the error, as BuildKit's clients show it, with a caret under the
+    /// fragment at fault. Nothing if the place is not known.
+    pub fn excerpt(&self) -> Option<String> {
+        let file = self.0.file.as_ref()?;
+        crate::excerpt::render(file, &self.0.ranges, self.0.mark)
+    }
+
+    fn find(&self, fragment: &str) -> Option<Mark> {
+        if fragment.is_empty() {
+            return None;
+        }
+        let lines = self.0.file.as_ref()?.lines();
+        let range = self.0.ranges.first()?;
+        (range.start..=range.end).find_map(|line| {
+            let text = lines.get(usize::try_from(line).ok()?.checked_sub(1)?)?;
+            let (before, _) = text.split_once(fragment)?;
+            Some(Mark {
+                line,
+                column: count(before) + 1,
+                width: count(fragment),
+            })
+        })
+    }
+}
+
+/// The number of characters of `text`, as far as a `u32` goes.
+pub(crate) fn count(text: &str) -> u32 {
+    u32::try_from(text.chars().count()).unwrap_or(u32::MAX)
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.0.file {
+            write!(f, "{}:", file.name())?;
+            if let Some(range) = self.0.ranges.first() {
+                write!(f, "{}:", self.0.mark.map_or(range.start, |mark| mark.line))?;
+            }
+            f.write_str(" ")?;
+        }
+        f.write_str(&printable(&self.0.kind.to_string()))?;
+        if let Some(suggestion) = &self.0.suggestion {
+            write!(f, " (did you mean {}?)", printable(suggestion))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("ranges", &self.0.ranges)
+            .field("mark", &self.0.mark)
+            .field("suggestion", &self.0.suggestion)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.0.kind)
+    }
+}
+
+impl<K: Into<ErrorKind>> From<K> for Error {
+    fn from(kind: K) -> Self {
+        Self::new(kind)
+    }
+}
+
+/// What can be wrong in a Dockerfile.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The file is larger than this crate reads.
+    #[error("the Dockerfile is larger than {limit} bytes")]
+    FileTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A line is longer than this crate reads.
+    #[error("dockerfile line greater than max allowed size of {limit}")]
+    LineTooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// An instruction or heredoc is not UTF-8.
+    #[error("the line is not valid UTF-8")]
+    NotUtf8,
+    /// Nothing but white space and comments.
+    #[error("file with no instructions")]
+    NoInstructions,
+    /// No `FROM`.
+    #[error("dockerfile contains no stages to build")]
+    NoStages,
+    /// An instruction other than `ARG` before the first `FROM`.
+    #[error("no build stage in current context: {keyword} stands before the first FROM")]
+    NoStage {
+        /// The instruction.
+        keyword: String,
+    },
+    /// A parser directive is repeated.
+    #[error("only one {name} parser directive can be used")]
+    DuplicateDirective {
+        /// The directive.
+        name: &'static str,
+    },
+    /// `# escape=` with something else than a backslash or backtick.
+    #[error("invalid escape token '{value}' does not match ` or \\")]
+    InvalidEscape {
+        /// The value.
+        value: String,
+    },
+    /// `# check=` with something that is no option of it.
+    #[error("invalid check option {option:?}")]
+    InvalidCheckOption {
+        /// The option.
+        option: String,
+    },
+    /// A heredoc's terminator does not come.
+    #[error("unterminated heredoc: no line with {name:?} alone follows")]
+    UnterminatedHeredoc {
+        /// The terminator.
+        name: String,
+    },
+    /// `COPY … <<EOF`.
+    #[error("{instruction} cannot accept a heredoc as a destination")]
+    HeredocDestination {
+        /// The instruction.
+        instruction: &'static str,
+    },
+    /// No instruction has this keyword.
+    #[error("unknown instruction: {keyword}")]
+    UnknownInstruction {
+        /// The keyword.
+        keyword: String,
+    },
+    /// The instruction has no such flag.
+    #[error("unknown flag: --{flag}")]
+    UnknownFlag {
+        /// The flag, without dashes.
+        flag: String,
+    },
+    /// A flag that may be given once is repeated.
+    #[error("duplicate flag specified: --{flag}")]
+    DuplicateFlag {
+        /// The flag, without dashes.
+        flag: String,
+    },
+    /// A flag lacks its value.
+    #[error("missing a value on flag: --{flag}")]
+    MissingFlagValue {
+        /// The flag, without dashes.
+        flag: String,
+    },
+    /// A flag is neither true nor false.
+    #[error("expecting boolean value for flag --{flag}, not: {value}")]
+    FlagNotBoolean {
+        /// The flag, without dashes.
+        flag: String,
+        /// The value.
+        value: String,
+    },
+    /// A JSON array holds something else than strings.
+    #[error("when using JSON array syntax, arrays must be comprised of strings only")]
+    JsonNotStrings,
+    /// The instruction takes a JSON array only.
+    #[error("{instruction} requires the arguments to be in JSON form")]
+    JsonRequired {
+        /// The instruction.
+        instruction: &'static str,
+    },
+    /// The instruction has no argument.
+    #[error("{instruction} requires at least one argument")]
+    NoArgument {
+        /// The instruction.
+        instruction: &'static str,
+    },
+    /// The instruction has none or several arguments.
+    #[error("{instruction} requires exactly one argument")]
+    NotOneArgument {
+        /// The instruction.
+        instruction: &'static str,
+    },
+    /// `COPY` or `ADD` without source or destination.
+    #[error(
+        "{instruction} requires at least two arguments, but only {count} {} provided. Destination could not be determined",
+        if *count == 1 { "was" } else { "were" }
+    )]
+    NoDestination {
+        /// The instruction.
+        instruction: &'static str,
+        /// How many arguments there are.
+        count: usize,
+    },
+    /// The old form of `ENV` or `LABEL` with a key alone.
+    #[error("{instruction} must have two arguments")]
+    NotTwoArguments {
+        /// The instruction.
+        instruction: &'static str,
+    },
+    /// A word of `ENV` or `LABEL` without `=`.
+    #[error("Syntax error - can't find = in {word:?}. Must be of the form: name=value")]
+    MissingEquals {
+        /// The word.
+        word: String,
+    },
+    /// `=value` without a name.
+    #[error("{instruction} names can not be blank")]
+    BlankName {
+        /// The instruction.
+        instruction: &'static str,
+    },
+    /// `FROM` with two or more than three words.
+    #[error("FROM requires either one or three arguments")]
+    FromArguments,
+    /// A stage's name has other characters than it may have.
+    #[error(
+        "invalid name for build stage: {name:?}, name can't start with a number or contain symbols"
+    )]
+    InvalidStageName {
+        /// The name.
+        name: String,
+    },
+    /// `ONBUILD ONBUILD`.
+    #[error("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")]
+    OnbuildChained,
+    /// `ONBUILD FROM` or `ONBUILD MAINTAINER`.
+    #[error("{instruction} isn't allowed as an ONBUILD trigger")]
+    OnbuildForbidden {
+        /// The instruction.
+        instruction: String,
+    },
+    /// The trigger of a base image is not one instruction.
+    #[error("onbuild trigger should be a single expression")]
+    OnbuildNotSingle,
+    /// `HEALTHCHECK NONE` with arguments.
+    #[error("HEALTHCHECK NONE takes no arguments")]
+    HealthcheckNoneArguments,
+    /// `HEALTHCHECK CMD` without a command.
+    #[error("Missing command after HEALTHCHECK CMD")]
+    HealthcheckNoCommand,
+    /// `HEALTHCHECK` with something else than `CMD` and `NONE`.
+    #[error("Unknown type {kind:?} in HEALTHCHECK (try CMD)")]
+    HealthcheckType {
+        /// The word.
+        kind: String,
+    },
+    /// A flag is no duration.
+    #[error("invalid duration {value:?} for --{flag}: {reason}")]
+    InvalidDuration {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A duration is negative or less than a millisecond.
+    #[error("Interval {flag:?} cannot be less than 1ms")]
+    DurationTooShort {
+        /// The flag, without dashes.
+        flag: &'static str,
+    },
+    /// `--retries` is no number.
+    #[error("invalid value {value:?} for --retries: a whole number is needed")]
+    InvalidRetries {
+        /// The value.
+        value: String,
+    },
+    /// `--retries` is negative.
+    #[error("--retries cannot be negative ({value})")]
+    NegativeRetries {
+        /// The value.
+        value: String,
+    },
+    /// `VOLUME ""`.
+    #[error("VOLUME specified can not be an empty string")]
+    EmptyVolume,
+    /// `--from` with a variable.
+    #[error(
+        "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround"
+    )]
+    VariableInFrom,
+    /// `--network` with an unknown mode.
+    #[error("invalid network mode {mode:?}")]
+    InvalidNetwork {
+        /// The mode.
+        mode: String,
+    },
+    /// `--security` with an unknown mode.
+    #[error("security {mode:?} is not valid")]
+    InvalidSecurity {
+        /// The mode.
+        mode: String,
+    },
+    /// A `--mount` is wrong.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A `--device` is wrong.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// `--chmod` is neither octal nor symbolic.
+    #[error(
+        "invalid chmod parameter: '{value}'. it should be an octal string between 0 and 07777, or a symbolic mode such as u=rwX,go=rX"
+    )]
+    InvalidChmod {
+        /// The value.
+        value: String,
+    },
+    /// A port of `EXPOSE` is wrong.
+    #[error(transparent)]
+    Port(#[from] crate::port::PortError),
+    /// A variable could not be expanded.
+    #[error(transparent)]
+    Expand(#[from] ExpandError),
+    /// The file is well-formed and cannot be converted all the same.
+    #[error(transparent)]
+    Convert(Box<crate::convert::ConvertError>),
+    /// There were warnings, and the user wants none.
+    #[error("lint violation found for rules: {}", names(rules))]
+    LintViolations {
+        /// The rules that warned, each once, in the order of their first warning.
+        rules: Vec<Rule>,
+    },
+}
+
+impl From<crate::convert::ConvertError> for ErrorKind {
+    fn from(error: crate::convert::ConvertError) -> Self {
+        Self::Convert(Box::new(error))
+    }
+}
+
+fn names(rules: &[Rule]) -> String {
+    let names: Vec<&str> = rules.iter().map(|rule| rule.name()).collect();
+    names.join(", ")
+}
+
+/// What can be wrong with a `--mount`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// The comma-separated values are malformed.
+    #[error("failed to parse csv mounts: {0}")]
+    Csv(#[from] CsvError),
+    /// An option that needs a value has none.
+    #[error("invalid field '{field}' must be a key=value pair")]
+    NoValue {
+        /// The field.
+        field: String,
+    },
+    /// No type has this option.
+    #[error("unexpected key '{key}' in '{field}'")]
+    UnknownKey {
+        /// The option.
+        key: String,
+        /// The field.
+        field: String,
+    },
+    /// Other types have this option, this one does not.
+    #[error("unexpected key '{key}' for mount type '{kind}'")]
+    KeyForType {
+        /// The option.
+        key: &'static str,
+        /// The type.
+        kind: &'static str,
+    },
+    /// `mode`, `uid` or `gid` on a type that has no owner.
+    #[error("{key} not allowed for {kind:?} type mounts")]
+    NotAllowed {
+        /// The option.
+        key: &'static str,
+        /// The type.
+        kind: &'static str,
+    },
+    /// A value is malformed.
+    #[error("invalid value for {key}: {value}")]
+    InvalidValue {
+        /// The option.
+        key: String,
+        /// The value.
+        value: String,
+    },
+    /// There is no such type.
+    #[error("unsupported mount type {value:?}")]
+    UnknownType {
+        /// The value.
+        value: String,
+    },
+    /// There is no such sharing mode.
+    #[error("unsupported sharing value {value:?}")]
+    UnknownSharing {
+        /// The value.
+        value: String,
+    },
+    /// `from` with a variable.
+    #[error("'from' doesn't support variable expansion, define alias stage instead")]
+    VariableInFrom,
+    /// `sharing` on another type than cache.
+    #[error("invalid cache sharing set for {kind} mount")]
+    SharingForType {
+        /// The type.
+        kind: &'static str,
+    },
+    /// A secret with `from`.
+    #[error("secret mount should not have a from")]
+    SecretFrom,
+    /// A secret with neither id nor target.
+    #[error("invalid secret mount. one of source, target required")]
+    SecretUnnamed,
+    /// A secret with two ids.
+    #[error("both source and id can't be set")]
+    SecretNamedTwice,
+}
+
+/// What can be wrong with a `--device`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The comma-separated values are malformed.
+    #[error("failed to parse csv devices: {0}")]
+    Csv(#[from] CsvError),
+    /// An option that needs a value has none.
+    #[error("invalid field '{field}' must be a key=value pair")]
+    NoValue {
+        /// The field.
+        field: String,
+    },
+    /// There is no such option.
+    #[error("unexpected key '{key}' in '{field}'")]
+    UnknownKey {
+        /// The option.
+        key: String,
+        /// The field.
+        field: String,
+    },
+    /// The name is given twice.
+    #[error("device name already set to {name}")]
+    NamedTwice {
+        /// The first name.
+        name: String,
+    },
+    /// `required` is neither true nor false.
+    #[error("invalid value for required: {value}")]
+    InvalidRequired {
+        /// The value.
+        value: String,
+    },
+}
+
+/// What can be wrong with comma-separated values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CsvError {
+    /// There is nothing.
+    #[error("the value is empty")]
+    Empty,
+    /// A quote stands within an unquoted field.
+    #[error("column {column}: bare \" in non-quoted field")]
+    BareQuote {
+        /// The column in bytes, from 1.
+        column: usize,
+    },
+    /// A quoted field does not end as it should.
+    #[error("column {column}: extraneous or missing \" in quoted field")]
+    Quote {
+        /// The column in bytes, from 1.
+        column: usize,
+    },
+}

@@ -1,0 +1,12 @@
+//! Dockerfiles are converted, and the definitions and configs are looked at.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod buildkit;
+mod configs;
+mod contexts;
+mod errors;
+mod graphs;
+mod host;
+mod requests;
+mod show;

@@ -1,0 +1,307 @@
+//! The image config: what the frontend made, with the layers and their history filled in.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use weld_digest::Digest;
+
+/// Why an image config cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not JSON of the right shape.
+    #[error("the image config is not valid: {0}")]
+    Invalid(#[from] serde_json::Error),
+    /// A field that every image has is missing.
+    #[error("the image config names no {0}")]
+    Missing(&'static str),
+}
+
+/// What the config needs to know of one layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerFacts {
+    pub(crate) diff_id: Digest,
+    pub(crate) created: Option<OffsetDateTime>,
+    pub(crate) description: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct History {
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    created: Option<OffsetDateTime>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    created_by: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    author: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    comment: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    empty_layer: bool,
+}
+
+/// The config of an image that nobody described: of the given platform, with docker's `PATH`.
+pub(crate) fn default_config(os: &str, architecture: &str, variant: Option<&str>) -> Vec<u8> {
+    let mut config = json!({
+        "architecture": architecture,
+        "os": os,
+        "config": {
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "WorkingDir": "/",
+        },
+        "rootfs": {"type": "layers", "diff_ids": null},
+    });
+    if let Some(variant) = variant {
+        config["variant"] = json!(variant);
+    }
+    config.to_string().into_bytes()
+}
+
+/// How many entries of `config`'s history, counted from the start, stand the same in `base`'s.
+fn inherited(history: &[History], base: Option<&[u8]>) -> usize {
+    #[derive(Deserialize)]
+    struct Base {
+        #[serde(default)]
+        history: Vec<History>,
+    }
+    let base: Vec<History> = base
+        .and_then(|base| serde_json::from_slice::<Base>(base).ok())
+        .map(|base| base.history)
+        .unwrap_or_default();
+    history
+        .iter()
+        .zip(&base)
+        .take_while(|(ours, theirs)| ours == theirs)
+        .count()
+}
+
+/// Fills in `rootfs`, `history` and `created`; with an epoch, no new entry is later than it.
+///
+/// # Errors
+/// [`ConfigError`] if the config is not one.
+pub(crate) fn complete(
+    config: &[u8],
+    layers: &[LayerFacts],
+    epoch: Option<OffsetDateTime>,
+    base: Option<&[u8]>,
+) -> Result<Vec<u8>, ConfigError> {
+    let mut config: Map<String, Value> = serde_json::from_slice(config)?;
+    for field in ["os", "architecture"] {
+        if config
+            .get(field)
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty)
+        {
+            return Err(ConfigError::Missing(field));
+        }
+    }
+    let given = config
+        .remove("history")
+        .filter(|history| !history.is_null());
+    let mut history: Vec<History> = given
+        .map(serde_json::from_value)
+        .transpose()?
+        .unwrap_or_default();
+    let kept = inherited(&history, base);
+    align(&mut history, layers);
+    fill_times(&mut history, layers);
+    if let Some(epoch) = epoch {
+        for entry in history.iter_mut().skip(kept) {
+            entry.created = Some(entry.created.map_or(epoch, |created| created.min(epoch)));
+        }
+    }
+    let diff_ids: Vec<&Digest> = layers.iter().map(|layer| &layer.diff_id).collect();
+    config.insert(
+        "rootfs".into(),
+        json!({"type": "layers", "diff_ids": diff_ids}),
+    );
+    config.insert(
+        "created".into(),
+        created(config.get("created"), &history, epoch)?,
+    );
+    config.insert("history".into(), serde_json::to_value(&history)?);
+    Ok(serde_json::to_vec(&config)?)
+}
+
+/// Makes the history name exactly as many layers as there are.
+fn align(history: &mut Vec<History>, layers: &[LayerFacts]) {
+    let mut named = 0;
+    for entry in history.iter_mut().filter(|entry| !entry.empty_layer) {
+        entry.empty_layer = named >= layers.len();
+        named += usize::from(!entry.empty_layer);
+    }
+    history.extend(layers[named..].iter().map(|layer| History {
+        created: layer.created,
+        created_by: layer.description.clone(),
+        comment: "buildkit.exporter.image.v0".into(),
+        ..History::default()
+    }));
+}
+
+/// Gives every entry a time: its layer's own, else that of the first new layer, or of the entry
+/// before.
+fn fill_times(history: &mut [History], layers: &[LayerFacts]) {
+    let mut layers = layers.iter();
+    for entry in history.iter_mut().filter(|entry| !entry.empty_layer) {
+        let layer = layers.next();
+        entry.created = entry
+            .created
+            .or_else(|| layer.and_then(|layer| layer.created));
+    }
+    let first_gap = history
+        .iter()
+        .position(|entry| entry.created.is_none())
+        .unwrap_or(history.len());
+    let (before, after) = history.split_at(first_gap);
+    let mut time = after
+        .iter()
+        .find_map(|entry| entry.created)
+        .or_else(|| before.iter().rev().find_map(|entry| entry.created));
+    let mut in_gap = false;
+    for entry in history {
+        match entry.created {
+            Some(created) if in_gap => time = Some(created),
+            Some(_) => {}
+            None => {
+                in_gap = true;
+                entry.created = time;
+            }
+        }
+    }
+}
+
+fn created(
+    given: Option<&Value>,
+    history: &[History],
+    epoch: Option<OffsetDateTime>,
+) -> Result<Value, serde_json::Error> {
+    #[derive(Serialize, Deserialize)]
+    struct Time(#[serde(with = "time::serde::rfc3339::option")] Option<OffsetDateTime>);
+    let given: Option<Time> = given
+        .filter(|given| !given.is_null())
+        .cloned()
+        .map(serde_json::from_value)
+        .transpose()?;
+    let time = match (given.and_then(|given| given.0), epoch) {
+        (Some(given), Some(epoch)) => Some(given.min(epoch)),
+        (Some(given), None) => Some(given),
+        (None, _) => history.iter().rev().find_map(|entry| entry.created),
+    };
+    serde_json::to_value(Time(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(second).unwrap()
+    }
+
+    fn layer(name: &str, created: Option<i64>) -> LayerFacts {
+        LayerFacts {
+            diff_id: Digest::sha256_of(name),
+            created: created.map(at),
+            description: format!("made {name}"),
+        }
+    }
+
+    fn completed(
+        config: &Value,
+        layers: &[LayerFacts],
+        epoch: Option<i64>,
+        base: Option<&Value>,
+    ) -> Value {
+        let base = base.map(|base| base.to_string().into_bytes());
+        let done = complete(
+            config.to_string().as_bytes(),
+            layers,
+            epoch.map(at),
+            base.as_deref(),
+        )
+        .unwrap();
+        serde_json::from_slice(&done).unwrap()
+    }
+
+    #[test]
+    fn history_names_every_layer_once() {
+        let config = json!({"os": "linux", "architecture": "amd64", "history": [
+            {"created_by": "base", "created": "1970-01-01T00:00:10Z"},
+            {"created_by": "ENV A=1", "empty_layer": true},
+            {"created_by": "RUN x"},
+        ]});
+        let layers = [
+            layer("base", None),
+            layer("x", Some(20)),
+            layer("extra", Some(30)),
+        ];
+        let done = completed(&config, &layers, None, None);
+        let times: Vec<_> = done["history"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["created"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            times,
+            [
+                "1970-01-01T00:00:10Z",
+                "1970-01-01T00:00:20Z",
+                "1970-01-01T00:00:20Z",
+                "1970-01-01T00:00:30Z"
+            ]
+        );
+        assert_eq!(done["history"][3]["created_by"], "made extra");
+        assert_eq!(done["created"], "1970-01-01T00:00:30Z");
+        assert_eq!(done["rootfs"]["diff_ids"].as_array().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn surplus_history_names_no_layer() {
+        let config = json!({"os": "linux", "architecture": "amd64", "history": [{"created_by": "a"}, {"created_by": "b"}]});
+        let done = completed(&config, &[layer("a", Some(1))], None, None);
+        assert_eq!(done["history"][1]["empty_layer"], true);
+    }
+
+    #[test]
+    fn the_epoch_is_the_latest_time_but_for_what_the_base_had() {
+        let base = json!({"history": [{"created_by": "base", "created": "1970-01-01T00:01:40Z"}]});
+        let config = json!({"os": "linux", "architecture": "amd64", "created": "1970-01-01T00:05:00Z", "history": [
+            {"created_by": "base", "created": "1970-01-01T00:01:40Z"},
+            {"created_by": "RUN x"},
+        ]});
+        let done = completed(
+            &config,
+            &[layer("base", None), layer("x", Some(200))],
+            Some(50),
+            Some(&base),
+        );
+        assert_eq!(done["history"][0]["created"], "1970-01-01T00:01:40Z");
+        assert_eq!(done["history"][1]["created"], "1970-01-01T00:00:50Z");
+        assert_eq!(done["created"], "1970-01-01T00:00:50Z");
+    }
+
+    #[test]
+    fn what_is_no_config_is_refused() {
+        for (config, part) in [
+            ("{}", "no os"),
+            (r#"{"os":"linux"}"#, "no architecture"),
+            ("[]", "not valid"),
+        ] {
+            let error = complete(config.as_bytes(), &[], None, None)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(part), "{config}: {error}");
+        }
+    }
+
+    #[test]
+    fn fields_that_we_do_not_know_are_kept() {
+        let config = json!({"os": "linux", "architecture": "amd64", "config": {"Healthcheck": {"Test": ["NONE"]}}, "x.y": 1});
+        let done = completed(&config, &[], None, None);
+        assert_eq!(done["config"], config["config"]);
+        assert_eq!(done["x.y"], 1);
+    }
+}

@@ -1,0 +1,115 @@
+//! Manifests and indexes, as the OCI image specification and docker's schema 2 have them.
+
+use std::collections::BTreeMap;
+
+use weld_source::image::{Descriptor, Index, Manifest, media_type};
+
+/// Which family of media types is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Types {
+    Oci,
+    Docker,
+}
+
+impl Types {
+    pub(crate) const fn config(self) -> &'static str {
+        match self {
+            Self::Oci => media_type::OCI_CONFIG,
+            Self::Docker => media_type::DOCKER_CONFIG,
+        }
+    }
+
+    const fn manifest(self) -> &'static str {
+        match self {
+            Self::Oci => media_type::OCI_MANIFEST,
+            Self::Docker => media_type::DOCKER_MANIFEST,
+        }
+    }
+
+    pub(crate) const fn index(self) -> &'static str {
+        match self {
+            Self::Oci => media_type::OCI_INDEX,
+            Self::Docker => media_type::DOCKER_MANIFEST_LIST,
+        }
+    }
+
+    /// A layer's media type in this family; one that is in none stays.
+    pub(crate) fn layer(self, media_type: &str) -> &str {
+        match self {
+            Self::Oci => media_type::oci_layer_type(media_type),
+            Self::Docker => media_type::docker_layer_type(media_type),
+        }
+    }
+}
+
+/// A manifest's bytes and its descriptor.
+pub(crate) fn manifest(
+    types: Types,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+    annotations: BTreeMap<String, String>,
+) -> Result<(Vec<u8>, Descriptor), serde_json::Error> {
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: types.manifest().to_owned(),
+        artifact_type: None,
+        config,
+        layers,
+        subject: None,
+        annotations,
+    };
+    let bytes = serde_json::to_vec_pretty(&manifest)?;
+    let descriptor = Descriptor::of(types.manifest(), &bytes);
+    Ok((bytes, descriptor))
+}
+
+/// An index's bytes and its descriptor.
+pub(crate) fn index(
+    types: Types,
+    manifests: Vec<Descriptor>,
+    annotations: BTreeMap<String, String>,
+) -> Result<(Vec<u8>, Descriptor), serde_json::Error> {
+    let index = Index {
+        schema_version: 2,
+        media_type: types.index().to_owned(),
+        artifact_type: None,
+        manifests,
+        subject: None,
+        annotations,
+    };
+    let bytes = serde_json::to_vec_pretty(&index)?;
+    let descriptor = Descriptor::of(types.index(), &bytes);
+    Ok((bytes, descriptor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layer_types_change_families_and_back() {
+        for oci in [
+            media_type::OCI_LAYER,
+            media_type::OCI_LAYER_GZIP,
+            media_type::OCI_LAYER_ZSTD,
+        ] {
+            let docker = Types::Docker.layer(oci);
+            assert_ne!(docker, oci);
+            assert_eq!(Types::Oci.layer(docker), oci);
+            assert_eq!(Types::Oci.layer(oci), oci);
+        }
+        assert_eq!(Types::Oci.layer("text/plain"), "text/plain");
+    }
+
+    #[test]
+    fn a_manifest_has_the_fields_of_the_specification() {
+        let config = Descriptor::of(media_type::OCI_CONFIG, b"{}");
+        let (bytes, descriptor) =
+            manifest(Types::Oci, config, Vec::new(), BTreeMap::new()).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(json["schemaVersion"], 2);
+        assert_eq!(json["config"]["size"], 2);
+        assert!(json.get("annotations").is_none());
+        assert_eq!(descriptor.digest, weld_digest::Digest::sha256_of(&bytes));
+    }
+}

@@ -1,0 +1,398 @@
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+
+use crate::ExportKind;
+
+/// How layers are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Gzip, which everything reads.
+    #[default]
+    Gzip,
+    /// Zstandard.
+    Zstd,
+    /// None.
+    Uncompressed,
+}
+
+/// What the attributes of an image exporter ask for; names as in BuildKit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// `name`: references to tag and push, split at commas.
+    pub names: Vec<String>,
+    /// `push`.
+    pub push: bool,
+    /// `push-by-digest`: push without a tag.
+    pub push_by_digest: bool,
+    /// `registry.insecure`: allow plain HTTP and unknown certificates.
+    pub insecure: bool,
+    /// `name-canonical`: add the digest to the reported name.
+    pub name_canonical: bool,
+    /// `dangling-name-prefix`: a name for results without one, with the digest behind it.
+    pub dangling_prefix: Option<String>,
+    /// `oci-mediatypes`: OCI's media types, not docker's.
+    pub oci_types: bool,
+    /// `compression`, for layers that are not compressed yet.
+    pub compression: Compression,
+    /// `compression-level`.
+    pub level: Option<i32>,
+    /// `force-compression`: also compress layers anew that are compressed otherwise.
+    pub force_compression: bool,
+    /// `rewrite-timestamp`: bring the times of files in new layers down to the epoch.
+    pub rewrite_timestamp: bool,
+    /// `source-date-epoch`.
+    pub epoch: Option<OffsetDateTime>,
+    /// `tar`: an archive (`true`), or a directory (`false`).
+    pub directory: bool,
+    /// `annotation…`.
+    pub annotations: Vec<Annotation>,
+}
+
+/// One annotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Annotation {
+    /// Where it stands.
+    pub place: AnnotationPlace,
+    /// For which platform only, such as `linux/arm64`.
+    pub platform: Option<String>,
+    /// Its name.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// Where an annotation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnnotationPlace {
+    /// In the manifest.
+    Manifest,
+    /// In the manifest's descriptor.
+    ManifestDescriptor,
+    /// In the index.
+    Index,
+    /// In the index's descriptor.
+    IndexDescriptor,
+}
+
+/// Why an exporter's attributes cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// An attribute that the exporter does not have.
+    #[error("output type={kind}: unknown attribute {key:?} (known: {known})")]
+    Unknown {
+        /// The exporter.
+        kind: &'static str,
+        /// The attribute.
+        key: String,
+        /// The exporter's attributes.
+        known: String,
+    },
+    /// A value that the attribute cannot have.
+    #[error("output type={kind}: {key}={value:?}: {expected}")]
+    Value {
+        /// The exporter.
+        kind: &'static str,
+        /// The attribute.
+        key: String,
+        /// The value.
+        value: String,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// Two attributes that do not go together.
+    #[error("output type={kind}: {first} conflicts with {second}")]
+    Conflict {
+        /// The exporter.
+        kind: &'static str,
+        /// The first attribute with its value.
+        first: &'static str,
+        /// The second attribute with its value.
+        second: &'static str,
+    },
+}
+
+const KNOWN: &[&str] = &[
+    "name",
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "name-canonical",
+    "dangling-name-prefix",
+    "oci-mediatypes",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "rewrite-timestamp",
+    "source-date-epoch",
+    "tar",
+    "store",
+    "unpack",
+    "annotation.KEY",
+    "annotation-manifest-descriptor.KEY",
+    "annotation-index.KEY",
+    "annotation-index-descriptor.KEY",
+];
+
+impl ImageOptions {
+    /// Reads the attributes of an image exporter.
+    ///
+    /// # Errors
+    /// [`OptionError`] for what it does not know or cannot do.
+    pub fn parse(kind: ExportKind, attrs: &BTreeMap<String, String>) -> Result<Self, OptionError> {
+        let mut options = Self::default();
+        let mut oci_types = None;
+        for (key, value) in attrs {
+            let reader = Reader {
+                kind: kind.name(),
+                key,
+                value,
+            };
+            match key.as_str() {
+                "name" => options.names = names(value),
+                "push" => options.push = reader.flag()?,
+                "push-by-digest" => options.push_by_digest = reader.flag()?,
+                "registry.insecure" => options.insecure = reader.flag()?,
+                "name-canonical" => options.name_canonical = reader.flag()?,
+                "dangling-name-prefix" => options.dangling_prefix = Some(value.clone()),
+                "oci-mediatypes" => oci_types = Some(reader.flag()?),
+                "compression" => options.compression = reader.compression()?,
+                "compression-level" => options.level = Some(reader.level()?),
+                "force-compression" => options.force_compression = reader.flag()?,
+                "rewrite-timestamp" => options.rewrite_timestamp = reader.flag()?,
+                "source-date-epoch" => options.epoch = reader.epoch()?,
+                "tar" => options.directory = !reader.flag()?,
+                // An image is always stored, and its snapshots are what it was made of.
+                "store" | "unpack" => drop(reader.flag()?),
+                _ => options.annotations.push(reader.annotation()?),
+            }
+        }
+        options.oci_types = options.choose_types(kind, oci_types)?;
+        if options.directory && !matches!(kind, ExportKind::OciArchive | ExportKind::DockerArchive)
+        {
+            return Err(OptionError::Conflict {
+                kind: kind.name(),
+                first: "tar=false",
+                second: "this type",
+            });
+        }
+        Ok(options)
+    }
+
+    /// OCI's media types for OCI archives and wherever docker's cannot say what is asked for;
+    /// docker's elsewhere, unless they are asked for.
+    fn choose_types(&self, kind: ExportKind, asked: Option<bool>) -> Result<bool, OptionError> {
+        let conflict = |first| OptionError::Conflict {
+            kind: kind.name(),
+            first,
+            second: "oci-mediatypes=false",
+        };
+        if asked == Some(false) {
+            if self.compression == Compression::Zstd {
+                return Err(conflict("compression=zstd"));
+            }
+            if !self.annotations.is_empty() {
+                return Err(conflict("annotations"));
+            }
+        }
+        let needed = self.compression == Compression::Zstd || !self.annotations.is_empty();
+        Ok(asked.unwrap_or(kind != ExportKind::DockerArchive || needed))
+    }
+
+    /// The annotations of one place, for one platform (`None` where there is no platform).
+    pub(crate) fn annotations_of(
+        &self,
+        place: AnnotationPlace,
+        platform: Option<&str>,
+    ) -> BTreeMap<String, String> {
+        let of_platform = |annotation: &&Annotation| {
+            annotation.place == place
+                && annotation
+                    .platform
+                    .as_deref()
+                    .is_none_or(|wanted| Some(wanted) == platform)
+        };
+        let mut chosen: Vec<&Annotation> = self.annotations.iter().filter(of_platform).collect();
+        // One for this platform beats one for all.
+        chosen.sort_by_key(|annotation| annotation.platform.is_some());
+        chosen
+            .into_iter()
+            .map(|annotation| (annotation.key.clone(), annotation.value.clone()))
+            .collect()
+    }
+}
+
+fn names(value: &str) -> Vec<String> {
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+struct Reader<'a> {
+    kind: &'static str,
+    key: &'a str,
+    value: &'a str,
+}
+
+impl Reader<'_> {
+    fn bad(&self, expected: &'static str) -> OptionError {
+        OptionError::Value {
+            kind: self.kind,
+            key: self.key.into(),
+            value: self.value.into(),
+            expected,
+        }
+    }
+
+    /// As Go's `strconv.ParseBool`, with nothing for true.
+    fn flag(&self) -> Result<bool, OptionError> {
+        match self.value {
+            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+            _ => Err(self.bad("must be true or false")),
+        }
+    }
+
+    fn compression(&self) -> Result<Compression, OptionError> {
+        match self.value {
+            "gzip" => Ok(Compression::Gzip),
+            "zstd" => Ok(Compression::Zstd),
+            "uncompressed" => Ok(Compression::Uncompressed),
+            "estargz" => Err(self.bad("estargz is not supported; use gzip, zstd or uncompressed")),
+            _ => Err(self.bad("must be gzip, zstd or uncompressed")),
+        }
+    }
+
+    fn level(&self) -> Result<i32, OptionError> {
+        self.value
+            .parse()
+            .ok()
+            .filter(|level| (0..=22).contains(level))
+            .ok_or_else(|| self.bad("must be a number: 0 to 9 for gzip, 1 to 22 for zstd"))
+    }
+
+    fn epoch(&self) -> Result<Option<OffsetDateTime>, OptionError> {
+        if self.value.is_empty() {
+            return Ok(None);
+        }
+        self.value
+            .parse()
+            .ok()
+            .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+            .map(Some)
+            .ok_or_else(|| self.bad("must be seconds since 1970"))
+    }
+
+    fn annotation(&self) -> Result<Annotation, OptionError> {
+        let unknown = || OptionError::Unknown {
+            kind: self.kind,
+            key: self.key.to_owned(),
+            known: KNOWN.join(", "),
+        };
+        let (head, key) = self
+            .key
+            .split_once('.')
+            .filter(|(_, key)| !key.is_empty())
+            .ok_or_else(unknown)?;
+        let (head, platform) = match head.split_once('[') {
+            Some((head, platform)) => (
+                head,
+                Some(platform.strip_suffix(']').ok_or_else(unknown)?.to_owned()),
+            ),
+            None => (head, None),
+        };
+        let place = match head {
+            "annotation" | "annotation-manifest" => AnnotationPlace::Manifest,
+            "annotation-manifest-descriptor" => AnnotationPlace::ManifestDescriptor,
+            "annotation-index" => AnnotationPlace::Index,
+            "annotation-index-descriptor" => AnnotationPlace::IndexDescriptor,
+            _ => return Err(unknown()),
+        };
+        Ok(Annotation {
+            place,
+            platform,
+            key: key.to_owned(),
+            value: self.value.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(kind: ExportKind, attrs: &[(&str, &str)]) -> Result<ImageOptions, String> {
+        let attrs = attrs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        ImageOptions::parse(kind, &attrs).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn media_types_follow_what_is_asked_for() {
+        let oci = |kind, attrs: &[_]| parse(kind, attrs).unwrap().oci_types;
+        assert!(oci(ExportKind::OciArchive, &[]));
+        assert!(oci(ExportKind::Image, &[]));
+        assert!(!oci(ExportKind::Image, &[("oci-mediatypes", "false")]));
+        assert!(!oci(ExportKind::DockerArchive, &[]));
+        assert!(oci(ExportKind::DockerArchive, &[("compression", "zstd")]));
+        let error = parse(
+            ExportKind::Image,
+            &[("oci-mediatypes", "false"), ("compression", "zstd")],
+        );
+        assert!(
+            error
+                .unwrap_err()
+                .contains("compression=zstd conflicts with oci-mediatypes=false")
+        );
+    }
+
+    #[test]
+    fn misspelt_attributes_are_told() {
+        for (key, value, part) in [
+            (
+                "compresion",
+                "zstd",
+                "unknown attribute \"compresion\" (known: name, push",
+            ),
+            ("compression", "lz4", "must be gzip, zstd or uncompressed"),
+            ("compression", "estargz", "not supported"),
+            ("push", "yes", "must be true or false"),
+            ("compression-level", "99", "must be a number"),
+            ("source-date-epoch", "now", "seconds since 1970"),
+            ("annotation.", "x", "unknown attribute"),
+            ("annotation-layer.a", "x", "unknown attribute"),
+        ] {
+            let error = parse(ExportKind::Image, &[(key, value)]).unwrap_err();
+            assert!(error.contains(part), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn annotations_go_to_their_place_and_platform() {
+        let options = parse(
+            ExportKind::OciArchive,
+            &[
+                ("annotation.a", "all"),
+                ("annotation[linux/arm64].a", "arm"),
+                ("annotation-index.org.example.b", "index"),
+            ],
+        )
+        .unwrap();
+        let of = |place, platform| options.annotations_of(place, platform);
+        assert_eq!(
+            of(AnnotationPlace::Manifest, Some("linux/arm64"))["a"],
+            "arm"
+        );
+        assert_eq!(
+            of(AnnotationPlace::Manifest, Some("linux/amd64"))["a"],
+            "all"
+        );
+        assert_eq!(of(AnnotationPlace::Index, None)["org.example.b"], "index");
+        assert!(of(AnnotationPlace::IndexDescriptor, None).is_empty());
+    }
+}

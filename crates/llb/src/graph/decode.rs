@@ -1,0 +1,489 @@
+//! From the wire to a [`Graph`]. Nothing here recurses over the input.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use weld_digest::Digest;
+use weld_proto::pb;
+
+use super::{DecodeError, Edge, Graph, SourceLocation, Vertex};
+use crate::{Op, OpError, Platform};
+
+/// How much a definition may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Encoded bytes.
+    pub bytes: usize,
+    /// Operations.
+    pub vertices: usize,
+    /// Inputs of one operation.
+    pub inputs: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes: 1 << 30,
+            vertices: 1 << 21,
+            inputs: 1 << 16,
+        }
+    }
+}
+
+type Positions = HashMap<[u8; 32], usize>;
+
+impl Graph {
+    /// The graph of an encoded definition, within the default limits.
+    pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, DecodeError> {
+        Self::decode_within(bytes, Limits::default())
+    }
+
+    /// The graph of an encoded definition.
+    pub fn decode_within(bytes: impl Into<Bytes>, limits: Limits) -> Result<Self, DecodeError> {
+        let bytes = bytes.into();
+        if bytes.len() > limits.bytes {
+            return Err(DecodeError::TooLarge {
+                bytes: bytes.len(),
+                limit: limits.bytes,
+            });
+        }
+        let definition = pb::Definition::decode(bytes).map_err(DecodeError::Definition)?;
+        Self::from_pb_within(definition, limits)
+    }
+
+    /// The graph of a definition, within the default limits.
+    pub fn from_pb(definition: pb::Definition) -> Result<Self, DecodeError> {
+        Self::from_pb_within(definition, Limits::default())
+    }
+
+    /// The graph of a definition. One without operations is an empty file system.
+    pub fn from_pb_within(definition: pb::Definition, limits: Limits) -> Result<Self, DecodeError> {
+        let pb::Definition {
+            mut def,
+            mut metadata,
+            source,
+        } = definition;
+        // The terminal operation is not counted.
+        if def.len() > limits.vertices.saturating_add(1) {
+            return Err(DecodeError::TooManyVertices {
+                vertices: def.len() - 1,
+                limit: limits.vertices,
+            });
+        }
+        let Some(terminal) = def.pop() else {
+            return Ok(Self::empty());
+        };
+        let terminal_position = def.len();
+        let terminal = Terminal::decode(terminal, terminal_position)?;
+        let terminal_metadata = metadata.remove(&terminal.digest.to_string());
+        let (mut vertices, inputs, positions) = decode_ops(def, limits)?;
+        attach_metadata(&mut vertices, metadata, &positions);
+        link(&mut vertices, inputs, &positions)?;
+        let root = resolve(&terminal.input, terminal_position, 0, &vertices, &positions)?;
+        let inputs_of = |vertex: usize| vertices.get(vertex).map_or(&[][..], Vertex::inputs);
+        let order = topological_order(vertices.len(), inputs_of, root.vertex)
+            .map_err(|position| cycle(position, &vertices))?;
+        let mut graph = assemble(vertices, &order, root);
+        graph.terminal_metadata = terminal_metadata.unwrap_or_default();
+        graph.attach_source(source.unwrap_or_default())?;
+        Ok(graph)
+    }
+
+    fn empty() -> Self {
+        Self {
+            vertices: Vec::new(),
+            root: None,
+            terminal_metadata: pb::OpMetadata::default(),
+            files: Vec::new(),
+            locations: BTreeMap::new(),
+        }
+    }
+
+    fn attach_source(&mut self, source: pb::Source) -> Result<(), DecodeError> {
+        self.files = source.infos;
+        if source.locations.is_empty() {
+            return Ok(());
+        }
+        let indexes: HashMap<String, usize> = self
+            .vertices
+            .iter()
+            .enumerate()
+            .map(|(index, vertex)| (vertex.digest.to_string(), index))
+            .collect();
+        for (digest, locations) in source.locations {
+            let locations = locations
+                .locations
+                .into_iter()
+                .map(|location| self.location(&digest, location))
+                .collect::<Result<Vec<_>, _>>()?;
+            if let Some(&index) = indexes.get(&digest)
+                && !locations.is_empty()
+            {
+                self.locations.insert(index, locations);
+            }
+        }
+        Ok(())
+    }
+
+    fn location(
+        &self,
+        digest: &str,
+        location: pb::Location,
+    ) -> Result<SourceLocation, DecodeError> {
+        let file = usize::try_from(location.source_index)
+            .ok()
+            .filter(|file| *file < self.files.len())
+            .ok_or_else(|| DecodeError::BadSourceFile {
+                digest: digest.to_owned(),
+                file: location.source_index,
+                files: self.files.len(),
+            })?;
+        Ok(SourceLocation {
+            file,
+            ranges: location.ranges,
+        })
+    }
+}
+
+/// The last operation, whose one input is the result.
+struct Terminal {
+    digest: Digest,
+    input: pb::Input,
+}
+
+impl Terminal {
+    fn decode(bytes: Bytes, position: usize) -> Result<Self, DecodeError> {
+        let digest = Digest::sha256_of(&bytes);
+        let op = decode_op(bytes, position, &digest)?;
+        let acts = op.op.is_some();
+        let inputs = op.inputs.len();
+        match <[pb::Input; 1]>::try_from(op.inputs) {
+            Ok([input]) if !acts => Ok(Self { digest, input }),
+            _ => Err(DecodeError::NoResult { inputs, acts }),
+        }
+    }
+}
+
+fn decode_op(bytes: Bytes, position: usize, digest: &Digest) -> Result<pb::Op, DecodeError> {
+    pb::Op::decode(bytes).map_err(|source| DecodeError::Wire {
+        position,
+        digest: digest.clone(),
+        source,
+    })
+}
+
+/// Vertices that are not linked yet, the inputs of each, and where each digest is.
+type Unlinked = (Vec<Vertex>, Vec<Vec<pb::Input>>, Positions);
+
+fn decode_ops(def: Vec<Bytes>, limits: Limits) -> Result<Unlinked, DecodeError> {
+    let mut vertices = Vec::with_capacity(def.len());
+    let mut inputs = Vec::with_capacity(def.len());
+    let mut positions = Positions::with_capacity(def.len());
+    let mut platforms = Platforms::default();
+    for (position, bytes) in def.into_iter().enumerate() {
+        let digest = Digest::sha256_of(&bytes);
+        if let Some(hash) = digest.as_sha256()
+            && let Some(first) = positions.insert(*hash, position)
+        {
+            return Err(DecodeError::Duplicate {
+                first,
+                second: position,
+                digest,
+            });
+        }
+        let op = decode_op(bytes.clone(), position, &digest)?;
+        if op.inputs.len() > limits.inputs {
+            return Err(DecodeError::TooManyInputs {
+                position,
+                inputs: op.inputs.len(),
+                limit: limits.inputs,
+            });
+        }
+        let typed = op
+            .op
+            .ok_or(OpError::Unknown)
+            .and_then(|typed| Op::from_pb(typed, op.inputs.len()))
+            .map_err(|source| DecodeError::Op {
+                position,
+                digest: digest.clone(),
+                source: Box::new(source),
+            })?;
+        vertices.push(Vertex {
+            digest,
+            bytes,
+            op: typed,
+            inputs: Vec::new(),
+            platform: op.platform.map(|platform| platforms.shared(platform)),
+            worker_filters: op.constraints.unwrap_or_default().filter,
+            metadata: None,
+        });
+        inputs.push(op.inputs);
+    }
+    Ok((vertices, inputs, positions))
+}
+
+fn attach_metadata(
+    vertices: &mut [Vertex],
+    metadata: BTreeMap<String, pb::OpMetadata>,
+    positions: &Positions,
+) {
+    for (digest, metadata) in metadata {
+        let position = parse_sha256(&digest).and_then(|hash| positions.get(&hash));
+        if let Some(vertex) = position.and_then(|&position| vertices.get_mut(position)) {
+            vertex.metadata = Some(Box::new(metadata));
+        }
+    }
+}
+
+/// The hash of a SHA-256 digest. Definitions of a million operations spend much of their time here, so it
+/// allocates nothing.
+fn parse_sha256(digest: &str) -> Option<[u8; 32]> {
+    let hex = digest.strip_prefix("sha256:")?.as_bytes();
+    let nibble = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let mut hash = [0; 32];
+    let (pairs, []) = hex.as_chunks::<2>() else {
+        return None;
+    };
+    if pairs.len() != hash.len() {
+        return None;
+    }
+    for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
+        *byte = nibble(*high)? << 4 | nibble(*low)?;
+    }
+    Some(hash)
+}
+
+/// Most operations of a definition are for the same few platforms.
+#[derive(Default)]
+struct Platforms(HashMap<pb::Platform, Arc<Platform>>);
+
+impl Platforms {
+    fn shared(&mut self, platform: pb::Platform) -> Arc<Platform> {
+        if let Some(shared) = self.0.get(&platform) {
+            return Arc::clone(shared);
+        }
+        let shared = Arc::new(Platform::from(platform.clone()));
+        self.0.insert(platform, Arc::clone(&shared));
+        shared
+    }
+}
+
+fn resolve(
+    input: &pb::Input,
+    position: usize,
+    index: usize,
+    vertices: &[Vertex],
+    positions: &Positions,
+) -> Result<Edge, DecodeError> {
+    let Some(hash) = parse_sha256(&input.digest) else {
+        return Err(DecodeError::BadInputDigest {
+            position,
+            input: index,
+            digest: input.digest.clone(),
+        });
+    };
+    let target = positions
+        .get(&hash)
+        .and_then(|&vertex| Some((vertex, vertices.get(vertex)?)));
+    let Some((vertex, target)) = target else {
+        return Err(DecodeError::Dangling {
+            position,
+            input: index,
+            digest: Digest::from_sha256(hash),
+        });
+    };
+    let outputs = target.op.outputs();
+    match usize::try_from(input.index) {
+        Ok(output) if outputs.is_none_or(|outputs| output < outputs) => Ok(Edge { vertex, output }),
+        _ => Err(DecodeError::NoSuchOutput {
+            position,
+            input: index,
+            output: input.index,
+            digest: Digest::from_sha256(hash),
+            outputs: outputs.unwrap_or(0),
+        }),
+    }
+}
+
+fn link(
+    vertices: &mut [Vertex],
+    inputs: Vec<Vec<pb::Input>>,
+    positions: &Positions,
+) -> Result<(), DecodeError> {
+    for (position, inputs) in inputs.into_iter().enumerate() {
+        let edges = inputs
+            .iter()
+            .enumerate()
+            .map(|(index, input)| resolve(input, position, index, vertices, positions))
+            .collect::<Result<_, _>>()?;
+        if let Some(vertex) = vertices.get_mut(position) {
+            vertex.inputs = edges;
+        }
+    }
+    Ok(())
+}
+
+/// The vertices that `root` needs, inputs first: in the order given where that is one, else by depth-first
+/// search. An error names a vertex that needs itself.
+fn topological_order<'a>(
+    count: usize,
+    inputs_of: impl Fn(usize) -> &'a [Edge],
+    root: usize,
+) -> Result<Vec<usize>, usize> {
+    let in_order =
+        (0..count).all(|vertex| inputs_of(vertex).iter().all(|edge| edge.vertex < vertex));
+    if in_order {
+        return Ok(needed_in_order(count, inputs_of, root));
+    }
+    depth_first(count, inputs_of, root)
+}
+
+fn needed_in_order<'a>(
+    count: usize,
+    inputs_of: impl Fn(usize) -> &'a [Edge],
+    root: usize,
+) -> Vec<usize> {
+    let mut needed = vec![false; count];
+    if let Some(root) = needed.get_mut(root) {
+        *root = true;
+    }
+    for vertex in (0..count).rev() {
+        if !needed.get(vertex).copied().unwrap_or(false) {
+            continue;
+        }
+        for edge in inputs_of(vertex) {
+            if let Some(input) = needed.get_mut(edge.vertex) {
+                *input = true;
+            }
+        }
+    }
+    (0..count)
+        .filter(|&vertex| needed.get(vertex).copied().unwrap_or(false))
+        .collect()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mark {
+    New,
+    Open,
+    Done,
+}
+
+fn depth_first<'a>(
+    count: usize,
+    inputs_of: impl Fn(usize) -> &'a [Edge],
+    root: usize,
+) -> Result<Vec<usize>, usize> {
+    let mut marks = vec![Mark::New; count];
+    let mut order = Vec::new();
+    // A vertex and how many of its inputs have been visited.
+    let mut stack = vec![(root, 0)];
+    if let Some(mark) = marks.get_mut(root) {
+        *mark = Mark::Open;
+    }
+    while let Some((vertex, visited)) = stack.last_mut() {
+        let next = inputs_of(*vertex).get(*visited);
+        let Some(next) = next.map(|edge| edge.vertex) else {
+            if let Some(mark) = marks.get_mut(*vertex) {
+                *mark = Mark::Done;
+            }
+            order.push(*vertex);
+            stack.pop();
+            continue;
+        };
+        *visited += 1;
+        match marks.get_mut(next) {
+            Some(mark @ Mark::New) => {
+                *mark = Mark::Open;
+                stack.push((next, 0));
+            }
+            Some(Mark::Open) => return Err(next),
+            Some(Mark::Done) | None => {}
+        }
+    }
+    Ok(order)
+}
+
+fn cycle(position: usize, vertices: &[Vertex]) -> DecodeError {
+    let digest = vertices
+        .get(position)
+        .map_or_else(|| Digest::sha256_of([]), |vertex| vertex.digest.clone());
+    DecodeError::Cycle { position, digest }
+}
+
+fn assemble(vertices: Vec<Vertex>, order: &[usize], root: Edge) -> Graph {
+    let unchanged = order.len() == vertices.len() && order.iter().enumerate().all(|(a, b)| a == *b);
+    if unchanged {
+        return Graph {
+            vertices,
+            root: Some(root),
+            ..Graph::empty()
+        };
+    }
+    // Old index to new one.
+    let mut indexes = vec![0; vertices.len()];
+    for (new, &old) in order.iter().enumerate() {
+        if let Some(index) = indexes.get_mut(old) {
+            *index = new;
+        }
+    }
+    let renumber = |edge: Edge| Edge {
+        vertex: indexes.get(edge.vertex).copied().unwrap_or(0),
+        output: edge.output,
+    };
+    let mut slots: Vec<Option<Vertex>> = vertices
+        .into_iter()
+        .map(|mut vertex| {
+            for edge in &mut vertex.inputs {
+                *edge = renumber(*edge);
+            }
+            Some(vertex)
+        })
+        .collect();
+    let vertices = order
+        .iter()
+        .filter_map(|&old| slots.get_mut(old)?.take())
+        .collect();
+    Graph {
+        vertices,
+        root: Some(renumber(root)),
+        ..Graph::empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edges(inputs: &[&[usize]]) -> Vec<Vec<Edge>> {
+        let edge = |&vertex: &usize| Edge { vertex, output: 0 };
+        inputs
+            .iter()
+            .map(|inputs| inputs.iter().map(edge).collect())
+            .collect()
+    }
+
+    fn order(inputs: &[&[usize]], root: usize) -> Result<Vec<usize>, usize> {
+        let edges = edges(inputs);
+        topological_order(edges.len(), |vertex| edges[vertex].as_slice(), root)
+    }
+
+    /// A cycle cannot be encoded, for a digest would have to contain itself: so it is tested here.
+    #[test]
+    fn a_cycle_is_found() {
+        assert_eq!(order(&[&[1], &[2], &[0]], 0), Err(0));
+        assert_eq!(order(&[&[0]], 0), Err(0));
+        assert_eq!(order(&[&[1, 2], &[2], &[]], 0), Ok(vec![2, 1, 0]));
+    }
+
+    #[test]
+    fn what_the_result_does_not_need_is_left_out() {
+        assert_eq!(order(&[&[], &[], &[0]], 2), Ok(vec![0, 2]));
+    }
+}

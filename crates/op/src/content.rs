@@ -1,0 +1,48 @@
+//! Keys of the content of trees: what the solver's slow keys are made of.
+
+use weld_digest::FieldHasher;
+use weld_solver::{Digest, OpError};
+use weld_store::content_key::KeyOptions;
+
+use crate::Tree;
+use crate::blocking::blocking;
+use crate::digest::to_solver;
+
+/// A part of a tree whose content counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Selector {
+    /// The path, with `/` for all of the tree.
+    pub(crate) path: String,
+    /// How the path is read and what counts beneath it.
+    pub(crate) options: KeyOptions,
+}
+
+impl Selector {
+    /// All that is at a path.
+    pub(crate) fn path(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            options: KeyOptions::default(),
+        }
+    }
+}
+
+/// The key of the selected content of a tree; of all of it if nothing is selected.
+pub(crate) async fn key(tree: &Tree, mut selectors: Vec<Selector>) -> Result<Digest, OpError> {
+    if selectors.is_empty() {
+        selectors.push(Selector::path("/"));
+    }
+    let Some(snapshot) = tree.snapshot().cloned() else {
+        return Ok(to_solver(
+            &FieldHasher::new("weld.content.scratch.v1").finish(),
+        ));
+    };
+    blocking(move || {
+        let mut hasher = FieldHasher::new("weld.content.v1").number(selectors.len() as u64);
+        for selector in &selectors {
+            hasher = hasher.digest(&snapshot.content_key(&selector.path, &selector.options)?);
+        }
+        Ok::<_, weld_store::snapshot::SnapshotError>(to_solver(&hasher.finish()))
+    })
+    .await
+}

@@ -1,0 +1,91 @@
+//! The environment, limits and hosts of a step.
+
+use std::net::IpAddr;
+
+use weld_llb::{ExecOp, HostIp, ProxyEnv, Ulimit};
+
+use super::ExecError;
+
+/// The step's environment: its own, the proxy's where the step has none of that name, and secrets.
+pub(super) fn variables(op: &ExecOp, secrets: Vec<(String, String)>) -> Vec<String> {
+    let mut env = op.process.env.clone();
+    if let Some(proxy) = &op.process.proxy {
+        for (name, value) in proxies(proxy) {
+            let is_set = |entry: &String| entry.split_once('=').is_some_and(|(set, _)| set == name);
+            if !value.is_empty() && !env.iter().any(is_set) {
+                env.push(format!("{name}={value}"));
+            }
+        }
+    }
+    for (name, value) in secrets {
+        env.retain(|entry| entry.split_once('=').is_none_or(|(set, _)| set != name));
+        env.push(format!("{name}={value}"));
+    }
+    env
+}
+
+/// Both spellings of each, as programs read one or the other.
+fn proxies(proxy: &ProxyEnv) -> impl Iterator<Item = (String, &str)> {
+    [
+        ("http_proxy", proxy.http_proxy.as_str()),
+        ("https_proxy", &proxy.https_proxy),
+        ("ftp_proxy", &proxy.ftp_proxy),
+        ("no_proxy", &proxy.no_proxy),
+        ("all_proxy", &proxy.all_proxy),
+    ]
+    .into_iter()
+    .flat_map(|(name, value)| [(name.to_uppercase(), value), (name.to_owned(), value)])
+}
+
+/// The lines of `/etc/hosts` beyond the usual.
+pub(super) fn hosts(hosts: &[HostIp]) -> Result<Vec<(String, IpAddr)>, ExecError> {
+    hosts
+        .iter()
+        .map(|host| {
+            let address = host.ip.parse().map_err(|_| ExecError::BadHost {
+                host: host.host.clone(),
+                address: host.ip.clone(),
+            })?;
+            Ok((host.host.clone(), address))
+        })
+        .collect()
+}
+
+/// The limits in the runtime's form.
+pub(super) fn ulimits(limits: &[Ulimit]) -> Vec<weld_runtime::Ulimit> {
+    limits
+        .iter()
+        .map(|limit| weld_runtime::Ulimit {
+            name: limit.name.clone(),
+            soft: limit.soft,
+            hard: limit.hard,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weld_llb::{NetMode, Process, SecurityMode};
+
+    #[test]
+    fn proxies_fill_gaps_and_secrets_win() {
+        let op = ExecOp {
+            process: Process {
+                env: vec!["http_proxy=own".into(), "TOKEN=old".into()],
+                proxy: Some(ProxyEnv {
+                    http_proxy: "p".into(),
+                    ..ProxyEnv::default()
+                }),
+                ..Process::default()
+            },
+            mounts: Vec::new(),
+            network: NetMode::Unset,
+            security: SecurityMode::Sandbox,
+            secret_env: Vec::new(),
+            devices: Vec::new(),
+        };
+        let env = variables(&op, vec![("TOKEN".into(), "s".into())]);
+        assert_eq!(env, ["http_proxy=own", "HTTP_PROXY=p", "TOKEN=s"]);
+    }
+}

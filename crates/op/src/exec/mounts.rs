@@ -1,0 +1,412 @@
+//! What a step sees: its root, its mounts, its secrets.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use weld_digest::FieldHasher;
+use weld_llb::{BindMount, CacheMount, CacheSharingOpt, MountKind, SecretMount, SshMount};
+use weld_runtime::{AgentSocket, MountPlan, Overlay, Secret, Source, StepMount, UpperDirs};
+use weld_solver::{OpContext, OpError, ResultRef};
+use weld_store::mount::{MountSource, MountSpec};
+use weld_store::snapshot::{MutableSnapshot, SnapshotRef};
+use weld_store::{CacheMountRequest, NewUsage, RecordType, Sharing};
+
+use super::{Exec, ExecError};
+use crate::blocking::blocking;
+use crate::{Tree, session};
+
+/// Everything that a step needs, held until its results are committed.
+pub(super) struct Prepared {
+    root: Option<(Source, bool)>,
+    pub(super) mounts: Vec<StepMount>,
+    pub(super) secrets: Vec<Secret>,
+    pub(super) secret_env: Vec<(String, String)>,
+    pub(super) agents: Vec<AgentSocket>,
+    outputs: Vec<(usize, Made)>,
+    /// Snapshots that the step may write and nobody gets.
+    _discarded: Vec<MutableSnapshot>,
+    _caches: Vec<weld_store::CacheMount>,
+    /// Inputs, kept from being pruned while they are mounted.
+    _inputs: Vec<ResultRef<Tree>>,
+}
+
+/// What becomes an output.
+enum Made {
+    Changed(MutableSnapshot),
+    AsIs(Tree),
+}
+
+/// Prepares all mounts of a step. Cache mounts that are in use elsewhere are waited for.
+pub(super) async fn prepare(
+    exec: &Exec,
+    ctx: &OpContext<Tree>,
+    inputs: &[ResultRef<Tree>],
+) -> Result<Prepared, OpError> {
+    let mut prepared = Prepared {
+        root: None,
+        mounts: Vec::new(),
+        secrets: Vec::new(),
+        secret_env: Vec::new(),
+        agents: Vec::new(),
+        outputs: Vec::new(),
+        _discarded: Vec::new(),
+        _caches: Vec::new(),
+        _inputs: inputs.to_vec(),
+    };
+    for mount in &exec.op.mounts {
+        let tree = |input: Option<usize>| {
+            input
+                .and_then(|input| inputs.get(input))
+                .map(|tree| (**tree).clone())
+        };
+        match &mount.kind {
+            MountKind::Bind(bind) => {
+                prepared
+                    .bind(exec, &mount.dest, bind, tree(bind.input))
+                    .await?
+            }
+            MountKind::Tmpfs { size } => {
+                let size = (*size > 0).then_some(*size);
+                prepared.mount(exec, &mount.dest, Source::Tmpfs { size }, "", false);
+            }
+            MountKind::Secret(secret) => prepared.secret(exec, ctx, &mount.dest, secret).await?,
+            MountKind::Ssh(ssh) => prepared.agent(exec, ctx, &mount.dest, ssh).await?,
+            // After all others: while one is waited for, nothing that others wait for is held.
+            MountKind::Cache(_) => {}
+        }
+    }
+    for secret in &exec.op.secret_env {
+        let found = find_secret(ctx, &secret.id, secret.optional).await?;
+        if let Some(content) = found {
+            let text = String::from_utf8(content.expose().to_vec())
+                .ok()
+                .filter(|text| !text.contains('\0'));
+            let text =
+                text.ok_or_else(|| OpError::failed(ExecError::SecretText(secret.id.clone())))?;
+            prepared.secret_env.push((secret.name.clone(), text));
+        }
+    }
+    prepared.caches(exec, ctx, inputs).await?;
+    // A mount beneath another comes after it.
+    prepared.mounts.sort_by(|a, b| a.target.cmp(&b.target));
+    Ok(prepared)
+}
+
+impl Prepared {
+    /// A name for the step that no other running one has.
+    pub(super) fn step_id(&self) -> String {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        format!(
+            "step-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+
+    /// The root and whether it is read-only.
+    pub(super) fn take_root(&mut self) -> (Source, bool) {
+        // An exec operation without a root is refused when its definition is decoded.
+        self.root
+            .take()
+            .unwrap_or((Source::Tmpfs { size: None }, true))
+    }
+
+    /// Turns what the step changed into results, in the order of the outputs.
+    pub(super) async fn commit(self, exec: &Exec) -> Result<Vec<Tree>, OpError> {
+        let mut outputs = self.outputs;
+        outputs.sort_by_key(|(index, _)| *index);
+        let description = exec.description.clone();
+        blocking(move || {
+            outputs
+                .into_iter()
+                .map(|(_, made)| match made {
+                    Made::AsIs(tree) => Ok(tree),
+                    Made::Changed(snapshot) => snapshot
+                        .commit(NewUsage {
+                            record_type: RecordType::Regular,
+                            description: description.clone(),
+                            mutable: false,
+                            size: None,
+                        })
+                        .map(Tree::of)
+                        .map_err(|source| ExecError::Snapshot {
+                            action: "commit what the step changed".into(),
+                            source,
+                        }),
+                })
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .await
+    }
+
+    fn mount(&mut self, exec: &Exec, dest: &str, source: Source, selector: &str, read_only: bool) {
+        self.mounts.push(StepMount {
+            source,
+            sub_path: PathBuf::from(selector.trim_start_matches('/')),
+            target: absolute(&exec.op.process.cwd, dest),
+            read_only,
+        });
+    }
+
+    async fn bind(
+        &mut self,
+        exec: &Exec,
+        dest: &str,
+        bind: &BindMount,
+        input: Option<Tree>,
+    ) -> Result<(), OpError> {
+        let is_root = dest == "/";
+        let base = input.as_ref().and_then(Tree::snapshot).cloned();
+        // A read-only mount that is an output hands its input on.
+        let hands_on = bind.readonly && !is_root && base.is_some();
+        let source = if let (Some(index), true) = (bind.output, hands_on) {
+            self.outputs
+                .push((index, Made::AsIs(input.unwrap_or_else(Tree::scratch))));
+            self.shown(exec, dest, base)?
+        } else if bind.output.is_some() || base.is_none() || is_root || !bind.readonly {
+            let snapshot = child(exec, dest, base).await?;
+            let source = plan(
+                &snapshot
+                    .mount_spec()
+                    .map_err(|source| snapshot_error(dest, source))?,
+            );
+            match bind.output {
+                Some(index) => self.outputs.push((index, Made::Changed(snapshot))),
+                None => self._discarded.push(snapshot),
+            }
+            source
+        } else {
+            self.shown(exec, dest, base)?
+        };
+        if is_root {
+            self.root = Some((source, bind.readonly));
+        } else {
+            self.mount(exec, dest, source, &bind.selector, bind.readonly);
+        }
+        Ok(())
+    }
+
+    fn shown(
+        &self,
+        _exec: &Exec,
+        dest: &str,
+        snapshot: Option<SnapshotRef>,
+    ) -> Result<Source, OpError> {
+        match snapshot {
+            Some(snapshot) => {
+                let spec = snapshot
+                    .mount_spec()
+                    .map_err(|source| snapshot_error(dest, source))?;
+                Ok(plan(&spec))
+            }
+            None => Ok(Source::Tmpfs { size: None }),
+        }
+    }
+
+    async fn secret(
+        &mut self,
+        exec: &Exec,
+        ctx: &OpContext<Tree>,
+        dest: &str,
+        secret: &SecretMount,
+    ) -> Result<(), OpError> {
+        if let Some(content) = find_secret(ctx, &secret.id, secret.optional).await? {
+            self.secrets.push(Secret {
+                target: absolute(&exec.op.process.cwd, dest),
+                data: content.expose().to_vec(),
+                mode: secret.mode,
+                uid: secret.uid,
+                gid: secret.gid,
+            });
+        }
+        Ok(())
+    }
+
+    async fn agent(
+        &mut self,
+        exec: &Exec,
+        ctx: &OpContext<Tree>,
+        dest: &str,
+        ssh: &SshMount,
+    ) -> Result<(), OpError> {
+        let id = if ssh.id.is_empty() {
+            "default"
+        } else {
+            &ssh.id
+        };
+        let found = ctx
+            .with_session(|handle| {
+                let connector = session::of(&handle).and_then(|session| session.agent(id));
+                async move { Ok(connector) }
+            })
+            .await;
+        let connector = match found {
+            Ok(Some(connector)) => connector,
+            Ok(None) | Err(OpError::Gone(_)) if ssh.optional => return Ok(()),
+            Ok(None) => return Err(OpError::gone(ExecError::NoAgent(id.to_owned()))),
+            Err(error) => return Err(error),
+        };
+        self.agents.push(AgentSocket {
+            target: absolute(&exec.op.process.cwd, dest),
+            mode: ssh.mode,
+            uid: ssh.uid,
+            gid: ssh.gid,
+            connector,
+        });
+        Ok(())
+    }
+
+    /// Takes all cache mounts, in the order of their keys, so that two steps that need the same
+    /// ones never wait for each other.
+    async fn caches(
+        &mut self,
+        exec: &Exec,
+        ctx: &OpContext<Tree>,
+        inputs: &[ResultRef<Tree>],
+    ) -> Result<(), OpError> {
+        let mut wanted: Vec<_> = exec
+            .op
+            .mounts
+            .iter()
+            .filter_map(|mount| match &mount.kind {
+                MountKind::Cache(cache) => Some((mount.dest.as_str(), cache)),
+                _ => None,
+            })
+            .map(|(dest, cache)| {
+                let base = cache
+                    .input
+                    .and_then(|input| inputs.get(input))
+                    .and_then(|tree| tree.snapshot().cloned());
+                (key(dest, cache, base.as_ref()), dest, cache, base)
+            })
+            .collect();
+        wanted.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        for (key, dest, cache, base) in wanted {
+            if let Some(index) = cache.output {
+                self.outputs.push((
+                    index,
+                    Made::AsIs(base.clone().map_or_else(Tree::scratch, Tree::of)),
+                ));
+            }
+            let request = CacheMountRequest {
+                key,
+                sharing: match cache.sharing {
+                    CacheSharingOpt::Shared => Sharing::Shared,
+                    CacheSharingOpt::Private => Sharing::Private,
+                    CacheSharingOpt::Locked => Sharing::Locked,
+                },
+                description: format!("cached mount {dest} from exec {}", exec.description),
+            };
+            let snapshots = exec.worker.snapshots.clone();
+            let fill = move |directory: &Path| match &base {
+                Some(base) => snapshots
+                    .copy_into(base, directory)
+                    .map_err(std::io::Error::other),
+                None => Ok(()),
+            };
+            let acquired = tokio::select! {
+                acquired = exec.worker.store.cache_mounts().acquire(&request, fill) => acquired,
+                () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
+            };
+            let acquired = acquired.map_err(|source| {
+                OpError::failed(ExecError::CacheMount {
+                    dest: dest.to_owned(),
+                    source,
+                })
+            })?;
+            let source = Source::Plan(MountPlan::Bind(acquired.path()));
+            self._caches.push(acquired);
+            self.mount(exec, dest, source, &cache.selector, cache.readonly);
+        }
+        Ok(())
+    }
+}
+
+/// What tells a cache mount's directory from others: its id, and what it starts with.
+fn key(dest: &str, cache: &CacheMount, base: Option<&SnapshotRef>) -> String {
+    let id = if cache.id.is_empty() { dest } else { &cache.id };
+    match base {
+        None => id.to_owned(),
+        Some(base) => {
+            let start = FieldHasher::new("weld.op.cache-mount.v1")
+                .number(base.id().0)
+                .finish();
+            format!("{id}:{}", &start.hex()[..16])
+        }
+    }
+}
+
+async fn child(
+    exec: &Exec,
+    dest: &str,
+    base: Option<SnapshotRef>,
+) -> Result<MutableSnapshot, OpError> {
+    let (snapshots, dest) = (exec.worker.snapshots.clone(), dest.to_owned());
+    blocking(move || {
+        snapshots
+            .create(base.as_ref())
+            .map_err(|source| ExecError::Snapshot {
+                action: format!("make a snapshot for {dest}"),
+                source,
+            })
+    })
+    .await
+}
+
+fn snapshot_error(dest: &str, source: weld_store::snapshot::SnapshotError) -> OpError {
+    OpError::failed(ExecError::Snapshot {
+        action: format!("mount {dest}"),
+        source,
+    })
+}
+
+async fn find_secret(
+    ctx: &OpContext<Tree>,
+    id: &str,
+    optional: bool,
+) -> Result<Option<session::Secret>, OpError> {
+    let found = ctx
+        .with_session(|handle| {
+            let session = session::of(&handle);
+            async move {
+                match session {
+                    Some(session) => session
+                        .secret(id)
+                        .await
+                        .map_err(|error| OpError::failed(ExecError::Session(error))),
+                    None => Ok(None),
+                }
+            }
+        })
+        .await;
+    match found {
+        Ok(Some(secret)) => Ok(Some(secret)),
+        Ok(None) | Err(OpError::Gone(_)) if optional => Ok(None),
+        Ok(None) => Err(OpError::gone(ExecError::NoSecret(id.to_owned()))),
+        Err(error) => Err(error),
+    }
+}
+
+/// A mount point; a relative one is below the working directory.
+fn absolute(cwd: &str, dest: &str) -> PathBuf {
+    Path::new("/").join(cwd).join(dest)
+}
+
+/// The store's description of a mount in the runtime's words.
+fn plan(spec: &MountSpec) -> Source {
+    Source::Plan(match &spec.source {
+        MountSource::Bind(path) => MountPlan::Bind(path.clone()),
+        MountSource::Overlay(overlay) => MountPlan::Overlay(Overlay {
+            lowers: overlay.lowers.clone(),
+            upper: overlay.upper.as_ref().map(|upper| UpperDirs {
+                upper: upper.upper.clone(),
+                work: upper.work.clone(),
+            }),
+            options: overlay
+                .userxattr
+                .then(|| ("userxattr".to_owned(), None))
+                .into_iter()
+                .collect(),
+        }),
+    })
+}

@@ -1,0 +1,158 @@
+//! From a decoded definition to one that a solver loads.
+
+use std::sync::Arc;
+
+use weld_llb::{Graph, Op as LlbOp, Source, Vertex};
+use weld_solver::{Definition, MergePolicy, Op, OpDefinition, Output, VertexDef, VertexOptions};
+
+use crate::digest::to_solver;
+use crate::exec::Exec;
+use crate::file::File;
+use crate::merge::{Diff, Merge};
+use crate::source::image::{Image, Wanted};
+use crate::{Tree, Worker};
+
+/// Why a definition cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// An operation that this version does not have.
+    #[error("{name}: {what} is not supported")]
+    Unsupported {
+        /// The vertex.
+        name: String,
+        /// What it wants.
+        what: &'static str,
+    },
+    /// It is larger than a solver can count.
+    #[error("the definition has too many operations")]
+    TooLarge,
+    /// The solver refuses it.
+    #[error(transparent)]
+    Definition(#[from] weld_solver::DefinitionError),
+}
+
+/// The solver's definition of a graph; `None` if its result is the tree without files.
+///
+/// # Errors
+/// [`ResolveError`].
+pub fn definition(
+    worker: &Arc<Worker>,
+    graph: &Graph,
+    no_cache: bool,
+) -> Result<Option<OpDefinition<Tree>>, ResolveError> {
+    let Some(root) = graph.root() else {
+        return Ok(None);
+    };
+    let vertices = graph
+        .vertices()
+        .iter()
+        .map(|vertex| {
+            let name = graph.name(vertex);
+            let inputs = vertex
+                .inputs()
+                .iter()
+                .map(|edge| output(edge.vertex, edge.output))
+                .collect::<Result<Vec<_>, _>>()?;
+            let metadata = vertex.metadata();
+            let merge = match vertex.description("weld.merge") {
+                Some("never") => MergePolicy::Never,
+                _ => MergePolicy::Auto,
+            };
+            Ok(VertexDef {
+                digest: to_solver(vertex.digest()),
+                op: operation(worker, vertex, &name)?,
+                inputs,
+                options: VertexOptions {
+                    ignore_cache: no_cache || metadata.ignore_cache,
+                    merge,
+                    export_cache: metadata
+                        .export_cache
+                        .as_ref()
+                        .is_none_or(|export| export.value),
+                    description: Arc::from(name.as_str()),
+                    ..VertexOptions::default()
+                },
+                name: Arc::from(name),
+            })
+        })
+        .collect::<Result<Vec<_>, ResolveError>>()?;
+    Ok(Some(Definition::new(
+        vertices,
+        output(root.vertex, root.output)?,
+    )?))
+}
+
+fn output(vertex: usize, index: usize) -> Result<Output, ResolveError> {
+    let number = |number| u32::try_from(number).map_err(|_| ResolveError::TooLarge);
+    Ok(Output {
+        vertex: number(vertex)?,
+        index: number(index)?,
+    })
+}
+
+fn operation(
+    worker: &Arc<Worker>,
+    vertex: &Vertex,
+    name: &str,
+) -> Result<Arc<dyn Op<Tree>>, ResolveError> {
+    let worker = Arc::clone(worker);
+    let platform = vertex
+        .platform()
+        .cloned()
+        .unwrap_or_else(|| worker.platform.clone());
+    let description = name.to_owned();
+    let unsupported = |what| {
+        Err(ResolveError::Unsupported {
+            name: name.to_owned(),
+            what,
+        })
+    };
+    Ok(match vertex.op() {
+        LlbOp::Exec(op) => Arc::new(Exec {
+            worker,
+            op: (**op).clone(),
+            platform,
+            inputs: vertex.inputs().len(),
+            resources: vertex.metadata().linux_resources.clone(),
+            description,
+        }),
+        LlbOp::Merge(op) => Arc::new(Merge {
+            worker,
+            op: op.clone(),
+            description,
+        }),
+        LlbOp::Diff(op) => Arc::new(Diff {
+            worker,
+            op: op.clone(),
+            description,
+        }),
+        LlbOp::Source(source) => match &**source {
+            Source::Image(image) => Arc::new(Image {
+                worker,
+                wanted: Wanted::Registry(image.clone()),
+                platform,
+                description: image.reference.clone(),
+            }),
+            Source::OciLayout(image) => Arc::new(Image {
+                worker,
+                wanted: Wanted::Layout(image.clone()),
+                platform,
+                description: image.reference.clone(),
+            }),
+            Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
+                return unsupported("a blob as a source");
+            }
+            Source::Local(_) => return unsupported("local"),
+            Source::Git(_) => return unsupported("git"),
+            Source::Http(_) => return unsupported("http"),
+        },
+        LlbOp::File(op) => Arc::new(File {
+            worker,
+            op: op.clone(),
+            inputs: vertex.inputs().len(),
+            description,
+        }),
+        LlbOp::Build(_) => return unsupported("a build inside of a build"),
+        LlbOp::Passthrough(_) => return unsupported("passthrough"),
+    })
+}

@@ -1,0 +1,102 @@
+//! What a client offers its build while it runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use weld_fileset::SelectionOptions;
+use weld_runtime::AgentConnector;
+use weld_source::local::TreeProvider;
+use weld_source::registry::Credentials;
+
+/// A client that serves directories, secrets, SSH agents and registry credentials: one in this
+/// process, or one at the other end of a connection.
+#[async_trait]
+pub trait Session: Send + Sync + 'static {
+    /// Tells the session from all others.
+    fn id(&self) -> &str;
+
+    /// What `selection` selects of the directory of that name; `None` if the client does not offer
+    /// it.
+    ///
+    /// # Errors
+    /// [`SessionError`] if it is offered but cannot be had.
+    fn directory(
+        &self,
+        name: &str,
+        selection: SelectionOptions,
+    ) -> Result<Option<Arc<dyn TreeProvider>>, SessionError>;
+
+    /// The OCI layout of that name, if the client offers it.
+    fn layout(&self, name: &str) -> Option<PathBuf>;
+
+    /// The secret of that id; `None` if the client does not offer it.
+    ///
+    /// # Errors
+    /// [`SessionError`] if it is offered but cannot be had.
+    async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError>;
+
+    /// The SSH agent of that id, if the client offers it.
+    fn agent(&self, id: &str) -> Option<AgentConnector>;
+
+    /// Who the client is at registries.
+    fn credentials(&self) -> Arc<dyn Credentials>;
+}
+
+/// Why a client could not serve what it offers.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SessionError {
+    /// A directory cannot be had.
+    #[error("local directory {name:?}: {reason}")]
+    Directory {
+        /// The directory's name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A secret cannot be had.
+    #[error("secret {id:?}: {reason}")]
+    Secret {
+        /// The secret's id.
+        id: String,
+        /// Why; says nothing of the content.
+        reason: String,
+    },
+}
+
+/// A secret's content; it is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Wraps the content.
+    pub const fn new(content: Vec<u8>) -> Self {
+        Self(content)
+    }
+
+    /// The content, for the one place that hands it to a step.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What stands for a client in the solver, which knows nothing of what it serves.
+struct Client(Arc<dyn Session>);
+
+/// The solver's handle on a session.
+pub fn lend(session: Arc<dyn Session>) -> weld_solver::Session {
+    weld_solver::Session::new(session.id(), Arc::new(Client(Arc::clone(&session))))
+}
+
+/// The session behind the solver's handle.
+pub fn of(handle: &weld_solver::Session) -> Option<Arc<dyn Session>> {
+    handle
+        .client::<Client>()
+        .map(|client| Arc::clone(&client.0))
+}

@@ -1,0 +1,4 @@
+//! The source operations: content from outside as trees.
+
+pub(crate) mod image;
+mod layers;

@@ -1,0 +1,380 @@
+//! The layers of an image as a tree: fetched in parallel, unpacked one on another.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_util::task::AbortOnDropHandle;
+use weld_digest::{Digest, FieldHasher};
+use weld_llb::reference::Repository;
+use weld_source::image::Descriptor;
+use weld_source::oci_layout::LayoutError;
+use weld_source::progress::Progress;
+use weld_source::registry::RegistryError;
+use weld_source::sink::{BlobSink, TeeReader, Verdict, tee};
+use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
+use weld_store::{
+    BlobError, BlobInfo, BlobRef, Blobs, DbError, Expected, Ingest, NewUsage, Object, RecordType,
+    Started, names,
+};
+
+use super::image::Place;
+use crate::{Tree, Worker};
+
+/// One layer.
+#[derive(Clone)]
+pub(super) struct Layer {
+    pub(super) descriptor: Descriptor,
+    pub(super) diff_id: Digest,
+}
+
+/// Where layers come from.
+#[derive(Clone)]
+pub(super) struct Origin {
+    pub(super) place: Place,
+    pub(super) repository: Repository,
+}
+
+/// Why layers do not become a tree.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LayersError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error("layer {digest}: {source}")]
+    Store { digest: Digest, source: BlobError },
+    #[error("layer {digest}: {source}")]
+    Unpack {
+        digest: Digest,
+        source: SnapshotError,
+    },
+    #[error("layer {digest}: cannot read it: {source}")]
+    Read { digest: Digest, source: io::Error },
+    #[error("cannot look a layer up: {0}")]
+    Database(#[from] DbError),
+    #[error("unpacking was stopped: {0}")]
+    Stopped(#[from] tokio::task::JoinError),
+}
+
+/// The tree that layers make. What the store has of it is taken from there.
+pub(super) async fn tree(
+    worker: &Arc<Worker>,
+    origin: Origin,
+    layers: Vec<Layer>,
+    description: &str,
+    progress: Progress,
+) -> Result<Tree, LayersError> {
+    let chain = chain_names(&layers);
+    let (mut parent, present) = known(worker, &chain).await?;
+    let mut fetches = Vec::new();
+    for (number, layer) in layers.iter().enumerate().skip(present) {
+        // The first missing layer has what it is unpacked on, so it is unpacked while it comes.
+        let at_once = (number == present).then(|| parent.clone());
+        let (worker, origin, layer) = (Arc::clone(worker), origin.clone(), layer.clone());
+        let (description, progress) = (description.to_owned(), progress.clone());
+        // Tasks of their own, so that they go on while this one unpacks.
+        fetches.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            fetch(&worker, &origin, &layer, &description, at_once, &progress).await
+        })));
+    }
+    for (number, fetch) in (present..).zip(fetches) {
+        let layer = &layers[number];
+        let snapshot = match fetch.await?? {
+            Fetched::Unpacked(snapshot) => snapshot,
+            Fetched::Blob(blob) => {
+                let transfer = progress.start(
+                    format!("extracting {}", layer.descriptor.digest),
+                    format!("extracting {}", layer.descriptor.digest),
+                    None,
+                );
+                let snapshot = unpack(worker, parent.clone(), layer, description, blob).await?;
+                transfer.complete();
+                snapshot
+            }
+        };
+        let (name, object) = (chain[number].clone(), Object::Snapshot(snapshot.id()));
+        // Nobody waits for it: without the name, the layer is unpacked again some day.
+        drop(
+            worker
+                .store
+                .db()
+                .update(move |tx| names::set(tx, &name, &object)),
+        );
+        parent = Some(snapshot);
+    }
+    Ok(parent.map_or_else(Tree::scratch, Tree::of))
+}
+
+/// The names under which snapshots of layer stacks are found again, lowest first.
+fn chain_names(layers: &[Layer]) -> Vec<String> {
+    let mut below = None;
+    layers
+        .iter()
+        .map(|layer| {
+            let hasher = FieldHasher::new("weld.chain.v1").digest(&layer.diff_id);
+            let chain = match &below {
+                Some(below) => hasher.digest(below),
+                None => hasher,
+            }
+            .finish();
+            let name = format!("chain:{}", chain.hex());
+            below = Some(chain);
+            name
+        })
+        .collect()
+}
+
+/// The highest stack that the store has, and how many layers that is.
+async fn known(
+    worker: &Arc<Worker>,
+    chain: &[String],
+) -> Result<(Option<SnapshotRef>, usize), LayersError> {
+    let (worker, chain) = (Arc::clone(worker), chain.to_vec());
+    tokio::task::spawn_blocking(move || {
+        for (number, name) in chain.iter().enumerate().rev() {
+            let object = worker.store.db().read(|tx| names::get(tx, name))?;
+            let Some(Object::Snapshot(id)) = object else {
+                continue;
+            };
+            // One that was removed meanwhile is not there.
+            if let Ok(Some(snapshot)) = worker.snapshots.get(id) {
+                worker.store.uses().add(&Object::Snapshot(id));
+                return Ok((Some(snapshot), number + 1));
+            }
+        }
+        Ok((None, 0))
+    })
+    .await?
+}
+
+enum Fetched {
+    Blob(BlobRef),
+    Unpacked(SnapshotRef),
+}
+
+async fn fetch(
+    worker: &Arc<Worker>,
+    origin: &Origin,
+    layer: &Layer,
+    description: &str,
+    parent: Option<Option<SnapshotRef>>,
+    progress: &Progress,
+) -> Result<Fetched, LayersError> {
+    let digest = &layer.descriptor.digest;
+    let store_error = |source| LayersError::Store {
+        digest: digest.clone(),
+        source,
+    };
+    let expected = Expected {
+        digest: Some(digest.clone()),
+        size: Some(layer.descriptor.size),
+    };
+    let blobs = worker.store.blobs();
+    let started = blobs
+        .ingest_async(Some(&digest.to_string()), expected)
+        .await
+        .map_err(store_error)?;
+    let ingest = match started {
+        Started::Present(blob) => return Ok(Fetched::Blob(blob)),
+        Started::Ingest(ingest) => ingest,
+    };
+    let info = BlobInfo {
+        media_type: Some(layer.descriptor.media_type.clone()),
+        labels: [("weld.source".to_owned(), origin.repository.to_string())].into(),
+        diff_id: Some(layer.diff_id.clone()),
+    };
+    let sink = StoreSink::new(blobs.clone(), ingest, info);
+    let registry = match &origin.place {
+        Place::Registry(registry) => registry,
+        Place::Layout(layout) => {
+            let (layout, descriptor) = (Arc::clone(layout), layer.descriptor.clone());
+            let copied = tokio::task::spawn_blocking(move || {
+                let mut file = layout.file(&descriptor)?;
+                copy(&mut file, sink, &descriptor.digest).map_err(|source| LayersError::Read {
+                    digest: descriptor.digest.clone(),
+                    source,
+                })
+            });
+            return copied.await?.map(Fetched::Blob);
+        }
+    };
+    match parent {
+        Some(parent) if sink.position() == 0 => {
+            let (sink, reader) = tee(sink);
+            let unpacking = unpack(worker, parent, layer, description, reader);
+            let fetching =
+                registry.fetch_blob(&origin.repository, &layer.descriptor, sink, progress);
+            let (fetched, unpacked) = tokio::join!(fetching, unpacking);
+            let blob = fetched?.into_inner().into_blob();
+            match (unpacked, blob) {
+                (Ok(snapshot), _) => Ok(Fetched::Unpacked(snapshot)),
+                // What was read on the way may have been cut short and begun again.
+                (Err(_), Some(blob)) => Ok(Fetched::Blob(blob)),
+                (Err(error), None) => Err(error),
+            }
+        }
+        _ => {
+            let sink = registry
+                .fetch_blob(&origin.repository, &layer.descriptor, sink, progress)
+                .await?;
+            let blob = sink.into_blob().ok_or_else(|| LayersError::Read {
+                digest: digest.clone(),
+                source: io::ErrorKind::UnexpectedEof.into(),
+            })?;
+            Ok(Fetched::Blob(blob))
+        }
+    }
+}
+
+/// A source of a layer's bytes that can be opened where they are read.
+trait OpenLayer: Send + 'static {
+    type Reader: Read + Send;
+
+    fn open(self) -> Result<Self::Reader, BlobError>;
+}
+
+impl OpenLayer for BlobRef {
+    type Reader = std::fs::File;
+
+    fn open(self) -> Result<Self::Reader, BlobError> {
+        BlobRef::open(&self)
+    }
+}
+
+impl OpenLayer for TeeReader {
+    type Reader = Self;
+
+    fn open(self) -> Result<Self, BlobError> {
+        Ok(self)
+    }
+}
+
+async fn unpack(
+    worker: &Arc<Worker>,
+    parent: Option<SnapshotRef>,
+    layer: &Layer,
+    description: &str,
+    content: impl OpenLayer,
+) -> Result<SnapshotRef, LayersError> {
+    let digest = layer.descriptor.digest.clone();
+    let descriptor = LayerDescriptor {
+        diff_id: layer.diff_id.clone(),
+        media_type: weld_source::image::media_type::oci_layer_type(&layer.descriptor.media_type)
+            .to_owned(),
+        digest: digest.clone(),
+        size: layer.descriptor.size,
+        annotations: layer.descriptor.annotations.clone(),
+    };
+    let usage = NewUsage {
+        record_type: RecordType::Regular,
+        description: format!("pulled from {description}"),
+        mutable: false,
+        size: None,
+    };
+    let worker = Arc::clone(worker);
+    tokio::task::spawn_blocking(move || {
+        let reader = content.open().map_err(|source| LayersError::Store {
+            digest: digest.clone(),
+            source,
+        })?;
+        worker
+            .snapshots
+            .apply(parent.as_ref(), reader, &descriptor, usage)
+            .map_err(|source| LayersError::Unpack { digest, source })
+    })
+    .await?
+}
+
+/// Writes a blob into the store.
+struct StoreSink {
+    blobs: Blobs,
+    ingest: Option<Box<Ingest>>,
+    info: BlobInfo,
+    blob: Option<BlobRef>,
+}
+
+impl StoreSink {
+    fn new(blobs: Blobs, ingest: Box<Ingest>, info: BlobInfo) -> Self {
+        Self {
+            blobs,
+            ingest: Some(ingest),
+            info,
+            blob: None,
+        }
+    }
+
+    fn into_blob(self) -> Option<BlobRef> {
+        self.blob
+    }
+
+    /// The ingest; a new one if the last one proved wrong.
+    fn ingest(&mut self) -> io::Result<&mut Ingest> {
+        if self.ingest.is_none() {
+            match self
+                .blobs
+                .ingest(None, Expected::default())
+                .map_err(io::Error::other)?
+            {
+                Started::Ingest(ingest) => self.ingest = Some(ingest),
+                Started::Present(_) => {
+                    return Err(io::Error::other("a blob without a digest is not known"));
+                }
+            }
+        }
+        self.ingest
+            .as_deref_mut()
+            .ok_or_else(|| io::Error::other("the ingest was not made"))
+    }
+}
+
+impl BlobSink for StoreSink {
+    fn position(&self) -> u64 {
+        self.ingest.as_ref().map_or(0, |ingest| ingest.offset())
+    }
+
+    fn write(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.ingest()?.append(&chunk).map_err(io::Error::other)
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.ingest()?.restart().map_err(io::Error::other)
+    }
+
+    fn finish(&mut self, expected: &Digest) -> io::Result<Verdict> {
+        self.ingest()?;
+        let Some(ingest) = self.ingest.take() else {
+            return Err(io::Error::other("there is nothing to finish"));
+        };
+        match ingest.commit(self.info.clone()) {
+            Ok(blob) => {
+                let verdict = Verdict::of(blob.digest().clone(), expected);
+                self.blob = (verdict == Verdict::Right).then_some(blob);
+                Ok(verdict)
+            }
+            Err(BlobError::WrongDigest { actual, .. }) => Ok(Verdict::Wrong { actual }),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+fn copy(from: &mut impl Read, mut sink: StoreSink, expected: &Digest) -> io::Result<BlobRef> {
+    sink.restart()?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = from.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        sink.write(Bytes::copy_from_slice(&buffer[..count]))?;
+    }
+    match sink.finish(expected)? {
+        Verdict::Right => sink
+            .into_blob()
+            .ok_or_else(|| io::Error::other("the blob was not kept")),
+        Verdict::Wrong { actual } => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it is damaged: its digest is {actual}"),
+        )),
+    }
+}

@@ -1,0 +1,49 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use weld_llb::Platform;
+use weld_runtime::Runtime;
+use weld_source::registry::{Credentials, Registry};
+use weld_store::Store;
+use weld_store::snapshot::Snapshots;
+
+use crate::source::image::Resolutions;
+
+/// What operations work with: the store, the runtime and the ways to the outside. One for an
+/// engine.
+pub struct Worker {
+    /// Blobs, results and cache mounts.
+    pub store: Store,
+    /// Snapshots.
+    pub snapshots: Snapshots,
+    /// What runs steps.
+    pub runtime: Runtime,
+    /// The way to registries, as nobody.
+    pub registry: Registry,
+    /// The platform of steps that name none.
+    pub platform: Platform,
+    /// Where bare repositories are kept between fetches.
+    pub repositories: PathBuf,
+    pub(crate) resolutions: Resolutions,
+}
+
+impl Worker {
+    /// A worker.
+    pub fn new(store: Store, snapshots: Snapshots, runtime: Runtime, registry: Registry) -> Self {
+        let repositories = store.root().join("git");
+        Self {
+            store,
+            snapshots,
+            runtime,
+            registry,
+            platform: Platform::host(),
+            repositories,
+            resolutions: Resolutions::default(),
+        }
+    }
+
+    /// The way to registries as the client of a session.
+    pub(crate) fn registry_as(&self, credentials: Arc<dyn Credentials>) -> Registry {
+        self.registry.with_credentials(credentials)
+    }
+}

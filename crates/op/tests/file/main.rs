@@ -1,0 +1,13 @@
+//! The file operation on real trees.
+
+#![allow(clippy::unwrap_used, reason = "a test helper fails by panicking")]
+
+mod cache;
+mod copy;
+mod layered;
+mod overlay;
+mod paths;
+mod scratch;
+mod sequence;
+mod solved;
+mod unpack;

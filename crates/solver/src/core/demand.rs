@@ -1,0 +1,111 @@
+//! Demand: which state an edge is wanted to reach, by its dependents and by requests.
+
+use super::{
+    Core, faulty,
+    graph::{EdgeState, TaskSlot, VertexId},
+    io::EdgeId,
+};
+
+fn level(state: EdgeState) -> Option<usize> {
+    match state {
+        EdgeState::Initial => None,
+        EdgeState::CacheFast => Some(0),
+        EdgeState::CacheSlow => Some(1),
+        EdgeState::Complete => Some(2),
+    }
+}
+
+impl<O: Clone, V: Clone> Core<O, V> {
+    /// Sets what an edge wants of one of its inputs.
+    pub(super) fn want(&mut self, edge: EdgeId, slot: usize, want: EdgeState) {
+        let state = &mut self.edges[edge];
+        let old = std::mem::replace(&mut state.slots[slot].want, want);
+        if old == want {
+            return;
+        }
+        let vertex = state.vertex;
+        let input = self.find(self.vertices[vertex].slots[slot].declared);
+        self.count_want(input, old, want);
+    }
+
+    fn count_want(&mut self, input: EdgeId, old: EdgeState, new: EdgeState) {
+        let state = &mut self.edges[input];
+        let before = state.desired();
+        if let Some(level) = level(old) {
+            state.wants[level] -= 1;
+        }
+        if let Some(level) = level(new) {
+            state.wants[level] += 1;
+        }
+        if state.desired() != before {
+            self.touch(input);
+        }
+    }
+
+    /// Adds what a dependent wants; used where it moves from one edge to another.
+    pub(super) fn add_want(&mut self, input: EdgeId, want: EdgeState) {
+        self.count_want(input, EdgeState::Initial, want);
+    }
+
+    /// Wants nothing of any input any more, and no work of the own vertex.
+    pub(super) fn withdraw(&mut self, edge: EdgeId) {
+        for slot in 0..self.edges[edge].slots.len() {
+            self.want(edge, slot, EdgeState::Initial);
+            self.edges[edge].slots[slot].work = false;
+        }
+        let state = &mut self.edges[edge];
+        state.need_map = false;
+        state.need_exec = false;
+    }
+
+    /// Starts and cancels the calls of a vertex's operation according to what its edges need.
+    pub(super) fn sync(&mut self, vertex: VertexId) {
+        let state = &self.vertices[vertex];
+        let edges = || state.edges.iter().map(|edge| &self.edges[*edge]);
+        let need_map = edges().any(|edge| edge.need_map);
+        let need_exec = edges().any(|edge| edge.need_exec);
+        match state.map_call {
+            TaskSlot::Idle if need_map => self.start_cache_map(vertex),
+            slot @ TaskSlot::Running(_) if !need_map => {
+                self.vertices[vertex].map_call = self.wind(slot)
+            }
+            _ => {}
+        }
+        match self.vertices[vertex].exec {
+            TaskSlot::Idle if need_exec => self.start_exec(vertex),
+            slot @ TaskSlot::Running(_) if !need_exec => {
+                let winding = self.wind(slot);
+                self.vertices[vertex].exec = if faulty!(self, RunsOverlap) {
+                    TaskSlot::Idle
+                } else {
+                    winding
+                };
+                self.set_cancelled(vertex);
+            }
+            _ => {}
+        }
+        for slot in 0..self.vertices[vertex].slots.len() {
+            self.sync_slot(vertex, slot);
+        }
+    }
+
+    fn sync_slot(&mut self, vertex: VertexId, slot: usize) {
+        let state = &self.vertices[vertex];
+        let task = state.slots[slot].task;
+        if task.is_idle() && !state.slots[slot].has_work() {
+            return;
+        }
+        let needed = state
+            .edges
+            .iter()
+            .any(|edge| self.edges[*edge].slots[slot].work);
+        match task {
+            TaskSlot::Idle if needed => self.start_slot_work(vertex, slot),
+            TaskSlot::Running(_) if !needed => {
+                let winding = self.wind(task);
+                self.vertices[vertex].slots[slot].task = winding;
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Failures: whether a failed call is final, and who hears of it.
+
+use std::sync::Arc;
+
+use super::{
+    Core, EdgeState, faulty,
+    graph::{Phase, Purpose, Status, Task, TaskSlot, VertexId},
+    io::EdgeId,
+};
+use crate::{Failure, OpCall, OpError, OpFailure, TraceEvent};
+
+impl<O: Clone, V: Clone> Core<O, V> {
+    /// A call of an operation failed. It may be repeated, with another operation or a new input; otherwise everyone who waits for it
+    /// hears of it.
+    pub(super) fn call_failed(&mut self, task: &Task, call: OpCall, error: OpError) {
+        let vertex = task.vertex;
+        self.trace_call_end(vertex, call, self.tracing.then(|| error.to_string()));
+        match &error {
+            OpError::LostInput { input, .. } => {
+                let at = if matches!(task.purpose, Purpose::Slot(_)) {
+                    0
+                } else {
+                    *input as usize
+                };
+                if let Some((edge, generation)) = task.inputs.get(at).copied() {
+                    return self.input_lost(vertex, edge, generation);
+                }
+            }
+            OpError::Gone(_) if self.fall_back(vertex, task.actor) => return,
+            _ => {}
+        }
+        self.calls_succeed(vertex);
+        let failure = self.op_failure(task, call, error);
+        let text: Arc<str> = failure.to_string().into();
+        self.set_failed(vertex, text);
+        for edge in self.vertices[vertex].edges.clone() {
+            if self.needs_call(edge, task.purpose) {
+                self.fail(edge, failure.clone());
+            }
+        }
+    }
+
+    fn op_failure(&self, task: &Task, call: OpCall, error: OpError) -> Failure<V> {
+        let vertex = &self.vertices[task.vertex];
+        let given = task
+            .inputs
+            .iter()
+            .filter_map(|(edge, _)| self.edges.get(*edge)?.result.clone());
+        let input = if let Purpose::Slot(slot) = task.purpose {
+            Some(slot)
+        } else {
+            None
+        };
+        let failure = OpFailure {
+            vertex: vertex.digest,
+            name: vertex.label.name.clone(),
+            description: vertex.label.description.clone(),
+            call,
+            input,
+            error,
+        };
+        Failure::Op {
+            failure: Arc::new(failure),
+            inputs: given.collect(),
+        }
+    }
+
+    fn needs_call(&self, edge: EdgeId, purpose: Purpose) -> bool {
+        let edge = &self.edges[edge];
+        match purpose {
+            Purpose::CacheMap => edge.need_map,
+            Purpose::Slot(slot) => edge.slots[slot as usize].work,
+            Purpose::Exec => edge.need_exec,
+            Purpose::Load(_) => false,
+        }
+    }
+
+    /// The result that a call was given is lost: it is made anew, and then the call is repeated.
+    fn input_lost(&mut self, vertex: VertexId, edge: EdgeId, generation: u32) {
+        let lost = if self.edges.contains(edge) {
+            self.lose(edge, generation)
+        } else {
+            Ok(())
+        };
+        let edges = self.vertices[vertex].edges.clone();
+        match lost {
+            Ok(()) => edges
+                .into_iter()
+                .for_each(|edge| self.edges[edge].need_exec = false),
+            Err(failure) => {
+                for edge in edges {
+                    if self.edges[edge].need_exec
+                        || self.edges[edge].slots.iter().any(|slot| slot.work)
+                    {
+                        self.fail(edge, failure.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets the operation of another interested job stand in for one whose needs went away. Returns whether there is one.
+    fn fall_back(&mut self, vertex: VertexId, actor: VertexId) -> bool {
+        if faulty!(self, FallbackDropped) {
+            return false;
+        }
+        self.vertices[vertex].extra_mut().given_up.push(actor);
+        let merged = self.vertices[vertex]
+            .edges
+            .iter()
+            .flat_map(|edge| self.sources_of(*edge));
+        let next = merged
+            .filter(|source| !self.edges[*source].interest.is_empty())
+            .map(|source| self.edges[source].vertex)
+            .find(|source| self.may_stand_in(vertex, *source));
+        if let Some(next) = next {
+            self.vertices[vertex].extra_mut().stand_in = Some(next);
+            self.trace(|core| TraceEvent::Fallback {
+                vertex: core.vertices[vertex].digest,
+                next: core.vertices[next].digest,
+            });
+        }
+        next.is_some()
+    }
+
+    fn may_stand_in(&self, vertex: VertexId, source: VertexId) -> bool {
+        let given_up = self.vertices[vertex]
+            .extra
+            .as_ref()
+            .is_some_and(|extra| extra.given_up.contains(&source));
+        // An operation that runs for its own vertex is left alone: it may be waiting for this one.
+        !given_up
+            && !matches!(self.vertices[source].exec, TaskSlot::Running(_))
+            && !self.is_taken(source, source)
+    }
+
+    /// A call went through, or its failure is final: the own operation is tried first again next time.
+    pub(super) fn calls_succeed(&mut self, vertex: VertexId) {
+        if let Some(extra) = &mut self.vertices[vertex].extra {
+            extra.stand_in = None;
+            extra.given_up.clear();
+        }
+    }
+
+    /// Fails everyone who waits for more of an edge than it has reached, all the way up. What is left is as if the failed step had
+    /// never been taken: a later request takes it anew.
+    pub(super) fn fail(&mut self, edge: EdgeId, failure: Failure<V>) {
+        let mut work = vec![(edge, self.edges[edge].phase.state())];
+        while let Some((edge, reached)) = work.pop() {
+            for dependent in &self.edges[edge].dependents {
+                for consumer in &self.vertices[dependent.vertex].edges {
+                    let state = &self.edges[*consumer];
+                    if state.is_forwarded() || state.slots[dependent.slot as usize].want <= reached
+                    {
+                        continue;
+                    }
+                    // An edge that completes its inputs early still owes its keys to those who want no more.
+                    let early = state.phase == Phase::Keys && reached >= EdgeState::CacheFast;
+                    work.push((
+                        *consumer,
+                        if early {
+                            EdgeState::CacheSlow
+                        } else {
+                            state.phase.state()
+                        },
+                    ));
+                }
+            }
+            self.fail_requests(edge, &failure);
+            self.rest(edge);
+            self.touch(edge);
+        }
+    }
+
+    /// Marks a vertex as failed for those who hear of it.
+    fn set_failed(&mut self, vertex: VertexId, text: Arc<str>) {
+        let from = self.started_at(vertex);
+        self.vertices[vertex].extra_mut().error = Some(text);
+        self.set_status(vertex, Status::Failed { from, at: self.now });
+    }
+}

@@ -1,0 +1,415 @@
+//! The live graph: jobs, vertices, edges and tasks, as they lie in their arenas.
+//!
+//! Owners: a job owns its root edges, an edge its vertex, a vertex the edges of its inputs and the roots of the builds that its
+//! operation asked for, a merged edge its target, a task its vertex. A thing is freed when its last owner lets go.
+
+use std::{cell::Cell, sync::Arc};
+
+use smallvec::SmallVec;
+
+use super::{
+    arena::Id,
+    io::{EdgeId, JobId, SessionNo, TaskId, Ticket},
+    jobset::JobSet,
+};
+use crate::{CacheSourceId, Digest, KeyId, Record, keystore::InputKey};
+
+/// Marks ids of edges.
+pub(crate) struct EdgeTag;
+/// Marks ids of vertices.
+pub(crate) struct VertexTag;
+/// Marks ids of jobs.
+pub struct JobTag;
+/// Marks ids of tasks.
+pub struct TaskTag;
+
+pub(crate) type VertexId = Id<VertexTag>;
+
+/// How far an edge is, or is wanted to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EdgeState {
+    /// Nothing is known.
+    Initial,
+    /// All keys that follow from definitions are known.
+    CacheFast,
+    /// All keys are known that can be without running this edge's own operation.
+    CacheSlow,
+    /// The result is there.
+    Complete,
+}
+
+pub(crate) struct JobState {
+    pub(crate) id: Arc<str>,
+    pub(crate) slot: u32,
+    pub(crate) domain: Option<Digest>,
+    pub(crate) session: Option<SessionNo>,
+    pub(crate) subscribed: bool,
+    pub(crate) roots: Vec<EdgeId>,
+    /// Every edge that got this job's interest bit, and perhaps some that were freed since.
+    pub(crate) touched: Vec<EdgeId>,
+    pub(crate) requests: Vec<Ticket>,
+}
+
+/// Who is to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asker {
+    Job(JobId),
+    Task(TaskId),
+}
+
+pub(crate) struct Request {
+    pub(crate) asker: Asker,
+    /// The edge that has it in its list; never a forwarding one.
+    pub(crate) edge: EdgeId,
+}
+
+/// What a vertex is called and said to do; shared with failures and progress.
+pub(crate) struct Label {
+    pub(crate) name: Arc<str>,
+    pub(crate) description: Arc<str>,
+}
+
+pub(crate) struct Vertex<O> {
+    pub(crate) digest: Digest,
+    pub(crate) domain: Option<Box<Digest>>,
+    /// Higher than the rank of everything that this vertex waits for.
+    pub(crate) rank: u32,
+    /// Order of creation; decides ties.
+    pub(crate) seq: u64,
+    pub(crate) ignore_cache: bool,
+    pub(crate) never_merge: bool,
+    pub(crate) public: bool,
+    pub(crate) label: Label,
+    pub(crate) op: O,
+    pub(crate) slots: Box<[Slot]>,
+    /// Live edges, in order of creation.
+    pub(crate) edges: SmallVec<[EdgeId; 1]>,
+    pub(crate) maps: SmallVec<[Map; 1]>,
+    /// Whether the last known map is the last one.
+    pub(crate) maps_end: bool,
+    pub(crate) map_call: TaskSlot,
+    pub(crate) exec: TaskSlot,
+    /// Epoch of the last walk that came by.
+    pub(crate) mark: u64,
+    /// Tasks that are not finished; they own the vertex.
+    pub(crate) tasks: u32,
+    /// Jobs that loaded this vertex themselves, or whose operation did.
+    pub(crate) loaded: JobSet,
+    pub(crate) status: Status,
+    pub(crate) extra: Option<Box<VertexExtra>>,
+}
+
+/// What few vertices have.
+#[derive(Default)]
+pub(crate) struct VertexExtra {
+    pub(crate) sub_builds: Vec<EdgeId>,
+    pub(crate) sources: Option<Arc<[CacheSourceId]>>,
+    /// The vertex whose operation is called in place of the own one, because what that one needed went away.
+    pub(crate) stand_in: Option<VertexId>,
+    /// Vertices whose operation failed because what it needed went away.
+    pub(crate) given_up: Vec<VertexId>,
+    pub(crate) error: Option<Arc<str>>,
+    /// Whether the operation runs for another vertex at the moment.
+    pub(crate) lent: bool,
+    /// Vertices that wait for the operation to be free, to run it.
+    pub(crate) borrowers: Vec<VertexId>,
+}
+
+/// An input of a vertex.
+pub(crate) struct Slot {
+    /// The edge that was loaded as the input; owned. It may forward.
+    pub(crate) declared: EdgeId,
+    /// Position in the list of dependents of the edge that `declared` resolves to.
+    pub(crate) position: u32,
+    pub(crate) preprocess: Step,
+    pub(crate) slow: Step,
+    pub(crate) task: TaskSlot,
+    pub(crate) content: Option<Box<Digest>>,
+}
+
+/// Progress of a step that runs at most once per result of the input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// There is no such step, or the cache map is not known yet.
+    Absent,
+    Todo,
+    Done,
+}
+
+/// A place for one task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum TaskSlot {
+    Idle,
+    Running(TaskId),
+    /// Cancelled, but not ended yet.
+    Winding(TaskId),
+}
+
+impl TaskSlot {
+    pub(crate) fn is_idle(self) -> bool {
+        self == Self::Idle
+    }
+}
+
+/// A cache map, as far as the core needs it.
+pub(crate) struct Map {
+    /// Digest of the operation, salted with the isolation domain unless the vertex is public.
+    pub(crate) op: Digest,
+    /// Per input; `None` where no input has a selector.
+    pub(crate) selectors: Option<Box<[Option<Digest>]>>,
+}
+
+impl Map {
+    pub(crate) fn selector(&self, slot: usize) -> Option<Digest> {
+        self.selectors
+            .as_ref()
+            .and_then(|selectors| selectors.get(slot).copied().flatten())
+    }
+}
+
+/// What jobs were told of a vertex.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Status {
+    Pending,
+    Started { at: u64 },
+    Completed { from: u64, at: u64 },
+    Cached { at: u64 },
+    Failed { from: u64, at: u64 },
+}
+
+pub(crate) struct Dependent {
+    pub(crate) vertex: VertexId,
+    pub(crate) slot: u32,
+}
+
+/// How an edge is being solved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Definition keys of this edge and its inputs are being collected.
+    Keys,
+    /// Definition keys led to no record; inputs are raised one rung of the ladder after the other.
+    Raise,
+    /// No more keys can be known without running the operation: there is a record to load, or there can be none.
+    Settled,
+    /// A record is being loaded.
+    Loading,
+    /// The operation is to run, or runs.
+    Running,
+    /// The result is there.
+    Complete,
+    /// Merged into another edge.
+    Forwarded(EdgeId),
+}
+
+impl Phase {
+    pub(crate) fn state(self) -> EdgeState {
+        match self {
+            Self::Keys => EdgeState::Initial,
+            Self::Raise => EdgeState::CacheFast,
+            Self::Settled | Self::Loading | Self::Running => EdgeState::CacheSlow,
+            Self::Complete => EdgeState::Complete,
+            // A forwarding edge is never looked at for its own state.
+            Self::Forwarded(_) => EdgeState::Initial,
+        }
+    }
+}
+
+/// What a key of an edge may be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KeyUse {
+    /// For look-ups, for the index and for records.
+    Full,
+    /// For the index only: the key exists in this process alone.
+    Live,
+    /// For records only: the edge was forced to run, nothing may be found through it.
+    Record,
+}
+
+impl KeyUse {
+    /// Good for finding records.
+    pub(crate) fn finds(self) -> bool {
+        self == Self::Full
+    }
+
+    /// Good for finding live edges.
+    pub(crate) fn merges(self) -> bool {
+        self != Self::Record
+    }
+
+    /// Good for naming records.
+    pub(crate) fn records(self) -> bool {
+        self != Self::Live
+    }
+}
+
+/// One way in which an input of an edge can be named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Alternative {
+    pub(crate) key: InputKey,
+    pub(crate) usage: KeyUse,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct EdgeKey {
+    pub(crate) id: KeyId,
+    pub(crate) usage: KeyUse,
+    /// Found in a store by a query, rather than computed here.
+    pub(crate) stored: bool,
+}
+
+/// What an edge knows and wants of one input of its vertex.
+#[derive(Clone, Copy)]
+pub(crate) struct EdgeSlot {
+    /// State of the input, as last heard.
+    pub(crate) state: EdgeState,
+    /// What this edge wants of it; counted in the input's `wants`.
+    pub(crate) want: EdgeState,
+    pub(crate) hit: Hit,
+    /// Keys of the input came in that no query was made with.
+    pub(crate) fresh: bool,
+    /// The steps on the input's result are wanted.
+    pub(crate) work: bool,
+}
+
+/// Whether any stored key can be reached through an input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Hit {
+    Unknown,
+    Yes,
+    No,
+}
+
+pub(crate) struct Edge<V> {
+    pub(crate) vertex: VertexId,
+    pub(crate) output: u32,
+    pub(crate) phase: Phase,
+    pub(crate) owners: u32,
+    pub(crate) interest: JobSet,
+    /// Inputs of live vertices that resolve to this edge.
+    pub(crate) dependents: Vec<Dependent>,
+    /// How many dependent edges want `CacheFast`, `CacheSlow` and `Complete`.
+    pub(crate) wants: [u32; 3],
+    pub(crate) requests: SmallVec<[Ticket; 1]>,
+    pub(crate) keys: SmallVec<[EdgeKey; 1]>,
+    pub(crate) slots: Box<[EdgeSlot]>,
+    pub(crate) result: Option<V>,
+    /// How many results this edge has had.
+    pub(crate) generation: u32,
+    /// Cache maps that were taken into account.
+    pub(crate) maps_seen: u32,
+    /// Queries under way.
+    pub(crate) queries: u32,
+    /// Answers to queries of an older epoch are not believed.
+    pub(crate) epoch: u32,
+    pub(crate) load: TaskSlot,
+    /// No record can match, whatever is learnt of the inputs.
+    pub(crate) no_match: bool,
+    /// In the list of edges to advance.
+    pub(crate) dirty: bool,
+    /// In the index.
+    pub(crate) indexed: bool,
+    /// The index should be looked at: names of inputs came in.
+    pub(crate) look: bool,
+    /// Names of inputs came in since a match over all inputs was last asked for.
+    pub(crate) unmatched: bool,
+    pub(crate) need_map: bool,
+    pub(crate) need_exec: bool,
+    /// Where a forwarding edge leads in the end, as far as known: a short cut along its targets, owned by nobody.
+    pub(crate) resolved: Cell<EdgeId>,
+    /// Position in the list of merged edges of the target.
+    pub(crate) position: u32,
+    pub(crate) extra: Option<Box<EdgeExtra>>,
+}
+
+/// What few edges have.
+#[derive(Default)]
+pub(crate) struct EdgeExtra {
+    /// Edges that forward to this one, in one step.
+    pub(crate) merged: Vec<EdgeId>,
+    /// Vertices whose operation asked for a build that ends in this edge.
+    pub(crate) parents: Vec<VertexId>,
+    /// Keys of inputs that only merged edges knew, by input.
+    pub(crate) links: Vec<(u32, Alternative)>,
+    /// Records to try, best first.
+    pub(crate) records: Vec<Record>,
+    /// Records that were tried.
+    pub(crate) tried: Vec<Record>,
+    /// The record that the result was loaded from.
+    pub(crate) loaded_from: Option<Record>,
+    /// How often a result was lost.
+    pub(crate) lost: u32,
+}
+
+/// What a task is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    CacheMap,
+    Slot(u32),
+    Load(EdgeId),
+    Exec,
+}
+
+pub(crate) struct Task {
+    pub(crate) vertex: VertexId,
+    /// The vertex whose operation is called.
+    pub(crate) actor: VertexId,
+    pub(crate) purpose: Purpose,
+    pub(crate) cancelled: bool,
+    /// Requests of sub-builds that the operation made and that are not answered.
+    pub(crate) requests: Vec<Ticket>,
+    /// Results of inputs that the call was given, by generation.
+    pub(crate) inputs: SmallVec<[(EdgeId, u32); 2]>,
+}
+
+impl<O> Vertex<O> {
+    pub(crate) fn extra_mut(&mut self) -> &mut VertexExtra {
+        self.extra.get_or_insert_default()
+    }
+
+    pub(crate) fn sub_builds(&self) -> &[EdgeId] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.sub_builds)
+    }
+}
+
+impl<V> Edge<V> {
+    pub(crate) fn extra_mut(&mut self) -> &mut EdgeExtra {
+        self.extra.get_or_insert_default()
+    }
+
+    pub(crate) fn merged(&self) -> &[EdgeId] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.merged)
+    }
+
+    pub(crate) fn links(&self) -> &[(u32, Alternative)] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.links)
+    }
+
+    pub(crate) fn records(&self) -> &[Record] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.records)
+    }
+
+    /// The state that somebody wants this edge to reach.
+    pub(crate) fn desired(&self) -> EdgeState {
+        let [fast, slow, complete] = self.wants;
+        if complete > 0 || !self.requests.is_empty() {
+            EdgeState::Complete
+        } else if slow > 0 {
+            EdgeState::CacheSlow
+        } else if fast > 0 {
+            EdgeState::CacheFast
+        } else {
+            EdgeState::Initial
+        }
+    }
+
+    /// Notes that an input has names that nothing was asked with.
+    pub(crate) fn names_came_in(&mut self, slot: usize) {
+        self.slots[slot].fresh = true;
+        self.look = true;
+        self.unmatched = true;
+    }
+
+    pub(crate) fn is_forwarded(&self) -> bool {
+        matches!(self.phase, Phase::Forwarded(_))
+    }
+}

@@ -1,0 +1,395 @@
+//! Cache keys: computing an edge's own, asking the stores about them, saving what leads to a result.
+
+use super::{
+    Core,
+    graph::{Alternative, EdgeKey, EdgeState, Hit, KeyUse, Phase, Step},
+    io::{EdgeId, Effect, QueryId, Subject},
+};
+use crate::{
+    Digest, KeyId, KeyMatches, KeyQuery, Record, SaveKey, TraceEvent,
+    digest::KeyHasher,
+    keystore::{InputKey, InputKeys},
+};
+
+/// Names the keys that exist in this process only.
+const LIVE_SEED: &[u8] = b"weld.solver.live";
+
+impl<O: Clone, V: Clone> Core<O, V> {
+    /// Calls `each` with every way in which an input of an edge can be named, until it returns `false`: by its keys with the selector,
+    /// by its content, by keys that a merged edge brought in.
+    pub(super) fn alternatives(
+        &self,
+        edge: EdgeId,
+        slot: usize,
+        mut each: impl FnMut(Alternative) -> bool,
+    ) {
+        let state = &self.edges[edge];
+        let vertex = &self.vertices[state.vertex];
+        let selector = vertex.maps.first().and_then(|map| map.selector(slot));
+        let input = &vertex.slots[slot];
+        for key in &self.edges[self.find(input.declared)].keys {
+            if !each(Alternative {
+                key: InputKey {
+                    key: key.id,
+                    selector,
+                },
+                usage: key.usage,
+            }) {
+                return;
+            }
+        }
+        if let Some(content) = &input.content {
+            let key = InputKey {
+                key: KeyId::content(**content),
+                selector: None,
+            };
+            if !each(Alternative {
+                key,
+                usage: KeyUse::Full,
+            }) {
+                return;
+            }
+        }
+        for (at, alternative) in state.links() {
+            if *at as usize == slot && !each(*alternative) {
+                return;
+            }
+        }
+    }
+
+    fn first_alternative(
+        &self,
+        edge: EdgeId,
+        slot: usize,
+        usable: impl Fn(KeyUse) -> bool,
+    ) -> Option<InputKey> {
+        let mut found = None;
+        self.alternatives(edge, slot, |alternative| {
+            if usable(alternative.usage) {
+                found = Some(alternative.key);
+            }
+            found.is_none()
+        });
+        found
+    }
+
+    fn input_keys(&self, edge: EdgeId, slot: usize, usable: impl Fn(KeyUse) -> bool) -> InputKeys {
+        let mut keys = Vec::with_capacity(1);
+        self.alternatives(edge, slot, |alternative| {
+            if usable(alternative.usage) && !keys.contains(&alternative.key) {
+                keys.push(alternative.key);
+            }
+            true
+        });
+        InputKeys {
+            input: slot as u32,
+            keys,
+        }
+    }
+
+    /// The key that follows from one usable name per input.
+    fn derived_key(&self, edge: EdgeId, usable: impl Fn(KeyUse) -> bool + Copy) -> Option<KeyId> {
+        let state = &self.edges[edge];
+        let op = self.vertices[state.vertex].maps.first()?.op;
+        let mut hash = KeyHasher::new(op, state.output);
+        for slot in 0..state.slots.len() {
+            let key = self.first_alternative(edge, slot, usable)?;
+            hash.input(key.key, key.selector);
+        }
+        Some(hash.finish())
+    }
+
+    /// Gives an edge the keys that follow from its definition, as far as a store did not give it any.
+    pub(super) fn own_keys(&mut self, edge: EdgeId) {
+        let state = &self.edges[edge];
+        if state.keys.iter().any(|key| key.usage == KeyUse::Full) {
+            return;
+        }
+        let ignore_cache = self.vertices[state.vertex].ignore_cache;
+        if ignore_cache {
+            let mut seed = KeyHasher::new(Digest::of(LIVE_SEED), state.output);
+            seed.input(KeyId(Digest::of(edge.unique().to_le_bytes())), None);
+            self.add_key(edge, seed.finish(), KeyUse::Live, false);
+        } else if let Some(key) = self.derived_key(edge, KeyUse::finds) {
+            self.add_key(edge, key, KeyUse::Full, false);
+            return;
+        } else if let Some(key) = self.derived_key(edge, |usage| usage.merges()) {
+            self.add_key(edge, key, KeyUse::Live, false);
+        }
+        if let Some(key) = self.derived_key(edge, KeyUse::records) {
+            self.add_key(edge, key, KeyUse::Record, false);
+        }
+    }
+
+    /// Adds a key, and tells the dependents if it is one that they can use.
+    pub(super) fn add_key(&mut self, edge: EdgeId, id: KeyId, usage: KeyUse, stored: bool) {
+        let state = &mut self.edges[edge];
+        if let Some(known) = state
+            .keys
+            .iter_mut()
+            .find(|key| key.id == id && (key.usage == usage || key.usage == KeyUse::Full))
+        {
+            known.stored |= stored;
+            return;
+        }
+        let key = EdgeKey { id, usage, stored };
+        // Keys that a store knows come first: whatever is saved on top is found through them again.
+        match state.keys.iter().position(|other| stored && !other.stored) {
+            Some(at) => state.keys.insert(at, key),
+            None => state.keys.push(key),
+        }
+        self.trace(|core| TraceEvent::Key {
+            edge: core.trace_edge(edge),
+            key: id,
+        });
+        if state_is_known(self.edges[edge].phase) {
+            self.tell_dependents(edge, true);
+        }
+    }
+
+    /// The keys under which a result of this edge is recorded.
+    pub(super) fn record_keys(&self, edge: EdgeId) -> Vec<KeyId> {
+        let state = &self.edges[edge];
+        let usable = || state.keys.iter().filter(|key| key.usage.records());
+        if state.slots.is_empty() {
+            return usable().map(|key| key.id).collect();
+        }
+        let best = usable()
+            .find(|key| key.stored)
+            .or_else(|| usable().find(|key| key.usage == KeyUse::Full))
+            .or_else(|| usable().next());
+        best.map(|key| key.id).into_iter().collect()
+    }
+
+    /// Saves the keys of a complete edge and all that leads to them, with a record of `value` where there is one.
+    pub(super) fn save(&mut self, edge: EdgeId, value: Option<V>) {
+        let state = &self.edges[edge];
+        let vertex = &self.vertices[state.vertex];
+        let inputs: Vec<_> = (0..state.slots.len())
+            .map(|slot| self.input_keys(edge, slot, KeyUse::records))
+            .collect();
+        let output = state.output;
+        let entry = |key, op| SaveKey {
+            key,
+            op,
+            output,
+            inputs: inputs.clone(),
+            record: None,
+        };
+        let keys: Vec<_> = if state.slots.is_empty() {
+            // Each cache map has a key of its own, and all lead to the result.
+            let used = vertex.maps.iter().take(state.maps_seen.max(1) as usize);
+            let own: Vec<_> = used
+                .map(|map| (KeyId::root(map.op, output), map.op))
+                .collect();
+            let foreign = state
+                .keys
+                .iter()
+                .filter(|key| key.usage.records() && !own.iter().any(|(id, _)| *id == key.id));
+            let foreign: Vec<_> = foreign
+                .filter_map(|key| Some((key.id, vertex.maps.first()?.op)))
+                .collect();
+            own.into_iter()
+                .chain(foreign)
+                .map(|(key, op)| entry(key, op))
+                .collect()
+        } else {
+            let Some(op) = vertex.maps.first().map(|map| map.op) else {
+                return;
+            };
+            self.record_keys(edge)
+                .into_iter()
+                .map(|key| entry(key, op))
+                .collect()
+        };
+        if !keys.is_empty() {
+            self.effect(Effect::Save { keys, value });
+        }
+    }
+
+    /// Whether more than one name of some input leads to this edge, so that links between them are worth saving.
+    pub(super) fn has_several_names(&self, edge: EdgeId) -> bool {
+        (0..self.edges[edge].slots.len()).any(|slot| {
+            let mut count = 0;
+            self.alternatives(edge, slot, |alternative| {
+                count += usize::from(alternative.usage.records());
+                count < 2
+            });
+            count > 1
+        })
+    }
+
+    fn query(&mut self, edge: EdgeId, subject: Subject, ask: KeyQuery) {
+        let state = &mut self.edges[edge];
+        state.queries += 1;
+        let query = QueryId {
+            edge,
+            epoch: state.epoch,
+            subject,
+        };
+        let sources = self.vertices[state.vertex]
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.sources.clone());
+        self.effect(Effect::Query {
+            query,
+            ask,
+            sources,
+        });
+    }
+
+    /// Asks for the key of an operation without inputs.
+    pub(super) fn query_root(&mut self, edge: EdgeId, op: Digest) {
+        let output = self.edges[edge].output;
+        self.query(
+            edge,
+            Subject::Root(KeyId::root(op, output)),
+            KeyQuery::Root { op, output },
+        );
+    }
+
+    /// Asks whether anything can be found through one input.
+    pub(super) fn probe(&mut self, edge: EdgeId, slot: usize) {
+        self.edges[edge].slots[slot].fresh = false;
+        let input = self.input_keys(edge, slot, KeyUse::finds);
+        let state = &self.edges[edge];
+        let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else {
+            return;
+        };
+        if input.keys.is_empty() {
+            self.edges[edge].slots[slot].hit = Hit::No;
+        } else {
+            let ask = KeyQuery::Probe {
+                op,
+                output: state.output,
+                input,
+            };
+            self.query(edge, Subject::Probe(slot as u32), ask);
+        }
+    }
+
+    /// Asks for keys that match in every input; where an input has no name yet, only whether the others lead anywhere.
+    pub(super) fn query_inputs(&mut self, edge: EdgeId) {
+        let count = self.edges[edge].slots.len();
+        let inputs: Vec<_> = (0..count)
+            .map(|slot| self.input_keys(edge, slot, KeyUse::finds))
+            .collect();
+        if inputs.iter().any(|input| input.keys.is_empty()) {
+            for slot in 0..count {
+                let state = &self.edges[edge].slots[slot];
+                if state.fresh || state.hit == Hit::Unknown {
+                    self.probe(edge, slot);
+                }
+            }
+            return;
+        }
+        let state = &mut self.edges[edge];
+        state.unmatched = false;
+        state.slots.iter_mut().for_each(|slot| slot.fresh = false);
+        let state = &self.edges[edge];
+        let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else {
+            return;
+        };
+        let ask = KeyQuery::Match {
+            op,
+            output: state.output,
+            inputs,
+        };
+        self.query(edge, Subject::Match, ask);
+    }
+
+    /// Takes the answer to a query. It may come too late to matter.
+    pub(super) fn answer(&mut self, query: QueryId, matches: KeyMatches) {
+        let edge = query.edge;
+        let Some(state) = self
+            .edges
+            .get_mut(edge)
+            .filter(|state| state.epoch == query.epoch)
+        else {
+            return;
+        };
+        state.queries -= 1;
+        if matches!(state.phase, Phase::Complete | Phase::Forwarded(_)) {
+            return;
+        }
+        let found = matches.keys.iter().any(|key| !key.records.is_empty());
+        match query.subject {
+            Subject::Root(_) => {}
+            Subject::Probe(slot) => {
+                let hit = matches.hits.first().copied().unwrap_or(false);
+                state.slots[slot as usize].hit = if hit { Hit::Yes } else { Hit::No };
+            }
+            Subject::Match => {
+                for (slot, hit) in state.slots.iter_mut().zip(&matches.hits) {
+                    slot.hit = if *hit { Hit::Yes } else { Hit::No };
+                }
+            }
+        }
+        for key in matches.keys {
+            self.add_records(edge, key.records);
+            self.add_key(edge, key.key, KeyUse::Full, true);
+        }
+        if found && self.edges[edge].phase == Phase::Settled {
+            self.edges[edge].no_match = false;
+        }
+        self.touch(edge);
+    }
+
+    pub(super) fn add_records(&mut self, edge: EdgeId, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        let extra = self.edges[edge].extra_mut();
+        for record in records {
+            let same = |other: &Record| other.id == record.id && other.source == record.source;
+            if !extra.records.iter().any(same) && !extra.tried.iter().any(same) {
+                extra.records.push(record);
+            }
+        }
+        extra.records.sort_by_key(|record| {
+            (
+                record.priority,
+                std::cmp::Reverse(record.created),
+                record.source,
+                std::cmp::Reverse(record.id),
+            )
+        });
+    }
+
+    /// Tells every dependent in which state the edge is, and whether keys came in.
+    pub(super) fn tell_dependents(&mut self, edge: EdgeId, keys: bool) {
+        let state = self.edges[edge].phase.state();
+        for at in 0..self.edges[edge].dependents.len() {
+            let dependent = &self.edges[edge].dependents[at];
+            let (vertex, slot) = (dependent.vertex, dependent.slot as usize);
+            for at in 0..self.vertices[vertex].edges.len() {
+                let consumer = self.vertices[vertex].edges[at];
+                let edge = &mut self.edges[consumer];
+                edge.slots[slot].state = state;
+                if keys {
+                    edge.names_came_in(slot);
+                }
+                self.touch(consumer);
+            }
+        }
+    }
+
+    /// Whether an input may still get a content key.
+    pub(super) fn may_get_content(&self, edge: EdgeId, slot: usize) -> bool {
+        self.vertices[self.edges[edge].vertex].slots[slot].slow == Step::Todo
+    }
+
+    /// Whether nothing can ever be found through an input.
+    pub(super) fn is_dead(&self, edge: EdgeId, slot: usize) -> bool {
+        let state = &self.edges[edge].slots[slot];
+        state.state >= EdgeState::CacheSlow
+            && state.hit == Hit::No
+            && !state.fresh
+            && !self.may_get_content(edge, slot)
+    }
+}
+
+/// Whether dependents may know the keys of an edge in this phase: before, they wait for all of them at once.
+fn state_is_known(phase: Phase) -> bool {
+    !matches!(phase, Phase::Keys | Phase::Forwarded(_))
+}

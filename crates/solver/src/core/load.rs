@@ -1,0 +1,330 @@
+//! Loading: a definition becomes vertices and edges; what is live already is shared.
+
+use std::cell::Cell;
+
+use smallvec::SmallVec;
+
+use super::{
+    Core,
+    graph::{
+        Asker, Dependent, Edge, EdgeSlot, EdgeState, Hit, Label, Phase, Slot, Status, Step,
+        TaskSlot, Vertex, VertexId,
+    },
+    io::{EdgeId, JobId, Reply, RootId, TaskId, Ticket},
+    jobset::JobSet,
+    table::mix,
+};
+use crate::{CacheSourceId, Definition, Digest, Failure, MergePolicy, TraceEvent, VertexDef};
+
+/// What came of a definition.
+struct Loaded {
+    root: EdgeId,
+    vertices: u64,
+    created: u64,
+}
+
+impl<O: Clone, V: Clone> Core<O, V> {
+    pub(super) fn load_for_job(&mut self, ticket: Ticket, job: JobId, definition: Definition<O>) {
+        let Some(state) = self.jobs.get(job) else {
+            return self.reply(ticket, Err(Failure::Discarded));
+        };
+        let (slot, id) = (state.slot, state.id.clone());
+        let domain = state.domain;
+        let loaded = self.create(definition, domain);
+        self.own_edge(loaded.root);
+        self.jobs[job].roots.push(loaded.root);
+        self.share(loaded.root, JobSet::one(slot), JobSet::one(slot));
+        self.trace_loaded(Some(id), &loaded);
+        self.reply(ticket, Ok(Reply::Root(RootId(loaded.root))));
+    }
+
+    /// Loads a graph for an operation that runs, and asks for its result.
+    pub(super) fn sub_build(&mut self, ticket: Ticket, task: TaskId, definition: Definition<O>) {
+        let asking = self
+            .tasks
+            .get(task)
+            .filter(|task| !task.cancelled)
+            .map(|task| (task.vertex, task.actor));
+        let Some((parent, actor)) = asking else {
+            return self.reply(ticket, Err(Failure::Cancelled));
+        };
+        let domain = self.vertices[parent].domain.as_deref().copied();
+        let loaded = self.create(definition, domain);
+        let found = self.find(loaded.root);
+        let vertex = self.edges[found].vertex;
+        if self.waits_for(vertex, parent) || self.waits_for(vertex, actor) {
+            self.own_edge(loaded.root);
+            self.release_edge(loaded.root);
+            let vertex = &self.vertices[parent];
+            let (vertex, name) = (vertex.digest, vertex.label.name.clone());
+            return self.reply(ticket, Err(Failure::SubBuildCycle { vertex, name }));
+        }
+        self.adopt(parent, loaded.root);
+        let (interested, listeners) = (self.interested_in(parent), self.listeners_of(parent));
+        self.share(loaded.root, interested, listeners);
+        self.trace_loaded(None, &loaded);
+        self.ask(ticket, Asker::Task(task), loaded.root);
+    }
+
+    /// Makes a vertex the owner of the root of a build that its operation asked for.
+    fn adopt(&mut self, parent: VertexId, root: EdgeId) {
+        if self.vertices[parent].sub_builds().contains(&root) {
+            return;
+        }
+        self.own_edge(root);
+        self.vertices[parent].extra_mut().sub_builds.push(root);
+        let found = self.find(root);
+        self.edges[found].extra_mut().parents.push(parent);
+        let rank = self.vertices[self.edges[found].vertex].rank + 1;
+        self.raise_rank(parent, rank);
+    }
+
+    fn share(&mut self, root: EdgeId, interested: JobSet, listeners: JobSet) {
+        self.interest(root, interested);
+        self.hear(self.edges[root].vertex, listeners);
+    }
+
+    fn trace_loaded(&mut self, job: Option<std::sync::Arc<str>>, loaded: &Loaded) {
+        self.trace(|core| TraceEvent::Loaded {
+            job,
+            root: core.vertices[core.edges[loaded.root].vertex].digest,
+            vertices: loaded.vertices,
+            created: loaded.created,
+        });
+    }
+
+    /// Finds or creates everything that the root is made of. New edges are owned by their dependents; the root is owned by nobody yet.
+    fn create(&mut self, definition: Definition<O>, domain: Option<Digest>) -> Loaded {
+        let (vertices, root) = definition.into_parts();
+        let mut needed = vec![false; vertices.len()];
+        needed[root.vertex as usize] = true;
+        for (at, def) in vertices.iter().enumerate().rev() {
+            if needed[at] {
+                def.inputs
+                    .iter()
+                    .for_each(|input| needed[input.vertex as usize] = true);
+            }
+        }
+        let mut ids = vec![VertexId::NIL; vertices.len()];
+        let (mut count, mut created) = (0, 0);
+        for (at, def) in vertices.into_iter().enumerate() {
+            if !needed[at] {
+                continue;
+            }
+            count += 1;
+            let inputs: SmallVec<[EdgeId; 4]> = def
+                .inputs
+                .iter()
+                .map(|input| self.edge_of(ids[input.vertex as usize], input.index))
+                .collect();
+            ids[at] = match self.find_live(&def, domain.as_ref(), &inputs) {
+                Some(vertex) => self.join(vertex, def),
+                None => {
+                    created += 1;
+                    self.create_vertex(def, domain, &inputs)
+                }
+            };
+        }
+        let root = self.edge_of(ids[root.vertex as usize], root.index);
+        Loaded {
+            root,
+            vertices: count,
+            created,
+        }
+    }
+
+    /// A live vertex that the definition's may share: same digest, domain, policy and inputs. An ignore-cache vertex shares only with its
+    /// like; a normal one prefers an ignore-cache one, whose result is newer.
+    fn find_live(
+        &self,
+        def: &VertexDef<O>,
+        domain: Option<&Digest>,
+        inputs: &[EdgeId],
+    ) -> Option<VertexId> {
+        let matches = |id: &VertexId| {
+            let vertex = &self.vertices[*id];
+            vertex.digest == def.digest
+                && vertex.domain.as_deref() == domain
+                && vertex.never_merge == (def.options.merge == MergePolicy::Never)
+                && vertex.public == def.options.public
+                && (vertex.ignore_cache || !def.options.ignore_cache)
+                && vertex.slots.len() == inputs.len()
+                && vertex
+                    .slots
+                    .iter()
+                    .zip(inputs)
+                    .all(|(slot, input)| slot.declared == *input)
+        };
+        self.live
+            .iter_hash(live_hash(&def.digest, domain))
+            .copied()
+            .filter(matches)
+            .min_by_key(|id| (!self.vertices[*id].ignore_cache, self.vertices[*id].seq))
+    }
+
+    /// Adds what a further definition says of a live vertex.
+    fn join(&mut self, vertex: VertexId, def: VertexDef<O>) -> VertexId {
+        self.effects.retired.push(def.op);
+        if !def.options.cache_sources.is_empty() {
+            let extra = self.vertices[vertex].extra_mut();
+            let mut sources = extra.sources.as_deref().unwrap_or_default().to_vec();
+            sources.extend(def.options.cache_sources);
+            extra.sources = merged_sources(sources);
+        }
+        vertex
+    }
+
+    fn create_vertex(
+        &mut self,
+        def: VertexDef<O>,
+        domain: Option<Digest>,
+        inputs: &[EdgeId],
+    ) -> VertexId {
+        let rank = inputs
+            .iter()
+            .map(|input| self.vertices[self.edges[self.find(*input)].vertex].rank + 1)
+            .max();
+        let hash = live_hash(&def.digest, domain.as_ref());
+        self.next_seq += 1;
+        let slots = inputs.iter().map(|input| Slot {
+            declared: *input,
+            position: 0,
+            preprocess: Step::Absent,
+            slow: Step::Absent,
+            task: TaskSlot::Idle,
+            content: None,
+        });
+        let mut vertex = Vertex {
+            digest: def.digest,
+            domain: domain.map(Box::new),
+            rank: rank.unwrap_or(0),
+            seq: self.next_seq,
+            ignore_cache: def.options.ignore_cache,
+            never_merge: def.options.merge == MergePolicy::Never,
+            public: def.options.public,
+            label: Label {
+                name: def.name,
+                description: def.options.description,
+            },
+            op: def.op,
+            slots: slots.collect(),
+            edges: SmallVec::new(),
+            maps: SmallVec::new(),
+            maps_end: false,
+            map_call: TaskSlot::Idle,
+            exec: TaskSlot::Idle,
+            mark: 0,
+            tasks: 0,
+            loaded: JobSet::default(),
+            status: Status::Pending,
+            extra: None,
+        };
+        if let Some(sources) = merged_sources(def.options.cache_sources) {
+            vertex.extra_mut().sources = Some(sources);
+        }
+        let id = self.vertices.insert(vertex);
+        let vertices = &self.vertices;
+        self.live.insert_unique(hash, id, |id| {
+            live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref())
+        });
+        for (slot, input) in inputs.iter().enumerate() {
+            self.own_edge(*input);
+            let input = self.find(*input);
+            self.add_dependent(
+                input,
+                Dependent {
+                    vertex: id,
+                    slot: slot as u32,
+                },
+            );
+        }
+        id
+    }
+
+    pub(super) fn add_dependent(&mut self, input: EdgeId, dependent: Dependent) {
+        let dependents = &mut self.edges[input].dependents;
+        let position = dependents.len() as u32;
+        self.vertices[dependent.vertex].slots[dependent.slot as usize].position = position;
+        dependents.push(dependent);
+    }
+
+    /// The edge of an output, created where it is not live.
+    fn edge_of(&mut self, vertex: VertexId, output: u32) -> EdgeId {
+        let state = &self.vertices[vertex];
+        if let Some(edge) = state
+            .edges
+            .iter()
+            .find(|edge| self.edges[**edge].output == output)
+        {
+            return *edge;
+        }
+        let slots = state.slots.iter().map(|slot| {
+            let input = &self.edges[self.find(slot.declared)];
+            let state = input.phase.state();
+            EdgeSlot {
+                state,
+                want: EdgeState::Initial,
+                hit: Hit::Unknown,
+                fresh: !input.keys.is_empty(),
+                work: false,
+            }
+        });
+        let edge = self.edges.insert(Edge {
+            vertex,
+            output,
+            phase: Phase::Keys,
+            owners: 0,
+            interest: JobSet::default(),
+            dependents: Vec::new(),
+            wants: [0; 3],
+            requests: SmallVec::new(),
+            keys: SmallVec::new(),
+            slots: slots.collect(),
+            result: None,
+            generation: 0,
+            maps_seen: 0,
+            queries: 0,
+            epoch: 0,
+            load: TaskSlot::Idle,
+            no_match: false,
+            dirty: false,
+            indexed: false,
+            look: true,
+            unmatched: true,
+            need_map: false,
+            need_exec: false,
+            resolved: Cell::new(EdgeId::NIL),
+            position: 0,
+            extra: None,
+        });
+        self.vertices[vertex].edges.push(edge);
+        // An edge that nobody comes to own is freed when the input has been handled.
+        self.doomed.push(edge);
+        edge
+    }
+
+    pub(super) fn remove_live(&mut self, vertex: VertexId) {
+        let state = &self.vertices[vertex];
+        let hash = live_hash(&state.digest, state.domain.as_deref());
+        if let Ok(entry) = self.live.find_entry(hash, |id| *id == vertex) {
+            entry.remove();
+        }
+        if self.live.capacity() > 64 && self.live.len() * 4 < self.live.capacity() {
+            let vertices = &self.vertices;
+            self.live.shrink_to_fit(|id| {
+                live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref())
+            });
+        }
+    }
+}
+
+fn live_hash(digest: &Digest, domain: Option<&Digest>) -> u64 {
+    mix(domain.map_or(0, Digest::short), digest.short())
+}
+
+fn merged_sources(mut sources: Vec<CacheSourceId>) -> Option<std::sync::Arc<[CacheSourceId]>> {
+    sources.retain(|source| *source != CacheSourceId::LOCAL);
+    sources.sort_unstable();
+    sources.dedup();
+    (!sources.is_empty()).then(|| sources.into())
+}

@@ -1,0 +1,380 @@
+//! Outcomes of tasks: what is believed changes the graph, what comes from a cancelled task is released.
+
+use super::{
+    Core, EdgeState, faulty,
+    graph::{Map, Phase, Purpose, Status, Step, Task, TaskSlot, VertexId},
+    io::{EdgeId, Effect, LoadFailure, Outcome, TaskId},
+};
+use crate::{CacheMap, Digest, Failure, OpCall, Record, TraceEvent, digest::salted};
+
+/// How often one edge may lose its result before requests for it fail.
+const LOSS_LIMIT: u32 = 4;
+
+impl<O: Clone, V: Clone> Core<O, V> {
+    pub(super) fn finished(&mut self, id: TaskId, outcome: Outcome<V>) {
+        let Some(task) = self.tasks.remove(id) else {
+            return self.discard_outcome(outcome);
+        };
+        for request in &task.requests {
+            self.cancel_request(*request);
+        }
+        self.let_go(&task);
+        let too_late = task.cancelled
+            && !(faulty!(self, CancelledResultBelieved)
+                && matches!(outcome, Outcome::Exec(Ok(_)) | Outcome::Load(Ok(_))))
+            && !(faulty!(self, CancelRecorded) && matches!(outcome, Outcome::Exec(Err(_))));
+        let believed = self.clear_slot(id, &task) && !too_late;
+        if believed {
+            self.believe(&task, outcome);
+        } else {
+            self.discard_outcome(outcome);
+        }
+        if let Some(vertex) = self.vertices.get(task.vertex)
+            && !faulty!(self, WakeUpLost)
+        {
+            for edge in vertex.edges.clone() {
+                self.touch(edge);
+            }
+        }
+        self.call_borrowers(&task);
+        self.free_vertex_if_unowned(task.vertex);
+        if task.actor != task.vertex {
+            self.free_vertex_if_unowned(task.actor);
+        }
+    }
+
+    /// The operation is free again: whoever waited to run it may go on.
+    fn call_borrowers(&mut self, task: &Task) {
+        let Some(extra) = &mut self.vertices[task.actor].extra else {
+            return;
+        };
+        for borrower in std::mem::take(&mut extra.borrowers) {
+            if let Some(vertex) = self.vertices.get(borrower) {
+                for edge in vertex.edges.clone() {
+                    self.touch(edge);
+                }
+            }
+        }
+    }
+
+    fn let_go(&mut self, task: &Task) {
+        self.vertices[task.vertex].tasks -= 1;
+        if task.actor != task.vertex {
+            let actor = &mut self.vertices[task.actor];
+            actor.tasks -= 1;
+            if task.purpose == Purpose::Exec {
+                actor.extra_mut().lent = false;
+            }
+        }
+    }
+
+    /// Empties the slot that the task was in. Returns whether it was there.
+    fn clear_slot(&mut self, id: TaskId, task: &Task) -> bool {
+        let vertex = &mut self.vertices[task.vertex];
+        let slot = match task.purpose {
+            Purpose::CacheMap => &mut vertex.map_call,
+            Purpose::Exec => &mut vertex.exec,
+            Purpose::Slot(slot) => &mut vertex.slots[slot as usize].task,
+            Purpose::Load(edge) => match self.edges.get_mut(edge) {
+                Some(edge) => &mut edge.load,
+                None => return false,
+            },
+        };
+        let there = *slot == TaskSlot::Running(id) || *slot == TaskSlot::Winding(id);
+        if there {
+            *slot = TaskSlot::Idle;
+        }
+        there
+    }
+
+    fn discard_outcome(&mut self, outcome: Outcome<V>) {
+        match outcome {
+            Outcome::Exec(Ok(values)) => self.effects.released.extend(values),
+            Outcome::Load(Ok(value)) => self.effects.released.push(value),
+            _ => {}
+        }
+    }
+
+    fn believe(&mut self, task: &Task, outcome: Outcome<V>) {
+        let vertex = task.vertex;
+        match (task.purpose, outcome) {
+            (Purpose::CacheMap, Outcome::CacheMap(Ok(map))) => self.take_map(vertex, map),
+            (Purpose::CacheMap, Outcome::CacheMap(Err(error))) => {
+                self.call_failed(task, OpCall::CacheMap, error)
+            }
+            (Purpose::Slot(slot), Outcome::Preprocess(Ok(()))) => {
+                self.trace_call_end(vertex, OpCall::Preprocess, None);
+                self.vertices[vertex].slots[slot as usize].preprocess = Step::Done;
+            }
+            (Purpose::Slot(_), Outcome::Preprocess(Err(error))) => {
+                self.call_failed(task, OpCall::Preprocess, error)
+            }
+            (Purpose::Slot(slot), Outcome::SlowKey(Ok(key))) => {
+                self.take_content(vertex, slot as usize, key)
+            }
+            (Purpose::Slot(_), Outcome::SlowKey(Err(error))) => {
+                self.call_failed(task, OpCall::SlowKey, error)
+            }
+            (Purpose::Load(edge), Outcome::Load(Ok(value))) => self.loaded(edge, value),
+            (Purpose::Load(edge), Outcome::Load(Err(failure))) => self.load_failed(edge, failure),
+            (Purpose::Exec, Outcome::Exec(Ok(values))) => self.executed(vertex, values),
+            (Purpose::Exec, Outcome::Exec(Err(error))) => {
+                self.call_failed(task, OpCall::Exec, error)
+            }
+            // An outcome of another kind than the call can only be a driver's mistake.
+            (_, outcome) => self.discard_outcome(outcome),
+        }
+    }
+
+    fn take_map(&mut self, vertex: VertexId, map: CacheMap) {
+        self.trace_call_end(vertex, OpCall::CacheMap, None);
+        self.calls_succeed(vertex);
+        let domain = self.vertices[vertex]
+            .domain
+            .as_deref()
+            .copied()
+            .filter(|_| !faulty!(self, DomainsShared));
+        let state = &mut self.vertices[vertex];
+        let op = match domain {
+            Some(domain) if !state.public => salted(domain, map.digest),
+            _ => map.digest,
+        };
+        if state.maps.is_empty() {
+            for (slot, input) in state.slots.iter_mut().zip(&map.inputs) {
+                slot.preprocess = if input.preprocess {
+                    Step::Todo
+                } else {
+                    Step::Absent
+                };
+                slot.slow = if input.slow_key {
+                    Step::Todo
+                } else {
+                    Step::Absent
+                };
+            }
+        }
+        let selectors: Vec<Option<Digest>> = map
+            .inputs
+            .iter()
+            .map(|input| input.selector)
+            .take(state.slots.len())
+            .collect();
+        let selectors = selectors
+            .iter()
+            .any(Option::is_some)
+            .then(|| selectors.into());
+        state.maps_end = !map.more || !state.slots.is_empty();
+        state.maps.push(Map { op, selectors });
+        for edge in state.edges.clone() {
+            self.edges[edge].look = true;
+        }
+    }
+
+    /// A content key: one more name for the input, which may find a record or a live edge.
+    fn take_content(&mut self, vertex: VertexId, slot: usize, key: Option<Digest>) {
+        self.trace_call_end(vertex, OpCall::SlowKey, None);
+        self.calls_succeed(vertex);
+        let state = &mut self.vertices[vertex].slots[slot];
+        state.slow = Step::Done;
+        state.content = key.map(Box::new);
+        if key.is_none() {
+            return;
+        }
+        for edge in self.vertices[vertex].edges.clone() {
+            self.edges[edge].names_came_in(slot);
+        }
+    }
+
+    fn loaded(&mut self, edge: EdgeId, value: V) {
+        let state = &self.edges[edge];
+        if state.phase != Phase::Loading {
+            return self.effects.released.push(value);
+        }
+        let vertex = state.vertex;
+        let record = state.records().first().copied();
+        self.complete(edge, value, record);
+        if record.is_some_and(|record| record.source != crate::CacheSourceId::LOCAL) {
+            // What came from elsewhere is found here next time.
+            let value = self.edges[edge].result.clone();
+            self.save(edge, value);
+        } else if self.has_several_names(edge) {
+            self.save(edge, None);
+        }
+        self.set_cached(vertex);
+    }
+
+    fn load_failed(&mut self, edge: EdgeId, failure: LoadFailure) {
+        let state = &mut self.edges[edge];
+        if state.phase != Phase::Loading {
+            return;
+        }
+        state.phase = Phase::Settled;
+        let extra = state.extra_mut();
+        if extra.records.is_empty() {
+            return;
+        }
+        let record = extra.records.remove(0);
+        extra.tried.push(record);
+        if extra.records.is_empty() {
+            self.after_last_record(edge);
+        }
+        self.trace(|core| TraceEvent::LoadFailed {
+            edge: core.trace_edge(edge),
+            record: record.id,
+            reason: failure.reason,
+        });
+        if failure.gone {
+            self.effect(Effect::DropRecord { record });
+        }
+    }
+
+    /// No record is left to load. A root may have further cache maps, content keys may find another record.
+    fn after_last_record(&mut self, edge: EdgeId) {
+        let state = &mut self.edges[edge];
+        let more_maps = state.slots.is_empty() && !self.vertices[state.vertex].maps_end;
+        state.no_match = state.slots.is_empty() && !more_maps;
+        self.enter(edge, if more_maps { Phase::Keys } else { Phase::Raise });
+    }
+
+    fn executed(&mut self, vertex: VertexId, values: Vec<V>) {
+        self.trace_call_end(vertex, OpCall::Exec, None);
+        self.calls_succeed(vertex);
+        let returned = values.len() as u32;
+        let mut values: Vec<Option<V>> = values.into_iter().map(Some).collect();
+        self.set_status(
+            vertex,
+            Status::Completed {
+                from: self.started_at(vertex),
+                at: self.now,
+            },
+        );
+        for edge in self.vertices[vertex].edges.clone() {
+            let Some(state) = self.edges.get(edge) else {
+                continue;
+            };
+            if matches!(state.phase, Phase::Complete | Phase::Forwarded(_)) {
+                continue;
+            }
+            let output = state.output;
+            match values.get_mut(output as usize).and_then(Option::take) {
+                Some(value) => {
+                    self.complete(edge, value, None);
+                    let value = self.edges[edge].result.clone();
+                    self.save(edge, value);
+                }
+                None if self.edges[edge].need_exec => {
+                    let state = &self.vertices[vertex];
+                    let (vertex, name) = (state.digest, state.label.name.clone());
+                    self.fail(
+                        edge,
+                        Failure::MissingOutput {
+                            vertex,
+                            name,
+                            output,
+                            returned,
+                        },
+                    );
+                }
+                None => {}
+            }
+        }
+        let unwanted = values.into_iter().flatten();
+        if faulty!(self, OutputLeaked) {
+            unwanted.for_each(std::mem::forget);
+        } else {
+            self.effects.released.extend(unwanted);
+        }
+    }
+
+    /// The edge has its result: everyone who waited is served, nothing is wanted of the inputs any more.
+    fn complete(&mut self, edge: EdgeId, value: V, record: Option<Record>) {
+        let load = self.edges[edge].load;
+        let load = self.wind(load);
+        self.withdraw(edge);
+        let silent = self.edges[edge].phase == Phase::Keys;
+        self.own_keys(edge);
+        let state = &mut self.edges[edge];
+        state.load = load;
+        state.phase = Phase::Complete;
+        state.generation += 1;
+        if let Some(extra) = &mut state.extra {
+            extra.records = Vec::new();
+            extra.tried = Vec::new();
+            extra.loaded_from = record;
+        }
+        self.effects.released.extend(state.result.replace(value));
+        self.trace(|core| TraceEvent::State {
+            edge: core.trace_edge(edge),
+            state: EdgeState::Complete,
+        });
+        self.tell_dependents(edge, silent);
+        self.answer_requests(edge);
+        if !self.edges[edge].indexed {
+            // It got here without looking for itself; others may be on their way to the same result.
+            self.look_for_twin(edge);
+        }
+    }
+
+    /// A result turned out to be worthless: the edge is executed anew, with everything above it waiting. Does nothing where the edge has
+    /// another result by now.
+    pub(super) fn lose(&mut self, edge: EdgeId, generation: u32) -> Result<(), Failure<V>> {
+        let state = &mut self.edges[edge];
+        if state.phase != Phase::Complete || state.generation != generation {
+            return Ok(());
+        }
+        let vertex = state.vertex;
+        let extra = state.extra_mut();
+        if extra.lost == LOSS_LIMIT {
+            let times = extra.lost;
+            let vertex = &self.vertices[vertex];
+            return Err(Failure::ResultLost {
+                vertex: vertex.digest,
+                name: vertex.label.name.clone(),
+                times,
+            });
+        }
+        extra.lost += 1;
+        let record = extra.loaded_from.take();
+        state.phase = Phase::Settled;
+        state.no_match = true;
+        state.epoch += 1;
+        state.queries = 0;
+        self.trace(|core| TraceEvent::ResultLost {
+            edge: core.trace_edge(edge),
+        });
+        if let Some(value) = self.edges[edge].result.take() {
+            self.effect(Effect::Lost { value, record });
+        }
+        if !faulty!(self, LossNotTold) {
+            self.forget_contents(edge);
+            self.tell_dependents(edge, false);
+        }
+        self.touch(edge);
+        Ok(())
+    }
+
+    /// What dependents learnt from a result that is lost has to be learnt anew.
+    fn forget_contents(&mut self, edge: EdgeId) {
+        for at in 0..self.edges[edge].dependents.len() {
+            let dependent = &self.edges[edge].dependents[at];
+            let (vertex, slot) = (dependent.vertex, dependent.slot as usize);
+            for consumer in self.vertices[vertex].edges.clone() {
+                self.unindex(consumer);
+                self.edges[consumer].look = true;
+            }
+            let state = &mut self.vertices[vertex].slots[slot];
+            let again = |step| {
+                if step == Step::Absent {
+                    Step::Absent
+                } else {
+                    Step::Todo
+                }
+            };
+            (state.preprocess, state.slow, state.content) =
+                (again(state.preprocess), again(state.slow), None);
+            let task = state.task;
+            let task = self.wind(task);
+            self.vertices[vertex].slots[slot].task = task;
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The opaque 32-byte digest that vertices, operations, selectors, contents and cache keys are named by.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+/// A 32-byte name. The solver compares digests and hashes them into keys; it never interprets them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The SHA-256 of `bytes`.
+    pub fn of(bytes: impl AsRef<[u8]>) -> Self {
+        Self(Sha256::digest(bytes.as_ref()).into())
+    }
+
+    /// The first eight bytes, for tables that need a small uniform hash.
+    pub(crate) fn short(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .take(6)
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The name of a cache key: a hash over the operation's digest, the output and the keys of the inputs.
+///
+/// Equal definitions have equal ids in every process, so ids may be stored and exchanged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub Digest);
+
+impl KeyId {
+    /// The key of output `output` of an operation without inputs.
+    pub fn root(op: Digest, output: u32) -> Self {
+        KeyHasher::new(op, output).finish()
+    }
+
+    /// The key that stands for the content `content` of an input (a *slow* key).
+    pub fn content(content: Digest) -> Self {
+        let mut hash = Sha256::new();
+        hash.update([2]);
+        hash.update(content.0);
+        Self(Digest(hash.finalize().into()))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Builds the id of a key with inputs, one input after the other in order.
+pub(crate) struct KeyHasher(Sha256);
+
+impl KeyHasher {
+    pub(crate) fn new(op: Digest, output: u32) -> Self {
+        let mut hash = Sha256::new();
+        hash.update([1]);
+        hash.update(op.0);
+        hash.update(output.to_le_bytes());
+        Self(hash)
+    }
+
+    pub(crate) fn input(&mut self, key: KeyId, selector: Option<Digest>) {
+        match selector {
+            None => self.0.update([0]),
+            Some(selector) => {
+                self.0.update([1]);
+                self.0.update(selector.0);
+            }
+        }
+        self.0.update(key.0.0);
+    }
+
+    pub(crate) fn finish(self) -> KeyId {
+        KeyId(Digest(self.0.finalize().into()))
+    }
+}
+
+/// `digest` as it is used inside the isolation domain `domain`: two domains never compute an equal key.
+pub(crate) fn salted(domain: Digest, digest: Digest) -> Digest {
+    let mut hash = Sha256::new();
+    hash.update([3]);
+    hash.update(domain.0);
+    hash.update(digest.0);
+    Digest(hash.finalize().into())
+}

@@ -1,0 +1,534 @@
+//! The key store in memory.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashTable;
+use smallvec::SmallVec;
+
+use super::{
+    Answer, BackLink, InputKey, InputKeys, KeyEntry, KeyMatches, KeyQuery, KeyStore, MatchedKey,
+    Record, SaveKey,
+    pool::{NONE, Pool},
+};
+use crate::{CacheSourceId, Digest, KeyId, RecordId, core::mix};
+
+/// Keys in memory. Every query is answered at once; a query costs O(what it names + the shortest list of keys behind an input).
+#[derive(Default)]
+pub struct MemoryKeyStore {
+    tables: Mutex<Tables>,
+}
+
+/// What a [`MemoryKeyStore`] holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUsage {
+    /// Keys.
+    pub keys: usize,
+    /// Links.
+    pub links: usize,
+    /// Records, counted once per key.
+    pub records: usize,
+    /// Bytes allocated.
+    pub bytes: usize,
+}
+
+struct Key {
+    id: KeyId,
+    op: Digest,
+    output: u32,
+    /// First of the links that lead here, chained by `next_to`.
+    links: u32,
+    /// First record, chained by `next`.
+    records: u32,
+    /// Links that start here.
+    children: u32,
+}
+
+struct Link {
+    from: u32,
+    to: u32,
+    input: u32,
+    selector: Option<Box<Digest>>,
+    /// Next link with the same name: same start, input, selector, operation and output.
+    next: u32,
+    previous: u32,
+    next_to: u32,
+}
+
+struct Stored {
+    id: RecordId,
+    created: u64,
+    priority: u8,
+    key: u32,
+    next: u32,
+}
+
+/// What links with the same name have in common.
+#[derive(Clone, Copy)]
+struct Name<'a> {
+    from: u32,
+    input: u32,
+    selector: Option<&'a Digest>,
+    op: &'a Digest,
+    output: u32,
+}
+
+#[derive(Default)]
+struct Tables {
+    keys: Pool<Key>,
+    links: Pool<Link>,
+    records: Pool<Stored>,
+    by_id: HashTable<u32>,
+    /// First link of each name.
+    by_name: HashTable<u32>,
+    by_record: HashTable<u32>,
+}
+
+impl MemoryKeyStore {
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much is held.
+    pub fn usage(&self) -> MemoryUsage {
+        let tables = self.lock();
+        let table_bytes = tables.by_id.allocation_size()
+            + tables.by_name.allocation_size()
+            + tables.by_record.allocation_size();
+        MemoryUsage {
+            keys: tables.keys.len(),
+            links: tables.links.len(),
+            records: tables.records.len(),
+            bytes: tables.keys.bytes()
+                + tables.links.bytes()
+                + tables.records.bytes()
+                + table_bytes,
+        }
+    }
+}
+
+impl KeyStore for MemoryKeyStore {
+    fn query(&self, query: KeyQuery) -> Answer<KeyMatches> {
+        let tables = self.lock();
+        Answer::Ready(match query {
+            KeyQuery::Root { op, output } => {
+                let found = tables
+                    .find(KeyId::root(op, output))
+                    .filter(|key| tables.keys[*key].op == op);
+                KeyMatches {
+                    hits: Vec::new(),
+                    keys: found.map(|key| tables.matched(key)).into_iter().collect(),
+                }
+            }
+            KeyQuery::Probe { op, output, input } => KeyMatches {
+                hits: vec![!tables.heads(&op, output, &input).is_empty()],
+                keys: Vec::new(),
+            },
+            KeyQuery::Match { op, output, inputs } => tables.find_matches(&op, output, &inputs),
+        })
+    }
+
+    fn save(&self, entry: SaveKey) {
+        self.lock().save(entry);
+    }
+
+    fn drop_record(&self, record: RecordId) {
+        self.lock().drop_record(record);
+    }
+
+    fn entry(&self, key: KeyId) -> Answer<Option<KeyEntry>> {
+        let tables = self.lock();
+        Answer::Ready(tables.find(key).map(|key| tables.entry(key)))
+    }
+
+    fn keys_of(&self, record: RecordId) -> Answer<Vec<KeyId>> {
+        let tables = self.lock();
+        let mut keys: Vec<_> = tables
+            .stored(record)
+            .into_iter()
+            .map(|at| tables.keys[tables.records[at].key].id)
+            .collect();
+        keys.sort_unstable();
+        Answer::Ready(keys)
+    }
+}
+
+impl Tables {
+    fn find(&self, id: KeyId) -> Option<u32> {
+        self.by_id
+            .find(id.0.short(), |key| self.keys[*key].id == id)
+            .copied()
+    }
+
+    fn find_or_insert(&mut self, id: KeyId, op: Digest, output: u32) -> u32 {
+        if let Some(key) = self.find(id) {
+            return key;
+        }
+        let key = self.keys.insert(Key {
+            id,
+            op,
+            output,
+            links: NONE,
+            records: NONE,
+            children: 0,
+        });
+        let keys = &self.keys;
+        self.by_id
+            .insert_unique(id.0.short(), key, |key| keys[*key].id.0.short());
+        key
+    }
+
+    fn name<'a>(&'a self, link: &'a Link) -> Name<'a> {
+        let to = &self.keys[link.to];
+        Name {
+            from: link.from,
+            input: link.input,
+            selector: link.selector.as_deref(),
+            op: &to.op,
+            output: to.output,
+        }
+    }
+
+    fn head(&self, name: Name<'_>) -> Option<u32> {
+        self.by_name
+            .find(name.hash(), |link| self.name(&self.links[*link]) == name)
+            .copied()
+    }
+
+    /// First links of the names that an input can have.
+    fn heads(&self, op: &Digest, output: u32, input: &InputKeys) -> SmallVec<[u32; 2]> {
+        let head = |key: &InputKey| {
+            let from = self.find(key.key)?;
+            self.head(Name {
+                from,
+                input: input.input,
+                selector: key.selector.as_ref(),
+                op,
+                output,
+            })
+        };
+        input.keys.iter().filter_map(head).collect()
+    }
+
+    /// The keys behind chains of links, one after the other.
+    fn behind<'a>(&'a self, heads: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+        heads.iter().flat_map(move |head| {
+            std::iter::successors(Some(*head), move |link| {
+                Some(self.links[*link].next).filter(|next| *next != NONE)
+            })
+            .map(move |link| self.links[link].to)
+        })
+    }
+
+    fn find_matches(&self, op: &Digest, output: u32, inputs: &[InputKeys]) -> KeyMatches {
+        let heads: Vec<_> = inputs
+            .iter()
+            .map(|input| self.heads(op, output, input))
+            .collect();
+        let hits: Vec<bool> = heads.iter().map(|heads| !heads.is_empty()).collect();
+        if hits.contains(&false) {
+            return KeyMatches {
+                hits,
+                keys: Vec::new(),
+            };
+        }
+        let mut matching: Vec<u32> = self
+            .shortest(&heads)
+            .into_iter()
+            .filter(|key| inputs.iter().all(|input| self.leads(input, *key)))
+            .collect();
+        matching.sort_unstable();
+        matching.dedup();
+        KeyMatches {
+            hits,
+            keys: matching.into_iter().map(|key| self.matched(key)).collect(),
+        }
+    }
+
+    /// The keys behind the input that has the fewest. All inputs are followed in step, so a long list costs nothing.
+    fn shortest(&self, heads: &[SmallVec<[u32; 2]>]) -> Vec<u32> {
+        let mut lists: Vec<_> = heads
+            .iter()
+            .map(|heads| (self.behind(heads), Vec::new()))
+            .collect();
+        loop {
+            for (rest, seen) in &mut lists {
+                match rest.next() {
+                    Some(key) => seen.push(key),
+                    None => return std::mem::take(seen),
+                }
+            }
+            if lists.is_empty() {
+                return Vec::new();
+            }
+        }
+    }
+
+    /// Whether any name of the input leads to the key.
+    fn leads(&self, input: &InputKeys, key: u32) -> bool {
+        self.links_to(key).any(|link| {
+            let link = &self.links[link];
+            let from = self.keys[link.from].id;
+            let named = |name: &InputKey| {
+                name.key == from && name.selector.as_ref() == link.selector.as_deref()
+            };
+            link.input == input.input && input.keys.iter().any(named)
+        })
+    }
+
+    fn links_to(&self, key: u32) -> impl Iterator<Item = u32> + '_ {
+        let first = Some(self.keys[key].links).filter(|link| *link != NONE);
+        std::iter::successors(first, |link| {
+            Some(self.links[*link].next_to).filter(|next| *next != NONE)
+        })
+    }
+
+    fn records_of(&self, key: u32) -> impl Iterator<Item = u32> + '_ {
+        let first = Some(self.keys[key].records).filter(|record| *record != NONE);
+        std::iter::successors(first, |record| {
+            Some(self.records[*record].next).filter(|next| *next != NONE)
+        })
+    }
+
+    fn matched(&self, key: u32) -> MatchedKey {
+        MatchedKey {
+            key: self.keys[key].id,
+            records: self
+                .records_of(key)
+                .map(|record| self.record(record))
+                .collect(),
+        }
+    }
+
+    fn record(&self, at: u32) -> Record {
+        let stored = &self.records[at];
+        Record {
+            id: stored.id,
+            created: stored.created,
+            priority: stored.priority,
+            source: CacheSourceId::LOCAL,
+        }
+    }
+
+    fn entry(&self, key: u32) -> KeyEntry {
+        let back = |link: u32| {
+            let link = &self.links[link];
+            BackLink {
+                input: link.input,
+                key: self.keys[link.from].id,
+                selector: link.selector.as_deref().copied(),
+            }
+        };
+        let mut inputs: Vec<_> = self.links_to(key).map(back).collect();
+        inputs.sort_unstable();
+        let Key { op, output, .. } = &self.keys[key];
+        KeyEntry {
+            op: *op,
+            output: *output,
+            inputs,
+            records: self.matched(key).records,
+        }
+    }
+
+    fn save(&mut self, entry: SaveKey) {
+        let to = self.find_or_insert(entry.key, entry.op, entry.output);
+        // It may have come into being as the input of another key.
+        if self.keys[to].links == NONE {
+            (self.keys[to].op, self.keys[to].output) = (entry.op, entry.output);
+        }
+        for input in &entry.inputs {
+            for name in &input.keys {
+                let from = self.find_or_insert(name.key, name.key.0, 0);
+                self.link(from, to, input.input, name.selector);
+            }
+        }
+        if let Some(record) = entry.record {
+            self.add_record(to, record);
+        }
+    }
+
+    fn link(&mut self, from: u32, to: u32, input: u32, selector: Option<Digest>) {
+        let exists = |link: u32| {
+            let link = &self.links[link];
+            link.from == from
+                && link.input == input
+                && link.selector.as_deref() == selector.as_ref()
+        };
+        // A key never leads to itself: chains end.
+        if from == to || self.links_to(to).any(exists) {
+            return;
+        }
+        let next_to = self.keys[to].links;
+        let link = Link {
+            from,
+            to,
+            input,
+            selector: selector.map(Box::new),
+            next: NONE,
+            previous: NONE,
+            next_to,
+        };
+        let hash = self.name(&link).hash();
+        let at = self.links.insert(link);
+        self.keys[to].links = at;
+        self.keys[from].children += 1;
+        match self.head(self.name(&self.links[at])) {
+            // Behind the first one, so that the table need not change.
+            Some(head) => {
+                let second = std::mem::replace(&mut self.links[head].next, at);
+                (self.links[at].previous, self.links[at].next) = (head, second);
+                if second != NONE {
+                    self.links[second].previous = at;
+                }
+            }
+            None => {
+                let (keys, links) = (&self.keys, &self.links);
+                self.by_name
+                    .insert_unique(hash, at, |link| name_of(keys, &links[*link]).hash());
+            }
+        }
+    }
+
+    fn add_record(&mut self, key: u32, record: Record) {
+        let last = self.records_of(key).last();
+        if self
+            .records_of(key)
+            .any(|at| self.records[at].id == record.id)
+        {
+            return;
+        }
+        let Record {
+            id,
+            created,
+            priority,
+            ..
+        } = record;
+        let at = self.records.insert(Stored {
+            id,
+            created,
+            priority,
+            key,
+            next: NONE,
+        });
+        match last {
+            Some(last) => self.records[last].next = at,
+            None => self.keys[key].records = at,
+        }
+        let records = &self.records;
+        self.by_record
+            .insert_unique(hash_record(id), at, |at| hash_record(records[*at].id));
+    }
+
+    fn stored(&self, record: RecordId) -> Vec<u32> {
+        self.by_record
+            .iter_hash(hash_record(record))
+            .copied()
+            .filter(|at| self.records[*at].id == record)
+            .collect()
+    }
+
+    fn drop_record(&mut self, record: RecordId) {
+        for at in self.stored(record) {
+            let Stored { key, next, .. } = self.records[at];
+            if let Ok(entry) = self
+                .by_record
+                .find_entry(hash_record(record), |other| *other == at)
+            {
+                entry.remove();
+            }
+            let before = self.records_of(key).take_while(|other| *other != at).last();
+            match before {
+                Some(before) => self.records[before].next = next,
+                None => self.keys[key].records = next,
+            }
+            self.records.remove(at);
+            self.prune(key);
+        }
+    }
+
+    /// Removes a key that has no record and leads nowhere, and then what only led to it.
+    fn prune(&mut self, key: u32) {
+        let mut work = vec![key];
+        while let Some(key) = work.pop() {
+            if self.keys[key].records != NONE || self.keys[key].children > 0 {
+                continue;
+            }
+            let links: Vec<u32> = self.links_to(key).collect();
+            for link in links {
+                let from = self.unlink(link);
+                if self.keys[from].children == 0 && self.keys[from].records == NONE {
+                    work.push(from);
+                }
+            }
+            let hash = self.keys[key].id.0.short();
+            if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == key) {
+                entry.remove();
+                self.keys.remove(key);
+            }
+        }
+    }
+
+    /// Takes a link out of everything but the list of the key that it leads to. Returns where it starts.
+    fn unlink(&mut self, at: u32) -> u32 {
+        let Link {
+            from,
+            next,
+            previous,
+            ..
+        } = self.links[at];
+        self.keys[from].children -= 1;
+        if next != NONE {
+            self.links[next].previous = previous;
+        }
+        if previous == NONE {
+            let hash = self.name(&self.links[at]).hash();
+            if let Ok(mut entry) = self.by_name.find_entry(hash, |link| *link == at) {
+                if next == NONE {
+                    entry.remove();
+                } else {
+                    *entry.get_mut() = next;
+                }
+            }
+        } else {
+            self.links[previous].next = next;
+        }
+        self.links[at].selector = None;
+        self.links.remove(at);
+        from
+    }
+}
+
+fn name_of<'a>(keys: &'a Pool<Key>, link: &'a Link) -> Name<'a> {
+    let to = &keys[link.to];
+    Name {
+        from: link.from,
+        input: link.input,
+        selector: link.selector.as_deref(),
+        op: &to.op,
+        output: to.output,
+    }
+}
+
+impl Name<'_> {
+    fn hash(&self) -> u64 {
+        let selector = self.selector.map_or(0, Digest::short);
+        [
+            u64::from(self.from) << 32 | u64::from(self.input),
+            u64::from(self.output),
+            selector,
+        ]
+        .into_iter()
+        .fold(self.op.short(), mix)
+    }
+}
+
+impl PartialEq for Name<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let same_place =
+            (self.from, self.input, self.output) == (other.from, other.input, other.output);
+        same_place && self.selector == other.selector && self.op == other.op
+    }
+}
+
+fn hash_record(id: RecordId) -> u64 {
+    mix(id.0, 0x5bd1_e995)
+}

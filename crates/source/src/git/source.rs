@@ -1,0 +1,671 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::command::Git;
+use super::error::GitError;
+use super::is_commit_name;
+use super::mirror::{Mirror, Mirrors};
+use super::subdir;
+use super::url::{GitUrl, scrub};
+use crate::progress::Progress;
+use crate::retry::RetryPolicy;
+use crate::secret::Secret;
+
+/// How repositories are reached and where they are mirrored.
+#[derive(Clone, Debug)]
+pub struct GitConfig {
+    /// The directory of the mirrors; it must be there.
+    pub mirrors: PathBuf,
+    /// The program.
+    pub program: PathBuf,
+    /// When a broken connection is tried again.
+    pub retry: RetryPolicy,
+    /// Whether `file:` remotes are allowed: they can read all that this process can.
+    pub allow_file: bool,
+}
+
+impl GitConfig {
+    /// The `git` of the `PATH`, with mirrors in a directory.
+    pub fn new(mirrors: impl Into<PathBuf>) -> Self {
+        Self {
+            mirrors: mirrors.into(),
+            program: PathBuf::from("git"),
+            retry: RetryPolicy::default(),
+            allow_file: false,
+        }
+    }
+}
+
+/// Which commit is wanted, and how much of it.
+#[derive(Clone, Debug, Default)]
+pub struct GitSpec {
+    /// The remote, as a user wrote it; user and password in it are used.
+    pub remote: String,
+    /// A branch, tag or commit, also with `refs/heads/` or `refs/tags/` in front; empty, or
+    /// `HEAD`, for the default branch.
+    pub reference: String,
+    /// The directory that is wanted; empty for all.
+    pub subdir: String,
+    /// The commit that the reference must stand for, or the beginning of its name.
+    pub checksum: Option<String>,
+    /// Whether to keep the `.git` directory. With a subdir there is none.
+    pub keep_git_dir: bool,
+    /// Whether to leave submodules out.
+    pub skip_submodules: bool,
+    /// Whether to fetch the checksum's commit without asking what the reference stands for.
+    pub fetch_by_commit: bool,
+    /// What the files' times are.
+    pub mtime: MtimePolicy,
+    /// Who to be at the remote.
+    pub auth: GitAuth,
+}
+
+/// What the files' times of a checkout are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MtimePolicy {
+    /// Those of the checkout.
+    #[default]
+    Checkout,
+    /// That of the commit.
+    Commit,
+}
+
+/// Who to be at a remote.
+#[derive(Clone, Debug, Default)]
+pub struct GitAuth {
+    /// The value of an `Authorization` header.
+    pub header: Option<Secret>,
+    /// The socket of an SSH agent.
+    pub ssh_agent: Option<PathBuf>,
+    /// Lines of a `known_hosts` file. Without them any host is believed, as in BuildKit.
+    pub known_hosts: Option<String>,
+}
+
+impl GitAuth {
+    /// The header that a token, such as one of GitHub's, makes.
+    pub fn token_header(token: &Secret) -> Secret {
+        use base64::Engine as _;
+        let pair = format!("x-access-token:{}", token.expose().trim());
+        let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+        Secret::new(format!("basic {encoded}"))
+    }
+}
+
+/// What a reference stands for at its remote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedCommit {
+    /// The full name of the reference, such as `refs/heads/main`, or of a commit.
+    pub reference: String,
+    /// The object that it stands for: a commit, or an annotated tag.
+    pub checksum: String,
+    /// The commit, if that is an annotated tag.
+    pub tagged_commit: Option<String>,
+}
+
+impl ResolvedCommit {
+    /// The commit, as far as it is known without fetching.
+    pub fn commit(&self) -> &str {
+        self.tagged_commit.as_deref().unwrap_or(&self.checksum)
+    }
+
+    /// What a checkout is made of, as text: equal texts, equal files. It has BuildKit's form.
+    pub fn cache_key(&self, spec: &GitSpec) -> String {
+        let mut key = if spec.keep_git_dir {
+            format!("{}.git#{}", self.checksum, self.reference)
+        } else {
+            self.commit().to_owned()
+        };
+        if !spec.subdir.is_empty() {
+            key.push(':');
+            key.push_str(&spec.subdir);
+        }
+        if spec.skip_submodules {
+            key.push_str("(skip-submodules)");
+        }
+        if spec.mtime == MtimePolicy::Commit {
+            key.push_str("(mtime=commit)");
+        }
+        key
+    }
+}
+
+/// Resolves references and makes checkouts.
+#[derive(Debug)]
+pub struct GitSource {
+    config: GitConfig,
+    mirrors: Mirrors,
+}
+
+/// A remote, and a git that can reach it.
+struct Access {
+    url: GitUrl,
+    /// What tells it from others: the remote, with user and password if the URL has them.
+    identity: String,
+    git: Git,
+    _known_hosts: Option<tempfile::NamedTempFile>,
+}
+
+impl GitSource {
+    /// A source with this configuration.
+    pub fn new(config: GitConfig) -> Self {
+        Self {
+            mirrors: Mirrors::new(config.mirrors.clone()),
+            config,
+        }
+    }
+
+    /// Asks the remote what the reference stands for. A full commit stands for itself and asks
+    /// nobody.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn resolve(
+        &self,
+        spec: &GitSpec,
+        progress: &Progress,
+    ) -> Result<ResolvedCommit, GitError> {
+        let access = self.access(spec, progress)?;
+        if let Some(resolved) = without_asking(spec, &access)? {
+            return Ok(resolved);
+        }
+        let resolved = self.ask(spec, &access).await?;
+        check(spec, &access, &resolved)?;
+        Ok(resolved)
+    }
+
+    /// Makes a checkout in `directory`, which must be there and empty.
+    ///
+    /// # Errors
+    /// [`GitError`]; the directory then has parts of it.
+    pub async fn checkout(
+        &self,
+        spec: &GitSpec,
+        resolved: &ResolvedCommit,
+        directory: &Path,
+        progress: &Progress,
+    ) -> Result<(), GitError> {
+        let access = self.access(spec, progress)?;
+        let transfer = progress.start(access.url.remote(), access.url.remote(), None);
+        let remote = access.url.remote();
+        let mirror = self
+            .mirrors
+            .lock(&access.identity, remote, &access.git)
+            .await?;
+        mirror.fetch(resolved, &self.config.retry).await?;
+        let commit = self.verify(spec, resolved, &access, &mirror).await?;
+        let checkout = Checkout {
+            source: self,
+            spec,
+            resolved,
+            commit,
+            access: &access,
+            mirror: &mirror,
+        };
+        checkout.make(directory).await?;
+        transfer.complete();
+        Ok(())
+    }
+
+    fn access(&self, spec: &GitSpec, progress: &Progress) -> Result<Access, GitError> {
+        let url = GitUrl::parse_with(&spec.remote, self.config.allow_file).map_err(|source| {
+            GitError::Url {
+                remote: scrub(&spec.remote),
+                source,
+            }
+        })?;
+        if spec.reference.starts_with('-') || spec.reference.contains([' ', ':', '*', '?', '\\']) {
+            return Err(GitError::Reference(spec.reference.clone()));
+        }
+        if let Some(checksum) = &spec.checksum
+            && (checksum.is_empty() || !checksum.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        {
+            return Err(GitError::Checksum(checksum.clone()));
+        }
+        let mut git = Git::new(&self.config.program, self.config.allow_file, progress);
+        let header = spec.auth.header.as_ref().or(url.authorization());
+        if let Some(header) = header {
+            let key = format!("http.{}.extraHeader", header_scope(url.remote()));
+            git = git.with_config(key, format!("Authorization: {}", header.expose()));
+        }
+        if let Some(socket) = &spec.auth.ssh_agent {
+            git = git.with_env("SSH_AUTH_SOCK", socket);
+        }
+        let known_hosts = self.known_hosts(spec)?;
+        let ssh = ssh_command(known_hosts.as_ref().map(tempfile::NamedTempFile::path));
+        let authorization = url.authorization().map(Secret::expose).unwrap_or_default();
+        Ok(Access {
+            identity: format!("{}\n{authorization}", url.remote()),
+            git: git.with_env("GIT_SSH_COMMAND", ssh),
+            url,
+            _known_hosts: known_hosts,
+        })
+    }
+
+    fn known_hosts(&self, spec: &GitSpec) -> Result<Option<tempfile::NamedTempFile>, GitError> {
+        let Some(lines) = &spec.auth.known_hosts else {
+            return Ok(None);
+        };
+        let root = self.mirrors.root();
+        let written = tempfile::NamedTempFile::new_in(root).and_then(|mut file| {
+            io::Write::write_all(&mut file, lines.as_bytes())?;
+            Ok(file)
+        });
+        written.map(Some).map_err(|source| GitError::File {
+            action: "write known hosts into",
+            path: root.to_owned(),
+            source,
+        })
+    }
+
+    async fn ask(&self, spec: &GitSpec, access: &Access) -> Result<ResolvedCommit, GitError> {
+        let remote = access.url.remote();
+        let action = format!("list the refs of {remote}");
+        let wanted = spec.reference.as_str();
+        let mut arguments = vec!["ls-remote", "--symref", "--end-of-options", remote];
+        let peeled = format!("{wanted}^{{}}");
+        if matches!(wanted, "" | "HEAD") {
+            arguments.push("HEAD");
+        } else {
+            arguments.extend([wanted, peeled.as_str()]);
+        }
+        let output = self.ask_with_retry(access, &action, &arguments).await?;
+        let listed = Listed::parse(&output);
+        if matches!(wanted, "" | "HEAD") {
+            return listed.head().ok_or_else(|| GitError::NoDefaultBranch {
+                remote: remote.to_owned(),
+            });
+        }
+        listed.find(wanted).ok_or_else(|| GitError::NoReference {
+            remote: remote.to_owned(),
+            reference: wanted.to_owned(),
+        })
+    }
+
+    async fn ask_with_retry(
+        &self,
+        access: &Access,
+        action: &str,
+        arguments: &[&str],
+    ) -> Result<String, GitError> {
+        let mut attempts = self.config.retry.start();
+        loop {
+            match access.git.run(action, arguments).await {
+                Ok(output) => return Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+                Err(error) if super::mirror::is_transient(&error) => {
+                    if !attempts.again(None).await {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The commit that was fetched, if it is what the checksum says.
+    async fn verify(
+        &self,
+        spec: &GitSpec,
+        resolved: &ResolvedCommit,
+        access: &Access,
+        mirror: &Mirror,
+    ) -> Result<String, GitError> {
+        let action = format!("find the commit of {} in {}", resolved.checksum, access.url);
+        let name = format!("{}^{{commit}}", resolved.checksum);
+        let output = mirror
+            .git()
+            .run(
+                &action,
+                ["rev-parse", "--verify", "--end-of-options", &name],
+            )
+            .await?;
+        let commit = output.text();
+        let fetched = ResolvedCommit {
+            tagged_commit: Some(commit.clone()),
+            ..resolved.clone()
+        };
+        check(spec, access, &fetched)?;
+        Ok(commit)
+    }
+}
+
+/// Resolves what needs no remote.
+fn without_asking(spec: &GitSpec, access: &Access) -> Result<Option<ResolvedCommit>, GitError> {
+    if is_commit_name(&spec.reference) {
+        let resolved = ResolvedCommit {
+            reference: spec.reference.clone(),
+            checksum: spec.reference.clone(),
+            tagged_commit: None,
+        };
+        check(spec, access, &resolved)?;
+        return Ok(Some(resolved));
+    }
+    if !spec.fetch_by_commit {
+        return Ok(None);
+    }
+    let checksum = spec
+        .checksum
+        .as_ref()
+        .filter(|checksum| is_commit_name(checksum));
+    let checksum = checksum.ok_or(GitError::FetchByCommit)?.clone();
+    let reference = match spec.reference.as_str() {
+        "" => checksum.clone(),
+        full if full.starts_with("refs/") => full.to_owned(),
+        branch => format!("refs/heads/{branch}"),
+    };
+    Ok(Some(ResolvedCommit {
+        reference,
+        checksum,
+        tagged_commit: None,
+    }))
+}
+
+fn check(spec: &GitSpec, access: &Access, resolved: &ResolvedCommit) -> Result<(), GitError> {
+    let Some(expected) = &spec.checksum else {
+        return Ok(());
+    };
+    let expected = expected.to_ascii_lowercase();
+    let matches = |name: &str| name.starts_with(&expected);
+    if matches(&resolved.checksum) || resolved.tagged_commit.as_deref().is_some_and(matches) {
+        return Ok(());
+    }
+    Err(GitError::Mismatch {
+        remote: access.url.remote().to_owned(),
+        reference: spec.reference.clone(),
+        expected,
+        actual: resolved.commit().to_owned(),
+    })
+}
+
+/// What `git ls-remote --symref` lists.
+#[derive(Default)]
+struct Listed {
+    refs: Vec<(String, String)>,
+    head: Option<String>,
+}
+
+impl Listed {
+    fn parse(text: &str) -> Self {
+        let mut listed = Self::default();
+        for line in text.lines() {
+            match line.split_once('\t') {
+                Some((target, "HEAD")) if target.starts_with("ref: ") => {
+                    listed.head = target.strip_prefix("ref: ").map(str::to_owned);
+                }
+                Some((object, name)) if is_commit_name(object) => {
+                    listed.refs.push((name.to_owned(), object.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        listed
+    }
+
+    fn object(&self, name: &str) -> Option<&String> {
+        let found = self.refs.iter().find(|(listed, _)| listed == name);
+        found.map(|(_, object)| object)
+    }
+
+    fn head(&self) -> Option<ResolvedCommit> {
+        let checksum = self.object("HEAD")?.clone();
+        Some(ResolvedCommit {
+            // A detached HEAD is no branch: the commit speaks for itself.
+            reference: self.head.clone().unwrap_or_else(|| checksum.clone()),
+            checksum,
+            tagged_commit: None,
+        })
+    }
+
+    /// A reference by its full or short name. A branch goes before a tag, as in git-checkout.
+    fn find(&self, wanted: &str) -> Option<ResolvedCommit> {
+        let bare = wanted.strip_prefix("refs/").unwrap_or(wanted);
+        let of =
+            |prefix: &str| format!("{prefix}{}", wanted.strip_prefix(prefix).unwrap_or(wanted));
+        let names = [format!("refs/{bare}"), of("refs/heads/"), of("refs/tags/")];
+        names.into_iter().find_map(|name| {
+            let checksum = self.object(&name)?.clone();
+            let tagged_commit = match name.starts_with("refs/tags/") {
+                true => self.object(&format!("{name}^{{}}")).cloned(),
+                false => None,
+            };
+            Some(ResolvedCommit {
+                reference: name,
+                checksum,
+                tagged_commit,
+            })
+        })
+    }
+}
+
+/// Where a header may be sent. A token for one of GitHub's repositories is sent to the others
+/// too: submodules are often there.
+fn header_scope(remote: &str) -> &str {
+    let github = ["https://github.com/", "https://www.github.com/"];
+    let known = github.into_iter().find(|host| remote.starts_with(host));
+    known.unwrap_or(remote)
+}
+
+fn ssh_command(known_hosts: Option<&Path>) -> String {
+    const QUIET: &str = "ssh -F /dev/null -o BatchMode=yes";
+    match known_hosts {
+        None => format!("{QUIET} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"),
+        Some(path) => {
+            // For ssh's own parser within the shell's.
+            let path = path.display().to_string().replace('\'', "'\\''");
+            format!("{QUIET} -o StrictHostKeyChecking=yes -o 'UserKnownHostsFile=\"{path}\"'")
+        }
+    }
+}
+
+/// One checkout.
+struct Checkout<'a> {
+    source: &'a GitSource,
+    spec: &'a GitSpec,
+    resolved: &'a ResolvedCommit,
+    commit: String,
+    access: &'a Access,
+    mirror: &'a Mirror,
+}
+
+impl Checkout<'_> {
+    async fn make(&self, directory: &Path) -> Result<(), GitError> {
+        let subdir = weld_fileset::clean(&format!("/{}", self.spec.subdir));
+        let subdir = subdir.trim_start_matches('/');
+        if subdir.is_empty() {
+            self.check_out(directory, self.spec.keep_git_dir).await?;
+        } else {
+            // Beside what is wanted, so that it can be moved.
+            let whole = self.temporary(directory)?;
+            self.check_out(whole.path(), false).await?;
+            self.take_subdir(whole, subdir, directory).await?;
+        }
+        if self.spec.mtime == MtimePolicy::Commit {
+            let seconds = self.commit_time().await?;
+            let path = directory.to_owned();
+            blocking("set the times of", directory, move || {
+                subdir::set_times(&path, seconds)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn check_out(&self, directory: &Path, keep: bool) -> Result<(), GitError> {
+        let submodules = !self.spec.skip_submodules && self.has_submodules().await?;
+        if keep {
+            let git_dir = directory.join(".git");
+            self.with_own_repository(directory, &git_dir, submodules)
+                .await
+        } else if submodules {
+            let repository = self.temporary(self.source.mirrors.root())?;
+            let git_dir = repository.path().join("git");
+            self.with_own_repository(directory, &git_dir, true).await?;
+            let path = directory.to_owned();
+            blocking("tidy", directory, move || subdir::remove_git_files(&path)).await
+        } else {
+            self.write_from_mirror(directory).await
+        }
+    }
+
+    /// Writes the files straight from the mirror, with an index that is thrown away.
+    async fn write_from_mirror(&self, directory: &Path) -> Result<(), GitError> {
+        let scratch = self.temporary(self.source.mirrors.root())?;
+        let git = self
+            .mirror
+            .git()
+            .clone()
+            .with_work_tree(directory)
+            .with_env("GIT_INDEX_FILE", scratch.path().join("index"));
+        let action = self.action("check out");
+        git.run(&action, ["read-tree", "--reset", "-u", &self.commit])
+            .await?;
+        Ok(())
+    }
+
+    /// Fetches the commit from the mirror into a repository of its own and checks out there.
+    async fn with_own_repository(
+        &self,
+        directory: &Path,
+        git_dir: &Path,
+        submodules: bool,
+    ) -> Result<(), GitError> {
+        let action = self.action("check out");
+        let format = match self.commit.len() {
+            64 => "--object-format=sha256",
+            _ => "--object-format=sha1",
+        };
+        let git = self
+            .access
+            .git
+            .clone()
+            .in_repository(git_dir)
+            .with_work_tree(directory);
+        git.run(&action, ["init", "--quiet", format]).await?;
+        let from = format!("file://{}", self.mirror.directory().display());
+        let refspec = match self.resolved.reference.as_str() {
+            full if full.starts_with("refs/") => {
+                format!("+{}:{full}", Mirror::name_of(self.resolved))
+            }
+            _ => Mirror::name_of(self.resolved),
+        };
+        let fetch = [
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--update-head-ok",
+            "--depth=1",
+            "--end-of-options",
+            &from,
+            &refspec,
+        ];
+        git.run(&action, fetch).await?;
+        let checkout = ["checkout", "--quiet", "--detach", &self.commit];
+        git.run(&action, checkout).await?;
+        let origin = ["remote", "add", "origin", self.access.url.remote()];
+        git.run(&action, origin).await?;
+        if submodules {
+            let update = [
+                "submodule",
+                "--quiet",
+                "update",
+                "--init",
+                "--recursive",
+                "--depth=1",
+            ];
+            git.run(&self.action("update the submodules of"), update)
+                .await?;
+        }
+        let expire = ["reflog", "expire", "--all", "--expire=now"];
+        git.run(&action, expire).await?;
+        // It names the mirror.
+        match tokio::fs::remove_file(git_dir.join("FETCH_HEAD")).await {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(GitError::File {
+                action: "tidy",
+                path: git_dir.to_owned(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn has_submodules(&self) -> Result<bool, GitError> {
+        let name = format!("{}:.gitmodules", self.commit);
+        let probe = self
+            .mirror
+            .git()
+            .run("look for submodules", ["cat-file", "-e", &name]);
+        match probe.await {
+            Ok(_) => Ok(true),
+            Err(GitError::Failed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn take_subdir(
+        &self,
+        whole: tempfile::TempDir,
+        subdir: &str,
+        directory: &Path,
+    ) -> Result<(), GitError> {
+        let failed = |reason: String| GitError::Subdir {
+            remote: self.access.url.remote().to_owned(),
+            subdir: subdir.to_owned(),
+            commit: self.commit.clone(),
+            reason,
+        };
+        let (wanted, to) = (subdir.to_owned(), directory.to_owned());
+        let moved = tokio::task::spawn_blocking(move || {
+            subdir::move_up(whole.path(), &wanted, &to)?;
+            whole.close()
+        });
+        match moved.await {
+            Ok(outcome) => outcome.map_err(|error| failed(error.to_string())),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    async fn commit_time(&self) -> Result<i64, GitError> {
+        let arguments = [
+            "log",
+            "-1",
+            "--format=%ct",
+            "--end-of-options",
+            &self.commit,
+        ];
+        let action = self.action("read the time of");
+        let output = self.mirror.git().run(&action, arguments).await?;
+        output.text().parse().map_err(|_| GitError::Failed {
+            action,
+            stderr: format!("git gave {:?} for a time", output.text()),
+        })
+    }
+
+    fn temporary(&self, beneath: &Path) -> Result<tempfile::TempDir, GitError> {
+        let made = tempfile::Builder::new()
+            .prefix(".weld-git-")
+            .tempdir_in(beneath);
+        made.map_err(|source| GitError::File {
+            action: "make a directory in",
+            path: beneath.to_owned(),
+            source,
+        })
+    }
+
+    fn action(&self, verb: &str) -> String {
+        format!("{verb} {} of {}", self.resolved.reference, self.access.url)
+    }
+}
+
+async fn blocking(
+    action: &'static str,
+    path: &Path,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<(), GitError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(|source| GitError::File {
+            action,
+            path: path.to_owned(),
+            source,
+        }),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

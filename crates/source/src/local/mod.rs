@@ -1,0 +1,25 @@
+//! A tree of a client's files, kept in step with a copy.
+//!
+//! [`sync`] asks a [`TreeProvider`] what there is (the client's stats, in path order), compares
+//! that with the [`TreeIndex`] of the last time, and has a [`TreeTarget`] make the differences:
+//! files that changed are fetched, in parallel, and digested on the way. A tree that did not
+//! change costs its stats and nothing else.
+//!
+//! [`HostDir`] provides a directory of this machine, [`DirTarget`] writes one. A client's session
+//! is another provider.
+
+mod codec;
+mod diff;
+mod dir_target;
+mod host_dir;
+mod index;
+mod stat;
+mod store_tree;
+mod sync;
+
+pub use dir_target::DirTarget;
+pub use host_dir::{HostDir, HostDirError};
+pub use index::{DecodeIndexError, IndexEntry, TreeIndex};
+pub use stat::{Change, Stat, StatError};
+pub use store_tree::{StoreSyncError, sync_into_store};
+pub use sync::{ProviderError, SyncError, Synced, TreeProvider, TreeTarget, sync};

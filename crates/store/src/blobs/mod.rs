@@ -1,0 +1,316 @@
+//! Blobs: content by digest, in an OCI image layout under `content/`.
+//!
+//! A blob comes in through an [`Ingest`], which verifies what is written and renames it into
+//! place; what is known of it (media type, source, diff id) is in the database. A [`BlobRef`]
+//! keeps the blob while it lives.
+
+mod error;
+mod feed;
+mod ingest;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use weld_digest::Digest;
+
+use crate::db::{Db, DbError, decode, encode};
+use crate::durability::Sequence;
+use crate::object::Object;
+use crate::pins::{Pin, Pins};
+
+pub use error::BlobError;
+pub use feed::Feed;
+pub use ingest::{Expected, Ingest, Started};
+
+/// What is known of each blob, by the text of its digest.
+pub(crate) const BLOBS: TableDefinition<&str, &[u8]> = TableDefinition::new("blobs");
+
+/// What the file names of ingests without a reference start with; a sequence number follows.
+pub(crate) const ANONYMOUS: &str = "anonymous-";
+
+pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
+    tx.open_table(BLOBS)?;
+    Ok(())
+}
+
+/// What is known of a blob besides its content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobInfo {
+    /// Its media type.
+    pub media_type: Option<String>,
+    /// Labels, such as where it was pulled from.
+    pub labels: BTreeMap<String, String>,
+    /// The digest of a layer before compression.
+    pub diff_id: Option<Digest>,
+}
+
+/// A blob's row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct BlobRecord {
+    pub(crate) size: u64,
+    pub(crate) sequence: u64,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    pub(crate) info: BlobInfo,
+}
+
+/// The blobs of a state directory. Cheap to clone.
+#[derive(Clone)]
+pub struct Blobs(Arc<Inner>);
+
+pub(crate) struct Inner {
+    layout: PathBuf,
+    ingests: PathBuf,
+    db: Db,
+    pins: Pins,
+    sequence: Arc<Sequence>,
+    /// Rows that are queued and not yet committed.
+    pending: Mutex<HashMap<Digest, BlobRecord>>,
+    /// One lock per file that is being ingested into.
+    busy: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Blobs {
+    pub(crate) fn open(
+        root: &Path,
+        db: &Db,
+        pins: &Pins,
+        sequence: &Arc<Sequence>,
+    ) -> io::Result<Self> {
+        let layout = root.join("content");
+        let ingests = root.join("ingest");
+        let marker = layout.join("oci-layout");
+        if !marker.exists() {
+            create_layout(&layout, &marker)?;
+        }
+        fs::create_dir_all(&ingests)?;
+        Ok(Self(Arc::new(Inner {
+            layout,
+            ingests,
+            db: db.clone(),
+            pins: pins.clone(),
+            sequence: sequence.clone(),
+            pending: Mutex::default(),
+            busy: Mutex::default(),
+        })))
+    }
+
+    /// The directory of the OCI image layout.
+    pub fn layout(&self) -> &Path {
+        &self.0.layout
+    }
+
+    /// The blob of a digest, pinned, or `None`. One whose file is gone or cut off counts as not
+    /// there.
+    pub fn get(&self, digest: &Digest) -> Result<Option<BlobRef>, BlobError> {
+        let pin = self.0.pins.pin(Object::Blob(digest.clone()));
+        let Some(record) = self.0.record(digest)? else {
+            return Ok(None);
+        };
+        if !fs::metadata(self.0.path(digest)).is_ok_and(|file| file.len() == record.size) {
+            tracing::warn!(%digest, "the file of a blob is damaged");
+            return Ok(None);
+        }
+        Ok(Some(BlobRef {
+            digest: digest.clone(),
+            record: Arc::new(record),
+            pin,
+            blobs: self.clone(),
+        }))
+    }
+
+    /// Whether there is a blob of this digest now.
+    pub fn contains(&self, digest: &Digest) -> Result<bool, BlobError> {
+        Ok(self.get(digest)?.is_some())
+    }
+
+    pub(crate) fn has_record(&self, digest: &Digest) -> Result<bool, DbError> {
+        Ok(self.0.record(digest)?.is_some())
+    }
+
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
+        self.0.path(digest)
+    }
+
+    /// The directory of ingests.
+    pub(crate) fn ingests(&self) -> &Path {
+        &self.0.ingests
+    }
+
+    /// Does something with a file of an ingest, unless one runs that writes it.
+    pub(crate) fn unless_ingesting(
+        &self,
+        file_name: &str,
+        act: impl FnOnce() -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = busy
+            .get(file_name)
+            .is_some_and(|turn| turn.strong_count() > 0);
+        if running { Ok(false) } else { act() }
+    }
+
+    /// Takes a small blob that is in memory.
+    pub fn put(&self, content: &[u8], info: BlobInfo) -> Result<BlobRef, BlobError> {
+        let expected = Expected {
+            digest: Some(Digest::sha256_of(content)),
+            size: Some(content.len() as u64),
+        };
+        match self.ingest(None, expected)? {
+            Started::Present(blob) => {
+                drop(self.annotate(&blob, info));
+                Ok(blob)
+            }
+            Started::Ingest(mut ingest) => {
+                ingest.append(content)?;
+                ingest.commit(info)
+            }
+        }
+    }
+
+    /// Adds to what is known of a blob: a media type or diff id if there is none yet, labels by
+    /// their names.
+    pub fn annotate(&self, blob: &BlobRef, info: BlobInfo) -> crate::Ticket<()> {
+        let digest = blob.digest.to_string();
+        self.0.db.update(move |tx| {
+            let mut table = tx.open_table(BLOBS)?;
+            let old = table.get(digest.as_str())?.map(|row| row.value().to_vec());
+            let Some(old) = old else {
+                return Ok(());
+            };
+            let mut record: BlobRecord = decode("a blob", &old)?;
+            record.info.merge(info.clone());
+            table.insert(digest.as_str(), encode(&record)?.as_slice())?;
+            Ok(())
+        })
+    }
+}
+
+impl BlobInfo {
+    fn merge(&mut self, other: Self) {
+        self.media_type = self.media_type.take().or(other.media_type);
+        self.diff_id = self.diff_id.take().or(other.diff_id);
+        self.labels.extend(other.labels);
+    }
+}
+
+impl Inner {
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.layout
+            .join("blobs")
+            .join(digest.algorithm().name())
+            .join(digest.hex())
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<Digest, BlobRecord>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, digest: &Digest) -> Result<Option<BlobRecord>, DbError> {
+        if let Some(record) = self.pending().get(digest) {
+            return Ok(Some(record.clone()));
+        }
+        self.db.read(|tx| {
+            tx.open_table(BLOBS)?
+                .get(digest.to_string().as_str())?
+                .map(|row| decode("a blob", row.value()))
+                .transpose()
+        })
+    }
+}
+
+fn create_layout(layout: &Path, marker: &Path) -> io::Result<()> {
+    fs::create_dir_all(layout.join("blobs/sha256"))?;
+    let index = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+    fs::write(layout.join("index.json"), index)?;
+    fs::write(marker, r#"{"imageLayoutVersion":"1.0.0"}"#)
+}
+
+/// A blob that is kept while this lives.
+#[derive(Clone)]
+pub struct BlobRef {
+    digest: Digest,
+    record: Arc<BlobRecord>,
+    pin: Pin,
+    blobs: Blobs,
+}
+
+impl BlobRef {
+    /// Its digest.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.record.size
+    }
+
+    /// What was known of it when this reference was made.
+    pub fn info(&self) -> &BlobInfo {
+        &self.record.info
+    }
+
+    /// What keeps it.
+    pub fn pin(&self) -> &Pin {
+        &self.pin
+    }
+
+    /// Its file. Must not be changed.
+    pub fn path(&self) -> PathBuf {
+        self.blobs.0.path(&self.digest)
+    }
+
+    /// Opens it to be read from its start.
+    pub fn open(&self) -> Result<File, BlobError> {
+        File::open(self.path()).map_err(|source| BlobError::Read {
+            digest: self.digest.clone(),
+            source,
+        })
+    }
+
+    /// Reads `len` bytes at `offset`.
+    pub fn read_range(&self, offset: u64, len: usize) -> Result<Vec<u8>, BlobError> {
+        let available = self.size().saturating_sub(offset);
+        if (len as u64) > available {
+            return Err(BlobError::OutOfRange {
+                digest: self.digest.clone(),
+                offset,
+                len: len as u64,
+                size: self.size(),
+            });
+        }
+        let mut content = vec![0; len];
+        self.open()?
+            .read_exact_at(&mut content, offset)
+            .map_err(|source| BlobError::Read {
+                digest: self.digest.clone(),
+                source,
+            })?;
+        Ok(content)
+    }
+
+    /// Reads all of it, if it is not longer than `limit` bytes.
+    pub fn read_all(&self, limit: u64) -> Result<Vec<u8>, BlobError> {
+        if self.size() > limit {
+            return Err(BlobError::TooLarge {
+                digest: self.digest.clone(),
+                size: self.size(),
+                limit,
+            });
+        }
+        self.read_range(0, self.size() as usize)
+    }
+}
+
+impl std::fmt::Debug for BlobRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlobRef({}, {} bytes)", self.digest, self.size())
+    }
+}

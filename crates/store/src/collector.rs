@@ -1,0 +1,361 @@
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use redb::{ReadableTable, WriteTransaction};
+use weld_solver::{KeyStore, RecordId};
+
+use crate::blobs::{ANONYMOUS, Blobs};
+use crate::db::{Db, DbError};
+use crate::gc::{self, Removable, Removal};
+use crate::object::{Object, SnapshotId};
+use crate::pins::{Claim, Pins};
+use crate::records::keys::Keys;
+use crate::refs::{HOLDERS, holders};
+use crate::trash::Trash;
+use crate::usage::USAGE;
+
+/// How many objects one transaction removes: it makes other updates wait for as long.
+const BATCH_LEN: usize = 256;
+
+/// An ingest with a reference that nobody went on with for so long is dropped.
+const INGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes objects with their files. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Collector(Arc<Inner>);
+
+struct Inner {
+    root: PathBuf,
+    db: Db,
+    pins: Pins,
+    blobs: Blobs,
+    keys: Keys,
+    trash: Trash,
+    /// Sequence numbers from this on are of this process.
+    first: u64,
+}
+
+/// Why something was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The database failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// A file or directory cannot be removed.
+    #[error("remove {}: {source}", .path.display())]
+    Remove {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn remove_error(path: &Path) -> impl FnOnce(io::Error) -> CollectError {
+    let path = path.to_owned();
+    move |source| CollectError::Remove { path, source }
+}
+
+impl Collector {
+    pub(crate) fn new(
+        root: &Path,
+        db: &Db,
+        pins: &Pins,
+        blobs: &Blobs,
+        keys: &Keys,
+        first: u64,
+    ) -> io::Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            root: root.to_owned(),
+            db: db.clone(),
+            pins: pins.clone(),
+            blobs: blobs.clone(),
+            keys: keys.clone(),
+            trash: Trash::open(root, first)?,
+            first,
+        })))
+    }
+
+    /// Removes those of the objects that may be and are not pinned, and what becomes garbage by
+    /// that; returns what was removed.
+    pub(crate) fn remove(
+        &self,
+        objects: impl IntoIterator<Item = Object>,
+        removable: Removable,
+    ) -> Result<Vec<Object>, CollectError> {
+        let mut removed = Vec::new();
+        let mut released = Vec::new();
+        let mut objects = objects.into_iter().peekable();
+        while objects.peek().is_some() {
+            let claims = self.claim(objects.by_ref().take(BATCH_LEN));
+            self.remove_claimed(claims, removable, &mut removed, &mut released)?;
+        }
+        while !released.is_empty() {
+            let garbage: HashSet<_> = std::mem::take(&mut released).into_iter().collect();
+            let garbage: Vec<_> = garbage.into_iter().collect();
+            for batch in garbage.chunks(BATCH_LEN) {
+                let claims = self.claim(batch.iter().cloned());
+                let unnamed = Removable::Unnamed;
+                self.remove_claimed(claims, unnamed, &mut removed, &mut released)?;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn claim(&self, objects: impl Iterator<Item = Object>) -> Vec<Claim> {
+        objects
+            .filter_map(|object| self.0.pins.claim(&object))
+            .collect()
+    }
+
+    fn remove_claimed(
+        &self,
+        claims: Vec<Claim>,
+        removable: Removable,
+        removed: &mut Vec<Object>,
+        released: &mut Vec<Object>,
+    ) -> Result<(), CollectError> {
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let objects: Vec<_> = claims.iter().map(|claim| claim.object().clone()).collect();
+        let removal = self
+            .0
+            .db
+            .update(move |tx| gc::remove(tx, &objects, removable))
+            .wait()?;
+        self.finish(&removal)?;
+        removed.extend(removal.removed);
+        released.extend(removal.released);
+        Ok(())
+    }
+
+    /// Takes away what lies outside of the tables that the removal has changed. If the process ends
+    /// before, the sweep takes the files, and the solver the keys, when it finds their results gone.
+    fn finish(&self, removal: &Removal) -> Result<(), CollectError> {
+        for result in &removal.results {
+            self.0.keys.drop_record(RecordId(*result));
+        }
+        self.discard(&removal.removed)?;
+        self.discard(&removal.unknown)
+    }
+
+    /// Takes the files of removed objects away.
+    fn discard(&self, objects: &[Object]) -> Result<(), CollectError> {
+        for object in objects {
+            let path = self.path(object);
+            self.0.trash.take(&path).map_err(remove_error(&path))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn path(&self, object: &Object) -> PathBuf {
+        match object {
+            Object::Blob(digest) => self.0.blobs.path(digest),
+            Object::Snapshot(id) => gc::snapshot_dir(&self.0.root, *id),
+        }
+    }
+
+    /// Takes a file or directory away that no record names any more.
+    pub(crate) fn take_away(&self, path: &Path) -> Result<(), CollectError> {
+        self.0.trash.take(path).map_err(remove_error(path))?;
+        Ok(())
+    }
+
+    /// Deletes what was removed.
+    pub(crate) fn empty_trash(&self) -> Result<(), CollectError> {
+        let trash = &self.0.trash;
+        trash.empty().map_err(remove_error(trash.directory()))
+    }
+
+    /// Removes what lost its last pin and has no reference.
+    pub(crate) fn collect_released(&self) -> Result<Vec<Object>, CollectError> {
+        let released = self.0.pins.take_released();
+        if released.is_empty() {
+            return Ok(Vec::new());
+        }
+        let unnamed = self.0.db.read(|tx| {
+            let table = tx.open_table(HOLDERS)?;
+            let mut unnamed = Vec::new();
+            for object in released {
+                if holders(&table, &object)?.is_empty() {
+                    unnamed.push(object);
+                }
+            }
+            Ok(unnamed)
+        })?;
+        self.remove(unnamed, Removable::Unnamed)
+    }
+
+    /// Removes what earlier processes left: objects that nothing names, files that no row knows,
+    /// ingests that nobody goes on with.
+    ///
+    /// Returns whether it came to its end before `stop` was set.
+    pub(crate) fn sweep(&self, stop: &AtomicBool) -> Result<bool, CollectError> {
+        for batch in self.unnamed_objects()?.chunks(BATCH_LEN) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            self.remove(batch.iter().cloned(), Removable::Unnamed)?;
+        }
+        Ok(self.sweep_snapshots(stop)? && self.sweep_blobs(stop)? && self.sweep_ingests()?)
+    }
+
+    fn unnamed_objects(&self) -> Result<Vec<Object>, DbError> {
+        self.0.db.read(|tx| {
+            let holders_table = tx.open_table(HOLDERS)?;
+            let mut unnamed = Vec::new();
+            for row in tx.open_table(USAGE)?.iter()? {
+                let (key, _) = row?;
+                let object = Object::from_key(key.value()).ok_or(DbError::MalformedKey {
+                    what: "a usage record",
+                })?;
+                if self.is_of_earlier_process(&object)
+                    && holders(&holders_table, &object)?.is_empty()
+                {
+                    unnamed.push(object);
+                }
+            }
+            Ok(unnamed)
+        })
+    }
+
+    /// A blob may also be one of this process; if nothing names it and nothing pins it, it goes
+    /// all the same.
+    fn is_of_earlier_process(&self, object: &Object) -> bool {
+        match object {
+            Object::Blob(_) => true,
+            Object::Snapshot(id) => id.0 < self.0.first,
+        }
+    }
+
+    fn sweep_snapshots(&self, stop: &AtomicBool) -> Result<bool, CollectError> {
+        let directory = self.0.root.join("snapshots");
+        for (name, path) in list(&directory)? {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let Ok(id) = name.parse() else {
+                continue;
+            };
+            let object = Object::Snapshot(SnapshotId(id));
+            if self.is_of_earlier_process(&object) {
+                self.discard_unless_known(object, &path)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn sweep_blobs(&self, stop: &AtomicBool) -> Result<bool, CollectError> {
+        for (algorithm, directory) in list(&self.0.blobs.layout().join("blobs"))? {
+            for (hex, path) in list(&directory)? {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+                if let Ok(digest) = format!("{algorithm}:{hex}").parse() {
+                    self.discard_unless_known(Object::Blob(digest), &path)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn discard_unless_known(&self, object: Object, path: &Path) -> Result<(), CollectError> {
+        let Some(_claim) = self.0.pins.claim(&object) else {
+            return Ok(());
+        };
+        let known = match &object {
+            Object::Blob(digest) => self.0.blobs.has_record(digest)?,
+            Object::Snapshot(_) => self.0.db.read(|tx| {
+                let row = tx.open_table(USAGE)?.get(object.to_key().as_slice())?;
+                Ok(row.is_some())
+            })?,
+        };
+        if !known {
+            self.0.trash.take(path).map_err(remove_error(path))?;
+        }
+        Ok(())
+    }
+
+    fn sweep_ingests(&self) -> Result<bool, CollectError> {
+        let now = SystemTime::now();
+        let is_old = |path: &Path| {
+            fs::metadata(path)
+                .and_then(|metadata| metadata.modified())
+                .is_ok_and(|modified| {
+                    now.duration_since(modified)
+                        .is_ok_and(|age| age > INGEST_LIFETIME)
+                })
+        };
+        for (name, path) in list(self.0.blobs.ingests())? {
+            let number = name.strip_prefix(ANONYMOUS).map(str::parse::<u64>);
+            let left = match number {
+                Some(number) => number.is_ok_and(|number| number < self.0.first),
+                None => is_old(&path),
+            };
+            if left {
+                self.0
+                    .blobs
+                    .unless_ingesting(&name, || self.0.trash.take(&path))
+                    .map_err(remove_error(&path))?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Drops what a power loss may have damaged, before anything is served.
+    pub(crate) fn drop_lost(&self) -> Result<(), CollectError> {
+        let removal = self.0.db.update(gc::remove_lost).wait()?;
+        if !removal.removed.is_empty() {
+            tracing::warn!(
+                objects = removal.removed.len(),
+                "dropped what was not yet synced when the machine went down"
+            );
+        }
+        self.finish(&removal)?;
+        for (_, path) in list(self.0.blobs.ingests())? {
+            self.0.trash.take(&path).map_err(remove_error(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Whether something of what lost its last pin has no reference, and so waits for collection.
+    pub(crate) fn has_garbage(
+        &self,
+        tx: &WriteTransaction,
+        released: &HashSet<Object>,
+    ) -> Result<bool, DbError> {
+        let holders_table = tx.open_table(HOLDERS)?;
+        let usage = tx.open_table(USAGE)?;
+        for object in released {
+            let known = usage.get(object.to_key().as_slice())?.is_some();
+            let has_files = || self.path(object).exists();
+            if holders(&holders_table, object)?.is_empty() && (known || has_files()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The names and paths in a directory; none if it is not there.
+fn list(directory: &Path) -> Result<Vec<(String, PathBuf)>, CollectError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(remove_error(directory)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(remove_error(directory))?;
+        if let Some(name) = entry.file_name().to_str() {
+            found.push((name.to_owned(), entry.path()));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,140 @@
+//! A tree whose content keys are asked for.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use weld_digest::Digest;
+
+use super::node::{Kind, Layer, Node, Root};
+use super::{KeyError, KeyOptions, select};
+
+/// As many symlinks as BuildKit follows in one path.
+const MAX_LINKS: usize = 255;
+
+/// A tree of files and its content keys, as far as they were asked for. Cheap to clone.
+#[derive(Clone)]
+pub struct KeyTree {
+    root: Arc<Node>,
+}
+
+impl KeyTree {
+    /// The tree of a plain directory.
+    pub fn of_directory(directory: OwnedFd) -> Result<Self, KeyError> {
+        Self::of_layer(
+            Layer::new(Root::Held(Arc::new(directory)), None, false),
+            None,
+        )
+    }
+
+    /// The tree that an overlay's directory makes over another. Keys are kept in the file
+    /// `cache`.
+    pub(crate) fn layered(
+        directory: PathBuf,
+        below: Option<&Self>,
+        cache: Option<PathBuf>,
+        userxattr: bool,
+    ) -> Result<Self, KeyError> {
+        let root = Root::Path {
+            path: directory,
+            opened: Mutex::default(),
+        };
+        Self::of_layer(Layer::new(root, cache, userxattr), below)
+    }
+
+    fn of_layer(layer: Layer, below: Option<&Self>) -> Result<Self, KeyError> {
+        let below = below.map(|below| below.root.clone());
+        Ok(Self {
+            root: Node::root(Arc::new(layer), below)?,
+        })
+    }
+
+    /// The content key of a path. What no file matches has the digest of nothing, unless it is a
+    /// plain path: then there is an error.
+    pub fn content_key(&self, path: &str, options: &KeyOptions) -> Result<Digest, KeyError> {
+        let filtered =
+            options.wildcard || !options.include.is_empty() || !options.exclude.is_empty();
+        let key = if filtered {
+            select::key(self, path, options)
+        } else {
+            self.key_of_path(path.as_bytes(), options.follow_links)
+                .map(Digest::from_sha256)
+        };
+        self.keep();
+        key
+    }
+
+    /// Keeps what was found.
+    fn keep(&self) {
+        Node::keep(&self.root);
+        Node::close(&self.root);
+    }
+
+    pub(super) fn root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
+    pub(super) fn key_of_path(&self, path: &[u8], follow: bool) -> Result<[u8; 32], KeyError> {
+        let node = self.resolve(path, follow)?;
+        node.ok_or_else(|| KeyError::NotFound {
+            path: path_of(path),
+        })?
+        .whole()
+    }
+
+    /// The file of a path, symlinks on the way resolved within the tree, the last one only if
+    /// asked for.
+    pub(super) fn resolve(&self, path: &[u8], follow: bool) -> Result<Option<Arc<Node>>, KeyError> {
+        let mut ahead: Vec<Vec<u8>> = components(path);
+        let mut behind: Vec<Arc<Node>> = vec![self.root.clone()];
+        let mut links = 0;
+        while let Some(name) = ahead.pop() {
+            if name == b".." {
+                if behind.len() > 1 {
+                    behind.pop();
+                }
+                continue;
+            }
+            let Some(here) = behind.last() else {
+                return Ok(None);
+            };
+            let Some(next) = here.children()?.get(&name).cloned() else {
+                return Ok(None);
+            };
+            let target = match next.kind() {
+                Kind::Symlink(target) if follow || !ahead.is_empty() => target,
+                _ => {
+                    behind.push(next);
+                    continue;
+                }
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(KeyError::TooManyLinks {
+                    path: path_of(path),
+                });
+            }
+            if target.starts_with(b"/") {
+                behind.truncate(1);
+            }
+            ahead.extend(components(target));
+        }
+        Ok(behind.pop())
+    }
+}
+
+/// A path's components, the first of them last.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    let components = path.split(|&byte| byte == b'/');
+    let mut components: Vec<_> = components
+        .filter(|component| !matches!(*component, b"" | b"."))
+        .map(<[u8]>::to_vec)
+        .collect();
+    components.reverse();
+    components
+}
+
+fn path_of(path: &[u8]) -> PathBuf {
+    Path::new(std::ffi::OsStr::from_bytes(path)).to_owned()
+}

@@ -1,0 +1,155 @@
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+
+use redb::WriteTransaction;
+
+use crate::lock::DirectoryLock;
+
+use super::DbError;
+use super::engine::Engine;
+use super::ticket::{Slot, Ticket};
+
+/// At most this many updates share a transaction, so that none waits long for its commit.
+const MAX_GROUP_LEN: usize = 1024;
+
+/// An update without its type.
+pub(super) trait Job: Send {
+    fn run(&mut self, transaction: &WriteTransaction) -> Result<(), DbError>;
+    fn finish(self: Box<Self>, commit: Result<(), DbError>);
+}
+
+pub(super) struct Typed<T, F, D> {
+    update: F,
+    done: D,
+    value: Option<T>,
+    slot: Arc<Slot<T>>,
+}
+
+impl<T, F, D> Typed<T, F, D> {
+    pub(super) fn new(update: F, done: D) -> (Self, Ticket<T>) {
+        let slot = Slot::new();
+        let ticket = slot.ticket();
+        let job = Self {
+            update,
+            done,
+            value: None,
+            slot,
+        };
+        (job, ticket)
+    }
+}
+
+impl<T, F, D> Job for Typed<T, F, D>
+where
+    T: Send,
+    F: Fn(&WriteTransaction) -> Result<T, DbError> + Send,
+    D: FnOnce(&Result<T, DbError>) + Send,
+{
+    fn run(&mut self, transaction: &WriteTransaction) -> Result<(), DbError> {
+        let update = AssertUnwindSafe(|| (self.update)(transaction));
+        self.value = Some(catch_unwind(update).map_err(panicked)??);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, commit: Result<(), DbError>) {
+        let Self {
+            done, value, slot, ..
+        } = *self;
+        let outcome = commit.and_then(|()| value.ok_or(DbError::Closed));
+        done(&outcome);
+        slot.fill(outcome);
+    }
+}
+
+pub(super) fn panicked(payload: Box<dyn Any + Send>) -> DbError {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned());
+    DbError::Panicked(text.unwrap_or_default())
+}
+
+/// The thread that commits.
+pub(super) struct Committer(JoinHandle<()>);
+
+impl Committer {
+    pub(super) fn start(
+        engine: Arc<Engine>,
+        jobs: Receiver<Box<dyn Job>>,
+        lock: Arc<DirectoryLock>,
+    ) -> Result<Self, DbError> {
+        std::thread::Builder::new()
+            .name("weld-committer".into())
+            .spawn(move || {
+                commit_all(&engine, &jobs);
+                drop(engine);
+                drop(lock);
+            })
+            .map(Self)
+            .map_err(|error| DbError::Thread(Arc::new(error)))
+    }
+
+    pub(super) fn join(self) {
+        // A panic of the committer already failed the tickets of its group.
+        drop(self.0.join());
+    }
+}
+
+fn commit_all(engine: &Engine, jobs: &Receiver<Box<dyn Job>>) {
+    while let Ok(first) = jobs.recv() {
+        let mut group = vec![first];
+        group.extend(jobs.try_iter().take(MAX_GROUP_LEN - 1));
+        commit_group(engine, group);
+    }
+}
+
+/// Commits the jobs that succeed in one transaction. A job that fails may have written something
+/// before it did, so the transaction is given up and the others start anew without it.
+fn commit_group(engine: &Engine, mut group: Vec<Box<dyn Job>>) {
+    while !group.is_empty() {
+        match try_group(engine, &mut group) {
+            Outcome::Committed => {
+                for job in group.drain(..) {
+                    job.finish(Ok(()));
+                }
+            }
+            Outcome::JobFailed(index, error) => group.remove(index).finish(Err(error)),
+            Outcome::CommitFailed(error) => {
+                engine.give_up();
+                tracing::error!(%error, updates = group.len(), "commit to the state database failed");
+                for job in group.drain(..) {
+                    job.finish(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+enum Outcome {
+    Committed,
+    JobFailed(usize, DbError),
+    CommitFailed(DbError),
+}
+
+fn try_group(engine: &Engine, group: &mut [Box<dyn Job>]) -> Outcome {
+    let mut transaction = match engine.begin_write() {
+        Ok(transaction) => transaction,
+        Err(error) => return Outcome::CommitFailed(error),
+    };
+    // Keeps the allocator's state with each commit, so that opening after a kill scans nothing.
+    transaction.set_quick_repair(true);
+    for (index, job) in group.iter_mut().enumerate() {
+        match job.run(&transaction) {
+            Ok(()) => {}
+            Err(error) if error.is_storage_failure() => return Outcome::CommitFailed(error),
+            Err(error) => return Outcome::JobFailed(index, error),
+        }
+    }
+    match transaction.commit() {
+        Ok(()) => Outcome::Committed,
+        Err(error) => Outcome::CommitFailed(error.into()),
+    }
+}

@@ -1,0 +1,90 @@
+use std::io;
+use std::sync::Arc;
+
+/// Why the database did not do what it was asked for.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DbError {
+    /// The database itself failed.
+    #[error("state database: {0}")]
+    Engine(Arc<redb::Error>),
+    /// A value cannot be turned into bytes.
+    #[error("state database: encode a record: {0}")]
+    Encode(postcard::Error),
+    /// A record is not what this version writes.
+    #[error("state database: decode {what}: {source}")]
+    Decode {
+        /// What kind of record.
+        what: &'static str,
+        /// What is wrong with it.
+        source: postcard::Error,
+    },
+    /// A key is not what this version writes.
+    #[error("state database: {what} has a malformed key")]
+    MalformedKey {
+        /// What kind of record.
+        what: &'static str,
+    },
+    /// An update panicked; nothing of it was committed.
+    #[error("state database: an update panicked: {0}")]
+    Panicked(String),
+    /// The committer thread could not be started.
+    #[error("state database: start the committer thread: {0}")]
+    Thread(Arc<io::Error>),
+    /// A damaged database cannot be put aside.
+    #[error("state database: rename the damaged file: {0}")]
+    Aside(Arc<io::Error>),
+    /// The store was closed.
+    #[error("state database: closed")]
+    Closed,
+}
+
+impl DbError {
+    /// Whether the database can do nothing more with its file.
+    pub(super) fn is_storage_failure(&self) -> bool {
+        match self {
+            Self::Engine(error) => matches!(
+                **error,
+                redb::Error::Io(_)
+                    | redb::Error::Backend(_)
+                    | redb::Error::PreviousIo
+                    | redb::Error::DatabaseClosed
+                    | redb::Error::Corrupted(_)
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether the content of the database's file is at fault.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Engine(error) => match &**error {
+                redb::Error::Corrupted(_) => true,
+                redb::Error::Io(error) => matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ),
+                _ => false,
+            },
+            Self::Decode { .. } | Self::MalformedKey { .. } | Self::Panicked(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<redb::Error> for DbError {
+    fn from(error: redb::Error) -> Self {
+        Self::Engine(Arc::new(error))
+    }
+}
+
+macro_rules! from_engine {
+    ($($error:ident)*) => {$(
+        impl From<redb::$error> for DbError {
+            fn from(error: redb::$error) -> Self {
+                redb::Error::from(error).into()
+            }
+        }
+    )*};
+}
+
+from_engine!(StorageError TableError TransactionError CommitError);

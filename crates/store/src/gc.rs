@@ -1,0 +1,148 @@
+//! Removal of objects from the tables: what goes with them, and what becomes garbage by it.
+//!
+//! What a module that makes snapshots has to do, all in the one transaction that commits a
+//! snapshot: [`usage::record`](crate::usage::record) it, and [`refs::add`](crate::refs::add) what
+//! it is made of (its parents and its layer blobs, held by
+//! [`Reference::Snapshot`](crate::Reference::Snapshot)). A snapshot stays while somebody refers to
+//! it or it is pinned; an update that adds a reference is to be queued while the object is pinned.
+//! The files are removed by the collector; rows in other tables by the module's function in
+//! [`FORGET_SNAPSHOT`], in the transaction that removes the snapshot.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use redb::WriteTransaction;
+
+use crate::blobs::BLOBS;
+use crate::db::DbError;
+use crate::durability;
+use crate::object::{Object, SnapshotId};
+use crate::records::results;
+use crate::refs::{self, HOLDERS, Reference};
+use crate::usage::USAGE;
+
+/// Removes a module's rows about a snapshot.
+type ForgetSnapshot = fn(&WriteTransaction, SnapshotId) -> Result<(), DbError>;
+
+/// What every module has to remove from its tables with a snapshot.
+const FORGET_SNAPSHOT: &[ForgetSnapshot] = &[crate::snapshot::forget];
+
+/// Where a snapshot's files are: all of them are beneath this directory, named by its number, so
+/// that the collector finds what no record names.
+pub(crate) fn snapshot_dir(root: &Path, id: SnapshotId) -> PathBuf {
+    root.join("snapshots").join(id.to_string())
+}
+
+/// Which objects may be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removable {
+    /// Those that nothing names.
+    Unnamed,
+    /// Also those that results and names lead to, which go with them.
+    Cached,
+    /// Also those of images that a user named.
+    Shared,
+}
+
+impl Removable {
+    fn allows(self, holders: &[Reference]) -> bool {
+        holders.iter().all(|holder| match holder {
+            // What is made of an object goes before it.
+            Reference::Snapshot(_) | Reference::Blob(_) | Reference::Lease(_) => false,
+            Reference::Result(_) | Reference::Name(_) => self != Self::Unnamed,
+            Reference::Image(_) => self == Self::Shared,
+        })
+    }
+}
+
+/// What a removal came to.
+#[derive(Debug, Default)]
+pub(crate) struct Removal {
+    /// What has no row any more; its files are to be removed.
+    pub(crate) removed: Vec<Object>,
+    /// What had no row before, such as a snapshot that was never committed; files that it may
+    /// have are to be removed, too.
+    pub(crate) unknown: Vec<Object>,
+    /// Results that went with them; the keys that lead to these are to be dropped.
+    pub(crate) results: Vec<u64>,
+    /// What may have lost its last reference.
+    pub(crate) released: Vec<Object>,
+}
+
+/// Removes those of the objects that may be, in their order.
+pub(crate) fn remove(
+    tx: &WriteTransaction,
+    objects: &[Object],
+    removable: Removable,
+) -> Result<Removal, DbError> {
+    let mut removal = Removal::default();
+    for object in objects {
+        let holders = refs::holders(&tx.open_table(HOLDERS)?, object)?;
+        if removable.allows(&holders) {
+            remove_one(tx, object, holders, &mut removal)?;
+        }
+    }
+    Ok(removal)
+}
+
+/// Removes all that a power loss may have damaged, with what was made of it.
+pub(crate) fn remove_lost(tx: &WriteTransaction) -> Result<Removal, DbError> {
+    let mut removal = Removal::default();
+    let mut lost = durability::take_unsynced(tx)?;
+    let mut seen = HashSet::new();
+    while let Some(object) = lost.pop() {
+        if !seen.insert(object.clone()) {
+            continue;
+        }
+        let holders = refs::holders(&tx.open_table(HOLDERS)?, &object)?;
+        lost.extend(holders.iter().filter_map(|holder| match holder {
+            Reference::Snapshot(child) => Some(Object::Snapshot(*child)),
+            Reference::Blob(index) => Some(Object::Blob(index.clone())),
+            _ => None,
+        }));
+        remove_one(tx, &object, holders, &mut removal)?;
+    }
+    Ok(removal)
+}
+
+fn remove_one(
+    tx: &WriteTransaction,
+    object: &Object,
+    holders: Vec<Reference>,
+    removal: &mut Removal,
+) -> Result<(), DbError> {
+    for holder in holders {
+        match holder {
+            Reference::Result(id) => {
+                removal.released.extend(results::drop_result(tx, id)?);
+                removal.results.push(id);
+            }
+            Reference::Name(name) => crate::names::remove(tx, &name)?,
+            other => refs::remove(tx, &other, object)?,
+        }
+    }
+    let known = tx
+        .open_table(USAGE)?
+        .remove(object.to_key().as_slice())?
+        .is_some();
+    let made_of = match object {
+        Object::Blob(digest) => {
+            tx.open_table(BLOBS)?.remove(digest.to_string().as_str())?;
+            Reference::Blob(digest.clone())
+        }
+        Object::Snapshot(id) => {
+            for forget in FORGET_SNAPSHOT {
+                forget(tx, *id)?;
+            }
+            Reference::Snapshot(*id)
+        }
+    };
+    removal.released.extend(refs::release(tx, &made_of)?);
+    let list = if known {
+        &mut removal.removed
+    } else {
+        &mut removal.unknown
+    };
+    list.push(object.clone());
+    Ok(())
+}

@@ -1,0 +1,131 @@
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::clock;
+use crate::collector::{CollectError, Collector};
+use crate::db::Db;
+use crate::durability;
+use crate::usage::Uses;
+
+/// Leaves the first moments of a process to its work.
+const START_DELAY: Duration = Duration::from_millis(200);
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The thread that sweeps, collects, writes uses and raises the durability mark.
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    root: PathBuf,
+    db: Db,
+    uses: Uses,
+    collector: Collector,
+    sync_after: Duration,
+    /// What earlier processes left is not swept yet.
+    unswept: AtomicBool,
+    stop: AtomicBool,
+    turn: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Keeper {
+    pub(crate) fn start(
+        root: &Path,
+        db: &Db,
+        uses: &Uses,
+        collector: &Collector,
+        sync_after: Duration,
+        unswept: bool,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            root: root.to_owned(),
+            db: db.clone(),
+            uses: uses.clone(),
+            collector: collector.clone(),
+            sync_after,
+            unswept: AtomicBool::new(unswept),
+            stop: AtomicBool::new(false),
+            turn: Mutex::default(),
+            wake: Condvar::new(),
+        });
+        let thread = std::thread::Builder::new()
+            .name("weld-keeper".into())
+            .spawn({
+                let shared = shared.clone();
+                move || shared.run()
+            })?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Ends the thread after what it is doing; whether nothing was left to be swept.
+    pub(crate) fn stop(&mut self) -> bool {
+        let turn = self.shared.turn.lock();
+        self.shared.stop.store(true, Ordering::Relaxed);
+        drop(turn);
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+        !self.shared.unswept.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut delay = START_DELAY;
+        while self.sleep(delay) {
+            delay = INTERVAL;
+            if self.unswept.load(Ordering::Relaxed) {
+                match self.collector.sweep(&self.stop) {
+                    Ok(ended) => self.unswept.store(!ended, Ordering::Relaxed),
+                    Err(error) => warn(&error),
+                }
+            }
+            if let Err(error) = self.keep() {
+                warn(&error);
+            }
+        }
+    }
+
+    /// Whether to go on after the time.
+    fn sleep(&self, time: Duration) -> bool {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopped = |(): &mut ()| !self.stop.load(Ordering::Relaxed);
+        drop(
+            self.wake
+                .wait_timeout_while(turn, time, stopped)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    fn keep(&self) -> Result<(), CollectError> {
+        if let Some(ticket) = self.uses.write(&self.db) {
+            ticket.wait()?;
+        }
+        self.collector.collect_released()?;
+        self.collector.empty_trash()?;
+        if self.db.wants_checkpoint() {
+            self.db.checkpoint()?;
+        }
+        if let Some(unsynced) = durability::unsynced(&self.db)?
+            && clock::seconds().saturating_sub(unsynced.oldest) >= self.sync_after.as_secs()
+            && let Err(error) = durability::sync(&self.root, &self.db, unsynced)
+        {
+            tracing::warn!(%error, "cannot sync the state directory");
+        }
+        Ok(())
+    }
+}
+
+fn warn(error: &CollectError) {
+    tracing::warn!(%error, "cannot tidy the state directory");
+}

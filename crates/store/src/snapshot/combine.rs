@@ -1,0 +1,301 @@
+//! Snapshots made of snapshots: merges, differences, and combinations of many layers.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use super::changes::{Change, TreeError, layer_changes, tree_changes};
+use super::driver::Driver;
+use super::farm::{Farm, Removals};
+use super::handle::SnapshotRef;
+use super::record::Origin;
+use super::store::{FILES, lock, open};
+use super::{MutableSnapshot, SnapshotError, Snapshots};
+use crate::usage::NewUsage;
+
+/// The directory of a combination of all of a snapshot's layers.
+const FLAT: &str = "flat";
+
+impl Snapshots {
+    /// The layers of the inputs applied one after another, as LLB's MergeOp has it. Files are
+    /// shared with the inputs.
+    pub fn merge(
+        &self,
+        inputs: &[SnapshotRef],
+        usage: NewUsage,
+    ) -> Result<SnapshotRef, SnapshotError> {
+        for input in inputs {
+            input.check_unpacked()?;
+        }
+        let ids = inputs.iter().map(|input| input.id().0).collect();
+        let Some((first, rest)) = inputs.split_first() else {
+            let empty = self.create(None)?;
+            return empty.commit(usage);
+        };
+        let layers: Vec<_> = rest.iter().flat_map(SnapshotRef::layer_snapshots).collect();
+        if self.is_overlay() && all_simple(&layers)? {
+            let origin = Origin::Merge {
+                inputs: ids,
+                combined: false,
+            };
+            return self.publish_virtual(origin, None, usage);
+        }
+        let snapshot = self.create(Some(first))?;
+        self.combine(&snapshot, &layers)?;
+        let origin = Origin::Merge {
+            inputs: ids,
+            combined: true,
+        };
+        self.publish(snapshot, origin, usage)
+    }
+
+    /// What makes `lower` into `upper`, as LLB's DiffOp has it. Without a `lower` that is `upper`
+    /// itself; without an `upper`, nothing.
+    pub fn diff(
+        &self,
+        lower: Option<&SnapshotRef>,
+        upper: Option<&SnapshotRef>,
+        usage: NewUsage,
+    ) -> Result<SnapshotRef, SnapshotError> {
+        let (lower, upper) = match (lower, upper) {
+            (_, None) => return self.create(None)?.commit(usage),
+            (None, Some(upper)) => return Ok(upper.clone()),
+            (Some(lower), Some(upper)) => (lower, upper),
+        };
+        lower.check_unpacked()?;
+        upper.check_unpacked()?;
+        let (below, layers) = (lower.layer_snapshots(), upper.layer_snapshots());
+        let (lower_id, upper_id) = (lower.id().0, upper.id().0);
+        if layers.starts_with(&below) {
+            let layers = &layers[below.len()..];
+            let simple = self.is_overlay() && all_simple(layers)?;
+            let origin = Origin::Range {
+                lower: lower_id,
+                upper: upper_id,
+                combined: !simple,
+            };
+            if simple {
+                return self.publish_virtual(origin, None, usage);
+            }
+            let snapshot = self.allocate(None)?;
+            self.combine(&snapshot, layers)?;
+            return self.publish(snapshot, origin, usage);
+        }
+        let snapshot = self.allocate(None)?;
+        let root = open(snapshot.id(), snapshot.files())?;
+        let mut farm = Farm::new(root, Removals::Done, self.is_overlay());
+        farm.set_origins(upper.origins()?);
+        let (from, to) = (lower.root()?, upper.root()?);
+        tree_changes(Some(from.as_fd()), to.as_fd(), |change| farm.change(change))
+            .and_then(|()| farm.finish())
+            .map_err(SnapshotError::tree(snapshot.id()))?;
+        let origin = Origin::Difference {
+            lower: lower_id,
+            upper: upper_id,
+        };
+        self.publish(snapshot, origin, usage)
+    }
+
+    /// Applies layers to a new snapshot.
+    fn combine(
+        &self,
+        snapshot: &MutableSnapshot,
+        layers: &[SnapshotRef],
+    ) -> Result<(), SnapshotError> {
+        let root = open(snapshot.id(), snapshot.files())?;
+        let removals = match self.driver() {
+            Driver::Copy => Removals::Done,
+            Driver::Overlay { userxattr, .. } => Removals::Marked {
+                below: snapshot.parent().map(SnapshotRef::root).transpose()?,
+                userxattr: *userxattr,
+            },
+        };
+        let mut farm = Farm::new(root, removals, self.is_overlay());
+        for layer in layers {
+            farm.set_origins(layer.change_origins()?);
+            layer.changes(|change| farm.change(change))?;
+        }
+        farm.finish().map_err(SnapshotError::tree(snapshot.id()))
+    }
+}
+
+impl SnapshotRef {
+    /// The snapshots whose layers, one after another, make this one: those of a manifest.
+    pub fn layer_snapshots(&self) -> Vec<SnapshotRef> {
+        // Depth first, the uppermost first, then turned around.
+        let mut found = Vec::new();
+        let mut ahead = vec![self.clone()];
+        while let Some(next) = ahead.pop() {
+            match next.record().origin {
+                Origin::Layer { .. } => {
+                    ahead.extend(next.parents().iter().cloned());
+                    found.push(next);
+                }
+                Origin::Difference { .. } => found.push(next),
+                Origin::Merge { .. } => ahead.extend(next.parents().iter().cloned()),
+                Origin::Range { .. } => {
+                    let [lower, upper] = next.parents() else {
+                        continue;
+                    };
+                    // Ranges are of chains that were made one from another, so that this ends.
+                    let below = lower.layer_snapshots().len();
+                    let mut layers = upper.layer_snapshots().split_off(below);
+                    layers.reverse();
+                    found.append(&mut layers);
+                }
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        found.retain(|layer| seen.insert(layer.id()));
+        found.reverse();
+        found
+    }
+
+    /// Visits the changes of its layer.
+    pub(super) fn changes(
+        &self,
+        visit: impl FnMut(Change<'_>) -> Result<(), TreeError>,
+    ) -> Result<(), SnapshotError> {
+        let source = self.change_source()?;
+        match &source {
+            ChangeSource::Layer { upper, below } => layer_changes(
+                upper.as_fd(),
+                below.as_ref().map(AsFd::as_fd),
+                self.userxattr(),
+                visit,
+            ),
+            ChangeSource::Trees { lower, upper } => {
+                tree_changes(lower.as_ref().map(AsFd::as_fd), upper.as_fd(), visit)
+            }
+        }
+        .map_err(SnapshotError::tree(self.id()))
+    }
+
+    pub(super) fn change_source(&self) -> Result<ChangeSource, SnapshotError> {
+        let root = |index: usize| self.parents().get(index).map(SnapshotRef::root).transpose();
+        if let Origin::Difference { .. } = self.record().origin {
+            let upper = match root(1)? {
+                Some(upper) => upper,
+                None => open(self.id(), &self.files())?,
+            };
+            return Ok(ChangeSource::Trees {
+                lower: root(0)?,
+                upper,
+            });
+        }
+        let files = open(self.id(), &self.files())?;
+        let below = root(0)?;
+        Ok(match self.snapshots().driver() {
+            Driver::Overlay { .. } => ChangeSource::Layer {
+                upper: files,
+                below,
+            },
+            Driver::Copy => ChangeSource::Trees {
+                lower: below,
+                upper: files,
+            },
+        })
+    }
+
+    /// The directories, uppermost first, that its files are in.
+    fn origins(&self) -> Result<Vec<OwnedFd>, SnapshotError> {
+        let lowers = self.lowers()?;
+        lowers.iter().map(|path| open(self.id(), path)).collect()
+    }
+
+    /// The same for the files of its layer's changes; none where they are found in place.
+    fn change_origins(&self) -> Result<Vec<OwnedFd>, SnapshotError> {
+        match (self.record().origin, self.parents()) {
+            (Origin::Difference { .. }, [_, upper]) => upper.origins(),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The directories of a mount, uppermost first, of a snapshot with more layers than a mount
+    /// takes: the lower ones combined.
+    pub(super) fn flattened(&self, max_lowers: usize) -> Result<Vec<PathBuf>, SnapshotError> {
+        let layers = &self.stack().layers;
+        let directory = |id| self.snapshots().directory(id);
+        // A combination that is already there, of as many as possible.
+        let known = layers
+            .iter()
+            .rposition(|&id| directory(id).join(FLAT).exists());
+        if let Some(index) = known
+            && layers.len() - index <= max_lowers
+        {
+            return Ok(self.over_flat(index));
+        }
+        let index = layers.len() - max_lowers / 2;
+        self.flatten(known, index)?;
+        Ok(self.over_flat(index))
+    }
+
+    fn over_flat(&self, index: usize) -> Vec<PathBuf> {
+        let layers = &self.stack().layers;
+        let directory = |id| self.snapshots().directory(id);
+        let above = layers[index + 1..]
+            .iter()
+            .rev()
+            .map(|&id| directory(id).join(FILES));
+        above.chain([directory(layers[index]).join(FLAT)]).collect()
+    }
+
+    /// Combines the layers up to one, starting from a combination of fewer.
+    fn flatten(&self, known: Option<usize>, index: usize) -> Result<(), SnapshotError> {
+        let _turn = lock(&self.0.computing);
+        let layers = &self.stack().layers;
+        let directory = |id| self.snapshots().directory(id);
+        let target = directory(layers[index]).join(FLAT);
+        if target.exists() {
+            return Ok(());
+        }
+        let making = directory(self.id()).join("flat.new");
+        self.snapshots().take_away(&making);
+        std::fs::create_dir(&making).map_err(SnapshotError::file(self.id(), "create", &making))?;
+        let fault = || SnapshotError::tree(self.id());
+        let mut farm = Farm::new(open(self.id(), &making)?, Removals::Done, true);
+        let start = match known.filter(|&known| known < index) {
+            Some(known) => {
+                let flat = open(self.id(), &directory(layers[known]).join(FLAT))?;
+                tree_changes(None, flat.as_fd(), |change| farm.change(change)).map_err(fault())?;
+                known + 1
+            }
+            None => 0,
+        };
+        for &layer in &layers[start..=index] {
+            let upper = open(self.id(), &directory(layer).join(FILES))?;
+            let below = open(self.id(), &making)?;
+            layer_changes(
+                upper.as_fd(),
+                Some(below.as_fd()),
+                self.userxattr(),
+                |change| farm.change(change),
+            )
+            .map_err(fault())?;
+        }
+        farm.finish().map_err(fault())?;
+        std::fs::rename(&making, &target).map_err(SnapshotError::file(self.id(), "create", &target))
+    }
+}
+
+/// The trees that a layer's changes are found in.
+pub(super) enum ChangeSource {
+    Layer {
+        upper: OwnedFd,
+        below: Option<OwnedFd>,
+    },
+    Trees {
+        lower: Option<OwnedFd>,
+        upper: OwnedFd,
+    },
+}
+
+/// Whether layers can be mounted over anything: none removes something, and none of the marks
+/// that an overlay leaves on new directories would hide what it was not made over.
+fn all_simple(layers: &[SnapshotRef]) -> Result<bool, SnapshotError> {
+    for layer in layers {
+        if !super::simple::is_simple(layer)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

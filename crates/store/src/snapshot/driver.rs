@@ -1,0 +1,100 @@
+//! How snapshots keep their files.
+
+use std::fs;
+use std::path::Path;
+
+use super::SnapshotError;
+use crate::mount::{MAX_OVERLAY_LOWERS, MountError, MountSpec, Mounted, OverlayUpper};
+
+/// More lower directories than this are combined into one before they are mounted.
+const MAX_LOWERS: usize = 400;
+/// The same for kernels that take fewer.
+const MAX_LOWERS_LEGACY: usize = 128;
+
+/// How snapshots keep their files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Driver {
+    /// Each keeps its changes, and an overlay mount shows them over its parents'.
+    Overlay { userxattr: bool, max_lowers: usize },
+    /// Each keeps all its files.
+    Copy,
+}
+
+impl Driver {
+    /// Finds out by trying what works in a state directory.
+    pub(super) fn probe(root: &Path) -> Result<Self, SnapshotError> {
+        let probe = root.join(format!("probe-{}", std::process::id()));
+        let driver = Self::probe_in(&probe);
+        let removed = fs::remove_dir_all(&probe);
+        let driver = driver?;
+        removed.map_err(|source| SnapshotError::Directory {
+            action: "remove",
+            path: probe,
+            source,
+        })?;
+        if driver == Self::Copy {
+            tracing::info!("overlay mounts are not available here: snapshots are plain copies");
+        }
+        Ok(driver)
+    }
+
+    fn probe_in(probe: &Path) -> Result<Self, SnapshotError> {
+        for userxattr in [false, true] {
+            match try_overlay(
+                &probe.join(if userxattr { "user" } else { "trusted" }),
+                userxattr,
+            ) {
+                Ok(max_lowers) => {
+                    return Ok(Self::Overlay {
+                        userxattr,
+                        max_lowers,
+                    });
+                }
+                Err(Attempt::Mount(error)) => {
+                    tracing::debug!(%error, userxattr, "no overlay mount");
+                }
+                Err(Attempt::Directory(source)) => {
+                    return Err(SnapshotError::Directory {
+                        action: "create",
+                        path: probe.to_owned(),
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(Self::Copy)
+    }
+}
+
+enum Attempt {
+    Mount(MountError),
+    Directory(std::io::Error),
+}
+
+fn try_overlay(directory: &Path, userxattr: bool) -> Result<usize, Attempt> {
+    let path = |name| directory.join(name);
+    for name in ["upper", "work", "lower", "lowest"] {
+        fs::create_dir_all(path(name)).map_err(Attempt::Directory)?;
+    }
+    fs::write(path("lower").join("file"), "").map_err(Attempt::Directory)?;
+    let upper = OverlayUpper {
+        upper: path("upper"),
+        work: path("work"),
+    };
+    let lowers = vec![path("lower"), path("lowest")];
+    let spec = MountSpec::layered(lowers, Some(upper), userxattr);
+    let mount = Mounted::open(&spec).map_err(Attempt::Mount)?;
+    // Some systems mount, but cannot make the marks of a removal.
+    if fs::remove_file(mount.path().join("file")).is_err() {
+        return Err(Attempt::Mount(MountError::NotPermitted {
+            action: "remove a file through the overlay of",
+            path: directory.to_owned(),
+        }));
+    }
+    debug_assert!(MAX_LOWERS < MAX_OVERLAY_LOWERS);
+    Ok(if crate::mount::takes_many_lowers() {
+        MAX_LOWERS
+    } else {
+        MAX_LOWERS_LEGACY
+    })
+}

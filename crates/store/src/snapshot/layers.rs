@@ -1,0 +1,187 @@
+//! The layers of snapshots as blobs.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::SnapshotError;
+use super::combine::ChangeSource;
+use super::handle::SnapshotRef;
+use super::record::{LAYERS, LayerDescriptor};
+use super::store::lock;
+use crate::blobs::{BlobInfo, BlobRef, Expected, Started};
+use crate::db::{decode, encode};
+use crate::layer::{self, Compression, DiffOptions, DiffSource};
+use crate::object::Object;
+use crate::refs::{self, Reference};
+
+/// How many layers are made at once: each uses all processors already, but small ones leave
+/// them idle in between.
+const MAX_AT_ONCE: usize = 4;
+/// The key of the blob that a snapshot was made of, of whatever compression.
+const ORIGINAL: u8 = 255;
+
+/// A layer and, if it is here, its blob.
+#[derive(Clone)]
+pub struct LayerBlob {
+    /// What it is.
+    pub descriptor: LayerDescriptor,
+    /// The blob, kept while this lives; nothing if it was not fetched or was removed.
+    pub blob: Option<BlobRef>,
+}
+
+impl SnapshotRef {
+    /// The blobs of all layers, lowest first. A blob that a snapshot was made of is taken whatever
+    /// its compression is, unless `force` asks for one of `compression`.
+    pub fn layers(
+        &self,
+        compression: Compression,
+        force: bool,
+    ) -> Result<Vec<LayerBlob>, SnapshotError> {
+        let layers = self.layer_snapshots();
+        let next = AtomicUsize::new(0);
+        let done: Vec<Mutex<Option<Result<LayerBlob, SnapshotError>>>> =
+            layers.iter().map(|_| Mutex::default()).collect();
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(layer), Some(done)) = (layers.get(index), done.get(index)) else {
+                    return;
+                };
+                *lock(done) = Some(layer.layer(compression, force));
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..layers.len().min(MAX_AT_ONCE) {
+                // Where no thread is to be had, the others do its work.
+                drop(std::thread::Builder::new().spawn_scoped(scope, work));
+            }
+            work();
+        });
+        done.into_iter()
+            .filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .collect()
+    }
+
+    /// The blob of its own layer.
+    fn layer(&self, compression: Compression, force: bool) -> Result<LayerBlob, SnapshotError> {
+        let _turn = lock(&self.0.computing);
+        if let Some(known) = self.known_layer(ORIGINAL)? {
+            let kind = Compression::of_media_type(&known.descriptor.media_type);
+            let fits = kind.is_some_and(|kind| kind.is_same_kind(compression));
+            if !force || fits {
+                return Ok(known);
+            }
+        }
+        if let Some(known) = self.known_layer(key(compression))?
+            && known.blob.is_some()
+        {
+            return Ok(known);
+        }
+        self.check_unpacked()?;
+        let made = self.make_layer(compression)?;
+        self.save_layer(key(compression), &made.descriptor, made.blob.as_ref())?;
+        Ok(made)
+    }
+
+    fn make_layer(&self, compression: Compression) -> Result<LayerBlob, SnapshotError> {
+        let blobs = self.snapshots().store().blobs();
+        let ingest = match blobs.ingest(None, Expected::default())? {
+            Started::Ingest(ingest) => ingest,
+            Started::Present(blob) => {
+                return Err(SnapshotError::Blob(crate::BlobError::WrongDigest {
+                    name: "layer".to_owned(),
+                    expected: blob.digest().clone(),
+                    actual: blob.digest().clone(),
+                }));
+            }
+        };
+        let source = self.change_source()?;
+        let source = match &source {
+            ChangeSource::Layer { upper, below } => DiffSource::Layer {
+                upper: upper.as_fd(),
+                below: below.as_ref().map(AsFd::as_fd),
+                userxattr: self.userxattr(),
+            },
+            ChangeSource::Trees { lower, upper } => DiffSource::Trees {
+                lower: lower.as_ref().map(AsFd::as_fd),
+                upper: upper.as_fd(),
+            },
+        };
+        let (ingest, written) = layer::write(compression, *ingest, |to| {
+            layer::write_diff(source, DiffOptions::default(), to)
+        })
+        .map_err(SnapshotError::layer(self.id()))?;
+        let media_type = compression.media_type(true).to_owned();
+        let blob = ingest.commit(BlobInfo {
+            media_type: Some(media_type.clone()),
+            diff_id: Some(written.diff_id.clone()),
+            ..BlobInfo::default()
+        })?;
+        Ok(LayerBlob {
+            descriptor: LayerDescriptor {
+                diff_id: written.diff_id,
+                media_type,
+                digest: blob.digest().clone(),
+                size: blob.size(),
+                annotations: BTreeMap::new(),
+            },
+            blob: Some(blob),
+        })
+    }
+
+    /// Keeps in mind the blob that it was made of.
+    pub(super) fn remember_layer(&self, descriptor: &LayerDescriptor) -> Result<(), SnapshotError> {
+        let blob = self.snapshots().store().blobs().get(&descriptor.digest)?;
+        self.save_layer(ORIGINAL, descriptor, blob.as_ref())
+    }
+
+    fn known_layer(&self, key: u8) -> Result<Option<LayerBlob>, SnapshotError> {
+        let store = self.snapshots().store();
+        let descriptor: Option<LayerDescriptor> = store.db().read(|tx| {
+            tx.open_table(LAYERS)?
+                .get((self.id().0, key))?
+                .map(|row| decode("a layer", row.value()))
+                .transpose()
+        })?;
+        let Some(descriptor) = descriptor else {
+            return Ok(None);
+        };
+        let blob = store.blobs().get(&descriptor.digest)?;
+        Ok(Some(LayerBlob { descriptor, blob }))
+    }
+
+    fn save_layer(
+        &self,
+        key: u8,
+        descriptor: &LayerDescriptor,
+        blob: Option<&BlobRef>,
+    ) -> Result<(), SnapshotError> {
+        let row = encode(descriptor)?;
+        let id = self.id();
+        let object = blob.map(|blob| Object::Blob(blob.digest().clone()));
+        // Waited for, since whoever asks next reads what is committed.
+        self.snapshots()
+            .store()
+            .db()
+            .update(move |tx| {
+                tx.open_table(LAYERS)?.insert((id.0, key), row.as_slice())?;
+                match &object {
+                    Some(object) => refs::add(tx, &Reference::Snapshot(id), object),
+                    None => Ok(()),
+                }
+            })
+            .wait()?;
+        Ok(())
+    }
+}
+
+/// The key of a kind of compression; levels count.
+fn key(compression: Compression) -> u8 {
+    match compression {
+        Compression::Uncompressed => 0,
+        Compression::Gzip(level) => 16 + level.unwrap_or(0),
+        Compression::Zstd(level) => 32 + level.unwrap_or(0),
+    }
+}

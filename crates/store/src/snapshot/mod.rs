@@ -1,0 +1,33 @@
+//! Snapshots: file trees, each the changes over its parent.
+//!
+//! A [`MutableSnapshot`] is mounted and changed, then committed to a [`SnapshotRef`], which never
+//! changes again and from which others are made. On overlays a snapshot keeps its changes only,
+//! and a mount shows them over those of its parents; where overlay mounts are not to be had, it
+//! keeps all its files. A snapshot's layer is the archive of its changes, as a blob.
+
+pub(crate) mod changes;
+mod combine;
+pub(crate) mod copy;
+mod driver;
+mod error;
+mod farm;
+mod handle;
+mod keys;
+mod layers;
+mod local_tree;
+pub(crate) mod node;
+mod record;
+pub(crate) mod remove;
+mod simple;
+mod size;
+mod store;
+
+pub use error::SnapshotError;
+pub use handle::{MutableSnapshot, SnapshotRef};
+pub use layers::LayerBlob;
+pub use local_tree::{LocalTree, LocalTreeChange};
+pub use node::FileTime;
+pub use record::LayerDescriptor;
+pub use store::Snapshots;
+
+pub(crate) use record::{create_tables, forget};

@@ -1,0 +1,462 @@
+//! The snapshots of a state directory.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rustix::fs::CWD;
+
+use super::copy::{set_metadata, set_ownership};
+use super::driver::Driver;
+use super::handle::{Shared, SnapshotRef};
+use super::node::{Node, open_directory_at, xattrs_at};
+use super::record::{LayerDescriptor, Origin, Record, SNAPSHOTS};
+use super::{MutableSnapshot, SnapshotError, changes, farm};
+use crate::db::{decode, encode};
+use crate::layer::{self, ApplyOptions, LayerError, Whiteouts};
+use crate::mount::{MountSpec, Mounted};
+use crate::object::{Object, SnapshotId};
+use crate::refs::{self, Reference};
+use crate::store::Store;
+use crate::usage::{self, NewUsage};
+
+/// The directory of a snapshot's own files in its directory.
+pub(super) const FILES: &str = "fs";
+
+/// The snapshots of a state directory. Cheap to clone; to be made once for a [`Store`].
+#[derive(Clone)]
+pub struct Snapshots(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    driver: Driver,
+    /// Something that is below a layer that has nothing below it.
+    empty: PathBuf,
+    live: Mutex<HashMap<SnapshotId, Weak<Shared>>>,
+    /// Records that are queued and not yet committed.
+    pending: Arc<Mutex<HashMap<SnapshotId, Record>>>,
+    next_work: AtomicU64,
+}
+
+impl Snapshots {
+    /// The snapshots of `store`, on overlay mounts where this process can make them, or else on
+    /// plain copies.
+    pub fn open(store: &Store) -> Result<Self, SnapshotError> {
+        let directory = store.root().join("snapshots");
+        let driver = Driver::probe(store.root())?;
+        Self::with_driver(store, &directory, driver)
+    }
+
+    /// As [`Snapshots::open`], on plain copies always.
+    pub fn open_copying(store: &Store) -> Result<Self, SnapshotError> {
+        let directory = store.root().join("snapshots");
+        Self::with_driver(store, &directory, Driver::Copy)
+    }
+
+    fn with_driver(store: &Store, directory: &Path, driver: Driver) -> Result<Self, SnapshotError> {
+        let empty = store.root().join("empty");
+        for path in [directory, &empty] {
+            fs::create_dir_all(path).map_err(|source| SnapshotError::Directory {
+                action: "create",
+                path: path.to_owned(),
+                source,
+            })?;
+        }
+        Ok(Self(Arc::new(Inner {
+            store: store.clone(),
+            driver,
+            empty,
+            live: Mutex::default(),
+            pending: Arc::default(),
+            next_work: AtomicU64::new(0),
+        })))
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(super) fn driver(&self) -> &Driver {
+        &self.0.driver
+    }
+
+    pub(super) fn empty(&self) -> &Path {
+        &self.0.empty
+    }
+
+    pub(super) fn directory(&self, id: SnapshotId) -> PathBuf {
+        self.0.store.snapshot_dir(id)
+    }
+
+    /// Whether snapshots are overlay mounts, as opposed to plain copies.
+    pub fn is_overlay(&self) -> bool {
+        matches!(self.0.driver, Driver::Overlay { .. })
+    }
+
+    /// A new snapshot with the files of `parent`, or none, to be changed.
+    pub fn create(&self, parent: Option<&SnapshotRef>) -> Result<MutableSnapshot, SnapshotError> {
+        if let Some(parent) = parent {
+            parent.check_unpacked()?;
+        }
+        let snapshot = self.allocate(parent)?;
+        match (&self.0.driver, parent) {
+            (Driver::Copy, Some(parent)) => self.clone_tree(parent, &snapshot)?,
+            (Driver::Overlay { .. }, Some(parent)) => copy_root(parent, &snapshot)?,
+            (_, None) => {}
+        }
+        Ok(snapshot)
+    }
+
+    /// A new snapshot with an empty directory of its own.
+    pub(super) fn allocate(
+        &self,
+        parent: Option<&SnapshotRef>,
+    ) -> Result<MutableSnapshot, SnapshotError> {
+        let id = SnapshotId(self.0.store.next_sequence()?);
+        let pin = self.0.store.pins().pin(Object::Snapshot(id));
+        let directory = self.directory(id);
+        let files = directory.join(FILES);
+        fs::create_dir(&directory)
+            .and_then(|()| fs::create_dir(&files))
+            .map_err(SnapshotError::file(id, "create", &files))?;
+        // What a kernel or a user's umask made of the mode is not for the image to see.
+        let mode = rustix::fs::Mode::from_raw_mode(0o755);
+        rustix::fs::chmod(&files, mode)
+            .map_err(|errno| SnapshotError::file(id, "change the mode of", &files)(errno.into()))?;
+        Ok(MutableSnapshot::new(
+            self.clone(),
+            id,
+            pin,
+            directory,
+            parent.cloned(),
+        ))
+    }
+
+    fn clone_tree(&self, from: &SnapshotRef, to: &MutableSnapshot) -> Result<(), SnapshotError> {
+        copy_tree(to.id(), open(to.id(), &from.files())?, to.files())
+    }
+
+    /// Copies all files of a snapshot into a directory, such as a cache mount's, which may then be
+    /// changed.
+    pub fn copy_into(&self, from: &SnapshotRef, directory: &Path) -> Result<(), SnapshotError> {
+        copy_tree(from.id(), from.root()?, directory)
+    }
+
+    /// The snapshot of a number, pinned, or `None`.
+    pub fn get(&self, id: SnapshotId) -> Result<Option<SnapshotRef>, SnapshotError> {
+        // Parents are loaded before what is made of them, without recursion.
+        let mut ahead = vec![id];
+        let mut loaded: HashMap<SnapshotId, SnapshotRef> = HashMap::new();
+        while let Some(&next) = ahead.last() {
+            if loaded.contains_key(&next) {
+                ahead.pop();
+                continue;
+            }
+            if let Some(live) = self.live(next) {
+                loaded.insert(next, live);
+                ahead.pop();
+                continue;
+            }
+            let pin = self.0.store.pins().pin(Object::Snapshot(next));
+            let Some(record) = self.record(next)? else {
+                if next == id {
+                    return Ok(None);
+                }
+                return Err(SnapshotError::NotFound(next));
+            };
+            let parents = record.origin.parents();
+            let missing: Vec<_> = parents
+                .iter()
+                .filter(|parent| !loaded.contains_key(*parent))
+                .copied()
+                .collect();
+            if !missing.is_empty() {
+                ahead.extend(missing);
+                continue;
+            }
+            let parents = parents
+                .iter()
+                .filter_map(|id| loaded.get(id).cloned())
+                .collect();
+            let snapshot = self.enter(Shared::new(self.clone(), next, record, parents, pin));
+            loaded.insert(next, snapshot);
+            ahead.pop();
+        }
+        Ok(loaded.remove(&id))
+    }
+
+    fn live(&self, id: SnapshotId) -> Option<SnapshotRef> {
+        lock(&self.0.live).get(&id)?.upgrade().map(SnapshotRef)
+    }
+
+    /// Makes a snapshot known, or finds that it is.
+    fn enter(&self, shared: Shared) -> SnapshotRef {
+        let mut live = lock(&self.0.live);
+        if let Some(known) = live.get(&shared.id).and_then(Weak::upgrade) {
+            return SnapshotRef(known);
+        }
+        let shared = Arc::new(shared);
+        live.insert(shared.id, Arc::downgrade(&shared));
+        SnapshotRef(shared)
+    }
+
+    /// Called when the last handle goes.
+    pub(super) fn leave(&self, id: SnapshotId) {
+        let mut live = lock(&self.0.live);
+        if live.get(&id).is_some_and(|weak| weak.strong_count() == 0) {
+            live.remove(&id);
+        }
+    }
+
+    fn record(&self, id: SnapshotId) -> Result<Option<Record>, SnapshotError> {
+        if let Some(record) = lock(&self.0.pending).get(&id) {
+            return Ok(Some(record.clone()));
+        }
+        let record = self.0.store.db().read(|tx| {
+            tx.open_table(SNAPSHOTS)?
+                .get(id.0)?
+                .map(|row| decode("a snapshot", row.value()))
+                .transpose()
+        })?;
+        Ok(record)
+    }
+
+    /// Has the database know a snapshot, without waiting for it.
+    pub(super) fn save(
+        &self,
+        id: SnapshotId,
+        record: Record,
+        usage: Option<NewUsage>,
+    ) -> Result<(), SnapshotError> {
+        let row = encode(&record)?;
+        let parents = record.origin.parents();
+        lock(&self.0.pending).insert(id, record);
+        // Not the store itself, which must not end on the thread that commits.
+        let pending = self.0.pending.clone();
+        let object = Object::Snapshot(id);
+        drop(self.0.store.db().update_then(
+            move |tx| {
+                tx.open_table(SNAPSHOTS)?.insert(id.0, row.as_slice())?;
+                if let Some(usage) = &usage {
+                    usage::record(tx, &object, usage)?;
+                }
+                for parent in &parents {
+                    refs::add(tx, &Reference::Snapshot(id), &Object::Snapshot(*parent))?;
+                }
+                Ok(())
+            },
+            move |_| {
+                lock(&pending).remove(&id);
+            },
+        ));
+        Ok(())
+    }
+
+    /// Ends the making of a snapshot.
+    pub(super) fn publish(
+        &self,
+        snapshot: MutableSnapshot,
+        origin: Origin,
+        usage: NewUsage,
+    ) -> Result<SnapshotRef, SnapshotError> {
+        let record = Record { origin, lazy: None };
+        let parents = self.parents(&record)?;
+        let (id, pin) = snapshot.into_parts();
+        self.save(id, record.clone(), Some(usage))?;
+        Ok(self.enter(Shared::new(self.clone(), id, record, parents, pin)))
+    }
+
+    /// A snapshot without files of its own.
+    pub(super) fn publish_virtual(
+        &self,
+        origin: Origin,
+        lazy: Option<LayerDescriptor>,
+        usage: NewUsage,
+    ) -> Result<SnapshotRef, SnapshotError> {
+        let id = SnapshotId(self.0.store.next_sequence()?);
+        let pin = self.0.store.pins().pin(Object::Snapshot(id));
+        let record = Record { origin, lazy };
+        let parents = self.parents(&record)?;
+        // The directory is there for what is derived, such as content keys.
+        let directory = self.directory(id);
+        fs::create_dir(&directory).map_err(SnapshotError::file(id, "create", &directory))?;
+        self.save(id, record.clone(), Some(usage))?;
+        Ok(self.enter(Shared::new(self.clone(), id, record, parents, pin)))
+    }
+
+    fn parents(&self, record: &Record) -> Result<Vec<SnapshotRef>, SnapshotError> {
+        record
+            .origin
+            .parents()
+            .into_iter()
+            .map(|id| self.get(id)?.ok_or(SnapshotError::NotFound(id)))
+            .collect()
+    }
+
+    /// The snapshot that a layer makes of `parent`. The layer is read from `blob`, compressed or
+    /// not; what it came from is kept in mind, so that the snapshot's layer is that blob.
+    ///
+    /// The caller verifies the blob's own digest; the digest of its content is verified here.
+    pub fn apply(
+        &self,
+        parent: Option<&SnapshotRef>,
+        blob: impl Read + Send,
+        descriptor: &LayerDescriptor,
+        usage: NewUsage,
+    ) -> Result<SnapshotRef, SnapshotError> {
+        let snapshot = self.create(parent)?;
+        self.unpack_into(&snapshot, parent, blob, &descriptor.diff_id)?;
+        let origin = Origin::Layer {
+            parent: parent.map(|parent| parent.id().0),
+            marked: true,
+        };
+        let snapshot = self.publish(snapshot, origin, usage)?;
+        snapshot.remember_layer(descriptor)?;
+        Ok(snapshot)
+    }
+
+    /// A snapshot that a layer will make of `parent` when its files are needed.
+    pub fn declare(
+        &self,
+        parent: Option<&SnapshotRef>,
+        descriptor: &LayerDescriptor,
+        usage: NewUsage,
+    ) -> Result<SnapshotRef, SnapshotError> {
+        let origin = Origin::Layer {
+            parent: parent.map(|parent| parent.id().0),
+            marked: true,
+        };
+        let snapshot = self.publish_virtual(origin, Some(descriptor.clone()), usage)?;
+        snapshot.remember_layer(descriptor)?;
+        Ok(snapshot)
+    }
+
+    /// Unpacks a declared snapshot, whose parents are unpacked. Does nothing if it is.
+    pub fn unpack(
+        &self,
+        snapshot: &SnapshotRef,
+        blob: impl Read + Send,
+    ) -> Result<(), SnapshotError> {
+        let _turn = snapshot.unpacking();
+        let Some(descriptor) = snapshot.lazy() else {
+            return Ok(());
+        };
+        let parent = snapshot.parents().first();
+        let unpacked = self.create(parent)?;
+        self.unpack_into(&unpacked, parent, blob, &descriptor.diff_id)?;
+        let target = self.directory(snapshot.id()).join(FILES);
+        fs::rename(unpacked.files(), &target).map_err(SnapshotError::file(
+            snapshot.id(),
+            "create",
+            &target,
+        ))?;
+        let record = snapshot.unpacked();
+        self.save(snapshot.id(), record, None)
+    }
+
+    fn unpack_into(
+        &self,
+        snapshot: &MutableSnapshot,
+        parent: Option<&SnapshotRef>,
+        blob: impl Read + Send,
+        diff_id: &weld_digest::Digest,
+    ) -> Result<(), SnapshotError> {
+        let id = snapshot.id();
+        let root = open(id, snapshot.files())?;
+        let below = || -> Result<OwnedFd, LayerError> {
+            match parent {
+                Some(parent) => parent.root().map_err(|error| match error {
+                    SnapshotError::Mount { source, .. } => LayerError::Mount(source),
+                    other => LayerError::Read(std::io::Error::other(other)),
+                }),
+                None => layer::open_root(&self.0.empty),
+            }
+        };
+        let mut options = ApplyOptions::new(match self.0.driver {
+            Driver::Overlay { userxattr, .. } => Whiteouts::Overlay { userxattr },
+            Driver::Copy => Whiteouts::Remove,
+        });
+        if parent.is_some() {
+            options.parent = Some(&below);
+        }
+        let unpacked =
+            layer::unpack(blob, root.as_fd(), &options).map_err(SnapshotError::layer(id))?;
+        if unpacked.diff_id != *diff_id {
+            return Err(SnapshotError::WrongDiffId {
+                id,
+                expected: diff_id.clone(),
+                actual: unpacked.diff_id,
+            });
+        }
+        Ok(())
+    }
+
+    /// A fresh directory for an overlay mount's own use.
+    pub(super) fn work_directory(&self, directory: &Path) -> PathBuf {
+        let number = self.0.next_work.fetch_add(1, Ordering::Relaxed);
+        directory.join(format!("work-{number}"))
+    }
+
+    /// Takes a directory away; its deletion goes on in the background.
+    pub(super) fn take_away(&self, path: &Path) {
+        if let Err(error) = self.0.store.collector().take_away(path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a directory");
+        }
+    }
+
+    /// Mounts, for reading here.
+    pub(super) fn mounted(
+        &self,
+        id: SnapshotId,
+        spec: &MountSpec,
+    ) -> Result<Mounted, SnapshotError> {
+        Mounted::open(spec).map_err(SnapshotError::mount(id))
+    }
+}
+
+/// Gives the upper directory of an overlay the metadata of the root below it, which it covers.
+fn copy_root(parent: &SnapshotRef, to: &MutableSnapshot) -> Result<(), SnapshotError> {
+    let Some(from) = parent.uppermost() else {
+        return Ok(());
+    };
+    let copy = || {
+        let from = open_directory_at(CWD, from.as_os_str())?;
+        let target = open_directory_at(CWD, to.files().as_os_str())?;
+        let xattrs = xattrs_at(&from, OsStr::new("."))?;
+        set_ownership(target.as_fd(), OsStr::new("."), &Node::of(&from)?, &xattrs)
+    };
+    copy().map_err(SnapshotError::file(
+        to.id(),
+        "set the metadata of",
+        to.files(),
+    ))
+}
+
+pub(super) fn open(id: SnapshotId, path: &Path) -> Result<OwnedFd, SnapshotError> {
+    open_directory_at(CWD, path.as_os_str()).map_err(SnapshotError::file(id, "open", path))
+}
+
+/// Copies a tree into a directory that exists, with the metadata of its root.
+fn copy_tree(id: SnapshotId, source: OwnedFd, directory: &Path) -> Result<(), SnapshotError> {
+    let target = open(id, directory)?;
+    let mut farm = farm::Farm::new(target, farm::Removals::Done, false);
+    changes::tree_changes(None, source.as_fd(), |change| farm.change(change))
+        .and_then(|()| farm.finish())
+        .map_err(SnapshotError::tree(id))?;
+    Node::of(&source)
+        .and_then(|node| {
+            let xattrs = xattrs_at(&source, OsStr::new("."))?;
+            let target = open_directory_at(CWD, directory.as_os_str())?;
+            set_metadata(target.as_fd(), OsStr::new("."), &node, &xattrs)
+        })
+        .map_err(SnapshotError::file(id, "set the metadata of", directory))
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,435 @@
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use redb::WriteTransaction;
+
+use crate::blobs::Blobs;
+use crate::cache_mounts::CacheMounts;
+use crate::clock;
+use crate::collector::{CollectError, Collector};
+use crate::db::{Db, DbError};
+use crate::durability::{self, Sequence, SyncError};
+use crate::keeper::Keeper;
+use crate::lock::{Attempt, DirectoryLock, Holder};
+use crate::object::{Object, SnapshotId};
+use crate::pins::Pins;
+use crate::records::keys::Keys;
+use crate::records::results::Results;
+use crate::usage::Uses;
+
+/// The version of the directory's layout and tables that this program writes.
+const FORMAT: u32 = 1;
+const FORMAT_FILE: &str = "format";
+const DATABASE: &str = "db";
+const FORMAT_NAME: &str = "weld-state";
+
+/// Every module's tables, made when a state directory is. A module that adds a table to an
+/// existing format raises [`FORMAT`].
+const TABLES: &[CreateTables] = &[
+    crate::durability::create_tables,
+    crate::blobs::create_tables,
+    crate::refs::create_tables,
+    crate::usage::create_tables,
+    crate::names::create_tables,
+    crate::records::keys::create_tables,
+    crate::records::results::create_tables,
+    crate::snapshot::create_tables,
+];
+
+type CreateTables = fn(&WriteTransaction) -> Result<(), DbError>;
+
+/// How a state directory is opened.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Memory for the database's pages, in bytes.
+    pub db_cache: usize,
+    /// After this time what was written is synced to the medium in the background.
+    pub sync_after: Duration,
+    /// The identity of this boot of the machine, if it is not the one that the kernel tells: by
+    /// it a power loss is known.
+    pub boot_id: Option<String>,
+    /// What to do if the database is damaged.
+    pub on_damage: OnDamage,
+}
+
+/// What to do with a state directory whose database is damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Fail with an error, changing nothing.
+    #[default]
+    Refuse,
+    /// Begin with an empty cache: the damaged database is kept beside the new one, as
+    /// `db.damaged-SECONDS`, and what it alone knew of is collected.
+    StartAnew,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            db_cache: 32 << 20,
+            sync_after: Duration::from_secs(10),
+            boot_id: None,
+            on_damage: OnDamage::default(),
+        }
+    }
+}
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file or directory of it cannot be made or read.
+    #[error("state directory {}: {action} {}: {source}", .root.display(), .path.display())]
+    Io {
+        /// The state directory.
+        root: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process uses it.
+    #[error("state directory {} is in use by {}; wait for it to end, or choose another with --root",
+        .root.display(),
+        .holder.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string))]
+    InUse {
+        /// The state directory.
+        root: PathBuf,
+        /// Who has it, if that could be read.
+        holder: Option<Holder>,
+    },
+    /// It was written by a newer version.
+    #[error("state directory {} has format {found}, this version knows up to {FORMAT}; use a newer weld, or choose another directory with --root", .root.display())]
+    TooNew {
+        /// The state directory.
+        root: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// It holds something else.
+    #[error("{} is not empty and not a weld state directory; choose another with --root", .root.display())]
+    Foreign {
+        /// The directory.
+        root: PathBuf,
+    },
+    /// The database does not open.
+    #[error("state directory {}: {source}", .root.display())]
+    Db {
+        /// The state directory.
+        root: PathBuf,
+        /// What the database said.
+        source: DbError,
+    },
+    /// What a power loss damaged cannot be dropped.
+    #[error("state directory {}: {source}", .root.display())]
+    Recover {
+        /// The state directory.
+        root: PathBuf,
+        /// What failed.
+        source: CollectError,
+    },
+}
+
+/// An open state directory. Cheap to clone; closed when the last clone goes.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    root: PathBuf,
+    db: Db,
+    pins: Pins,
+    uses: Uses,
+    sequence: Arc<Sequence>,
+    blobs: Blobs,
+    keys: Keys,
+    results: Results,
+    cache_mounts: CacheMounts,
+    collector: Collector,
+    keeper: Keeper,
+}
+
+impl Store {
+    /// Opens a state directory, making it if it is not there, for this process alone.
+    pub fn open(root: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenError> {
+        let directory = Directory(root.as_ref());
+        directory.create("")?;
+        let lock = directory.lock()?;
+        directory.check_format()?;
+        let boot = match options.boot_id.clone() {
+            Some(boot) => boot,
+            None => durability::boot_id().map_err(directory.error("read the boot id for", ""))?,
+        };
+        let db_error = |source| OpenError::Db {
+            root: directory.0.to_owned(),
+            source,
+        };
+        let db = open_db(directory.0, &options, &boot, lock).map_err(db_error)?;
+        let last_run = durability::last_run(&db, &boot).map_err(db_error)?;
+        let sequence = Arc::new(Sequence::new(&db).map_err(db_error)?);
+        let (pins, uses) = (Pins::default(), Uses::default());
+        let blobs = Blobs::open(directory.0, &db, &pins, &sequence)
+            .map_err(directory.error("create", "content"))?;
+        let keys = Keys::new(&db, &sequence);
+        let collector = Collector::new(directory.0, &db, &pins, &blobs, &keys, sequence.first())
+            .map_err(directory.error("create", "trash"))?;
+        if last_run.other_boot {
+            collector.drop_lost().map_err(|source| OpenError::Recover {
+                root: directory.0.to_owned(),
+                source,
+            })?;
+        }
+        drop(durability::mark_running(&db, boot));
+        let keeper = Keeper::start(
+            directory.0,
+            &db,
+            &uses,
+            &collector,
+            options.sync_after,
+            last_run.other_boot || !last_run.clean,
+        )
+        .map_err(directory.error("start the keeper thread for", ""))?;
+        Ok(Self(Arc::new(Inner {
+            root: directory.0.to_owned(),
+            keys,
+            results: Results::new(&db, &pins, &uses, &sequence),
+            cache_mounts: CacheMounts::new(directory.0, &db, &pins, &uses, &sequence),
+            db,
+            pins,
+            uses,
+            sequence,
+            blobs,
+            collector,
+            keeper,
+        })))
+    }
+
+    /// The state directory.
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// The database.
+    pub fn db(&self) -> &Db {
+        &self.0.db
+    }
+
+    /// The blobs.
+    pub fn blobs(&self) -> &Blobs {
+        &self.0.blobs
+    }
+
+    /// The solver's cache keys.
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// The solver's results.
+    pub fn results(&self) -> &Results {
+        &self.0.results
+    }
+
+    /// The directories of cache mounts.
+    pub fn cache_mounts(&self) -> &CacheMounts {
+        &self.0.cache_mounts
+    }
+
+    /// Uses of cached objects.
+    pub fn uses(&self) -> &Uses {
+        &self.0.uses
+    }
+
+    /// Removes what lost its last pin and nothing names, and deletes its files; this also happens
+    /// by itself in the background. Returns what was removed.
+    pub fn collect_garbage(&self) -> Result<Vec<Object>, CollectError> {
+        let removed = self.0.collector.collect_released()?;
+        self.0.collector.empty_trash()?;
+        Ok(removed)
+    }
+
+    /// Removes what earlier processes left unnamed or unfinished; this also happens by itself in
+    /// the background after a start that was not clean.
+    pub fn sweep(&self) -> Result<(), CollectError> {
+        self.0.collector.sweep(&AtomicBool::new(false))?;
+        self.0.collector.collect_released()?;
+        self.0.collector.empty_trash()
+    }
+
+    /// Writes everything to the medium, so that it survives a power loss; this also happens by
+    /// itself in the background, [`StoreOptions::sync_after`].
+    pub fn sync(&self) -> Result<(), SyncError> {
+        self.db().flush()?;
+        match durability::unsynced(self.db())? {
+            Some(unsynced) => durability::sync(self.root(), self.db(), unsynced),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a power loss now would take something.
+    pub fn has_unsynced(&self) -> Result<bool, DbError> {
+        Ok(durability::unsynced(self.db())?.is_some())
+    }
+
+    pub(crate) fn collector(&self) -> &Collector {
+        &self.0.collector
+    }
+
+    /// What is in use by this process.
+    pub fn pins(&self) -> &Pins {
+        &self.0.pins
+    }
+
+    /// Where a snapshot's files are: all of them are beneath this directory, so that the collector
+    /// finds those that no record names. The directory is not made by this.
+    pub fn snapshot_dir(&self, id: SnapshotId) -> PathBuf {
+        crate::gc::snapshot_dir(&self.0.root, id)
+    }
+
+    /// A number higher than all that any process got from this state directory before. May wait
+    /// for one commit.
+    pub fn next_sequence(&self) -> Result<u64, DbError> {
+        self.0.sequence.next()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let swept = self.keeper.stop();
+        drop(self.uses.write(&self.db));
+        let (collector, unused) = (self.collector.clone(), self.sequence.unused());
+        let released = self.pins.take_released();
+        // In the transaction, after all that was queued to name an object.
+        drop(self.db.update(move |tx| {
+            let clean = swept && !collector.has_garbage(tx, &released)?;
+            durability::mark_closed(tx, unused, clean)
+        }));
+        self.db.close();
+    }
+}
+
+/// A number that no directory has, also of those that a database knew which is lost.
+fn first_unused(root: &Path) -> u64 {
+    let entries = fs::read_dir(root.join("snapshots"));
+    let numbers = entries.into_iter().flatten().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.parse::<u64>().ok()
+    });
+    numbers.max().map_or(1, |last| last.saturating_add(1))
+}
+
+fn open_db(
+    root: &Path,
+    options: &StoreOptions,
+    boot: &str,
+    lock: DirectoryLock,
+) -> Result<Db, DbError> {
+    let boot = durability::boot_number(boot);
+    let path = root.join(DATABASE);
+    let lock = Arc::new(lock);
+    let open = || -> Result<Db, DbError> {
+        let db = Db::open(&path, options.db_cache, boot, lock.clone())?;
+        // A kill may have come between the making of the file and of the tables.
+        let new = db.read(|tx| Ok(tx.list_tables()?.next().is_none()))?;
+        if new {
+            let unused = first_unused(root);
+            db.update(move |tx| {
+                TABLES.iter().try_for_each(|create| create(tx))?;
+                durability::mark_closed(tx, unused, false)
+            })
+            .wait()?;
+        }
+        Ok(db)
+    };
+    match open() {
+        Err(error) if options.on_damage == OnDamage::StartAnew && error.is_damage() => {
+            let aside = root.join(format!("{DATABASE}.damaged-{}", clock::seconds()));
+            tracing::warn!(%error, kept = %aside.display(), "starting with an empty database");
+            fs::rename(&path, aside).map_err(|error| DbError::Aside(Arc::new(error)))?;
+            open()
+        }
+        opened => opened,
+    }
+}
+
+/// A state directory before it is known to be one.
+struct Directory<'a>(&'a Path);
+
+impl Directory<'_> {
+    fn error(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> OpenError {
+        let root = self.0.to_owned();
+        let path = self.0.join(name);
+        move |source| OpenError::Io {
+            root,
+            action,
+            path,
+            source,
+        }
+    }
+
+    fn create(&self, name: &str) -> Result<(), OpenError> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(self.0.join(name))
+            .map_err(self.error("create", name))
+    }
+
+    fn lock(&self) -> Result<DirectoryLock, OpenError> {
+        match DirectoryLock::attempt(&self.0.join("lock")).map_err(self.error("lock", "lock"))? {
+            Attempt::Locked(lock) => Ok(lock),
+            Attempt::Held(holder) => Err(OpenError::InUse {
+                root: self.0.to_owned(),
+                holder,
+            }),
+        }
+    }
+
+    fn check_format(&self) -> Result<(), OpenError> {
+        let text = match fs::read_to_string(self.0.join(FORMAT_FILE)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.initialise(),
+            Err(error) => return Err(self.error("read", FORMAT_FILE)(error)),
+        };
+        let found = text
+            .trim_end()
+            .strip_prefix(FORMAT_NAME)
+            .and_then(|rest| rest.trim().parse::<u32>().ok())
+            .ok_or_else(|| OpenError::Foreign {
+                root: self.0.to_owned(),
+            })?;
+        if found > FORMAT {
+            return Err(OpenError::TooNew {
+                root: self.0.to_owned(),
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// Marks a directory with nothing but our lock in it as a state directory.
+    fn initialise(&self) -> Result<(), OpenError> {
+        let entries = fs::read_dir(self.0).map_err(self.error("list", ""))?;
+        let foreign = entries.filter_map(Result::ok).any(|entry| {
+            !matches!(
+                entry.file_name().to_str(),
+                Some("lock" | "lost+found" | "format.new")
+            )
+        });
+        if foreign {
+            return Err(OpenError::Foreign {
+                root: self.0.to_owned(),
+            });
+        }
+        fs::write(
+            self.0.join("format.new"),
+            format!("{FORMAT_NAME} {FORMAT}\n"),
+        )
+        .and_then(|()| fs::rename(self.0.join("format.new"), self.0.join(FORMAT_FILE)))
+        .map_err(self.error("write", FORMAT_FILE))
+    }
+}

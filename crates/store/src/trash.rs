@@ -1,0 +1,75 @@
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::snapshot::remove::remove_at;
+
+/// Where files go before they are deleted: taking them there is quick and atomic, deleting them
+/// takes its time and may be interrupted.
+pub(crate) struct Trash {
+    directory: PathBuf,
+    next: AtomicU64,
+    emptying: Mutex<()>,
+}
+
+impl Trash {
+    /// `first` is a number that no earlier process used.
+    pub(crate) fn open(root: &Path, first: u64) -> io::Result<Self> {
+        let directory = root.join("trash");
+        fs::create_dir_all(&directory)?;
+        Ok(Self {
+            directory,
+            next: AtomicU64::new(first),
+            emptying: Mutex::new(()),
+        })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Takes a file or directory; whether there was one.
+    pub(crate) fn take(&self, path: &Path) -> io::Result<bool> {
+        match fs::rename(path, self.directory.join(self.unused_name())) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes all that was taken.
+    pub(crate) fn empty(&self) -> io::Result<()> {
+        let _turn = self.emptying.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = File::open(&self.directory)?;
+        for entry in fs::read_dir(&self.directory)? {
+            remove_at(directory.as_fd(), &entry?.file_name())?;
+        }
+        Ok(())
+    }
+
+    fn unused_name(&self) -> String {
+        let process = std::process::id();
+        format!("{process}-{}", self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_symlink_points_to_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let trash = Trash::open(root.path(), 1).unwrap();
+        fs::create_dir(root.path().join("kept")).unwrap();
+        fs::write(root.path().join("kept/file"), "").unwrap();
+        fs::create_dir(root.path().join("tree")).unwrap();
+        std::os::unix::fs::symlink("../../kept", root.path().join("tree/link")).unwrap();
+        trash.take(&root.path().join("tree")).unwrap();
+        trash.empty().unwrap();
+        assert!(root.path().join("kept/file").exists());
+    }
+}

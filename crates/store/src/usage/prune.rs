@@ -1,0 +1,317 @@
+//! Removal of cached objects by policy.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::filter::{Filter, FilterError};
+use super::inventory::{Inventory, UsageInfo};
+use super::{RecordType, USAGE, get, put, size};
+use crate::clock;
+use crate::collector::CollectError;
+use crate::db::DbError;
+use crate::gc::Removable;
+use crate::object::Object;
+use crate::store::Store;
+
+/// How many objects are removed before the caller hears of them.
+const STEP_LEN: usize = 1024;
+
+/// What to remove. Without sizes, everything that the other options mean; with sizes, what was
+/// not used for the longest time until the sizes are kept.
+#[derive(Clone, Debug, Default)]
+pub struct PruneOptions {
+    /// Also internal records, frontends, and what images that a user named need.
+    pub all: bool,
+    /// Which records, as [`Filter`] has it.
+    pub filters: Vec<String>,
+    /// Keep what was used within this time.
+    pub keep_duration: Option<Duration>,
+    /// Keep this many bytes at least (`--keep-storage`, `reservedSpace`).
+    pub reserved: Option<u64>,
+    /// Keep no more than this many bytes (`maxUsedSpace`).
+    pub max_used: Option<u64>,
+    /// Have this many bytes of the file system free (`minFreeSpace`).
+    pub min_free: Option<u64>,
+}
+
+/// Why `du` or `prune` failed.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// A filter is malformed.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// A removal failed.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    /// The database failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// An object's files cannot be measured.
+    #[error("measure {object}: {source}")]
+    Measure {
+        /// Which.
+        object: Object,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The free space cannot be asked for.
+    #[error("ask for the free space of the state directory: {0}")]
+    FreeSpace(std::io::Error),
+}
+
+impl Store {
+    /// What is cached and meant by the filters, measured, in the order in which it was made.
+    pub fn disk_usage(&self, filters: &[String]) -> Result<Vec<UsageInfo>, UsageError> {
+        let filter = Filter::parse(filters)?;
+        let mut inventory = self.inventory()?;
+        if filter.needs_size() {
+            self.measure(&mut inventory, |_| true)?;
+        } else {
+            self.measure(&mut inventory, |info| filter.matches(info))?;
+        }
+        let told = (0..inventory.entries.len()).filter(|index| !inventory.entries[*index].layer);
+        let mut infos: Vec<_> = told
+            .map(|index| inventory.info(index))
+            .filter(|info| filter.matches(info))
+            .collect();
+        infos.sort_by_key(|info| info.created);
+        Ok(infos)
+    }
+
+    /// Removes what the options mean and nobody uses, what is made of others before the others;
+    /// then deletes its files. Returns what was removed.
+    ///
+    /// Builds go on meanwhile: what they begin to use is left alone.
+    pub fn prune(&self, options: &PruneOptions) -> Result<Vec<UsageInfo>, UsageError> {
+        let mut removed = Vec::new();
+        self.prune_with(options, |info| {
+            removed.push(info);
+            ControlFlow::Continue(())
+        })?;
+        Ok(removed)
+    }
+
+    /// As [`Store::prune`], telling of what is removed as it goes, until told to stop.
+    pub fn prune_with(
+        &self,
+        options: &PruneOptions,
+        mut tell: impl FnMut(UsageInfo) -> ControlFlow<()>,
+    ) -> Result<(), UsageError> {
+        let policy = Policy::new(options)?;
+        let mut stopped = false;
+        loop {
+            let mut inventory = self.inventory()?;
+            let plan = self.plan(&policy, &mut inventory)?;
+            let mut progress = false;
+            for step in plan.chunks(STEP_LEN) {
+                let by_object: HashMap<_, _> = step
+                    .iter()
+                    .map(|index| (&inventory.entries[*index].object, *index))
+                    .collect();
+                let objects = step
+                    .iter()
+                    .map(|index| inventory.entries[*index].object.clone());
+                let removed = self.collector().remove(objects, policy.removable)?;
+                progress |= !removed.is_empty();
+                let told = removed.iter().filter_map(|object| by_object.get(object));
+                for index in told {
+                    stopped |= tell(inventory.info(*index)).is_break();
+                }
+                if stopped {
+                    break;
+                }
+            }
+            // With sizes to keep, what was taken into use meanwhile has to be made up for.
+            if stopped || !progress || !policy.keeps_sizes() {
+                break;
+            }
+        }
+        self.collector().empty_trash()?;
+        Ok(())
+    }
+
+    fn inventory(&self) -> Result<Inventory, DbError> {
+        // What was made a moment ago counts.
+        self.db().flush()?;
+        Inventory::read(self.db(), self.pins(), self.uses())
+    }
+
+    /// Measures what was not measured before and is `wanted`, and has the database know it.
+    fn measure(
+        &self,
+        inventory: &mut Inventory,
+        wanted: impl Fn(&UsageInfo) -> bool,
+    ) -> Result<(), UsageError> {
+        let mut measured = Vec::new();
+        for index in 0..inventory.entries.len() {
+            let entry = &inventory.entries[index];
+            if entry.row.size.is_some() || !wanted(&inventory.info(index)) {
+                continue;
+            }
+            let path = self.collector().path(&entry.object);
+            let size = size::on_disk(&path).map_err(|source| UsageError::Measure {
+                object: entry.object.clone(),
+                source,
+            })?;
+            let entry = &mut inventory.entries[index];
+            entry.row.size = Some(size);
+            // What changes in place, maybe now, is measured anew each time.
+            if !entry.row.mutable {
+                measured.push((entry.object.clone(), size));
+            }
+        }
+        if !measured.is_empty() {
+            drop(self.db().update(move |tx| {
+                for (object, size) in &measured {
+                    let row = get(&tx.open_table(USAGE)?, object)?;
+                    if let Some(mut row) = row {
+                        row.size = Some(*size);
+                        put(tx, object, &row)?;
+                    }
+                }
+                Ok(())
+            }));
+        }
+        Ok(())
+    }
+
+    /// What to remove, in order.
+    fn plan(&self, policy: &Policy, inventory: &mut Inventory) -> Result<Vec<usize>, UsageError> {
+        let mut budget = None;
+        if policy.keeps_sizes() || policy.filter.needs_size() {
+            self.measure(inventory, |_| true)?;
+        }
+        if policy.keeps_sizes() {
+            let used = total(inventory);
+            budget = Some(used.saturating_sub(policy.keep(used, || self.free_space())?));
+        }
+        let plan = policy.plan(inventory, budget);
+        let ids: HashSet<_> = plan.iter().map(|index| inventory.info(*index).id).collect();
+        self.measure(inventory, |info| ids.contains(&info.id))?;
+        Ok(plan)
+    }
+
+    fn free_space(&self) -> Result<u64, UsageError> {
+        let stat = rustix::fs::statvfs(self.root())
+            .map_err(|errno| UsageError::FreeSpace(errno.into()))?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+}
+
+/// The bytes that are there for the cache alone.
+fn total(inventory: &Inventory) -> u64 {
+    inventory
+        .entries
+        .iter()
+        .filter(|entry| !entry.shared && !entry.layer)
+        .map(|entry| entry.row.size.unwrap_or(0) + entry.layer_size)
+        .sum()
+}
+
+struct Policy {
+    filter: Filter,
+    removable: Removable,
+    /// What was used after this is kept; nanoseconds since 1970.
+    used_before: Option<u64>,
+    reserved: Option<u64>,
+    max_used: Option<u64>,
+    min_free: Option<u64>,
+}
+
+impl Policy {
+    fn new(options: &PruneOptions) -> Result<Self, FilterError> {
+        let keep = |duration: Duration| {
+            let duration = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+            clock::nanoseconds().saturating_sub(duration)
+        };
+        Ok(Self {
+            filter: Filter::parse(&options.filters)?,
+            removable: if options.all {
+                Removable::Shared
+            } else {
+                Removable::Cached
+            },
+            used_before: options.keep_duration.map(keep),
+            // Zero is how clients say that they have no wish.
+            reserved: options.reserved.filter(|size| *size > 0),
+            max_used: options.max_used.filter(|size| *size > 0),
+            min_free: options.min_free.filter(|size| *size > 0),
+        })
+    }
+
+    fn keeps_sizes(&self) -> bool {
+        self.reserved.is_some() || self.max_used.is_some() || self.min_free.is_some()
+    }
+
+    /// How many of the `used` bytes to keep.
+    fn keep(
+        &self,
+        used: u64,
+        free: impl FnOnce() -> Result<u64, UsageError>,
+    ) -> Result<u64, UsageError> {
+        let mut keep = self.max_used;
+        if let Some(min_free) = self.min_free {
+            let excess = min_free.saturating_sub(free()?);
+            let with_free = used.saturating_sub(excess);
+            keep = Some(keep.map_or(with_free, |keep| keep.min(with_free)));
+        }
+        Ok(keep.unwrap_or(0).max(self.reserved.unwrap_or(0)))
+    }
+
+    fn means(&self, inventory: &Inventory, index: usize) -> bool {
+        let entry = &inventory.entries[index];
+        if entry.in_use || entry.leased || entry.layer {
+            return false;
+        }
+        let kept_type = matches!(
+            entry.row.record_type,
+            RecordType::Internal | RecordType::Frontend
+        );
+        if self.removable == Removable::Cached && (kept_type || entry.shared) {
+            return false;
+        }
+        if self
+            .used_before
+            .is_some_and(|before| entry.row.last_used > before)
+        {
+            return false;
+        }
+        self.filter.matches(&inventory.info(index))
+    }
+
+    /// What to remove until `budget` bytes are freed, or all: what was not used for the longest
+    /// time first, but what is made of others before the others.
+    fn plan(&self, inventory: &Inventory, mut budget: Option<u64>) -> Vec<usize> {
+        let entries = &inventory.entries;
+        let mut children: Vec<_> = entries.iter().map(|entry| entry.children).collect();
+        let mut leaves = BinaryHeap::new();
+        let offer = |leaves: &mut BinaryHeap<_>, index: usize| {
+            if self.means(inventory, index) {
+                leaves.push(Reverse((entries[index].row.last_used, index)));
+            }
+        };
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.children == 0 {
+                offer(&mut leaves, index);
+            }
+        }
+        let mut plan = Vec::new();
+        while budget != Some(0)
+            && let Some(Reverse((_, index))) = leaves.pop()
+        {
+            let entry = &entries[index];
+            plan.push(index);
+            let size = entry.row.size.unwrap_or(0) + entry.layer_size;
+            budget = budget.map(|budget| budget.saturating_sub(size));
+            for &parent in &entry.parents {
+                children[parent] -= 1;
+                if children[parent] == 0 {
+                    offer(&mut leaves, parent);
+                }
+            }
+        }
+        plan
+    }
+}

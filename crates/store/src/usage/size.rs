@@ -1,0 +1,116 @@
+use std::collections::HashSet;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// The bytes on disk of a file or of a directory with all beneath it, a hard-linked file once;
+/// 0 if it is not there.
+pub(crate) fn on_disk(path: &Path) -> io::Result<u64> {
+    let mut walk = Walk::default();
+    let stat = match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
+    walk.count(&stat);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Ok(walk.bytes);
+    }
+    let mut directory = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())?;
+    // For each directory on the way down, those in it that are still to be walked. Only one is
+    // open at a time, so that the depth of a tree costs no descriptors.
+    let mut below = vec![walk.list(&directory)?];
+    while let Some(names) = below.last_mut() {
+        match names.pop() {
+            Some(name) => {
+                directory = rustix::fs::openat(&directory, &name, DIRECTORY, Mode::empty())?;
+                below.push(walk.list(&directory)?);
+            }
+            None => {
+                below.pop();
+                if !below.is_empty() {
+                    directory = rustix::fs::openat(&directory, "..", DIRECTORY, Mode::empty())?;
+                }
+            }
+        }
+    }
+    Ok(walk.bytes)
+}
+
+#[derive(Default)]
+struct Walk {
+    bytes: u64,
+    /// Files with several names that were counted.
+    linked: HashSet<(u64, u64)>,
+}
+
+impl Walk {
+    /// Counts what is in a directory; returns the directories.
+    fn list(&mut self, directory: &OwnedFd) -> io::Result<Vec<CString>> {
+        let mut directories = Vec::new();
+        for entry in Dir::read_from(directory)? {
+            let entry = entry?;
+            let name: &CStr = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            self.count(&stat);
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                directories.push(name.to_owned());
+            }
+        }
+        Ok(directories)
+    }
+
+    fn count(&mut self, stat: &Stat) {
+        let file = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
+        if file && stat.st_nlink > 1 && !self.linked.insert((stat.st_dev, stat.st_ino)) {
+            return;
+        }
+        self.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::process::Command;
+
+    #[test]
+    fn agrees_with_du() {
+        let root = tempfile::tempdir().unwrap();
+        let mut path = root.path().to_owned();
+        for depth in 0..40_usize {
+            path.push("d");
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("file"), vec![1; depth * 1000]).unwrap();
+            fs::hard_link(path.join("file"), path.join("link")).unwrap();
+            std::os::unix::fs::symlink("/", path.join("symlink")).unwrap();
+            fs::create_dir(path.join("empty")).unwrap();
+        }
+        let output = Command::new("du")
+            .args(["-s", "--block-size=1"])
+            .arg(root.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let expected: u64 = text.split_whitespace().next().unwrap().parse().unwrap();
+        assert_eq!(on_disk(root.path()).unwrap(), expected);
+        assert_eq!(on_disk(&root.path().join("absent")).unwrap(), 0);
+    }
+}

@@ -1,0 +1,344 @@
+//! Snapshots as root on a real file system, on overlays and on copies.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use support::{Listing, list, ops, perform};
+use weld_store::layer::Compression;
+use weld_store::snapshot::{SnapshotError, SnapshotRef, Snapshots};
+use weld_store::{NewUsage, Object, RecordType, Store, StoreOptions};
+
+fn usage() -> NewUsage {
+    NewUsage {
+        record_type: RecordType::Regular,
+        description: "a test".to_owned(),
+        mutable: false,
+        size: None,
+    }
+}
+
+struct Fixture {
+    // Closed before its directory goes.
+    snapshots: Snapshots,
+    store: Store,
+    root: tempfile::TempDir,
+}
+
+fn fixture(overlay: bool) -> Fixture {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path().join("state"), StoreOptions::default()).unwrap();
+    let snapshots = if overlay {
+        Snapshots::open(&store).unwrap()
+    } else {
+        Snapshots::open_copying(&store).unwrap()
+    };
+    assert_eq!(snapshots.is_overlay(), overlay);
+    Fixture {
+        snapshots,
+        store,
+        root,
+    }
+}
+
+impl Fixture {
+    fn make(&self, parent: Option<&SnapshotRef>, change: impl FnOnce(&Path)) -> SnapshotRef {
+        let snapshot = self.snapshots.create(parent).unwrap();
+        let mount = snapshot.mount().unwrap();
+        change(&mount.path());
+        drop(mount);
+        snapshot.commit(usage()).unwrap()
+    }
+}
+
+fn listing(snapshot: &SnapshotRef) -> Listing {
+    let mount = snapshot.mount().unwrap();
+    list(&mount.path().join("."))
+}
+
+fn names(snapshot: &SnapshotRef) -> Vec<String> {
+    listing(snapshot)
+        .into_keys()
+        .map(|path| path.display().to_string())
+        .collect()
+}
+
+#[test]
+fn a_chain_shows_its_changes_and_survives_the_process() {
+    for overlay in [true, false] {
+        let fixture = fixture(overlay);
+        let base = fixture.make(None, |root| {
+            fs::create_dir(root.join("dir")).unwrap();
+            fs::write(root.join("dir/kept"), "1").unwrap();
+            fs::write(root.join("dir/gone"), "1").unwrap();
+        });
+        let next = fixture.make(Some(&base), |root| {
+            fs::remove_file(root.join("dir/gone")).unwrap();
+            fs::write(root.join("new"), "2").unwrap();
+        });
+        assert_eq!(names(&base), ["dir", "dir/gone", "dir/kept"]);
+        assert_eq!(names(&next), ["dir", "dir/kept", "new"]);
+        assert!(fs::write(next.mount().unwrap().path().join("x"), "").is_err());
+        let (id, expected) = (next.id(), listing(&next));
+        fixture
+            .store
+            .db()
+            .update(move |tx| weld_store::names::set(tx, "test", &Object::Snapshot(id)));
+        drop((base, next));
+        let Fixture {
+            snapshots,
+            store,
+            root,
+        } = fixture;
+        drop((snapshots, store));
+        let store = Store::open(root.path().join("state"), StoreOptions::default()).unwrap();
+        let snapshots = Snapshots::open(&store).unwrap();
+        let next = snapshots.get(id).unwrap().unwrap();
+        if overlay {
+            assert_eq!(listing(&next), expected);
+        }
+        assert_eq!(next.parents().len(), 1);
+    }
+}
+
+#[test]
+fn what_is_not_committed_is_removed() {
+    let fixture = fixture(true);
+    let base = fixture.make(None, |root| fs::write(root.join("file"), "").unwrap());
+    let snapshot = fixture.snapshots.create(Some(&base)).unwrap();
+    let directory = fixture.store.snapshot_dir(snapshot.id());
+    fs::write(snapshot.mount().unwrap().path().join("new"), "x").unwrap();
+    assert!(directory.exists());
+    drop(snapshot);
+    assert!(!directory.exists());
+    assert!(
+        fixture
+            .snapshots
+            .get(weld_store::SnapshotId(999_999))
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[test]
+fn a_mutable_snapshot_is_mounted_any_number_of_times() {
+    let fixture = fixture(true);
+    let base = fixture.make(None, |root| fs::write(root.join("file"), "").unwrap());
+    let snapshot = fixture.snapshots.create(Some(&base)).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::write(snapshot.mount().unwrap().path().join(name), "x").unwrap();
+    }
+    let snapshot = snapshot.commit(usage()).unwrap();
+    assert_eq!(names(&snapshot), ["a", "b", "c", "file"]);
+}
+
+#[test]
+fn more_layers_than_a_mount_takes() {
+    let fixture = fixture(true);
+    let mut top: Option<SnapshotRef> = None;
+    let count = 900;
+    for index in 0..count {
+        let snapshot = fixture.snapshots.create(top.as_ref()).unwrap();
+        if index % 7 == 0 {
+            fs::create_dir_all(snapshot.files().join("dir")).unwrap();
+            fs::write(snapshot.files().join(format!("dir/{index}")), "x").unwrap();
+        }
+        fs::write(snapshot.files().join("last"), index.to_string()).unwrap();
+        top = Some(snapshot.commit(usage()).unwrap());
+    }
+    let top = top.unwrap();
+    let mount = top.mount().unwrap();
+    assert_eq!(
+        fs::read_to_string(mount.path().join("last")).unwrap(),
+        (count - 1).to_string()
+    );
+    assert_eq!(fs::read_dir(mount.path().join("dir")).unwrap().count(), 129);
+    let next = fixture.make(Some(&top), |root| {
+        fs::remove_dir_all(root.join("dir")).unwrap()
+    });
+    assert_eq!(names(&next), ["last"]);
+    assert_eq!(top.layer_snapshots().len(), count);
+}
+
+#[test]
+fn merge_and_diff_mean_what_layers_mean() {
+    for overlay in [true, false] {
+        let fixture = fixture(overlay);
+        let base = fixture.make(None, |root| {
+            fs::create_dir(root.join("dir")).unwrap();
+            fs::write(root.join("dir/base"), "base").unwrap();
+            fs::write(root.join("both"), "base").unwrap();
+        });
+        // Made over nothing, with directories that an overlay marks as hiding what is below.
+        let other = fixture.make(None, |root| fs::create_dir(root.join("x")).unwrap());
+        let other = fixture.make(Some(&other), |root| {
+            fs::create_dir(root.join("dir")).unwrap();
+            fs::write(root.join("dir/other"), "other").unwrap();
+            fs::write(root.join("both"), "other").unwrap();
+        });
+        let merged = fixture
+            .snapshots
+            .merge(&[base.clone(), other.clone()], usage())
+            .unwrap();
+        assert_eq!(
+            names(&merged),
+            ["both", "dir", "dir/base", "dir/other", "x"],
+            "{overlay}"
+        );
+        let read = |snapshot: &SnapshotRef, name: &str| {
+            fs::read_to_string(snapshot.mount().unwrap().path().join(name)).unwrap()
+        };
+        assert_eq!(read(&merged, "both"), "other");
+
+        // A removal in what is merged removes from what it is merged onto: all that has the name.
+        let removing = fixture.make(Some(&base), |root| {
+            fs::remove_dir_all(root.join("dir")).unwrap();
+            fs::write(root.join("added"), "").unwrap();
+        });
+        let removal = fixture
+            .snapshots
+            .diff(Some(&base), Some(&removing), usage())
+            .unwrap();
+        assert_eq!(names(&removal), ["added"]);
+        let merged = fixture
+            .snapshots
+            .merge(&[merged, removal], usage())
+            .unwrap();
+        assert_eq!(names(&merged), ["added", "both", "x"], "{overlay}");
+        assert_eq!(merged.layer_snapshots().len(), 4);
+
+        // Of trees that were not made one from another.
+        let difference = fixture
+            .snapshots
+            .diff(Some(&other), Some(&base), usage())
+            .unwrap();
+        assert_eq!(names(&difference), ["both", "dir", "dir/base"]);
+        let changed = fixture
+            .snapshots
+            .merge(&[other.clone(), difference], usage())
+            .unwrap();
+        assert_eq!(names(&changed), ["both", "dir", "dir/base"], "{overlay}");
+
+        // On top of a merge as on top of anything.
+        let next = fixture.make(Some(&changed), |root| {
+            fs::remove_file(root.join("both")).unwrap()
+        });
+        assert_eq!(names(&next), ["dir", "dir/base"]);
+        let all = fixture.snapshots.diff(None, Some(&next), usage()).unwrap();
+        assert_eq!(all, next);
+        assert_eq!(
+            names(&fixture.snapshots.diff(Some(&next), None, usage()).unwrap()),
+            [""; 0]
+        );
+    }
+}
+
+#[test]
+fn layers_are_made_once_and_rebuild_the_snapshot() {
+    let fixture = fixture(true);
+    let base = fixture.make(None, |root| fs::write(root.join("file"), "1").unwrap());
+    let top = fixture.make(Some(&base), |root| {
+        fs::remove_file(root.join("file")).unwrap()
+    });
+    let layers = top.layers(Compression::Gzip(None), false).unwrap();
+    assert_eq!(layers.len(), 2);
+    let again = top.layers(Compression::Gzip(None), false).unwrap();
+    let zstd = top.layers(Compression::Zstd(None), false).unwrap();
+    for index in 0..2 {
+        assert_eq!(again[index].descriptor, layers[index].descriptor);
+        assert_eq!(
+            zstd[index].descriptor.diff_id,
+            layers[index].descriptor.diff_id
+        );
+        assert_ne!(
+            zstd[index].descriptor.digest,
+            layers[index].descriptor.digest
+        );
+    }
+    let mut rebuilt: Option<SnapshotRef> = None;
+    for layer in &layers {
+        let blob = layer.blob.as_ref().unwrap().open().unwrap();
+        let applied = fixture
+            .snapshots
+            .apply(rebuilt.as_ref(), blob, &layer.descriptor, usage())
+            .unwrap();
+        rebuilt = Some(applied);
+    }
+    let rebuilt = rebuilt.unwrap();
+    assert_eq!(listing(&rebuilt), listing(&top));
+    // What it was made of is its layer, unless another compression is asked for.
+    let taken = rebuilt.layers(Compression::Zstd(None), false).unwrap();
+    assert_eq!(taken[0].descriptor, layers[0].descriptor);
+    let forced = rebuilt.layers(Compression::Zstd(None), true).unwrap();
+    assert_eq!(forced[0].descriptor, zstd[0].descriptor);
+
+    let mut wrong = layers[0].descriptor.clone();
+    wrong.diff_id = layers[1].descriptor.diff_id.clone();
+    let blob = layers[0].blob.as_ref().unwrap().open().unwrap();
+    let error = fixture
+        .snapshots
+        .apply(None, blob, &wrong, usage())
+        .unwrap_err();
+    assert!(
+        matches!(error, SnapshotError::WrongDiffId { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_declared_snapshot_is_unpacked_when_it_is_needed() {
+    let fixture = fixture(true);
+    let base = fixture.make(None, |root| fs::write(root.join("file"), "1").unwrap());
+    let layer = base
+        .layers(Compression::Gzip(None), false)
+        .unwrap()
+        .remove(0);
+    let lazy = fixture
+        .snapshots
+        .declare(None, &layer.descriptor, usage())
+        .unwrap();
+    assert!(matches!(
+        lazy.mount(),
+        Err(SnapshotError::NotUnpacked { .. })
+    ));
+    assert!(fixture.snapshots.create(Some(&lazy)).is_err());
+    // It can be exported all the same.
+    let known = lazy.layers(Compression::Zstd(None), false).unwrap();
+    assert_eq!(known[0].descriptor, layer.descriptor);
+    assert_eq!(lazy.lazy_layers(), [lazy.clone()]);
+    for _ in 0..2 {
+        let blob = layer.blob.as_ref().unwrap().open().unwrap();
+        fixture.snapshots.unpack(&lazy, blob).unwrap();
+    }
+    assert_eq!(listing(&lazy), listing(&base));
+    assert!(lazy.lazy_layers().is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_drivers_export_layers_that_rebuild_the_tree(steps in proptest::collection::vec(ops(1..15), 1..4)) {
+        for overlay in [true, false] {
+            let fixture = fixture(overlay);
+            let mut top: Option<SnapshotRef> = None;
+            for step in &steps {
+                top = Some(fixture.make(top.as_ref(), |root| perform(root, step)));
+            }
+            let top = top.unwrap();
+            let layers = top.layers(Compression::Zstd(None), false).unwrap();
+            prop_assert_eq!(layers.len(), steps.len());
+            let mut rebuilt: Option<SnapshotRef> = None;
+            for layer in &layers {
+                let blob = layer.blob.as_ref().unwrap().open().unwrap();
+                let applied = fixture.snapshots.apply(rebuilt.as_ref(), blob, &layer.descriptor, usage()).unwrap();
+                rebuilt = Some(applied);
+            }
+            prop_assert_eq!(listing(&rebuilt.unwrap()), listing(&top), "overlay: {}", overlay);
+            let merged = fixture.snapshots.merge(&[top.clone(), top.clone()], usage()).unwrap();
+            prop_assert_eq!(listing(&merged), listing(&top), "overlay: {}", overlay);
+        }
+    }
+}

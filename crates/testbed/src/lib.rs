@@ -1,0 +1,9 @@
+//! What tests and the demo run against: a base image made on the spot, and a real registry.
+
+mod base_image;
+mod busybox;
+mod registry;
+
+pub use base_image::write as write_base_image;
+pub use busybox::{find as static_busybox, is_static};
+pub use registry::Registry;
