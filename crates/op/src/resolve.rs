@@ -1,6 +1,6 @@
 //! From a decoded definition to one that a solver loads.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use weld_llb::{Graph, Op as LlbOp, Source, Vertex};
 use weld_solver::{Definition, MergePolicy, Op, OpDefinition, Output, VertexDef, VertexOptions};
@@ -12,6 +12,7 @@ use crate::merge::{Diff, Merge};
 use crate::source::git::Git;
 use crate::source::http::Http;
 use crate::source::image::{Image, Wanted};
+use crate::source::local::Local;
 use crate::{Tree, Worker};
 
 /// Why a definition cannot be loaded.
@@ -157,7 +158,6 @@ fn operation(
             Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
                 return unsupported("a blob as a source");
             }
-            Source::Local(_) => return unsupported("local"),
             Source::Git(git) => match unsupported_git(git) {
                 Some(what) => return unsupported(what),
                 None => Arc::new(Git::new(worker, git.clone(), description)),
@@ -168,6 +168,15 @@ fn operation(
                 }
                 Arc::new(Http::new(worker, http.clone(), description))
             }
+            Source::Local(local) => Arc::new(Local {
+                worker,
+                source: local.clone(),
+                description: local
+                    .shared_key_hint
+                    .clone()
+                    .unwrap_or_else(|| local.name.clone()),
+                synced: OnceLock::new(),
+            }),
         },
         LlbOp::File(op) => Arc::new(File {
             worker,

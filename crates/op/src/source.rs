@@ -4,6 +4,7 @@ pub(crate) mod git;
 pub(crate) mod http;
 pub(crate) mod image;
 mod layers;
+pub(crate) mod local;
 mod secrets;
 
 use std::io;

@@ -9,6 +9,7 @@ use weld_store::snapshot::Snapshots;
 
 use crate::source::Outside;
 use crate::source::image::Resolutions;
+use crate::source::local::Trees;
 
 /// What operations work with: the store, the runtime and the ways to the outside. One for an
 /// engine.
@@ -27,6 +28,7 @@ pub struct Worker {
     pub repositories: PathBuf,
     pub(crate) resolutions: Resolutions,
     pub(crate) outside: Outside,
+    pub(crate) sources: Trees,
 }
 
 impl Worker {
@@ -42,6 +44,7 @@ impl Worker {
             repositories,
             resolutions: Resolutions::default(),
             outside: Outside::default(),
+            sources: Trees::default(),
         }
     }
 

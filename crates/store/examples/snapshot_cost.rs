@@ -73,7 +73,9 @@ fn fill_big(root: &Path, megabytes: u64) -> Outcome<()> {
     }
     let word = |random: &mut Random| -> Vec<u8> {
         let length = 3 + random.next() % 7;
-        (0..length).map(|_| b"abcdefghijklmnop "[(random.next() >> 33) as usize % 17]).collect()
+        (0..length)
+            .map(|_| b"abcdefghijklmnop "[(random.next() >> 33) as usize % 17])
+            .collect()
     };
     let words: Vec<Vec<u8>> = (0..5000).map(|_| word(&mut random)).collect();
     let mut file = BufWriter::new(fs::File::create(root.join("text.bin"))?);
@@ -120,7 +122,10 @@ fn layers(name: &str, snapshots: &Snapshots, snapshot: &SnapshotRef) -> Outcome<
 }
 
 fn key(what: &str, snapshot: &SnapshotRef) -> Outcome<()> {
-    timed(what, || Ok(snapshot.content_key("/", &KeyOptions::default())?)).map(drop)
+    timed(what, || {
+        Ok(snapshot.content_key("/", &KeyOptions::default())?)
+    })
+    .map(drop)
 }
 
 fn main() -> Outcome<()> {

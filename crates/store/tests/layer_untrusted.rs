@@ -1,5 +1,7 @@
 //! Archives that mean harm, and those of other programs.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsFd;

@@ -99,6 +99,16 @@ impl Bed {
         step
     }
 
+    /// Puts a static C program into the image.
+    pub(crate) fn compile(&self, name: &str, source: &str) {
+        let file = self.path("program.c");
+        std::fs::write(&file, source).unwrap();
+        let mut gcc = std::process::Command::new("gcc");
+        gcc.arg("-static").arg("-o");
+        gcc.arg(self.path("image").join(name)).arg(&file);
+        assert!(gcc.status().unwrap().success());
+    }
+
     pub(crate) async fn run(&self, step: StepSpec) -> Result<Ran, RuntimeError> {
         run(&self.runtime, step, CancellationToken::new()).await
     }

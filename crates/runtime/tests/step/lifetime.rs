@@ -41,11 +41,12 @@ pub(crate) fn cgroups(bed: &Bed) -> BTreeSet<String> {
     found
 }
 
-pub(crate) fn mounts() -> usize {
-    std::fs::read_to_string("/proc/self/mountinfo")
-        .unwrap()
-        .lines()
-        .count()
+/// Mounts of this process that have to do with `dir`.
+pub(crate) fn mounts(dir: &Path) -> Vec<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let dir = dir.to_str().unwrap();
+    let lines = mounts.lines().filter(|line| line.contains(dir));
+    lines.map(str::to_owned).collect()
 }
 
 #[tokio::test]
@@ -162,7 +163,7 @@ async fn steps_leak_nothing() {
     bed.sh("true").await.ok();
     let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let state = || std::fs::read_dir(bed.path("state")).unwrap().count();
-    let before = (mounts(), state());
+    let before = state();
     for _ in 0..200 {
         assert!(bed.sh("sleep 0 & true").await.status.success());
     }
@@ -177,7 +178,8 @@ async fn steps_leak_nothing() {
     for (index, out) in futures_util::future::join_all(steps).await {
         assert_eq!(out, format!("{index}\n"));
     }
-    assert_eq!((mounts(), state()), before);
+    assert_eq!(state(), before);
+    assert_eq!(mounts(&bed.path("")), Vec::<String>::new());
     assert_eq!(cgroups(&bed), BTreeSet::new());
     // Other tests of this program open files too, but not that many.
     assert!(fds() < 200, "{}", fds());
@@ -244,10 +246,9 @@ pub(crate) fn mark(dir: &tempfile::TempDir) -> String {
 
 #[tokio::test]
 async fn a_killed_process_leaves_nothing_running() {
-    let before = mounts();
     let dir = kill_victim("embedded").await;
     eventually(|| alive(&mark(&dir)).is_empty()).await;
-    assert_eq!(mounts(), before);
+    assert_eq!(mounts(dir.path()), Vec::<String>::new());
     let bed = Bed::in_directory(dir.path(), |_| {});
     assert_ne!(
         cgroups(&bed),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    CacheMap, Definition, Digest, Op, OpContext, OpDefinition, OpError, Output, ResultRef, VertexDef, VertexOptions,
+    CacheMap, Definition, Digest, Op, OpContext, OpDefinition, OpError, Output, ResultRef,
+    VertexDef, VertexOptions,
 };
 
 struct Nothing(Digest);
@@ -25,7 +26,10 @@ type Vertices = Vec<VertexDef<Arc<dyn Op<u64>>>>;
 
 /// Adds a vertex. `who` makes the digest differ, `what` the cache key.
 fn add(vertices: &mut Vertices, who: &str, what: &str, inputs: Vec<Output>) -> Output {
-    let below: Vec<_> = inputs.iter().map(|input| vertices[input.vertex as usize].digest).collect();
+    let below: Vec<_> = inputs
+        .iter()
+        .map(|input| vertices[input.vertex as usize].digest)
+        .collect();
     vertices.push(VertexDef {
         digest: Digest::of(format!("{who} {what} {below:?}")),
         name: what.into(),
@@ -33,7 +37,10 @@ fn add(vertices: &mut Vertices, who: &str, what: &str, inputs: Vec<Output>) -> O
         inputs,
         options: VertexOptions::default(),
     });
-    Output { vertex: vertices.len() as u32 - 1, index: 0 }
+    Output {
+        vertex: vertices.len() as u32 - 1,
+        index: 0,
+    }
 }
 
 fn finish(vertices: Vertices, root: Output) -> OpDefinition<u64> {
@@ -50,8 +57,15 @@ pub(super) fn layers(who: &str, layers: usize, width: usize, inputs: usize) -> O
     for layer in 0..layers {
         let next = (0..width).map(|at| {
             let count = if below.is_empty() { 0 } else { inputs };
-            let chosen = (0..count).map(|input| below[(at * 7 + input * 31 + layer) % width]).collect();
-            add(&mut vertices, who, &format!("layer {layer} at {at}"), chosen)
+            let chosen = (0..count)
+                .map(|input| below[(at * 7 + input * 31 + layer) % width])
+                .collect();
+            add(
+                &mut vertices,
+                who,
+                &format!("layer {layer} at {at}"),
+                chosen,
+            )
         });
         below = next.collect();
     }
@@ -72,9 +86,19 @@ pub(super) fn chain(who: &str, length: usize) -> OpDefinition<u64> {
 /// Two vertices a level, each over both of the level below.
 pub(super) fn ladder(who: &str, depth: usize) -> OpDefinition<u64> {
     let mut vertices = Vertices::with_capacity(2 * depth + 3);
-    let mut pair = [add(&mut vertices, who, "left", Vec::new()), add(&mut vertices, who, "right", Vec::new())];
+    let mut pair = [
+        add(&mut vertices, who, "left", Vec::new()),
+        add(&mut vertices, who, "right", Vec::new()),
+    ];
     for level in 0..depth {
-        pair = ["left", "right"].map(|side| add(&mut vertices, who, &format!("{side} {level}"), pair.to_vec()));
+        pair = ["left", "right"].map(|side| {
+            add(
+                &mut vertices,
+                who,
+                &format!("{side} {level}"),
+                pair.to_vec(),
+            )
+        });
     }
     let root = add(&mut vertices, who, "top", pair.to_vec());
     finish(vertices, root)

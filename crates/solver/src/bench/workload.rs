@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::graph;
-use crate::{Job, JobOptions, MemoryKeyStore, MemoryResultStore, OpDefinition, SolveError, Solver, SolverOptions};
+use crate::{
+    Job, JobOptions, MemoryKeyStore, MemoryResultStore, OpDefinition, SolveError, Solver,
+    SolverOptions,
+};
 
 /// A workload of the table in the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +137,10 @@ impl Workload {
     /// # Panics
     /// When there is no runtime to be had, or a build fails.
     pub fn measure(self, size: usize) -> Measured {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
         let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
         let measured = runtime.block_on(async move { tokio::spawn(self.run(size)).await });
         match measured {
@@ -149,13 +155,18 @@ impl Workload {
         match self {
             Self::Cold => {
                 let definition = graph::layers("", size, 200, 3);
-                self.timed(definition.vertices().len(), solve(&bench, definition)).await
+                self.timed(definition.vertices().len(), solve(&bench, definition))
+                    .await
             }
             Self::Cached => {
-                solve(&bench, graph::layers("", size, 200, 3)).await?.discard().await;
+                solve(&bench, graph::layers("", size, 200, 3))
+                    .await?
+                    .discard()
+                    .await;
                 bench.empty().await?;
                 let definition = graph::layers("", size, 200, 3);
-                self.timed(definition.vertices().len(), solve(&bench, definition)).await
+                self.timed(definition.vertices().len(), solve(&bench, definition))
+                    .await
             }
             Self::EightJobs => {
                 let definitions: Vec<_> = (0..8).map(|_| graph::layers("", size, 200, 3)).collect();
@@ -165,7 +176,13 @@ impl Workload {
                 let definitions = ["a", "b", "c", "d"].map(|who| graph::layers(who, size, 50, 2));
                 self.together(&bench, definitions.into()).await
             }
-            Self::Ladder => self.together(&bench, ["a", "b"].map(|who| graph::ladder(who, size)).into()).await,
+            Self::Ladder => {
+                self.together(
+                    &bench,
+                    ["a", "b"].map(|who| graph::ladder(who, size)).into(),
+                )
+                .await
+            }
             Self::KeptJobs => Ok(self.kept(&bench, size).await?.0),
             Self::Discard => {
                 let (_, jobs) = self.kept(&bench, size).await?;
@@ -182,17 +199,33 @@ impl Workload {
         }
     }
 
-    async fn timed<R>(self, count: usize, work: impl Future<Output = Outcome<R>>) -> Outcome<Measured> {
+    async fn timed<R>(
+        self,
+        count: usize,
+        work: impl Future<Output = Outcome<R>>,
+    ) -> Outcome<Measured> {
         let start = Instant::now();
         let kept = work.await?;
         let elapsed = start.elapsed();
         drop(kept);
-        Ok(Measured { workload: self.name(), count: count as u64, elapsed, figures: Vec::new() })
+        Ok(Measured {
+            workload: self.name(),
+            count: count as u64,
+            elapsed,
+            figures: Vec::new(),
+        })
     }
 
     /// Jobs that load and solve at the same time.
-    async fn together(self, bench: &Bench, definitions: Vec<OpDefinition<u64>>) -> Outcome<Measured> {
-        let count = definitions.iter().map(|definition| definition.vertices().len()).sum();
+    async fn together(
+        self,
+        bench: &Bench,
+        definitions: Vec<OpDefinition<u64>>,
+    ) -> Outcome<Measured> {
+        let count = definitions
+            .iter()
+            .map(|definition| definition.vertices().len())
+            .sum();
         let mut jobs = Vec::new();
         for at in 0..definitions.len() {
             jobs.push(bench.job(&format!("{at}")).await?);
@@ -218,7 +251,9 @@ impl Workload {
     }
 
     async fn kept(self, bench: &Bench, count: usize) -> Outcome<(Measured, Vec<Job<u64>>)> {
-        let definitions: Vec<_> = (0..count).map(|at| graph::chain(&format!("{at}"), 100)).collect();
+        let definitions: Vec<_> = (0..count)
+            .map(|at| graph::chain(&format!("{at}"), 100))
+            .collect();
         let mut jobs = Vec::new();
         let start = Instant::now();
         for (at, definition) in definitions.into_iter().enumerate() {
@@ -227,7 +262,12 @@ impl Workload {
             jobs.push(job);
         }
         let elapsed = start.elapsed();
-        let measured = Measured { workload: self.name(), count: 100 * count as u64, elapsed, figures: Vec::new() };
+        let measured = Measured {
+            workload: self.name(),
+            count: 100 * count as u64,
+            elapsed,
+            figures: Vec::new(),
+        };
         Ok((measured, jobs))
     }
 
@@ -244,12 +284,20 @@ impl Workload {
         bench.empty().await?;
         let each = |bytes: f64| bytes / count as f64;
         let figures = vec![
-            ("resident_bytes_per_vertex_with_records", each(live - before)),
+            (
+                "resident_bytes_per_vertex_with_records",
+                each(live - before),
+            ),
             ("record_bytes_per_vertex", each(usage.bytes as f64)),
             ("keys", usage.keys as f64),
             ("links", usage.links as f64),
         ];
-        Ok(Measured { workload: self.name(), count: count as u64, elapsed, figures })
+        Ok(Measured {
+            workload: self.name(),
+            count: count as u64,
+            elapsed,
+            figures,
+        })
     }
 
     /// A build and, beside it, one of the same vertex that is cancelled at once.
@@ -259,7 +307,10 @@ impl Workload {
         for round in 0..rounds {
             let definition = || graph::chain(&format!("{round}"), 1);
             let (doomed, healthy) = (bench.job("doomed").await?, bench.job("healthy").await?);
-            let (a, b) = (doomed.load(definition()).await?, healthy.load(definition()).await?);
+            let (a, b) = (
+                doomed.load(definition()).await?,
+                healthy.load(definition()).await?,
+            );
             let cancelled = tokio::spawn(async move {
                 tokio::select! {
                     biased;
@@ -274,7 +325,12 @@ impl Workload {
         }
         let elapsed = start.elapsed();
         let figures = vec![("failed", f64::from(failed))];
-        Ok(Measured { workload: self.name(), count: rounds as u64, elapsed, figures })
+        Ok(Measured {
+            workload: self.name(),
+            count: rounds as u64,
+            elapsed,
+            figures,
+        })
     }
 }
 
@@ -288,6 +344,10 @@ async fn solve(bench: &Bench, definition: OpDefinition<u64>) -> Outcome<Job<u64>
 fn resident() -> f64 {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
-        .and_then(|text| text.split_whitespace().nth(1).and_then(|pages| pages.parse::<f64>().ok()));
+        .and_then(|text| {
+            text.split_whitespace()
+                .nth(1)
+                .and_then(|pages| pages.parse::<f64>().ok())
+        });
     pages.unwrap_or(0.0) * 4096.0
 }

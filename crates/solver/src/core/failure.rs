@@ -167,8 +167,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 }
             }
             self.fail_requests(edge, &failure);
-            self.rest(edge);
-            self.touch(edge);
+            if !faulty!(self, FailureKeptForLater) {
+                self.rest(edge);
+                self.touch(edge);
+            }
         }
     }
 

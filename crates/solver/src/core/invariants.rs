@@ -30,6 +30,10 @@ where
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Checks everything that is alive. Costs O(live graph).
     pub fn check(&self) -> Result<(), Broken> {
+        #[cfg(feature = "sim")]
+        if let Some(broken) = &self.audit {
+            return Err(broken.clone());
+        }
         self.check_ownership()?;
         self.check_edges()?;
         self.check_vertices()?;
@@ -67,6 +71,40 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     .map(|slot| slot.declared)
                     .chain(vertex.sub_builds().iter().copied()),
             );
+        }
+        false
+    }
+
+    /// Checks with a plain walk that neither of two edges waits for the other.
+    #[cfg(feature = "sim")]
+    pub(super) fn audit_merge(&mut self, source: super::EdgeId, target: super::EdgeId) {
+        let (a, b) = (self.edges[source].vertex, self.edges[target].vertex);
+        if self.is_below(a, b) || self.is_below(b, a) {
+            let detail = format!("{source:?} {target:?}");
+            self.audit = Some(Broken {
+                invariant: "an edge is not merged with its own ancestor",
+                detail,
+            });
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    fn is_below(&self, top: super::VertexId, wanted: super::VertexId) -> bool {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut work = vec![top];
+        while let Some(vertex) = work.pop() {
+            if vertex == wanted {
+                return true;
+            }
+            if seen.insert(vertex) {
+                let state = &self.vertices[vertex];
+                let below = state
+                    .slots
+                    .iter()
+                    .map(|slot| slot.declared)
+                    .chain(state.sub_builds().iter().copied());
+                work.extend(below.map(|edge| self.edges[self.find(edge)].vertex));
+            }
         }
         false
     }

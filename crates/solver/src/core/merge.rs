@@ -72,6 +72,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             source: core.trace_edge(source),
             target: core.trace_edge(target),
         });
+        #[cfg(feature = "sim")]
+        self.audit_merge(source, target);
         self.unindex(source);
         let told = self.edges[source].phase.state() > EdgeState::Initial;
         self.rest(source);

@@ -86,6 +86,8 @@ pub enum Fault {
     DomainsShared,
     /// A result is released twice when its edge is freed.
     ReleasedTwice,
+    /// After a failure, the inputs of a failed edge are still wanted.
+    FailureKeptForLater,
     /// Ranks are not raised when edges merge.
     RankNotRaised,
     /// Dependents hear nothing of a result that was lost.
@@ -114,6 +116,9 @@ pub struct Core<O, V> {
     next_mark: u64,
     #[cfg(feature = "sim")]
     fault: Option<Fault>,
+    /// What an audit on the way found.
+    #[cfg(feature = "sim")]
+    audit: Option<Broken>,
 }
 
 /// How much is alive; all zero when every job is discarded and every task has ended.
@@ -163,6 +168,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             next_mark: 0,
             #[cfg(feature = "sim")]
             fault: None,
+            #[cfg(feature = "sim")]
+            audit: None,
         }
     }
 

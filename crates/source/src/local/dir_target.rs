@@ -182,7 +182,7 @@ impl TreeTarget for DirTarget {
         }
     }
 
-    fn set_dir_metadata(&self, stat: &Stat) -> io::Result<()> {
+    fn set_metadata(&self, stat: &Stat) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let fd = open_beneath(self.root.as_fd(), &stat.path, flags)?;
         remove_stale_xattrs(&fd, stat)?;

@@ -16,7 +16,7 @@ pub struct IndexEntry {
     pub stat: Stat,
     /// The digest of a file's content, begun as
     /// [`TreeTarget::hasher`](super::TreeTarget::hasher) says; a further name of a file has the
-    /// first one's. Nothing if the file was changed while it was read.
+    /// first one's.
     pub digest: Option<Digest>,
     /// Whether the content cannot have changed without a change of its times. It can within the
     /// clock tick in which it was read: such a file is read again the next time.

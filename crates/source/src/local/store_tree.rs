@@ -36,9 +36,18 @@ pub enum StoreSyncError {
     },
 }
 
+/// A client's tree in the store.
+#[derive(Clone)]
+pub struct StoredTree {
+    /// The copy. Of a tree that did not change it is the same as before.
+    pub snapshot: SnapshotRef,
+    /// What the sync came to; the digests of its index are, for files that were not changed
+    /// meanwhile, the content keys.
+    pub synced: Synced,
+}
+
 /// Brings the copy that the store has under `key` in step with what `provider` has, and returns
-/// it. One that did not change is the same snapshot as before. The content keys of its files are
-/// found on the way.
+/// it. The content keys of its files are found on the way.
 ///
 /// # Errors
 /// [`StoreSyncError`]; the store then has the old copy, or none, but no half of one.
@@ -48,13 +57,17 @@ pub async fn sync_into_store<P: TreeProvider + ?Sized>(
     key: &str,
     usage: NewUsage,
     progress: &Progress,
-) -> Result<SnapshotRef, StoreSyncError> {
+) -> Result<StoredTree, StoreSyncError> {
     let (snapshots, key) = (snapshots.clone(), key.to_owned());
     let (target, previous) =
         blocking(move || Ok(StoreTarget::open(snapshots.local_tree(&key)?))).await?;
     let target = Arc::new(target);
     let synced = sync(provider, Arc::clone(&target), Arc::new(previous), progress).await?;
-    blocking(move || target.finish(&synced, usage)).await
+    blocking(move || {
+        let snapshot = target.finish(&synced, usage)?;
+        Ok(StoredTree { snapshot, synced })
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(
@@ -161,6 +174,8 @@ fn keys(synced: &Synced) -> Vec<(PathBuf, Option<Digest>)> {
 
 fn key(entry: &IndexEntry) -> Option<Digest> {
     match entry.stat.file_type() {
+        // The header of a file that was changed while it was read had another length.
+        rustix::fs::FileType::RegularFile if !entry.settled => None,
         rustix::fs::FileType::RegularFile => entry.digest.clone(),
         _ => Some(header(&entry.stat).finish()),
     }
@@ -231,7 +246,7 @@ impl TreeTarget for StoreTarget {
         self.directory()?.hard_link(stat, first)
     }
 
-    fn set_dir_metadata(&self, stat: &Stat) -> io::Result<()> {
-        self.directory()?.set_dir_metadata(stat)
+    fn set_metadata(&self, stat: &Stat) -> io::Result<()> {
+        self.directory()?.set_metadata(stat)
     }
 }

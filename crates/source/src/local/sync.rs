@@ -108,7 +108,7 @@ pub trait TreeTarget: Send + Sync + 'static {
     ///
     /// # Errors
     /// What setting meets.
-    fn set_dir_metadata(&self, stat: &Stat) -> io::Result<()>;
+    fn set_metadata(&self, stat: &Stat) -> io::Result<()>;
 }
 
 /// What a sync came to.
@@ -384,7 +384,7 @@ impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
             if due || (stat.is_dir() && touched.contains(stat.path.as_path())) {
                 self.alive()?;
                 self.target
-                    .set_dir_metadata(stat)
+                    .set_metadata(stat)
                     .map_err(|source| write("set the metadata of", stat, source))?;
             }
         }
@@ -498,13 +498,12 @@ impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
                     .binary_search_by(|entry| compare_paths(&entry.stat.path, first))
                     .ok()
                     .and_then(|first| entries.get(first)?.digest.clone()),
-                (None, Some(content)) if content.size != stat.size => {
-                    // It was changed while it was read; what was said of it does not fit.
-                    settled = false;
+                (None, Some(content)) => {
+                    // It may have been changed while it was read.
+                    settled &= content.size == stat.size;
                     stat.size = content.size;
-                    None
+                    Some(content.digest)
                 }
-                (None, Some(content)) => Some(content.digest),
                 (None, None) if stat.has_content() => {
                     before.and_then(|before| before.digest.clone())
                 }

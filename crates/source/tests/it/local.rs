@@ -52,9 +52,9 @@ impl TreeTarget for Counting {
         self.count();
         self.inner.hard_link(stat, first)
     }
-    fn set_dir_metadata(&self, stat: &Stat) -> std::io::Result<()> {
+    fn set_metadata(&self, stat: &Stat) -> std::io::Result<()> {
         self.count();
-        self.inner.set_dir_metadata(stat)
+        self.inner.set_metadata(stat)
     }
 }
 

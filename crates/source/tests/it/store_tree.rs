@@ -57,6 +57,7 @@ async fn sync_to(snapshots: &Snapshots, from: &Path) -> SnapshotRef {
     sync_into_store(provider, snapshots, "context", usage, &Progress::none())
         .await
         .unwrap()
+        .snapshot
 }
 
 /// The keys of all that is at the top of a copy: its root is the engine's.

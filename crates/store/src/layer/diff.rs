@@ -236,23 +236,25 @@ fn entry(found: &Found<'_>, kind: EntryKind, mut xattrs: Xattrs, options: DiffOp
     if kind == EntryKind::Directory {
         path.push(b'/');
     }
-    let mut mtime = found.node.mtime;
-    if let Some(max) = options.max_mtime
-        && mtime.seconds >= max
-    {
-        mtime = FileTime {
-            seconds: max,
-            nanoseconds: 0,
-        };
-    }
     Entry {
         path,
         kind,
         mode: found.node.mode,
         uid: found.node.uid,
         gid: found.node.gid,
-        mtime,
+        mtime: clamped(found.node.mtime, options),
         xattrs,
+    }
+}
+
+/// A time, or the latest that is allowed.
+pub(super) fn clamped(mtime: FileTime, options: DiffOptions) -> FileTime {
+    match options.max_mtime {
+        Some(seconds) if mtime.seconds >= seconds => FileTime {
+            seconds,
+            nanoseconds: 0,
+        },
+        _ => mtime,
     }
 }
 

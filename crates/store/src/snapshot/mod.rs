@@ -24,10 +24,10 @@ mod store;
 
 pub use error::SnapshotError;
 pub use handle::{MutableSnapshot, SnapshotRef};
-pub use layers::LayerBlob;
+pub use layers::{LayerBlob, LayerOptions};
 pub use local_tree::{LocalTree, LocalTreeChange};
 pub use node::FileTime;
 pub use record::LayerDescriptor;
-pub use store::Snapshots;
+pub use store::{Made, Snapshots};
 
 pub(crate) use record::{create_tables, forget};
