@@ -29,7 +29,10 @@ enum CheckoutError {
     #[error("ssh agent {id}: cannot forward it: {source}")]
     Agent { id: String, source: io::Error },
     #[error("cannot keep a checkout of {name}: {source}")]
-    Snapshot { name: String, source: SnapshotError },
+    Snapshot {
+        name: String,
+        source: Box<SnapshotError>,
+    },
 }
 
 /// A commit as a vertex.
@@ -233,7 +236,7 @@ impl Op<Tree> for Git {
         let source = self.worker.git_source().await.map_err(OpError::failed)?;
         let failed = |source| CheckoutError::Snapshot {
             name: self.description.clone(),
-            source,
+            source: Box::new(source),
         };
         let worker = Arc::clone(&self.worker);
         let made = tokio::task::spawn_blocking(move || worker.snapshots.create(None));
@@ -254,7 +257,10 @@ impl Op<Tree> for Git {
         let tree = blocking(move || {
             snapshot
                 .commit(usage)
-                .map_err(|source| CheckoutError::Snapshot { name, source })
+                .map_err(|source| CheckoutError::Snapshot {
+                    name,
+                    source: Box::new(source),
+                })
         });
         tree.await.map(|tree| vec![Tree::of(tree)])
     }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use weld_digest::FieldHasher;
 use weld_llb::HttpSource as Wanted;
 use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
-use weld_source::http::{AuthSecret, Download, Fetched, HttpError, HttpRequest, HttpSource};
+use weld_source::http::{AuthSecret, Download, Fetched, HttpRequest, HttpSource};
 use weld_store::snapshot::{MutableSnapshot, SnapshotError, SnapshotRef};
 use weld_store::{BlobError, BlobInfo, DbError, NewUsage, Object, RecordType, SnapshotId, names};
 
@@ -38,10 +38,11 @@ const REMEMBERED_TYPE: &str = "application/vnd.weld.download.v1+json";
 /// Why a file does not become a tree.
 #[derive(Debug, thiserror::Error)]
 enum DownloadError {
-    #[error(transparent)]
-    Fetch(#[from] HttpError),
     #[error("cannot keep {name}: {source}")]
-    Snapshot { name: String, source: SnapshotError },
+    Snapshot {
+        name: String,
+        source: Box<SnapshotError>,
+    },
     #[error("cannot write {name}: {source}")]
     File { name: String, source: io::Error },
     #[error("cannot look an earlier download of {name} up: {source}")]
@@ -201,7 +202,7 @@ impl Http {
                 .create(None)
                 .map_err(|source| DownloadError::Snapshot {
                     name: name.clone(),
-                    source,
+                    source: Box::new(source),
                 })?;
             let file =
                 incoming(into.files()).map_err(|source| DownloadError::File { name, source })?;
@@ -246,7 +247,7 @@ impl Http {
                 .commit(usage)
                 .map_err(|source| DownloadError::Snapshot {
                     name: name.clone(),
-                    source,
+                    source: Box::new(source),
                 })?;
             let kept = Kept { snapshot, download };
             remember(&worker, key, &kept).map_err(|source| DownloadError::Blob { name, source })?;
@@ -290,7 +291,7 @@ impl Http {
                 .get(id)
                 .map_err(|source| DownloadError::Snapshot {
                     name: name.clone(),
-                    source,
+                    source: Box::new(source),
                 })?;
             worker.store.uses().add(&Object::Snapshot(id));
             Ok::<_, DownloadError>(snapshot.map(|snapshot| Kept {

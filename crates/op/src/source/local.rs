@@ -430,7 +430,7 @@ impl TreeTarget for Target {
         self.made()?.hard_link(stat, first)
     }
 
-    fn set_dir_metadata(&self, stat: &Stat) -> io::Result<()> {
-        self.made()?.set_dir_metadata(stat)
+    fn set_metadata(&self, stat: &Stat) -> io::Result<()> {
+        self.made()?.set_metadata(stat)
     }
 }
