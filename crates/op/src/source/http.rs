@@ -46,9 +46,12 @@ enum DownloadError {
     #[error("cannot write {name}: {source}")]
     File { name: String, source: io::Error },
     #[error("cannot look an earlier download of {name} up: {source}")]
-    Database { name: String, source: DbError },
+    Database { name: String, source: Box<DbError> },
     #[error("cannot look an earlier download of {name} up: {source}")]
-    Blob { name: String, source: BlobError },
+    Blob {
+        name: String,
+        source: Box<BlobError>,
+    },
 }
 
 /// A file behind a URL as a vertex.
@@ -250,7 +253,10 @@ impl Http {
                     source: Box::new(source),
                 })?;
             let kept = Kept { snapshot, download };
-            remember(&worker, key, &kept).map_err(|source| DownloadError::Blob { name, source })?;
+            remember(&worker, key, &kept).map_err(|source| DownloadError::Blob {
+                name,
+                source: Box::new(source),
+            })?;
             Ok::<_, DownloadError>(kept)
         })
         .await
@@ -266,14 +272,14 @@ impl Http {
                 .read(|tx| Ok((names::get(tx, &key)?, names::get(tx, &file_name_of(&key))?)));
             let found = found.map_err(|source| DownloadError::Database {
                 name: name.clone(),
-                source,
+                source: Box::new(source),
             })?;
             let (Some(Object::Blob(digest)), Some(Object::Snapshot(id))) = found else {
                 return Ok(None);
             };
             let blob_error = |source| DownloadError::Blob {
                 name: name.clone(),
-                source,
+                source: Box::new(source),
             };
             let Some(blob) = worker.store.blobs().get(&digest).map_err(blob_error)? else {
                 return Ok(None);
