@@ -336,11 +336,14 @@ fn remember(worker: &Worker, key: String, kept: &Kept) -> Result<(), BlobError> 
     };
     let blob = worker.store.blobs().put(&json, info)?;
     let snapshot = kept.snapshot.clone();
-    // Nobody waits for it: without the names, the file is fetched again. Both are held until then.
-    drop(worker.store.db().update(move |tx| {
+    // Waited for, so that the next build, which may come at once, need not fetch it again.
+    let named = worker.store.db().update(move |tx| {
         names::set(tx, &key, &Object::Blob(blob.digest().clone()))?;
         names::set(tx, &file_name_of(&key), &Object::Snapshot(snapshot.id()))
-    }));
+    });
+    if let Err(error) = named.wait() {
+        tracing::warn!("a download is not remembered: {error}");
+    }
     Ok(())
 }
 

@@ -1,0 +1,8 @@
+//! Source operations as the solver runs and caches them, against real servers.
+
+#![allow(clippy::unwrap_used, reason = "a test helper fails by panicking")]
+
+mod git;
+mod http;
+mod server;
+mod world;
