@@ -75,7 +75,9 @@ pub enum ConfigError {
         reason: String,
     },
     /// There is no home directory to keep state in.
-    #[error("neither XDG_DATA_HOME nor HOME is set: name a state directory with --root or WELD_ROOT")]
+    #[error(
+        "neither XDG_DATA_HOME nor HOME is set: name a state directory with --root or WELD_ROOT"
+    )]
     NoHome,
 }
 
@@ -141,13 +143,17 @@ impl Config {
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let found = match file {
             Some(path) => Some((path.to_owned(), read(path)?)),
-            None => default_files().into_iter().find_map(|path| Some((path.clone(), read(&path).ok()?))),
+            None => default_files()
+                .into_iter()
+                .find_map(|path| Some((path.clone(), read(&path).ok()?))),
         };
         let Some((path, text)) = found else {
             return Ok(Self::new(default_root()?));
         };
-        let file: File = toml::from_str(&text)
-            .map_err(|source| ConfigError::Invalid { path: path.clone(), source: Box::new(source) })?;
+        let file: File = toml::from_str(&text).map_err(|source| ConfigError::Invalid {
+            path: path.clone(),
+            source: Box::new(source),
+        })?;
         Self::from_file(file, &path)
     }
 
@@ -156,7 +162,11 @@ impl Config {
             Some(root) => root,
             None => default_root()?,
         });
-        let value = |key, reason| ConfigError::Value { path: path.to_owned(), key, reason };
+        let value = |key, reason| ConfigError::Value {
+            path: path.to_owned(),
+            key,
+            reason,
+        };
         config.snapshotter = match file.worker.oci.snapshotter.as_deref() {
             None | Some("auto") => SnapshotterKind::Auto,
             Some("overlayfs" | "overlay") => SnapshotterKind::Overlay,
@@ -170,7 +180,10 @@ impl Config {
             config.runtime = RuntimeKind::Oci(binary);
         }
         if file.worker.oci.max_parallelism == Some(0) {
-            return Err(value("worker.oci.max-parallelism", "must be at least 1".into()));
+            return Err(value(
+                "worker.oci.max-parallelism",
+                "must be at least 1".into(),
+            ));
         }
         config.max_parallelism = file.worker.oci.max_parallelism;
         config.dns = weld_runtime::DnsConfig {
@@ -184,7 +197,10 @@ impl Config {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn is_root() -> bool {
@@ -248,22 +264,36 @@ mod tests {
         assert_eq!(config.runtime, RuntimeKind::Oci("crun".into()));
         assert_eq!(config.snapshotter, SnapshotterKind::Copy);
         assert_eq!(config.max_parallelism, Some(3));
-        assert_eq!(config.registry.hosts["docker.io"].mirrors, ["mirror.example:5000"]);
-        assert_eq!(config.registry.hosts["mirror.example:5000"].http, Some(true));
+        assert_eq!(
+            config.registry.hosts["docker.io"].mirrors,
+            ["mirror.example:5000"]
+        );
+        assert_eq!(
+            config.registry.hosts["mirror.example:5000"].http,
+            Some(true)
+        );
     }
 
     #[test]
     fn mistakes_are_told_with_their_place() {
         for (text, part) in [
             ("rot = \"/x\"", "unknown field `rot`"),
-            ("[worker.oci]\nsnapshotter = \"zfs\"", "worker.oci.snapshotter: \"zfs\" is none of"),
+            (
+                "[worker.oci]\nsnapshotter = \"zfs\"",
+                "worker.oci.snapshotter: \"zfs\" is none of",
+            ),
             ("[worker.oci]\nmax-parallelism = 0", "at least 1"),
-            ("[registry.\"a\"]\nmirror = [\"b\"]", "unknown field `mirror`"),
+            (
+                "[registry.\"a\"]\nmirror = [\"b\"]",
+                "unknown field `mirror`",
+            ),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }
-        let error = Config::load(Some(Path::new("/nowhere/weld.toml"))).unwrap_err().to_string();
+        let error = Config::load(Some(Path::new("/nowhere/weld.toml")))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("/nowhere/weld.toml"), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use weld_fileset::SelectionOptions;
 use weld_op::session::{Secret, Session, SessionError as OpSessionError};
 use weld_runtime::AgentConnector;
 use weld_source::local::{HostDir, TreeProvider};
+use weld_source::oci_layout::{OciLayout, Selector};
 use weld_source::registry::{Credentials, DockerConfig};
 
 use crate::ssh_agent::{AgentError, KeyAgent};
@@ -44,6 +45,14 @@ pub enum SessionError {
         path: PathBuf,
         /// Why.
         source: weld_source::oci_layout::LayoutError,
+    },
+    /// An image's digest that is none.
+    #[error("{source}")]
+    Digest {
+        /// What was given.
+        digest: String,
+        /// What is wrong.
+        source: weld_digest::ParseDigestError,
     },
     /// A secret that cannot be read.
     #[error("secret {id:?}: {reason}")]
@@ -108,12 +117,19 @@ impl HostSession {
     /// # Errors
     /// If it is not a directory that can be read, or if there is one of that name.
     pub fn add_directory(&mut self, name: &str, path: &Path) -> Result<(), SessionError> {
-        let error = |source| SessionError::Directory { name: name.to_owned(), path: path.to_owned(), source };
+        let error = |source| SessionError::Directory {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            source,
+        };
         let path = path.canonicalize().map_err(error)?;
         std::fs::read_dir(&path).map_err(error)?;
         match self.directories.insert(name.to_owned(), path) {
             None => Ok(()),
-            Some(_) => Err(SessionError::Twice { kind: "directory", name: name.to_owned() }),
+            Some(_) => Err(SessionError::Twice {
+                kind: "directory",
+                name: name.to_owned(),
+            }),
         }
     }
 
@@ -127,16 +143,35 @@ impl HostSession {
         path: &Path,
         reference: LayoutReference,
     ) -> Result<String, SessionError> {
-        let error = |source| SessionError::Layout { path: path.to_owned(), source };
-        let layout = weld_source::oci_layout::Layout::open(path).map_err(error)?;
-        let digest = match &reference {
-            LayoutReference::Tag(tag) => Some(layout.find_tag(tag).map_err(error)?.digest),
-            LayoutReference::Digest(digest) => Some(layout.find_digest(digest).map_err(error)?.digest),
-            LayoutReference::Only => Some(layout.find_only().map_err(error)?.digest),
+        let error = |source| SessionError::Layout {
+            path: path.to_owned(),
+            source,
+        };
+        let layout = OciLayout::open(path).map_err(error)?;
+        let selector = match reference {
+            LayoutReference::Tag(tag) => Some(Selector::Tag(tag)),
+            LayoutReference::Digest(digest) => {
+                let digest = digest
+                    .parse()
+                    .map_err(|source| SessionError::Digest { digest, source })?;
+                Some(Selector::Digest(digest))
+            }
+            LayoutReference::Only => Some(Selector::Only),
             LayoutReference::Any => None,
         };
-        if self.layouts.insert(name.to_owned(), path.to_owned()).is_some() {
-            return Err(SessionError::Twice { kind: "layout", name: name.to_owned() });
+        let digest = match selector {
+            Some(selector) => Some(layout.resolve(&selector).map_err(error)?.descriptor.digest),
+            None => None,
+        };
+        if self
+            .layouts
+            .insert(name.to_owned(), path.to_owned())
+            .is_some()
+        {
+            return Err(SessionError::Twice {
+                kind: "layout",
+                name: name.to_owned(),
+            });
         }
         Ok(match digest {
             Some(digest) => format!("oci-layout://{name}@{digest}"),
@@ -152,22 +187,31 @@ impl HostSession {
         let reason = match &source {
             SecretSource::File(path) => match std::fs::metadata(path) {
                 Err(error) => Some(format!("{}: {error}", path.display())),
-                Ok(metadata) if !metadata.is_file() => Some(format!("{}: not a file", path.display())),
-                Ok(metadata) if metadata.len() > SECRET_LIMIT => {
-                    Some(format!("{}: more than {SECRET_LIMIT} bytes", path.display()))
+                Ok(metadata) if !metadata.is_file() => {
+                    Some(format!("{}: not a file", path.display()))
                 }
+                Ok(metadata) if metadata.len() > SECRET_LIMIT => Some(format!(
+                    "{}: more than {SECRET_LIMIT} bytes",
+                    path.display()
+                )),
                 Ok(_) => None,
             },
-            SecretSource::Variable(name) => {
-                std::env::var_os(name).is_none().then(|| format!("the environment has no variable {name}"))
-            }
+            SecretSource::Variable(name) => std::env::var_os(name)
+                .is_none()
+                .then(|| format!("the environment has no variable {name}")),
         };
         if let Some(reason) = reason {
-            return Err(SessionError::Secret { id: id.to_owned(), reason });
+            return Err(SessionError::Secret {
+                id: id.to_owned(),
+                reason,
+            });
         }
         match self.secrets.insert(id.to_owned(), source) {
             None => Ok(()),
-            Some(_) => Err(SessionError::Twice { kind: "secret", name: id.to_owned() }),
+            Some(_) => Err(SessionError::Twice {
+                kind: "secret",
+                name: id.to_owned(),
+            }),
         }
     }
 
@@ -177,7 +221,10 @@ impl HostSession {
     /// # Errors
     /// If there is no such agent or key, or if there is one of that id.
     pub fn add_ssh(&mut self, id: &str, paths: Vec<PathBuf>) -> Result<(), SessionError> {
-        let error = |source| SessionError::Agent { id: id.to_owned(), source };
+        let error = |source| SessionError::Agent {
+            id: id.to_owned(),
+            source,
+        };
         let connector = match crate::ssh_agent::choose(paths).map_err(error)? {
             crate::ssh_agent::Choice::Socket(path) => AgentConnector::unix(path),
             crate::ssh_agent::Choice::Keys(keys) => {
@@ -189,7 +236,10 @@ impl HostSession {
         };
         match self.agents.insert(id.to_owned(), connector) {
             None => Ok(()),
-            Some(_) => Err(SessionError::Twice { kind: "ssh agent", name: id.to_owned() }),
+            Some(_) => Err(SessionError::Twice {
+                kind: "ssh agent",
+                name: id.to_owned(),
+            }),
         }
     }
 
@@ -202,7 +252,11 @@ impl HostSession {
             random[..8].copy_from_slice(&(std::ptr::from_ref(&self) as u64).to_le_bytes());
         }
         let id = weld_digest::Digest::sha256_of(random).hex()[..25].to_owned();
-        Arc::new(Offered { id, offers: self, credentials: Arc::new(DockerConfig::of_user()) })
+        Arc::new(Offered {
+            id,
+            offers: self,
+            credentials: Arc::new(DockerConfig::of_user()),
+        })
     }
 }
 
@@ -226,11 +280,19 @@ impl Session for Offered {
         let Some(path) = self.offers.directories.get(name) else {
             return Ok(None);
         };
-        let directory = HostDir::open(path, selection).map_err(|error| OpSessionError::Directory {
-            name: name.to_owned(),
-            reason: error.to_string(),
-        })?;
+        let directory =
+            HostDir::open(path, selection).map_err(|error| OpSessionError::Directory {
+                name: name.to_owned(),
+                reason: error.to_string(),
+            })?;
         Ok(Some(Arc::new(directory)))
+    }
+
+    fn directory_identity(&self, name: &str) -> Option<String> {
+        self.offers
+            .directories
+            .get(name)
+            .map(|path| path.display().to_string())
     }
 
     fn layout(&self, name: &str) -> Option<PathBuf> {
@@ -241,7 +303,10 @@ impl Session for Offered {
         let Some(source) = self.offers.secrets.get(id).cloned() else {
             return Ok(None);
         };
-        let error = |reason: String| OpSessionError::Secret { id: id.to_owned(), reason };
+        let error = |reason: String| OpSessionError::Secret {
+            id: id.to_owned(),
+            reason,
+        };
         let content = match source {
             SecretSource::Variable(name) => {
                 use std::os::unix::ffi::OsStringExt;
@@ -249,9 +314,9 @@ impl Session for Offered {
                     .ok_or_else(|| error(format!("the environment has no variable {name}")))?
                     .into_vec()
             }
-            SecretSource::File(path) => {
-                tokio::fs::read(&path).await.map_err(|source| error(format!("{}: {source}", path.display())))?
-            }
+            SecretSource::File(path) => tokio::fs::read(&path)
+                .await
+                .map_err(|source| error(format!("{}: {source}", path.display())))?,
         };
         if content.len() as u64 > SECRET_LIMIT {
             return Err(error(format!("it has more than {SECRET_LIMIT} bytes")));

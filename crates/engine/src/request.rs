@@ -4,8 +4,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use weld_export::ExportRequest;
-use weld_llb::Graph;
 use weld_op::session::Session;
+
+use crate::definition::Definition;
 
 /// One build that a client asks for.
 pub struct BuildRequest {
@@ -29,7 +30,7 @@ pub enum BuildInput {
     /// An LLB definition.
     Definition {
         /// The definition.
-        graph: Graph,
+        definition: Definition,
         /// Whether no step may use the cache.
         no_cache: bool,
     },

@@ -52,7 +52,10 @@ pub(crate) fn choose(paths: Vec<PathBuf>) -> Result<Choice, AgentError> {
         };
     }
     for path in &paths {
-        let error = |source| AgentError::Path { path: path.clone(), source };
+        let error = |source| AgentError::Path {
+            path: path.clone(),
+            source,
+        };
         let metadata = std::fs::metadata(path).map_err(error)?;
         if metadata.file_type().is_socket() {
             return match paths.len() {
@@ -61,7 +64,11 @@ pub(crate) fn choose(paths: Vec<PathBuf>) -> Result<Choice, AgentError> {
             };
         }
         let mut head = Vec::new();
-        std::fs::File::open(path).map_err(error)?.take(64).read_to_end(&mut head).map_err(error)?;
+        std::fs::File::open(path)
+            .map_err(error)?
+            .take(64)
+            .read_to_end(&mut head)
+            .map_err(error)?;
         if !head.starts_with(b"-----BEGIN ") {
             return Err(AgentError::NoKey(path.clone()));
         }
@@ -79,7 +86,10 @@ pub(crate) struct KeyAgent {
 impl KeyAgent {
     /// Starts an agent and adds the keys, which must have no passphrase.
     pub(crate) fn start(keys: &[PathBuf]) -> Result<Self, AgentError> {
-        let agent_error = |reason: String| AgentError::Program { program: "ssh-agent", reason };
+        let agent_error = |reason: String| AgentError::Program {
+            program: "ssh-agent",
+            reason,
+        };
         let directory = tempfile::Builder::new()
             .prefix("weld-ssh-")
             .tempdir()
@@ -93,8 +103,14 @@ impl KeyAgent {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|error| agent_error(format!("cannot start (is OpenSSH installed?): {error}")))?;
-        let mut agent = Self { process, socket, _directory: directory };
+            .map_err(|error| {
+                agent_error(format!("cannot start (is OpenSSH installed?): {error}"))
+            })?;
+        let mut agent = Self {
+            process,
+            socket,
+            _directory: directory,
+        };
         agent.wait_for_socket()?;
         agent.add(keys)?;
         Ok(agent)
@@ -105,7 +121,10 @@ impl KeyAgent {
     }
 
     fn wait_for_socket(&mut self) -> Result<(), AgentError> {
-        let error = |reason: &str| AgentError::Program { program: "ssh-agent", reason: reason.to_owned() };
+        let error = |reason: &str| AgentError::Program {
+            program: "ssh-agent",
+            reason: reason.to_owned(),
+        };
         for _ in 0..500 {
             if self.socket.exists() {
                 return Ok(());
@@ -119,7 +138,10 @@ impl KeyAgent {
     }
 
     fn add(&self, keys: &[PathBuf]) -> Result<(), AgentError> {
-        let error = |reason: String| AgentError::Program { program: "ssh-add", reason };
+        let error = |reason: String| AgentError::Program {
+            program: "ssh-add",
+            reason,
+        };
         let output = Command::new("ssh-add")
             .arg("--")
             .args(keys)
@@ -132,7 +154,9 @@ impl KeyAgent {
         if output.status.success() {
             return Ok(());
         }
-        Err(error(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        Err(error(
+            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        ))
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a decoded definition to one that a solver loads.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use weld_llb::{Graph, Op as LlbOp, Source, Vertex};
 use weld_solver::{Definition, MergePolicy, Op, OpDefinition, Output, VertexDef, VertexOptions};
@@ -10,6 +10,7 @@ use crate::exec::Exec;
 use crate::file::File;
 use crate::merge::{Diff, Merge};
 use crate::source::image::{Image, Wanted};
+use crate::source::local::Local;
 use crate::{Tree, Worker};
 
 /// Why a definition cannot be loaded.
@@ -142,7 +143,15 @@ fn operation(
             Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
                 return unsupported("a blob as a source");
             }
-            Source::Local(_) => return unsupported("local"),
+            Source::Local(local) => Arc::new(Local {
+                worker,
+                source: local.clone(),
+                description: local
+                    .shared_key_hint
+                    .clone()
+                    .unwrap_or_else(|| local.name.clone()),
+                synced: OnceLock::new(),
+            }),
             Source::Git(_) => return unsupported("git"),
             Source::Http(_) => return unsupported("http"),
         },

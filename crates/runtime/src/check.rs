@@ -37,6 +37,11 @@ pub(crate) fn step(step: &StepSpec) -> Result<(), RuntimeError> {
     for agent in &step.agents {
         absolute("agent target", &agent.target)?;
     }
+    if let Some(parent) = &step.cgroup_parent
+        && parent.as_os_str().as_encoded_bytes().contains(&b'\n')
+    {
+        return Err(invalid("cgroup parent", "it has a line feed in it"));
+    }
     for ulimit in &step.ulimits {
         rlimit::resolve(ulimit)?;
     }

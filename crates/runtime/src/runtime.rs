@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -83,13 +83,15 @@ impl Runtime {
             }
         };
         let scratch = dir.join("scratch");
-        std::fs::create_dir_all(&scratch).map_err(state(&scratch, "create"))?;
+        let mut builder = std::fs::DirBuilder::new();
+        let created = builder.recursive(true).mode(0o700).create(&scratch);
+        created.map_err(state(&scratch, "create"))?;
         let dir = dir.canonicalize().map_err(state(dir, "resolve"))?;
         let lock = lock(&dir)?;
         let meta = dir.metadata().map_err(state(&dir, "stat"))?;
         let tag = format!("{:x}-{:x}", meta.dev(), meta.ino());
         let cgroups =
-            Cgroups::new(&config.cgroup, tag).map_err(|source| RuntimeError::Sandbox {
+            Cgroups::new(&config.cgroup, tag, &dir).map_err(|source| RuntimeError::Sandbox {
                 action: "learn about cgroups",
                 source,
             })?;

@@ -135,6 +135,12 @@ pub(crate) fn home(root: BorrowedFd<'_>, uid: u32) -> Result<Vec<u8>, UserError>
         .unwrap_or_else(|| b"/".to_vec()))
 }
 
+/// The name of a user according to the passwd file below `root`.
+pub(crate) fn name(root: BorrowedFd<'_>, uid: u32) -> Result<Option<String>, UserError> {
+    let entry = find_user(root, |entry| entry.uid == uid)?;
+    Ok(entry.map(|entry| String::from_utf8_lossy(&entry.name).into_owned()))
+}
+
 struct PasswdEntry {
     name: Vec<u8>,
     uid: u32,

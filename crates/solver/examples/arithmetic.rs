@@ -10,8 +10,9 @@ use std::sync::{
 
 use async_trait::async_trait;
 use weld_solver::{
-    CacheMap, Definition, Digest, Job, JobOptions, MemoryKeyStore, MemoryResultStore, Op, OpContext, OpDefinition,
-    OpError, Output, ProgressEvent, ResultRef, SolveError, Solver, SolverOptions, VertexDef, VertexOptions,
+    CacheMap, Definition, Digest, Job, JobOptions, MemoryKeyStore, MemoryResultStore, Op,
+    OpContext, OpDefinition, OpError, Output, ProgressEvent, ResultRef, SolveError, Solver,
+    SolverOptions, VertexDef, VertexOptions,
 };
 
 /// Adds a constant to the sum of the inputs.
@@ -26,10 +27,18 @@ impl Op<i64> for Add {
         Ok(CacheMap::new(Digest::of(format!("add {}", self.constant))))
     }
 
-    async fn exec(&self, _: &OpContext<i64>, inputs: Vec<ResultRef<i64>>) -> Result<Vec<i64>, OpError> {
+    async fn exec(
+        &self,
+        _: &OpContext<i64>,
+        inputs: Vec<ResultRef<i64>>,
+    ) -> Result<Vec<i64>, OpError> {
         self.runs.fetch_add(1, Ordering::Relaxed);
-        let sum = inputs.iter().try_fold(self.constant, |sum, input| sum.checked_add(**input));
-        Ok(vec![sum.ok_or_else(|| OpError::failed("the sum does not fit"))?])
+        let sum = inputs
+            .iter()
+            .try_fold(self.constant, |sum, input| sum.checked_add(**input));
+        Ok(vec![
+            sum.ok_or_else(|| OpError::failed("the sum does not fit"))?,
+        ])
     }
 }
 
@@ -46,16 +55,29 @@ impl Graph {
         self.vertices.push(VertexDef {
             digest: Digest::of(&name),
             name: name.into(),
-            op: Arc::new(Add { constant, runs: Arc::clone(&self.runs) }),
+            op: Arc::new(Add {
+                constant,
+                runs: Arc::clone(&self.runs),
+            }),
             inputs: inputs.to_vec(),
             options: VertexOptions::default(),
         });
-        Output { vertex: self.vertices.len() as u32 - 1, index: 0 }
+        Output {
+            vertex: self.vertices.len() as u32 - 1,
+            index: 0,
+        }
     }
 
     /// 1 + ((0 + 7 + 2) + (0 + 7 + 2) + 2 + 2 + 19) = 42
-    fn answer(prefix: &'static str, runs: &Arc<AtomicU32>) -> Result<OpDefinition<i64>, SolveError<i64>> {
-        let mut graph = Self { prefix, runs: Arc::clone(runs), vertices: Vec::new() };
+    fn answer(
+        prefix: &'static str,
+        runs: &Arc<AtomicU32>,
+    ) -> Result<OpDefinition<i64>, SolveError<i64>> {
+        let mut graph = Self {
+            prefix,
+            runs: Arc::clone(runs),
+            vertices: Vec::new(),
+        };
         let (seven, two, nineteen) = (graph.add(7, &[]), graph.add(2, &[]), graph.add(19, &[]));
         let nine = graph.add(0, &[seven, two]);
         let root = graph.add(1, &[nine, nine, two, two, nineteen]);
@@ -72,7 +94,11 @@ async fn solve(job: Job<i64>, definition: OpDefinition<i64>) -> Result<i64, Solv
         if let ProgressEvent::Vertex(vertex) = event
             && vertex.completed.is_some()
         {
-            println!("{id}: {} {}", vertex.name, if vertex.cached { "cached" } else { "done" });
+            println!(
+                "{id}: {} {}",
+                vertex.name,
+                if vertex.cached { "cached" } else { "done" }
+            );
         }
     }
     Ok(*built.value)
@@ -95,6 +121,10 @@ async fn main() -> Result<(), SolveError<i64>> {
     println!("{a} {b}, operations run: {}", runs.load(Ordering::Relaxed));
     let third = solver.new_job(JobOptions::new("third")).await?;
     let c = solve(third, Graph::answer("c", &runs)?).await?;
-    println!("{c} again, operations run: {}, alive: {:?}", runs.load(Ordering::Relaxed), solver.census().await?);
+    println!(
+        "{c} again, operations run: {}, alive: {:?}",
+        runs.load(Ordering::Relaxed),
+        solver.census().await?
+    );
     Ok(())
 }

@@ -15,6 +15,8 @@
 //! job.walk(root).await, job.set_session(..), job.discard().await
 //! ```
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod core;
 mod definition;
 mod digest;
@@ -23,9 +25,11 @@ mod error;
 pub mod keystore;
 mod op;
 mod progress;
-mod session;
-mod trace;
 mod results;
+mod session;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod trace;
 mod value;
 
 pub use core::{Built, Census, EdgeState};
@@ -33,10 +37,11 @@ pub use core::{Built, Census, EdgeState};
 pub use definition::*;
 pub use digest::{Digest, KeyId};
 pub use driver::{
-    CacheSource, Job, JobOptions, NoSession, OpContext, ProvenanceVertex, Root, SessionClosed, Solver, SolverOptions,
+    CacheSource, Job, JobOptions, NoSession, OpContext, ProvenanceVertex, Root, SessionClosed,
+    Solver, SolverOptions,
 };
 pub use error::{Failure, OpCall, OpFailure, SolveError};
-pub use keystore::{MemoryKeyStore, KeyMatches, KeyQuery, KeyStore, Record, SaveKey};
+pub use keystore::{KeyMatches, KeyQuery, KeyStore, MemoryKeyStore, Record, SaveKey};
 pub use op::{CacheMap, InputMap, Op, OpDefinition, OpError};
 pub use progress::{LogChunk, ProgressEvent, ProgressStream, Status, VertexUpdate};
 pub use results::MemoryResultStore;

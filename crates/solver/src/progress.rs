@@ -1,7 +1,7 @@
 //! Progress: what a job hears of its vertices, and the bounded stream that it hears it by.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
@@ -14,6 +14,8 @@ use crate::Digest;
 const LOG_LIMIT: usize = 1 << 20;
 /// Most different statuses that one operation call may have waiting.
 const STATUS_LIMIT: usize = 1 << 12;
+/// Most different bars and vertices that wait for a reader of one job before further bars are dropped.
+const WAITING_LIMIT: usize = 1 << 20;
 
 /// State of a vertex, as the job that hears of it loaded it. Each update replaces the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,14 +159,20 @@ impl Reports {
     }
 }
 
-/// What waits for the reader of one job. A vertex or a bar waits at most once, whatever happens to it; logs wait up to a limit.
+/// What an event is about; there is at most one event of each subject waiting, except for logs.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Subject {
+    Vertex(Digest),
+    Status(Digest, Arc<str>),
+    Dropped(Digest),
+}
+
+/// What waits for the reader of one job, in order.
 #[derive(Default)]
 struct Queue {
-    events: VecDeque<ProgressEvent>,
-    /// Number of events ever taken; positions below are counted from the beginning of time.
-    taken: u64,
-    vertices: HashMap<Digest, u64>,
-    statuses: HashMap<(Digest, Arc<str>), u64>,
+    events: BTreeMap<u64, ProgressEvent>,
+    next: u64,
+    places: HashMap<Subject, u64>,
     log_bytes: usize,
     closed: bool,
 }
@@ -179,11 +187,15 @@ pub(crate) struct Channel {
 impl Channel {
     pub(crate) fn send_vertex(&self, update: VertexUpdate) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let digest = update.digest;
-        let at = queue.vertices.get(&digest).copied();
-        if let Some(at) = queue.place(at, ProgressEvent::Vertex(update)) {
-            queue.vertices.insert(digest, at);
+        // The newest state goes behind what was written meanwhile: an end is not heard of before the last words.
+        if let Some(old) = queue.places.remove(&Subject::Vertex(update.digest)) {
+            queue.events.remove(&old);
         }
+        queue.push(
+            Some(Subject::Vertex(update.digest)),
+            ProgressEvent::Vertex(update),
+        );
+        drop(queue);
         self.wake.notify_one();
     }
 
@@ -191,19 +203,23 @@ impl Channel {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         match report {
             Report::Status(status) => {
-                let key = (vertex, status.id.clone());
-                let at = queue.statuses.get(&key).copied();
-                if let Some(at) = queue.place(at, ProgressEvent::Status { vertex, status }) {
-                    queue.statuses.insert(key, at);
+                let subject = Subject::Status(vertex, status.id.clone());
+                let event = ProgressEvent::Status { vertex, status };
+                let room = queue.places.len() < WAITING_LIMIT;
+                match queue.waiting(&subject) {
+                    Some(old) => *old = event,
+                    None if room => queue.push(Some(subject), event),
+                    None => {}
                 }
             }
             Report::Log(chunk) if queue.log_bytes + chunk.data.len() <= LOG_LIMIT => {
                 queue.log_bytes += chunk.data.len();
-                queue.events.push_back(ProgressEvent::Log { vertex, chunk });
+                queue.push(None, ProgressEvent::Log { vertex, chunk });
             }
             Report::Log(chunk) => queue.drop_log(vertex, chunk.data.len() as u64),
             Report::Dropped(bytes) => queue.drop_log(vertex, bytes),
         }
+        drop(queue);
         self.wake.notify_one();
     }
 
@@ -217,45 +233,45 @@ impl Channel {
 }
 
 impl Queue {
-    /// Puts the event where its predecessor waits, or at the end; returns the place in the second case.
-    fn place(&mut self, at: Option<u64>, event: ProgressEvent) -> Option<u64> {
-        let waiting = at
-            .and_then(|at| at.checked_sub(self.taken))
-            .and_then(|at| usize::try_from(at).ok());
-        if let Some(old) = waiting.and_then(|at| self.events.get_mut(at)) {
-            *old = event;
-            return None;
+    fn push(&mut self, subject: Option<Subject>, event: ProgressEvent) {
+        self.events.insert(self.next, event);
+        if let Some(subject) = subject {
+            self.places.insert(subject, self.next);
         }
-        self.events.push_back(event);
-        Some(self.taken + self.events.len() as u64 - 1)
+        self.next += 1;
+    }
+
+    fn waiting(&mut self, subject: &Subject) -> Option<&mut ProgressEvent> {
+        self.places
+            .get(subject)
+            .and_then(|at| self.events.get_mut(at))
     }
 
     fn drop_log(&mut self, vertex: Digest, more: u64) {
-        match self.events.back_mut() {
-            Some(ProgressEvent::LogsDropped {
-                vertex: last,
-                bytes,
-            }) if *last == vertex => *bytes += more,
-            _ => self.events.push_back(ProgressEvent::LogsDropped {
-                vertex,
-                bytes: more,
-            }),
+        match self.waiting(&Subject::Dropped(vertex)) {
+            Some(ProgressEvent::LogsDropped { bytes, .. }) => *bytes += more,
+            _ => self.push(
+                Some(Subject::Dropped(vertex)),
+                ProgressEvent::LogsDropped {
+                    vertex,
+                    bytes: more,
+                },
+            ),
         }
     }
 
     fn pop(&mut self) -> Option<ProgressEvent> {
-        let event = self.events.pop_front()?;
-        self.taken += 1;
-        match &event {
-            ProgressEvent::Vertex(update) => {
-                self.vertices.remove(&update.digest);
+        let (_, event) = self.events.pop_first()?;
+        let subject = match &event {
+            ProgressEvent::Vertex(update) => Subject::Vertex(update.digest),
+            ProgressEvent::Status { vertex, status } => Subject::Status(*vertex, status.id.clone()),
+            ProgressEvent::LogsDropped { vertex, .. } => Subject::Dropped(*vertex),
+            ProgressEvent::Log { chunk, .. } => {
+                self.log_bytes -= chunk.data.len();
+                return Some(event);
             }
-            ProgressEvent::Status { vertex, status } => {
-                self.statuses.remove(&(*vertex, status.id.clone()));
-            }
-            ProgressEvent::Log { chunk, .. } => self.log_bytes -= chunk.data.len(),
-            ProgressEvent::LogsDropped { .. } => {}
-        }
+        };
+        self.places.remove(&subject);
         Some(event)
     }
 }

@@ -16,7 +16,9 @@ pub struct MemoryResultStore<T> {
 
 impl<T> Default for MemoryResultStore<T> {
     fn default() -> Self {
-        Self { records: Mutex::new((0, HashMap::new())) }
+        Self {
+            records: Mutex::new((0, HashMap::new())),
+        }
     }
 }
 
@@ -47,7 +49,11 @@ impl<T: Value + Clone> ResultStore<T> for MemoryResultStore<T> {
     }
 
     async fn load(&self, record: RecordId) -> Result<T, LoadError> {
-        self.lock().1.get(&record).cloned().ok_or(LoadError::Gone(record))
+        self.lock()
+            .1
+            .get(&record)
+            .cloned()
+            .ok_or(LoadError::Gone(record))
     }
 
     fn forget(&self, record: RecordId) {

@@ -14,7 +14,7 @@ pub trait Value: Send + Sync + 'static {}
 
 impl<T: Send + Sync + 'static> Value for T {}
 
-/// Name of a stored result inside one [`ResultStore`].
+/// Name of a stored result inside one [`ResultStore`]. Of two records of the same moment, the one with the higher name is newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId(pub u64);
 
@@ -95,7 +95,11 @@ pub struct ResultRef<T: Value>(Arc<Inner<T>>);
 
 impl<T: Value> ResultRef<T> {
     pub(crate) fn new(value: T, store: Arc<dyn ResultStore<T>>) -> Self {
-        Self(Arc::new(Inner { value: Some(value), store, record: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            value: Some(value),
+            store,
+            record: OnceLock::new(),
+        }))
     }
 
     /// The record of this value in the solver's own store, once there is one.

@@ -1,8 +1,8 @@
 //! What survives a power loss, and the order of all that was ever written.
 //!
 //! Content is written without syncing it: after the end of a process, in whatever way, the kernel
-//! still has it; after the end of the kernel it may be torn or gone, though the database, which
-//! syncs its commits, names it. So the transaction that makes an object known adds a row to
+//! still has it; after the end of the kernel it may be torn or gone, though the database names it,
+//! which may have been written by then. So the transaction that makes an object known adds a row to
 //! [`UNSYNCED`], and a background `syncfs` removes the rows that were committed before it began.
 //! The first open after a boot drops what still has a row, with all that was made of it.
 
@@ -149,6 +149,15 @@ pub(crate) fn mark_closed(tx: &WriteTransaction, unused: u64, clean: bool) -> Re
 /// The identity of this boot of the machine.
 pub(crate) fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+}
+
+/// A number for it.
+pub(crate) fn boot_number(id: &str) -> u64 {
+    let digest = weld_digest::Digest::sha256_of(id);
+    digest
+        .bytes()
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Gives out numbers that no process ever gets again.

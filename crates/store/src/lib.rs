@@ -9,6 +9,18 @@
 //! - a *reference* ([`refs`]) says that a record names an object;
 //! - a *usage record* says that an object is worth keeping, and since when it was not used.
 //!
+//! What is in a state directory:
+//!
+//! | name | what |
+//! |---|---|
+//! | `format` | `weld-state` and the version of all this |
+//! | `lock` | locked by the process that has the directory, which it names |
+//! | `db/` | the database: `state.redb`, the logs `log-0` and `log-1` in front of it, `applied` |
+//! | `content/` | blobs, an OCI image layout |
+//! | `ingest/` | blobs that are coming in |
+//! | `snapshots/ID/` | the files of a snapshot or cache mount |
+//! | `trash/` | what is being deleted |
+//!
 //! All functions block; asynchronous callers run them on a pool for blocking work.
 
 pub mod blobs;

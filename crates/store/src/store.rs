@@ -24,7 +24,7 @@ use crate::usage::Uses;
 /// The version of the directory's layout and tables that this program writes.
 const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "format";
-const DATABASE: &str = "state.redb";
+const DATABASE: &str = "db";
 const FORMAT_NAME: &str = "weld-state";
 
 /// Every module's tables, made when a state directory is. A module that adds a table to an
@@ -63,7 +63,7 @@ pub enum OnDamage {
     #[default]
     Refuse,
     /// Begin with an empty cache: the damaged database is kept beside the new one, as
-    /// `state.redb.damaged-SECONDS`, and what it alone knew of is collected.
+    /// `db.damaged-SECONDS`, and what it alone knew of is collected.
     StartAnew,
 }
 
@@ -168,7 +168,7 @@ impl Store {
             root: directory.0.to_owned(),
             source,
         };
-        let db = open_db(directory.0, &options, lock).map_err(db_error)?;
+        let db = open_db(directory.0, &options, &boot, lock).map_err(db_error)?;
         let last_run = durability::last_run(&db, &boot).map_err(db_error)?;
         let sequence = Arc::new(Sequence::new(&db).map_err(db_error)?);
         let (pins, uses) = (Pins::default(), Uses::default());
@@ -321,11 +321,17 @@ fn first_unused(root: &Path) -> u64 {
     numbers.max().map_or(1, |last| last.saturating_add(1))
 }
 
-fn open_db(root: &Path, options: &StoreOptions, lock: DirectoryLock) -> Result<Db, DbError> {
+fn open_db(
+    root: &Path,
+    options: &StoreOptions,
+    boot: &str,
+    lock: DirectoryLock,
+) -> Result<Db, DbError> {
+    let boot = durability::boot_number(boot);
     let path = root.join(DATABASE);
     let lock = Arc::new(lock);
     let open = || -> Result<Db, DbError> {
-        let db = Db::open(&path, options.db_cache, lock.clone())?;
+        let db = Db::open(&path, options.db_cache, boot, lock.clone())?;
         // A kill may have come between the making of the file and of the tables.
         let new = db.read(|tx| Ok(tx.list_tables()?.next().is_none()))?;
         if new {

@@ -226,14 +226,17 @@ fn what_was_synced_in_the_background_survives() {
 }
 
 fn database(root: &Path) -> std::path::PathBuf {
-    root.join("state.redb")
+    root.join("db/state.redb")
 }
 
 fn damaged(damage: impl Fn(&Path)) {
     let root = tempfile::tempdir().unwrap();
     let result = {
         let store = open(root.path());
-        make_result(&store, &Made::default()).1
+        let result = make_result(&store, &Made::default()).1;
+        store.db().flush().unwrap();
+        store.db().checkpoint().unwrap();
+        result
     };
     damage(&database(root.path()));
     let error = Store::open(root.path(), StoreOptions::default())
@@ -248,7 +251,7 @@ fn damaged(damage: impl Fn(&Path)) {
     assert!(store.results().load(result).unwrap().is_none());
     let kept = fs::read_dir(root.path()).unwrap().any(|entry| {
         let name = entry.unwrap().file_name();
-        name.to_string_lossy().starts_with("state.redb.damaged-")
+        name.to_string_lossy().starts_with("db.damaged-")
     });
     assert!(kept);
     store.sweep().unwrap();

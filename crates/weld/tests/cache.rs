@@ -11,8 +11,12 @@ fn the_second_build_is_all_cached_and_gives_the_same_image() {
     let bed = Bed::new();
     bed.file("a", "a").file("c", "c").dockerfile(DOCKERFILE);
     let build = || {
-        bed.build(&["--output", "type=oci,dest=image.tar", "--iidfile", "id"]).ok();
-        (std::fs::read_to_string(bed.path("id")).unwrap(), std::fs::read(bed.path("image.tar")).unwrap())
+        bed.build(&["--output", "type=oci,dest=image.tar", "--iidfile", "id"])
+            .ok();
+        (
+            std::fs::read_to_string(bed.path("id")).unwrap(),
+            std::fs::read(bed.path("image.tar")).unwrap(),
+        )
     };
     let first = build();
     assert!(first.0.starts_with("sha256:"), "{}", first.0);
@@ -29,13 +33,23 @@ fn only_what_depends_on_a_change_runs() {
     bed.build(&[]).ok();
     bed.file("c", "changed");
     let out = bed.build(&["--output", "out"]).ok();
-    assert_eq!(std::fs::read_to_string(bed.path("out/out")).unwrap(), "achanged");
-    let cached: Vec<_> = out.stderr.lines().filter(|line| line.ends_with(" CACHED")).collect();
+    assert_eq!(
+        std::fs::read_to_string(bed.path("out/out")).unwrap(),
+        "achanged"
+    );
+    let cached: Vec<_> = out
+        .stderr
+        .lines()
+        .filter(|line| line.ends_with(" CACHED"))
+        .collect();
     assert!(out.stderr.contains("RUN cat /b /c"), "{}", out.stderr);
     assert!(cached.len() >= 2, "{}", out.stderr);
     // Touching a file changes nothing: its content is what counts.
     let now = std::time::SystemTime::now();
-    std::fs::File::open(bed.context().join("a")).unwrap().set_modified(now).unwrap();
+    std::fs::File::open(bed.context().join("a"))
+        .unwrap()
+        .set_modified(now)
+        .unwrap();
     let touched = bed.build(&[]).ok();
     assert!(touched.cached_steps() >= 4, "{}", touched.stderr);
 }
@@ -43,10 +57,12 @@ fn only_what_depends_on_a_change_runs() {
 #[test]
 fn a_changed_step_before_equal_content_does_not_rerun_what_follows() {
     let bed = Bed::new();
-    bed.dockerfile("FROM base AS a\nRUN echo 1 > /x\nFROM base\nCOPY --from=a /x /x\nRUN date +%N > /out\n");
+    bed.dockerfile(
+        "FROM base AS a\nRUN echo 1 > /x\nFROM base\nCOPY --from=a /x /x\nRUN cat /proc/sys/kernel/random/uuid > /out\n",
+    );
     let out = bed.build_files(&[]);
     let first = std::fs::read_to_string(out.join("out")).unwrap();
-    bed.dockerfile("FROM base AS a\nRUN echo 1 > /x; true\nFROM base\nCOPY --from=a /x /x\nRUN date +%N > /out\n");
+    bed.dockerfile("FROM base AS a\nRUN echo 1 > /x; true\nFROM base\nCOPY --from=a /x /x\nRUN cat /proc/sys/kernel/random/uuid > /out\n");
     let out = bed.build_files(&[]);
     assert_eq!(std::fs::read_to_string(out.join("out")).unwrap(), first);
 }
@@ -54,7 +70,7 @@ fn a_changed_step_before_equal_content_does_not_rerun_what_follows() {
 #[test]
 fn no_cache_runs_everything_or_what_is_named() {
     let bed = Bed::new();
-    bed.dockerfile("FROM base AS a\nRUN date +%N > /a\nFROM base AS b\nCOPY --from=a /a /a\nRUN date +%N > /b\n");
+    bed.dockerfile("FROM base AS a\nRUN cat /proc/sys/kernel/random/uuid > /a\nFROM base AS b\nCOPY --from=a /a /a\nRUN cat /proc/sys/kernel/random/uuid > /b\n");
     let read = |arguments: &[&str]| {
         let out = bed.build_files(arguments);
         ["a", "b"].map(|name| std::fs::read_to_string(out.join(name)).unwrap())
@@ -73,9 +89,19 @@ fn usage_is_listed_and_pruned() {
     bed.dockerfile("FROM base\nRUN --mount=type=cache,target=/c echo x > /c/x; head -c 3000000 /dev/zero > /big\n");
     bed.build(&[]).ok();
     let usage = bed.run(&["du"]).ok();
-    assert!(usage.stdout.contains("exec.cachemount") || usage.stdout.contains("Total:"), "{}", usage.stdout);
-    let filtered = bed.run(&["du", "--filter", "type==exec.cachemount", "--json"]).ok();
-    assert!(filtered.stdout.contains("exec.cachemount"), "{}", filtered.stdout);
+    assert!(
+        usage.stdout.contains("exec.cachemount") || usage.stdout.contains("Total:"),
+        "{}",
+        usage.stdout
+    );
+    let filtered = bed
+        .run(&["du", "--filter", "type==exec.cachemount", "--json"])
+        .ok();
+    assert!(
+        filtered.stdout.contains("exec.cachemount"),
+        "{}",
+        filtered.stdout
+    );
     bed.run(&["prune", "--all"]).ok();
     let empty = bed.run(&["du", "--json"]).ok();
     assert_eq!(empty.stdout.lines().next(), Some("[]"), "{}", empty.stdout);

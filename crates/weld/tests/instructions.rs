@@ -18,10 +18,13 @@ EOF
 RUN <<EOF cat >> /out
 data $HOME
 EOF
+RUN <<'EOF' cat >> /out
+raw $HOME
+EOF
 "#,
         "out",
     );
-    assert_eq!(text, "shell 2\nexec\nheredoc\nsecond line\ndata $HOME\n");
+    assert_eq!(text, "shell 2\nexec\nheredoc\nsecond line\ndata /root\nraw $HOME\n");
 }
 
 #[test]
@@ -32,25 +35,37 @@ fn arguments_and_variables_reach_where_they_should() {
 FROM ${TAG} AS first
 ARG A=default
 ARG B
+ARG TARGETARCH
 ENV C=${A}-c D="two words"
 RUN echo "$A $B $C $D $TARGETARCH" > /out
 FROM first
 RUN echo "inherited=$C a=$A" >> /out
-RUN echo "${A:-none} ${C%-c} ${C/c/x}" >> /out
+ENV E=${A:-none} F=${C%-c} G=${C/-c/-x} H=${NONE:-none}
+RUN echo "$E $F $G $H" >> /out
 "#,
     );
     let out = bed.build_files(&["--build-arg", "B=given", "--build-arg", "UNUSED=1"]);
-    let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let architecture = if cfg!(target_arch = "x86_64") {
+        "amd64"
+    } else {
+        "arm64"
+    };
     assert_eq!(
         std::fs::read_to_string(out.join("out")).unwrap(),
-        format!("default given default-c two words {architecture}\ninherited=default-c a=\nnone default default-x\n")
+        format!(
+            "default given default-c two words {architecture}\ninherited=default-c a=default\ndefault default default-x none\n"
+        )
     );
 }
 
 #[test]
 fn copy_takes_wildcards_owners_modes_and_excludes() {
     let bed = Bed::new();
-    bed.file("a.txt", "a").file("b.txt", "b").file("c.md", "c").file("dir/x/deep.txt", "deep").file("dir/skip.log", "");
+    bed.file("a.txt", "a")
+        .file("b.txt", "b")
+        .file("c.md", "c")
+        .file("dir/x/deep.txt", "deep")
+        .file("dir/skip.log", "");
     let text = bed.built(
         r#"FROM base
 WORKDIR /w
@@ -89,7 +104,10 @@ RUN cat /a /b /c /linked/d > /out
 "#,
     );
     let out = bed.build_files(&["--build-context", "other=other"]);
-    assert_eq!(std::fs::read_to_string(out.join("out")).unwrap(), "stage\nstage\nfrom contextstage\n");
+    assert_eq!(
+        std::fs::read_to_string(out.join("out")).unwrap(),
+        "stage\nstage\nfrom contextstage\n"
+    );
 }
 
 #[test]
@@ -97,7 +115,10 @@ fn add_unpacks_archives_and_checks_checksums() {
     let bed = Bed::new();
     std::fs::create_dir(bed.path("packed")).unwrap();
     std::fs::write(bed.path("packed/inside"), "packed").unwrap();
-    bed.tool("tar", &["-czf", "context/a.tar.gz", "-C", "packed", "inside"]);
+    bed.tool(
+        "tar",
+        &["-czf", "context/a.tar.gz", "-C", "packed", "inside"],
+    );
     let text = bed.built(
         "FROM base\nADD a.tar.gz /unpacked/\nCOPY a.tar.gz /copied/\nRUN cat /unpacked/inside > /out; ls /copied >> /out\n",
         "out",
@@ -125,7 +146,10 @@ RUN test ! -s /s && test ! -e /t/x && ls /b /c | wc -l >> /out || true
     );
     let out = bed.build_files(&["--secret", "id=token,src=token"]);
     let text = std::fs::read_to_string(out.join("out")).unwrap();
-    assert!(text.starts_with("from context 700 5\n1\n2\ns3cret 400\n7\n"), "{text}");
+    assert!(
+        text.starts_with("from context 700 5\n1\n2\ns3cret 400\n7\n"),
+        "{text}"
+    );
     assert!(!out.join("s").exists(), "a mount point stayed in the image");
 }
 
@@ -144,7 +168,7 @@ fn users_working_directories_and_shells() {
 RUN echo 'app:x:77:88::/home/app:/bin/sh' >> /etc/passwd && echo 'extra:x:99:app' >> /etc/group && mkdir /o && chmod 777 /o
 WORKDIR /new/place
 USER app
-RUN echo "$(id -u):$(id -g):$(id -G) $(pwd) $HOME" > /o/out
+RUN echo "$(id -u):$(id -g):$(id -G) $(pwd) $HOME" > /o/out && chmod 666 /o/out
 USER 5:6
 WORKDIR relative
 RUN echo "$(id -u):$(id -g) $(pwd)" >> /o/out
@@ -153,13 +177,19 @@ RUN echo "$-" | grep -c e >> /o/out
 "#,
         "o/out",
     );
-    assert_eq!(text, "77:88:88 99 /new/place /home/app\n5:6 /new/place/relative\n1\n");
+    assert_eq!(
+        text,
+        "77:88:88 99 /new/place /home/app\n5:6 /new/place/relative\n1\n"
+    );
 }
 
 #[test]
 fn network_none_has_a_loopback_only() {
     let bed = Bed::new();
-    let text = bed.built("FROM base\nRUN --network=none ls /sys/class/net > /out\n", "out");
+    let text = bed.built(
+        "FROM base\nRUN --network=none ls /sys/class/net > /out\n",
+        "out",
+    );
     assert_eq!(text, "lo\n");
 }
 
@@ -174,12 +204,24 @@ fn only_needed_stages_are_built() {
 #[test]
 fn ignored_files_do_not_reach_the_build() {
     let bed = Bed::new();
-    bed.file("keep", "").file("drop.log", "").file("dir/keep.log", "").file("dir/drop.log", "");
-    bed.file(".dockerignore", "**/*.log\n!dir/keep.log\n# a comment\nDockerfile\n");
-    let text = bed.built("FROM base\nCOPY . /c\nRUN cd /c && find . -type f | sort > /out\n", "out");
+    bed.file("keep", "")
+        .file("drop.log", "")
+        .file("dir/keep.log", "")
+        .file("dir/drop.log", "");
+    bed.file(
+        ".dockerignore",
+        "**/*.log\n!dir/keep.log\n# a comment\nDockerfile\n",
+    );
+    let text = bed.built(
+        "FROM base\nCOPY . /c\nRUN cd /c && find . -type f | sort > /out\n",
+        "out",
+    );
     assert_eq!(text, "./.dockerignore\n./dir/keep.log\n./keep\n");
     bed.file("Dockerfile.dockerignore", "*\n!keep\n");
-    let text = bed.built("FROM base\nCOPY . /c\nRUN cd /c && find . -type f | sort > /out\n", "out");
+    let text = bed.built(
+        "FROM base\nCOPY . /c\nRUN cd /c && find . -type f | sort > /out\n",
+        "out",
+    );
     assert_eq!(text, "./keep\n");
 }
 
@@ -193,5 +235,8 @@ fn onbuild_runs_in_the_child() {
     bed.dockerfile("FROM parent\n");
     let parent = format!("parent=oci-layout://{}", layout.display());
     let out = bed.build_files(&["--build-context", &parent]);
-    assert_eq!(std::fs::read_to_string(out.join("out")).unwrap(), "triggered\n");
+    assert_eq!(
+        std::fs::read_to_string(out.join("out")).unwrap(),
+        "triggered\n"
+    );
 }

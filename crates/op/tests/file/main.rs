@@ -9,4 +9,5 @@ mod overlay;
 mod paths;
 mod scratch;
 mod sequence;
+mod solved;
 mod unpack;

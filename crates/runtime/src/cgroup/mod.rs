@@ -9,8 +9,10 @@ mod limits;
 mod system;
 
 use std::collections::HashSet;
-use std::io;
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, symlinkat};
@@ -34,6 +36,8 @@ pub(crate) struct Cgroups {
     program: Option<Program>,
     /// Whether steps can make device nodes that work: not in a user namespace.
     restrict_devices: bool,
+    /// A file with the parents, besides the configured one, that steps have used.
+    parents: PathBuf,
 }
 
 /// What a step sees of the cgroups.
@@ -118,7 +122,7 @@ impl Legacy {
 
 impl Cgroups {
     /// Learns what the system has.
-    pub(crate) fn new(config: &CgroupConfig, tag: String) -> io::Result<Self> {
+    pub(crate) fn new(config: &CgroupConfig, tag: String, state: &Path) -> io::Result<Self> {
         let system = match config.mode {
             CgroupMode::Auto => System::detect()?,
             CgroupMode::Off => System::default(),
@@ -134,6 +138,7 @@ impl Cgroups {
             tag,
             program,
             restrict_devices,
+            parents: state.join("cgroup-parents"),
         })
     }
 
@@ -171,9 +176,36 @@ impl Cgroups {
                     reason: "systemd's slice:prefix:name form is not supported".to_owned(),
                 })
             }
-            Some(parent) => Ok(clean(parent)),
+            Some(parent) => {
+                let parent = clean(parent);
+                self.remember(&parent)
+                    .map_err(|source| RuntimeError::State {
+                        path: self.parents.clone(),
+                        action: "write",
+                        source,
+                    })?;
+                Ok(parent)
+            }
             None => Ok(self.parent.clone()),
         }
+    }
+
+    /// Notes a parent before it is used, so that what is left in it can be found.
+    fn remember(&self, parent: &Path) -> io::Result<()> {
+        if self.remembered().iter().any(|known| known == parent) {
+            return Ok(());
+        }
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create(true).append(true).open(&self.parents)?;
+        let mut line = parent.as_os_str().as_bytes().to_vec();
+        line.push(b'\n');
+        file.write_all(&line)
+    }
+
+    fn remembered(&self) -> Vec<PathBuf> {
+        let text = std::fs::read(&self.parents).unwrap_or_default();
+        let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| OsStr::from_bytes(line).into()).collect()
     }
 
     /// `parent/weld/TAG`, relative to a hierarchy's root.
@@ -280,13 +312,15 @@ impl Cgroups {
         }
     }
 
-    /// Kills and removes the cgroups of steps that a killed process left below the configured
-    /// parent, except of the running ones.
+    /// Kills and removes the cgroups of steps that a killed process left, except of the running
+    /// ones.
     pub(crate) fn clean(&self, running: &HashSet<String>) -> Result<(), RuntimeError> {
-        let below = self.below(&self.parent);
-        let hierarchies = self.system.unified.iter().chain(&self.system.legacy);
-        for hierarchy in hierarchies {
-            group::clean(&hierarchy.mount.join(&below), running)?;
+        let parents = [self.parent.clone()].into_iter().chain(self.remembered());
+        for below in parents.map(|parent| self.below(&parent)) {
+            let hierarchies = self.system.unified.iter().chain(&self.system.legacy);
+            for hierarchy in hierarchies {
+                group::clean(&hierarchy.mount.join(&below), running)?;
+            }
         }
         Ok(())
     }

@@ -1,14 +1,16 @@
 //! Builds the file tree of a step in the mount namespace of the calling thread.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::dev;
+use super::proc::{self, ProcMount};
 use crate::cgroup::View;
 use crate::error::RuntimeError;
 use crate::layout::{MASKED, Planned, READ_ONLY, What};
@@ -25,6 +27,8 @@ pub(super) struct Builder<'a> {
     devices: Vec<Device>,
     root: Root<'a>,
     dev: Option<OwnedFd>,
+    /// What the step's process mounts on `/proc`; `None` if the step has a mount of its own there.
+    proc: Option<ProcMount>,
 }
 
 /// What becomes of a mount point that was created.
@@ -68,6 +72,7 @@ impl<'a> Builder<'a> {
             devices,
             root: Root::new(fd, stubs).map_err(fail("open"))?,
             dev: None,
+            proc: None,
         })
     }
 
@@ -82,6 +87,12 @@ impl<'a> Builder<'a> {
                     false => Missing::File,
                 };
                 self.attach(&target, &fd, missing, Stub::Removed)
+            }
+            What::Proc => {
+                let opened = self.root.open_or_create(&target, Missing::DIRECTORY);
+                let at = opened.map_err(mount_error(&target, "open the mount point"))?;
+                self.proc = Some(ProcMount::new(at));
+                Ok(())
             }
             What::Dev => self
                 .mount_dev(&target)
@@ -104,7 +115,6 @@ impl<'a> Builder<'a> {
             | MountAttrFlags::MOUNT_ATTR_NODEV;
         let directory = |fd| (fd, Missing::DIRECTORY);
         match what {
-            What::Proc => tree::new_fs("proc", &[], confined).map(directory),
             What::Pts => dev::new_pts().map(directory),
             What::Shm { size } => {
                 let size = size.to_string();
@@ -175,9 +185,7 @@ impl<'a> Builder<'a> {
             Stub::Kept => self.root.open_or_create(target, missing),
         };
         let at = opened.map_err(|error| target_error(target, error))?;
-        let in_proc =
-            fstatfs(&at).is_ok_and(|stat| i64::from(stat.f_type) == libc::PROC_SUPER_MAGIC);
-        if in_proc {
+        if self.in_proc(&at).map_err(mount_error(target, "resolve"))? {
             return Err(refuse("nothing may be mounted inside of /proc"));
         }
         let directory = is_directory(&at).map_err(mount_error(target, "stat"))?;
@@ -193,26 +201,40 @@ impl<'a> Builder<'a> {
         tree::attach(fd, at.as_fd()).map_err(mount_error(target, "attach"))
     }
 
+    /// Whether a directory or file is in what is, or will be, `/proc`.
+    fn in_proc(&self, at: &OwnedFd) -> io::Result<bool> {
+        let Some(proc) = &self.proc else {
+            return Ok(fstatfs(at)?.f_type == libc::PROC_SUPER_MAGIC);
+        };
+        // Where they are in the host's tree, of which the step's is a part until it is entered.
+        let place =
+            |fd: &OwnedFd| std::fs::read_link(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()));
+        Ok(place(at)?.starts_with(place(&proc.target)?))
+    }
+
     /// Hides and protects the files of the kernel that a sandboxed step must not reach.
     pub(super) fn protect_kernel(&mut self) -> io::Result<()> {
         let mut empty = None;
         for path in MASKED {
-            let at = match self.root.open(Path::new(path)) {
-                Ok(at) => at,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            if is_directory(&at)? {
-                tree::attach(self.empty_directory(&mut empty)?, at.as_fd())?;
-            } else {
-                tree::attach(self.null_file()?, at.as_fd())?;
+            if let (Some(_), Some(name)) = (&self.proc, proc::name(path)?) {
+                self.mask_in_proc(path, name, &mut empty)?;
+                continue;
             }
+            let Some(at) = self.open_existing(path)? else {
+                continue;
+            };
+            let mask = self.mask(is_directory(&at)?, &mut empty)?;
+            tree::attach(mask, at.as_fd())?;
         }
         for path in READ_ONLY {
-            let at = match self.root.open(Path::new(path)) {
-                Ok(at) => at,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+            if let (Some(proc), Some(name)) = (&mut self.proc, proc::name(path)?) {
+                if Path::new(path).exists() {
+                    proc.read_only.push(name);
+                }
+                continue;
+            }
+            let Some(at) = self.open_existing(path)? else {
+                continue;
             };
             let copy = tree::clone_fd(&at)?;
             let set = MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -222,11 +244,44 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// What the step's `/proc` has is what the host's has.
+    fn mask_in_proc(
+        &mut self,
+        path: &str,
+        name: CString,
+        empty: &mut Option<OwnedFd>,
+    ) -> io::Result<()> {
+        let Ok(meta) = std::fs::metadata(path) else {
+            return Ok(());
+        };
+        let mask = self.mask(meta.is_dir(), empty)?;
+        if let Some(proc) = &mut self.proc {
+            proc.masks.push((mask, name));
+        }
+        Ok(())
+    }
+
+    fn mask(&mut self, directory: bool, empty: &mut Option<OwnedFd>) -> io::Result<OwnedFd> {
+        if directory {
+            self.empty_directory(empty)
+        } else {
+            self.null_file()
+        }
+    }
+
+    fn open_existing(&self, path: &str) -> io::Result<Option<OwnedFd>> {
+        match self.root.open(Path::new(path)) {
+            Ok(at) => Ok(Some(at)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// An empty read-only directory, detached. `first` keeps the first one, of which the further
     /// ones are copies.
     fn empty_directory(&mut self, first: &mut Option<OwnedFd>) -> io::Result<OwnedFd> {
         if let Some(first) = first {
-            return tree::clone_fd(&first);
+            return tree::clone_fd(first);
         }
         let set = MountAttrFlags::MOUNT_ATTR_RDONLY;
         let fd = tree::new_fs("tmpfs", &[("size", Some("0")), ("mode", Some("755"))], set)?;
@@ -274,27 +329,31 @@ impl<'a> Builder<'a> {
         &self.root
     }
 
-    /// Ends the building: makes the root read-only if asked to, and this thread's root directory.
-    /// Answers with the sockets that were made.
-    pub(super) fn enter(self, read_only: bool) -> Result<Vec<Listener>, RuntimeError> {
-        let fail = |action: &'static str| move |source| RuntimeError::Sandbox { action, source };
+    /// Ends the building, and makes the root read-only if asked to.
+    pub(super) fn finish(self, read_only: bool) -> Result<Built, RuntimeError> {
         if read_only {
             let set = MountAttrFlags::MOUNT_ATTR_RDONLY;
-            tree::change(self.root.as_fd(), Scope::Single, set, tree::KEEP)
-                .map_err(fail("make the root file system read-only"))?;
+            tree::change(self.root.as_fd(), Scope::Single, set, tree::KEEP).map_err(|source| {
+                let action = "make it read-only".to_owned();
+                RuntimeError::Root { action, source }
+            })?;
         }
-        pivot(&self.root).map_err(fail("change the root directory"))?;
-        Ok(self.materials.listeners)
+        Ok(Built {
+            root: self.root.into_fd(),
+            proc: self.proc,
+            listeners: self.materials.listeners,
+        })
     }
 }
 
-/// Makes `root` the root of this thread's mount namespace and lets go of the host's tree.
-fn pivot(root: &Root<'_>) -> io::Result<()> {
-    rustix::process::fchdir(root)?;
-    // The old root ends up on top of the new one, from where it is detached.
-    rustix::process::pivot_root(".", ".")?;
-    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
-    Ok(rustix::process::chdir("/")?)
+/// A tree that a step's process can enter.
+pub(super) struct Built {
+    /// The root directory, of a mount.
+    pub(super) root: OwnedFd,
+    /// What is left to be mounted.
+    pub(super) proc: Option<ProcMount>,
+    /// The sockets that were made.
+    pub(super) listeners: Vec<Listener>,
 }
 
 fn action(what: &What) -> &'static str {
@@ -356,7 +415,7 @@ fn cgroup_attributes(writable: bool) -> MountAttrFlags {
     }
 }
 
-fn clone_cgroup(dir: &PathBuf, writable: bool) -> io::Result<OwnedFd> {
+fn clone_cgroup(dir: &Path, writable: bool) -> io::Result<OwnedFd> {
     let fd = tree::clone_path(dir)?;
     let set = cgroup_attributes(writable);
     tree::change(fd.as_fd(), Scope::Single, set, tree::PRIVATE)?;

@@ -9,6 +9,7 @@ mod child;
 mod clone;
 mod dev;
 mod namespace;
+mod proc;
 
 use std::ffi::CString;
 use std::io;
@@ -161,9 +162,9 @@ impl Embedded {
         let env = c_strings("env", &identity::environment(builder.root(), &step, &ids)?)?;
         let name = step.args.first().map_or("", String::as_str);
         let path = program::find(builder.root(), &step.cwd, &step.env, name)?;
-        let sockets = builder.enter(step.read_only_root)?;
+        let built = builder.finish(step.read_only_root)?;
         // Nobody listens if the step was given up.
-        let _ = listeners.send(sockets);
+        let _ = listeners.send(built.listeners);
         let joined = cgroup.enter_legacy()?;
         if control.is_killed() {
             return Err(RuntimeError::Cancelled);
@@ -176,6 +177,8 @@ impl Embedded {
             stdout: streams.stdout.as_fd(),
             stderr: streams.stderr.as_fd(),
             cwd: cwd.as_fd(),
+            root: built.root.as_fd(),
+            proc: built.proc.as_ref(),
             uid: ids.uid,
             gid: ids.gid,
             groups: identity::all_groups(&ids),

@@ -84,6 +84,11 @@ impl<'a> Root<'a> {
         }
     }
 
+    /// The root directory itself.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Notes what somebody else will create for a mount on `path`.
     pub(crate) fn expect_stub(&mut self, path: &Path) -> io::Result<()> {
         let (mut at, rest) = match self.walk(path) {

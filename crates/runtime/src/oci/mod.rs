@@ -7,12 +7,14 @@ mod config;
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::Mode;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -178,6 +180,8 @@ impl Oci {
         write_bundle(bundle, &config)?;
         // Nobody listens if the step was given up.
         let _ = listeners.send(std::mem::take(&mut materials.listeners));
+        // That of this thread only, which the runtime inherits.
+        rustix::process::umask(Mode::from_raw_mode(0o022));
         let child = self.start(&step.id, bundle, streams)?;
         let status = self.wait(child, &step.id, control)?;
         let name = step.args.first().map_or("", String::as_str);
@@ -418,7 +422,8 @@ fn mount_flags(fd: &OwnedFd) -> io::Result<Vec<&'static str>> {
 fn write_bundle(bundle: &Path, config: &Value) -> Result<(), RuntimeError> {
     let write = || {
         remove_dir(bundle)?;
-        std::fs::create_dir(bundle)?;
+        // The environment is for nobody else to read.
+        std::fs::DirBuilder::new().mode(0o700).create(bundle)?;
         std::fs::write(bundle.join("config.json"), config.to_string())
     };
     write().map_err(|source| RuntimeError::State {

@@ -48,8 +48,8 @@ impl Bed {
     }
 
     /// One that stays when it is dropped.
-    pub(crate) fn in_directory(dir: &Path) -> Self {
-        Self::make(dir, |_| {})
+    pub(crate) fn in_directory(dir: &Path, change: impl FnOnce(&mut RuntimeConfig)) -> Self {
+        Self::make(dir, change)
     }
 
     fn make(dir: &Path, change: impl FnOnce(&mut RuntimeConfig)) -> Self {
@@ -97,6 +97,16 @@ impl Bed {
         let mut step = StepSpec::new("step", self.root(), args);
         step.env = vec!["PATH=/usr/bin:/bin".to_owned()];
         step
+    }
+
+    /// Puts a static C program into the image.
+    pub(crate) fn compile(&self, name: &str, source: &str) {
+        let file = self.path("program.c");
+        std::fs::write(&file, source).unwrap();
+        let mut gcc = std::process::Command::new("gcc");
+        gcc.arg("-static").arg("-o");
+        gcc.arg(self.path("image").join(name)).arg(&file);
+        assert!(gcc.status().unwrap().success());
     }
 
     pub(crate) async fn run(&self, step: StepSpec) -> Result<Ran, RuntimeError> {

@@ -1,7 +1,7 @@
 //! What a step sees of file systems, and that nothing leads out.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -417,7 +417,7 @@ async fn secrets_are_read_only_files_with_their_owner() {
 #[tokio::test]
 async fn secrets_show_in_no_other_place() {
     let bed = Bed::new();
-    let mut step = bed.script("cut -d' ' -f5 /proc/self/mountinfo; for d in $(ls / | grep -v -e proc -e sys -e dev); do grep -rl 'hidden treasure' /$d; done 2>/dev/null; ls / | grep '^[0-9]'");
+    let mut step = bed.script("cut -d' ' -f5 /proc/self/mountinfo; for d in $(ls / | grep -v -e proc -e sys -e dev -e bin); do grep -rl 'hidden treasure' /$d; done 2>/dev/null; ls / | grep '^[0-9]'");
     step.secrets = vec![secret("/s")];
     let out = bed.run(step).await.unwrap().stdout;
     let mounts: Vec<&str> = out.lines().collect();
@@ -463,40 +463,27 @@ async fn agent_sockets_forward() {
         connector: AgentConnector::unix(path),
     }];
     step.user = User::Named("app".into());
-    let client = bed.path("image/bin/nc-unix");
-    build_unix_client(&client);
+    bed.compile("bin/nc-unix", CLIENT);
     let ran = bed.run(step).await.unwrap();
     assert_eq!(ran.stdout, "600 1000 socket\npong\n", "{ran:?}");
     assert_eq!(&served.await.unwrap(), b"ping");
 }
 
-/// A static program that sends `ping` to `/run/agent` and prints the answer; busybox has none.
-fn build_unix_client(path: &std::path::Path) {
-    let source = r#"
-        #include <string.h>
-        #include <sys/socket.h>
-        #include <sys/un.h>
-        #include <unistd.h>
-        int main(void) {
-            struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = "/run/agent" };
-            int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-            if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) return 1;
-            if (write(fd, "ping", 4) != 4) return 2;
-            char buffer[64];
-            long got = read(fd, buffer, sizeof buffer);
-            return got > 0 && write(1, buffer, got) == got ? 0 : 3;
-        }"#;
-    let file = path.with_extension("c");
-    std::fs::write(&file, source).unwrap();
-    let gcc = std::process::Command::new("gcc")
-        .arg("-static")
-        .arg("-o")
-        .arg(path)
-        .arg(&file)
-        .status();
-    assert!(gcc.unwrap().success());
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
-}
+/// Sends `ping` to `/run/agent` and prints the answer; busybox has no such program.
+const CLIENT: &str = r#"
+    #include <string.h>
+    #include <sys/socket.h>
+    #include <sys/un.h>
+    #include <unistd.h>
+    int main(void) {
+        struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = "/run/agent" };
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) return 1;
+        if (write(fd, "ping", 4) != 4) return 2;
+        char buffer[64];
+        long got = read(fd, buffer, sizeof buffer);
+        return got > 0 && write(1, buffer, got) == got ? 0 : 3;
+    }"#;
 
 #[tokio::test]
 async fn dev_is_like_docker_s() {

@@ -170,6 +170,7 @@ impl<K, T> Arena<K, T> {
         number
     }
 
+    #[inline]
     pub(crate) fn get(&self, id: Id<K>) -> Option<&T> {
         match self.pages.get(id.index as usize / PAGE)? {
             PageState::Present(page) => match &page.slots[id.index as usize % PAGE] {
@@ -180,6 +181,7 @@ impl<K, T> Arena<K, T> {
         }
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
         match self.pages.get_mut(id.index as usize / PAGE)? {
             PageState::Present(page) => match &mut page.slots[id.index as usize % PAGE] {
@@ -257,6 +259,7 @@ impl<K, T> Index<Id<K>> for Arena<K, T> {
     type Output = T;
 
     /// For ids whose owner is alive; anything else is a broken invariant, which the driver contains.
+    #[inline]
     fn index(&self, id: Id<K>) -> &T {
         match self.get(id) {
             Some(value) => value,
@@ -266,6 +269,7 @@ impl<K, T> Index<Id<K>> for Arena<K, T> {
 }
 
 impl<K, T> IndexMut<Id<K>> for Arena<K, T> {
+    #[inline]
     fn index_mut(&mut self, id: Id<K>) -> &mut T {
         match self.get_mut(id) {
             Some(value) => value,

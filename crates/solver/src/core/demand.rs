@@ -1,7 +1,7 @@
 //! Demand: which state an edge is wanted to reach, by its dependents and by requests.
 
 use super::{
-    Core,
+    Core, faulty,
     graph::{EdgeState, TaskSlot, VertexId},
     io::EdgeId,
 };
@@ -66,13 +66,20 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let need_exec = edges().any(|edge| edge.need_exec);
         match state.map_call {
             TaskSlot::Idle if need_map => self.start_cache_map(vertex),
-            slot @ TaskSlot::Running(_) if !need_map => self.vertices[vertex].map_call = self.wind(slot),
+            slot @ TaskSlot::Running(_) if !need_map => {
+                self.vertices[vertex].map_call = self.wind(slot)
+            }
             _ => {}
         }
         match self.vertices[vertex].exec {
             TaskSlot::Idle if need_exec => self.start_exec(vertex),
             slot @ TaskSlot::Running(_) if !need_exec => {
-                self.vertices[vertex].exec = self.wind(slot);
+                let winding = self.wind(slot);
+                self.vertices[vertex].exec = if faulty!(self, RunsOverlap) {
+                    TaskSlot::Idle
+                } else {
+                    winding
+                };
                 self.set_cancelled(vertex);
             }
             _ => {}
@@ -88,7 +95,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if task.is_idle() && !state.slots[slot].has_work() {
             return;
         }
-        let needed = state.edges.iter().any(|edge| self.edges[*edge].slots[slot].work);
+        let needed = state
+            .edges
+            .iter()
+            .any(|edge| self.edges[*edge].slots[slot].work);
         match task {
             TaskSlot::Idle if needed => self.start_slot_work(vertex, slot),
             TaskSlot::Running(_) if !needed => {

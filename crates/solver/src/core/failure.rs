@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Core, EdgeState, faulty,
-    graph::{Phase, Purpose, Status, Task, VertexId},
+    graph::{Phase, Purpose, Status, Task, TaskSlot, VertexId},
     io::EdgeId,
 };
 use crate::{Failure, OpCall, OpError, OpFailure, TraceEvent};
@@ -17,7 +17,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.trace_call_end(vertex, call, self.tracing.then(|| error.to_string()));
         match &error {
             OpError::LostInput { input, .. } => {
-                let at = if matches!(task.purpose, Purpose::Slot(_)) { 0 } else { *input as usize };
+                let at = if matches!(task.purpose, Purpose::Slot(_)) {
+                    0
+                } else {
+                    *input as usize
+                };
                 if let Some((edge, generation)) = task.inputs.get(at).copied() {
                     return self.input_lost(vertex, edge, generation);
                 }
@@ -38,8 +42,15 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn op_failure(&self, task: &Task, call: OpCall, error: OpError) -> Failure<V> {
         let vertex = &self.vertices[task.vertex];
-        let given = task.inputs.iter().filter_map(|(edge, _)| self.edges.get(*edge)?.result.clone());
-        let input = if let Purpose::Slot(slot) = task.purpose { Some(slot) } else { None };
+        let given = task
+            .inputs
+            .iter()
+            .filter_map(|(edge, _)| self.edges.get(*edge)?.result.clone());
+        let input = if let Purpose::Slot(slot) = task.purpose {
+            Some(slot)
+        } else {
+            None
+        };
         let failure = OpFailure {
             vertex: vertex.digest,
             name: vertex.label.name.clone(),
@@ -48,7 +59,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             input,
             error,
         };
-        Failure::Op { failure: Arc::new(failure), inputs: given.collect() }
+        Failure::Op {
+            failure: Arc::new(failure),
+            inputs: given.collect(),
+        }
     }
 
     fn needs_call(&self, edge: EdgeId, purpose: Purpose) -> bool {
@@ -63,13 +77,21 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// The result that a call was given is lost: it is made anew, and then the call is repeated.
     fn input_lost(&mut self, vertex: VertexId, edge: EdgeId, generation: u32) {
-        let lost = if self.edges.contains(edge) { self.lose(edge, generation) } else { Ok(()) };
+        let lost = if self.edges.contains(edge) {
+            self.lose(edge, generation)
+        } else {
+            Ok(())
+        };
         let edges = self.vertices[vertex].edges.clone();
         match lost {
-            Ok(()) => edges.into_iter().for_each(|edge| self.edges[edge].need_exec = false),
+            Ok(()) => edges
+                .into_iter()
+                .for_each(|edge| self.edges[edge].need_exec = false),
             Err(failure) => {
                 for edge in edges {
-                    if self.edges[edge].need_exec || self.edges[edge].slots.iter().any(|slot| slot.work) {
+                    if self.edges[edge].need_exec
+                        || self.edges[edge].slots.iter().any(|slot| slot.work)
+                    {
                         self.fail(edge, failure.clone());
                     }
                 }
@@ -83,7 +105,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return false;
         }
         self.vertices[vertex].extra_mut().given_up.push(actor);
-        let merged = self.vertices[vertex].edges.iter().flat_map(|edge| self.edges[*edge].merged()).copied();
+        let merged = self.vertices[vertex]
+            .edges
+            .iter()
+            .flat_map(|edge| self.sources_of(*edge));
         let next = merged
             .filter(|source| !self.edges[*source].interest.is_empty())
             .map(|source| self.edges[source].vertex)
@@ -99,10 +124,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn may_stand_in(&self, vertex: VertexId, source: VertexId) -> bool {
-        let given_up = self.vertices[vertex].extra.as_ref().is_some_and(|extra| extra.given_up.contains(&source));
-        let state = &self.vertices[source];
-        let lent = state.extra.as_ref().is_some_and(|extra| extra.lent);
-        !given_up && !lent && state.tasks == 0
+        let given_up = self.vertices[vertex]
+            .extra
+            .as_ref()
+            .is_some_and(|extra| extra.given_up.contains(&source));
+        // An operation that runs for its own vertex is left alone: it may be waiting for this one.
+        !given_up
+            && !matches!(self.vertices[source].exec, TaskSlot::Running(_))
+            && !self.is_taken(source, source)
     }
 
     /// A call went through, or its failure is final: the own operation is tried first again next time.
@@ -121,17 +150,27 @@ impl<O: Clone, V: Clone> Core<O, V> {
             for dependent in &self.edges[edge].dependents {
                 for consumer in &self.vertices[dependent.vertex].edges {
                     let state = &self.edges[*consumer];
-                    if state.is_forwarded() || state.slots[dependent.slot as usize].want <= reached {
+                    if state.is_forwarded() || state.slots[dependent.slot as usize].want <= reached
+                    {
                         continue;
                     }
                     // An edge that completes its inputs early still owes its keys to those who want no more.
                     let early = state.phase == Phase::Keys && reached >= EdgeState::CacheFast;
-                    work.push((*consumer, if early { EdgeState::CacheSlow } else { state.phase.state() }));
+                    work.push((
+                        *consumer,
+                        if early {
+                            EdgeState::CacheSlow
+                        } else {
+                            state.phase.state()
+                        },
+                    ));
                 }
             }
             self.fail_requests(edge, &failure);
-            self.rest(edge);
-            self.touch(edge);
+            if !faulty!(self, FailureKeptForLater) {
+                self.rest(edge);
+                self.touch(edge);
+            }
         }
     }
 

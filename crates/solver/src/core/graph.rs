@@ -3,7 +3,7 @@
 //! Owners: a job owns its root edges, an edge its vertex, a vertex the edges of its inputs and the roots of the builds that its
 //! operation asked for, a merged edge its target, a task its vertex. A thing is freed when its last owner lets go.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -15,9 +15,9 @@ use super::{
 use crate::{CacheSourceId, Digest, KeyId, Record, keystore::InputKey};
 
 /// Marks ids of edges.
-pub struct EdgeTag;
+pub(crate) struct EdgeTag;
 /// Marks ids of vertices.
-pub struct VertexTag;
+pub(crate) struct VertexTag;
 /// Marks ids of jobs.
 pub struct JobTag;
 /// Marks ids of tasks.
@@ -109,8 +109,10 @@ pub(crate) struct VertexExtra {
     /// Vertices whose operation failed because what it needed went away.
     pub(crate) given_up: Vec<VertexId>,
     pub(crate) error: Option<Arc<str>>,
-    /// Whether the operation is called for another vertex at the moment.
+    /// Whether the operation runs for another vertex at the moment.
     pub(crate) lent: bool,
+    /// Vertices that wait for the operation to be free, to run it.
+    pub(crate) borrowers: Vec<VertexId>,
 }
 
 /// An input of a vertex.
@@ -306,10 +308,14 @@ pub(crate) struct Edge<V> {
     pub(crate) dirty: bool,
     /// In the index.
     pub(crate) indexed: bool,
-    /// The index should be looked at: keys came in.
+    /// The index should be looked at: names of inputs came in.
     pub(crate) look: bool,
+    /// Names of inputs came in since a match over all inputs was last asked for.
+    pub(crate) unmatched: bool,
     pub(crate) need_map: bool,
     pub(crate) need_exec: bool,
+    /// Where a forwarding edge leads in the end, as far as known: a short cut along its targets, owned by nobody.
+    pub(crate) resolved: Cell<EdgeId>,
     /// Position in the list of merged edges of the target.
     pub(crate) position: u32,
     pub(crate) extra: Option<Box<EdgeExtra>>,
@@ -318,7 +324,7 @@ pub(crate) struct Edge<V> {
 /// What few edges have.
 #[derive(Default)]
 pub(crate) struct EdgeExtra {
-    /// Edges that forward to this one.
+    /// Edges that forward to this one, in one step.
     pub(crate) merged: Vec<EdgeId>,
     /// Vertices whose operation asked for a build that ends in this edge.
     pub(crate) parents: Vec<VertexId>,
@@ -394,6 +400,13 @@ impl<V> Edge<V> {
         } else {
             EdgeState::Initial
         }
+    }
+
+    /// Notes that an input has names that nothing was asked with.
+    pub(crate) fn names_came_in(&mut self, slot: usize) {
+        self.slots[slot].fresh = true;
+        self.look = true;
+        self.unmatched = true;
     }
 
     pub(crate) fn is_forwarded(&self) -> bool {

@@ -33,14 +33,19 @@ impl Index {
     }
 
     fn get(&self, hash: u64) -> &[EdgeId] {
-        self.postings.find(hash, |posting| posting.hash == hash).map_or(&[], |posting| &posting.edges)
+        self.postings
+            .find(hash, |posting| posting.hash == hash)
+            .map_or(&[], |posting| &posting.edges)
     }
 
     fn insert(&mut self, hash: u64, edge: EdgeId) {
         let posting = self
             .postings
             .entry(hash, |posting| posting.hash == hash, |posting| posting.hash)
-            .or_insert_with(|| Posting { hash, edges: SmallVec::new() })
+            .or_insert_with(|| Posting {
+                hash,
+                edges: SmallVec::new(),
+            })
             .into_mut();
         if !posting.edges.contains(&edge) {
             posting.edges.push(edge);
@@ -49,7 +54,12 @@ impl Index {
     }
 
     fn remove(&mut self, hash: u64, edge: EdgeId) {
-        let Ok(mut entry) = self.postings.find_entry(hash, |posting| posting.hash == hash) else { return };
+        let Ok(mut entry) = self
+            .postings
+            .find_entry(hash, |posting| posting.hash == hash)
+        else {
+            return;
+        };
         let edges = &mut entry.get_mut().edges;
         if let Some(at) = edges.iter().rposition(|other| *other == edge) {
             edges.swap_remove(at);
@@ -73,20 +83,31 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return false;
         }
         let names = self.index_names(edge);
-        let Some(shortest) = names.iter().map(|names| self.candidates(names)).min_by_key(SmallVec::len) else { return false };
+        let Some(shortest) = names
+            .iter()
+            .map(|names| self.candidates(names))
+            .min_by_key(SmallVec::len)
+        else {
+            return false;
+        };
         self.edges[edge].indexed = true;
         for hash in names.iter().flatten() {
             self.index.insert(*hash, edge);
         }
-        let mut twins: SmallVec<[EdgeId; 4]> =
-            shortest.into_iter().filter(|other| *other != edge && self.is_twin(edge, *other)).collect();
+        let mut twins: SmallVec<[EdgeId; 4]> = shortest
+            .into_iter()
+            .filter(|other| *other != edge && self.is_twin(edge, *other))
+            .collect();
         twins.sort_by_key(|twin| {
             let vertex = &self.vertices[self.edges[*twin].vertex];
             (!vertex.ignore_cache, vertex.seq)
         });
         for twin in twins {
             // A merge with an earlier twin may have changed this one.
-            if self.edges.get(twin).is_some_and(|twin| !twin.is_forwarded())
+            if self
+                .edges
+                .get(twin)
+                .is_some_and(|twin| !twin.is_forwarded())
                 && self.try_merge(edge, twin)
                 && self.edges[edge].is_forwarded()
             {
@@ -121,7 +142,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn index_names(&self, edge: EdgeId) -> SmallVec<[SmallVec<[u64; 2]>; 2]> {
         let state = &self.edges[edge];
         let mut names = SmallVec::new();
-        let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else { return names };
+        let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else {
+            return names;
+        };
         let Some(last) = state.slots.len().checked_sub(1) else {
             let own: SmallVec<_> = self.root_names(edge).map(|key| key.0.short()).collect();
             if !own.is_empty() {
@@ -150,7 +173,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn root_names(&self, edge: EdgeId) -> impl Iterator<Item = KeyId> {
-        self.edges[edge].keys.iter().filter(|key| key.usage != KeyUse::Live).map(|key| key.id)
+        self.edges[edge]
+            .keys
+            .iter()
+            .filter(|key| key.usage != KeyUse::Live)
+            .map(|key| key.id)
     }
 
     /// Whether an input has a name under which its dependents can be found.
@@ -167,11 +194,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let (first, second) = (&self.edges[a], &self.edges[b]);
         let (va, vb) = (&self.vertices[first.vertex], &self.vertices[second.vertex]);
         let same_domain = va.domain == vb.domain || faulty!(self, DomainsShared);
-        if first.output != second.output || first.slots.len() != second.slots.len() || !same_domain {
+        if first.output != second.output || first.slots.len() != second.slots.len() || !same_domain
+        {
             return false;
         }
         if first.slots.is_empty() {
-            return self.root_names(a).any(|key| self.root_names(b).any(|other| other == key));
+            return self
+                .root_names(a)
+                .any(|key| self.root_names(b).any(|other| other == key));
         }
         let op = |vertex: &super::Vertex<O>| vertex.maps.first().map(|map| map.op);
         op(va) == op(vb) && (0..first.slots.len()).all(|slot| self.share_name(a, b, slot))
@@ -194,5 +224,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
 fn name_hash(op: Digest, output: u32, slot: usize, name: Alternative) -> u64 {
     let selector = name.key.selector.map_or(0, |selector| selector.short());
-    [u64::from(output), slot as u64, name.key.key.0.short(), selector].into_iter().fold(op.short(), mix)
+    [
+        u64::from(output),
+        slot as u64,
+        name.key.key.0.short(),
+        selector,
+    ]
+    .into_iter()
+    .fold(op.short(), mix)
 }

@@ -11,6 +11,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Makes `jobs` interested in an edge and in all that can be reached from it. Stops where they are interested already.
     pub(super) fn interest(&mut self, edge: EdgeId, jobs: JobSet) {
         let mut work = vec![(edge, jobs)];
+        let mut forwarding = Vec::new();
         while let Some((edge, jobs)) = work.pop() {
             let state = &mut self.edges[edge];
             let new = state.interest.merge(&jobs);
@@ -25,10 +26,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let state = &self.edges[edge];
             if let Phase::Forwarded(target) = state.phase {
                 work.push((target, new.clone()));
+                forwarding.push((edge, new.clone()));
             }
             let vertex = &self.vertices[state.vertex];
             work.extend(vertex.slots.iter().map(|slot| (slot.declared, new.clone())));
             work.extend(vertex.sub_builds().iter().map(|root| (*root, new.clone())));
+        }
+        for (edge, jobs) in forwarding {
+            self.hear_of_nested(edge, &jobs);
+        }
+    }
+
+    /// Lets those of `jobs` that loaded a forwarding edge hear of the builds that the operation it forwards to asks for.
+    fn hear_of_nested(&mut self, edge: EdgeId, jobs: &JobSet) {
+        let heard = self.vertices[self.edges[edge].vertex]
+            .loaded
+            .intersection(jobs);
+        let target = self.edges[self.find(edge)].vertex;
+        if heard.is_empty() || self.vertices[target].sub_builds().is_empty() {
+            return;
+        }
+        for root in self.vertices[target].sub_builds().to_vec() {
+            self.hear(self.edges[root].vertex, heard.clone());
         }
     }
 
@@ -42,16 +61,22 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    /// Jobs that hear of a vertex: those that loaded it, and those that loaded one that was merged into it.
+    /// Jobs that hear of a vertex: those that loaded it, and those that loaded one whose edge was merged into one of its edges.
     pub(super) fn listeners_of(&self, vertex: VertexId) -> JobSet {
         let state = &self.vertices[vertex];
         let mut jobs = state.loaded.clone();
-        for edge in &state.edges {
-            for source in self.edges[*edge].merged() {
-                jobs.merge(&self.vertices[self.edges[*source].vertex].loaded);
-            }
+        for source in state.edges.iter().flat_map(|edge| self.sources_of(*edge)) {
+            jobs.merge(&self.loaders_of(source));
         }
         jobs
+    }
+
+    /// Jobs that loaded this very edge.
+    fn loaders_of(&self, edge: EdgeId) -> JobSet {
+        let state = &self.edges[edge];
+        self.vertices[state.vertex]
+            .loaded
+            .intersection(&state.interest)
     }
 
     /// Jobs that are interested in any output of a vertex.
@@ -74,12 +99,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             self.tell(vertex, &new);
             let state = &self.vertices[vertex];
-            work.extend(state.slots.iter().map(|slot| (self.edges[slot.declared].vertex, new.clone())));
-            work.extend(state.sub_builds().iter().map(|root| (self.edges[*root].vertex, new.clone())));
-            for edge in &state.edges {
-                if let Phase::Forwarded(target) = self.edges[*edge].phase {
-                    let target = &self.vertices[self.edges[target].vertex];
-                    work.extend(target.sub_builds().iter().map(|root| (self.edges[*root].vertex, new.clone())));
+            work.extend(
+                state
+                    .slots
+                    .iter()
+                    .map(|slot| (self.edges[slot.declared].vertex, new.clone())),
+            );
+            work.extend(
+                state
+                    .sub_builds()
+                    .iter()
+                    .map(|root| (self.edges[*root].vertex, new.clone())),
+            );
+            for edge in state.edges.clone() {
+                if self.edges[edge].is_forwarded() {
+                    let jobs = self.edges[edge].interest.intersection(&new);
+                    let target = &self.vertices[self.edges[self.find(edge)].vertex];
+                    work.extend(
+                        target
+                            .sub_builds()
+                            .iter()
+                            .map(|root| (self.edges[*root].vertex, jobs.clone())),
+                    );
                 }
             }
         }
@@ -91,10 +132,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         }
         self.interest(target, self.edges[source].interest.clone());
-        let heard = self.vertices[self.edges[source].vertex].loaded.clone();
-        let nested: Vec<_> = self.vertices[self.edges[target].vertex].sub_builds().to_vec();
-        for root in nested {
-            self.hear(self.edges[root].vertex, heard.clone());
+        for source in std::iter::once(source).chain(self.sources_of(source)) {
+            self.hear_of_nested(source, &self.edges[source].interest.clone());
         }
     }
 }

@@ -188,7 +188,11 @@ pub struct Effects<O, V> {
 
 impl<O, V> Default for Effects<O, V> {
     fn default() -> Self {
-        Self { list: Vec::new(), released: Vec::new(), retired: Vec::new() }
+        Self {
+            list: Vec::new(),
+            released: Vec::new(),
+            retired: Vec::new(),
+        }
     }
 }
 

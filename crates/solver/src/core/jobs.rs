@@ -3,8 +3,9 @@
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use super::{
-    Core, Input, Reply, faulty,
+    Core, Input, Reply,
     arena::Id,
+    faulty,
     graph::{Asker, JobState, Phase, Request},
     io::{Built, EdgeId, JobId, RootId, SessionNo, TaskId, Ticket},
 };
@@ -44,7 +45,13 @@ impl Slots {
 }
 
 impl<O: Clone, V: Clone> Core<O, V> {
-    pub(super) fn open_job(&mut self, ticket: Ticket, id: Arc<str>, domain: Option<Digest>, session: Option<SessionNo>) {
+    pub(super) fn open_job(
+        &mut self,
+        ticket: Ticket,
+        id: Arc<str>,
+        domain: Option<Digest>,
+        session: Option<SessionNo>,
+    ) {
         if self.job_names.contains_key(&id) {
             return self.reply(ticket, Err(Failure::DuplicateJob { job: id }));
         }
@@ -60,7 +67,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             requests: Vec::new(),
         });
         self.job_slots.set(slot, Some(job));
-        self.trace(|_| TraceEvent::JobOpened { job: Arc::clone(&id) });
+        self.trace(|_| TraceEvent::JobOpened {
+            job: Arc::clone(&id),
+        });
         self.job_names.insert(id, job);
         self.reply(ticket, Ok(Reply::Job(job)));
     }
@@ -78,7 +87,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     pub(super) fn rebuild(&mut self, ticket: Ticket, job: JobId, root: RootId, generation: u32) {
-        let Some(edge) = self.checked_root(ticket, job, root) else { return };
+        let Some(edge) = self.checked_root(ticket, job, root) else {
+            return;
+        };
         let edge = self.find(edge);
         match self.lose(edge, generation) {
             Ok(()) => self.ask(ticket, Asker::Job(job), edge),
@@ -87,12 +98,21 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// The edge of a root, if the job is alive and loaded it; otherwise the request is answered.
-    pub(super) fn checked_root(&mut self, ticket: Ticket, job: JobId, root: RootId) -> Option<EdgeId> {
+    pub(super) fn checked_root(
+        &mut self,
+        ticket: Ticket,
+        job: JobId,
+        root: RootId,
+    ) -> Option<EdgeId> {
         let Some(state) = self.jobs.get(job) else {
             self.reply(ticket, Err(Failure::Discarded));
             return None;
         };
-        if !self.edges.get(root.0).is_some_and(|edge| edge.interest.contains(state.slot)) {
+        if !self
+            .edges
+            .get(root.0)
+            .is_some_and(|edge| edge.interest.contains(state.slot))
+        {
             let job = Arc::clone(&state.id);
             self.reply(ticket, Err(Failure::ForeignRoot { job }));
             return None;
@@ -117,10 +137,19 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn answer_built(&mut self, ticket: Ticket, edge: EdgeId) {
         let state = &self.edges[edge];
-        let Some(value) = state.result.clone() else { return };
+        let Some(value) = state.result.clone() else {
+            return;
+        };
         let keys = self.record_keys(edge);
         let generation = self.edges[edge].generation;
-        self.reply(ticket, Ok(Reply::Built(Built { value, keys, generation })));
+        self.reply(
+            ticket,
+            Ok(Reply::Built(Built {
+                value,
+                keys,
+                generation,
+            })),
+        );
     }
 
     /// Answers every request for a complete edge.
@@ -141,7 +170,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Removes a request that is no longer in its edge's list.
     fn forget_request(&mut self, ticket: Ticket) {
-        let Some(request) = self.requests.remove(&ticket) else { return };
+        let Some(request) = self.requests.remove(&ticket) else {
+            return;
+        };
         let list = match request.asker {
             Asker::Job(job) => self.jobs.get_mut(job).map(|job| &mut job.requests),
             Asker::Task(task) => self.tasks.get_mut(task).map(|task| &mut task.requests),
@@ -155,7 +186,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Answers a request with `Cancelled`, at once; the work that only it wanted is cancelled.
     pub(super) fn cancel_request(&mut self, ticket: Ticket) {
-        let Some(request) = self.requests.get(&ticket) else { return };
+        let Some(request) = self.requests.get(&ticket) else {
+            return;
+        };
         let edge = request.edge;
         self.edges[edge].requests.retain(|other| *other != ticket);
         self.forget_request(ticket);
@@ -170,7 +203,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         for request in std::mem::take(&mut state.requests) {
             self.cancel_request(request);
         }
-        let Some(state) = self.jobs.remove(job) else { return };
+        let Some(state) = self.jobs.remove(job) else {
+            return;
+        };
         self.job_names.remove(&state.id);
         self.subscribed.remove(state.slot);
         if !faulty!(self, InterestKept) {
@@ -186,23 +221,42 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// A live session of a job that is interested in what the task works for: of those that loaded the vertex first.
     pub(super) fn next_session(&mut self, ticket: Ticket, task: TaskId, tried: &[SessionNo]) {
-        let found = self.tasks.get(task).filter(|task| !task.cancelled).map(|task| task.vertex).and_then(|vertex| {
-            let state = &self.vertices[vertex];
-            let own = state.loaded.iter();
-            let interested = state.edges.iter().flat_map(|edge| self.edges[*edge].interest.iter());
-            own.chain(interested)
-                .chain(faulty!(self, SessionLentToForeign).then_some(0..64).into_iter().flatten())
-                .filter_map(|slot| self.job_slots.job(slot))
-                .find_map(|job| {
-                    let job = &self.jobs[job];
-                    let session = job.session.filter(|session| !tried.contains(session))?;
-                    Some((session, Arc::clone(&job.id), state.digest))
-                })
-        });
+        let found = self
+            .tasks
+            .get(task)
+            .filter(|task| !task.cancelled)
+            .map(|task| task.vertex)
+            .and_then(|vertex| {
+                let state = &self.vertices[vertex];
+                let own = state.loaded.iter();
+                let interested = state
+                    .edges
+                    .iter()
+                    .flat_map(|edge| self.edges[*edge].interest.iter());
+                own.chain(interested)
+                    .chain(
+                        faulty!(self, SessionLentToForeign)
+                            .then_some(0..64)
+                            .into_iter()
+                            .flatten(),
+                    )
+                    .filter_map(|slot| self.job_slots.job(slot))
+                    .find_map(|job| {
+                        let job = &self.jobs[job];
+                        let session = job.session.filter(|session| !tried.contains(session))?;
+                        Some((session, Arc::clone(&job.id), state.digest))
+                    })
+            });
         if let Some((_, job, vertex)) = &found {
-            self.trace(|_| TraceEvent::SessionLent { vertex: *vertex, job: Arc::clone(job) });
+            self.trace(|_| TraceEvent::SessionLent {
+                vertex: *vertex,
+                job: Arc::clone(job),
+            });
         }
-        self.reply(ticket, Ok(Reply::Session(found.map(|(session, ..)| session))));
+        self.reply(
+            ticket,
+            Ok(Reply::Session(found.map(|(session, ..)| session))),
+        );
     }
 }
 
@@ -218,7 +272,11 @@ impl<O, V> Input<O, V> {
             | Self::SubBuild { ticket, .. }
             | Self::NextSession { ticket, .. }
             | Self::Walk { ticket, .. } => Some(*ticket),
-            Self::Session { .. } | Self::Subscribe { .. } | Self::Cancel { .. } | Self::Answer { .. } | Self::Finished { .. } => None,
+            Self::Session { .. }
+            | Self::Subscribe { .. }
+            | Self::Cancel { .. }
+            | Self::Answer { .. }
+            | Self::Finished { .. } => None,
         }
     }
 }

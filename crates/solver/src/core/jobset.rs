@@ -68,6 +68,22 @@ impl JobSet {
         new
     }
 
+    /// Members of both.
+    pub(crate) fn intersection(&self, other: &Self) -> Self {
+        let mut both = Self {
+            first: self.first & other.first,
+            rest: None,
+        };
+        let rest = self.rest.iter().flat_map(|rest| rest.iter()).enumerate();
+        for (index, word) in rest {
+            let word = word & other.word(index + 1);
+            if word != 0 {
+                *both.word_mut(index + 1) = word;
+            }
+        }
+        both
+    }
+
     /// The members, ascending.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         let words = std::iter::once(self.first)

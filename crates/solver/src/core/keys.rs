@@ -17,19 +17,36 @@ const LIVE_SEED: &[u8] = b"weld.solver.live";
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Calls `each` with every way in which an input of an edge can be named, until it returns `false`: by its keys with the selector,
     /// by its content, by keys that a merged edge brought in.
-    pub(super) fn alternatives(&self, edge: EdgeId, slot: usize, mut each: impl FnMut(Alternative) -> bool) {
+    pub(super) fn alternatives(
+        &self,
+        edge: EdgeId,
+        slot: usize,
+        mut each: impl FnMut(Alternative) -> bool,
+    ) {
         let state = &self.edges[edge];
         let vertex = &self.vertices[state.vertex];
         let selector = vertex.maps.first().and_then(|map| map.selector(slot));
         let input = &vertex.slots[slot];
         for key in &self.edges[self.find(input.declared)].keys {
-            if !each(Alternative { key: InputKey { key: key.id, selector }, usage: key.usage }) {
+            if !each(Alternative {
+                key: InputKey {
+                    key: key.id,
+                    selector,
+                },
+                usage: key.usage,
+            }) {
                 return;
             }
         }
         if let Some(content) = &input.content {
-            let key = InputKey { key: KeyId::content(**content), selector: None };
-            if !each(Alternative { key, usage: KeyUse::Full }) {
+            let key = InputKey {
+                key: KeyId::content(**content),
+                selector: None,
+            };
+            if !each(Alternative {
+                key,
+                usage: KeyUse::Full,
+            }) {
                 return;
             }
         }
@@ -40,7 +57,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    fn first_alternative(&self, edge: EdgeId, slot: usize, usable: impl Fn(KeyUse) -> bool) -> Option<InputKey> {
+    fn first_alternative(
+        &self,
+        edge: EdgeId,
+        slot: usize,
+        usable: impl Fn(KeyUse) -> bool,
+    ) -> Option<InputKey> {
         let mut found = None;
         self.alternatives(edge, slot, |alternative| {
             if usable(alternative.usage) {
@@ -59,12 +81,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             true
         });
-        InputKeys { input: slot as u32, keys }
-    }
-
-    /// Whether the input can be named in a look-up.
-    pub(super) fn can_be_found(&self, edge: EdgeId, slot: usize) -> bool {
-        self.first_alternative(edge, slot, KeyUse::finds).is_some()
+        InputKeys {
+            input: slot as u32,
+            keys,
+        }
     }
 
     /// The key that follows from one usable name per input.
@@ -104,7 +124,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Adds a key, and tells the dependents if it is one that they can use.
     pub(super) fn add_key(&mut self, edge: EdgeId, id: KeyId, usage: KeyUse, stored: bool) {
         let state = &mut self.edges[edge];
-        if let Some(known) = state.keys.iter_mut().find(|key| key.id == id && (key.usage == usage || key.usage == KeyUse::Full)) {
+        if let Some(known) = state
+            .keys
+            .iter_mut()
+            .find(|key| key.id == id && (key.usage == usage || key.usage == KeyUse::Full))
+        {
             known.stored |= stored;
             return;
         }
@@ -114,7 +138,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             Some(at) => state.keys.insert(at, key),
             None => state.keys.push(key),
         }
-        self.trace(|core| TraceEvent::Key { edge: core.trace_edge(edge), key: id });
+        self.trace(|core| TraceEvent::Key {
+            edge: core.trace_edge(edge),
+            key: id,
+        });
         if state_is_known(self.edges[edge].phase) {
             self.tell_dependents(edge, true);
         }
@@ -127,7 +154,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if state.slots.is_empty() {
             return usable().map(|key| key.id).collect();
         }
-        let best = usable().find(|key| key.stored).or_else(|| usable().find(|key| key.usage == KeyUse::Full)).or_else(|| usable().next());
+        let best = usable()
+            .find(|key| key.stored)
+            .or_else(|| usable().find(|key| key.usage == KeyUse::Full))
+            .or_else(|| usable().next());
         best.map(|key| key.id).into_iter().collect()
     }
 
@@ -135,19 +165,42 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn save(&mut self, edge: EdgeId, value: Option<V>) {
         let state = &self.edges[edge];
         let vertex = &self.vertices[state.vertex];
-        let inputs: Vec<_> = (0..state.slots.len()).map(|slot| self.input_keys(edge, slot, KeyUse::records)).collect();
+        let inputs: Vec<_> = (0..state.slots.len())
+            .map(|slot| self.input_keys(edge, slot, KeyUse::records))
+            .collect();
         let output = state.output;
-        let entry = |key, op| SaveKey { key, op, output, inputs: inputs.clone(), record: None };
+        let entry = |key, op| SaveKey {
+            key,
+            op,
+            output,
+            inputs: inputs.clone(),
+            record: None,
+        };
         let keys: Vec<_> = if state.slots.is_empty() {
             // Each cache map has a key of its own, and all lead to the result.
             let used = vertex.maps.iter().take(state.maps_seen.max(1) as usize);
-            let own: Vec<_> = used.map(|map| (KeyId::root(map.op, output), map.op)).collect();
-            let foreign = state.keys.iter().filter(|key| key.usage.records() && !own.iter().any(|(id, _)| *id == key.id));
-            let foreign: Vec<_> = foreign.filter_map(|key| Some((key.id, vertex.maps.first()?.op))).collect();
-            own.into_iter().chain(foreign).map(|(key, op)| entry(key, op)).collect()
+            let own: Vec<_> = used
+                .map(|map| (KeyId::root(map.op, output), map.op))
+                .collect();
+            let foreign = state
+                .keys
+                .iter()
+                .filter(|key| key.usage.records() && !own.iter().any(|(id, _)| *id == key.id));
+            let foreign: Vec<_> = foreign
+                .filter_map(|key| Some((key.id, vertex.maps.first()?.op)))
+                .collect();
+            own.into_iter()
+                .chain(foreign)
+                .map(|(key, op)| entry(key, op))
+                .collect()
         } else {
-            let Some(op) = vertex.maps.first().map(|map| map.op) else { return };
-            self.record_keys(edge).into_iter().map(|key| entry(key, op)).collect()
+            let Some(op) = vertex.maps.first().map(|map| map.op) else {
+                return;
+            };
+            self.record_keys(edge)
+                .into_iter()
+                .map(|key| entry(key, op))
+                .collect()
         };
         if !keys.is_empty() {
             self.effect(Effect::Save { keys, value });
@@ -169,15 +222,30 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn query(&mut self, edge: EdgeId, subject: Subject, ask: KeyQuery) {
         let state = &mut self.edges[edge];
         state.queries += 1;
-        let query = QueryId { edge, epoch: state.epoch, subject };
-        let sources = self.vertices[state.vertex].extra.as_ref().and_then(|extra| extra.sources.clone());
-        self.effect(Effect::Query { query, ask, sources });
+        let query = QueryId {
+            edge,
+            epoch: state.epoch,
+            subject,
+        };
+        let sources = self.vertices[state.vertex]
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.sources.clone());
+        self.effect(Effect::Query {
+            query,
+            ask,
+            sources,
+        });
     }
 
     /// Asks for the key of an operation without inputs.
     pub(super) fn query_root(&mut self, edge: EdgeId, op: Digest) {
         let output = self.edges[edge].output;
-        self.query(edge, Subject::Root(KeyId::root(op, output)), KeyQuery::Root { op, output });
+        self.query(
+            edge,
+            Subject::Root(KeyId::root(op, output)),
+            KeyQuery::Root { op, output },
+        );
     }
 
     /// Asks whether anything can be found through one input.
@@ -185,11 +253,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.edges[edge].slots[slot].fresh = false;
         let input = self.input_keys(edge, slot, KeyUse::finds);
         let state = &self.edges[edge];
-        let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else { return };
+        let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else {
+            return;
+        };
         if input.keys.is_empty() {
             self.edges[edge].slots[slot].hit = Hit::No;
         } else {
-            let ask = KeyQuery::Probe { op, output: state.output, input };
+            let ask = KeyQuery::Probe {
+                op,
+                output: state.output,
+                input,
+            };
             self.query(edge, Subject::Probe(slot as u32), ask);
         }
     }
@@ -197,7 +271,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Asks for keys that match in every input; where an input has no name yet, only whether the others lead anywhere.
     pub(super) fn query_inputs(&mut self, edge: EdgeId) {
         let count = self.edges[edge].slots.len();
-        let inputs: Vec<_> = (0..count).map(|slot| self.input_keys(edge, slot, KeyUse::finds)).collect();
+        let inputs: Vec<_> = (0..count)
+            .map(|slot| self.input_keys(edge, slot, KeyUse::finds))
+            .collect();
         if inputs.iter().any(|input| input.keys.is_empty()) {
             for slot in 0..count {
                 let state = &self.edges[edge].slots[slot];
@@ -207,17 +283,31 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             return;
         }
-        self.edges[edge].slots.iter_mut().for_each(|slot| slot.fresh = false);
+        let state = &mut self.edges[edge];
+        state.unmatched = false;
+        state.slots.iter_mut().for_each(|slot| slot.fresh = false);
         let state = &self.edges[edge];
-        let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else { return };
-        let ask = KeyQuery::Match { op, output: state.output, inputs };
+        let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else {
+            return;
+        };
+        let ask = KeyQuery::Match {
+            op,
+            output: state.output,
+            inputs,
+        };
         self.query(edge, Subject::Match, ask);
     }
 
     /// Takes the answer to a query. It may come too late to matter.
     pub(super) fn answer(&mut self, query: QueryId, matches: KeyMatches) {
         let edge = query.edge;
-        let Some(state) = self.edges.get_mut(edge).filter(|state| state.epoch == query.epoch) else { return };
+        let Some(state) = self
+            .edges
+            .get_mut(edge)
+            .filter(|state| state.epoch == query.epoch)
+        else {
+            return;
+        };
         state.queries -= 1;
         if matches!(state.phase, Phase::Complete | Phase::Forwarded(_)) {
             return;
@@ -256,7 +346,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 extra.records.push(record);
             }
         }
-        extra.records.sort_by_key(|record| (record.priority, std::cmp::Reverse(record.created), record.source, record.id));
+        extra.records.sort_by_key(|record| {
+            (
+                record.priority,
+                std::cmp::Reverse(record.created),
+                record.source,
+                std::cmp::Reverse(record.id),
+            )
+        });
     }
 
     /// Tells every dependent in which state the edge is, and whether keys came in.
@@ -269,8 +366,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 let consumer = self.vertices[vertex].edges[at];
                 let edge = &mut self.edges[consumer];
                 edge.slots[slot].state = state;
-                edge.slots[slot].fresh |= keys;
-                edge.look |= keys;
+                if keys {
+                    edge.names_came_in(slot);
+                }
                 self.touch(consumer);
             }
         }
@@ -284,7 +382,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Whether nothing can ever be found through an input.
     pub(super) fn is_dead(&self, edge: EdgeId, slot: usize) -> bool {
         let state = &self.edges[edge].slots[slot];
-        state.state >= EdgeState::CacheSlow && state.hit == Hit::No && !state.fresh && !self.may_get_content(edge, slot)
+        state.state >= EdgeState::CacheSlow
+            && state.hit == Hit::No
+            && !state.fresh
+            && !self.may_get_content(edge, slot)
     }
 }
 

@@ -7,15 +7,15 @@
 //!    completed and the operation runs.
 
 use super::{
-    Core, faulty,
-    graph::{EdgeState, Hit, Phase, Step, TaskSlot},
+    Core,
+    graph::{EdgeSlot, EdgeState, Hit, Phase, Step, TaskSlot},
     io::EdgeId,
 };
 use crate::TraceEvent;
 
 /// What came of one step.
 #[derive(PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     /// The edge is in a new phase: go on.
     Again,
     /// Something has to happen first.
@@ -25,7 +25,9 @@ enum Progress {
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Takes an edge as far as it can go now.
     pub(super) fn advance(&mut self, edge: EdgeId) {
-        let Some(state) = self.edges.get_mut(edge) else { return };
+        let Some(state) = self.edges.get_mut(edge) else {
+            return;
+        };
         state.dirty = false;
         if matches!(state.phase, Phase::Forwarded(_)) {
             return;
@@ -77,19 +79,26 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    fn enter(&mut self, edge: EdgeId, phase: Phase) -> Progress {
+    pub(super) fn enter(&mut self, edge: EdgeId, phase: Phase) -> Progress {
         let before = self.edges[edge].phase.state();
         self.edges[edge].phase = phase;
         let state = phase.state();
         if state != before {
-            self.trace(|core| TraceEvent::State { edge: core.trace_edge(edge), state });
+            self.trace(|core| TraceEvent::State {
+                edge: core.trace_edge(edge),
+                state,
+            });
             self.tell_dependents(edge, before == EdgeState::Initial);
         }
         Progress::Again
     }
 
     fn step_keys(&mut self, edge: EdgeId) -> Progress {
-        if self.edges[edge].slots.is_empty() { self.step_root_keys(edge) } else { self.step_input_keys(edge) }
+        if self.edges[edge].slots.is_empty() {
+            self.step_root_keys(edge)
+        } else {
+            self.step_input_keys(edge)
+        }
     }
 
     /// Without inputs: one cache map after the other, while no record is found.
@@ -141,16 +150,33 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         let state = &self.edges[edge];
         let complete = state.no_match && state.desired() == EdgeState::Complete;
-        self.want_all(edge, if complete { EdgeState::Complete } else { EdgeState::CacheFast });
+        self.want_all(
+            edge,
+            if complete {
+                EdgeState::Complete
+            } else {
+                EdgeState::CacheFast
+            },
+        );
         let state = &self.edges[edge];
-        if !map_known || state.queries > 0 || state.slots.iter().any(|slot| slot.state < EdgeState::CacheFast) {
+        if !map_known
+            || state.queries > 0
+            || state
+                .slots
+                .iter()
+                .any(|slot| slot.state < EdgeState::CacheFast)
+        {
             return Progress::Wait;
         }
         if !state.no_match {
             let dead = (0..count).any(|slot| self.is_dead(edge, slot));
             if !dead && self.needs_query(edge) {
                 self.query_inputs(edge);
-                return if self.edges[edge].queries > 0 { Progress::Wait } else { Progress::Again };
+                return if self.edges[edge].queries > 0 {
+                    Progress::Wait
+                } else {
+                    Progress::Again
+                };
             }
             self.edges[edge].no_match = dead;
         }
@@ -165,7 +191,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         for slot in 0..self.edges[edge].slots.len() {
             let state = &self.edges[edge].slots[slot];
             let final_state = state.state >= EdgeState::CacheSlow;
-            if final_state && (state.fresh || state.hit == Hit::Unknown) && !self.may_get_content(edge, slot) {
+            if final_state
+                && (state.fresh || state.hit == Hit::Unknown)
+                && !self.may_get_content(edge, slot)
+            {
                 if self.edges[edge].queries > 0 {
                     return;
                 }
@@ -182,9 +211,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    /// Whether an input has names that no query was made with.
+    /// Whether a query could tell more than is known: about an input by itself, or about all of them together.
     fn needs_query(&self, edge: EdgeId) -> bool {
-        self.edges[edge].slots.iter().any(|slot| slot.fresh || slot.hit == Hit::Unknown)
+        let state = &self.edges[edge];
+        let alone = |slot: &EdgeSlot| slot.fresh || slot.hit == Hit::Unknown;
+        state.slots.iter().any(alone)
+            || (state.unmatched && state.slots.iter().all(|slot| slot.hit == Hit::Yes))
     }
 
     fn step_raise(&mut self, edge: EdgeId) -> Progress {
@@ -201,7 +233,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         if self.needs_query(edge) {
             self.query_inputs(edge);
-            return if self.edges[edge].queries > 0 { Progress::Wait } else { Progress::Again };
+            return if self.edges[edge].queries > 0 {
+                Progress::Wait
+            } else {
+                Progress::Again
+            };
         }
         if self.edges[edge].desired() < EdgeState::CacheSlow {
             self.want_all(edge, EdgeState::CacheFast);
@@ -216,14 +252,20 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Raises inputs by one rung. Returns whether any is on its way.
     fn raise_inputs(&mut self, edge: EdgeId) -> bool {
-        let all_hit = self.edges[edge].slots.iter().all(|slot| slot.hit == Hit::Yes);
-        let needless = faulty!(self, InputRaisedNeedlessly);
+        let all_hit = self.edges[edge]
+            .slots
+            .iter()
+            .all(|slot| slot.hit == Hit::Yes);
         // Once every input leads somewhere, no input is completed while another may still find a key without that.
-        let slow_first = all_hit && self.edges[edge].slots.iter().any(|slot| slot.state < EdgeState::CacheSlow);
+        let slow_first = all_hit
+            && self.edges[edge]
+                .slots
+                .iter()
+                .any(|slot| slot.state < EdgeState::CacheSlow);
         let mut raising = false;
         for slot in 0..self.edges[edge].slots.len() {
             let state = self.edges[edge].slots[slot];
-            let want = if !all_hit && state.hit == Hit::Yes && !needless {
+            let want = if !all_hit && state.hit == Hit::Yes {
                 EdgeState::CacheFast
             } else if state.state < EdgeState::CacheSlow {
                 EdgeState::CacheSlow
@@ -245,7 +287,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let wanted = state.desired() == EdgeState::Complete;
         if let Some(record) = state.records().first().copied() {
             self.want_all(edge, EdgeState::CacheFast);
-            self.edges[edge].slots.iter_mut().for_each(|slot| slot.work = false);
+            self.edges[edge]
+                .slots
+                .iter_mut()
+                .for_each(|slot| slot.work = false);
             if wanted && self.edges[edge].load.is_idle() {
                 self.start_load(edge, record);
             }
@@ -253,7 +298,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         if !wanted {
             self.want_all(edge, EdgeState::CacheFast);
-            self.edges[edge].slots.iter_mut().for_each(|slot| slot.work = false);
+            self.edges[edge]
+                .slots
+                .iter_mut()
+                .for_each(|slot| slot.work = false);
             return Progress::Wait;
         }
         self.want_all(edge, EdgeState::Complete);
@@ -262,7 +310,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             state.work = state.state == EdgeState::Complete;
         }
         // A cancelled load or query may still be under way; neither may be overtaken by a run.
-        if !self.inputs_ready(edge) || !self.edges[edge].load.is_idle() || self.edges[edge].queries > 0 {
+        if !self.inputs_ready(edge)
+            || !self.edges[edge].load.is_idle()
+            || self.edges[edge].queries > 0
+        {
             return Progress::Wait;
         }
         self.own_keys(edge);
@@ -274,7 +325,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let state = &self.edges[edge];
         let vertex = &self.vertices[state.vertex];
         state.slots.iter().zip(&vertex.slots).all(|(slot, input)| {
-            slot.state == EdgeState::Complete && input.preprocess != Step::Todo && input.slow != Step::Todo
+            slot.state == EdgeState::Complete
+                && input.preprocess != Step::Todo
+                && input.slow != Step::Todo
         })
     }
 
@@ -291,7 +344,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn step_running(&mut self, edge: EdgeId) -> Progress {
         let wanted = self.edges[edge].desired() == EdgeState::Complete;
-        let running = matches!(self.vertices[self.edges[edge].vertex].exec, TaskSlot::Running(_));
+        let running = matches!(
+            self.vertices[self.edges[edge].vertex].exec,
+            TaskSlot::Running(_)
+        );
         let ready = wanted && (running || self.inputs_ready(edge));
         self.edges[edge].need_exec = ready;
         if ready {

@@ -1,10 +1,15 @@
 //! Loading: a definition becomes vertices and edges; what is live already is shared.
 
+use std::cell::Cell;
+
 use smallvec::SmallVec;
 
 use super::{
     Core,
-    graph::{Asker, Dependent, Edge, EdgeSlot, EdgeState, Hit, Label, Phase, Slot, Status, Step, TaskSlot, Vertex, VertexId},
+    graph::{
+        Asker, Dependent, Edge, EdgeSlot, EdgeState, Hit, Label, Phase, Slot, Status, Step,
+        TaskSlot, Vertex, VertexId,
+    },
     io::{EdgeId, JobId, Reply, RootId, TaskId, Ticket},
     jobset::JobSet,
     table::mix,
@@ -35,13 +40,19 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Loads a graph for an operation that runs, and asks for its result.
     pub(super) fn sub_build(&mut self, ticket: Ticket, task: TaskId, definition: Definition<O>) {
-        let Some(parent) = self.tasks.get(task).filter(|task| !task.cancelled).map(|task| task.vertex) else {
+        let asking = self
+            .tasks
+            .get(task)
+            .filter(|task| !task.cancelled)
+            .map(|task| (task.vertex, task.actor));
+        let Some((parent, actor)) = asking else {
             return self.reply(ticket, Err(Failure::Cancelled));
         };
         let domain = self.vertices[parent].domain.as_deref().copied();
         let loaded = self.create(definition, domain);
         let found = self.find(loaded.root);
-        if self.waits_for(self.edges[found].vertex, parent) {
+        let vertex = self.edges[found].vertex;
+        if self.waits_for(vertex, parent) || self.waits_for(vertex, actor) {
             self.own_edge(loaded.root);
             self.release_edge(loaded.root);
             let vertex = &self.vertices[parent];
@@ -69,8 +80,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn share(&mut self, root: EdgeId, interested: JobSet, listeners: JobSet) {
-        self.hear(self.edges[root].vertex, listeners);
         self.interest(root, interested);
+        self.hear(self.edges[root].vertex, listeners);
     }
 
     fn trace_loaded(&mut self, job: Option<std::sync::Arc<str>>, loaded: &Loaded) {
@@ -89,7 +100,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         needed[root.vertex as usize] = true;
         for (at, def) in vertices.iter().enumerate().rev() {
             if needed[at] {
-                def.inputs.iter().for_each(|input| needed[input.vertex as usize] = true);
+                def.inputs
+                    .iter()
+                    .for_each(|input| needed[input.vertex as usize] = true);
             }
         }
         let mut ids = vec![VertexId::NIL; vertices.len()];
@@ -99,8 +112,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 continue;
             }
             count += 1;
-            let inputs: SmallVec<[EdgeId; 4]> =
-                def.inputs.iter().map(|input| self.edge_of(ids[input.vertex as usize], input.index)).collect();
+            let inputs: SmallVec<[EdgeId; 4]> = def
+                .inputs
+                .iter()
+                .map(|input| self.edge_of(ids[input.vertex as usize], input.index))
+                .collect();
             ids[at] = match self.find_live(&def, domain.as_ref(), &inputs) {
                 Some(vertex) => self.join(vertex, def),
                 None => {
@@ -110,12 +126,21 @@ impl<O: Clone, V: Clone> Core<O, V> {
             };
         }
         let root = self.edge_of(ids[root.vertex as usize], root.index);
-        Loaded { root, vertices: count, created }
+        Loaded {
+            root,
+            vertices: count,
+            created,
+        }
     }
 
     /// A live vertex that the definition's may share: same digest, domain, policy and inputs. An ignore-cache vertex shares only with its
     /// like; a normal one prefers an ignore-cache one, whose result is newer.
-    fn find_live(&self, def: &VertexDef<O>, domain: Option<&Digest>, inputs: &[EdgeId]) -> Option<VertexId> {
+    fn find_live(
+        &self,
+        def: &VertexDef<O>,
+        domain: Option<&Digest>,
+        inputs: &[EdgeId],
+    ) -> Option<VertexId> {
         let matches = |id: &VertexId| {
             let vertex = &self.vertices[*id];
             vertex.digest == def.digest
@@ -124,7 +149,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 && vertex.public == def.options.public
                 && (vertex.ignore_cache || !def.options.ignore_cache)
                 && vertex.slots.len() == inputs.len()
-                && vertex.slots.iter().zip(inputs).all(|(slot, input)| slot.declared == *input)
+                && vertex
+                    .slots
+                    .iter()
+                    .zip(inputs)
+                    .all(|(slot, input)| slot.declared == *input)
         };
         self.live
             .iter_hash(live_hash(&def.digest, domain))
@@ -145,8 +174,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
         vertex
     }
 
-    fn create_vertex(&mut self, def: VertexDef<O>, domain: Option<Digest>, inputs: &[EdgeId]) -> VertexId {
-        let rank = inputs.iter().map(|input| self.vertices[self.edges[self.find(*input)].vertex].rank + 1).max();
+    fn create_vertex(
+        &mut self,
+        def: VertexDef<O>,
+        domain: Option<Digest>,
+        inputs: &[EdgeId],
+    ) -> VertexId {
+        let rank = inputs
+            .iter()
+            .map(|input| self.vertices[self.edges[self.find(*input)].vertex].rank + 1)
+            .max();
         let hash = live_hash(&def.digest, domain.as_ref());
         self.next_seq += 1;
         let slots = inputs.iter().map(|input| Slot {
@@ -165,7 +202,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             ignore_cache: def.options.ignore_cache,
             never_merge: def.options.merge == MergePolicy::Never,
             public: def.options.public,
-            label: Label { name: def.name, description: def.options.description },
+            label: Label {
+                name: def.name,
+                description: def.options.description,
+            },
             op: def.op,
             slots: slots.collect(),
             edges: SmallVec::new(),
@@ -184,11 +224,19 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         let id = self.vertices.insert(vertex);
         let vertices = &self.vertices;
-        self.live.insert_unique(hash, id, |id| live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref()));
+        self.live.insert_unique(hash, id, |id| {
+            live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref())
+        });
         for (slot, input) in inputs.iter().enumerate() {
             self.own_edge(*input);
             let input = self.find(*input);
-            self.add_dependent(input, Dependent { vertex: id, slot: slot as u32 });
+            self.add_dependent(
+                input,
+                Dependent {
+                    vertex: id,
+                    slot: slot as u32,
+                },
+            );
         }
         id
     }
@@ -203,13 +251,23 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// The edge of an output, created where it is not live.
     fn edge_of(&mut self, vertex: VertexId, output: u32) -> EdgeId {
         let state = &self.vertices[vertex];
-        if let Some(edge) = state.edges.iter().find(|edge| self.edges[**edge].output == output) {
+        if let Some(edge) = state
+            .edges
+            .iter()
+            .find(|edge| self.edges[**edge].output == output)
+        {
             return *edge;
         }
         let slots = state.slots.iter().map(|slot| {
             let input = &self.edges[self.find(slot.declared)];
             let state = input.phase.state();
-            EdgeSlot { state, want: EdgeState::Initial, hit: Hit::Unknown, fresh: !input.keys.is_empty(), work: false }
+            EdgeSlot {
+                state,
+                want: EdgeState::Initial,
+                hit: Hit::Unknown,
+                fresh: !input.keys.is_empty(),
+                work: false,
+            }
         });
         let edge = self.edges.insert(Edge {
             vertex,
@@ -232,8 +290,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             dirty: false,
             indexed: false,
             look: true,
+            unmatched: true,
             need_map: false,
             need_exec: false,
+            resolved: Cell::new(EdgeId::NIL),
             position: 0,
             extra: None,
         });
@@ -251,7 +311,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         if self.live.capacity() > 64 && self.live.len() * 4 < self.live.capacity() {
             let vertices = &self.vertices;
-            self.live.shrink_to_fit(|id| live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref()));
+            self.live.shrink_to_fit(|id| {
+                live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref())
+            });
         }
     }
 }

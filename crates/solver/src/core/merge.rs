@@ -50,29 +50,47 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let state = &self.edges[edge];
             let vertex = &self.vertices[state.vertex];
             let running = state.need_exec && matches!(vertex.exec, TaskSlot::Running(_));
-            (state.phase == Phase::Complete, running, state.phase == Phase::Loading, std::cmp::Reverse(vertex.seq))
+            (
+                state.phase == Phase::Complete,
+                running,
+                state.phase == Phase::Loading,
+                std::cmp::Reverse(vertex.seq),
+            )
         };
-        Ok(forced.unwrap_or_else(|| if order(edge) > order(other) { edge } else { other }))
+        Ok(forced.unwrap_or_else(|| {
+            if order(edge) > order(other) {
+                edge
+            } else {
+                other
+            }
+        }))
     }
 
     /// Makes `source` forward to `target` for ever. Whatever waited for the source waits for the target from now on.
     fn merge(&mut self, source: EdgeId, target: EdgeId) {
-        self.trace(|core| TraceEvent::Merged { source: core.trace_edge(source), target: core.trace_edge(target) });
+        self.trace(|core| TraceEvent::Merged {
+            source: core.trace_edge(source),
+            target: core.trace_edge(target),
+        });
+        #[cfg(feature = "sim")]
+        self.audit_merge(source, target);
         self.unindex(source);
         let told = self.edges[source].phase.state() > EdgeState::Initial;
         self.rest(source);
         self.take_over_links(source, target);
         let fresh = !told || self.knows_more(target, source);
         self.edges[source].phase = Phase::Forwarded(target);
+        self.edges[source].resolved.set(target);
         if !faulty!(self, TargetNotOwned) {
             self.own_edge(target);
         }
         self.merge_interest(source, target);
         self.move_dependents(source, target, fresh);
         self.move_requests(source, target);
-        self.move_merged(source, target);
+        self.move_parents(source, target);
+        self.add_merged(source, target);
         let (from, to) = (self.edges[source].vertex, self.edges[target].vertex);
-        self.mirror_status(to, from);
+        self.mirror_to_sources(target, to);
         self.edges[target].look = true;
         self.touch(target);
         self.sync(from);
@@ -84,7 +102,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Whether `edge` has keys that `other` lacks.
     fn knows_more(&self, edge: EdgeId, other: EdgeId) -> bool {
         let known = &self.edges[other].keys;
-        self.edges[edge].keys.iter().any(|key| !known.iter().any(|other| other.id == key.id && other.usage == key.usage))
+        self.edges[edge].keys.iter().any(|key| {
+            !known
+                .iter()
+                .any(|other| other.id == key.id && other.usage == key.usage)
+        })
     }
 
     /// Keys, links and records that only the source knew are kept for the result.
@@ -112,7 +134,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         for key in keys {
             self.add_key(target, key.id, key.usage, key.stored);
         }
-        let records = self.edges[source].extra.as_mut().map(|extra| std::mem::take(&mut extra.records)).unwrap_or_default();
+        let records = self.edges[source]
+            .extra
+            .as_mut()
+            .map(|extra| std::mem::take(&mut extra.records))
+            .unwrap_or_default();
         if self.edges[target].phase != Phase::Complete {
             self.add_records(target, records);
         } else if more_links || more_keys {
@@ -128,14 +154,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let rank = self.vertices[self.edges[target].vertex].rank + 1;
         for Dependent { vertex, slot } in std::mem::take(&mut self.edges[source].dependents) {
             self.add_dependent(target, Dependent { vertex, slot });
-            self.raise_rank(vertex, rank);
+            if !faulty!(self, RankNotRaised) {
+                self.raise_rank(vertex, rank);
+            }
             for at in 0..self.vertices[vertex].edges.len() {
                 let consumer = self.vertices[vertex].edges[at];
                 let place = &mut self.edges[consumer].slots[slot as usize];
                 place.state = state;
-                place.fresh |= fresh;
                 let want = place.want;
-                self.edges[consumer].look |= fresh;
+                if fresh {
+                    self.edges[consumer].names_came_in(slot as usize);
+                }
                 self.add_want(target, want);
                 self.touch(consumer);
             }
@@ -155,25 +184,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.edges[target].requests.extend(moved);
     }
 
-    /// Everything that forwards to the source forwards to the target at once, so that no chain is longer than one step.
-    fn move_merged(&mut self, source: EdgeId, target: EdgeId) {
-        let (merged, parents) = match self.edges[source].extra.as_mut() {
-            Some(extra) => (std::mem::take(&mut extra.merged), std::mem::take(&mut extra.parents)),
-            None => Default::default(),
-        };
-        let to = self.edges[target].vertex;
-        for moved in merged {
-            self.add_merged(moved, target);
-            self.edges[moved].phase = Phase::Forwarded(target);
-            if !faulty!(self, TargetNotOwned) {
-                self.own_edge(target);
-                self.release_edge(source);
-            }
-            self.merge_interest(moved, target);
-            self.mirror_status(to, self.edges[moved].vertex);
-        }
-        self.add_merged(source, target);
-        let rank = self.vertices[to].rank + 1;
+    /// Vertices that asked for a build that ends in the source wait for the target now.
+    fn move_parents(&mut self, source: EdgeId, target: EdgeId) {
+        let parents = self.edges[source]
+            .extra
+            .as_mut()
+            .map(|extra| std::mem::take(&mut extra.parents))
+            .unwrap_or_default();
+        let rank = self.vertices[self.edges[target].vertex].rank + 1;
         for parent in parents {
             self.edges[target].extra_mut().parents.push(parent);
             self.raise_rank(parent, rank);

@@ -33,6 +33,8 @@ mod table;
 mod tasks;
 mod walk;
 
+pub use invariants::Broken;
+
 use std::collections::VecDeque;
 
 use arena::Arena;
@@ -41,6 +43,7 @@ use graph::{Edge, EdgeTag, JobState, JobTag, Request, Task, TaskTag, Vertex, Ver
 use hashbrown::{HashMap, HashTable};
 pub use io::*;
 use jobset::JobSet;
+use smallvec::SmallVec;
 use table::FixedState;
 pub(crate) use table::mix;
 
@@ -81,10 +84,12 @@ pub enum Fault {
     NeverMergeIgnored,
     /// Isolation domains share keys.
     DomainsShared,
-    /// A failure sticks: it is delivered to later requests too.
-    FailureSticks,
-    /// An input is executed for its content key although it matched already.
-    InputRaisedNeedlessly,
+    /// A result is released twice when its edge is freed.
+    ReleasedTwice,
+    /// After a failure, the inputs of a failed edge are still wanted.
+    FailureKeptForLater,
+    /// Ranks are not raised when edges merge.
+    RankNotRaised,
     /// Dependents hear nothing of a result that was lost.
     LossNotTold,
 }
@@ -111,6 +116,9 @@ pub struct Core<O, V> {
     next_mark: u64,
     #[cfg(feature = "sim")]
     fault: Option<Fault>,
+    /// What an audit on the way found.
+    #[cfg(feature = "sim")]
+    audit: Option<Broken>,
 }
 
 /// How much is alive; all zero when every job is discarded and every task has ended.
@@ -160,6 +168,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             next_mark: 0,
             #[cfg(feature = "sim")]
             fault: None,
+            #[cfg(feature = "sim")]
+            audit: None,
         }
     }
 
@@ -203,16 +213,38 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn dispatch(&mut self, input: Input<O, V>) {
         match input {
-            Input::Open { ticket, id, domain, session } => self.open_job(ticket, id, domain, session),
+            Input::Open {
+                ticket,
+                id,
+                domain,
+                session,
+            } => self.open_job(ticket, id, domain, session),
             Input::Session { job, session } => self.set_session(job, session),
             Input::Subscribe { job } => self.subscribe(job),
-            Input::Load { ticket, job, definition } => self.load_for_job(ticket, job, definition),
+            Input::Load {
+                ticket,
+                job,
+                definition,
+            } => self.load_for_job(ticket, job, definition),
             Input::Build { ticket, job, root } => self.build(ticket, job, root),
-            Input::Rebuild { ticket, job, root, generation } => self.rebuild(ticket, job, root, generation),
+            Input::Rebuild {
+                ticket,
+                job,
+                root,
+                generation,
+            } => self.rebuild(ticket, job, root, generation),
             Input::Cancel { ticket } => self.cancel_request(ticket),
             Input::Discard { ticket, job } => self.discard_job(ticket, job),
-            Input::SubBuild { ticket, task, definition } => self.sub_build(ticket, task, definition),
-            Input::NextSession { ticket, task, tried } => self.next_session(ticket, task, &tried),
+            Input::SubBuild {
+                ticket,
+                task,
+                definition,
+            } => self.sub_build(ticket, task, definition),
+            Input::NextSession {
+                ticket,
+                task,
+                tried,
+            } => self.next_session(ticket, task, &tried),
             Input::Walk { ticket, job, root } => self.walk(ticket, job, root),
             Input::Answer { query, matches } => self.answer(query, matches),
             Input::Finished { task, outcome } => self.finished(task, outcome),
@@ -250,13 +282,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    /// The edge that `edge` has become.
+    /// The edge that `edge` has become: a union-find look-up, with path compression.
     fn find(&self, edge: EdgeId) -> EdgeId {
-        let mut edge = edge;
-        while let graph::Phase::Forwarded(target) = self.edges[edge].phase {
-            edge = target;
+        let mut root = edge;
+        while self.edges[root].is_forwarded() {
+            root = self.edges[root].resolved.get();
         }
-        edge
+        let mut edge = edge;
+        while edge != root {
+            edge = self.edges[edge].resolved.replace(root);
+        }
+        root
+    }
+
+    /// Edges that forward to `edge`, in any number of steps.
+    fn sources_of(&self, edge: EdgeId) -> SmallVec<[EdgeId; 4]> {
+        let mut sources = SmallVec::from_slice(self.edges[edge].merged());
+        let mut at = 0;
+        while let Some(source) = sources.get(at).copied() {
+            sources.extend_from_slice(self.edges[source].merged());
+            at += 1;
+        }
+        sources
     }
 
     fn trace(&mut self, event: impl FnOnce(&Self) -> TraceEvent) {
@@ -268,7 +315,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn trace_edge(&self, edge: EdgeId) -> TraceEdge {
         let state = &self.edges[edge];
-        TraceEdge { vertex: self.vertices[state.vertex].digest, output: state.output, id: edge.unique() }
+        TraceEdge {
+            vertex: self.vertices[state.vertex].digest,
+            output: state.output,
+            id: edge.unique(),
+        }
     }
 
     #[cfg(feature = "sim")]

@@ -12,12 +12,18 @@ const LOSS_LIMIT: u32 = 4;
 
 impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn finished(&mut self, id: TaskId, outcome: Outcome<V>) {
-        let Some(task) = self.tasks.remove(id) else { return self.discard_outcome(outcome) };
+        let Some(task) = self.tasks.remove(id) else {
+            return self.discard_outcome(outcome);
+        };
         for request in &task.requests {
             self.cancel_request(*request);
         }
         self.let_go(&task);
-        let believed = self.clear_slot(id, &task) && (!task.cancelled || faulty!(self, CancelledResultBelieved));
+        let too_late = task.cancelled
+            && !(faulty!(self, CancelledResultBelieved)
+                && matches!(outcome, Outcome::Exec(Ok(_)) | Outcome::Load(Ok(_))))
+            && !(faulty!(self, CancelRecorded) && matches!(outcome, Outcome::Exec(Err(_))));
+        let believed = self.clear_slot(id, &task) && !too_late;
         if believed {
             self.believe(&task, outcome);
         } else {
@@ -30,9 +36,24 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 self.touch(edge);
             }
         }
+        self.call_borrowers(&task);
         self.free_vertex_if_unowned(task.vertex);
         if task.actor != task.vertex {
             self.free_vertex_if_unowned(task.actor);
+        }
+    }
+
+    /// The operation is free again: whoever waited to run it may go on.
+    fn call_borrowers(&mut self, task: &Task) {
+        let Some(extra) = &mut self.vertices[task.actor].extra else {
+            return;
+        };
+        for borrower in std::mem::take(&mut extra.borrowers) {
+            if let Some(vertex) = self.vertices.get(borrower) {
+                for edge in vertex.edges.clone() {
+                    self.touch(edge);
+                }
+            }
         }
     }
 
@@ -41,7 +62,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if task.actor != task.vertex {
             let actor = &mut self.vertices[task.actor];
             actor.tasks -= 1;
-            actor.extra_mut().lent = false;
+            if task.purpose == Purpose::Exec {
+                actor.extra_mut().lent = false;
+            }
         }
     }
 
@@ -76,18 +99,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let vertex = task.vertex;
         match (task.purpose, outcome) {
             (Purpose::CacheMap, Outcome::CacheMap(Ok(map))) => self.take_map(vertex, map),
-            (Purpose::CacheMap, Outcome::CacheMap(Err(error))) => self.call_failed(task, OpCall::CacheMap, error),
+            (Purpose::CacheMap, Outcome::CacheMap(Err(error))) => {
+                self.call_failed(task, OpCall::CacheMap, error)
+            }
             (Purpose::Slot(slot), Outcome::Preprocess(Ok(()))) => {
                 self.trace_call_end(vertex, OpCall::Preprocess, None);
                 self.vertices[vertex].slots[slot as usize].preprocess = Step::Done;
             }
-            (Purpose::Slot(_), Outcome::Preprocess(Err(error))) => self.call_failed(task, OpCall::Preprocess, error),
-            (Purpose::Slot(slot), Outcome::SlowKey(Ok(key))) => self.take_content(vertex, slot as usize, key),
-            (Purpose::Slot(_), Outcome::SlowKey(Err(error))) => self.call_failed(task, OpCall::SlowKey, error),
+            (Purpose::Slot(_), Outcome::Preprocess(Err(error))) => {
+                self.call_failed(task, OpCall::Preprocess, error)
+            }
+            (Purpose::Slot(slot), Outcome::SlowKey(Ok(key))) => {
+                self.take_content(vertex, slot as usize, key)
+            }
+            (Purpose::Slot(_), Outcome::SlowKey(Err(error))) => {
+                self.call_failed(task, OpCall::SlowKey, error)
+            }
             (Purpose::Load(edge), Outcome::Load(Ok(value))) => self.loaded(edge, value),
             (Purpose::Load(edge), Outcome::Load(Err(failure))) => self.load_failed(edge, failure),
             (Purpose::Exec, Outcome::Exec(Ok(values))) => self.executed(vertex, values),
-            (Purpose::Exec, Outcome::Exec(Err(error))) => self.call_failed(task, OpCall::Exec, error),
+            (Purpose::Exec, Outcome::Exec(Err(error))) => {
+                self.call_failed(task, OpCall::Exec, error)
+            }
             // An outcome of another kind than the call can only be a driver's mistake.
             (_, outcome) => self.discard_outcome(outcome),
         }
@@ -96,7 +129,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn take_map(&mut self, vertex: VertexId, map: CacheMap) {
         self.trace_call_end(vertex, OpCall::CacheMap, None);
         self.calls_succeed(vertex);
-        let domain = self.vertices[vertex].domain.as_deref().copied().filter(|_| !faulty!(self, DomainsShared));
+        let domain = self.vertices[vertex]
+            .domain
+            .as_deref()
+            .copied()
+            .filter(|_| !faulty!(self, DomainsShared));
         let state = &mut self.vertices[vertex];
         let op = match domain {
             Some(domain) if !state.public => salted(domain, map.digest),
@@ -104,13 +141,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         if state.maps.is_empty() {
             for (slot, input) in state.slots.iter_mut().zip(&map.inputs) {
-                slot.preprocess = if input.preprocess { Step::Todo } else { Step::Absent };
-                slot.slow = if input.slow_key { Step::Todo } else { Step::Absent };
+                slot.preprocess = if input.preprocess {
+                    Step::Todo
+                } else {
+                    Step::Absent
+                };
+                slot.slow = if input.slow_key {
+                    Step::Todo
+                } else {
+                    Step::Absent
+                };
             }
         }
-        let selectors: Vec<Option<Digest>> =
-            map.inputs.iter().map(|input| input.selector).take(state.slots.len()).collect();
-        let selectors = selectors.iter().any(Option::is_some).then(|| selectors.into());
+        let selectors: Vec<Option<Digest>> = map
+            .inputs
+            .iter()
+            .map(|input| input.selector)
+            .take(state.slots.len())
+            .collect();
+        let selectors = selectors
+            .iter()
+            .any(Option::is_some)
+            .then(|| selectors.into());
         state.maps_end = !map.more || !state.slots.is_empty();
         state.maps.push(Map { op, selectors });
         for edge in state.edges.clone() {
@@ -129,9 +181,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         }
         for edge in self.vertices[vertex].edges.clone() {
-            let edge = &mut self.edges[edge];
-            edge.slots[slot].fresh = true;
-            edge.look = true;
+            self.edges[edge].names_came_in(slot);
         }
     }
 
@@ -182,8 +232,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn after_last_record(&mut self, edge: EdgeId) {
         let state = &mut self.edges[edge];
         let more_maps = state.slots.is_empty() && !self.vertices[state.vertex].maps_end;
-        state.phase = if more_maps { Phase::Keys } else { Phase::Raise };
         state.no_match = state.slots.is_empty() && !more_maps;
+        self.enter(edge, if more_maps { Phase::Keys } else { Phase::Raise });
     }
 
     fn executed(&mut self, vertex: VertexId, values: Vec<V>) {
@@ -191,9 +241,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.calls_succeed(vertex);
         let returned = values.len() as u32;
         let mut values: Vec<Option<V>> = values.into_iter().map(Some).collect();
-        self.set_status(vertex, Status::Completed { from: self.started_at(vertex), at: self.now });
+        self.set_status(
+            vertex,
+            Status::Completed {
+                from: self.started_at(vertex),
+                at: self.now,
+            },
+        );
         for edge in self.vertices[vertex].edges.clone() {
-            let Some(state) = self.edges.get(edge) else { continue };
+            let Some(state) = self.edges.get(edge) else {
+                continue;
+            };
             if matches!(state.phase, Phase::Complete | Phase::Forwarded(_)) {
                 continue;
             }
@@ -207,7 +265,15 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 None if self.edges[edge].need_exec => {
                     let state = &self.vertices[vertex];
                     let (vertex, name) = (state.digest, state.label.name.clone());
-                    self.fail(edge, Failure::MissingOutput { vertex, name, output, returned });
+                    self.fail(
+                        edge,
+                        Failure::MissingOutput {
+                            vertex,
+                            name,
+                            output,
+                            returned,
+                        },
+                    );
                 }
                 None => {}
             }
@@ -225,6 +291,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let load = self.edges[edge].load;
         let load = self.wind(load);
         self.withdraw(edge);
+        let silent = self.edges[edge].phase == Phase::Keys;
         self.own_keys(edge);
         let state = &mut self.edges[edge];
         state.load = load;
@@ -236,9 +303,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
             extra.loaded_from = record;
         }
         self.effects.released.extend(state.result.replace(value));
-        self.trace(|core| TraceEvent::State { edge: core.trace_edge(edge), state: EdgeState::Complete });
-        self.tell_dependents(edge, true);
+        self.trace(|core| TraceEvent::State {
+            edge: core.trace_edge(edge),
+            state: EdgeState::Complete,
+        });
+        self.tell_dependents(edge, silent);
         self.answer_requests(edge);
+        if !self.edges[edge].indexed {
+            // It got here without looking for itself; others may be on their way to the same result.
+            self.look_for_twin(edge);
+        }
     }
 
     /// A result turned out to be worthless: the edge is executed anew, with everything above it waiting. Does nothing where the edge has
@@ -253,7 +327,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if extra.lost == LOSS_LIMIT {
             let times = extra.lost;
             let vertex = &self.vertices[vertex];
-            return Err(Failure::ResultLost { vertex: vertex.digest, name: vertex.label.name.clone(), times });
+            return Err(Failure::ResultLost {
+                vertex: vertex.digest,
+                name: vertex.label.name.clone(),
+                times,
+            });
         }
         extra.lost += 1;
         let record = extra.loaded_from.take();
@@ -261,7 +339,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         state.no_match = true;
         state.epoch += 1;
         state.queries = 0;
-        self.trace(|core| TraceEvent::ResultLost { edge: core.trace_edge(edge) });
+        self.trace(|core| TraceEvent::ResultLost {
+            edge: core.trace_edge(edge),
+        });
         if let Some(value) = self.edges[edge].result.take() {
             self.effect(Effect::Lost { value, record });
         }
@@ -283,8 +363,15 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 self.edges[consumer].look = true;
             }
             let state = &mut self.vertices[vertex].slots[slot];
-            let again = |step| if step == Step::Absent { Step::Absent } else { Step::Todo };
-            (state.preprocess, state.slow, state.content) = (again(state.preprocess), again(state.slow), None);
+            let again = |step| {
+                if step == Step::Absent {
+                    Step::Absent
+                } else {
+                    Step::Todo
+                }
+            };
+            (state.preprocess, state.slow, state.content) =
+                (again(state.preprocess), again(state.slow), None);
             let task = state.task;
             let task = self.wind(task);
             self.vertices[vertex].slots[slot].task = task;

@@ -28,12 +28,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.withdraw(edge);
         let load = self.edges[edge].load;
         self.wind(load);
-        let Some(state) = self.edges.remove(edge) else { return };
+        let Some(state) = self.edges.remove(edge) else {
+            return;
+        };
         if let Phase::Forwarded(target) = state.phase {
             self.detach_merged(target, state.position);
             if !faulty!(self, TargetNotOwned) {
                 self.release_edge(target);
             }
+        }
+        if faulty!(self, ReleasedTwice) {
+            self.effects.released.extend(state.result.clone());
         }
         self.effects.released.extend(state.result);
         let vertex = &mut self.vertices[state.vertex];
@@ -44,7 +49,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Takes the merged edge at `position` out of the target's list.
     fn detach_merged(&mut self, target: EdgeId, position: u32) {
-        let Some(extra) = self.edges.get_mut(target).and_then(|target| target.extra.as_mut()) else { return };
+        let Some(extra) = self
+            .edges
+            .get_mut(target)
+            .and_then(|target| target.extra.as_mut())
+        else {
+            return;
+        };
         extra.merged.swap_remove(position as usize);
         if let Some(moved) = extra.merged.get(position as usize).copied() {
             self.edges[moved].position = position;
@@ -52,7 +63,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     pub(super) fn free_vertex_if_unowned(&mut self, vertex: VertexId) {
-        let Some(state) = self.vertices.get(vertex) else { return };
+        let Some(state) = self.vertices.get(vertex) else {
+            return;
+        };
         if !state.edges.is_empty() || state.tasks > 0 {
             return;
         }
@@ -63,8 +76,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let (declared, position) = (input.declared, input.position);
             self.remove_dependent(self.find(declared), position);
         }
-        let Some(state) = self.vertices.remove(vertex) else { return };
-        state.slots.iter().for_each(|slot| self.release_edge(slot.declared));
+        let Some(state) = self.vertices.remove(vertex) else {
+            return;
+        };
+        state
+            .slots
+            .iter()
+            .for_each(|slot| self.release_edge(slot.declared));
         for root in state.sub_builds() {
             let found = self.find(*root);
             if let Some(extra) = self.edges[found].extra.as_mut()

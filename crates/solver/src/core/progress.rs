@@ -12,7 +12,9 @@ use super::{
 impl<O: Clone, V: Clone> Core<O, V> {
     /// From now on the job hears of its vertices; of what happened so far, at once.
     pub(super) fn subscribe(&mut self, job: JobId) {
-        let Some(state) = self.jobs.get_mut(job) else { return };
+        let Some(state) = self.jobs.get_mut(job) else {
+            return;
+        };
         if std::mem::replace(&mut state.subscribed, true) {
             return;
         }
@@ -20,10 +22,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.subscribed.insert(slot);
         let one = JobSet::one(slot);
         for edge in self.jobs[job].touched.clone() {
-            let Some(edge) = self.edges.get(edge) else { continue };
+            let Some(edge) = self.edges.get(edge) else {
+                continue;
+            };
             let vertex = edge.vertex;
             // Once per vertex: at its first edge.
-            let first = self.vertices[vertex].edges.first().map(|first| self.edges[*first].output) == Some(edge.output);
+            let first = self.vertices[vertex]
+                .edges
+                .first()
+                .map(|first| self.edges[*first].output)
+                == Some(edge.output);
             if first && self.vertices[vertex].loaded.contains(slot) {
                 self.tell(vertex, &one);
             }
@@ -35,10 +43,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.put_status(vertex, status);
         for at in 0..self.vertices[vertex].edges.len() {
             let edge = self.vertices[vertex].edges[at];
-            for at in 0..self.edges[edge].merged().len() {
-                let source = self.edges[edge].merged()[at];
-                self.mirror_status(vertex, self.edges[source].vertex);
+            if !self.edges[edge].merged().is_empty() {
+                self.mirror_to_sources(edge, vertex);
             }
+        }
+    }
+
+    /// Says of every vertex whose edge was merged into `edge` what is said of `vertex`.
+    pub(super) fn mirror_to_sources(&mut self, edge: super::EdgeId, vertex: VertexId) {
+        for source in self.sources_of(edge) {
+            self.mirror_status(vertex, self.edges[source].vertex);
         }
     }
 
@@ -51,12 +65,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// Says of the vertex `to`, whose edge was merged, what is said of `from`.
-    pub(super) fn mirror_status(&mut self, from: VertexId, to: VertexId) {
+    fn mirror_status(&mut self, from: VertexId, to: VertexId) {
         let status = self.vertices[from].status;
         if from == to || status == self.vertices[to].status || status == Status::Pending {
             return;
         }
-        if let Some(error) = self.vertices[from].extra.as_ref().and_then(|extra| extra.error.clone()) {
+        if let Some(error) = self.vertices[from]
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.error.clone())
+        {
             self.vertices[to].extra_mut().error = Some(error);
         }
         self.put_status(to, status);
@@ -102,28 +120,43 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if self.subscribed.is_empty() {
             return;
         }
-        let listening: Vec<JobId> =
-            jobs.iter().filter(|slot| self.subscribed.contains(*slot)).filter_map(|slot| self.job_slots.job(slot)).collect();
+        let listening: Vec<JobId> = jobs
+            .iter()
+            .filter(|slot| self.subscribed.contains(*slot))
+            .filter_map(|slot| self.job_slots.job(slot))
+            .collect();
         if listening.is_empty() {
             return;
         }
         let news = self.news(vertex);
         for job in listening {
-            self.effect(Effect::Progress { job, news: news.clone() });
+            self.effect(Effect::Progress {
+                job,
+                news: news.clone(),
+            });
         }
     }
 
     fn news(&self, vertex: VertexId) -> VertexNews {
         let state = &self.vertices[vertex];
-        let inputs = state.slots.iter().map(|slot| self.vertices[self.edges[slot.declared].vertex].digest);
+        let inputs = state
+            .slots
+            .iter()
+            .map(|slot| self.vertices[self.edges[slot.declared].vertex].digest);
         let (started, completed, cached) = match state.status {
             Status::Pending => (None, None, false),
             Status::Started { at } => (Some(at), None, false),
-            Status::Completed { from, at } | Status::Failed { from, at } => (Some(from), Some(at), false),
+            Status::Completed { from, at } | Status::Failed { from, at } => {
+                (Some(from), Some(at), false)
+            }
             Status::Cached { at } => (Some(at), Some(at), true),
         };
         let failed = matches!(state.status, Status::Failed { .. });
-        let error = state.extra.as_ref().and_then(|extra| extra.error.clone()).filter(|_| failed);
+        let error = state
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.error.clone())
+            .filter(|_| failed);
         VertexNews {
             digest: state.digest,
             name: state.label.name.clone(),
@@ -137,13 +170,20 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Who is to hear a report of a task, each with the digest that it loaded.
     pub fn listeners(&self, task: super::TaskId) -> Vec<(JobId, crate::Digest)> {
-        let Some(task) = self.tasks.get(task) else { return Vec::new() };
+        let Some(task) = self.tasks.get(task) else {
+            return Vec::new();
+        };
         let vertex = &self.vertices[task.vertex];
-        let merged = vertex.edges.iter().flat_map(|edge| self.edges[*edge].merged());
+        let merged = vertex.edges.iter().flat_map(|edge| self.sources_of(*edge));
         let mut listeners = Vec::new();
-        for vertex in std::iter::once(task.vertex).chain(merged.map(|source| self.edges[*source].vertex)) {
+        for vertex in
+            std::iter::once(task.vertex).chain(merged.map(|source| self.edges[source].vertex))
+        {
             let state = &self.vertices[vertex];
-            let jobs = state.loaded.iter().filter(|slot| self.subscribed.contains(*slot));
+            let jobs = state
+                .loaded
+                .iter()
+                .filter(|slot| self.subscribed.contains(*slot));
             for job in jobs.filter_map(|slot| self.job_slots.job(slot)) {
                 if !listeners.contains(&(job, state.digest)) {
                     listeners.push((job, state.digest));
@@ -156,7 +196,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Notes that a task reported on itself, so that its vertex counts as started.
     pub fn reported(&mut self, now: u64, task: super::TaskId, effects: &mut super::Effects<O, V>) {
         self.now = now;
-        let Some(vertex) = self.tasks.get(task).filter(|task| !task.cancelled).map(|task| task.vertex) else { return };
+        let Some(vertex) = self
+            .tasks
+            .get(task)
+            .filter(|task| !task.cancelled)
+            .map(|task| task.vertex)
+        else {
+            return;
+        };
         if self.vertices[vertex].status == Status::Pending {
             std::mem::swap(&mut self.effects, effects);
             self.set_status(vertex, Status::Started { at: now });

@@ -8,7 +8,11 @@ use super::{Core, graph::VertexId};
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Whether either vertex waits, directly or not, for the other.
     pub(super) fn related(&mut self, a: VertexId, b: VertexId) -> bool {
-        let (low, high) = if self.vertices[a].rank <= self.vertices[b].rank { (a, b) } else { (b, a) };
+        let (low, high) = if self.vertices[a].rank <= self.vertices[b].rank {
+            (a, b)
+        } else {
+            (b, a)
+        };
         a == b || self.waits_for(high, low)
     }
 
@@ -28,7 +32,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             state.mark = mark;
             let state = &self.vertices[vertex];
-            let inputs = state.slots.iter().map(|slot| slot.declared).chain(state.sub_builds().iter().copied());
+            let inputs = state
+                .slots
+                .iter()
+                .map(|slot| slot.declared)
+                .chain(state.sub_builds().iter().copied());
             work.extend(inputs.map(|edge| self.edges[self.find(edge)].vertex));
         }
         false
@@ -45,8 +53,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
             state.rank = rank;
             for edge in &self.vertices[vertex].edges {
                 let edge = &self.edges[*edge];
-                let parents = edge.extra.iter().flat_map(|extra| extra.parents.iter().copied());
-                work.extend(edge.dependents.iter().map(|dependent| dependent.vertex).chain(parents).map(|v| (v, rank + 1)));
+                let parents = edge
+                    .extra
+                    .iter()
+                    .flat_map(|extra| extra.parents.iter().copied());
+                work.extend(
+                    edge.dependents
+                        .iter()
+                        .map(|dependent| dependent.vertex)
+                        .chain(parents)
+                        .map(|v| (v, rank + 1)),
+                );
             }
         }
     }

@@ -19,13 +19,25 @@ impl Slot {
 }
 
 impl<O: Clone, V: Clone> Core<O, V> {
-    fn start_task(&mut self, vertex: VertexId, purpose: Purpose, inputs: SmallVec<[(EdgeId, u32); 2]>) -> (TaskId, O) {
+    fn start_task(
+        &mut self,
+        vertex: VertexId,
+        purpose: Purpose,
+        inputs: SmallVec<[(EdgeId, u32); 2]>,
+    ) -> (TaskId, O) {
         let actor = self.actor_of(vertex);
-        let task = self.tasks.insert(Task { vertex, actor, purpose, cancelled: false, requests: Vec::new(), inputs });
+        let task = self.tasks.insert(Task {
+            vertex,
+            actor,
+            purpose,
+            cancelled: false,
+            requests: Vec::new(),
+            inputs,
+        });
         self.vertices[vertex].tasks += 1;
         if actor != vertex {
             self.vertices[actor].tasks += 1;
-            self.vertices[actor].extra_mut().lent = true;
+            self.vertices[actor].extra_mut().lent |= purpose == Purpose::Exec;
         }
         (task, self.vertices[actor].op.clone())
     }
@@ -35,7 +47,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let (task, op) = self.start_task(vertex, Purpose::CacheMap, SmallVec::new());
         self.vertices[vertex].map_call = TaskSlot::Running(task);
         self.trace_call(vertex, OpCall::CacheMap, None);
-        self.effect(Effect::Start { task, call: Call::CacheMap { op, index } });
+        self.effect(Effect::Start {
+            task,
+            call: Call::CacheMap { op, index },
+        });
     }
 
     /// Starts the next step on the result of an input: preparation first, then the content key.
@@ -44,7 +59,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let preprocess = state.preprocess == Step::Todo;
         let edge = self.find(state.declared);
         let input = &self.edges[edge];
-        let Some(value) = input.result.clone() else { return };
+        let Some(value) = input.result.clone() else {
+            return;
+        };
         let given = SmallVec::from_iter([(edge, input.generation)]);
         let (task, op) = self.start_task(vertex, Purpose::Slot(slot as u32), given);
         self.vertices[vertex].slots[slot].task = TaskSlot::Running(task);
@@ -58,13 +75,30 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.effect(Effect::Start { task, call });
     }
 
+    /// Whether the operation of a vertex runs for another one than `vertex`.
+    pub(super) fn is_taken(&self, actor: VertexId, vertex: VertexId) -> bool {
+        let state = &self.vertices[actor];
+        let lent = state.extra.as_ref().is_some_and(|extra| extra.lent);
+        lent || (actor != vertex && !state.exec.is_idle())
+    }
+
     pub(super) fn start_exec(&mut self, vertex: VertexId) {
+        let actor = self.actor_of(vertex);
+        if self.is_taken(actor, vertex) {
+            let borrowers = &mut self.vertices[actor].extra_mut().borrowers;
+            if !borrowers.contains(&vertex) {
+                borrowers.push(vertex);
+            }
+            return;
+        }
         let mut given = SmallVec::new();
         let mut inputs = Vec::with_capacity(self.vertices[vertex].slots.len());
         for slot in &self.vertices[vertex].slots {
             let edge = self.find(slot.declared);
             let input = &self.edges[edge];
-            let Some(value) = input.result.clone() else { return };
+            let Some(value) = input.result.clone() else {
+                return;
+            };
             given.push((edge, input.generation));
             inputs.push(value);
         }
@@ -72,7 +106,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.vertices[vertex].exec = TaskSlot::Running(task);
         self.set_status(vertex, Status::Started { at: self.now });
         self.trace_call(vertex, OpCall::Exec, None);
-        self.effect(Effect::Start { task, call: Call::Exec { op, inputs } });
+        self.effect(Effect::Start {
+            task,
+            call: Call::Exec { op, inputs },
+        });
     }
 
     pub(super) fn start_load(&mut self, edge: EdgeId, record: Record) {
@@ -89,12 +126,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
         });
         self.vertices[vertex].tasks += 1;
         self.edges[edge].load = TaskSlot::Running(task);
-        self.effect(Effect::Start { task, call: Call::Load { record } });
+        self.effect(Effect::Start {
+            task,
+            call: Call::Load { record },
+        });
     }
 
     /// Asks a task to end. Its outcome will not be believed; requests that its operation made are cancelled with it.
     pub(super) fn cancel_task(&mut self, task: TaskId) {
-        let Some(state) = self.tasks.get_mut(task) else { return };
+        let Some(state) = self.tasks.get_mut(task) else {
+            return;
+        };
         if std::mem::replace(&mut state.cancelled, true) {
             return;
         }
@@ -102,18 +144,29 @@ impl<O: Clone, V: Clone> Core<O, V> {
         for request in std::mem::take(&mut state.requests) {
             self.cancel_request(request);
         }
-        self.trace(|core| TraceEvent::CallCancelled { vertex: core.vertices[vertex].digest });
+        self.trace(|core| TraceEvent::CallCancelled {
+            vertex: core.vertices[vertex].digest,
+        });
         self.effect(Effect::Cancel { task });
     }
 
     /// The vertex whose operation is called for this one: itself, unless another one stands in.
     pub(super) fn actor_of(&self, vertex: VertexId) -> VertexId {
-        let stand_in = self.vertices[vertex].extra.as_ref().and_then(|extra| extra.stand_in);
-        stand_in.filter(|stand_in| self.vertices.contains(*stand_in)).unwrap_or(vertex)
+        let stand_in = self.vertices[vertex]
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.stand_in);
+        stand_in
+            .filter(|stand_in| self.vertices.contains(*stand_in))
+            .unwrap_or(vertex)
     }
 
     fn trace_call(&mut self, vertex: VertexId, call: OpCall, input: Option<u32>) {
-        self.trace(|core| TraceEvent::CallStarted { vertex: core.vertices[vertex].digest, call, input });
+        self.trace(|core| TraceEvent::CallStarted {
+            vertex: core.vertices[vertex].digest,
+            call,
+            input,
+        });
     }
 
     pub(super) fn trace_call_end(&mut self, vertex: VertexId, call: OpCall, error: Option<String>) {

@@ -11,11 +11,21 @@ use super::{
 
 impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn walk(&mut self, ticket: Ticket, job: JobId, root: RootId) {
-        let Some(edge) = self.checked_root(ticket, job, root) else { return };
+        let Some(edge) = self.checked_root(ticket, job, root) else {
+            return;
+        };
         let order = self.in_order(self.edges[edge].vertex);
-        let positions: HashMap<VertexId, u32, FixedState> =
-            order.iter().enumerate().map(|(at, vertex)| (*vertex, at as u32)).collect();
-        let position = |edge| positions.get(&self.edges[edge].vertex).copied().unwrap_or(u32::MAX);
+        let positions: HashMap<VertexId, u32, FixedState> = order
+            .iter()
+            .enumerate()
+            .map(|(at, vertex)| (*vertex, at as u32))
+            .collect();
+        let position = |edge| {
+            positions
+                .get(&self.edges[edge].vertex)
+                .copied()
+                .unwrap_or(u32::MAX)
+        };
         let walked = order.iter().map(|vertex| {
             let state = &self.vertices[*vertex];
             let found = state.edges.iter().map(|edge| self.find(*edge));
@@ -28,9 +38,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 op: state.op.clone(),
                 ran: self.vertices[ran].op.clone(),
                 ran_digest: self.vertices[ran].digest,
-                inputs: state.slots.iter().map(|slot| (position(slot.declared), self.edges[slot.declared].output)).collect(),
+                inputs: state
+                    .slots
+                    .iter()
+                    .map(|slot| (position(slot.declared), self.edges[slot.declared].output))
+                    .collect(),
                 complete,
-                sub_builds: self.vertices[ran].sub_builds().iter().map(|root| position(*root)).collect(),
+                sub_builds: self.vertices[ran]
+                    .sub_builds()
+                    .iter()
+                    .map(|root| position(*root))
+                    .collect(),
             }
         });
         let walked = walked.collect();
@@ -53,7 +71,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             work.push((vertex, true));
             let state = &self.vertices[vertex];
-            let merged = state.edges.iter().map(|edge| self.edges[self.find(*edge)].vertex);
+            let merged = state
+                .edges
+                .iter()
+                .map(|edge| self.edges[self.find(*edge)].vertex);
             let nested = merged.flat_map(|ran| self.vertices[ran].sub_builds());
             let below = state.slots.iter().map(|slot| &slot.declared).chain(nested);
             work.extend(below.map(|edge| (self.edges[*edge].vertex, false)));

@@ -116,16 +116,25 @@ impl<T: Value> OpContext<T> {
 
     /// Passes output on to every interested job. Never blocks; what nobody reads in time is dropped, with a marker.
     pub fn log(&self, stream: u8, data: impl Into<Vec<u8>>) {
-        self.report(Report::Log(LogChunk { stream, data: data.into(), at: SystemTime::now() }));
+        self.report(Report::Log(LogChunk {
+            stream,
+            data: data.into(),
+            at: SystemTime::now(),
+        }));
     }
 
     fn report(&self, report: Report) {
         if self.control.reports.push(report) {
-            self.shared.inbox.send(Message::Reports(self.epoch, self.task));
+            self.shared
+                .inbox
+                .send(Message::Reports(self.epoch, self.task));
         }
     }
 
-    async fn ask(&self, input: impl FnOnce(Ticket) -> CoreInput<T>) -> Result<CoreReply<T>, SolveError<T>> {
+    async fn ask(
+        &self,
+        input: impl FnOnce(Ticket) -> CoreInput<T>,
+    ) -> Result<CoreReply<T>, SolveError<T>> {
         self.shared.inbox.ask(self.epoch, input).await
     }
 
@@ -134,9 +143,20 @@ impl<T: Value> OpContext<T> {
         let mut tried = self.shared.sessions.numbers(tried);
         loop {
             let ask = tried.clone();
-            let reply = self.ask(|ticket| CoreInput::NextSession { ticket, task: self.task, tried: ask });
-            let Ok(CoreReply::Session(Some(number))) = reply.await else { return None };
-            match self.shared.sessions.get(number).filter(|session| !session.is_closed()) {
+            let reply = self.ask(|ticket| CoreInput::NextSession {
+                ticket,
+                task: self.task,
+                tried: ask,
+            });
+            let Ok(CoreReply::Session(Some(number))) = reply.await else {
+                return None;
+            };
+            match self
+                .shared
+                .sessions
+                .get(number)
+                .filter(|session| !session.is_closed())
+            {
                 Some(session) => return Some(session),
                 None => tried.push(number),
             }
@@ -180,7 +200,13 @@ impl<T: Value> OpContext<T> {
         definition: OpDefinition<T>,
     ) -> Result<Built<ResultRef<T>>, SolveError<T>> {
         let waiting = Waiting::enter(self);
-        let reply = self.ask(|ticket| CoreInput::SubBuild { ticket, task: self.task, definition }).await;
+        let reply = self
+            .ask(|ticket| CoreInput::SubBuild {
+                ticket,
+                task: self.task,
+                definition,
+            })
+            .await;
         drop(waiting);
         let last = *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) == 0;
         if last && !self.is_cancelled() {
@@ -198,7 +224,10 @@ struct Waiting<'a>(&'a Mutex<u32>);
 
 impl<'a> Waiting<'a> {
     fn enter<T: Value>(context: &'a OpContext<T>) -> Self {
-        *context.waiting.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *context
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) += 1;
         context.slot.give_back();
         Self(&context.waiting)
     }

@@ -57,7 +57,10 @@ struct Waiting<T: Value> {
 impl<T: Value> Inbox<T> {
     pub(super) fn new() -> Self {
         Self {
-            waiting: Mutex::new(Waiting { messages: Vec::new(), closed: false }),
+            waiting: Mutex::new(Waiting {
+                messages: Vec::new(),
+                closed: false,
+            }),
             wake: Notify::new(),
             tickets: AtomicU64::new(1),
             epoch: AtomicU32::new(0),
@@ -119,8 +122,18 @@ impl<T: Value> Inbox<T> {
     ) -> Result<CoreReply<T>, SolveError<T>> {
         let ticket = self.ticket();
         let (reply, answer) = oneshot::channel();
-        let mut guard = CancelOnDrop { inbox: self, epoch, ticket, armed: true };
-        self.send(Message::Ask { epoch, ticket, input: input(ticket), reply });
+        let mut guard = CancelOnDrop {
+            inbox: self,
+            epoch,
+            ticket,
+            armed: true,
+        };
+        self.send(Message::Ask {
+            epoch,
+            ticket,
+            input: input(ticket),
+            reply,
+        });
         let answer = answer.await;
         guard.armed = false;
         answer.unwrap_or(Err(SolveError::Shutdown))
@@ -137,7 +150,12 @@ struct CancelOnDrop<'a, T: Value> {
 impl<T: Value> Drop for CancelOnDrop<'_, T> {
     fn drop(&mut self) {
         if self.armed {
-            self.inbox.send(Message::Tell(self.epoch, CoreInput::Cancel { ticket: self.ticket }));
+            self.inbox.send(Message::Tell(
+                self.epoch,
+                CoreInput::Cancel {
+                    ticket: self.ticket,
+                },
+            ));
         }
     }
 }

@@ -1,6 +1,9 @@
 //! A client's build, as the client holds it.
 
-use std::sync::{Arc, OnceLock, atomic::{AtomicU64, Ordering}};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{ANY_EPOCH, CoreInput, CoreReply, Owner, Shared, domain_digest, inbox::Message};
 use crate::{
@@ -23,7 +26,11 @@ pub struct JobOptions {
 impl JobOptions {
     /// A job without session in the default domain.
     pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self { id: id.into(), session: None, domain: None }
+        Self {
+            id: id.into(),
+            session: None,
+            domain: None,
+        }
     }
 }
 
@@ -65,12 +72,28 @@ pub struct Job<T: Value> {
 }
 
 impl<T: Value> Job<T> {
-    pub(super) async fn open(shared: Arc<Shared<T>>, owner: Arc<Owner<T>>, options: JobOptions) -> Result<Self, SolveError<T>> {
-        let JobOptions { id: name, session, domain } = options;
+    pub(super) async fn open(
+        shared: Arc<Shared<T>>,
+        owner: Arc<Owner<T>>,
+        options: JobOptions,
+    ) -> Result<Self, SolveError<T>> {
+        let JobOptions {
+            id: name,
+            session,
+            domain,
+        } = options;
         let number = session.map(|session| shared.sessions.add(session));
         let domain = domain.map(|domain| domain_digest(&domain));
         let id = Arc::clone(&name);
-        let opened = shared.inbox.ask(ANY_EPOCH, |ticket| CoreInput::Open { ticket, id, domain, session: number }).await;
+        let opened = shared
+            .inbox
+            .ask(ANY_EPOCH, |ticket| CoreInput::Open {
+                ticket,
+                id,
+                domain,
+                session: number,
+            })
+            .await;
         match opened {
             Ok(CoreReply::Job(id)) => Ok(Self {
                 epoch: shared.inbox.epoch(),
@@ -82,7 +105,9 @@ impl<T: Value> Job<T> {
                 progress: OnceLock::new(),
             }),
             other => {
-                number.into_iter().for_each(|number| shared.sessions.remove(number));
+                number
+                    .into_iter()
+                    .for_each(|number| shared.sessions.remove(number));
                 Err(other.err().unwrap_or(SolveError::Shutdown))
             }
         }
@@ -93,14 +118,24 @@ impl<T: Value> Job<T> {
         &self.name
     }
 
-    async fn ask(&self, input: impl FnOnce(Ticket) -> CoreInput<T>) -> Result<CoreReply<T>, SolveError<T>> {
+    async fn ask(
+        &self,
+        input: impl FnOnce(Ticket) -> CoreInput<T>,
+    ) -> Result<CoreReply<T>, SolveError<T>> {
         self.shared.inbox.ask(self.epoch, input).await
     }
 
     /// Loads a graph. What is live already is shared.
     pub async fn load(&self, definition: OpDefinition<T>) -> Result<Root, SolveError<T>> {
         let job = self.id;
-        match self.ask(|ticket| CoreInput::Load { ticket, job, definition }).await? {
+        match self
+            .ask(|ticket| CoreInput::Load {
+                ticket,
+                job,
+                definition,
+            })
+            .await?
+        {
             CoreReply::Root(root) => Ok(Root(root)),
             _ => Err(SolveError::Shutdown),
         }
@@ -109,22 +144,43 @@ impl<T: Value> Job<T> {
     /// Builds a root. Dropping the future cancels the request; work that only it wanted is cancelled then.
     pub async fn build(&self, root: Root) -> Result<Built<ResultRef<T>>, SolveError<T>> {
         let job = self.id;
-        self.built(|ticket| CoreInput::Build { ticket, job, root: root.0 }).await
+        self.built(|ticket| CoreInput::Build {
+            ticket,
+            job,
+            root: root.0,
+        })
+        .await
     }
 
     /// Loads and builds.
-    pub async fn solve(&self, definition: OpDefinition<T>) -> Result<Built<ResultRef<T>>, SolveError<T>> {
+    pub async fn solve(
+        &self,
+        definition: OpDefinition<T>,
+    ) -> Result<Built<ResultRef<T>>, SolveError<T>> {
         let root = self.load(definition).await?;
         self.build(root).await
     }
 
     /// For a result that turned out to be lost (known, but its bytes are not to be had): drops its record and executes anew.
-    pub async fn rebuild(&self, root: Root, lost: &Built<ResultRef<T>>) -> Result<Built<ResultRef<T>>, SolveError<T>> {
+    pub async fn rebuild(
+        &self,
+        root: Root,
+        lost: &Built<ResultRef<T>>,
+    ) -> Result<Built<ResultRef<T>>, SolveError<T>> {
         let (job, generation) = (self.id, lost.generation);
-        self.built(|ticket| CoreInput::Rebuild { ticket, job, root: root.0, generation }).await
+        self.built(|ticket| CoreInput::Rebuild {
+            ticket,
+            job,
+            root: root.0,
+            generation,
+        })
+        .await
     }
 
-    async fn built(&self, input: impl FnOnce(Ticket) -> CoreInput<T>) -> Result<Built<ResultRef<T>>, SolveError<T>> {
+    async fn built(
+        &self,
+        input: impl FnOnce(Ticket) -> CoreInput<T>,
+    ) -> Result<Built<ResultRef<T>>, SolveError<T>> {
         match self.ask(input).await? {
             CoreReply::Built(built) => Ok(built),
             _ => Err(SolveError::Shutdown),
@@ -134,7 +190,14 @@ impl<T: Value> Job<T> {
     /// Every vertex of a root, inputs first, with the operation that really ran for it.
     pub async fn provenance(&self, root: Root) -> Result<Vec<ProvenanceVertex<T>>, SolveError<T>> {
         let job = self.id;
-        match self.ask(|ticket| CoreInput::Walk { ticket, job, root: root.0 }).await? {
+        match self
+            .ask(|ticket| CoreInput::Walk {
+                ticket,
+                job,
+                root: root.0,
+            })
+            .await?
+        {
             CoreReply::Walk(walked) => Ok(walked
                 .into_iter()
                 .map(|vertex| ProvenanceVertex {
@@ -156,7 +219,11 @@ impl<T: Value> Job<T> {
     pub fn progress(&self) -> ProgressStream {
         let channel = self.progress.get_or_init(|| {
             let channel = Arc::new(Channel::default());
-            self.shared.inbox.send(Message::Subscribe(self.epoch, self.id, Arc::clone(&channel)));
+            self.shared.inbox.send(Message::Subscribe(
+                self.epoch,
+                self.id,
+                Arc::clone(&channel),
+            ));
             channel
         });
         ProgressStream(Arc::clone(channel))
@@ -167,7 +234,10 @@ impl<T: Value> Job<T> {
         let number = session.map(|session| self.shared.sessions.add(session));
         let old = self.session.swap(number.unwrap_or(0), Ordering::AcqRel);
         self.shared.sessions.remove(old);
-        let input = CoreInput::Session { job: self.id, session: number };
+        let input = CoreInput::Session {
+            job: self.id,
+            session: number,
+        };
         self.shared.inbox.send(Message::Tell(self.epoch, input));
     }
 
@@ -183,10 +253,18 @@ impl<T: Value> Job<T> {
 
 impl<T: Value> Drop for Job<T> {
     fn drop(&mut self) {
-        self.shared.sessions.remove(self.session.load(Ordering::Acquire));
+        self.shared
+            .sessions
+            .remove(self.session.load(Ordering::Acquire));
         if self.owner.is_some() {
             let ticket = self.shared.inbox.ticket();
-            self.shared.inbox.send(Message::Tell(self.epoch, CoreInput::Discard { ticket, job: self.id }));
+            self.shared.inbox.send(Message::Tell(
+                self.epoch,
+                CoreInput::Discard {
+                    ticket,
+                    job: self.id,
+                },
+            ));
         }
         if let Some(channel) = self.progress.get() {
             channel.close();

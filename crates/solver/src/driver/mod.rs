@@ -20,7 +20,8 @@ use sources::Sources;
 use tokio::sync::Semaphore;
 
 use crate::{
-    CacheSourceId, Digest, KeyStore, Op, ResultRef, ResultStore, Session, SolveError, TraceSink, Value,
+    CacheSourceId, Digest, KeyStore, Op, ResultRef, ResultStore, Session, SolveError, TraceSink,
+    Value,
     core::{self, Census},
 };
 
@@ -79,7 +80,10 @@ pub struct Solver<T: Value> {
 
 impl<T: Value> Clone for Solver<T> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), _owner: Arc::clone(&self._owner) }
+        Self {
+            shared: Arc::clone(&self.shared),
+            _owner: Arc::clone(&self._owner),
+        }
     }
 }
 
@@ -97,17 +101,26 @@ impl<T: Value> Solver<T> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(options: SolverOptions, keys: Arc<dyn KeyStore>, results: Arc<dyn ResultStore<T>>) -> Self {
+    pub fn new(
+        options: SolverOptions,
+        keys: Arc<dyn KeyStore>,
+        results: Arc<dyn ResultStore<T>>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             inbox: Inbox::new(),
             sessions: SessionTable::default(),
             sources: Sources::new(CacheSource { keys, results }),
-            semaphore: options.parallelism.map(|limit| Arc::new(Semaphore::new(limit.max(1)))),
+            semaphore: options
+                .parallelism
+                .map(|limit| Arc::new(Semaphore::new(limit.max(1)))),
             options,
         });
         tokio::spawn(pump::Pump::new(Arc::clone(&shared)).run());
         let owner = Arc::new(Owner(Arc::clone(&shared)));
-        Self { shared, _owner: owner }
+        Self {
+            shared,
+            _owner: owner,
+        }
     }
 
     /// Opens a job.
@@ -153,18 +166,30 @@ impl SessionTable {
     }
 
     fn remove(&self, number: u64) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).by_number.remove(&number);
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_number
+            .remove(&number);
     }
 
     /// Numbers of those of the given sessions that are in use.
     fn numbers(&self, sessions: &[Session]) -> Vec<u64> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let known = inner.by_number.iter();
-        known.filter(|(_, known)| sessions.iter().any(|session| session.id() == known.id())).map(|(number, _)| *number).collect()
+        known
+            .filter(|(_, known)| sessions.iter().any(|session| session.id() == known.id()))
+            .map(|(number, _)| *number)
+            .collect()
     }
 
     fn get(&self, number: u64) -> Option<Session> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).by_number.get(&number).cloned()
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_number
+            .get(&number)
+            .cloned()
     }
 }
 

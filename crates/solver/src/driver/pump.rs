@@ -79,16 +79,26 @@ impl<T: Value> Pump<T> {
 
     fn message(&mut self, message: Message<T>) {
         match message {
-            Message::Tell(epoch, input) if epoch == self.epoch || epoch == ANY_EPOCH => self.handle(input),
+            Message::Tell(epoch, input) if epoch == self.epoch || epoch == ANY_EPOCH => {
+                self.handle(input)
+            }
             Message::Tell(..) => {}
-            Message::Ask { epoch, ticket, input, reply } => {
+            Message::Ask {
+                epoch,
+                ticket,
+                input,
+                reply,
+            } => {
                 if epoch == self.epoch || epoch == ANY_EPOCH {
                     self.replies.insert(ticket, reply);
                     self.handle(input);
                 } else {
                     let invariant = Arc::from("the solver was started anew");
                     // Nobody listens where the client is gone.
-                    let _ = reply.send(Err(SolveError::Invariant { invariant, position: self.core.position() }));
+                    let _ = reply.send(Err(SolveError::Invariant {
+                        invariant,
+                        position: self.core.position(),
+                    }));
                 }
             }
             Message::Reports(epoch, task) if epoch == self.epoch => self.reports(task),
@@ -119,7 +129,9 @@ impl<T: Value> Pump<T> {
             }
             let now = now_micros();
             let (core, effects) = (&mut self.core, &mut self.effects);
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| core.handle(now, input, effects))) {
+            if let Err(payload) =
+                catch_unwind(AssertUnwindSafe(|| core.handle(now, input, effects)))
+            {
                 return self.start_anew(&panic_text(payload.as_ref()));
             }
             self.carry_out();
@@ -139,9 +151,19 @@ impl<T: Value> Pump<T> {
     fn effect(&mut self, effect: DriverEffect<T>) {
         match effect {
             Effect::Reply { ticket, reply } => self.reply(ticket, reply),
-            Effect::Query { query, ask, sources } => {
-                match self.shared.sources.ask(ask, sources.as_deref().unwrap_or_default()) {
-                    Asked::Ready(matches) => self.follow_ups.push_back(Input::Answer { query, matches }),
+            Effect::Query {
+                query,
+                ask,
+                sources,
+            } => {
+                match self
+                    .shared
+                    .sources
+                    .ask(ask, sources.as_deref().unwrap_or_default())
+                {
+                    Asked::Ready(matches) => {
+                        self.follow_ups.push_back(Input::Answer { query, matches })
+                    }
                     Asked::Later(answers) => {
                         let (shared, epoch) = (Arc::clone(&self.shared), self.epoch);
                         tokio::spawn(async move {
@@ -150,8 +172,11 @@ impl<T: Value> Pump<T> {
                                     sink.event(0, event);
                                 }
                             };
-                            let matches = unite(answers, shared.options.source_timeout, trace).await;
-                            shared.inbox.send(Message::Tell(epoch, Input::Answer { query, matches }));
+                            let matches =
+                                unite(answers, shared.options.source_timeout, trace).await;
+                            shared
+                                .inbox
+                                .send(Message::Tell(epoch, Input::Answer { query, matches }));
                         });
                     }
                 }
@@ -159,7 +184,12 @@ impl<T: Value> Pump<T> {
             Effect::Start { task, call } => {
                 let control = Arc::<TaskControl>::default();
                 self.running.insert(task, Arc::clone(&control));
-                self.starts.push(Start { task, epoch: self.epoch, call, control });
+                self.starts.push(Start {
+                    task,
+                    epoch: self.epoch,
+                    call,
+                    control,
+                });
             }
             Effect::Cancel { task } => self.cancel(task),
             Effect::Save { keys, value } => self.save(keys, value),
@@ -181,7 +211,9 @@ impl<T: Value> Pump<T> {
     }
 
     fn reply(&mut self, ticket: Ticket, reply: Result<CoreReply<T>, SolveError<T>>) {
-        let Some(sender) = self.replies.remove(&ticket) else { return };
+        let Some(sender) = self.replies.remove(&ticket) else {
+            return;
+        };
         if let Err(Ok(Reply::Job(job))) = sender.send(reply) {
             // The client went away while it opened the job: nobody else can end it.
             let ticket = self.shared.inbox.ticket();
@@ -190,13 +222,19 @@ impl<T: Value> Pump<T> {
     }
 
     fn cancel(&self, task: TaskId) {
-        let Some(control) = self.running.get(&task).cloned() else { return };
+        let Some(control) = self.running.get(&task).cloned() else {
+            return;
+        };
         control.cancel();
         let grace = self.shared.options.cancel_grace;
         let control = Arc::downgrade(&control);
         tokio::spawn(async move {
             tokio::time::sleep(grace).await;
-            if let Some(handle) = control.upgrade().as_ref().and_then(|control| control.abort.get()) {
+            if let Some(handle) = control
+                .upgrade()
+                .as_ref()
+                .and_then(|control| control.abort.get())
+            {
                 handle.abort();
             }
         });
@@ -204,15 +242,27 @@ impl<T: Value> Pump<T> {
 
     fn save(&self, keys: Vec<SaveKey>, value: Option<ResultRef<T>>) {
         let local = &self.shared.sources.local;
-        let record = value.and_then(|value| match value.record().map_or_else(|| local.results.save(&value), Ok) {
-            Ok(id) => {
-                value.set_record(id);
-                let created = now_micros() / 1000;
-                Some(Record { id, created, priority: 0, source: CacheSourceId::LOCAL })
-            }
-            Err(error) => {
-                self.trace(TraceEvent::SaveFailed { reason: error.to_string().into() });
-                None
+        let record = value.and_then(|value| {
+            match value
+                .record()
+                .map_or_else(|| local.results.save(&value), Ok)
+            {
+                Ok(id) => {
+                    value.set_record(id);
+                    let created = now_micros() / 1000;
+                    Some(Record {
+                        id,
+                        created,
+                        priority: 0,
+                        source: CacheSourceId::LOCAL,
+                    })
+                }
+                Err(error) => {
+                    self.trace(TraceEvent::SaveFailed {
+                        reason: error.to_string().into(),
+                    });
+                    None
+                }
             }
         });
         for key in keys {
@@ -222,7 +272,12 @@ impl<T: Value> Pump<T> {
 
     fn forget_lost(&self, value: &ResultRef<T>, record: Option<Record>) {
         if let Some(id) = value.record() {
-            self.drop_record(Record { id, created: 0, priority: 0, source: CacheSourceId::LOCAL });
+            self.drop_record(Record {
+                id,
+                created: 0,
+                priority: 0,
+                source: CacheSourceId::LOCAL,
+            });
         }
         if let Some(record) = record.filter(|record| record.source != CacheSourceId::LOCAL) {
             self.drop_record(record);
@@ -239,7 +294,9 @@ impl<T: Value> Pump<T> {
     }
 
     fn reports(&mut self, task: TaskId) {
-        let Some(control) = self.running.get(&task) else { return };
+        let Some(control) = self.running.get(&task) else {
+            return;
+        };
         let reports = control.reports.take();
         if reports.is_empty() {
             return;
@@ -248,16 +305,18 @@ impl<T: Value> Pump<T> {
         self.carry_out();
         for (job, digest) in self.core.listeners(task) {
             if let Some(channel) = self.channels.get(&job) {
-                reports.iter().for_each(|report| channel.send_report(digest, report.clone()));
+                reports
+                    .iter()
+                    .for_each(|report| channel.send_report(digest, report.clone()));
             }
         }
     }
 
     /// Hands what is to be started to tokio, in batches.
     fn start_tasks(&mut self) {
-        while !self.starts.is_empty() {
-            let rest = self.starts.split_off(self.starts.len().min(BATCH));
-            let batch = std::mem::replace(&mut self.starts, rest);
+        let mut starts = std::mem::take(&mut self.starts).into_iter();
+        while !starts.as_slice().is_empty() {
+            let batch = starts.by_ref().take(BATCH).collect();
             tokio::spawn(run_all(batch, Arc::clone(&self.shared)));
         }
     }
@@ -268,11 +327,16 @@ impl<T: Value> Pump<T> {
         let position = self.core.position();
         self.end_tasks();
         for (_, reply) in self.replies.drain() {
-            let _ = reply.send(Err(SolveError::Invariant { invariant: Arc::clone(&invariant), position }));
+            let _ = reply.send(Err(SolveError::Invariant {
+                invariant: Arc::clone(&invariant),
+                position,
+            }));
         }
         self.shared.inbox.next_epoch();
         self.epoch = self.shared.inbox.epoch();
-        self.channels.drain().for_each(|(_, channel)| channel.close());
+        self.channels
+            .drain()
+            .for_each(|(_, channel)| channel.close());
         self.follow_ups.clear();
         self.effects = Effects::default();
         self.core = Core::new();
@@ -295,12 +359,16 @@ impl<T: Value> Pump<T> {
         for (_, reply) in self.replies.drain() {
             let _ = reply.send(Err(SolveError::Shutdown));
         }
-        self.channels.drain().for_each(|(_, channel)| channel.close());
+        self.channels
+            .drain()
+            .for_each(|(_, channel)| channel.close());
     }
 }
 
 fn now_micros() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as u64)
 }
 
 fn time(micros: u64) -> SystemTime {

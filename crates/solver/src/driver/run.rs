@@ -51,7 +51,10 @@ struct Outbox<T: Value> {
 impl<T: Value> Outbox<T> {
     fn send(&mut self, outcome: DriverOutcome<T>) {
         self.sent = true;
-        let input = CoreInput::Finished { task: self.task, outcome };
+        let input = CoreInput::Finished {
+            task: self.task,
+            outcome,
+        };
         self.shared.inbox.send(Message::Tell(self.epoch, input));
     }
 
@@ -60,7 +63,10 @@ impl<T: Value> Outbox<T> {
             Kind::CacheMap => Outcome::CacheMap(Err(error)),
             Kind::Preprocess => Outcome::Preprocess(Err(error)),
             Kind::SlowKey => Outcome::SlowKey(Err(error)),
-            Kind::Load => Outcome::Load(Err(LoadFailure { gone: false, reason: error.to_string().into() })),
+            Kind::Load => Outcome::Load(Err(LoadFailure {
+                gone: false,
+                reason: error.to_string().into(),
+            })),
             Kind::Exec => Outcome::Exec(Err(error)),
         });
     }
@@ -83,7 +89,8 @@ struct Panicked(String);
 pub(super) async fn run_all<T: Value>(starts: Vec<Start<T>>, shared: Arc<Shared<T>>) {
     for start in starts {
         let control = Arc::clone(&start.control);
-        let mut future: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(run(start, Arc::clone(&shared)));
+        let mut future: Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(run(start, Arc::clone(&shared)));
         let ended = poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await;
         if !ended {
             let handle = tokio::spawn(future).abort_handle();
@@ -94,7 +101,12 @@ pub(super) async fn run_all<T: Value>(starts: Vec<Start<T>>, shared: Arc<Shared<
 }
 
 async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) {
-    let Start { task, epoch, call, control } = start;
+    let Start {
+        task,
+        epoch,
+        call,
+        control,
+    } = start;
     let kind = match &call {
         Call::CacheMap { .. } => Kind::CacheMap,
         Call::Preprocess { .. } => Kind::Preprocess,
@@ -102,16 +114,34 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) {
         Call::Load { .. } => Kind::Load,
         Call::Exec { .. } => Kind::Exec,
     };
-    let mut outbox = Outbox { shared: Arc::clone(&shared), task, epoch, kind, sent: false };
-    let semaphore = if matches!(kind, Kind::Exec) { shared.semaphore.clone() } else { None };
-    let context =
-        OpContext { task, epoch, shared: Arc::clone(&shared), control, slot: ExecSlot::new(semaphore), waiting: Mutex::new(0) };
+    let mut outbox = Outbox {
+        shared: Arc::clone(&shared),
+        task,
+        epoch,
+        kind,
+        sent: false,
+    };
+    let semaphore = if matches!(kind, Kind::Exec) {
+        shared.semaphore.clone()
+    } else {
+        None
+    };
+    let context = OpContext {
+        task,
+        epoch,
+        shared: Arc::clone(&shared),
+        control,
+        slot: ExecSlot::new(semaphore),
+        waiting: Mutex::new(0),
+    };
     let mut future = std::pin::pin!(perform(call, &context, &shared));
-    let outcome = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(Poll::Ready(outcome)) => Poll::Ready(Ok(outcome)),
-        Ok(Poll::Pending) => Poll::Pending,
-        Err(payload) => Poll::Ready(Err(panic_text(payload.as_ref()))),
-    });
+    let outcome = poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Ready(outcome)) => Poll::Ready(Ok(outcome)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(payload) => Poll::Ready(Err(panic_text(payload.as_ref()))),
+        },
+    );
     match outcome.await {
         Ok(outcome) => outbox.send(outcome),
         Err(text) => outbox.fail(OpError::failed(Panicked(text))),
@@ -119,15 +149,26 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) {
 }
 
 pub(super) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown panic".to_owned())
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "unknown panic".to_owned())
 }
 
-async fn perform<T: Value>(call: DriverCall<T>, context: &OpContext<T>, shared: &Arc<Shared<T>>) -> DriverOutcome<T> {
+async fn perform<T: Value>(
+    call: DriverCall<T>,
+    context: &OpContext<T>,
+    shared: &Arc<Shared<T>>,
+) -> DriverOutcome<T> {
     match call {
         Call::CacheMap { op, index } => Outcome::CacheMap(op.cache_map(context, index).await),
-        Call::Preprocess { op, input, value } => Outcome::Preprocess(op.preprocess(context, input, &value).await),
-        Call::SlowKey { op, input, value } => Outcome::SlowKey(op.slow_key(context, input, &value).await),
+        Call::Preprocess { op, input, value } => {
+            Outcome::Preprocess(op.preprocess(context, input, &value).await)
+        }
+        Call::SlowKey { op, input, value } => {
+            Outcome::SlowKey(op.slow_key(context, input, &value).await)
+        }
         Call::Load { record } => Outcome::Load(load(record, shared).await),
         Call::Exec { op, inputs } => {
             context.slot.take().await;
@@ -136,12 +177,20 @@ async fn perform<T: Value>(call: DriverCall<T>, context: &OpContext<T>, shared: 
             }
             let values = op.exec(context, inputs).await;
             let store = &shared.sources.local.results;
-            Outcome::Exec(values.map(|values| values.into_iter().map(|value| ResultRef::new(value, Arc::clone(store))).collect()))
+            Outcome::Exec(values.map(|values| {
+                values
+                    .into_iter()
+                    .map(|value| ResultRef::new(value, Arc::clone(store)))
+                    .collect()
+            }))
         }
     }
 }
 
-async fn load<T: Value>(record: Record, shared: &Arc<Shared<T>>) -> Result<ResultRef<T>, LoadFailure> {
+async fn load<T: Value>(
+    record: Record,
+    shared: &Arc<Shared<T>>,
+) -> Result<ResultRef<T>, LoadFailure> {
     if record.source == CacheSourceId::LOCAL {
         let value = load_from(&shared.sources.local.results, record).await?;
         value.set_record(record.id);
@@ -149,13 +198,22 @@ async fn load<T: Value>(record: Record, shared: &Arc<Shared<T>>) -> Result<Resul
     }
     match shared.sources.get(record.source) {
         Some(source) => load_from(&source.results, record).await,
-        None => Err(LoadFailure { gone: false, reason: "the cache source was removed".into() }),
+        None => Err(LoadFailure {
+            gone: false,
+            reason: "the cache source was removed".into(),
+        }),
     }
 }
 
-async fn load_from<T: Value>(results: &Arc<dyn ResultStore<T>>, record: Record) -> Result<ResultRef<T>, LoadFailure> {
+async fn load_from<T: Value>(
+    results: &Arc<dyn ResultStore<T>>,
+    record: Record,
+) -> Result<ResultRef<T>, LoadFailure> {
     match results.load(record.id).await {
         Ok(value) => Ok(ResultRef::new(value, Arc::clone(results))),
-        Err(error) => Err(LoadFailure { gone: matches!(error, LoadError::Gone(_)), reason: error.to_string().into() }),
+        Err(error) => Err(LoadFailure {
+            gone: matches!(error, LoadError::Gone(_)),
+            reason: error.to_string().into(),
+        }),
     }
 }

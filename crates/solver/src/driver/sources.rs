@@ -7,17 +7,19 @@ use std::{
 };
 
 use super::CacheSource;
-use crate::{
-    CacheSourceId, KeyMatches, KeyQuery, StoreError, TraceEvent, Value,
-    keystore::Answer,
-};
+use crate::{CacheSourceId, KeyMatches, KeyQuery, StoreError, TraceEvent, Value, keystore::Answer};
 
 /// Records of further sources are preferred less than own ones.
 const FOREIGN_PRIORITY: u8 = 1;
 
 pub(super) struct Sources<T: Value> {
     pub(super) local: CacheSource<T>,
-    others: RwLock<(u32, BTreeMap<CacheSourceId, Arc<CacheSource<T>>>)>,
+    others: RwLock<Others<T>>,
+}
+
+struct Others<T: Value> {
+    last: u32,
+    by_id: BTreeMap<CacheSourceId, Arc<CacheSource<T>>>,
 }
 
 /// An answer that may still have to be waited for.
@@ -28,28 +30,46 @@ pub(super) enum Asked {
 
 impl<T: Value> Sources<T> {
     pub(super) fn new(local: CacheSource<T>) -> Self {
-        Self { local, others: RwLock::default() }
+        Self {
+            local,
+            others: RwLock::new(Others {
+                last: 0,
+                by_id: BTreeMap::new(),
+            }),
+        }
     }
 
     pub(super) fn add(&self, source: CacheSource<T>) -> CacheSourceId {
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
-        others.0 += 1;
-        let id = CacheSourceId(others.0);
-        others.1.insert(id, Arc::new(source));
+        others.last += 1;
+        let id = CacheSourceId(others.last);
+        others.by_id.insert(id, Arc::new(source));
         id
     }
 
     pub(super) fn remove(&self, id: CacheSourceId) {
-        self.others.write().unwrap_or_else(PoisonError::into_inner).1.remove(&id);
+        self.others
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_id
+            .remove(&id);
     }
 
     pub(super) fn get(&self, id: CacheSourceId) -> Option<Arc<CacheSource<T>>> {
-        self.others.read().unwrap_or_else(PoisonError::into_inner).1.get(&id).cloned()
+        self.others
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_id
+            .get(&id)
+            .cloned()
     }
 
     /// Asks the local store and the named sources.
     pub(super) fn ask(&self, ask: KeyQuery, sources: &[CacheSourceId]) -> Asked {
-        let others: Vec<_> = sources.iter().filter_map(|id| Some((*id, self.get(*id)?))).collect();
+        let others: Vec<_> = sources
+            .iter()
+            .filter_map(|id| Some((*id, self.get(*id)?)))
+            .collect();
         if others.is_empty() {
             return match self.local.keys.query(ask) {
                 Answer::Ready(matches) => Asked::Ready(matches),
@@ -57,7 +77,11 @@ impl<T: Value> Sources<T> {
             };
         }
         let mut answers = vec![(CacheSourceId::LOCAL, self.local.keys.query(ask.clone()))];
-        answers.extend(others.into_iter().map(|(id, source)| (id, source.keys.query(ask.clone()))));
+        answers.extend(
+            others
+                .into_iter()
+                .map(|(id, source)| (id, source.keys.query(ask.clone()))),
+        );
         Asked::Later(answers)
     }
 }
@@ -72,16 +96,18 @@ pub(super) async fn unite(
     let mut waiting = Vec::new();
     for (source, answer) in answers {
         // All are asked at once; they are only awaited in order.
-        waiting.push((source, match answer {
-            Answer::Ready(matches) => Ok(matches),
-            Answer::Later(future) => Err(AbortOnDrop(tokio::spawn(future))),
-        }));
+        waiting.push((
+            source,
+            match answer {
+                Answer::Ready(matches) => Ok(matches),
+                Answer::Later(future) => Err(AbortOnDrop(tokio::spawn(future))),
+            },
+        ));
     }
     let mut united = KeyMatches::default();
     for (source, answer) in waiting {
         let outcome = match answer {
             Ok(matches) => Ok(matches),
-            Err(_) if source == CacheSourceId::LOCAL && timeout.is_zero() => continue,
             Err(mut task) => match tokio::time::timeout_at(deadline, &mut task.0).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(error)) => Err(StoreError::new("query keys", error)),
@@ -90,7 +116,10 @@ pub(super) async fn unite(
         };
         match outcome {
             Ok(matches) => add(&mut united, source, matches),
-            Err(error) => failed(TraceEvent::SourceFailed { source: source.0, reason: error.to_string().into() }),
+            Err(error) => failed(TraceEvent::SourceFailed {
+                source: source.0,
+                reason: error.to_string().into(),
+            }),
         }
     }
     united

@@ -6,7 +6,8 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::{
-    Answer, BackLink, InputKey, InputKeys, KeyEntry, KeyMatches, KeyQuery, KeyStore, MatchedKey, Record, SaveKey,
+    Answer, BackLink, InputKey, InputKeys, KeyEntry, KeyMatches, KeyQuery, KeyStore, MatchedKey,
+    Record, SaveKey,
     pool::{NONE, Pool},
 };
 use crate::{CacheSourceId, Digest, KeyId, RecordId, core::mix};
@@ -90,12 +91,17 @@ impl MemoryKeyStore {
     /// How much is held.
     pub fn usage(&self) -> MemoryUsage {
         let tables = self.lock();
-        let table_bytes = tables.by_id.allocation_size() + tables.by_name.allocation_size() + tables.by_record.allocation_size();
+        let table_bytes = tables.by_id.allocation_size()
+            + tables.by_name.allocation_size()
+            + tables.by_record.allocation_size();
         MemoryUsage {
             keys: tables.keys.len(),
             links: tables.links.len(),
             records: tables.records.len(),
-            bytes: tables.keys.bytes() + tables.links.bytes() + tables.records.bytes() + table_bytes,
+            bytes: tables.keys.bytes()
+                + tables.links.bytes()
+                + tables.records.bytes()
+                + table_bytes,
         }
     }
 }
@@ -105,12 +111,18 @@ impl KeyStore for MemoryKeyStore {
         let tables = self.lock();
         Answer::Ready(match query {
             KeyQuery::Root { op, output } => {
-                let found = tables.find(KeyId::root(op, output)).filter(|key| tables.keys[*key].op == op);
-                KeyMatches { hits: Vec::new(), keys: found.map(|key| tables.matched(key)).into_iter().collect() }
+                let found = tables
+                    .find(KeyId::root(op, output))
+                    .filter(|key| tables.keys[*key].op == op);
+                KeyMatches {
+                    hits: Vec::new(),
+                    keys: found.map(|key| tables.matched(key)).into_iter().collect(),
+                }
             }
-            KeyQuery::Probe { op, output, input } => {
-                KeyMatches { hits: vec![!tables.heads(&op, output, &input).is_empty()], keys: Vec::new() }
-            }
+            KeyQuery::Probe { op, output, input } => KeyMatches {
+                hits: vec![!tables.heads(&op, output, &input).is_empty()],
+                keys: Vec::new(),
+            },
             KeyQuery::Match { op, output, inputs } => tables.find_matches(&op, output, &inputs),
         })
     }
@@ -130,7 +142,11 @@ impl KeyStore for MemoryKeyStore {
 
     fn keys_of(&self, record: RecordId) -> Answer<Vec<KeyId>> {
         let tables = self.lock();
-        let mut keys: Vec<_> = tables.stored(record).into_iter().map(|at| tables.keys[tables.records[at].key].id).collect();
+        let mut keys: Vec<_> = tables
+            .stored(record)
+            .into_iter()
+            .map(|at| tables.keys[tables.records[at].key].id)
+            .collect();
         keys.sort_unstable();
         Answer::Ready(keys)
     }
@@ -138,33 +154,57 @@ impl KeyStore for MemoryKeyStore {
 
 impl Tables {
     fn find(&self, id: KeyId) -> Option<u32> {
-        self.by_id.find(id.0.short(), |key| self.keys[*key].id == id).copied()
+        self.by_id
+            .find(id.0.short(), |key| self.keys[*key].id == id)
+            .copied()
     }
 
     fn find_or_insert(&mut self, id: KeyId, op: Digest, output: u32) -> u32 {
         if let Some(key) = self.find(id) {
             return key;
         }
-        let key = self.keys.insert(Key { id, op, output, links: NONE, records: NONE, children: 0 });
+        let key = self.keys.insert(Key {
+            id,
+            op,
+            output,
+            links: NONE,
+            records: NONE,
+            children: 0,
+        });
         let keys = &self.keys;
-        self.by_id.insert_unique(id.0.short(), key, |key| keys[*key].id.0.short());
+        self.by_id
+            .insert_unique(id.0.short(), key, |key| keys[*key].id.0.short());
         key
     }
 
     fn name<'a>(&'a self, link: &'a Link) -> Name<'a> {
         let to = &self.keys[link.to];
-        Name { from: link.from, input: link.input, selector: link.selector.as_deref(), op: &to.op, output: to.output }
+        Name {
+            from: link.from,
+            input: link.input,
+            selector: link.selector.as_deref(),
+            op: &to.op,
+            output: to.output,
+        }
     }
 
     fn head(&self, name: Name<'_>) -> Option<u32> {
-        self.by_name.find(name.hash(), |link| self.name(&self.links[*link]) == name).copied()
+        self.by_name
+            .find(name.hash(), |link| self.name(&self.links[*link]) == name)
+            .copied()
     }
 
     /// First links of the names that an input can have.
     fn heads(&self, op: &Digest, output: u32, input: &InputKeys) -> SmallVec<[u32; 2]> {
         let head = |key: &InputKey| {
             let from = self.find(key.key)?;
-            self.head(Name { from, input: input.input, selector: key.selector.as_ref(), op, output })
+            self.head(Name {
+                from,
+                input: input.input,
+                selector: key.selector.as_ref(),
+                op,
+                output,
+            })
         };
         input.keys.iter().filter_map(head).collect()
     }
@@ -172,27 +212,44 @@ impl Tables {
     /// The keys behind chains of links, one after the other.
     fn behind<'a>(&'a self, heads: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
         heads.iter().flat_map(move |head| {
-            std::iter::successors(Some(*head), move |link| Some(self.links[*link].next).filter(|next| *next != NONE))
-                .map(move |link| self.links[link].to)
+            std::iter::successors(Some(*head), move |link| {
+                Some(self.links[*link].next).filter(|next| *next != NONE)
+            })
+            .map(move |link| self.links[link].to)
         })
     }
 
     fn find_matches(&self, op: &Digest, output: u32, inputs: &[InputKeys]) -> KeyMatches {
-        let heads: Vec<_> = inputs.iter().map(|input| self.heads(op, output, input)).collect();
+        let heads: Vec<_> = inputs
+            .iter()
+            .map(|input| self.heads(op, output, input))
+            .collect();
         let hits: Vec<bool> = heads.iter().map(|heads| !heads.is_empty()).collect();
         if hits.contains(&false) {
-            return KeyMatches { hits, keys: Vec::new() };
+            return KeyMatches {
+                hits,
+                keys: Vec::new(),
+            };
         }
-        let mut matching: Vec<u32> =
-            self.shortest(&heads).into_iter().filter(|key| inputs.iter().all(|input| self.leads(input, *key))).collect();
+        let mut matching: Vec<u32> = self
+            .shortest(&heads)
+            .into_iter()
+            .filter(|key| inputs.iter().all(|input| self.leads(input, *key)))
+            .collect();
         matching.sort_unstable();
         matching.dedup();
-        KeyMatches { hits, keys: matching.into_iter().map(|key| self.matched(key)).collect() }
+        KeyMatches {
+            hits,
+            keys: matching.into_iter().map(|key| self.matched(key)).collect(),
+        }
     }
 
     /// The keys behind the input that has the fewest. All inputs are followed in step, so a long list costs nothing.
     fn shortest(&self, heads: &[SmallVec<[u32; 2]>]) -> Vec<u32> {
-        let mut lists: Vec<_> = heads.iter().map(|heads| (self.behind(heads), Vec::new())).collect();
+        let mut lists: Vec<_> = heads
+            .iter()
+            .map(|heads| (self.behind(heads), Vec::new()))
+            .collect();
         loop {
             for (rest, seen) in &mut lists {
                 match rest.next() {
@@ -211,39 +268,65 @@ impl Tables {
         self.links_to(key).any(|link| {
             let link = &self.links[link];
             let from = self.keys[link.from].id;
-            let named = |name: &InputKey| name.key == from && name.selector.as_ref() == link.selector.as_deref();
+            let named = |name: &InputKey| {
+                name.key == from && name.selector.as_ref() == link.selector.as_deref()
+            };
             link.input == input.input && input.keys.iter().any(named)
         })
     }
 
     fn links_to(&self, key: u32) -> impl Iterator<Item = u32> + '_ {
         let first = Some(self.keys[key].links).filter(|link| *link != NONE);
-        std::iter::successors(first, |link| Some(self.links[*link].next_to).filter(|next| *next != NONE))
+        std::iter::successors(first, |link| {
+            Some(self.links[*link].next_to).filter(|next| *next != NONE)
+        })
     }
 
     fn records_of(&self, key: u32) -> impl Iterator<Item = u32> + '_ {
         let first = Some(self.keys[key].records).filter(|record| *record != NONE);
-        std::iter::successors(first, |record| Some(self.records[*record].next).filter(|next| *next != NONE))
+        std::iter::successors(first, |record| {
+            Some(self.records[*record].next).filter(|next| *next != NONE)
+        })
     }
 
     fn matched(&self, key: u32) -> MatchedKey {
-        MatchedKey { key: self.keys[key].id, records: self.records_of(key).map(|record| self.record(record)).collect() }
+        MatchedKey {
+            key: self.keys[key].id,
+            records: self
+                .records_of(key)
+                .map(|record| self.record(record))
+                .collect(),
+        }
     }
 
     fn record(&self, at: u32) -> Record {
         let stored = &self.records[at];
-        Record { id: stored.id, created: stored.created, priority: stored.priority, source: CacheSourceId::LOCAL }
+        Record {
+            id: stored.id,
+            created: stored.created,
+            priority: stored.priority,
+            source: CacheSourceId::LOCAL,
+        }
     }
 
     fn entry(&self, key: u32) -> KeyEntry {
         let back = |link: u32| {
             let link = &self.links[link];
-            BackLink { input: link.input, key: self.keys[link.from].id, selector: link.selector.as_deref().copied() }
+            BackLink {
+                input: link.input,
+                key: self.keys[link.from].id,
+                selector: link.selector.as_deref().copied(),
+            }
         };
         let mut inputs: Vec<_> = self.links_to(key).map(back).collect();
         inputs.sort_unstable();
         let Key { op, output, .. } = &self.keys[key];
-        KeyEntry { op: *op, output: *output, inputs, records: self.matched(key).records }
+        KeyEntry {
+            op: *op,
+            output: *output,
+            inputs,
+            records: self.matched(key).records,
+        }
     }
 
     fn save(&mut self, entry: SaveKey) {
@@ -266,14 +349,24 @@ impl Tables {
     fn link(&mut self, from: u32, to: u32, input: u32, selector: Option<Digest>) {
         let exists = |link: u32| {
             let link = &self.links[link];
-            link.from == from && link.input == input && link.selector.as_deref() == selector.as_ref()
+            link.from == from
+                && link.input == input
+                && link.selector.as_deref() == selector.as_ref()
         };
         // A key never leads to itself: chains end.
         if from == to || self.links_to(to).any(exists) {
             return;
         }
         let next_to = self.keys[to].links;
-        let link = Link { from, to, input, selector: selector.map(Box::new), next: NONE, previous: NONE, next_to };
+        let link = Link {
+            from,
+            to,
+            input,
+            selector: selector.map(Box::new),
+            next: NONE,
+            previous: NONE,
+            next_to,
+        };
         let hash = self.name(&link).hash();
         let at = self.links.insert(link);
         self.keys[to].links = at;
@@ -289,34 +382,57 @@ impl Tables {
             }
             None => {
                 let (keys, links) = (&self.keys, &self.links);
-                self.by_name.insert_unique(hash, at, |link| name_of(keys, &links[*link]).hash());
+                self.by_name
+                    .insert_unique(hash, at, |link| name_of(keys, &links[*link]).hash());
             }
         }
     }
 
     fn add_record(&mut self, key: u32, record: Record) {
         let last = self.records_of(key).last();
-        if self.records_of(key).any(|at| self.records[at].id == record.id) {
+        if self
+            .records_of(key)
+            .any(|at| self.records[at].id == record.id)
+        {
             return;
         }
-        let Record { id, created, priority, .. } = record;
-        let at = self.records.insert(Stored { id, created, priority, key, next: NONE });
+        let Record {
+            id,
+            created,
+            priority,
+            ..
+        } = record;
+        let at = self.records.insert(Stored {
+            id,
+            created,
+            priority,
+            key,
+            next: NONE,
+        });
         match last {
             Some(last) => self.records[last].next = at,
             None => self.keys[key].records = at,
         }
         let records = &self.records;
-        self.by_record.insert_unique(hash_record(id), at, |at| hash_record(records[*at].id));
+        self.by_record
+            .insert_unique(hash_record(id), at, |at| hash_record(records[*at].id));
     }
 
     fn stored(&self, record: RecordId) -> Vec<u32> {
-        self.by_record.iter_hash(hash_record(record)).copied().filter(|at| self.records[*at].id == record).collect()
+        self.by_record
+            .iter_hash(hash_record(record))
+            .copied()
+            .filter(|at| self.records[*at].id == record)
+            .collect()
     }
 
     fn drop_record(&mut self, record: RecordId) {
         for at in self.stored(record) {
             let Stored { key, next, .. } = self.records[at];
-            if let Ok(entry) = self.by_record.find_entry(hash_record(record), |other| *other == at) {
+            if let Ok(entry) = self
+                .by_record
+                .find_entry(hash_record(record), |other| *other == at)
+            {
                 entry.remove();
             }
             let before = self.records_of(key).take_while(|other| *other != at).last();
@@ -353,7 +469,12 @@ impl Tables {
 
     /// Takes a link out of everything but the list of the key that it leads to. Returns where it starts.
     fn unlink(&mut self, at: u32) -> u32 {
-        let Link { from, next, previous, .. } = self.links[at];
+        let Link {
+            from,
+            next,
+            previous,
+            ..
+        } = self.links[at];
         self.keys[from].children -= 1;
         if next != NONE {
             self.links[next].previous = previous;
@@ -378,19 +499,32 @@ impl Tables {
 
 fn name_of<'a>(keys: &'a Pool<Key>, link: &'a Link) -> Name<'a> {
     let to = &keys[link.to];
-    Name { from: link.from, input: link.input, selector: link.selector.as_deref(), op: &to.op, output: to.output }
+    Name {
+        from: link.from,
+        input: link.input,
+        selector: link.selector.as_deref(),
+        op: &to.op,
+        output: to.output,
+    }
 }
 
 impl Name<'_> {
     fn hash(&self) -> u64 {
         let selector = self.selector.map_or(0, Digest::short);
-        [u64::from(self.from) << 32 | u64::from(self.input), u64::from(self.output), selector].into_iter().fold(self.op.short(), mix)
+        [
+            u64::from(self.from) << 32 | u64::from(self.input),
+            u64::from(self.output),
+            selector,
+        ]
+        .into_iter()
+        .fold(self.op.short(), mix)
     }
 }
 
 impl PartialEq for Name<'_> {
     fn eq(&self, other: &Self) -> bool {
-        let same_place = (self.from, self.input, self.output) == (other.from, other.input, other.output);
+        let same_place =
+            (self.from, self.input, self.output) == (other.from, other.input, other.output);
         same_place && self.selector == other.selector && self.op == other.op
     }
 }

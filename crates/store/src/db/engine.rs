@@ -1,27 +1,34 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 use super::DbError;
 use super::committer::panicked;
+use super::storage::{Backend, Storage};
 
 /// The open database. One that failed to read or write its file, as on a full disk, does nothing
 /// any more and is opened anew by the next use, which finds what was committed.
 pub(super) struct Engine {
-    path: PathBuf,
+    storage: Arc<Storage>,
     cache_bytes: usize,
     database: RwLock<Option<Database>>,
 }
 
 impl Engine {
-    pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Self, DbError> {
+    pub(super) fn open(directory: &Path, cache_bytes: usize, boot: u64) -> Result<Self, DbError> {
+        let storage = Storage::open(directory, boot).map_err(redb::Error::Io)?;
+        let storage = Arc::new(storage);
         Ok(Self {
-            path: path.to_owned(),
+            database: RwLock::new(Some(open(&storage, cache_bytes)?)),
+            storage,
             cache_bytes,
-            database: RwLock::new(Some(open(path, cache_bytes)?)),
         })
+    }
+
+    pub(super) fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// Must not be called within itself.
@@ -46,7 +53,7 @@ impl Engine {
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
             if slot.is_none() {
-                *slot = Some(open(&self.path, self.cache_bytes)?);
+                *slot = Some(open(&self.storage, self.cache_bytes)?);
             }
         }
     }
@@ -66,11 +73,12 @@ impl Engine {
 }
 
 /// A damaged file must not take the process down, whatever is in it.
-fn open(path: &Path, cache_bytes: usize) -> Result<Database, DbError> {
+fn open(storage: &Arc<Storage>, cache_bytes: usize) -> Result<Database, DbError> {
+    storage.revert();
     let open = AssertUnwindSafe(|| {
         Database::builder()
             .set_cache_size(cache_bytes)
-            .create(path)
+            .create_with_backend(Backend(storage.clone()))
             .map_err(redb::Error::from)
     });
     Ok(catch_unwind(open).map_err(panicked)??)

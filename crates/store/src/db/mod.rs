@@ -4,10 +4,16 @@
 //! all that is waiting in one transaction, commits it, and goes on with what came meanwhile.
 //! A reader sees what is committed; a module that must see its own writes at once keeps them in
 //! memory until its [`Ticket`] is done.
+//!
+//! What is committed survives the end of this process in any way, at once. It survives a loss of
+//! power once it is synced, which no commit waits for; until then the last commits may be gone,
+//! all of them from some one on. See `storage.rs`.
 
 mod committer;
 mod engine;
 mod error;
+mod log;
+mod storage;
 mod ticket;
 
 use std::path::Path;
@@ -41,11 +47,12 @@ struct Inner {
 
 impl Db {
     pub(crate) fn open(
-        path: &Path,
+        directory: &Path,
         cache_bytes: usize,
+        boot: u64,
         lock: Arc<DirectoryLock>,
     ) -> Result<Self, DbError> {
-        let engine = Arc::new(Engine::open(path, cache_bytes)?);
+        let engine = Arc::new(Engine::open(directory, cache_bytes, boot)?);
         let (queue, jobs) = std::sync::mpsc::sync_channel(QUEUE_LEN);
         let committer = Committer::start(engine.clone(), jobs, lock.clone())?;
         Ok(Self(Arc::new(Inner {
@@ -109,6 +116,17 @@ impl Db {
     /// process in any way.
     pub fn flush(&self) -> Result<(), DbError> {
         self.update(|_| Ok(())).wait()
+    }
+
+    /// Moves what is committed from the log into the database's file and syncs it; this also
+    /// happens by itself in the background when the log has grown.
+    pub fn checkpoint(&self) -> Result<(), DbError> {
+        let storage = self.0.engine.storage();
+        Ok(storage.checkpoint().map_err(redb::Error::Io)?)
+    }
+
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.0.engine.storage().wants_checkpoint()
     }
 
     /// Commits what is queued and ends the committer; later updates are refused.

@@ -92,7 +92,7 @@ impl Inputs {
         if file == Some("-") {
             return Err(ContextError::BothStdin);
         }
-        let mut stdin = std::io::stdin().lock();
+        let mut stdin = std::io::stdin();
         let mut head = Vec::new();
         stdin
             .by_ref()

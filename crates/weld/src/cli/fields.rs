@@ -20,14 +20,6 @@ pub(crate) enum FieldsError {
     },
     #[error("{text:?}: field {field:?} needs a value: {field}=…")]
     NoValue { text: String, field: String },
-    #[error("{text:?}: {field}={value:?} is neither true nor false")]
-    NotBoolean {
-        text: String,
-        field: String,
-        value: String,
-    },
-    #[error("{text:?}: field {field:?} is missing")]
-    Missing { text: String, field: &'static str },
 }
 
 impl Fields {

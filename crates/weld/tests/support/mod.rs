@@ -13,7 +13,6 @@ pub struct Bed {
 }
 
 /// How a command ended, with what it wrote.
-#[must_use]
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -35,14 +34,21 @@ impl Ended {
         assert!(self.code.is_some_and(|code| code != 0), "{self:?}");
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
         for part in parts {
-            assert!(self.stderr.contains(part), "{part:?} is not in:\n{}", self.stderr);
+            assert!(
+                self.stderr.contains(part),
+                "{part:?} is not in:\n{}",
+                self.stderr
+            );
         }
         self
     }
 
     /// How many steps came from the cache.
     pub fn cached_steps(&self) -> usize {
-        self.stderr.lines().filter(|line| line.starts_with('#') && line.ends_with(" CACHED")).count()
+        self.stderr
+            .lines()
+            .filter(|line| line.starts_with('#') && line.ends_with(" CACHED"))
+            .count()
     }
 }
 

@@ -1,0 +1,105 @@
+//! Graphs of operations that do nothing.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    CacheMap, Definition, Digest, Op, OpContext, OpDefinition, OpError, Output, ResultRef,
+    VertexDef, VertexOptions,
+};
+
+struct Nothing(Digest);
+
+#[async_trait]
+impl Op<u64> for Nothing {
+    async fn cache_map(&self, _: &OpContext<u64>, _: u32) -> Result<CacheMap, OpError> {
+        Ok(CacheMap::new(self.0))
+    }
+
+    async fn exec(&self, _: &OpContext<u64>, _: Vec<ResultRef<u64>>) -> Result<Vec<u64>, OpError> {
+        Ok(vec![0])
+    }
+}
+
+type Vertices = Vec<VertexDef<Arc<dyn Op<u64>>>>;
+
+/// Adds a vertex. `who` makes the digest differ, `what` the cache key.
+fn add(vertices: &mut Vertices, who: &str, what: &str, inputs: Vec<Output>) -> Output {
+    let below: Vec<_> = inputs
+        .iter()
+        .map(|input| vertices[input.vertex as usize].digest)
+        .collect();
+    vertices.push(VertexDef {
+        digest: Digest::of(format!("{who} {what} {below:?}")),
+        name: what.into(),
+        op: Arc::new(Nothing(Digest::of(what))),
+        inputs,
+        options: VertexOptions::default(),
+    });
+    Output {
+        vertex: vertices.len() as u32 - 1,
+        index: 0,
+    }
+}
+
+fn finish(vertices: Vertices, root: Output) -> OpDefinition<u64> {
+    match Definition::new(vertices, root) {
+        Ok(definition) => definition,
+        Err(error) => unreachable!("inputs come first: {error}"),
+    }
+}
+
+/// `layers` × `width` vertices with `inputs` inputs each, and one on top.
+pub(super) fn layers(who: &str, layers: usize, width: usize, inputs: usize) -> OpDefinition<u64> {
+    let mut vertices = Vertices::with_capacity(layers * width + 1);
+    let mut below: Vec<Output> = Vec::new();
+    for layer in 0..layers {
+        let next = (0..width).map(|at| {
+            let count = if below.is_empty() { 0 } else { inputs };
+            let chosen = (0..count)
+                .map(|input| below[(at * 7 + input * 31 + layer) % width])
+                .collect();
+            add(
+                &mut vertices,
+                who,
+                &format!("layer {layer} at {at}"),
+                chosen,
+            )
+        });
+        below = next.collect();
+    }
+    let root = add(&mut vertices, who, "top", below);
+    finish(vertices, root)
+}
+
+/// A chain.
+pub(super) fn chain(who: &str, length: usize) -> OpDefinition<u64> {
+    let mut vertices = Vertices::with_capacity(length);
+    let mut last = add(&mut vertices, who, &format!("{who} bottom"), Vec::new());
+    for at in 1..length {
+        last = add(&mut vertices, who, &format!("link {at}"), vec![last]);
+    }
+    finish(vertices, last)
+}
+
+/// Two vertices a level, each over both of the level below.
+pub(super) fn ladder(who: &str, depth: usize) -> OpDefinition<u64> {
+    let mut vertices = Vertices::with_capacity(2 * depth + 3);
+    let mut pair = [
+        add(&mut vertices, who, "left", Vec::new()),
+        add(&mut vertices, who, "right", Vec::new()),
+    ];
+    for level in 0..depth {
+        pair = ["left", "right"].map(|side| {
+            add(
+                &mut vertices,
+                who,
+                &format!("{side} {level}"),
+                pair.to_vec(),
+            )
+        });
+    }
+    let root = add(&mut vertices, who, "top", pair.to_vec());
+    finish(vertices, root)
+}

@@ -1,0 +1,26 @@
+//! The benchmark workloads: one JSON line each, at three sizes, so that growth shows.
+
+mod graph;
+mod workload;
+
+use std::io::Write;
+
+pub use workload::{Measured, Workload};
+
+/// Runs every workload (or those whose name contains `filter`) and writes one JSON object a line.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn run(out: &mut dyn Write, filter: Option<&str>) -> std::io::Result<()> {
+    for workload in Workload::ALL {
+        if filter.is_some_and(|filter| !workload.name().contains(filter)) {
+            continue;
+        }
+        for size in workload.sizes() {
+            let measured = workload.measure(size);
+            writeln!(out, "{}", measured.to_json())?;
+            out.flush()?;
+        }
+    }
+    Ok(())
+}

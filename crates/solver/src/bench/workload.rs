@@ -1,0 +1,353 @@
+//! What is measured.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::graph;
+use crate::{
+    Job, JobOptions, MemoryKeyStore, MemoryResultStore, OpDefinition, SolveError, Solver,
+    SolverOptions,
+};
+
+/// A workload of the table in the specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// Everything is executed.
+    Cold,
+    /// The same again, found in the cache.
+    Cached,
+    /// Eight jobs load and solve the same graph at once.
+    EightJobs,
+    /// Four jobs with equal keys and different digests: every edge merges.
+    Merge,
+    /// A diamond ladder of two jobs: every edge merges.
+    Ladder,
+    /// Many jobs with a chain each, all kept.
+    KeptJobs,
+    /// Discarding them all.
+    Discard,
+    /// Memory per live vertex, and per vertex after the discard.
+    Memory,
+    /// A healthy build beside one that is cancelled at once.
+    CancelBeside,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Name of the workload.
+    pub workload: &'static str,
+    /// Vertices, loads or rounds.
+    pub count: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Further figures.
+    pub figures: Vec<(&'static str, f64)>,
+}
+
+impl Measured {
+    /// One JSON object.
+    pub fn to_json(&self) -> String {
+        let seconds = self.elapsed.as_secs_f64();
+        let rate = self.count as f64 / seconds.max(1e-9);
+        let mut text = format!(
+            "{{\"workload\":\"{}\",\"count\":{},\"seconds\":{seconds:.6},\"per_second\":{rate:.0}",
+            self.workload, self.count
+        );
+        for (name, value) in &self.figures {
+            text += &format!(",\"{name}\":{value:.1}");
+        }
+        text.push('}');
+        text
+    }
+}
+
+struct Bench {
+    solver: Solver<u64>,
+    keys: Arc<MemoryKeyStore>,
+}
+
+type Outcome<R> = Result<R, SolveError<u64>>;
+
+impl Bench {
+    fn new() -> Self {
+        let keys = Arc::<MemoryKeyStore>::default();
+        let results = Arc::new(MemoryResultStore::default());
+        let solver = Solver::new(SolverOptions::default(), Arc::clone(&keys) as _, results);
+        Self { solver, keys }
+    }
+
+    async fn job(&self, id: &str) -> Outcome<Job<u64>> {
+        self.solver.new_job(JobOptions::new(id)).await
+    }
+
+    /// Waits until every task has ended and everything is freed.
+    async fn empty(&self) -> Outcome<()> {
+        while self.solver.census().await?.vertices > 0 {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+impl Workload {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Cold,
+        Self::Cached,
+        Self::EightJobs,
+        Self::Merge,
+        Self::Ladder,
+        Self::KeptJobs,
+        Self::Discard,
+        Self::Memory,
+        Self::CancelBeside,
+    ];
+
+    /// Its name in the output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold-solve",
+            Self::Cached => "cached-solve",
+            Self::EightJobs => "eight-jobs-one-graph",
+            Self::Merge => "four-jobs-merge",
+            Self::Ladder => "diamond-ladder",
+            Self::KeptJobs => "kept-jobs",
+            Self::Discard => "discard",
+            Self::Memory => "memory",
+            Self::CancelBeside => "cancel-beside-healthy",
+        }
+    }
+
+    /// Its three sizes.
+    pub fn sizes(self) -> [usize; 3] {
+        match self {
+            Self::Cold | Self::Cached | Self::EightJobs | Self::Memory => [25, 50, 100],
+            Self::Merge => [8, 80, 800],
+            Self::Ladder => [1_000, 10_000, 100_000],
+            Self::KeptJobs | Self::Discard => [50, 200, 800],
+            Self::CancelBeside => [10_000, 100_000, 1_000_000],
+        }
+    }
+
+    /// Measures it at one size, on a runtime of its own.
+    ///
+    /// # Panics
+    /// When there is no runtime to be had, or a build fails.
+    pub fn measure(self, size: usize) -> Measured {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
+        let measured = runtime.block_on(async move { tokio::spawn(self.run(size)).await });
+        match measured {
+            Ok(Ok(measured)) => measured,
+            Ok(Err(error)) => panic!("{}: {error}", self.name()),
+            Err(error) => panic!("{}: {error}", self.name()),
+        }
+    }
+
+    async fn run(self, size: usize) -> Outcome<Measured> {
+        let bench = Bench::new();
+        match self {
+            Self::Cold => {
+                let definition = graph::layers("", size, 200, 3);
+                self.timed(definition.vertices().len(), solve(&bench, definition))
+                    .await
+            }
+            Self::Cached => {
+                solve(&bench, graph::layers("", size, 200, 3))
+                    .await?
+                    .discard()
+                    .await;
+                bench.empty().await?;
+                let definition = graph::layers("", size, 200, 3);
+                self.timed(definition.vertices().len(), solve(&bench, definition))
+                    .await
+            }
+            Self::EightJobs => {
+                let definitions: Vec<_> = (0..8).map(|_| graph::layers("", size, 200, 3)).collect();
+                self.together(&bench, definitions).await
+            }
+            Self::Merge => {
+                let definitions = ["a", "b", "c", "d"].map(|who| graph::layers(who, size, 50, 2));
+                self.together(&bench, definitions.into()).await
+            }
+            Self::Ladder => {
+                self.together(
+                    &bench,
+                    ["a", "b"].map(|who| graph::ladder(who, size)).into(),
+                )
+                .await
+            }
+            Self::KeptJobs => Ok(self.kept(&bench, size).await?.0),
+            Self::Discard => {
+                let (_, jobs) = self.kept(&bench, size).await?;
+                self.timed(size * 100, async {
+                    for job in jobs {
+                        job.discard().await;
+                    }
+                    bench.empty().await
+                })
+                .await
+            }
+            Self::Memory => self.memory(&bench, size).await,
+            Self::CancelBeside => self.cancel_beside(&bench, size).await,
+        }
+    }
+
+    async fn timed<R>(
+        self,
+        count: usize,
+        work: impl Future<Output = Outcome<R>>,
+    ) -> Outcome<Measured> {
+        let start = Instant::now();
+        let kept = work.await?;
+        let elapsed = start.elapsed();
+        drop(kept);
+        Ok(Measured {
+            workload: self.name(),
+            count: count as u64,
+            elapsed,
+            figures: Vec::new(),
+        })
+    }
+
+    /// Jobs that load and solve at the same time.
+    async fn together(
+        self,
+        bench: &Bench,
+        definitions: Vec<OpDefinition<u64>>,
+    ) -> Outcome<Measured> {
+        let count = definitions
+            .iter()
+            .map(|definition| definition.vertices().len())
+            .sum();
+        let mut jobs = Vec::new();
+        for at in 0..definitions.len() {
+            jobs.push(bench.job(&format!("{at}")).await?);
+        }
+        self.timed(count, async {
+            let running: Vec<_> = jobs
+                .into_iter()
+                .zip(definitions)
+                .map(|(job, definition)| {
+                    tokio::spawn(async move {
+                        job.solve(definition).await?;
+                        Ok::<_, SolveError<u64>>(job)
+                    })
+                })
+                .collect();
+            let mut kept = Vec::new();
+            for job in running {
+                kept.push(job.await.unwrap_or(Err(SolveError::Shutdown))?);
+            }
+            Ok(kept)
+        })
+        .await
+    }
+
+    async fn kept(self, bench: &Bench, count: usize) -> Outcome<(Measured, Vec<Job<u64>>)> {
+        let definitions: Vec<_> = (0..count)
+            .map(|at| graph::chain(&format!("{at}"), 100))
+            .collect();
+        let mut jobs = Vec::new();
+        let start = Instant::now();
+        for (at, definition) in definitions.into_iter().enumerate() {
+            let job = bench.job(&format!("{at}")).await?;
+            job.solve(definition).await?;
+            jobs.push(job);
+        }
+        let elapsed = start.elapsed();
+        let measured = Measured {
+            workload: self.name(),
+            count: 100 * count as u64,
+            elapsed,
+            figures: Vec::new(),
+        };
+        Ok((measured, jobs))
+    }
+
+    async fn memory(self, bench: &Bench, size: usize) -> Outcome<Measured> {
+        let definition = graph::layers("", size, 200, 3);
+        let count = definition.vertices().len();
+        let before = resident();
+        let start = Instant::now();
+        let job = solve(bench, definition).await?;
+        let elapsed = start.elapsed();
+        let live = resident();
+        let usage = bench.keys.usage();
+        job.discard().await;
+        bench.empty().await?;
+        let each = |bytes: f64| bytes / count as f64;
+        let figures = vec![
+            (
+                "resident_bytes_per_vertex_with_records",
+                each(live - before),
+            ),
+            ("record_bytes_per_vertex", each(usage.bytes as f64)),
+            ("keys", usage.keys as f64),
+            ("links", usage.links as f64),
+        ];
+        Ok(Measured {
+            workload: self.name(),
+            count: count as u64,
+            elapsed,
+            figures,
+        })
+    }
+
+    /// A build and, beside it, one of the same vertex that is cancelled at once.
+    async fn cancel_beside(self, bench: &Bench, rounds: usize) -> Outcome<Measured> {
+        let mut failed = 0;
+        let start = Instant::now();
+        for round in 0..rounds {
+            let definition = || graph::chain(&format!("{round}"), 1);
+            let (doomed, healthy) = (bench.job("doomed").await?, bench.job("healthy").await?);
+            let (a, b) = (
+                doomed.load(definition()).await?,
+                healthy.load(definition()).await?,
+            );
+            let cancelled = tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    _ = doomed.build(a) => {}
+                    () = tokio::task::yield_now() => {}
+                }
+                doomed.discard().await;
+            });
+            failed += u32::from(healthy.build(b).await.is_err());
+            healthy.discard().await;
+            cancelled.await.unwrap_or_default();
+        }
+        let elapsed = start.elapsed();
+        let figures = vec![("failed", f64::from(failed))];
+        Ok(Measured {
+            workload: self.name(),
+            count: rounds as u64,
+            elapsed,
+            figures,
+        })
+    }
+}
+
+async fn solve(bench: &Bench, definition: OpDefinition<u64>) -> Outcome<Job<u64>> {
+    let job = bench.job("job").await?;
+    job.solve(definition).await?;
+    Ok(job)
+}
+
+/// Resident memory of this process in bytes; 0 where it cannot be told.
+fn resident() -> f64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| {
+            text.split_whitespace()
+                .nth(1)
+                .and_then(|pages| pages.parse::<f64>().ok())
+        });
+    pages.unwrap_or(0.0) * 4096.0
+}

@@ -1,0 +1,13 @@
+//! The rules of the solver and the rows of its behaviour catalogue, against the driver with scripted operations.
+//!
+//! Names in brackets are the catalogue's rows.
+
+mod basics;
+mod caching;
+mod cancelling;
+mod failing;
+mod ignoring;
+mod merging;
+mod nesting;
+mod sharing;
+mod support;

@@ -1,0 +1,123 @@
+//! Builds that operations ask for.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use weld_solver::{OpError, SolverOptions};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_builds_a_graph_and_is_cached_as_a_whole() {
+    // [SUB-1, SUB-2]
+    let world = World::new();
+    let graph = || sum(1, &[&sub("sub", &constant(7)).done()]);
+    let first = graph();
+    assert_eq!(world.once(&first).await, "8");
+    assert_eq!(first.counts(), (2, 2));
+    let second = graph();
+    assert_eq!(world.once(&second).await, "8");
+    assert_eq!(second.counts(), (2, 0));
+    world.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nesting_to_any_depth_needs_one_execution_slot() {
+    // J6
+    let world = World::with(SolverOptions {
+        parallelism: Some(1),
+        ..SolverOptions::default()
+    });
+    let mut graph = sum(1, &[&constant(1), &constant(2)]);
+    for depth in 0..50 {
+        graph = sum(1, &[&sub(&format!("sub {depth}"), &graph).done()]);
+    }
+    let value = tokio::time::timeout(Duration::from_secs(20), world.once(&graph)).await;
+    assert_eq!(value.unwrap(), "54");
+    world.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_of_executions_holds() {
+    // [PAR-5, BAS-12]
+    let world = World::with(SolverOptions {
+        parallelism: Some(2),
+        ..SolverOptions::default()
+    });
+    let running = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let parts: Vec<Vtx> = (0..12)
+        .map(|at| {
+            let running = std::sync::Arc::clone(&running);
+            vtx(&format!("v{at}"), &format!("s{at}"), "1")
+                .before_exec(move |_| {
+                    let running = std::sync::Arc::clone(&running);
+                    Box::pin(async move {
+                        let now = running.fetch_add(1, Ordering::SeqCst);
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                        running.fetch_sub(1, Ordering::SeqCst);
+                        if now < 2 {
+                            Ok(())
+                        } else {
+                            Err(OpError::failed("three at once"))
+                        }
+                    })
+                })
+                .done()
+        })
+        .collect();
+    assert_eq!(
+        world.once(&sum(0, &parts.iter().collect::<Vec<_>>())).await,
+        "12"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nested_graph_merges_with_a_live_one_and_survives_the_other_job() {
+    // [C3 of the weaknesses]
+    let world = World::new();
+    let gate = Gate::new();
+    let v0 = vtx("v0", "same", "5").exec_gate(&gate).done();
+    let (j0, request) = spawn(world.job().await, &v0).await;
+    gate.arrivals(1).await;
+    let outer = sum(
+        1,
+        &[&sub("sub", &vtx("v1", "same", "5").exec_gate(&gate).done()).done()],
+    );
+    let (_j1, nested) = spawn(world.job().await, &outer).await;
+    while world.saw(|event| matches!(event, weld_solver::TraceEvent::Merged { .. })) == 0 {
+        tokio::task::yield_now().await;
+    }
+    request.abort();
+    let _ = request.await;
+    end(j0).await;
+    assert_eq!(gate.cancelled.load(Ordering::SeqCst), 0);
+    gate.open();
+    assert_eq!(*nested.await.unwrap().unwrap().value, "6");
+    assert_eq!(v0.counts().1, 1, "the run that was under way served both");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_operation_takes_its_build_along() {
+    let world = World::new();
+    let gate = Gate::new();
+    let outer = sub("sub", &vtx("inner", "i", "1").exec_gate(&gate).done()).done();
+    let (job, request) = spawn(world.job().await, &outer).await;
+    gate.arrivals(1).await;
+    request.abort();
+    let _ = request.await;
+    end(job).await;
+    world.emptied().await;
+    assert_eq!(gate.cancelled.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_waits_for_itself_is_refused() {
+    let world = World::new();
+    let job = world.job().await;
+    // Equal names have equal digests: the inner one is the outer one.
+    let inner = vtx("self", "s", "1").done();
+    let outer = sub("self", &inner).done();
+    let error = failure(&job, &outer).await;
+    assert!(error.to_string().contains("depends on itself"), "{error}");
+    job.discard().await;
+    world.emptied().await;
+}

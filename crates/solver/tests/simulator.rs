@@ -1,0 +1,113 @@
+//! The simulator finds nothing in the core, and finds every mistake that is built in.
+
+use weld_solver::sim::{Fault, SimOptions, Step, play, run, schedule_of};
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
+}
+
+#[test]
+fn no_invariant_breaks() {
+    let options = SimOptions {
+        from: from_environment("WELD_SIM_FROM", 1),
+        seeds: from_environment("WELD_SIM_SEEDS", 400),
+        steps: from_environment("WELD_SIM_STEPS", 400),
+        fault: None,
+    };
+    let report = run(&options);
+    println!(
+        "{} seeds, {} inputs, {} merges",
+        report.seeds, report.handled, report.merges
+    );
+    if let Some(failed) = report.failed {
+        let steps: Vec<_> = failed.schedule.iter().map(ToString::to_string).collect();
+        panic!(
+            "seed {}: {:?}\n{}\n{}",
+            failed.seed,
+            failed.violation,
+            steps.join("\n"),
+            failed.graph
+        );
+    }
+    assert!(report.merges > 0);
+}
+
+#[test]
+fn a_run_repeats_exactly() {
+    for seed in 1..40 {
+        let schedule = schedule_of(seed, 300);
+        let (first, second) = (play(seed, &schedule, None), play(seed, &schedule, None));
+        assert_eq!(
+            (first.digest, first.handled),
+            (second.digest, second.handled),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_schedule_is_written_and_read() {
+    for step in schedule_of(7, 100) {
+        assert_eq!(step.to_string().parse::<Step>(), Ok(step));
+    }
+    assert!("Open 1".parse::<Step>().is_err());
+    assert!("Sing 1 2".parse::<Step>().is_err());
+    assert!("Open 1 2 3".parse::<Step>().is_err());
+}
+
+/// Every built-in mistake, with the number of seeds within which it must be found.
+const FAULTS: [(Fault, u64); 19] = [
+    (Fault::TargetNotOwned, 60),
+    (Fault::InterestNotMerged, 60),
+    (Fault::InterestKept, 10),
+    (Fault::CancelledResultBelieved, 200),
+    (Fault::CancelRecorded, 200),
+    (Fault::AncestorMerged, 1000),
+    (Fault::IgnoreCacheMerged, 1000),
+    (Fault::SessionLentToForeign, 200),
+    (Fault::FallbackDropped, 2000),
+    (Fault::WakeUpLost, 10),
+    (Fault::RunsOverlap, 200),
+    (Fault::OutputLeaked, 60),
+    (Fault::RequestsNotMoved, 60),
+    (Fault::NeverMergeIgnored, 400),
+    (Fault::DomainsShared, 200),
+    (Fault::ReleasedTwice, 10),
+    (Fault::RankNotRaised, 400),
+    (Fault::LossNotTold, 400),
+    (Fault::FailureKeptForLater, 100),
+];
+
+#[test]
+fn every_built_in_mistake_is_found() {
+    // Mistakes end in panics as often as in broken invariants.
+    std::panic::set_hook(Box::new(|_| {}));
+    let missed: Vec<_> = FAULTS
+        .iter()
+        .filter_map(|(fault, seeds)| {
+            let report = run(&SimOptions {
+                from: 1,
+                seeds: *seeds,
+                steps: 400,
+                fault: Some(*fault),
+            });
+            match report.failed {
+                Some(failed) => {
+                    println!(
+                        "{fault:?}: seed {}, {} steps: {}",
+                        failed.seed,
+                        failed.schedule.len(),
+                        failed.violation.invariant
+                    );
+                    None
+                }
+                None => Some(format!("{fault:?} within {seeds} seeds")),
+            }
+        })
+        .collect();
+    let _ = std::panic::take_hook();
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
