@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask demo`, `test`, `bench`, `sim`.
 
+mod bench;
 mod demo;
 mod packages;
 mod process;
@@ -19,6 +20,8 @@ struct Cli {
 enum Command {
     /// Build Weldkit, and with it examples/hello twice: the second build is all cached.
     Demo(demo::DemoArgs),
+    /// Print figures, one JSON object a line.
+    Bench(bench::BenchArgs),
     /// Install what the tests need from Debian's packages and run every test.
     Test(test::TestArgs),
 }
@@ -26,6 +29,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Demo(args) => demo::demo(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Test(args) => test::run_tests(&args),
     }
 }

@@ -32,6 +32,11 @@ impl SourceFile {
     }
 
     /// The lines without their endings, for showing; bytes that are not UTF-8 are replaced.
+    /// Some lines as a person reads them, with what is around them; `None` if they are not there.
+    pub fn excerpt(&self, lines: LineRange) -> Option<String> {
+        crate::excerpt::render(self, &[lines], None)
+    }
+
     pub(crate) fn lines(&self) -> Vec<String> {
         let data = self
             .data

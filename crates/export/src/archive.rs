@@ -1,13 +1,21 @@
-//! An image as an archive of an OCI layout, for docker with docker's own table of contents too.
+//! An image as an archive of an OCI layout, for docker with docker's own table of contents too, or
+//! as a layout in a directory.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use weld_digest::Digest;
-use weld_source::image::Descriptor;
 use weld_source::image::media_type::OCI_INDEX;
+use weld_source::image::{ANNOTATION_REF_NAME, Descriptor, Index};
+
+use crate::ExportError;
+use crate::destination::Destination;
+use crate::error::write_error;
+use crate::stream::Stream;
+use crate::watch::Watch;
 
 /// What an archive holds.
 pub(crate) struct Archive<'a> {
@@ -15,8 +23,8 @@ pub(crate) struct Archive<'a> {
     pub(crate) root: &'a Descriptor,
     /// The image's names with their tags, fully written out.
     pub(crate) names: &'a [ImageName],
-    /// All blobs and their lengths.
-    pub(crate) blobs: BTreeMap<Digest, u64>,
+    /// All blobs: their files and lengths.
+    pub(crate) blobs: BTreeMap<Digest, (PathBuf, u64)>,
     /// What `docker load` needs to be told: the config's digest and the layers'.
     pub(crate) docker: Option<(Digest, Vec<Digest>)>,
 }
@@ -32,62 +40,89 @@ pub(crate) struct ImageName {
     pub(crate) tag: String,
 }
 
-/// Opens a blob for reading.
-pub(crate) trait OpenBlob {
-    /// The content of `digest`.
-    fn open(&self, digest: &Digest) -> io::Result<Box<dyn Read>>;
-}
-
+/// The annotation by which containerd knows an image's name.
+const ANNOTATION_IMAGE_NAME: &str = "io.containerd.image.name";
 const BLOCK: usize = 512;
-const COPY_BUFFER: usize = 1 << 20;
+/// The largest size that a header's field holds: eleven octal digits.
+const MAX_SIZE: u64 = 0o77_777_777_777;
+/// An index of a layout that is larger than this is not one that tools write.
+const MAX_INDEX: u64 = 16 << 20;
 
 impl Archive<'_> {
+    /// The bytes of all blobs.
+    pub(crate) fn size(&self) -> u64 {
+        self.blobs.values().map(|(_, size)| size).sum()
+    }
+
     /// Writes the archive as tar; the same image always gives the same bytes.
-    pub(crate) fn write_tar(&self, out: &mut dyn Write, blobs: &dyn OpenBlob) -> io::Result<()> {
+    pub(crate) fn write_tar(&self, out: &mut Stream<'_>) -> io::Result<()> {
         directory(out, "blobs/")?;
         let mut algorithm = "";
-        for (digest, size) in &self.blobs {
+        for (digest, (file, size)) in &self.blobs {
             if algorithm != digest.algorithm().name() {
                 algorithm = digest.algorithm().name();
                 directory(out, &format!("blobs/{algorithm}/"))?;
             }
-            let content = blobs.open(digest)?;
-            file(out, &blob_path(digest), *size, content)?;
+            let file = File::open(file)?;
+            file_header(out, &blob_path(digest), *size)?;
+            out.copy_file(&file, *size)?;
+            pad(out, *size)?;
         }
-        for (name, content) in self.small_files()? {
-            file(
-                out,
-                name,
-                content.len() as u64,
-                Box::new(content.as_slice()),
-            )?;
+        for (name, content) in self.small_files(self.entries())? {
+            let size = content.len() as u64;
+            file_header(out, name, size)?;
+            out.write_all(&content)?;
+            pad(out, size)?;
         }
         // The end of the archive.
         out.write_all(&[0; 2 * BLOCK])?;
         out.flush()
     }
 
-    /// Writes the layout into a directory: blobs first, the index last, so that a reader never
-    /// finds an index whose blobs are not there.
-    pub(crate) fn write_directory(&self, directory: &Path, blobs: &dyn OpenBlob) -> io::Result<()> {
-        for (digest, size) in &self.blobs {
+    /// Writes the layout into a directory, beside the images that are there: blobs first, the
+    /// index last, so that a reader never finds an index whose blobs are not there.
+    pub(crate) fn write_directory(
+        &self,
+        directory: &Path,
+        watch: &Watch,
+    ) -> Result<(), ExportError> {
+        for (digest, (file, size)) in &self.blobs {
             let path = directory.join(blob_path(digest));
-            if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == *size) {
+            if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == *size) {
                 continue;
             }
             if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent)?;
+                fs::create_dir_all(parent).map_err(write_error("create directory", parent))?;
             }
-            replace(&path, &mut *blobs.open(digest)?)?;
+            let destination = Destination::file(&path)?;
+            let mut stream = Stream::new(destination.handle(), watch);
+            File::open(file)
+                .and_then(|file| stream.copy_file(&file, *size))
+                .and_then(|()| stream.flush())
+                .map_err(write_error("write", path.as_path()))?;
+            destination.publish()?;
         }
-        for (name, content) in self.small_files()?.into_iter().rev() {
-            replace(&directory.join(name), &mut content.as_slice())?;
+        let index = directory.join("index.json");
+        let mut entries = others(&index, self.names, self.root)?;
+        entries.extend(self.entries());
+        let files = self
+            .small_files(entries)
+            .map_err(write_error("write", index))?;
+        for (name, content) in files.into_iter().rev() {
+            let path = directory.join(name);
+            let destination = Destination::file(&path)?;
+            destination
+                .handle()
+                .write_all(&content)
+                .map_err(write_error("write", path))?;
+            destination.publish()?;
         }
         Ok(())
     }
 
-    fn small_files(&self) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
-        let mut files = vec![("index.json", self.index()?)];
+    fn small_files(&self, entries: Vec<Descriptor>) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
+        let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries});
+        let mut files = vec![("index.json", serde_json::to_vec(&index)?)];
         if let Some((config, layers)) = &self.docker {
             let contents = json!([{
                 "Config": blob_path(config),
@@ -100,24 +135,53 @@ impl Archive<'_> {
         Ok(files)
     }
 
-    fn index(&self) -> io::Result<Vec<u8>> {
+    /// What the layout's index says of the image: once for each name.
+    fn entries(&self) -> Vec<Descriptor> {
         let named = |name: &ImageName| {
             let mut descriptor = self.root.clone();
-            descriptor
-                .annotations
-                .insert("io.containerd.image.name".into(), name.full.clone());
-            descriptor
-                .annotations
-                .insert("org.opencontainers.image.ref.name".into(), name.tag.clone());
+            let annotations = &mut descriptor.annotations;
+            annotations.insert(ANNOTATION_IMAGE_NAME.into(), name.full.clone());
+            annotations.insert(ANNOTATION_REF_NAME.into(), name.tag.clone());
             descriptor
         };
-        let manifests: Vec<Descriptor> = match self.names {
+        match self.names {
             [] => vec![self.root.clone()],
             names => names.iter().map(named).collect(),
-        };
-        let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests});
-        Ok(serde_json::to_vec(&index)?)
+        }
     }
+}
+
+/// The entries of a layout's index that stay when an image of these names comes in.
+fn others(
+    index: &Path,
+    names: &[ImageName],
+    root: &Descriptor,
+) -> Result<Vec<Descriptor>, ExportError> {
+    let fail = |error| write_error("add to", index)(error);
+    match fs::metadata(index) {
+        Ok(metadata) if metadata.len() > MAX_INDEX => {
+            return Err(fail(io::Error::other("the index there is too large")));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fail(error)),
+    }
+    let old = fs::read(index).map_err(fail)?;
+    let old: Index = serde_json::from_slice(&old)
+        .map_err(|error| fail(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    let mut entries = old.manifests;
+    entries.retain(|entry| {
+        match (
+            entry.annotations.get(ANNOTATION_IMAGE_NAME),
+            entry.annotations.get(ANNOTATION_REF_NAME),
+        ) {
+            (Some(full), _) => names.iter().all(|name| name.full != *full),
+            // Other tools name images by tag alone.
+            (None, Some(tag)) => names.iter().all(|name| name.tag != *tag),
+            (None, None) => entry.digest != root.digest,
+        }
+    });
+    Ok(entries)
 }
 
 fn blob_path(digest: &Digest) -> String {
@@ -125,7 +189,11 @@ fn blob_path(digest: &Digest) -> String {
 }
 
 fn header(kind: tar::EntryType, name: &str, mode: u32, size: u64) -> io::Result<tar::Header> {
-    let mut header = tar::Header::new_ustar();
+    // Larger ones need the base-256 numbers of GNU tar.
+    let mut header = match size {
+        0..=MAX_SIZE => tar::Header::new_ustar(),
+        _ => tar::Header::new_gnu(),
+    };
     header.set_entry_type(kind);
     header.set_path(name)?;
     header.set_mode(mode);
@@ -137,118 +205,90 @@ fn header(kind: tar::EntryType, name: &str, mode: u32, size: u64) -> io::Result<
     Ok(header)
 }
 
-fn directory(out: &mut dyn Write, name: &str) -> io::Result<()> {
+fn directory(out: &mut Stream<'_>, name: &str) -> io::Result<()> {
     out.write_all(header(tar::EntryType::Directory, name, 0o755, 0)?.as_bytes())
 }
 
-fn file(out: &mut dyn Write, name: &str, size: u64, content: Box<dyn Read + '_>) -> io::Result<()> {
-    out.write_all(header(tar::EntryType::Regular, name, 0o444, size)?.as_bytes())?;
-    let copied = copy(&mut content.take(size), out)?;
-    if copied != size {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            format!("{name} ends after {copied} of {size} bytes"),
-        ));
-    }
+fn file_header(out: &mut Stream<'_>, name: &str, size: u64) -> io::Result<()> {
+    out.write_all(header(tar::EntryType::Regular, name, 0o444, size)?.as_bytes())
+}
+
+fn pad(out: &mut Stream<'_>, size: u64) -> io::Result<()> {
     let padding = (BLOCK - (size % BLOCK as u64) as usize) % BLOCK;
     out.write_all(&[0; BLOCK][..padding])
 }
 
-fn copy(content: &mut dyn Read, out: &mut dyn Write) -> io::Result<u64> {
-    let mut buffer = vec![0; COPY_BUFFER];
-    let mut copied = 0;
-    loop {
-        let count = match content.read(&mut buffer) {
-            Ok(0) => return Ok(copied),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        out.write_all(&buffer[..count])?;
-        copied += count as u64;
-    }
-}
-
-/// Puts a file in place whole, or not at all.
-fn replace(path: &Path, content: &mut dyn Read) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(name);
-    let written = std::fs::File::create(&partial).and_then(|mut file| copy(content, &mut file));
-    written
-        .and_then(|_| std::fs::rename(&partial, path))
-        .inspect_err(|_| {
-            // What went wrong is told; what is left of the try is in nobody's way.
-            let _ = std::fs::remove_file(&partial);
-        })
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+    use weld_source::progress::Progress;
+
     use super::*;
 
-    struct Blobs(Vec<Vec<u8>>);
+    fn watch() -> Watch {
+        Watch::start(&Progress::none(), "test", None, &CancellationToken::new())
+    }
 
-    impl OpenBlob for Blobs {
-        fn open(&self, digest: &Digest) -> io::Result<Box<dyn Read>> {
-            let blob = self
-                .0
-                .iter()
-                .find(|blob| Digest::sha256_of(blob) == *digest);
-            let blob = blob.ok_or(io::ErrorKind::NotFound)?.clone();
-            Ok(Box::new(io::Cursor::new(blob)))
+    fn tar_of(archive: &Archive<'_>) -> io::Result<Vec<u8>> {
+        let file = tempfile::NamedTempFile::new()?;
+        archive.write_tar(&mut Stream::new(file.as_file(), &watch()))?;
+        fs::read(file.path())
+    }
+
+    fn name(tag: &str) -> ImageName {
+        ImageName {
+            full: format!("docker.io/library/a:{tag}"),
+            familiar: format!("a:{tag}"),
+            tag: tag.into(),
         }
     }
 
-    fn sample(check: impl FnOnce(&Archive<'_>, &Blobs)) {
-        let blobs = Blobs(vec![
+    fn sample(names: &[ImageName], check: impl FnOnce(&Archive<'_>)) {
+        let directory = tempfile::tempdir().unwrap();
+        let blobs = [
             b"manifest".to_vec(),
             vec![7; 1000],
             b"config".to_vec(),
             Vec::new(),
-        ]);
-        let root = Descriptor::of("type", &blobs.0[0]);
-        let name = ImageName {
-            full: "docker.io/library/a:1".into(),
-            familiar: "a:1".into(),
-            tag: "1".into(),
+            vec![1; 3 << 20],
+        ];
+        let root = Descriptor::of("type", &blobs[0]);
+        let stored = |blob: &Vec<u8>| {
+            let digest = Digest::sha256_of(blob);
+            let path = directory.path().join(digest.hex());
+            fs::write(&path, blob).unwrap();
+            (digest, (path, blob.len() as u64))
         };
         let archive = Archive {
             root: &root,
-            names: &[name],
-            blobs: blobs
-                .0
-                .iter()
-                .map(|blob| (Digest::sha256_of(blob), blob.len() as u64))
-                .collect(),
+            names,
+            blobs: blobs.iter().map(stored).collect(),
             docker: Some((
                 Digest::sha256_of(b"config"),
                 vec![Digest::sha256_of([7; 1000])],
             )),
         };
-        check(&archive, &blobs);
+        check(&archive);
     }
 
     #[test]
     fn tar_and_directory_hold_the_same_files() {
-        sample(|archive, blobs| {
-            let (mut first, mut second) = (Vec::new(), Vec::new());
-            archive.write_tar(&mut first, blobs).unwrap();
-            archive.write_tar(&mut second, blobs).unwrap();
+        sample(&[name("1")], |archive| {
+            let (first, second) = (tar_of(archive).unwrap(), tar_of(archive).unwrap());
             assert_eq!(first, second);
             let (unpacked, written) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             tar::Archive::new(first.as_slice())
                 .unpack(unpacked.path())
                 .unwrap();
-            archive.write_directory(written.path(), blobs).unwrap();
-            archive.write_directory(written.path(), blobs).unwrap();
+            archive.write_directory(written.path(), &watch()).unwrap();
+            archive.write_directory(written.path(), &watch()).unwrap();
             let difference = std::process::Command::new("diff")
                 .arg("-r")
                 .args([unpacked.path(), written.path()])
                 .output()
                 .unwrap();
             assert!(difference.status.success(), "{difference:?}");
-            let index = std::fs::read_to_string(written.path().join("index.json")).unwrap();
+            let index = fs::read_to_string(written.path().join("index.json")).unwrap();
             assert!(
                 index.contains(r#""io.containerd.image.name":"docker.io/library/a:1""#),
                 "{index}"
@@ -257,21 +297,43 @@ mod tests {
     }
 
     #[test]
+    fn a_layout_keeps_its_other_images() {
+        let written = tempfile::tempdir().unwrap();
+        for tag in ["1", "2", "1"] {
+            sample(&[name(tag)], |archive| {
+                archive.write_directory(written.path(), &watch()).unwrap();
+            });
+        }
+        let index = fs::read(written.path().join("index.json")).unwrap();
+        let index: Index = serde_json::from_slice(&index).unwrap();
+        let tags: Vec<_> = index
+            .manifests
+            .iter()
+            .map(|entry| entry.annotations[ANNOTATION_REF_NAME].as_str())
+            .collect();
+        assert_eq!(tags, ["2", "1"]);
+    }
+
+    #[test]
     fn a_blob_that_is_shorter_than_it_should_be_is_an_error() {
-        sample(|archive, blobs| {
-            let longer = archive
-                .blobs
-                .keys()
-                .map(|digest| (digest.clone(), 5000))
-                .collect();
-            let archive = Archive {
-                root: archive.root,
-                names: archive.names,
-                blobs: longer,
-                docker: None,
-            };
-            let error = archive.write_tar(&mut Vec::new(), blobs).unwrap_err();
-            assert!(error.to_string().contains("of 5000 bytes"), "{error}");
-        });
+        for size in [5000, 50 << 20] {
+            sample(&[], |archive| {
+                let mut blobs = archive.blobs.clone();
+                for (_, stated) in blobs.values_mut() {
+                    *stated = size;
+                }
+                let archive = Archive {
+                    root: archive.root,
+                    names: archive.names,
+                    blobs,
+                    docker: None,
+                };
+                let error = tar_of(&archive).unwrap_err();
+                assert!(
+                    error.to_string().contains(&format!("of {size} bytes")),
+                    "{error}"
+                );
+            });
+        }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use weld_digest::Digest;
+use weld_llb::Platform;
 
 /// Why an image config cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -43,20 +44,31 @@ struct History {
 }
 
 /// The config of an image that nobody described: of the given platform, with docker's `PATH`.
-pub(crate) fn default_config(os: &str, architecture: &str, variant: Option<&str>) -> Vec<u8> {
+pub(crate) fn default_config(platform: &Platform) -> Vec<u8> {
     let mut config = json!({
-        "architecture": architecture,
-        "os": os,
+        "architecture": platform.architecture,
+        "os": platform.os,
         "config": {
             "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
             "WorkingDir": "/",
         },
         "rootfs": {"type": "layers", "diff_ids": null},
     });
-    if let Some(variant) = variant {
-        config["variant"] = json!(variant);
+    if !platform.variant.is_empty() {
+        config["variant"] = json!(platform.variant);
     }
     config.to_string().into_bytes()
+}
+
+/// When the image of a complete config was made.
+pub(crate) fn created_at(config: &[u8]) -> Option<OffsetDateTime> {
+    serde_json::from_slice::<Time>(config).ok()?.created
+}
+
+#[derive(Deserialize)]
+struct Time {
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    created: Option<OffsetDateTime>,
 }
 
 /// How many entries of `config`'s history, counted from the start, stand the same in `base`'s.
@@ -106,7 +118,7 @@ pub(crate) fn complete(
         .unwrap_or_default();
     let kept = inherited(&history, base);
     align(&mut history, layers);
-    fill_times(&mut history, layers);
+    fill_times(&mut history, layers, kept);
     if let Some(epoch) = epoch {
         for entry in history.iter_mut().skip(kept) {
             entry.created = Some(entry.created.map_or(epoch, |created| created.min(epoch)));
@@ -132,7 +144,8 @@ fn align(history: &mut Vec<History>, layers: &[LayerFacts]) {
         entry.empty_layer = named >= layers.len();
         named += usize::from(!entry.empty_layer);
     }
-    history.extend(layers[named..].iter().map(|layer| History {
+    let missing = layers.get(named..).unwrap_or_default();
+    history.extend(missing.iter().map(|layer| History {
         created: layer.created,
         created_by: layer.description.clone(),
         comment: "buildkit.exporter.image.v0".into(),
@@ -140,16 +153,22 @@ fn align(history: &mut Vec<History>, layers: &[LayerFacts]) {
     }));
 }
 
-/// Gives every entry a time: its layer's own, else that of the first new layer, or of the entry
-/// before.
-fn fill_times(history: &mut [History], layers: &[LayerFacts]) {
+/// Gives every entry after those that the base had a time: its layer's own, else that of the
+/// first new layer, or of the entry before. When the base came to this machine is of no interest.
+fn fill_times(history: &mut [History], layers: &[LayerFacts], kept: usize) {
     let mut layers = layers.iter();
-    for entry in history.iter_mut().filter(|entry| !entry.empty_layer) {
+    for (number, entry) in history.iter_mut().enumerate() {
+        if entry.empty_layer {
+            continue;
+        }
         let layer = layers.next();
-        entry.created = entry
-            .created
-            .or_else(|| layer.and_then(|layer| layer.created));
+        if number >= kept {
+            entry.created = entry
+                .created
+                .or_else(|| layer.and_then(|layer| layer.created));
+        }
     }
+    let history = history.get_mut(kept..).unwrap_or_default();
     let first_gap = history
         .iter()
         .position(|entry| entry.created.is_none())
@@ -256,6 +275,18 @@ mod tests {
         assert_eq!(done["history"][3]["created_by"], "made extra");
         assert_eq!(done["created"], "1970-01-01T00:00:30Z");
         assert_eq!(done["rootfs"]["diff_ids"].as_array().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_the_base_says_of_its_history_stays() {
+        let base = json!({"history": [{"created_by": "base"}]});
+        let config = json!({"os": "linux", "architecture": "amd64", "history": [
+            {"created_by": "base"},
+            {"created_by": "ENV A=1", "empty_layer": true},
+        ]});
+        let done = completed(&config, &[layer("base", Some(100))], Some(50), Some(&base));
+        assert_eq!(done["history"][0], base["history"][0]);
+        assert_eq!(done["history"][1]["created"], "1970-01-01T00:00:50Z");
     }
 
     #[test]

@@ -5,11 +5,24 @@
 //! manifest, and an index for several platforms), then written to an archive, pushed, or both.
 
 mod archive;
+mod blocking;
 mod config;
+mod destination;
+mod error;
+mod exporter;
+mod image;
+mod local;
 mod manifest;
 mod options;
+mod push;
 mod request;
+mod stream;
+mod tree;
+mod tree_tar;
+mod watch;
 
 pub use config::ConfigError;
-pub use options::{Compression, ImageOptions, OptionError};
+pub use error::ExportError;
+pub use exporter::{Built, BuiltPlatform, Exporter};
+pub use options::{Annotation, AnnotationPlace, FileOptions, ImageOptions, LocalMode, OptionError};
 pub use request::{ExportKind, ExportRequest, ExportTarget};

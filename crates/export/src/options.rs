@@ -1,23 +1,12 @@
 use std::collections::BTreeMap;
 
 use time::OffsetDateTime;
+use weld_store::layer::Compression;
 
 use crate::ExportKind;
 
-/// How layers are compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Compression {
-    /// Gzip, which everything reads.
-    #[default]
-    Gzip,
-    /// Zstandard.
-    Zstd,
-    /// None.
-    Uncompressed,
-}
-
 /// What the attributes of an image exporter ask for; names as in BuildKit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageOptions {
     /// `name`: references to tag and push, split at commas.
     pub names: Vec<String>,
@@ -33,17 +22,15 @@ pub struct ImageOptions {
     pub dangling_prefix: Option<String>,
     /// `oci-mediatypes`: OCI's media types, not docker's.
     pub oci_types: bool,
-    /// `compression`, for layers that are not compressed yet.
+    /// `compression` and `compression-level`, for layers that are no blobs yet.
     pub compression: Compression,
-    /// `compression-level`.
-    pub level: Option<i32>,
     /// `force-compression`: also compress layers anew that are compressed otherwise.
     pub force_compression: bool,
     /// `rewrite-timestamp`: bring the times of files in new layers down to the epoch.
     pub rewrite_timestamp: bool,
     /// `source-date-epoch`.
     pub epoch: Option<OffsetDateTime>,
-    /// `tar`: an archive (`true`), or a directory (`false`).
+    /// `tar=false`: a directory instead of an archive.
     pub directory: bool,
     /// `annotation…`.
     pub annotations: Vec<Annotation>,
@@ -134,6 +121,26 @@ const KNOWN: &[&str] = &[
     "annotation-index-descriptor.KEY",
 ];
 
+impl Default for ImageOptions {
+    fn default() -> Self {
+        Self {
+            names: Vec::new(),
+            push: false,
+            push_by_digest: false,
+            insecure: false,
+            name_canonical: false,
+            dangling_prefix: None,
+            oci_types: true,
+            compression: Compression::Gzip(None),
+            force_compression: false,
+            rewrite_timestamp: false,
+            epoch: None,
+            directory: false,
+            annotations: Vec::new(),
+        }
+    }
+}
+
 impl ImageOptions {
     /// Reads the attributes of an image exporter.
     ///
@@ -141,7 +148,7 @@ impl ImageOptions {
     /// [`OptionError`] for what it does not know or cannot do.
     pub fn parse(kind: ExportKind, attrs: &BTreeMap<String, String>) -> Result<Self, OptionError> {
         let mut options = Self::default();
-        let mut oci_types = None;
+        let (mut oci_types, mut level) = (None, None);
         for (key, value) in attrs {
             let reader = Reader {
                 kind: kind.name(),
@@ -157,7 +164,7 @@ impl ImageOptions {
                 "dangling-name-prefix" => options.dangling_prefix = Some(value.clone()),
                 "oci-mediatypes" => oci_types = Some(reader.flag()?),
                 "compression" => options.compression = reader.compression()?,
-                "compression-level" => options.level = Some(reader.level()?),
+                "compression-level" => level = Some(reader.level()?),
                 "force-compression" => options.force_compression = reader.flag()?,
                 "rewrite-timestamp" => options.rewrite_timestamp = reader.flag()?,
                 "source-date-epoch" => options.epoch = reader.epoch()?,
@@ -167,6 +174,7 @@ impl ImageOptions {
                 _ => options.annotations.push(reader.annotation()?),
             }
         }
+        options.compression = options.compression.at_level(level);
         options.oci_types = options.choose_types(kind, oci_types)?;
         if options.directory && !matches!(kind, ExportKind::OciArchive | ExportKind::DockerArchive)
         {
@@ -179,8 +187,7 @@ impl ImageOptions {
         Ok(options)
     }
 
-    /// OCI's media types for OCI archives and wherever docker's cannot say what is asked for;
-    /// docker's elsewhere, unless they are asked for.
+    /// OCI's media types unless docker's are asked for, which cannot say everything.
     fn choose_types(&self, kind: ExportKind, asked: Option<bool>) -> Result<bool, OptionError> {
         let conflict = |first| OptionError::Conflict {
             kind: kind.name(),
@@ -188,15 +195,14 @@ impl ImageOptions {
             second: "oci-mediatypes=false",
         };
         if asked == Some(false) {
-            if self.compression == Compression::Zstd {
+            if matches!(self.compression, Compression::Zstd(_)) {
                 return Err(conflict("compression=zstd"));
             }
             if !self.annotations.is_empty() {
                 return Err(conflict("annotations"));
             }
         }
-        let needed = self.compression == Compression::Zstd || !self.annotations.is_empty();
-        Ok(asked.unwrap_or(kind != ExportKind::DockerArchive || needed))
+        Ok(asked.unwrap_or(true))
     }
 
     /// The annotations of one place, for one platform (`None` where there is no platform).
@@ -219,6 +225,57 @@ impl ImageOptions {
             .into_iter()
             .map(|annotation| (annotation.key.clone(), annotation.value.clone()))
             .collect()
+    }
+}
+
+/// What becomes of the files in a directory that is exported into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalMode {
+    /// What is not in the result stays.
+    #[default]
+    Copy,
+    /// What is not in the result is deleted.
+    Delete,
+}
+
+/// What the attributes of an exporter of files ask for; names as in BuildKit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileOptions {
+    /// `platform-split`: a directory for each platform; unless told, if several were asked for.
+    pub platform_split: Option<bool>,
+    /// `mode`: `copy` or `delete`.
+    pub mode: LocalMode,
+    /// `source-date-epoch`: the time of all files.
+    pub epoch: Option<OffsetDateTime>,
+}
+
+impl FileOptions {
+    /// Reads the attributes of an exporter of files.
+    ///
+    /// # Errors
+    /// [`OptionError`] for what it does not know or cannot do.
+    pub fn parse(kind: ExportKind, attrs: &BTreeMap<String, String>) -> Result<Self, OptionError> {
+        const KNOWN: [&str; 3] = ["platform-split", "source-date-epoch", "mode"];
+        let known = match kind {
+            ExportKind::Local => KNOWN.as_slice(),
+            // An archive is always new.
+            _ => &KNOWN[..2],
+        };
+        let mut options = Self::default();
+        for (key, value) in attrs {
+            let reader = Reader {
+                kind: kind.name(),
+                key,
+                value,
+            };
+            match key.as_str() {
+                "platform-split" => options.platform_split = Some(reader.flag()?),
+                "source-date-epoch" => options.epoch = reader.epoch()?,
+                "mode" if kind == ExportKind::Local => options.mode = reader.mode()?,
+                _ => return Err(reader.unknown(known)),
+            }
+        }
+        Ok(options)
     }
 }
 
@@ -258,15 +315,15 @@ impl Reader<'_> {
 
     fn compression(&self) -> Result<Compression, OptionError> {
         match self.value {
-            "gzip" => Ok(Compression::Gzip),
-            "zstd" => Ok(Compression::Zstd),
+            "gzip" => Ok(Compression::Gzip(None)),
+            "zstd" => Ok(Compression::Zstd(None)),
             "uncompressed" => Ok(Compression::Uncompressed),
             "estargz" => Err(self.bad("estargz is not supported; use gzip, zstd or uncompressed")),
             _ => Err(self.bad("must be gzip, zstd or uncompressed")),
         }
     }
 
-    fn level(&self) -> Result<i32, OptionError> {
+    fn level(&self) -> Result<i64, OptionError> {
         self.value
             .parse()
             .ok()
@@ -286,12 +343,24 @@ impl Reader<'_> {
             .ok_or_else(|| self.bad("must be seconds since 1970"))
     }
 
-    fn annotation(&self) -> Result<Annotation, OptionError> {
-        let unknown = || OptionError::Unknown {
+    fn mode(&self) -> Result<LocalMode, OptionError> {
+        match self.value {
+            "" | "copy" => Ok(LocalMode::Copy),
+            "delete" => Ok(LocalMode::Delete),
+            _ => Err(self.bad("must be copy or delete")),
+        }
+    }
+
+    fn unknown(&self, known: &[&str]) -> OptionError {
+        OptionError::Unknown {
             kind: self.kind,
             key: self.key.to_owned(),
-            known: KNOWN.join(", "),
-        };
+            known: known.join(", "),
+        }
+    }
+
+    fn annotation(&self) -> Result<Annotation, OptionError> {
+        let unknown = || self.unknown(KNOWN);
         let (head, key) = self
             .key
             .split_once('.')
@@ -338,8 +407,7 @@ mod tests {
         assert!(oci(ExportKind::OciArchive, &[]));
         assert!(oci(ExportKind::Image, &[]));
         assert!(!oci(ExportKind::Image, &[("oci-mediatypes", "false")]));
-        assert!(!oci(ExportKind::DockerArchive, &[]));
-        assert!(oci(ExportKind::DockerArchive, &[("compression", "zstd")]));
+        assert!(oci(ExportKind::DockerArchive, &[]));
         let error = parse(
             ExportKind::Image,
             &[("oci-mediatypes", "false"), ("compression", "zstd")],

@@ -12,7 +12,7 @@ pub enum ExportKind {
     OciArchive,
     /// An image, as an archive that `docker load` reads.
     DockerArchive,
-    /// An image in the store, pushed with `push=true`.
+    /// An image made of blobs in the store, pushed with `push=true`.
     Image,
     /// Nothing: what was built stays in the cache.
     CacheOnly,

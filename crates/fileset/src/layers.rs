@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -50,6 +50,8 @@ pub struct Layers {
     /// Whiteouts and opaque marks count.
     overlay: bool,
     marks: OverlayMarks,
+    /// Opening the root in many layers takes a while, and every path starts there.
+    root: OnceLock<MergedDir>,
 }
 
 /// A directory of a stack: what each layer has at its path, uppermost first.
@@ -85,6 +87,7 @@ impl Layers {
             dirs: vec![Arc::new(dir)],
             overlay: false,
             marks: OverlayMarks::default(),
+            root: OnceLock::new(),
         }
     }
 
@@ -96,6 +99,7 @@ impl Layers {
             dirs,
             overlay: true,
             marks,
+            root: OnceLock::new(),
         })
     }
 
@@ -155,8 +159,12 @@ impl Layers {
 
     /// The merged root.
     pub fn root(&self) -> Result<MergedDir, Errno> {
+        if let Some(root) = self.root.get() {
+            return Ok(root.clone());
+        }
         let all: Vec<usize> = (0..self.dirs.len()).collect();
-        self.open_parts(Path::new(""), &all)
+        let root = self.open_parts(Path::new(""), &all)?;
+        Ok(self.root.get_or_init(|| root).clone())
     }
 
     /// Opens the directory `path`, which holds no symbolic link, in those of `layers` that count.
@@ -273,6 +281,21 @@ impl MergedDir {
 
     /// The merged names, sorted by bytes.
     pub fn names(&self) -> Result<Vec<MergedName>, Errno> {
+        // Whoever shares the descriptors shares the place that was read up to.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let reopened = self.parts.iter().map(|part| {
+            let fd = open_beneath(part.fd.as_fd(), Path::new(""), flags)?;
+            Ok(Part {
+                layer: part.layer,
+                fd: Arc::new(fd),
+            })
+        });
+        let parts = reopened.collect::<Result<_, Errno>>()?;
+        Self { parts, ..*self }.names_once()
+    }
+
+    /// The same where the directories were opened for nothing else.
+    pub(crate) fn names_once(&self) -> Result<Vec<MergedName>, Errno> {
         if let ([part], false) = (self.parts.as_slice(), self.overlay) {
             let layer = part.layer;
             let names = read_dir(part.fd.as_fd())?;

@@ -17,7 +17,7 @@ thread_local! {
         RefCell::new(vec![MaybeUninit::uninit(); BUFFER].into_boxed_slice());
 }
 
-/// The names in the open directory `dir` with their types, sorted by bytes, without `.` and `..`.
+/// The names in the directory `dir`, opened and not read from before, with their types, sorted by bytes, without `.` and `..`.
 /// A type is `Unknown` where the file system does not tell.
 pub fn read_dir(dir: BorrowedFd<'_>) -> Result<Vec<(OsString, FileType)>, Errno> {
     let mut names = SCRATCH.with_borrow_mut(|buffer| {

@@ -138,7 +138,9 @@ impl<'w> Shared<'w> {
             .open(&dir)
             .map_err(|error| ("open directory", error))
             .and_then(|merged| {
-                let names = merged.names().map_err(|error| ("read directory", error))?;
+                let names = merged
+                    .names_once()
+                    .map_err(|error| ("read directory", error))?;
                 Ok((merged, names))
             });
         let (merged, names) = match opened {

@@ -147,3 +147,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_shared_directory_can_be_listed_again() {
+    let dir = tempfile::tempdir().unwrap();
+    build(&dir.path().join("a"), &vec![("x/y".to_owned(), Make::File)]);
+    build(&dir.path().join("b"), &vec![("z".to_owned(), Make::File)]);
+    let paths = [dir.path().join("a"), dir.path().join("b")];
+    let layers = Layers::open(&paths, OverlayMarks::Trusted).unwrap();
+    for _ in 0..2 {
+        let names = layers.root().unwrap().names().unwrap();
+        let names: Vec<_> = names
+            .iter()
+            .map(|name| name.name.to_str().unwrap())
+            .collect();
+        assert_eq!(names, ["x", "z"]);
+    }
+}

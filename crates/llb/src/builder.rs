@@ -1,5 +1,7 @@
 //! Making definitions.
 
+mod caps;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use weld_digest::Digest;
 use weld_proto::{cap, pb};
 
 use crate::graph::encode::encode_terminal;
-use crate::{ExecOp, FileChange, FileInput, FileOp, Graph, MountKind, Op, Platform, Source};
+use crate::{FileChange, FileInput, FileOp, Graph, Op, Platform, Source};
 
 /// Collects operations and encodes those that a result needs.
 ///
@@ -376,7 +378,7 @@ impl Encoder<'_> {
             .ok_or(BuildError::Foreign(index))?;
         let (bytes, caps) = match &node.kind {
             NodeKind::Encoded { bytes, .. } => (bytes.clone(), Vec::new()),
-            NodeKind::Op(op) => (self.encode(op, &node.constraints)?, op_caps(op)),
+            NodeKind::Op(op) => (self.encode(op, &node.constraints)?, caps::of_op(op)),
         };
         let digest = Digest::sha256_of(&bytes);
         if let Some(slot) = self.digests.get_mut(index) {
@@ -521,88 +523,4 @@ fn merge_metadata(into: &mut pb::OpMetadata, from: &pb::OpMetadata) {
     if from.linux_resources.is_some() {
         into.linux_resources.clone_from(&from.linux_resources);
     }
-}
-
-/// The capabilities that an operation relies on.
-fn op_caps(op: &Op<Output>) -> Vec<&'static str> {
-    match op {
-        Op::Source(source) => source.caps(),
-        Op::Exec(exec) => exec_caps(exec),
-        Op::File(file) => file_caps(file),
-        Op::Merge(_) => vec![cap::MERGE_OP],
-        Op::Diff(_) => vec![cap::DIFF_OP],
-        Op::Build(_) => Vec::new(),
-        Op::Passthrough(_) => vec![cap::PASSTHROUGH_OP],
-    }
-}
-
-fn exec_caps(exec: &ExecOp<Output>) -> Vec<&'static str> {
-    let process = &exec.process;
-    let mut caps = vec![cap::EXEC_META_BASE, cap::EXEC_META_SETS_DEFAULT_PATH];
-    let mut need = |needed: bool, cap| {
-        if needed && !caps.contains(&cap) {
-            caps.push(cap);
-        }
-    };
-    need(
-        !process.valid_exit_codes.is_empty(),
-        cap::EXEC_VALID_EXIT_CODE,
-    );
-    need(!process.ulimits.is_empty(), cap::EXEC_META_ULIMIT);
-    need(exec.network != pb::NetMode::Unset, cap::EXEC_META_NETWORK);
-    need(
-        exec.security != pb::SecurityMode::Sandbox,
-        cap::EXEC_META_SECURITY,
-    );
-    need(process.proxy.is_some(), cap::EXEC_META_PROXY);
-    need(!exec.secret_env.is_empty(), cap::EXEC_MOUNT_SECRET);
-    need(!exec.secret_env.is_empty(), cap::EXEC_SECRET_ENV);
-    need(!exec.devices.is_empty(), cap::EXEC_META_CDI);
-    for mount in &exec.mounts {
-        match &mount.kind {
-            MountKind::Bind(bind) => {
-                let content_cache = bind.content_cache != pb::MountContentCache::Default;
-                need(!bind.selector.is_empty(), cap::EXEC_MOUNT_SELECTOR);
-                need(bind.input.is_some(), cap::EXEC_MOUNT_BIND);
-                need(content_cache, cap::EXEC_MOUNT_CONTENT_CACHE);
-            }
-            MountKind::Cache(cache) => {
-                need(!cache.selector.is_empty(), cap::EXEC_MOUNT_SELECTOR);
-                need(true, cap::EXEC_MOUNT_CACHE);
-                need(true, cap::EXEC_MOUNT_CACHE_SHARING);
-            }
-            MountKind::Tmpfs { size } => {
-                need(true, cap::EXEC_MOUNT_TMPFS);
-                need(*size > 0, cap::EXEC_MOUNT_TMPFS_SIZE);
-            }
-            MountKind::Secret(_) => need(true, cap::EXEC_MOUNT_SECRET),
-            MountKind::Ssh(_) => need(true, cap::EXEC_MOUNT_SSH),
-        }
-    }
-    caps
-}
-
-fn file_caps(file: &FileOp<Output>) -> Vec<&'static str> {
-    let mut caps = vec![cap::FILE_BASE];
-    for action in &file.actions {
-        match &action.change {
-            FileChange::Copy(copy) => {
-                if !copy.include_patterns.is_empty() || !copy.exclude_patterns.is_empty() {
-                    caps.push(cap::FILE_COPY_INCLUDE_EXCLUDE_PATTERNS);
-                }
-                if !copy.required_paths.is_empty() {
-                    caps.push(cap::FILE_COPY_REQUIRED_PATHS);
-                }
-                if copy.always_replace_existing_dest_paths {
-                    caps.push(cap::FILE_COPY_ALWAYS_REPLACE_EXISTING_DEST_PATHS);
-                }
-                if matches!(copy.mode, Some(crate::CopyMode::Symbolic(_))) {
-                    caps.push(cap::FILE_COPY_MODE_STRING_FORMAT);
-                }
-            }
-            FileChange::Symlink(_) => caps.push(cap::FILE_SYMLINK_CREATE),
-            FileChange::Mkfile(_) | FileChange::Mkdir(_) | FileChange::Rm(_) => {}
-        }
-    }
-    caps
 }

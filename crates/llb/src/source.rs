@@ -1,5 +1,6 @@
 //! Where content from outside comes from.
 
+mod caps;
 mod wire;
 
 use std::collections::BTreeMap;

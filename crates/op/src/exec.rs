@@ -34,7 +34,7 @@ pub enum ExecError {
         /// The program and its arguments.
         command: String,
         /// Why.
-        source: RuntimeError,
+        source: Box<RuntimeError>,
     },
     /// A snapshot that it needs could not be made.
     #[error("{action}: {source}")]
@@ -42,7 +42,7 @@ pub enum ExecError {
         /// What was tried.
         action: String,
         /// Why it failed.
-        source: SnapshotError,
+        source: Box<SnapshotError>,
     },
     /// A cache mount could not be had.
     #[error("cache mount {dest}: {source}")]
@@ -50,7 +50,7 @@ pub enum ExecError {
         /// Where it is mounted.
         dest: String,
         /// Why it failed.
-        source: CacheMountError,
+        source: Box<CacheMountError>,
     },
     /// A secret that the client does not offer.
     #[error("secret {0}: not found: offer it with --secret id={0},src=FILE or id={0},env=VARIABLE")]
@@ -176,7 +176,7 @@ impl Exec {
             Err(source) => {
                 return Err(OpError::failed(ExecError::Runtime {
                     command: command(),
-                    source,
+                    source: source.into(),
                 }));
             }
         };

@@ -7,24 +7,30 @@
 //! link in a tree leads out of it.
 
 mod actions;
+mod cache;
 mod content;
 mod copy;
 mod destination;
 mod error;
 mod mode;
+mod op;
 mod owner;
 mod resolve;
+mod sequence;
 mod unpack;
 mod wildcard;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use actions::{MakeDir, MakeFile, MakeSymlink, Remove};
+pub use cache::{ContentPath, FileCacheMap, InputContent, cache_map};
 pub use copy::{Copy, Source};
 pub use destination::{Destination, Owner};
 pub use error::FileError;
 pub use mode::{ModeChange, SymbolicMode};
+pub(crate) use op::File;
 pub use owner::{Identity, OwnerOption};
+pub use sequence::{SequenceError, Workshop, run};
 
 /// What surrounds an action.
 #[derive(Clone, Copy, Debug)]

@@ -1,14 +1,16 @@
 //! From a decoded definition to one that a solver loads.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use weld_llb::{Graph, Op as LlbOp, Source, Vertex};
 use weld_solver::{Definition, MergePolicy, Op, OpDefinition, Output, VertexDef, VertexOptions};
 
 use crate::digest::to_solver;
 use crate::exec::Exec;
+use crate::file::File;
 use crate::merge::{Diff, Merge};
 use crate::source::image::{Image, Wanted};
+use crate::source::local::Local;
 use crate::{Tree, Worker};
 
 /// Why a definition cannot be loaded.
@@ -141,11 +143,24 @@ fn operation(
             Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
                 return unsupported("a blob as a source");
             }
-            Source::Local(_) => return unsupported("local"),
+            Source::Local(local) => Arc::new(Local {
+                worker,
+                source: local.clone(),
+                description: local
+                    .shared_key_hint
+                    .clone()
+                    .unwrap_or_else(|| local.name.clone()),
+                synced: OnceLock::new(),
+            }),
             Source::Git(_) => return unsupported("git"),
             Source::Http(_) => return unsupported("http"),
         },
-        LlbOp::File(_) => return unsupported("file"),
+        LlbOp::File(op) => Arc::new(File {
+            worker,
+            op: op.clone(),
+            inputs: vertex.inputs().len(),
+            description,
+        }),
         LlbOp::Build(_) => return unsupported("a build inside of a build"),
         LlbOp::Passthrough(_) => return unsupported("passthrough"),
     })

@@ -27,6 +27,13 @@ pub trait Session: Send + Sync + 'static {
         selection: SelectionOptions,
     ) -> Result<Option<Arc<dyn TreeProvider>>, SessionError>;
 
+    /// What tells the directory of that name from those of other clients, such as its path; what
+    /// was transferred of it before is found by this.
+    fn directory_identity(&self, name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
+
     /// The OCI layout of that name, if the client offers it.
     fn layout(&self, name: &str) -> Option<PathBuf>;
 

@@ -2,3 +2,4 @@
 
 pub(crate) mod image;
 mod layers;
+pub(crate) mod local;

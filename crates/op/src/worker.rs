@@ -8,6 +8,7 @@ use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
 use crate::source::image::Resolutions;
+use crate::source::local::Trees;
 
 /// What operations work with: the store, the runtime and the ways to the outside. One for an
 /// engine.
@@ -25,6 +26,7 @@ pub struct Worker {
     /// Where bare repositories are kept between fetches.
     pub repositories: PathBuf,
     pub(crate) resolutions: Resolutions,
+    pub(crate) sources: Trees,
 }
 
 impl Worker {
@@ -39,6 +41,7 @@ impl Worker {
             platform: Platform::host(),
             repositories,
             resolutions: Resolutions::default(),
+            sources: Trees::default(),
         }
     }
 

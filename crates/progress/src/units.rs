@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Bytes in decimal units, as docker writes them: `1.05kB`, `23.4MB`.
-pub(crate) fn bytes(count: u64) -> String {
+/// A number of bytes in decimal units, as docker writes them: `1.05kB`, `23.4MB`.
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     if count < 1000 {
         return format!("{count}B");

@@ -15,7 +15,10 @@ type Failure = Box<dyn std::error::Error>;
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let runs = args.next().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let runs = args
+        .next()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(200);
     match bench(runs, args.next()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -35,7 +38,14 @@ async fn bench(runs: usize, oci: Option<String>) -> Result<(), Failure> {
         config.kind = kind.clone();
         let runtime = Runtime::new(config.clone())?;
         for network in [Network::Host, Network::None] {
-            measure(&runtime, dir.path(), runs, network, &format!("{kind:?} {network:?}")).await?;
+            measure(
+                &runtime,
+                dir.path(),
+                runs,
+                network,
+                &format!("{kind:?} {network:?}"),
+            )
+            .await?;
         }
     }
     Ok(())
@@ -50,7 +60,11 @@ async fn measure(
 ) -> Result<(), Failure> {
     let mut times = Vec::with_capacity(runs);
     for index in 0..runs {
-        let mut step = StepSpec::new(format!("bench-{index}"), root(dir)?, vec!["/bin/true".into()]);
+        let mut step = StepSpec::new(
+            format!("bench-{index}"),
+            root(dir)?,
+            vec!["/bin/true".into()],
+        );
         step.network = network;
         let start = Instant::now();
         let status = runtime
@@ -62,8 +76,17 @@ async fn measure(
         }
     }
     times.sort();
-    let at = |share: usize| times.get(times.len() * share / 100).map_or(0, Duration::as_micros);
-    println!("{name}: median {} us, 10% {} us, 90% {} us", at(50), at(10), at(90));
+    let at = |share: usize| {
+        times
+            .get(times.len() * share / 100)
+            .map_or(0, Duration::as_micros)
+    };
+    println!(
+        "{name}: median {} us, 10% {} us, 90% {} us",
+        at(50),
+        at(10),
+        at(90)
+    );
     Ok(())
 }
 

@@ -5,29 +5,84 @@ use std::io;
 /// A set of capabilities, bit `n` for capability number `n`.
 pub(crate) type Set = u64;
 
-/// Docker's default capabilities with their numbers.
-pub(crate) const DEFAULT: &[(&str, u32)] = &[
-    ("CAP_CHOWN", 0),
-    ("CAP_DAC_OVERRIDE", 1),
-    ("CAP_FOWNER", 3),
-    ("CAP_FSETID", 4),
-    ("CAP_KILL", 5),
-    ("CAP_SETGID", 6),
-    ("CAP_SETUID", 7),
-    ("CAP_SETPCAP", 8),
-    ("CAP_NET_BIND_SERVICE", 10),
-    ("CAP_NET_RAW", 13),
-    ("CAP_SYS_CHROOT", 18),
-    ("CAP_MKNOD", 27),
-    ("CAP_AUDIT_WRITE", 29),
-    ("CAP_SETFCAP", 31),
+/// Docker's default capabilities.
+const DEFAULT: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SYS_CHROOT",
+    "CAP_MKNOD",
+    "CAP_AUDIT_WRITE",
+    "CAP_SETFCAP",
 ];
+
+/// All capabilities, by their numbers.
+const NAMES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// The names of the capabilities in a set.
+pub(crate) fn names(set: Set) -> Vec<&'static str> {
+    let numbered = NAMES.iter().enumerate();
+    numbered
+        .filter(|(number, _)| set & (1 << number) != 0)
+        .map(|(_, name)| *name)
+        .collect()
+}
 
 /// The default capabilities as a set.
 pub(crate) fn default_set() -> Set {
-    DEFAULT
-        .iter()
-        .fold(0, |set, (_, number)| set | (1 << number))
+    let numbered = NAMES.iter().enumerate();
+    numbered
+        .filter(|(_, name)| DEFAULT.contains(name))
+        .fold(0, |set, (number, _)| set | (1 << number))
 }
 
 /// The capabilities of this process: those that it has and those that it could ever have.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::embedded::resolve_ulimit;
 use crate::error::RuntimeError;
+use crate::rlimit;
 use crate::spec::StepSpec;
 
 const LONGEST_ID: usize = 128;
@@ -37,8 +37,13 @@ pub(crate) fn step(step: &StepSpec) -> Result<(), RuntimeError> {
     for agent in &step.agents {
         absolute("agent target", &agent.target)?;
     }
+    if let Some(parent) = &step.cgroup_parent
+        && parent.as_os_str().as_encoded_bytes().contains(&b'\n')
+    {
+        return Err(invalid("cgroup parent", "it has a line feed in it"));
+    }
     for ulimit in &step.ulimits {
-        resolve_ulimit(ulimit)?;
+        rlimit::resolve(ulimit)?;
     }
     Ok(())
 }

@@ -1,15 +1,18 @@
 //! Ending a running step from outside of the thread that looks after it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 /// Ends a step, now or as soon as it starts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Control {
     state: Mutex<State>,
+    /// Readable once the step was killed.
+    wake: OwnedFd,
 }
 
 #[derive(Debug, Default)]
@@ -19,6 +22,19 @@ struct State {
 }
 
 impl Control {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            state: Mutex::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC)?,
+        })
+    }
+
+    /// A descriptor that becomes readable when the step is killed, for those that have no process
+    /// to be told of.
+    pub(crate) fn wake(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -30,6 +46,8 @@ impl Control {
         if let Some(process) = &state.process {
             send_kill(process);
         }
+        // The counter cannot overflow in the life of a step.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
     /// Whether the step was killed.

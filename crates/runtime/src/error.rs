@@ -132,12 +132,6 @@ pub enum RuntimeError {
         /// What it said, or why it could not be run.
         message: String,
     },
-    /// The external runtime cannot do what the step needs.
-    #[error("{what} is not supported with an external runtime")]
-    ExternalUnsupported {
-        /// What.
-        what: &'static str,
-    },
     /// The step was cancelled; all its processes are dead.
     #[error("the step was cancelled")]
     Cancelled,

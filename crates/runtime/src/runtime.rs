@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +17,8 @@ use crate::config::{RuntimeConfig, RuntimeKind};
 use crate::control::{Control, KillOnDrop};
 use crate::embedded::{Embedded, Streams};
 use crate::error::RuntimeError;
+use crate::mount::Listener;
+use crate::oci::Oci;
 use crate::output::{self, Stdio};
 use crate::spec::StepSpec;
 use crate::status::ExitStatus;
@@ -38,7 +40,30 @@ struct Shared {
 
 #[derive(Debug)]
 enum Engine {
-    Embedded(Arc<Embedded>),
+    Embedded(Embedded),
+    Oci(Oci),
+}
+
+impl Engine {
+    fn supervise(
+        &self,
+        step: StepSpec,
+        streams: Streams,
+        control: &Control,
+        listeners: oneshot::Sender<Vec<Listener>>,
+    ) -> Result<ExitStatus, RuntimeError> {
+        match self {
+            Self::Embedded(embedded) => embedded.supervise(step, streams, control, listeners),
+            Self::Oci(oci) => oci.supervise(step, streams, control, listeners),
+        }
+    }
+
+    fn clean(&self, running: &HashSet<String>) -> Result<(), RuntimeError> {
+        match self {
+            Self::Embedded(embedded) => embedded.cgroups().clean(running),
+            Self::Oci(oci) => oci.clean(running),
+        }
+    }
 }
 
 impl Runtime {
@@ -58,25 +83,24 @@ impl Runtime {
             }
         };
         let scratch = dir.join("scratch");
-        std::fs::create_dir_all(&scratch).map_err(state(&scratch, "create"))?;
+        let mut builder = std::fs::DirBuilder::new();
+        let created = builder.recursive(true).mode(0o700).create(&scratch);
+        created.map_err(state(&scratch, "create"))?;
         let dir = dir.canonicalize().map_err(state(dir, "resolve"))?;
         let lock = lock(&dir)?;
         let meta = dir.metadata().map_err(state(&dir, "stat"))?;
         let tag = format!("{:x}-{:x}", meta.dev(), meta.ino());
         let cgroups =
-            Cgroups::new(&config.cgroup, tag).map_err(|source| RuntimeError::Sandbox {
+            Cgroups::new(&config.cgroup, tag, &dir).map_err(|source| RuntimeError::Sandbox {
                 action: "learn about cgroups",
                 source,
             })?;
+        let (dns, adj) = (config.dns, config.oom_score_adj);
         let engine = match config.kind {
             RuntimeKind::Embedded => {
-                let scratch = dir.join("scratch");
-                let (dns, adj) = (config.dns, config.oom_score_adj);
-                Engine::Embedded(Arc::new(Embedded::new(scratch, cgroups, dns, adj)?))
+                Engine::Embedded(Embedded::new(dir.join("scratch"), cgroups, dns, adj)?)
             }
-            RuntimeKind::Oci(_) => {
-                return Err(RuntimeError::ExternalUnsupported { what: "anything" });
-            }
+            RuntimeKind::Oci(path) => Engine::Oci(Oci::new(path, dir, cgroups, dns, adj)?),
         };
         Ok(Self {
             shared: Arc::new(Shared {
@@ -100,11 +124,7 @@ impl Runtime {
     ) -> Result<ExitStatus, RuntimeError> {
         check::step(&step)?;
         let running = Running::enter(&self.shared, &step.id)?;
-        match &self.shared.engine {
-            Engine::Embedded(embedded) => {
-                run_embedded(embedded.clone(), step, stdio, cancel, running).await
-            }
-        }
+        run(self.shared.clone(), step, stdio, cancel, running).await
     }
 
     /// Ends and removes what steps of a killed process left: processes, cgroups, containers of an
@@ -116,9 +136,7 @@ impl Runtime {
         let shared = self.shared.clone();
         let cleaning = tokio::task::spawn_blocking(move || {
             let running = shared.running();
-            match &shared.engine {
-                Engine::Embedded(embedded) => embedded.cgroups().clean(&running),
-            }
+            shared.engine.clean(&running)
         });
         cleaning.await.map_err(|_| RuntimeError::SupervisorLost)?
     }
@@ -153,6 +171,10 @@ fn lock(dir: &Path) -> Result<std::fs::File, RuntimeError> {
     }
 }
 
+fn fail(action: &'static str) -> impl FnOnce(io::Error) -> RuntimeError {
+    move |source| RuntimeError::Sandbox { action, source }
+}
+
 /// A step's id is taken as long as this lives.
 struct Running {
     shared: Arc<Shared>,
@@ -180,26 +202,22 @@ impl Drop for Running {
     }
 }
 
-async fn run_embedded(
-    embedded: Arc<Embedded>,
+async fn run(
+    shared: Arc<Shared>,
     step: StepSpec,
     stdio: Stdio,
     cancel: CancellationToken,
     running: Running,
 ) -> Result<ExitStatus, RuntimeError> {
-    let (mut pump, stdout, stderr) =
-        output::pump(stdio).map_err(|source| RuntimeError::Sandbox {
-            action: "make pipes",
-            source,
-        })?;
+    let (mut pump, stdout, stderr) = output::pump(stdio).map_err(fail("make pipes"))?;
     let streams = Streams { stdout, stderr };
-    let control = Arc::new(Control::default());
+    let control = Arc::new(Control::new().map_err(fail("make an event"))?);
     let _kill = KillOnDrop(control.clone());
     let (done, mut ended) = oneshot::channel();
     let (made, mut listeners) = oneshot::channel();
     let supervised = control.clone();
     let supervise = move || {
-        let result = embedded.supervise(step, streams, &supervised, made);
+        let result = shared.engine.supervise(step, streams, &supervised, made);
         drop(running);
         // Nobody waits if the step was given up.
         let _ = done.send(result);
@@ -207,10 +225,7 @@ async fn run_embedded(
     std::thread::Builder::new()
         .name("weld-step".to_owned())
         .spawn(supervise)
-        .map_err(|source| RuntimeError::Sandbox {
-            action: "start a thread",
-            source,
-        })?;
+        .map_err(fail("start a thread"))?;
     let mut forwarders = Forwarders::default();
     let (mut cancelled, mut waiting, mut pumped) = (false, true, false);
     let result = loop {

@@ -84,6 +84,14 @@ impl StepSpec {
             devices: Vec::new(),
         }
     }
+
+    /// The hostname that the step gets.
+    pub(crate) fn hostname(&self) -> &str {
+        match self.hostname.as_str() {
+            "" => DEFAULT_HOSTNAME,
+            name => name,
+        }
+    }
 }
 
 /// A file tree described as data; mounted inside the step's own mount namespace.

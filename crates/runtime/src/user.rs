@@ -2,9 +2,11 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, OFlags, fstat};
 
+use crate::beneath;
 use crate::spec::UserIds;
 
 /// The largest passwd or group file that is read, in bytes.
@@ -133,6 +135,12 @@ pub(crate) fn home(root: BorrowedFd<'_>, uid: u32) -> Result<Vec<u8>, UserError>
         .unwrap_or_else(|| b"/".to_vec()))
 }
 
+/// The name of a user according to the passwd file below `root`.
+pub(crate) fn name(root: BorrowedFd<'_>, uid: u32) -> Result<Option<String>, UserError> {
+    let entry = find_user(root, |entry| entry.uid == uid)?;
+    Ok(entry.map(|entry| String::from_utf8_lossy(&entry.name).into_owned()))
+}
+
 struct PasswdEntry {
     name: Vec<u8>,
     uid: u32,
@@ -246,9 +254,8 @@ fn each_line(
 /// Opens a regular file below `root`, without following links out of it. `None` if it is not there
 /// or is something else, such as a FIFO, which an open could wait for.
 fn open_regular(root: BorrowedFd<'_>, file: &str) -> io::Result<Option<std::fs::File>> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match openat2(root, file, flags, Mode::empty(), resolve) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    match beneath::open(root, Path::new(file), flags) {
         Ok(fd) => {
             let mode = fstat(&fd)?.st_mode;
             let regular = FileType::from_raw_mode(mode) == FileType::RegularFile;

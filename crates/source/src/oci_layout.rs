@@ -187,7 +187,7 @@ impl OciLayout {
         let bytes = self.read(FILE, MAX_MANIFEST)?;
         let document = Document::parse(&bytes, media_type::OCI_INDEX);
         match document.map_err(|source| self.bad_document(FILE.to_owned(), source))? {
-            Document::Index(index) => Ok(index),
+            Document::Index(index) => Ok(*index),
             Document::Manifest(manifest) => Err(self.bad_document(
                 FILE.to_owned(),
                 DocumentError::MediaType(manifest.media_type),

@@ -288,15 +288,14 @@ impl NetworkError {
             if let Some(found) = error.downcast_ref::<E>() {
                 return Some(found);
             }
-            // An `io::Error` hides what it wraps from `source`.
-            if let Some(found) = error
+            // An `io::Error` passes over what it wraps in its `source`.
+            next = match error
                 .downcast_ref::<io::Error>()
                 .and_then(io::Error::get_ref)
-                .and_then(|inner| inner.downcast_ref::<E>())
             {
-                return Some(found);
-            }
-            next = error.source();
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
         }
         None
     }

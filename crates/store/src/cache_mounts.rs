@@ -124,13 +124,15 @@ impl CacheMounts {
         fill: impl FnOnce(&Path) -> io::Result<()>,
     ) -> Result<Option<CacheMount>, CacheMountError> {
         let exclusive = request.sharing != Sharing::Shared;
+        // May wait for the committer, which must not have to wait for the lock.
+        let unused = SnapshotId(self.0.sequence.next()?);
         let mut all = self.lock();
         self.load(&mut all, &request.key)?;
         let known = all.entry(request.key.clone()).or_default();
         let id = loop {
             match choose(known, request.sharing) {
                 Choice::Wait => return Ok(None),
-                Choice::Make => break SnapshotId(self.0.sequence.next()?),
+                Choice::Make => break unused,
                 Choice::Take(id) => {
                     let pin = self.0.pins.pin(Object::Snapshot(id));
                     if self.is_there(&request.key, id, known)? {

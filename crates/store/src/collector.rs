@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use redb::ReadableTable;
+use redb::{ReadableTable, WriteTransaction};
+use weld_solver::{KeyStore, RecordId};
 
 use crate::blobs::{ANONYMOUS, Blobs};
 use crate::db::{Db, DbError};
-use crate::gc::{self, Removable};
+use crate::gc::{self, Removable, Removal};
 use crate::object::{Object, SnapshotId};
 use crate::pins::{Claim, Pins};
+use crate::records::keys::Keys;
 use crate::refs::{HOLDERS, holders};
 use crate::trash::Trash;
 use crate::usage::USAGE;
@@ -32,6 +34,7 @@ struct Inner {
     db: Db,
     pins: Pins,
     blobs: Blobs,
+    keys: Keys,
     trash: Trash,
     /// Sequence numbers from this on are of this process.
     first: u64,
@@ -64,6 +67,7 @@ impl Collector {
         db: &Db,
         pins: &Pins,
         blobs: &Blobs,
+        keys: &Keys,
         first: u64,
     ) -> io::Result<Self> {
         Ok(Self(Arc::new(Inner {
@@ -71,6 +75,7 @@ impl Collector {
             db: db.clone(),
             pins: pins.clone(),
             blobs: blobs.clone(),
+            keys: keys.clone(),
             trash: Trash::open(root, first)?,
             first,
         })))
@@ -124,11 +129,20 @@ impl Collector {
             .db
             .update(move |tx| gc::remove(tx, &objects, removable))
             .wait()?;
-        self.discard(&removal.removed)?;
-        self.discard(&removal.unknown)?;
+        self.finish(&removal)?;
         removed.extend(removal.removed);
         released.extend(removal.released);
         Ok(())
+    }
+
+    /// Takes away what lies outside of the tables that the removal has changed. If the process ends
+    /// before, the sweep takes the files, and the solver the keys, when it finds their results gone.
+    fn finish(&self, removal: &Removal) -> Result<(), CollectError> {
+        for result in &removal.results {
+            self.0.keys.drop_record(RecordId(*result));
+        }
+        self.discard(&removal.removed)?;
+        self.discard(&removal.unknown)
     }
 
     /// Takes the files of removed objects away.
@@ -303,27 +317,29 @@ impl Collector {
                 "dropped what was not yet synced when the machine went down"
             );
         }
-        self.discard(&removal.removed)?;
+        self.finish(&removal)?;
         for (_, path) in list(self.0.blobs.ingests())? {
             self.0.trash.take(&path).map_err(remove_error(&path))?;
         }
         Ok(())
     }
 
-    /// Whether something that lost its last pin has no reference, and so waits for collection.
-    pub(crate) fn has_garbage(&self) -> Result<bool, DbError> {
-        let released = self.0.pins.take_released();
-        self.0.db.read(|tx| {
-            let holders_table = tx.open_table(HOLDERS)?;
-            let usage = tx.open_table(USAGE)?;
-            for object in released {
-                let known = usage.get(object.to_key().as_slice())?.is_some();
-                if known && holders(&holders_table, &object)?.is_empty() {
-                    return Ok(true);
-                }
+    /// Whether something of what lost its last pin has no reference, and so waits for collection.
+    pub(crate) fn has_garbage(
+        &self,
+        tx: &WriteTransaction,
+        released: &HashSet<Object>,
+    ) -> Result<bool, DbError> {
+        let holders_table = tx.open_table(HOLDERS)?;
+        let usage = tx.open_table(USAGE)?;
+        for object in released {
+            let known = usage.get(object.to_key().as_slice())?.is_some();
+            let has_files = || self.path(object).exists();
+            if holders(&holders_table, object)?.is_empty() && (known || has_files()) {
+                return Ok(true);
             }
-            Ok(false)
-        })
+        }
+        Ok(false)
     }
 }
 

@@ -1,8 +1,8 @@
 //! What survives a power loss, and the order of all that was ever written.
 //!
 //! Content is written without syncing it: after the end of a process, in whatever way, the kernel
-//! still has it; after the end of the kernel it may be torn or gone, though the database, which
-//! syncs its commits, names it. So the transaction that makes an object known adds a row to
+//! still has it; after the end of the kernel it may be torn or gone, though the database names it,
+//! which may have been written by then. So the transaction that makes an object known adds a row to
 //! [`UNSYNCED`], and a background `syncfs` removes the rows that were committed before it began.
 //! The first open after a boot drops what still has a row, with all that was made of it.
 
@@ -30,7 +30,7 @@ const CLEAN: &str = "clean";
 const BOOT: &str = "boot";
 
 /// How many sequence numbers are taken from the database at once.
-const RESERVE: u64 = 4096;
+const RESERVE: u64 = 1 << 16;
 
 pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
     tx.open_table(META)?;
@@ -86,7 +86,7 @@ pub(crate) fn sync(root: &Path, db: &Db, covered: Unsynced) -> Result<(), SyncEr
 
 /// Why the mark was not raised.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SyncError {
+pub enum SyncError {
     /// The file system could not be synced.
     #[error("sync the file system of the state directory: {0}")]
     Sync(io::Error),
@@ -137,17 +137,27 @@ pub(crate) fn mark_running(db: &Db, boot: String) -> Ticket<()> {
     })
 }
 
-/// Notes that nothing was left to be collected.
-pub(crate) fn mark_clean(db: &Db) {
-    drop(db.update(|tx| {
-        tx.open_table(META)?.insert(CLEAN, 1)?;
-        Ok(())
-    }));
+/// Notes how the process leaves the directory: the sequence numbers that it did not use, and
+/// whether there is nothing to be swept.
+pub(crate) fn mark_closed(tx: &WriteTransaction, unused: u64, clean: bool) -> Result<(), DbError> {
+    let mut table = tx.open_table(META)?;
+    table.insert(NEXT, unused)?;
+    table.insert(CLEAN, u64::from(clean))?;
+    Ok(())
 }
 
 /// The identity of this boot of the machine.
 pub(crate) fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+}
+
+/// A number for it.
+pub(crate) fn boot_number(id: &str) -> u64 {
+    let digest = weld_digest::Digest::sha256_of(id);
+    digest
+        .bytes()
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Gives out numbers that no process ever gets again.
@@ -194,10 +204,10 @@ impl Sequence {
         Ok(range.next - 1)
     }
 
-    /// Gives back what was not used.
-    pub(crate) fn close(&self) {
+    /// What no process got yet.
+    pub(crate) fn unused(&self) -> u64 {
         let range = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(set_next(&self.db, range.next));
+        range.next
     }
 }
 

@@ -11,17 +11,19 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use redb::WriteTransaction;
+use redb::{Table, WriteTransaction};
 
 use crate::blobs::BLOBS;
 use crate::db::DbError;
 use crate::durability;
+use crate::names::NAMES;
 use crate::object::{Object, SnapshotId};
-use crate::records::results;
-use crate::refs::{self, HOLDERS, Reference};
+use crate::records::results::RESULTS;
+use crate::refs::{Edges, Reference};
 use crate::usage::USAGE;
 
-/// Removes a module's rows about a snapshot.
+/// Removes a module's rows about a snapshot. It must not open the tables of usage, references,
+/// names, blobs and results.
 type ForgetSnapshot = fn(&WriteTransaction, SnapshotId) -> Result<(), DbError>;
 
 /// What every module has to remove from its tables with a snapshot.
@@ -63,6 +65,8 @@ pub(crate) struct Removal {
     /// What had no row before, such as a snapshot that was never committed; files that it may
     /// have are to be removed, too.
     pub(crate) unknown: Vec<Object>,
+    /// Results that went with them; the keys that lead to these are to be dropped.
+    pub(crate) results: Vec<u64>,
     /// What may have lost its last reference.
     pub(crate) released: Vec<Object>,
 }
@@ -73,11 +77,12 @@ pub(crate) fn remove(
     objects: &[Object],
     removable: Removable,
 ) -> Result<Removal, DbError> {
+    let mut tables = Tables::open(tx)?;
     let mut removal = Removal::default();
     for object in objects {
-        let holders = refs::holders(&tx.open_table(HOLDERS)?, object)?;
+        let holders = tables.edges.holders(object)?;
         if removable.allows(&holders) {
-            remove_one(tx, object, holders, &mut removal)?;
+            tables.remove(object, holders, &mut removal)?;
         }
     }
     Ok(removal)
@@ -87,59 +92,86 @@ pub(crate) fn remove(
 pub(crate) fn remove_lost(tx: &WriteTransaction) -> Result<Removal, DbError> {
     let mut removal = Removal::default();
     let mut lost = durability::take_unsynced(tx)?;
+    let mut tables = Tables::open(tx)?;
     let mut seen = HashSet::new();
     while let Some(object) = lost.pop() {
         if !seen.insert(object.clone()) {
             continue;
         }
-        let holders = refs::holders(&tx.open_table(HOLDERS)?, &object)?;
+        let holders = tables.edges.holders(&object)?;
         lost.extend(holders.iter().filter_map(|holder| match holder {
             Reference::Snapshot(child) => Some(Object::Snapshot(*child)),
             Reference::Blob(index) => Some(Object::Blob(index.clone())),
             _ => None,
         }));
-        remove_one(tx, &object, holders, &mut removal)?;
+        tables.remove(&object, holders, &mut removal)?;
     }
     Ok(removal)
 }
 
-fn remove_one(
-    tx: &WriteTransaction,
-    object: &Object,
-    holders: Vec<Reference>,
-    removal: &mut Removal,
-) -> Result<(), DbError> {
-    for holder in holders {
-        match holder {
-            Reference::Result(id) => {
-                removal.released.extend(results::drop_result(tx, id)?);
-            }
-            Reference::Name(name) => crate::names::remove(tx, &name)?,
-            other => refs::remove(tx, &other, object)?,
-        }
+/// The tables that name objects, open for as long as many are removed. A module's
+/// [`ForgetSnapshot`] is called while they are.
+struct Tables<'tx> {
+    tx: &'tx WriteTransaction,
+    edges: Edges<'tx>,
+    usage: Table<'tx, &'static [u8], &'static [u8]>,
+    blobs: Table<'tx, &'static str, &'static [u8]>,
+    names: Table<'tx, &'static str, &'static [u8]>,
+    results: Table<'tx, u64, &'static [u8]>,
+}
+
+impl<'tx> Tables<'tx> {
+    fn open(tx: &'tx WriteTransaction) -> Result<Self, DbError> {
+        Ok(Self {
+            tx,
+            edges: Edges::open(tx)?,
+            usage: tx.open_table(USAGE)?,
+            blobs: tx.open_table(BLOBS)?,
+            names: tx.open_table(NAMES)?,
+            results: tx.open_table(RESULTS)?,
+        })
     }
-    let known = tx
-        .open_table(USAGE)?
-        .remove(object.to_key().as_slice())?
-        .is_some();
-    let made_of = match object {
-        Object::Blob(digest) => {
-            tx.open_table(BLOBS)?.remove(digest.to_string().as_str())?;
-            Reference::Blob(digest.clone())
-        }
-        Object::Snapshot(id) => {
-            for forget in FORGET_SNAPSHOT {
-                forget(tx, *id)?;
+
+    fn remove(
+        &mut self,
+        object: &Object,
+        holders: Vec<Reference>,
+        removal: &mut Removal,
+    ) -> Result<(), DbError> {
+        for holder in holders {
+            match &holder {
+                Reference::Result(id) => {
+                    self.results.remove(id)?;
+                    removal.results.push(*id);
+                    removal.released.extend(self.edges.release(&holder)?);
+                }
+                Reference::Name(name) => {
+                    self.names.remove(name.as_str())?;
+                    self.edges.remove(&holder, object)?;
+                }
+                _ => self.edges.remove(&holder, object)?,
             }
-            Reference::Snapshot(*id)
         }
-    };
-    removal.released.extend(refs::release(tx, &made_of)?);
-    let list = if known {
-        &mut removal.removed
-    } else {
-        &mut removal.unknown
-    };
-    list.push(object.clone());
-    Ok(())
+        let known = self.usage.remove(object.to_key().as_slice())?.is_some();
+        let made_of = match object {
+            Object::Blob(digest) => {
+                self.blobs.remove(digest.to_string().as_str())?;
+                Reference::Blob(digest.clone())
+            }
+            Object::Snapshot(id) => {
+                for forget in FORGET_SNAPSHOT {
+                    forget(self.tx, *id)?;
+                }
+                Reference::Snapshot(*id)
+            }
+        };
+        removal.released.extend(self.edges.release(&made_of)?);
+        let list = if known {
+            &mut removal.removed
+        } else {
+            &mut removal.unknown
+        };
+        list.push(object.clone());
+        Ok(())
+    }
 }

@@ -113,6 +113,9 @@ impl Shared {
         }
         self.collector.collect_released()?;
         self.collector.empty_trash()?;
+        if self.db.wants_checkpoint() {
+            self.db.checkpoint()?;
+        }
         if let Some(unsynced) = durability::unsynced(&self.db)?
             && clock::seconds().saturating_sub(unsynced.oldest) >= self.sync_after.as_secs()
             && let Err(error) = durability::sync(&self.root, &self.db, unsynced)

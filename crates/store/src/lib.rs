@@ -9,6 +9,18 @@
 //! - a *reference* ([`refs`]) says that a record names an object;
 //! - a *usage record* says that an object is worth keeping, and since when it was not used.
 //!
+//! What is in a state directory:
+//!
+//! | name | what |
+//! |---|---|
+//! | `format` | `weld-state` and the version of all this |
+//! | `lock` | locked by the process that has the directory, which it names |
+//! | `db/` | the database: `state.redb`, the logs `log-0` and `log-1` in front of it, `applied` |
+//! | `content/` | blobs, an OCI image layout |
+//! | `ingest/` | blobs that are coming in |
+//! | `snapshots/ID/` | the files of a snapshot or cache mount |
+//! | `trash/` | what is being deleted |
+//!
 //! All functions block; asynchronous callers run them on a pool for blocking work.
 
 pub mod blobs;
@@ -33,16 +45,17 @@ mod store;
 mod trash;
 pub mod usage;
 
-pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Ingest, Started};
+pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Feed, Ingest, Started};
 pub use cache_mounts::{CacheMount, CacheMountError, CacheMountRequest, CacheMounts, Sharing};
 pub use collector::CollectError;
 pub use db::{Db, DbError, Ticket};
-pub use durability::written;
+pub use durability::{SyncError, written};
 pub use lock::Holder;
 pub use object::{Object, SnapshotId};
 pub use pins::{Claim, Pin, Pins};
+pub use records::keys::Keys;
 pub use records::results::{Results, SavedResult};
 pub use refs::Reference;
-pub use store::{OpenError, Store, StoreOptions};
+pub use store::{OnDamage, OpenError, Store, StoreOptions};
 pub use usage::prune::{PruneOptions, UsageError};
 pub use usage::{Filter, FilterError, NewUsage, RecordType, UsageInfo, Uses};

@@ -7,7 +7,7 @@ use crate::object::Object;
 use crate::refs::{self, Reference};
 
 /// The key of the object that has a name.
-const NAMES: TableDefinition<&str, &[u8]> = TableDefinition::new("names");
+pub(crate) const NAMES: TableDefinition<&str, &[u8]> = TableDefinition::new("names");
 
 pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
     tx.open_table(NAMES)?;

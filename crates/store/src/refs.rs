@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 use weld_digest::Digest;
 
 use crate::db::DbError;
@@ -75,32 +75,60 @@ impl FromStr for Reference {
 
 /// Has `holder` name `object`, in the transaction that makes the holder.
 pub fn add(tx: &WriteTransaction, holder: &Reference, object: &Object) -> Result<(), DbError> {
-    let (holder, object) = (holder.to_string(), object.to_key());
-    tx.open_table(HOLDERS)?
-        .insert((object.as_slice(), holder.as_str()), ())?;
-    tx.open_table(HELD)?
-        .insert((holder.as_str(), object.as_slice()), ())?;
-    Ok(())
+    Edges::open(tx)?.add(holder, object)
 }
 
 /// Has `holder` no longer name `object`.
 pub fn remove(tx: &WriteTransaction, holder: &Reference, object: &Object) -> Result<(), DbError> {
-    let (holder, object) = (holder.to_string(), object.to_key());
-    tx.open_table(HOLDERS)?
-        .remove((object.as_slice(), holder.as_str()))?;
-    tx.open_table(HELD)?
-        .remove((holder.as_str(), object.as_slice()))?;
-    Ok(())
+    Edges::open(tx)?.remove(holder, object)
 }
 
 /// Has `holder` name nothing any more, in the transaction that removes the holder; returns what
 /// it named.
 pub fn release(tx: &WriteTransaction, holder: &Reference) -> Result<Vec<Object>, DbError> {
-    let objects = held(&tx.open_table(HELD)?, holder)?;
-    for object in &objects {
-        remove(tx, holder, object)?;
+    Edges::open(tx)?.release(holder)
+}
+
+/// Both tables, open to be changed.
+pub(crate) struct Edges<'tx> {
+    holders: Table<'tx, (&'static [u8], &'static str), ()>,
+    held: Table<'tx, (&'static str, &'static [u8]), ()>,
+}
+
+impl<'tx> Edges<'tx> {
+    pub(crate) fn open(tx: &'tx WriteTransaction) -> Result<Self, DbError> {
+        Ok(Self {
+            holders: tx.open_table(HOLDERS)?,
+            held: tx.open_table(HELD)?,
+        })
     }
-    Ok(objects)
+
+    pub(crate) fn holders(&self, object: &Object) -> Result<Vec<Reference>, DbError> {
+        holders(&self.holders, object)
+    }
+
+    fn add(&mut self, holder: &Reference, object: &Object) -> Result<(), DbError> {
+        let (holder, object) = (holder.to_string(), object.to_key());
+        self.holders
+            .insert((object.as_slice(), holder.as_str()), ())?;
+        self.held.insert((holder.as_str(), object.as_slice()), ())?;
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, holder: &Reference, object: &Object) -> Result<(), DbError> {
+        let (holder, object) = (holder.to_string(), object.to_key());
+        self.holders.remove((object.as_slice(), holder.as_str()))?;
+        self.held.remove((holder.as_str(), object.as_slice()))?;
+        Ok(())
+    }
+
+    pub(crate) fn release(&mut self, holder: &Reference) -> Result<Vec<Object>, DbError> {
+        let objects = held(&self.held, holder)?;
+        for object in &objects {
+            self.remove(holder, object)?;
+        }
+        Ok(objects)
+    }
 }
 
 /// What `holder` names.

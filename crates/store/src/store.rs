@@ -2,25 +2,29 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use redb::WriteTransaction;
 
 use crate::blobs::Blobs;
 use crate::cache_mounts::CacheMounts;
+use crate::clock;
 use crate::collector::{CollectError, Collector};
 use crate::db::{Db, DbError};
-use crate::durability::{self, Sequence};
+use crate::durability::{self, Sequence, SyncError};
 use crate::keeper::Keeper;
 use crate::lock::{Attempt, DirectoryLock, Holder};
 use crate::object::{Object, SnapshotId};
 use crate::pins::Pins;
+use crate::records::keys::Keys;
 use crate::records::results::Results;
 use crate::usage::Uses;
 
 /// The version of the directory's layout and tables that this program writes.
 const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "format";
+const DATABASE: &str = "db";
 const FORMAT_NAME: &str = "weld-state";
 
 /// Every module's tables, made when a state directory is. A module that adds a table to an
@@ -31,6 +35,7 @@ const TABLES: &[CreateTables] = &[
     crate::refs::create_tables,
     crate::usage::create_tables,
     crate::names::create_tables,
+    crate::records::keys::create_tables,
     crate::records::results::create_tables,
     crate::snapshot::create_tables,
 ];
@@ -47,6 +52,19 @@ pub struct StoreOptions {
     /// The identity of this boot of the machine, if it is not the one that the kernel tells: by
     /// it a power loss is known.
     pub boot_id: Option<String>,
+    /// What to do if the database is damaged.
+    pub on_damage: OnDamage,
+}
+
+/// What to do with a state directory whose database is damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Fail with an error, changing nothing.
+    #[default]
+    Refuse,
+    /// Begin with an empty cache: the damaged database is kept beside the new one, as
+    /// `db.damaged-SECONDS`, and what it alone knew of is collected.
+    StartAnew,
 }
 
 impl Default for StoreOptions {
@@ -55,6 +73,7 @@ impl Default for StoreOptions {
             db_cache: 32 << 20,
             sync_after: Duration::from_secs(10),
             boot_id: None,
+            on_damage: OnDamage::default(),
         }
     }
 }
@@ -127,6 +146,7 @@ struct Inner {
     uses: Uses,
     sequence: Arc<Sequence>,
     blobs: Blobs,
+    keys: Keys,
     results: Results,
     cache_mounts: CacheMounts,
     collector: Collector,
@@ -148,13 +168,14 @@ impl Store {
             root: directory.0.to_owned(),
             source,
         };
-        let db = open_db(directory.0, &options, lock).map_err(db_error)?;
+        let db = open_db(directory.0, &options, &boot, lock).map_err(db_error)?;
         let last_run = durability::last_run(&db, &boot).map_err(db_error)?;
         let sequence = Arc::new(Sequence::new(&db).map_err(db_error)?);
         let (pins, uses) = (Pins::default(), Uses::default());
         let blobs = Blobs::open(directory.0, &db, &pins, &sequence)
             .map_err(directory.error("create", "content"))?;
-        let collector = Collector::new(directory.0, &db, &pins, &blobs, sequence.first())
+        let keys = Keys::new(&db, &sequence);
+        let collector = Collector::new(directory.0, &db, &pins, &blobs, &keys, sequence.first())
             .map_err(directory.error("create", "trash"))?;
         if last_run.other_boot {
             collector.drop_lost().map_err(|source| OpenError::Recover {
@@ -174,6 +195,7 @@ impl Store {
         .map_err(directory.error("start the keeper thread for", ""))?;
         Ok(Self(Arc::new(Inner {
             root: directory.0.to_owned(),
+            keys,
             results: Results::new(&db, &pins, &uses, &sequence),
             cache_mounts: CacheMounts::new(directory.0, &db, &pins, &uses, &sequence),
             db,
@@ -201,6 +223,11 @@ impl Store {
         &self.0.blobs
     }
 
+    /// The solver's cache keys.
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
     /// The solver's results.
     pub fn results(&self) -> &Results {
         &self.0.results
@@ -222,6 +249,29 @@ impl Store {
         let removed = self.0.collector.collect_released()?;
         self.0.collector.empty_trash()?;
         Ok(removed)
+    }
+
+    /// Removes what earlier processes left unnamed or unfinished; this also happens by itself in
+    /// the background after a start that was not clean.
+    pub fn sweep(&self) -> Result<(), CollectError> {
+        self.0.collector.sweep(&AtomicBool::new(false))?;
+        self.0.collector.collect_released()?;
+        self.0.collector.empty_trash()
+    }
+
+    /// Writes everything to the medium, so that it survives a power loss; this also happens by
+    /// itself in the background, [`StoreOptions::sync_after`].
+    pub fn sync(&self) -> Result<(), SyncError> {
+        self.db().flush()?;
+        match durability::unsynced(self.db())? {
+            Some(unsynced) => durability::sync(self.root(), self.db(), unsynced),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a power loss now would take something.
+    pub fn has_unsynced(&self) -> Result<bool, DbError> {
+        Ok(durability::unsynced(self.db())?.is_some())
     }
 
     pub(crate) fn collector(&self) -> &Collector {
@@ -250,25 +300,59 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let swept = self.keeper.stop();
         drop(self.uses.write(&self.db));
-        // What was queued to name an object has to count before looking for garbage.
-        let garbage = self.db.flush().and_then(|()| self.collector.has_garbage());
-        if swept && garbage.is_ok_and(|garbage| !garbage) {
-            durability::mark_clean(&self.db);
-        }
-        self.sequence.close();
+        let (collector, unused) = (self.collector.clone(), self.sequence.unused());
+        let released = self.pins.take_released();
+        // In the transaction, after all that was queued to name an object.
+        drop(self.db.update(move |tx| {
+            let clean = swept && !collector.has_garbage(tx, &released)?;
+            durability::mark_closed(tx, unused, clean)
+        }));
         self.db.close();
     }
 }
 
-fn open_db(root: &Path, options: &StoreOptions, lock: DirectoryLock) -> Result<Db, DbError> {
-    let db = Db::open(&root.join("state.redb"), options.db_cache, lock)?;
-    // A kill may have come between the making of the file and of the tables.
-    let new = db.read(|tx| Ok(tx.list_tables()?.next().is_none()))?;
-    if new {
-        db.update(|tx| TABLES.iter().try_for_each(|create| create(tx)))
+/// A number that no directory has, also of those that a database knew which is lost.
+fn first_unused(root: &Path) -> u64 {
+    let entries = fs::read_dir(root.join("snapshots"));
+    let numbers = entries.into_iter().flatten().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.parse::<u64>().ok()
+    });
+    numbers.max().map_or(1, |last| last.saturating_add(1))
+}
+
+fn open_db(
+    root: &Path,
+    options: &StoreOptions,
+    boot: &str,
+    lock: DirectoryLock,
+) -> Result<Db, DbError> {
+    let boot = durability::boot_number(boot);
+    let path = root.join(DATABASE);
+    let lock = Arc::new(lock);
+    let open = || -> Result<Db, DbError> {
+        let db = Db::open(&path, options.db_cache, boot, lock.clone())?;
+        // A kill may have come between the making of the file and of the tables.
+        let new = db.read(|tx| Ok(tx.list_tables()?.next().is_none()))?;
+        if new {
+            let unused = first_unused(root);
+            db.update(move |tx| {
+                TABLES.iter().try_for_each(|create| create(tx))?;
+                durability::mark_closed(tx, unused, false)
+            })
             .wait()?;
+        }
+        Ok(db)
+    };
+    match open() {
+        Err(error) if options.on_damage == OnDamage::StartAnew && error.is_damage() => {
+            let aside = root.join(format!("{DATABASE}.damaged-{}", clock::seconds()));
+            tracing::warn!(%error, kept = %aside.display(), "starting with an empty database");
+            fs::rename(&path, aside).map_err(|error| DbError::Aside(Arc::new(error)))?;
+            open()
+        }
+        opened => opened,
     }
-    Ok(db)
 }
 
 /// A state directory before it is known to be one.

@@ -1,6 +1,8 @@
 //! Content keys have the digests that BuildKit's own tests expect (cache/contenthash), and are
 //! the same however a tree came to be.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Layers as root on a real file system: what is written and applied again is the same tree.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::fs;

@@ -33,14 +33,14 @@ fn numbers_are_never_given_twice() {
     let mut last = 0;
     for _ in 0..3 {
         let store = open(root.path()).unwrap();
-        for _ in 0..5000 {
+        for _ in 0..70_000 {
             let next = store.next_sequence().unwrap();
             assert!(next > last);
             last = next;
         }
     }
     assert!(
-        last < 15_100,
+        last < 210_100,
         "closing gives back what was not used: {last}"
     );
 }

@@ -1,3 +1,7 @@
-//! The weld command.
+//! The `weld` command.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -144,6 +144,7 @@ impl Converter<'_> {
     fn settle_replacement(&mut self, node: &mut Node, context: LoadedContext, platform: Platform) {
         node.state = Some(self.add_context(node, &context, &platform));
         node.progress.dispatched = true;
+        node.image.set_platform(&platform);
         node.platform = Some(platform);
         if let Some(mut image) = context.image {
             image.created = None;

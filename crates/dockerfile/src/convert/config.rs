@@ -320,7 +320,7 @@ impl Converter<'_> {
     }
 }
 
-/// A number above 0, or a name with or without `SIG`, or one of the real-time signals.
+/// A number other than 0, or a name with or without `SIG`, or one of the real-time signals.
 fn is_signal(signal: &str) -> bool {
     if let Ok(number) = signal.parse::<i32>() {
         return number != 0;

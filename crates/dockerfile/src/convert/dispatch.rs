@@ -219,10 +219,14 @@ impl Converter<'_> {
 }
 
 impl Current {
-    /// Changes the working directory of the image and of processes.
+    /// Changes the working directory of the image and of processes. An absolute path stays as it was written.
     pub(super) fn change_dir(&mut self, dir: &str) {
-        let dir = weld_llb::path::normalize(&self.node.image.config.working_dir, dir, false);
-        self.node.image.config.working_dir.clone_from(&dir);
-        self.state.dir = dir;
+        let working_dir = &mut self.node.image.config.working_dir;
+        if weld_llb::path::is_absolute(dir) {
+            dir.clone_into(working_dir);
+        } else if !dir.is_empty() || working_dir.is_empty() {
+            *working_dir = weld_llb::path::join(&["/", working_dir, dir]);
+        }
+        self.state.dir.clone_from(working_dir);
     }
 }

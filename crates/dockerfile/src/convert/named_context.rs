@@ -244,7 +244,9 @@ impl NamedContext {
     fn load_url(&self) -> Result<LoadedContext, Error> {
         if let Some(git) = GitRef::parse(&self.value).map_err(ConvertError::from)? {
             let source = Source::Git(git.to_source());
-            return Ok(self.loaded(Content::Source(Box::new(source)), &self.value));
+            let mut loaded = self.loaded(Content::Source(Box::new(source)), "");
+            loaded.label = format!("[internal] load git source {}", self.value);
+            return Ok(loaded);
         }
         if !self.value.starts_with("http://") && !self.value.starts_with("https://") {
             let reason =

@@ -43,7 +43,7 @@ impl Converter<'_> {
             RunBody::Script { name, data } => {
                 let script = self.script(current, &name, data)?;
                 step.mounts.push(script);
-                vec![format!("{SCRIPTS}{name}")]
+                current.node.image.in_shell(&format!("{SCRIPTS}{name}"))
             }
         };
         let mounts = self.resolve_mounts(current, instruction, run)?;

@@ -338,7 +338,13 @@ impl<'a> Converter<'a> {
             }
         }
         self.check_cycles()?;
-        if let [only] = self.nodes.as_mut_slice() {
+        // The only stage needs no name, except that for BuildKit a mount is a stage too.
+        if let [only] = self.nodes.as_mut_slice()
+            && only
+                .commands
+                .iter()
+                .all(|command| command.sources.is_empty())
+        {
             only.label.clear();
         }
         Ok(())

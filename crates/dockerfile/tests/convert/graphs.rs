@@ -42,7 +42,7 @@ fn heredocs_are_commands_scripts_or_files() {
             "0 BASE",
             "1 /bin/sh -c a\nb\n [/=0]",
             "2 on scratch mkfile /EOF 755 \"#!/bin/x\\nc\\n\"",
-            "3 /dev/pipes/EOF [/=1] [/dev/pipes/=2/ ro]",
+            "3 /bin/sh -c /dev/pipes/EOF [/=1] [/dev/pipes/=2/ ro]",
             "4 /bin/sh -c cat <<A && cat <<B\n1\nA\n2\nB [/=3]",
         ],
     );

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod buildkit;
 mod configs;
 mod contexts;
 mod errors;

@@ -131,7 +131,7 @@ impl Prepared {
                         .map(Tree::of)
                         .map_err(|source| ExecError::Snapshot {
                             action: "commit what the step changed".into(),
-                            source,
+                            source: source.into(),
                         }),
                 })
                 .collect::<Result<Vec<_>, _>>()
@@ -311,7 +311,7 @@ impl Prepared {
             let acquired = acquired.map_err(|source| {
                 OpError::failed(ExecError::CacheMount {
                     dest: dest.to_owned(),
-                    source,
+                    source: source.into(),
                 })
             })?;
             let source = Source::Plan(MountPlan::Bind(acquired.path()));
@@ -347,7 +347,7 @@ async fn child(
             .create(base.as_ref())
             .map_err(|source| ExecError::Snapshot {
                 action: format!("make a snapshot for {dest}"),
-                source,
+                source: source.into(),
             })
     })
     .await
@@ -356,7 +356,7 @@ async fn child(
 fn snapshot_error(dest: &str, source: weld_store::snapshot::SnapshotError) -> OpError {
     OpError::failed(ExecError::Snapshot {
         action: format!("mount {dest}"),
-        source,
+        source: source.into(),
     })
 }
 

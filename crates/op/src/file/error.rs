@@ -96,9 +96,6 @@ pub enum FileError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The source tree could not be walked.
-    #[error(transparent)]
-    Walk(#[from] WalkError),
     /// An archive is damaged or cannot be read.
     #[error("cannot unpack {path:?}: {error}")]
     Unpack {
@@ -146,6 +143,12 @@ impl FileError {
                 error,
             },
         }
+    }
+}
+
+impl From<WalkError> for FileError {
+    fn from(error: WalkError) -> Self {
+        Self::io(error.action, &error.path, error.error)
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn expand(tree: &Layers, pattern: &str) -> Result<Vec<PathBuf>, FileE
         return Ok(vec![PathBuf::from(cleaned)]);
     };
     let (fixed, wild) = components.split_at(first);
-    let base = resolve(tree, &fixed.join("/"), LastLink::Follow)?;
+    let base = resolve(tree, fixed.join("/"), LastLink::Follow)?;
     let text = wild.join("/");
     let glob = Glob::new(&text).map_err(|error| FileError::Pattern {
         pattern: pattern.to_owned(),

@@ -267,7 +267,7 @@ impl Worker {
                 Document::Manifest(manifest) => {
                     let manifest_digest = served.descriptor.digest;
                     return self
-                        .with_config(place, &reference, digest, manifest_digest, manifest)
+                        .with_config(place, &reference, digest, manifest_digest, *manifest)
                         .await;
                 }
                 Document::Index(index) => index,

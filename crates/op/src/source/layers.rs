@@ -39,15 +39,18 @@ pub(super) struct Origin {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LayersError {
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(Box<RegistryError>),
     #[error(transparent)]
-    Layout(#[from] LayoutError),
+    Layout(Box<LayoutError>),
     #[error("layer {digest}: {source}")]
-    Store { digest: Digest, source: BlobError },
+    Store {
+        digest: Digest,
+        source: Box<BlobError>,
+    },
     #[error("layer {digest}: {source}")]
     Unpack {
         digest: Digest,
-        source: SnapshotError,
+        source: Box<SnapshotError>,
     },
     #[error("layer {digest}: cannot read it: {source}")]
     Read { digest: Digest, source: io::Error },
@@ -55,6 +58,18 @@ pub(crate) enum LayersError {
     Database(#[from] DbError),
     #[error("unpacking was stopped: {0}")]
     Stopped(#[from] tokio::task::JoinError),
+}
+
+impl From<RegistryError> for LayersError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(Box::new(error))
+    }
+}
+
+impl From<LayoutError> for LayersError {
+    fn from(error: LayoutError) -> Self {
+        Self::Layout(Box::new(error))
+    }
 }
 
 /// The tree that layers make. What the store has of it is taken from there.
@@ -88,7 +103,10 @@ pub(super) async fn tree(
                     format!("extracting {}", layer.descriptor.digest),
                     None,
                 );
+                // Held until the snapshot names it: it would be garbage in between.
+                let held = blob.clone();
                 let snapshot = unpack(worker, parent.clone(), layer, description, blob).await?;
+                drop(held);
                 transfer.complete();
                 snapshot
             }
@@ -164,7 +182,7 @@ async fn fetch(
     let digest = &layer.descriptor.digest;
     let store_error = |source| LayersError::Store {
         digest: digest.clone(),
-        source,
+        source: Box::new(source),
     };
     let expected = Expected {
         digest: Some(digest.clone()),
@@ -276,12 +294,15 @@ async fn unpack(
     tokio::task::spawn_blocking(move || {
         let reader = content.open().map_err(|source| LayersError::Store {
             digest: digest.clone(),
-            source,
+            source: Box::new(source),
         })?;
         worker
             .snapshots
             .apply(parent.as_ref(), reader, &descriptor, usage)
-            .map_err(|source| LayersError::Unpack { digest, source })
+            .map_err(|source| LayersError::Unpack {
+                digest,
+                source: Box::new(source),
+            })
     })
     .await?
 }

@@ -579,7 +579,7 @@ fn an_unreadable_source_is_named() {
     let error = run(dockerfile("/d", "/")).unwrap_err().to_string();
     assert_eq!(
         error,
-        "cannot open directory \"d/locked\": Permission denied (os error 13)"
+        "cannot open directory \"/d/locked\": Permission denied (os error 13)"
     );
     let error = run(action("/d/secret", "/")).unwrap_err().to_string();
     assert_eq!(

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test helper fails by panicking")]
 
+mod cache;
 mod copy;
 mod layered;
 mod overlay;
 mod paths;
 mod scratch;
+mod sequence;
+mod solved;
 mod unpack;

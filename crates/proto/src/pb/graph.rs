@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes};
+use prost::encoding::{DecodeContext, WireType, message, skip_field};
+use prost::{DecodeError, Message};
 
 use super::{ExecOp, FileOp, OpMetadata, Source};
 
@@ -19,20 +21,75 @@ pub struct Definition {
 }
 
 /// One vertex of the graph.
-#[derive(Clone, PartialEq, prost::Message)]
+///
+/// It is encoded as Go does: the kind of operation comes last, although its number is lower than those of
+/// the platform and the constraints.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Op {
     /// What the operation works on.
-    #[prost(message, repeated, tag = "1")]
     pub inputs: Vec<Input>,
     /// What it does; absent in the last operation of a definition.
-    #[prost(oneof = "op::Op", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub op: Option<op::Op>,
     /// The platform that it runs for.
-    #[prost(message, optional, tag = "10")]
     pub platform: Option<Platform>,
     /// Which workers may run it.
-    #[prost(message, optional, tag = "11")]
     pub constraints: Option<WorkerConstraints>,
+}
+
+const INPUTS: u32 = 1;
+const PLATFORM: u32 = 10;
+const CONSTRAINTS: u32 = 11;
+
+impl Message for Op {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        message::encode_repeated(INPUTS, &self.inputs, buffer);
+        if let Some(platform) = &self.platform {
+            message::encode(PLATFORM, platform, buffer);
+        }
+        if let Some(constraints) = &self.constraints {
+            message::encode(CONSTRAINTS, constraints, buffer);
+        }
+        if let Some(op) = &self.op {
+            op.encode(buffer);
+        }
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            INPUTS => message::merge_repeated(wire_type, &mut self.inputs, buffer, context),
+            2..=8 => op::Op::merge(&mut self.op, tag, wire_type, buffer, context),
+            PLATFORM => {
+                let platform = self.platform.get_or_insert_default();
+                message::merge(wire_type, platform, buffer, context)
+            }
+            CONSTRAINTS => {
+                let constraints = self.constraints.get_or_insert_default();
+                message::merge(wire_type, constraints, buffer, context)
+            }
+            _ => skip_field(wire_type, tag, buffer, context),
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        let platform = self.platform.as_ref();
+        let constraints = self.constraints.as_ref();
+        message::encoded_len_repeated(INPUTS, &self.inputs)
+            + platform.map_or(0, |platform| message::encoded_len(PLATFORM, platform))
+            + constraints.map_or(0, |constraints| {
+                message::encoded_len(CONSTRAINTS, constraints)
+            })
+            + self.op.as_ref().map_or(0, op::Op::encoded_len)
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// Nested types of [`Op`].

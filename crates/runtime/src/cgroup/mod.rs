@@ -9,8 +9,10 @@ mod limits;
 mod system;
 
 use std::collections::HashSet;
-use std::io;
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, symlinkat};
@@ -34,6 +36,8 @@ pub(crate) struct Cgroups {
     program: Option<Program>,
     /// Whether steps can make device nodes that work: not in a user namespace.
     restrict_devices: bool,
+    /// A file with the parents, besides the configured one, that steps have used.
+    parents: PathBuf,
 }
 
 /// What a step sees of the cgroups.
@@ -118,7 +122,7 @@ impl Legacy {
 
 impl Cgroups {
     /// Learns what the system has.
-    pub(crate) fn new(config: &CgroupConfig, tag: String) -> io::Result<Self> {
+    pub(crate) fn new(config: &CgroupConfig, tag: String, state: &Path) -> io::Result<Self> {
         let system = match config.mode {
             CgroupMode::Auto => System::detect()?,
             CgroupMode::Off => System::default(),
@@ -134,22 +138,13 @@ impl Cgroups {
             tag,
             program,
             restrict_devices,
+            parents: state.join("cgroup-parents"),
         })
     }
 
     /// Makes the cgroups of a step and sets its limits.
     pub(crate) fn create(&self, step: &StepSpec) -> Result<StepCgroup, RuntimeError> {
-        let parent = match &step.cgroup_parent {
-            Some(parent) if parent.to_string_lossy().contains(".slice:") => {
-                return Err(RuntimeError::InvalidSpec {
-                    field: "cgroup parent",
-                    reason: "systemd's slice:prefix:name form is not supported".to_owned(),
-                });
-            }
-            Some(parent) => clean(parent),
-            None => self.parent.clone(),
-        };
-        let below = self.below(&parent).join(&step.id);
+        let below = self.below(&self.parent_of(step)?).join(&step.id);
         let optional = step.resources.is_empty() && step.cgroup_parent.is_none();
         let mut cgroup = StepCgroup {
             unified: self.create_unified(&below, &step.resources, optional)?,
@@ -162,6 +157,55 @@ impl Cgroups {
         self.restrict(&mut cgroup, step)?;
         cgroup.view = self.view(&cgroup);
         Ok(cgroup)
+    }
+
+    /// The cgroup of a step as an absolute path in each hierarchy, for another runtime to make it.
+    pub(crate) fn path_for(&self, step: &StepSpec) -> Result<Option<PathBuf>, RuntimeError> {
+        if self.system == System::default() {
+            return Ok(None);
+        }
+        let below = self.below(&self.parent_of(step)?).join(&step.id);
+        Ok(Some(Path::new("/").join(below)))
+    }
+
+    fn parent_of(&self, step: &StepSpec) -> Result<PathBuf, RuntimeError> {
+        match &step.cgroup_parent {
+            Some(parent) if parent.to_string_lossy().contains(".slice:") => {
+                Err(RuntimeError::InvalidSpec {
+                    field: "cgroup parent",
+                    reason: "systemd's slice:prefix:name form is not supported".to_owned(),
+                })
+            }
+            Some(parent) => {
+                let parent = clean(parent);
+                self.remember(&parent)
+                    .map_err(|source| RuntimeError::State {
+                        path: self.parents.clone(),
+                        action: "write",
+                        source,
+                    })?;
+                Ok(parent)
+            }
+            None => Ok(self.parent.clone()),
+        }
+    }
+
+    /// Notes a parent before it is used, so that what is left in it can be found.
+    fn remember(&self, parent: &Path) -> io::Result<()> {
+        if self.remembered().iter().any(|known| known == parent) {
+            return Ok(());
+        }
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create(true).append(true).open(&self.parents)?;
+        let mut line = parent.as_os_str().as_bytes().to_vec();
+        line.push(b'\n');
+        file.write_all(&line)
+    }
+
+    fn remembered(&self) -> Vec<PathBuf> {
+        let text = std::fs::read(&self.parents).unwrap_or_default();
+        let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| OsStr::from_bytes(line).into()).collect()
     }
 
     /// `parent/weld/TAG`, relative to a hierarchy's root.
@@ -204,7 +248,11 @@ impl Cgroups {
             let Some(hierarchy) = self.system.legacy_with(controller) else {
                 continue;
             };
-            if cgroup.legacy.iter().any(|known| known.hierarchy == *hierarchy) {
+            if cgroup
+                .legacy
+                .iter()
+                .any(|known| known.hierarchy == *hierarchy)
+            {
                 continue;
             }
             match Legacy::create(hierarchy, below) {
@@ -236,7 +284,11 @@ impl Cgroups {
             let attached = own.and_then(|own| own.as_ref().unwrap_or(common).attach(&group.dir));
             return attached.map_err(group.error("restrict devices"));
         }
-        match cgroup.legacy.iter().find(|legacy| legacy.has_controller("devices")) {
+        match cgroup
+            .legacy
+            .iter()
+            .find(|legacy| legacy.has_controller("devices"))
+        {
             Some(legacy) => {
                 legacy.group.write("devices.deny", "a")?;
                 for line in devices::legacy_lines(&rules) {
@@ -260,13 +312,15 @@ impl Cgroups {
         }
     }
 
-    /// Kills and removes the cgroups of steps that a killed process left below the configured
-    /// parent, except of the running ones.
+    /// Kills and removes the cgroups of steps that a killed process left, except of the running
+    /// ones.
     pub(crate) fn clean(&self, running: &HashSet<String>) -> Result<(), RuntimeError> {
-        let below = self.below(&self.parent);
-        let hierarchies = self.system.unified.iter().chain(&self.system.legacy);
-        for hierarchy in hierarchies {
-            group::clean(&hierarchy.mount.join(&below), running)?;
+        let parents = [self.parent.clone()].into_iter().chain(self.remembered());
+        for below in parents.map(|parent| self.below(&parent)) {
+            let hierarchies = self.system.unified.iter().chain(&self.system.legacy);
+            for hierarchy in hierarchies {
+                group::clean(&hierarchy.mount.join(&below), running)?;
+            }
         }
         Ok(())
     }
@@ -279,7 +333,11 @@ impl Cgroups {
 
 fn legacy_view(hierarchy: &Hierarchy, cgroup: &StepCgroup) -> Option<LegacyView> {
     let name = hierarchy.mount.file_name()?.to_str()?.to_owned();
-    let dir = match cgroup.legacy.iter().find(|made| made.hierarchy == *hierarchy) {
+    let dir = match cgroup
+        .legacy
+        .iter()
+        .find(|made| made.hierarchy == *hierarchy)
+    {
         Some(made) => made.group.path.clone(),
         None => hierarchy.own.clone(),
     };

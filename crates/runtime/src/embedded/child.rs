@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::clone::{self, Flags};
+use super::proc::{ProcMount, ProcPlan};
 use crate::capability::Set;
 use crate::seccomp::Filter;
 
@@ -25,6 +26,9 @@ pub(super) struct Child<'a> {
     pub(super) stdout: BorrowedFd<'a>,
     pub(super) stderr: BorrowedFd<'a>,
     pub(super) cwd: BorrowedFd<'a>,
+    /// What becomes the root directory: the root of a mount.
+    pub(super) root: BorrowedFd<'a>,
+    pub(super) proc: Option<&'a ProcMount>,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) groups: Vec<u32>,
@@ -65,6 +69,8 @@ pub(super) struct Started {
 pub(super) enum Stage {
     Clone,
     Parent,
+    Proc,
+    Root,
     CgroupNamespace,
     OomScore,
     Session,
@@ -87,6 +93,8 @@ impl Stage {
         match self {
             Self::Clone => "start a process",
             Self::Parent => "start a process: its parent is gone",
+            Self::Proc => "mount /proc",
+            Self::Root => "change the root directory",
             Self::CgroupNamespace => "make a cgroup namespace",
             Self::OomScore => "set the out-of-memory score",
             Self::Session => "start a session",
@@ -120,6 +128,8 @@ struct Plan {
     env: *const *const c_char,
     streams: [RawFd; 3],
     cwd: RawFd,
+    root: RawFd,
+    proc: *const ProcPlan,
     uid: u32,
     gid: u32,
     groups: *const u32,
@@ -149,12 +159,15 @@ impl Child<'_> {
         let (args, env) = (pointers(&self.args), pointers(&self.env));
         let adj = self.oom_score_adj.as_deref();
         let program = self.filter.map(Filter::program);
+        let proc = self.proc.map(ProcMount::plan);
         let plan = Plan {
             program: self.program.as_ptr(),
             args: args.as_ptr(),
             env: env.as_ptr(),
             streams: [&self.stdin, &self.stdout, &self.stderr].map(AsRawFd::as_raw_fd),
             cwd: self.cwd.as_raw_fd(),
+            root: self.root.as_raw_fd(),
+            proc: proc.as_ref().map_or(ptr::null(), ptr::from_ref),
             uid: self.uid,
             gid: self.gid,
             groups: self.groups.as_ptr(),
@@ -213,10 +226,8 @@ extern "C" fn run_child(plan: *const libc::c_void) -> ! {
     let failure = unsafe { become_program(plan) };
     // SAFETY: the parent sleeps, so that nobody else uses the cell.
     unsafe { *plan.outcome.get() = Some(failure) };
-    loop {
-        // SAFETY: ends this process without running anything of the parent's.
-        unsafe { libc::_exit(127) };
-    }
+    // SAFETY: ends this process without running anything of the parent's.
+    unsafe { libc::_exit(127) }
 }
 
 type Step = Result<(), (Stage, i32)>;
@@ -230,6 +241,8 @@ unsafe fn become_program(plan: &Plan) -> (Stage, i32) {
     let prepared = unsafe {
         reset_signals();
         check_parent(plan)
+            .and_then(|()| mount_proc(plan))
+            .and_then(|()| change_root(plan))
             .and_then(|()| enter_cgroup_namespace(plan))
             .and_then(|()| set_oom_score(plan))
             .and_then(|()| start_session())
@@ -269,15 +282,39 @@ unsafe fn prctl(option: c_int, argument: c_ulong) -> i64 {
     unsafe { libc::prctl(option, argument, zero, zero, zero).into() }
 }
 
+/// The kernel's `struct sigaction`.
+#[repr(C)]
+struct SignalAction {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
+}
+
+const LAST_SIGNAL: c_int = 64;
+
 /// The program starts with all signals at their defaults and none blocked.
 unsafe fn reset_signals() {
     // SAFETY: plain system calls; the child has its own table of handlers.
     unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
-        for signal in 1..=libc::SIGRTMAX() {
-            // KILL and STOP, and those that the C library keeps for itself, cannot be changed.
-            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        let action = SignalAction {
+            handler: libc::SIG_DFL,
+            flags: 0,
+            restorer: 0,
+            mask: 0,
+        };
+        for signal in 1..=LAST_SIGNAL {
+            let none = ptr::null_mut::<SignalAction>();
+            let action = &raw const action;
+            // KILL and STOP cannot be changed. The C library's function would leave out those
+            // that it keeps for itself.
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                action,
+                none,
+                size_of::<u64>(),
+            );
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
@@ -295,6 +332,30 @@ unsafe fn check_parent(plan: &Plan) -> Step {
     match unsafe { libc::poll(&raw mut fd, 1, 0) } {
         0 => Ok(()),
         _ => Err((Stage::Parent, libc::ESRCH)),
+    }
+}
+
+unsafe fn mount_proc(plan: &Plan) -> Step {
+    // SAFETY: null or a plan that the parent keeps.
+    let mounted = unsafe {
+        match plan.proc.as_ref() {
+            None => Some(()),
+            Some(plan) => super::proc::mount(plan),
+        }
+    };
+    mounted.ok_or_else(|| (Stage::Proc, errno()))
+}
+
+/// Not before `/proc` is mounted: in a user namespace that is allowed only where one is visible.
+unsafe fn change_root(plan: &Plan) -> Step {
+    let here = c".".as_ptr();
+    // SAFETY: literal strings, and a descriptor of this process.
+    unsafe {
+        check(Stage::Root, libc::fchdir(plan.root).into())?;
+        // The old root ends up on top of the new one, from where it is detached.
+        check(Stage::Root, libc::syscall(libc::SYS_pivot_root, here, here))?;
+        check(Stage::Root, libc::umount2(here, libc::MNT_DETACH).into())?;
+        check(Stage::Root, libc::chdir(c"/".as_ptr()).into())
     }
 }
 

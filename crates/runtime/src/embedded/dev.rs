@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, symlinkat,
+    FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::tree;
+use crate::mount::tree;
 use crate::spec::{Device, DeviceKind};
 
 /// Character devices that every step has: name, major, minor.
@@ -45,7 +45,7 @@ const LINKS: &[(&str, &str)] = &[
 ];
 
 /// The devices of an insecure step beyond the standard ones.
-pub(super) fn insecure_devices() -> Vec<Device> {
+pub(crate) fn insecure_devices() -> Vec<Device> {
     let device = |name: &str, kind, major, minor| Device {
         path: Path::new("/dev").join(name),
         kind,
@@ -160,14 +160,4 @@ pub(super) fn new_pts() -> io::Result<OwnedFd> {
     // The group `tty` may lack in a user namespace.
     tree::new_fs("devpts", &options, attributes)
         .or_else(|_| tree::new_fs("devpts", &plain, attributes))
-}
-
-/// The host's `/dev/null`, for the standard input of a step.
-pub(super) fn open_null() -> io::Result<OwnedFd> {
-    Ok(openat(
-        CWD,
-        "/dev/null",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
 }

@@ -4,18 +4,12 @@
 //! The thread stays until the step has ended, since the kernel kills the step when the thread that
 //! started it ends. So the step cannot outlive this process, whatever ends it.
 
-mod assets;
 mod build;
 mod child;
 mod clone;
 mod dev;
 mod namespace;
-mod overlay;
-mod program;
-mod rlimit;
-mod root;
-mod scratch;
-mod tree;
+mod proc;
 
 use std::ffi::CString;
 use std::io;
@@ -23,6 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use rustix::fs::OFlags;
 use rustix::process::{
     PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, getpid, pidfd_open, waitid,
 };
@@ -33,20 +28,19 @@ use crate::cgroup::{Cgroups, StepCgroup};
 use crate::config::DnsConfig;
 use crate::control::Control;
 use crate::error::RuntimeError;
+use crate::identity;
 use crate::layout::take_mounts;
+use crate::mount::{Listener, Materials, Scratch, Stubs};
+use crate::program;
 use crate::resolv;
+use crate::rlimit;
 use crate::seccomp::Filter;
-use crate::spec::{Network, Security, StepSpec, User, UserIds};
+use crate::spec::{Network, Security, StepSpec};
 use crate::status::ExitStatus;
-use crate::user;
-pub(crate) use build::Listener;
-use build::{Builder, Inputs};
+use build::Builder;
 use child::{Capabilities, Child, Failed, Stage, Started};
-pub(crate) use dev::STANDARD as STANDARD_DEVICES;
-use namespace::Entered;
-pub(crate) use rlimit::resolve as resolve_ulimit;
-use root::Stubs;
-use scratch::Scratch;
+pub(crate) use dev::{STANDARD as STANDARD_DEVICES, insecure_devices};
+pub(crate) use namespace::Entered;
 
 /// What all steps share.
 #[derive(Debug)]
@@ -144,12 +138,15 @@ impl Embedded {
         listeners: oneshot::Sender<Vec<Listener>>,
     ) -> Result<Started, RuntimeError> {
         prepare_namespaces(&step)?;
-        // Opened while the host's files can be seen.
-        let stdin = dev::open_null().map_err(sandbox("open /dev/null"))?;
         let planned = take_mounts(&mut step);
         let root = std::mem::replace(&mut step.root, crate::spec::Source::Tmpfs { size: None });
-        let mut builder = Builder::new(root, self.inputs(&step, cgroup)?, stubs)?;
-        let ids = find_user(&builder, &step.user)?;
+        let mut devices = std::mem::take(&mut step.devices);
+        if step.security == Security::Insecure {
+            devices.extend(insecure_devices());
+        }
+        let materials = self.materials(&step, cgroup)?;
+        let mut builder = Builder::new(root, materials, cgroup.view(), devices, stubs)?;
+        let ids = identity::find_user(builder.root(), &step.user)?;
         for mount in planned {
             builder.mount(mount)?;
         }
@@ -159,12 +156,15 @@ impl Embedded {
                 .protect_kernel()
                 .map_err(sandbox("hide files of the kernel"))?;
         }
-        let env = environment(&builder, &step, &ids)?;
+        let stdin = builder
+            .open_null(OFlags::RDONLY)
+            .map_err(sandbox("open /dev/null"))?;
+        let env = c_strings("env", &identity::environment(builder.root(), &step, &ids)?)?;
         let name = step.args.first().map_or("", String::as_str);
         let path = program::find(builder.root(), &step.cwd, &step.env, name)?;
-        let sockets = builder.enter(step.read_only_root)?;
+        let built = builder.finish(step.read_only_root)?;
         // Nobody listens if the step was given up.
-        let _ = listeners.send(sockets);
+        let _ = listeners.send(built.listeners);
         let joined = cgroup.enter_legacy()?;
         if control.is_killed() {
             return Err(RuntimeError::Cancelled);
@@ -177,16 +177,18 @@ impl Embedded {
             stdout: streams.stdout.as_fd(),
             stderr: streams.stderr.as_fd(),
             cwd: cwd.as_fd(),
+            root: built.root.as_fd(),
+            proc: built.proc.as_ref(),
             uid: ids.uid,
             gid: ids.gid,
-            groups: all_groups(&ids),
+            groups: identity::all_groups(&ids),
             set_groups: self.set_groups,
             rlimits: step
                 .ulimits
                 .iter()
                 .map(rlimit::resolve)
                 .collect::<Result<_, _>>()?,
-            capabilities: self.capabilities(step.security),
+            capabilities: self.capabilities(step.security, ids.uid),
             filter: (step.security == Security::Sandbox).then_some(&self.filter),
             oom_score_adj: self.oom_score_adj.map(decimal),
             new_cgroup_namespace: self.cgroups.namespaced() && cgroup.unified_dir().is_some(),
@@ -198,37 +200,26 @@ impl Embedded {
         started
     }
 
-    fn inputs<'a>(
-        &self,
-        step: &StepSpec,
-        cgroup: &'a StepCgroup,
-    ) -> Result<Inputs<'a>, RuntimeError> {
-        let mut devices = step.devices.clone();
-        if step.security == Security::Insecure {
-            devices.extend(dev::insecure_devices());
-        }
-        Ok(Inputs {
-            scratch: Scratch::new(self.scratch.clone()),
-            hosts: resolv::hosts(hostname(step), &step.extra_hosts),
-            resolv_conf: resolv::resolv_conf(&self.dns, step.network)
-                .map_err(sandbox("read /etc/resolv.conf"))?,
-            cgroup: cgroup.view(),
-            devices,
-            no_devices: cgroup.devices_unrestricted,
-        })
+    fn materials(&self, step: &StepSpec, cgroup: &StepCgroup) -> Result<Materials, RuntimeError> {
+        let scratch = Scratch::new(self.scratch.clone());
+        let hosts = resolv::hosts(step.hostname(), &step.extra_hosts);
+        let resolv_conf = resolv::resolv_conf(&self.dns, step.network)
+            .map_err(sandbox("read /etc/resolv.conf"))?;
+        let no_devices = cgroup.devices_unrestricted;
+        Ok(Materials::new(scratch, hosts, resolv_conf, no_devices))
     }
 
-    fn capabilities(&self, security: Security) -> Capabilities {
+    fn capabilities(&self, security: Security, uid: u32) -> Capabilities {
         let available = self.held.permitted & self.held.bounding;
+        let default = capability::default_set();
         match security {
-            Security::Sandbox => {
-                let default = capability::default_set();
-                Capabilities {
-                    bounding: default,
-                    permitted: default & available,
-                    ambient: 0,
-                }
-            }
+            Security::Sandbox => Capabilities {
+                bounding: default,
+                // Other users lose them when the program is executed; it is to be executable
+                // without them.
+                permitted: if uid == 0 { default & available } else { 0 },
+                ambient: 0,
+            },
             Security::Insecure => Capabilities {
                 bounding: self.held.bounding,
                 permitted: available,
@@ -238,53 +229,13 @@ impl Embedded {
     }
 }
 
-fn hostname(step: &StepSpec) -> &str {
-    match step.hostname.as_str() {
-        "" => crate::spec::DEFAULT_HOSTNAME,
-        name => name,
-    }
-}
-
 fn prepare_namespaces(step: &StepSpec) -> Result<(), RuntimeError> {
-    rustix::system::sethostname(hostname(step).as_bytes())
+    rustix::system::sethostname(step.hostname().as_bytes())
         .map_err(|errno| sandbox("set the hostname")(errno.into()))?;
     if step.network == Network::None {
         namespace::loopback_up().map_err(sandbox("bring up the loopback interface"))?;
     }
     Ok(())
-}
-
-fn find_user(builder: &Builder<'_>, user: &User) -> Result<UserIds, RuntimeError> {
-    match user {
-        User::Ids(ids) => Ok(ids.clone()),
-        User::Named(name) => Ok(user::lookup(builder.root(), name)?),
-    }
-}
-
-/// The supplementary groups, with the primary one among them as other runtimes have it.
-fn all_groups(ids: &UserIds) -> Vec<u32> {
-    let mut groups = vec![ids.gid];
-    groups.extend(ids.groups.iter().filter(|group| **group != ids.gid));
-    groups
-}
-
-fn environment(
-    builder: &Builder<'_>,
-    step: &StepSpec,
-    ids: &UserIds,
-) -> Result<Vec<CString>, RuntimeError> {
-    let mut env = c_strings("env", &step.env)?;
-    let set = |entry: &String| {
-        entry
-            .strip_prefix("HOME=")
-            .is_some_and(|home| !home.is_empty())
-    };
-    if !step.env.iter().any(set) {
-        env.retain(|entry| !entry.as_bytes().starts_with(b"HOME="));
-        let home = user::home(builder.root().as_fd(), ids.uid)?;
-        env.push(c_string("env", [b"HOME=", home.as_slice()].concat())?);
-    }
-    Ok(env)
 }
 
 fn c_string(field: &'static str, bytes: Vec<u8>) -> Result<CString, RuntimeError> {

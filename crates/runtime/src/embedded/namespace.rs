@@ -12,11 +12,11 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::tree::{self, Scope};
+use crate::mount::tree::{self, Scope};
 use crate::spec::Network;
 
 /// The calling thread is in namespaces of its own until this is dropped.
-pub(super) struct Entered {
+pub(crate) struct Entered {
     /// The mount namespace of the process.
     home: OwnedFd,
 }
@@ -25,16 +25,22 @@ impl Entered {
     /// Moves the calling thread into new namespaces. A process that it starts is the first of a new
     /// PID namespace.
     pub(super) fn new(network: Network) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let home = openat(CWD, "/proc/thread-self/ns/mnt", flags, Mode::empty())?;
-        let mut flags = UnshareFlags::FS
-            | UnshareFlags::NEWNS
-            | UnshareFlags::NEWIPC
-            | UnshareFlags::NEWUTS
-            | UnshareFlags::NEWPID;
+        let mut flags = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWPID;
         if network == Network::None {
             flags |= UnshareFlags::NEWNET;
         }
+        Self::unshare(flags)
+    }
+
+    /// Moves the calling thread into a new mount namespace only.
+    pub(crate) fn mounts_only() -> io::Result<Self> {
+        Self::unshare(UnshareFlags::empty())
+    }
+
+    fn unshare(others: UnshareFlags) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let home = openat(CWD, "/proc/thread-self/ns/mnt", flags, Mode::empty())?;
+        let flags = UnshareFlags::FS | UnshareFlags::NEWNS | others;
         // SAFETY: descriptors stay shared with the other threads.
         unsafe { unshare_unsafe(flags)? };
         let entered = Self { home };
@@ -49,7 +55,7 @@ impl Entered {
 
     /// Moves the thread back to the process's mounts; those of the step are unmounted when this
     /// returns.
-    pub(super) fn leave(self) {
+    pub(crate) fn leave(self) {
         drop(self);
     }
 }

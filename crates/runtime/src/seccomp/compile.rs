@@ -24,12 +24,14 @@ const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 const KILL: u32 = 0x8000_0000;
 
+/// A call's number on one architecture.
+type Column = fn(&Row) -> u32;
+
 /// Call tables, the native one first: the kernel's name of the architecture, and its column.
 #[cfg(target_arch = "x86_64")]
-const ARCHITECTURES: &[(u32, fn(&Row) -> u32)] =
-    &[(0xc000_003e, |row| row.1), (0x4000_0003, |row| row.2)];
+const ARCHITECTURES: &[(u32, Column)] = &[(0xc000_003e, |row| row.1), (0x4000_0003, |row| row.2)];
 #[cfg(not(target_arch = "x86_64"))]
-const ARCHITECTURES: &[(u32, fn(&Row) -> u32)] = &[(0xc000_00b7, |row| row.3)];
+const ARCHITECTURES: &[(u32, Column)] = &[(0xc000_00b7, |row| row.3)];
 
 type Code = Vec<libc::sock_filter>;
 
@@ -67,13 +69,13 @@ fn fail(errno: i32) -> Outcome<'static> {
     Outcome::Return(ERRNO | errno.cast_unsigned())
 }
 
-fn table(profile: &[(&str, Verdict)], column: fn(&Row) -> u32) -> Option<Code> {
+fn table(profile: &[(&str, Verdict)], column: Column) -> Option<Code> {
     let mut code = vec![op(LOAD, NUMBER, 0, 0)];
     code.extend(tree(&ranges(profile, column))?);
     Some(code)
 }
 
-fn ranges<'a>(profile: &'a [(&str, Verdict)], column: fn(&Row) -> u32) -> Vec<Range<'a>> {
+fn ranges<'a>(profile: &'a [(&str, Verdict)], column: Column) -> Vec<Range<'a>> {
     let number = |name: &str| {
         let row = NUMBERS.iter().find(|row| row.0 == name)?;
         Some(column(row)).filter(|number| *number != NONE)

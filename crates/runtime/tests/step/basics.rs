@@ -12,7 +12,10 @@ async fn output_and_exit_code() {
     let ran = bed.sh("echo out; echo err >&2; exit 3").await;
     assert_eq!(ran.status.code, 3);
     assert_eq!(ran.status.signal, None);
-    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("out\n", "err\n"));
+    assert_eq!(
+        (ran.stdout.as_str(), ran.stderr.as_str()),
+        ("out\n", "err\n")
+    );
 }
 
 #[tokio::test]
@@ -23,7 +26,11 @@ async fn a_signal_shows_in_the_status() {
     assert_eq!(ran.status.code, 143);
     let mut step = bed.step(&["sh", "-c", "while :; do :; done"]);
     let (soft, hard) = (1, 2);
-    step.ulimits = vec![Ulimit { name: "cpu".into(), soft, hard }];
+    step.ulimits = vec![Ulimit {
+        name: "cpu".into(),
+        soft,
+        hard,
+    }];
     let ran = bed.run(step).await.unwrap();
     assert_eq!(ran.status.signal, Some(libc_signal::KILL));
     assert_eq!(ran.status.code, 137);
@@ -36,7 +43,9 @@ mod libc_signal {
 #[tokio::test]
 async fn huge_output_arrives_whole() {
     let bed = Bed::new();
-    let ran = bed.sh("head -c 20000000 /dev/zero | tr '\\0' x; head -c 3000000 /dev/zero | tr '\\0' y >&2").await;
+    let ran = bed
+        .sh("head -c 20000000 /dev/zero | tr '\\0' x; head -c 3000000 /dev/zero | tr '\\0' y >&2")
+        .await;
     assert_eq!(ran.stdout.len(), 20_000_000);
     assert_eq!(ran.stderr.len(), 3_000_000);
     assert!(ran.stdout.bytes().all(|b| b == b'x'));
@@ -47,7 +56,14 @@ async fn environment_is_what_the_step_says() {
     let bed = Bed::new();
     let mut step = bed.step(&["env"]);
     step.env.push("A=b c".into());
-    let mut env: Vec<_> = bed.run(step).await.unwrap().ok().lines().map(str::to_owned).collect();
+    let mut env: Vec<_> = bed
+        .run(step)
+        .await
+        .unwrap()
+        .ok()
+        .lines()
+        .map(str::to_owned)
+        .collect();
     env.sort();
     assert_eq!(env, ["A=b c", "HOME=/root", "PATH=/usr/bin:/bin"]);
 }
@@ -84,18 +100,34 @@ async fn users_and_groups() {
         assert_eq!(bed.run(step).await.unwrap().ok().trim(), id, "{user:?}");
     }
     let mut step = bed.script("echo $(id -u) $(id -g) $(id -G)");
-    step.user = User::Ids(UserIds { uid: 5, gid: 6, groups: vec![8, 7] });
-    assert_eq!(bed.run(step).await.unwrap().ok(), "5 6 6 7 8\n".replace("6 7 8", "6 8 7"));
+    step.user = User::Ids(UserIds {
+        uid: 5,
+        gid: 6,
+        groups: vec![8, 7],
+    });
+    assert_eq!(bed.run(step).await.unwrap().ok(), "5 6 6 7 8\n");
 }
 
 #[tokio::test]
 async fn unknown_users_are_named() {
     let bed = Bed::new();
     for (user, message) in [
-        ("nobody", "unable to find user nobody: no matching entries in passwd file"),
-        ("app:none", "unable to find group none: no matching entries in group file"),
-        ("99999999999", "invalid user or group id 99999999999: must be in range 0-2147483647"),
-        ("-1", "invalid user or group id -1: must be in range 0-2147483647"),
+        (
+            "nobody",
+            "unable to find user nobody: no matching entries in passwd file",
+        ),
+        (
+            "app:none",
+            "unable to find group none: no matching entries in group file",
+        ),
+        (
+            "99999999999",
+            "invalid user or group id 99999999999: must be in range 0-2147483647",
+        ),
+        (
+            "-1",
+            "invalid user or group id -1: must be in range 0-2147483647",
+        ),
     ] {
         let mut step = bed.script("id");
         step.user = User::Named(user.into());
@@ -138,7 +170,10 @@ async fn working_directory_is_created_as_the_user() {
     step.user = User::Named("app".into());
     assert_eq!(bed.run(step).await.unwrap().ok(), "/work/a/b\n");
     let meta = std::fs::metadata(bed.path("upper/work/a")).unwrap();
-    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (1000, 1001, 0o755));
+    assert_eq!(
+        (meta.uid(), meta.gid(), meta.mode() & 0o777),
+        (1000, 1001, 0o755)
+    );
 }
 
 #[tokio::test]
@@ -147,7 +182,10 @@ async fn working_directory_that_is_a_file() {
     let mut step = bed.script("pwd");
     step.cwd = "/etc/passwd".into();
     let error = bed.run(step).await.unwrap_err().to_string();
-    assert!(error.starts_with("cannot change to working directory \"/etc/passwd\""), "{error}");
+    assert!(
+        error.starts_with("cannot change to working directory \"/etc/passwd\""),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -163,8 +201,16 @@ async fn programs_that_cannot_be_executed() {
     write("bin/junk", "\u{1}\u{2}\u{3}", 0o755);
     write("bin/locked", "#!/bin/sh\n", 0o700);
     for (program, message, code) in [
-        ("foo", "exec: \"foo\": executable file not found in $PATH", 127),
-        ("/no/foo", "exec: \"/no/foo\": no such file or directory", 127),
+        (
+            "foo",
+            "exec: \"foo\": executable file not found in $PATH",
+            127,
+        ),
+        (
+            "/no/foo",
+            "exec: \"/no/foo\": no such file or directory",
+            127,
+        ),
         ("plain", "exec: \"plain\": permission denied", 126),
         ("/bin/plain", "exec: \"/bin/plain\": permission denied", 126),
         ("/etc", "exec: \"/etc\": is a directory", 126),
@@ -208,15 +254,36 @@ async fn ulimits_are_set() {
     let bed = Bed::new();
     let mut step = bed.script("ulimit -n; ulimit -c");
     step.ulimits = vec![
-        Ulimit { name: "nofile".into(), soft: 100, hard: 200 },
-        Ulimit { name: "core".into(), soft: 0, hard: 0 },
+        Ulimit {
+            name: "nofile".into(),
+            soft: 100,
+            hard: 200,
+        },
+        Ulimit {
+            name: "core".into(),
+            soft: 0,
+            hard: 0,
+        },
     ];
     assert_eq!(bed.run(step).await.unwrap().ok(), "100\n0\n");
     for (name, soft, hard) in [("nosuch", 1, 1), ("nofile", 5, 4), ("nofile", -2, 4)] {
         let mut step = bed.script("true");
-        step.ulimits = vec![Ulimit { name: name.into(), soft, hard }];
+        step.ulimits = vec![Ulimit {
+            name: name.into(),
+            soft,
+            hard,
+        }];
         let error = bed.run(step).await.unwrap_err();
-        assert!(matches!(error, RuntimeError::InvalidSpec { field: "ulimit", .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                RuntimeError::InvalidSpec {
+                    field: "ulimit",
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 }
 

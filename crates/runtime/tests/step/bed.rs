@@ -48,8 +48,8 @@ impl Bed {
     }
 
     /// One that stays when it is dropped.
-    pub(crate) fn in_directory(dir: &Path) -> Self {
-        Self::make(dir, |_| {})
+    pub(crate) fn in_directory(dir: &Path, change: impl FnOnce(&mut RuntimeConfig)) -> Self {
+        Self::make(dir, change)
     }
 
     fn make(dir: &Path, change: impl FnOnce(&mut RuntimeConfig)) -> Self {
@@ -99,6 +99,16 @@ impl Bed {
         step
     }
 
+    /// Puts a static C program into the image.
+    pub(crate) fn compile(&self, name: &str, source: &str) {
+        let file = self.path("program.c");
+        std::fs::write(&file, source).unwrap();
+        let mut gcc = std::process::Command::new("gcc");
+        gcc.arg("-static").arg("-o");
+        gcc.arg(self.path("image").join(name)).arg(&file);
+        assert!(gcc.status().unwrap().success());
+    }
+
     pub(crate) async fn run(&self, step: StepSpec) -> Result<Ran, RuntimeError> {
         run(&self.runtime, step, CancellationToken::new()).await
     }
@@ -141,7 +151,10 @@ pub(crate) fn make_image(image: &Path) {
     }
     let busybox = image.join("bin/busybox");
     std::fs::copy("/bin/busybox", &busybox).expect("busybox-static is installed");
-    let list = std::process::Command::new(&busybox).arg("--list").output().unwrap();
+    let list = std::process::Command::new("/bin/busybox")
+        .arg("--list")
+        .output()
+        .unwrap();
     for name in String::from_utf8(list.stdout).unwrap().lines() {
         let link = image.join("bin").join(name);
         if name != "busybox" && link.symlink_metadata().is_err() {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use weld_runtime::{CancellationToken, RuntimeError, Stdio};
+use weld_runtime::{CancellationToken, RuntimeError, RuntimeKind, Stdio};
 
 use crate::bed::{Bed, run};
 
 /// Processes of this test's steps that are alive, found by a word in their command line.
-fn alive(word: &str) -> Vec<String> {
+pub(crate) fn alive(word: &str) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     processes
         .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
@@ -19,13 +19,18 @@ fn alive(word: &str) -> Vec<String> {
 }
 
 /// Cgroups of steps on the state directory of `bed`.
-fn cgroups(bed: &Bed) -> BTreeSet<String> {
+pub(crate) fn cgroups(bed: &Bed) -> BTreeSet<String> {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::metadata(bed.path("state")).unwrap();
     let tag = format!("weld/{:x}-{:x}", meta.dev(), meta.ino());
-    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().filter_map(Result::ok);
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .filter_map(Result::ok);
     let mut found = BTreeSet::new();
-    for base in hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]) {
+    for base in hierarchies
+        .map(|entry| entry.path())
+        .chain(["/sys/fs/cgroup".into()])
+    {
         for entry in std::fs::read_dir(base.join(&tag)).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -36,16 +41,20 @@ fn cgroups(bed: &Bed) -> BTreeSet<String> {
     found
 }
 
-fn mounts() -> usize {
-    std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+/// Mounts of this process that have to do with `dir`.
+pub(crate) fn mounts(dir: &Path) -> Vec<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let dir = dir.to_str().unwrap();
+    let lines = mounts.lines().filter(|line| line.contains(dir));
+    lines.map(str::to_owned).collect()
 }
 
 #[tokio::test]
 async fn background_processes_die_with_the_step() {
     let bed = Bed::new();
-    let ran = bed.sh("(setsid sh -c 'trap \"\" TERM HUP; sleep 7001; sleep 7001') & (sleep 7001 &) ; echo done").await;
+    let ran = bed.sh("(setsid sh -c 'trap \"\" TERM HUP; sleep 47001; sleep 47001') & (sleep 47001 &) ; echo done").await;
     assert_eq!(ran.ok(), "done\n");
-    assert_eq!(alive("\07001"), Vec::<String>::new());
+    assert_eq!(alive("47001"), Vec::<String>::new());
     assert_eq!(cgroups(&bed), BTreeSet::new());
 }
 
@@ -53,7 +62,7 @@ async fn background_processes_die_with_the_step() {
 async fn a_cancelled_step_is_killed() {
     let bed = Bed::new();
     let cancel = CancellationToken::new();
-    let step = bed.script("trap '' TERM INT; sleep 7002 & echo started; sleep 7002; sleep 7002");
+    let step = bed.script("trap '' TERM INT; sleep 47002 & echo started; sleep 47002; sleep 47002");
     let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
     let running = bed.runtime.run(step, Stdio::stream(sender), cancel.clone());
     let cancelling = async {
@@ -63,7 +72,7 @@ async fn a_cancelled_step_is_killed() {
     };
     let (result, ()) = tokio::join!(running, cancelling);
     assert!(matches!(result, Err(RuntimeError::Cancelled)), "{result:?}");
-    assert_eq!(alive("\07002"), Vec::<String>::new());
+    assert_eq!(alive("47002"), Vec::<String>::new());
     assert_eq!(cgroups(&bed), BTreeSet::new());
     // The changes so far are there and the root can be mounted again.
     bed.sh("true").await.ok();
@@ -82,22 +91,24 @@ async fn a_step_cancelled_before_its_start_does_not_run() {
 #[tokio::test]
 async fn a_dropped_step_is_killed() {
     let bed = Bed::new();
-    let step = bed.script("echo started; sleep 7003; sleep 7003");
+    let step = bed.script("echo started; sleep 47003; sleep 47003");
     let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
     let runtime = bed.runtime.clone();
     let task = tokio::spawn(async move {
-        runtime.run(step, Stdio::stream(sender), CancellationToken::new()).await
+        runtime
+            .run(step, Stdio::stream(sender), CancellationToken::new())
+            .await
     });
     receiver.recv().await.unwrap();
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
-    eventually(|| alive("\07003").is_empty() && cgroups(&bed).is_empty()).await;
+    eventually(|| alive("47003").is_empty() && cgroups(&bed).is_empty()).await;
     // Its name is free again.
     bed.sh("true").await.ok();
 }
 
 /// Waits, at most 20 seconds, for what happens on another thread or in the kernel.
-async fn eventually(holds: impl Fn() -> bool) {
+pub(crate) async fn eventually(holds: impl Fn() -> bool) {
     for _ in 0..2000 {
         if holds() {
             return;
@@ -113,7 +124,11 @@ async fn output_that_nobody_reads_does_not_stop_a_step() {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     drop(receiver);
     let step = bed.script("head -c 3000000 /dev/zero; exit 4");
-    let status = bed.runtime.run(step, Stdio::stream(sender), CancellationToken::new()).await.unwrap();
+    let status = bed
+        .runtime
+        .run(step, Stdio::stream(sender), CancellationToken::new())
+        .await
+        .unwrap();
     assert_eq!(status.code, 4);
 }
 
@@ -122,7 +137,11 @@ async fn two_steps_of_one_name_and_two_runtimes_on_one_directory() {
     let bed = Bed::new();
     let cancel = CancellationToken::new();
     let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
-    let first = bed.runtime.run(bed.script("echo x; sleep 7004"), Stdio::stream(sender), cancel.clone());
+    let first = bed.runtime.run(
+        bed.script("echo x; sleep 47004"),
+        Stdio::stream(sender),
+        cancel.clone(),
+    );
     let second = async {
         receiver.recv().await.unwrap();
         let mut step = bed.script("true");
@@ -144,7 +163,7 @@ async fn steps_leak_nothing() {
     bed.sh("true").await.ok();
     let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let state = || std::fs::read_dir(bed.path("state")).unwrap().count();
-    let before = (mounts(), state());
+    let before = state();
     for _ in 0..200 {
         assert!(bed.sh("sleep 0 & true").await.status.success());
     }
@@ -159,26 +178,36 @@ async fn steps_leak_nothing() {
     for (index, out) in futures_util::future::join_all(steps).await {
         assert_eq!(out, format!("{index}\n"));
     }
-    assert_eq!((mounts(), state()), before);
+    assert_eq!(state(), before);
+    assert_eq!(mounts(&bed.path("")), Vec::<String>::new());
     assert_eq!(cgroups(&bed), BTreeSet::new());
     // Other tests of this program open files too, but not that many.
     assert!(fds() < 200, "{}", fds());
 }
 
 async fn bed_run(runtime: &weld_runtime::Runtime, step: weld_runtime::StepSpec) -> String {
-    run(runtime, step, CancellationToken::new()).await.unwrap().ok()
+    run(runtime, step, CancellationToken::new())
+        .await
+        .unwrap()
+        .ok()
 }
 
-/// The part of the next test that is killed: runs a step in a process of its own.
+/// What `kill_victim` kills: runs a step in a process of its own.
 #[tokio::test]
-#[ignore = "run by `a_killed_process_leaves_nothing_running`"]
+#[ignore = "run by tests that kill it"]
 async fn victim() {
     let Ok(dir) = std::env::var("WELD_TEST_VICTIM") else {
         return;
     };
-    let bed = Bed::in_directory(Path::new(&dir));
-    let script = "sleep 7005 & setsid sleep 7005 & echo x > /started; sleep 7005";
-    let _ = bed.run(bed.script(script)).await;
+    let bed = Bed::in_directory(Path::new(&dir), |config| {
+        if let Ok(runtime) = std::env::var("WELD_TEST_RUNTIME") {
+            config.kind = RuntimeKind::Oci(runtime.into());
+        }
+    });
+    // The directory tells these processes from those of other tests.
+    let sleep = format!("sh -c 'sleep 3000; : 7005{dir}'");
+    let script = format!("{sleep} & setsid {sleep} & echo x > /started; {sleep}; :");
+    let _ = bed.run(bed.script(&script)).await;
 }
 
 /// A process that does not outlive a test that fails.
@@ -190,26 +219,42 @@ impl Drop for Killed {
     }
 }
 
-#[tokio::test]
-async fn a_killed_process_leaves_nothing_running() {
+/// Starts a step with `runtime` in another process and kills that process. Answers with the
+/// directory of its bed.
+pub(crate) async fn kill_victim(runtime: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let before = mounts();
-    let process = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "lifetime::victim"])
-        .env("WELD_TEST_VICTIM", dir.path())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut process = Killed(process);
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "lifetime::victim"]);
+    command.env("WELD_TEST_VICTIM", dir.path());
+    command.stdout(std::process::Stdio::null());
+    if runtime != "embedded" {
+        command.env("WELD_TEST_RUNTIME", runtime);
+    }
+    let mut process = Killed(command.spawn().unwrap());
     let started = dir.path().join("upper/started");
     eventually(|| started.exists()).await;
-    assert_eq!(alive("\07005").len(), 3);
+    assert!(!alive(&mark(&dir)).is_empty());
     process.0.kill().unwrap();
     process.0.wait().unwrap();
-    eventually(|| alive("\07005").is_empty()).await;
-    assert_eq!(mounts(), before);
-    let bed = Bed::in_directory(dir.path());
-    assert_ne!(cgroups(&bed), BTreeSet::new(), "the cgroup is there to be found");
+    dir
+}
+
+/// What the command lines of the victim's processes have in them.
+pub(crate) fn mark(dir: &tempfile::TempDir) -> String {
+    format!("7005{}", dir.path().display())
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_nothing_running() {
+    let dir = kill_victim("embedded").await;
+    eventually(|| alive(&mark(&dir)).is_empty()).await;
+    assert_eq!(mounts(dir.path()), Vec::<String>::new());
+    let bed = Bed::in_directory(dir.path(), |_| {});
+    assert_ne!(
+        cgroups(&bed),
+        BTreeSet::new(),
+        "the cgroup is there to be found"
+    );
     bed.runtime.clean_leftovers().await.unwrap();
     assert_eq!(cgroups(&bed), BTreeSet::new());
     bed.sh("true").await.ok();

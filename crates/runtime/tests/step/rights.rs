@@ -54,7 +54,9 @@ async fn forbidden_calls_of_a_sandboxed_step() {
         let ran = bed.sh(command).await;
         assert_ne!(ran.status.code, 0, "{command}: {ran:?}");
     }
-    bed.sh("chroot / true; mknod /node c 1 3 && chown 5:5 /node").await.ok();
+    bed.sh("chroot / true; mknod /node c 1 3 && chown 5:5 /node")
+        .await
+        .ok();
 }
 
 #[tokio::test]
@@ -70,7 +72,10 @@ async fn the_host_s_devices_cannot_be_used() {
     let bed = Bed::new();
     let ran = bed.sh("mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk; mknod /tmp/null c 1 3 && echo x > /tmp/null && echo fine").await;
     assert_eq!(ran.stdout, "fine\n", "{ran:?}");
-    assert!(ran.stderr.contains("/tmp/disk: Operation not permitted"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("/tmp/disk: Operation not permitted"),
+        "{ran:?}"
+    );
 }
 
 #[tokio::test]
@@ -88,7 +93,10 @@ async fn a_device_that_was_asked_for() {
     }];
     let ran = bed.run(step).await.unwrap();
     assert!(ran.stdout.starts_with("640 3 4 a:b7\n"), "{ran:?}");
-    assert!(ran.stderr.contains("/tmp/disk: Operation not permitted"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("/tmp/disk: Operation not permitted"),
+        "{ran:?}"
+    );
 }
 
 #[tokio::test]
@@ -134,6 +142,59 @@ async fn limits_show_in_the_sandbox() {
         ..Resources::default()
     };
     let out = bed.run(step).await.unwrap().ok();
-    assert!(out.starts_with("50000\n512\n") || out.starts_with("50000 100000\n"), "{out}");
+    assert!(
+        out.starts_with("50000\n512\n") || out.starts_with("50000 100000\n"),
+        "{out}"
+    );
     assert!(out.ends_with("Cpus_allowed_list:\t0\n"), "{out}");
+}
+
+#[tokio::test]
+async fn only_its_own_processes_show() {
+    let bed = Bed::new();
+    let out = bed
+        .sh("echo $$; tr '\\0' ' ' < /proc/1/cmdline | cut -c1-5; ls /proc | grep -c '^[0-9]'; kill -0 2 && ls /proc/2")
+        .await;
+    let lines: Vec<&str> = out.stdout.lines().collect();
+    assert_eq!(lines[..2], ["1", "sh -c"], "{out:?}");
+    // The shell, `ls` and `grep`.
+    assert_eq!(lines[2..], ["3"], "{out:?}");
+}
+
+/// The filter covers the 32-bit calls, which a 64-bit program can make too.
+#[cfg(target_arch = "x86_64")]
+#[tokio::test]
+async fn calls_of_32_bit_programs() {
+    let bed = Bed::new();
+    let source = r#"
+        #include <stdio.h>
+        static long call(long number, long argument) {
+            long result;
+            __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(argument) : "memory");
+            return result;
+        }
+        int main(void) {
+            // getpid, mount, socket of AF_ALG, one that no kernel has
+            printf("%ld %ld %ld %ld\n", call(20, 0), call(21, 0), call(359, 38), call(900, 0));
+            return 0;
+        }"#;
+    bed.compile("bin/calls", source);
+    assert_eq!(bed.sh("exec calls").await.ok(), "1 -1 -1 -38\n");
+}
+
+#[tokio::test]
+async fn a_cgroup_parent_of_its_own() {
+    let bed = Bed::new();
+    let mut step = bed.script("cat /proc/self/cgroup");
+    step.cgroup_parent = Some("/weld-test/inner".into());
+    let out = bed.run(step).await.unwrap().ok();
+    // In a cgroup namespace the step's own cgroup is the root.
+    assert!(
+        out.contains(":/weld-test/inner/weld/") || out == "0::/\n",
+        "{out}"
+    );
+    let mut step = bed.script("true");
+    step.cgroup_parent = Some("system.slice:docker:x".into());
+    let error = bed.run(step).await.unwrap_err().to_string();
+    assert!(error.contains("slice:prefix:name"), "{error}");
 }

@@ -139,8 +139,7 @@ pub struct GitSource {
 /// A remote, and a git that can reach it.
 struct Access {
     url: GitUrl,
-    /// What tells it from others, passwords included: who may not read one must not be given
-    /// what another fetched.
+    /// What tells it from others: the remote, with user and password if the URL has them.
     identity: String,
     git: Git,
     _known_hosts: Option<tempfile::NamedTempFile>,
@@ -503,12 +502,12 @@ impl Checkout<'_> {
             let path = directory.to_owned();
             blocking("tidy", directory, move || subdir::remove_git_files(&path)).await
         } else {
-            self.from_mirror(directory).await
+            self.write_from_mirror(directory).await
         }
     }
 
     /// Writes the files straight from the mirror, with an index that is thrown away.
-    async fn from_mirror(&self, directory: &Path) -> Result<(), GitError> {
+    async fn write_from_mirror(&self, directory: &Path) -> Result<(), GitError> {
         let scratch = self.temporary(self.source.mirrors.root())?;
         let git = self
             .mirror

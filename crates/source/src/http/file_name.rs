@@ -54,7 +54,7 @@ fn disposition_name(header: &str) -> Option<String> {
     plain.filter(|name| is_usable(name))
 }
 
-fn is_usable(name: &String) -> bool {
+fn is_usable(name: &str) -> bool {
     !name.is_empty() && !name.ends_with('/')
 }
 

@@ -3,6 +3,7 @@
 
 mod file_name;
 
+use std::fmt;
 use std::fs::{File, FileTimes};
 use std::io;
 use std::os::fd::AsFd;
@@ -64,7 +65,7 @@ impl Default for HttpConfig {
 }
 
 /// What to fetch.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpRequest {
     /// The URL, `http` or `https`.
     pub url: String,
@@ -76,6 +77,16 @@ pub struct HttpRequest {
     pub authorization: Option<Secret>,
     /// Further headers. Those but `Accept` and `User-Agent` are left out, as in BuildKit.
     pub headers: Vec<(String, String)>,
+}
+
+impl fmt::Debug for HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = Url::parse(&self.url).map_or_else(|_| "…".to_owned(), |url| shown(&url));
+        f.debug_struct("HttpRequest")
+            .field("url", &url)
+            .field("checksum", &self.checksum)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpRequest {

@@ -115,9 +115,9 @@ pub struct Index {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several.
-    Index(Index),
+    Index(Box<Index>),
 }
 
 /// Why bytes are no document of an image.
@@ -273,7 +273,7 @@ impl Document {
             return Err(DocumentError::TooMany);
         }
         kind.clone_into(&mut manifest.media_type);
-        Ok(Self::Manifest(manifest))
+        Ok(Self::Manifest(Box::new(manifest)))
     }
 
     fn parse_index(bytes: &[u8], kind: &str) -> Result<Self, DocumentError> {
@@ -282,7 +282,7 @@ impl Document {
             return Err(DocumentError::TooMany);
         }
         kind.clone_into(&mut index.media_type);
-        Ok(Self::Index(index))
+        Ok(Self::Index(Box::new(index)))
     }
 }
 

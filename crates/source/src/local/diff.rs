@@ -12,10 +12,10 @@ pub(super) enum Step {
     Keep,
     /// Its content may have changed without a trace: it is to be read and compared.
     Verify,
-    /// It is the same but for owner, permissions, attributes or a directory's time.
+    /// It is a directory that is the same but for owner, permissions or attributes.
     Metadata,
-    /// It is new, or so different that it is made anew. What was there before must go first
-    /// unless both are directories.
+    /// It is new, or different so that it is made anew: a file may have names elsewhere, so even
+    /// its metadata are never changed in place. What was there before must go first.
     Make,
 }
 
@@ -48,7 +48,7 @@ impl Diff {
                 None => Step::Make,
                 Some((index, entry)) => {
                     let step = compare(entry, stat);
-                    if step == Step::Make && !(entry.stat.is_dir() && stat.is_dir()) {
+                    if step == Step::Make {
                         diff.removed.push(index);
                     }
                     step
@@ -89,17 +89,6 @@ impl Diff {
     }
 }
 
-/// What is to be done for a file whose content proved the same.
-pub(super) fn compare_metadata(before: &Stat, now: &Stat) -> Step {
-    let same = before.mode == now.mode
-        && before.uid == now.uid
-        && before.gid == now.gid
-        && before.xattrs == now.xattrs
-        // A directory's time changes with what is in it; what matters is in the entries.
-        && (now.is_dir() || before.mtime == now.mtime);
-    if same { Step::Keep } else { Step::Metadata }
-}
-
 fn compare(entry: &IndexEntry, now: &Stat) -> Step {
     let before = &entry.stat;
     let same_kind = before.file_type() == now.file_type()
@@ -109,8 +98,19 @@ fn compare(entry: &IndexEntry, now: &Stat) -> Step {
     if !same_kind {
         return Step::Make;
     }
+    let same = before.mode == now.mode
+        && before.uid == now.uid
+        && before.gid == now.gid
+        && before.xattrs == now.xattrs;
+    if now.is_dir() {
+        // Its time changes with what is in it; what matters of that is in the entries.
+        return if same { Step::Keep } else { Step::Metadata };
+    }
+    if !same || before.mtime != now.mtime {
+        return Step::Make;
+    }
     if now.has_content() {
-        if before.size != now.size || before.mtime != now.mtime {
+        if before.size != now.size || entry.digest.is_none() {
             return Step::Make;
         }
         // Without a change's traces, size and time have to do, as for every BuildKit client.
@@ -119,5 +119,5 @@ fn compare(entry: &IndexEntry, now: &Stat) -> Step {
             return Step::Verify;
         }
     }
-    compare_metadata(before, now)
+    Step::Keep
 }

@@ -183,25 +183,21 @@ impl TreeTarget for DirTarget {
     }
 
     fn set_metadata(&self, stat: &Stat) -> io::Result<()> {
-        let (dir, name) = self.parent(&stat.path)?;
-        remove_stale_xattrs(&in_directory(dir.as_fd(), name), stat)?;
-        match stat.file_type() {
-            FileType::RegularFile | FileType::Directory => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-                let fd = open_beneath(self.root.as_fd(), &stat.path, flags)?;
-                self.set_on_fd(fd.as_fd(), stat, false)
-            }
-            _ => self.set_at(dir.as_fd(), name, stat),
-        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let fd = open_beneath(self.root.as_fd(), &stat.path, flags)?;
+        remove_stale_xattrs(&fd, stat)?;
+        self.set_on_fd(fd.as_fd(), stat, false)
     }
 }
 
-fn remove_stale_xattrs(path: &Path, stat: &Stat) -> io::Result<()> {
-    for (name, _) in read_xattrs(path)? {
+fn remove_stale_xattrs(fd: &OwnedFd, stat: &Stat) -> io::Result<()> {
+    // By its own path there is none that leads elsewhere.
+    let path = PathBuf::from(format!("/proc/self/fd/{}/.", fd.as_raw_fd()));
+    for (name, _) in read_xattrs(&path)? {
         // Labels are the system's, not the tree's.
         let is_wanted = stat.xattrs.iter().any(|(wanted, _)| *wanted == name);
         if !is_wanted && name != "security.selinux" {
-            rustix::fs::lremovexattr(path, name.as_os_str())?;
+            rustix::fs::fremovexattr(fd, name.as_os_str())?;
         }
     }
     Ok(())

@@ -14,7 +14,9 @@ pub struct TreeIndex {
 pub struct IndexEntry {
     /// What the provider said.
     pub stat: Stat,
-    /// The digest of a file's content; a further name of a file has the first one's.
+    /// The digest of a file's content, begun as
+    /// [`TreeTarget::hasher`](super::TreeTarget::hasher) says; a further name of a file has the
+    /// first one's.
     pub digest: Option<Digest>,
     /// Whether the content cannot have changed without a change of its times. It can within the
     /// clock tick in which it was read: such a file is read again the next time.

@@ -14,10 +14,12 @@ mod dir_target;
 mod host_dir;
 mod index;
 mod stat;
+mod store_tree;
 mod sync;
 
 pub use dir_target::DirTarget;
 pub use host_dir::{HostDir, HostDirError};
 pub use index::{DecodeIndexError, IndexEntry, TreeIndex};
 pub use stat::{Change, Stat, StatError};
+pub use store_tree::{StoreSyncError, StoredTree, sync_into_store};
 pub use sync::{ProviderError, SyncError, Synced, TreeProvider, TreeTarget, sync};

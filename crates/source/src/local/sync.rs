@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use weld_digest::{Algorithm, Digest, HashingReader};
+use weld_digest::{Digest, Hasher};
 use weld_fileset::{Timestamp, compare_paths};
 
-use super::diff::{Diff, Step, compare_metadata};
+use super::diff::{Diff, Step};
 use super::index::{IndexEntry, TreeIndex};
 use super::stat::{Stat, StatError, check};
 use crate::progress::{Progress, Transfer};
@@ -72,7 +72,14 @@ pub trait TreeTarget: Send + Sync + 'static {
     /// What removing meets; that it is not there is none.
     fn remove(&self, stat: &Stat) -> io::Result<()>;
 
-    /// Makes a directory if it is not there; its metadata is set later.
+    /// What the digest of a file begins with, before its content: nothing, or a header made of
+    /// the parts of its metadata that count.
+    fn hasher(&self, stat: &Stat) -> Hasher {
+        let _ = stat;
+        Hasher::sha256()
+    }
+
+    /// Makes a directory; its metadata are set later.
     ///
     /// # Errors
     /// What making meets.
@@ -97,7 +104,7 @@ pub trait TreeTarget: Send + Sync + 'static {
     /// What linking meets.
     fn hard_link(&self, stat: &Stat, first: &Path) -> io::Result<()>;
 
-    /// Sets owner, permissions, attributes and times of what is there.
+    /// Sets owner, permissions, attributes and times of a directory that is there.
     ///
     /// # Errors
     /// What setting meets.
@@ -114,6 +121,10 @@ pub struct Synced {
     /// Whether the index is another than before. It may be so with an untouched tree: times may
     /// have changed.
     pub index_changed: bool,
+    /// The entries of the index that are of paths that were made or got other metadata.
+    pub changed: Vec<usize>,
+    /// What is gone.
+    pub removed: Vec<PathBuf>,
     /// How many bytes were fetched.
     pub fetched: u64,
 }
@@ -156,7 +167,7 @@ pub enum SyncError {
 ///
 /// # Errors
 /// [`SyncError`].
-pub async fn sync<P: TreeProvider, T: TreeTarget>(
+pub async fn sync<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized>(
     provider: Arc<P>,
     target: Arc<T>,
     previous: Arc<TreeIndex>,
@@ -195,7 +206,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-struct Comparison<'a, P, T> {
+struct Comparison<'a, P: ?Sized, T: ?Sized> {
     provider: &'a P,
     target: &'a T,
     previous: &'a TreeIndex,
@@ -210,7 +221,7 @@ struct Content {
     size: u64,
 }
 
-impl<P: TreeProvider, T: TreeTarget> Comparison<'_, P, T> {
+impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
     fn run(&self) -> Result<Synced, SyncError> {
         let started = now();
         let stats = self.provider.stats(self.previous)?;
@@ -224,13 +235,29 @@ impl<P: TreeProvider, T: TreeTarget> Comparison<'_, P, T> {
             false => vec![None; stats.len()],
         };
         let fetched = contents.iter().flatten().map(|content| content.size).sum();
+        let changed = positions(&diff, |step| step != Step::Keep);
+        let removed = self.removed(&diff, &stats);
         let index = self.index(&diff, stats, contents, started);
         Ok(Synced {
             index_changed: index != *self.previous,
             index,
             tree_changed,
+            changed,
+            removed,
             fetched,
         })
+    }
+
+    /// The paths that were there and are not any more.
+    fn removed(&self, diff: &Diff, stats: &[Stat]) -> Vec<PathBuf> {
+        let removed = diff.removed.iter();
+        let paths = removed.filter_map(|old| Some(&self.previous.entries.get(*old)?.stat.path));
+        let is_gone = |path: &&PathBuf| {
+            stats
+                .binary_search_by(|stat| compare_paths(&stat.path, path))
+                .is_err()
+        };
+        paths.filter(is_gone).cloned().collect()
     }
 
     /// Reads the files whose content may have changed without a trace and replaces their steps.
@@ -244,18 +271,16 @@ impl<P: TreeProvider, T: TreeTarget> Comparison<'_, P, T> {
             Ok(())
         })?;
         for (position, content) in doubtful.into_iter().zip(read) {
-            let (Some((step, old)), Some(stat)) =
-                (diff.steps.get_mut(position), stats.get(position))
-            else {
+            let Some((step, old)) = diff.steps.get_mut(position) else {
                 continue;
             };
             let before = old.and_then(|old| self.previous.entries.get(old));
-            *step = match before {
-                Some(before) if before.digest.as_ref() == Some(&content.digest) => {
-                    compare_metadata(&before.stat, stat)
-                }
-                _ => Step::Make,
-            };
+            if before.is_some_and(|before| before.digest.as_ref() == Some(&content.digest)) {
+                *step = Step::Keep;
+            } else {
+                *step = Step::Make;
+                diff.removed.extend(*old);
+            }
         }
         Ok(())
     }
@@ -430,14 +455,20 @@ impl<P: TreeProvider, T: TreeTarget> Comparison<'_, P, T> {
             source,
         };
         let content = self.provider.open(number, stat).map_err(unreadable)?;
-        let mut failed = None;
-        let reader = Watched {
+        let mut reader = Watched {
             inner: content,
-            failed: &mut failed,
+            hasher: self.target.hasher(stat),
+            size: 0,
+            failed: None,
         };
-        let mut reader = HashingReader::new(reader, Algorithm::Sha256);
         let taken = take(stat, &mut reader);
-        let (_, digest, size) = reader.finish();
+        let Watched {
+            hasher,
+            size,
+            failed,
+            ..
+        } = reader;
+        let digest = hasher.finish();
         match (taken, failed) {
             (Err(_), Some(source)) => Err(unreadable(source)),
             (Err((action, stat, source)), None) => Err(write(action, stat, source)),
@@ -468,7 +499,7 @@ impl<P: TreeProvider, T: TreeTarget> Comparison<'_, P, T> {
                     .ok()
                     .and_then(|first| entries.get(first)?.digest.clone()),
                 (None, Some(content)) => {
-                    // It was changed while it was read.
+                    // It may have been changed while it was read.
                     settled &= content.size == stat.size;
                     stat.size = content.size;
                     Some(content.digest)
@@ -524,21 +555,28 @@ fn is_settled(stat: &Stat, started: Timestamp) -> bool {
     stat.change.is_none_or(|change| change.ctime < started)
 }
 
-/// Keeps a reader's error apart from those of whom it is read into.
-struct Watched<'a> {
+/// Digests what is read, and keeps the reader's error apart from those of whom it is read into.
+struct Watched {
     inner: Box<dyn Read + Send>,
-    failed: &'a mut Option<io::Error>,
+    hasher: Hasher,
+    size: u64,
+    failed: Option<io::Error>,
 }
 
-impl Read for Watched<'_> {
+impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.inner.read(buffer) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+            Ok(count) => {
+                self.hasher.update(buffer.get(..count).unwrap_or_default());
+                self.size += count as u64;
+                Ok(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+            Err(error) => {
                 let told = io::Error::new(error.kind(), "the content is unreadable");
-                *self.failed = Some(error);
+                self.failed = Some(error);
                 Err(told)
             }
-            other => other,
         }
     }
 }

@@ -31,6 +31,16 @@ impl Registry {
         progress: &Progress,
     ) -> Result<S, RegistryError> {
         let _permit = self.shared.transfers.acquire().await;
+        self.fetch(repository, descriptor, sink, progress).await
+    }
+
+    async fn fetch<S: BlobSink>(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        sink: S,
+        progress: &Progress,
+    ) -> Result<S, RegistryError> {
         let digest = descriptor.digest.to_string();
         let mut fetch = Fetch {
             descriptor,
@@ -54,7 +64,8 @@ impl Registry {
         }
     }
 
-    /// Fetches a small blob, such as an image's configuration, into memory.
+    /// Fetches a small blob, such as an image's configuration, into memory. It does not wait for
+    /// large ones that are on their way.
     ///
     /// # Errors
     /// [`RegistryError`], also if it is larger than `limit` bytes.
@@ -70,9 +81,8 @@ impl Registry {
             return Err(failure.at(&action, repository.domain()).into());
         }
         let sink = MemorySink::new();
-        let progress = Progress::none();
         let sink = self
-            .fetch_blob(repository, descriptor, sink, &progress)
+            .fetch(repository, descriptor, sink, &Progress::none())
             .await?;
         Ok(sink.into_bytes())
     }

@@ -79,6 +79,25 @@ impl Registry {
         }
     }
 
+    /// The same client, but one that takes any certificate of registry `host`, or plain HTTP where
+    /// that speaks no TLS. It has limits of its own.
+    #[must_use]
+    pub fn trusting(&self, host: &str) -> Self {
+        let mut config = self.shared.config.clone();
+        let settings = config.hosts.entry(host.to_owned()).or_default();
+        settings.insecure = Some(true);
+        settings.http = Some(true);
+        let parallel = config.parallel.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                endpoints: Mutex::default(),
+                transfers: Semaphore::new(parallel),
+            }),
+            authorizer: Arc::clone(&self.authorizer),
+        }
+    }
+
     /// The endpoints of a registry that may be used for `capability`, mirrors first.
     async fn endpoints(
         &self,

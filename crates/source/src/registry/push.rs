@@ -368,7 +368,12 @@ impl Push<'_> {
                     if !super::hopeful(&failure, &mut attempts, &mut unreachable).await {
                         return Err(failure);
                     }
-                    (location, position) = self.received(endpoint, &location).await?;
+                    // Where that is not known the upload is begun anew, by whoever retries what
+                    // broke it.
+                    let Ok(received) = self.received(endpoint, &location).await else {
+                        return Err(failure);
+                    };
+                    (location, position) = received;
                 }
             }
         }

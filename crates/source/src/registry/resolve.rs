@@ -125,7 +125,12 @@ impl Registry {
                 }
             }
             // A HEAD's failure has no body to say why; and some servers know no HEAD.
-            Err(Failure::Network(error)) => return Err(Failure::Network(error)),
+            Err(
+                failure @ (Failure::Network(_)
+                | Failure::TooManyRequests { .. }
+                | Failure::Credentials(_)
+                | Failure::Token { .. }),
+            ) => return Err(failure),
             Err(_) => {}
         }
         let response = self

@@ -170,6 +170,10 @@ fn write_error<'a>(
 }
 
 impl Ingest {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// How many bytes are already here: content has to go on from this place.
     pub fn offset(&self) -> u64 {
         self.offset

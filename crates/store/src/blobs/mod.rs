@@ -5,6 +5,7 @@
 //! keeps the blob while it lives.
 
 mod error;
+mod feed;
 mod ingest;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ use crate::object::Object;
 use crate::pins::{Pin, Pins};
 
 pub use error::BlobError;
+pub use feed::Feed;
 pub use ingest::{Expected, Ingest, Started};
 
 /// What is known of each blob, by the text of its digest.
@@ -161,7 +163,10 @@ impl Blobs {
             size: Some(content.len() as u64),
         };
         match self.ingest(None, expected)? {
-            Started::Present(blob) => Ok(blob),
+            Started::Present(blob) => {
+                drop(self.annotate(&blob, info));
+                Ok(blob)
+            }
             Started::Ingest(mut ingest) => {
                 ingest.append(content)?;
                 ingest.commit(info)

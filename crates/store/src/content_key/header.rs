@@ -8,35 +8,38 @@ use rustix::fs::FileType;
 use weld_digest::Hasher;
 
 use crate::snapshot::node::{
-    Node, Xattrs, is_overlay_attribute, open_file_at, read_link_at, xattrs_at, xattrs_of,
+    Node, is_overlay_attribute, open_file_at, read_link_at, xattrs_at, xattrs_of,
 };
 
 /// Files are read in pieces of this size.
 const PIECE: usize = 128 << 10;
 
 /// What the digest of a file begins with.
-pub(crate) struct Header<'a> {
+///
+/// One who has a file pass by, such as when it is copied, finds its content key by feeding the
+/// content to [`hasher`](Self::hasher)'s hasher, with no need to read the file again.
+pub struct FileHeader<'a> {
     /// The file's type.
-    pub(crate) kind: FileType,
+    pub kind: FileType,
     /// Permissions with the set-id and sticky bits.
-    pub(crate) mode: u32,
+    pub mode: u32,
     /// The owner.
-    pub(crate) uid: u32,
+    pub uid: u32,
     /// The group.
-    pub(crate) gid: u32,
+    pub gid: u32,
     /// The length of a regular file.
-    pub(crate) size: u64,
+    pub size: u64,
     /// The target of a symlink.
-    pub(crate) target: &'a [u8],
+    pub target: &'a [u8],
     /// The numbers of a device.
-    pub(crate) device: (u32, u32),
+    pub device: (u32, u32),
     /// Extended attributes, sorted by name.
-    pub(crate) xattrs: &'a Xattrs,
+    pub xattrs: &'a [(Vec<u8>, Vec<u8>)],
 }
 
-impl Header<'_> {
+impl FileHeader<'_> {
     /// Starts the digest of a file with this header.
-    pub(crate) fn hasher(&self) -> Hasher {
+    pub fn hasher(&self) -> Hasher {
         // A header names the type by a character; sockets are taken for regular files.
         let (flag, size) = match self.kind {
             FileType::Directory => ("5", 0),
@@ -91,7 +94,7 @@ pub(super) fn digest_at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<[
         Vec::new()
     };
     let xattrs = xattrs_at(directory, name)?;
-    let header = Header {
+    let header = FileHeader {
         kind: node.kind,
         mode: node.mode,
         uid: node.uid,
@@ -108,7 +111,7 @@ fn digest_file(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<[u8; 32]> 
     let file = open_file_at(directory, name)?;
     let node = Node::of(&file)?;
     let xattrs = xattrs_of(&file)?;
-    let header = Header {
+    let header = FileHeader {
         kind: node.kind,
         mode: node.mode,
         uid: node.uid,

@@ -8,12 +8,13 @@
 
 pub(crate) mod cache;
 mod error;
-pub(crate) mod header;
+mod header;
 mod node;
 mod select;
 mod tree;
 
 pub use error::KeyError;
+pub use header::FileHeader;
 pub use tree::KeyTree;
 
 /// Which files a content key is of.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
-use redb::{Database, WriteTransaction};
+use redb::WriteTransaction;
 
 use crate::lock::DirectoryLock;
 
 use super::DbError;
+use super::engine::Engine;
 use super::ticket::{Slot, Ticket};
 
 /// At most this many updates share a transaction, so that none waits long for its commit.
@@ -63,7 +64,7 @@ where
     }
 }
 
-fn panicked(payload: Box<dyn Any + Send>) -> DbError {
+pub(super) fn panicked(payload: Box<dyn Any + Send>) -> DbError {
     let text = payload
         .downcast_ref::<&str>()
         .map(ToString::to_string)
@@ -76,15 +77,15 @@ pub(super) struct Committer(JoinHandle<()>);
 
 impl Committer {
     pub(super) fn start(
-        database: Arc<Database>,
+        engine: Arc<Engine>,
         jobs: Receiver<Box<dyn Job>>,
         lock: Arc<DirectoryLock>,
     ) -> Result<Self, DbError> {
         std::thread::Builder::new()
             .name("weld-committer".into())
             .spawn(move || {
-                commit_all(&database, &jobs);
-                drop(database);
+                commit_all(&engine, &jobs);
+                drop(engine);
                 drop(lock);
             })
             .map(Self)
@@ -97,19 +98,19 @@ impl Committer {
     }
 }
 
-fn commit_all(database: &Database, jobs: &Receiver<Box<dyn Job>>) {
+fn commit_all(engine: &Engine, jobs: &Receiver<Box<dyn Job>>) {
     while let Ok(first) = jobs.recv() {
         let mut group = vec![first];
         group.extend(jobs.try_iter().take(MAX_GROUP_LEN - 1));
-        commit_group(database, group);
+        commit_group(engine, group);
     }
 }
 
 /// Commits the jobs that succeed in one transaction. A job that fails may have written something
 /// before it did, so the transaction is given up and the others start anew without it.
-fn commit_group(database: &Database, mut group: Vec<Box<dyn Job>>) {
+fn commit_group(engine: &Engine, mut group: Vec<Box<dyn Job>>) {
     while !group.is_empty() {
-        match try_group(database, &mut group) {
+        match try_group(engine, &mut group) {
             Outcome::Committed => {
                 for job in group.drain(..) {
                     job.finish(Ok(()));
@@ -117,6 +118,7 @@ fn commit_group(database: &Database, mut group: Vec<Box<dyn Job>>) {
             }
             Outcome::JobFailed(index, error) => group.remove(index).finish(Err(error)),
             Outcome::CommitFailed(error) => {
+                engine.give_up();
                 tracing::error!(%error, updates = group.len(), "commit to the state database failed");
                 for job in group.drain(..) {
                     job.finish(Err(error.clone()));
@@ -132,16 +134,18 @@ enum Outcome {
     CommitFailed(DbError),
 }
 
-fn try_group(database: &Database, group: &mut [Box<dyn Job>]) -> Outcome {
-    let mut transaction = match database.begin_write() {
+fn try_group(engine: &Engine, group: &mut [Box<dyn Job>]) -> Outcome {
+    let mut transaction = match engine.begin_write() {
         Ok(transaction) => transaction,
-        Err(error) => return Outcome::CommitFailed(error.into()),
+        Err(error) => return Outcome::CommitFailed(error),
     };
     // Keeps the allocator's state with each commit, so that opening after a kill scans nothing.
     transaction.set_quick_repair(true);
     for (index, job) in group.iter_mut().enumerate() {
-        if let Err(error) = job.run(&transaction) {
-            return Outcome::JobFailed(index, error);
+        match job.run(&transaction) {
+            Ok(()) => {}
+            Err(error) if error.is_storage_failure() => return Outcome::CommitFailed(error),
+            Err(error) => return Outcome::JobFailed(index, error),
         }
     }
     match transaction.commit() {

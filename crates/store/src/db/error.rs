@@ -30,9 +30,45 @@ pub enum DbError {
     /// The committer thread could not be started.
     #[error("state database: start the committer thread: {0}")]
     Thread(Arc<io::Error>),
+    /// A damaged database cannot be put aside.
+    #[error("state database: rename the damaged file: {0}")]
+    Aside(Arc<io::Error>),
     /// The store was closed.
     #[error("state database: closed")]
     Closed,
+}
+
+impl DbError {
+    /// Whether the database can do nothing more with its file.
+    pub(super) fn is_storage_failure(&self) -> bool {
+        match self {
+            Self::Engine(error) => matches!(
+                **error,
+                redb::Error::Io(_)
+                    | redb::Error::Backend(_)
+                    | redb::Error::PreviousIo
+                    | redb::Error::DatabaseClosed
+                    | redb::Error::Corrupted(_)
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether the content of the database's file is at fault.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Engine(error) => match &**error {
+                redb::Error::Corrupted(_) => true,
+                redb::Error::Io(error) => matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ),
+                _ => false,
+            },
+            Self::Decode { .. } | Self::MalformedKey { .. } | Self::Panicked(_) => true,
+            _ => false,
+        }
+    }
 }
 
 impl From<redb::Error> for DbError {

@@ -4,16 +4,23 @@
 //! all that is waiting in one transaction, commits it, and goes on with what came meanwhile.
 //! A reader sees what is committed; a module that must see its own writes at once keeps them in
 //! memory until its [`Ticket`] is done.
+//!
+//! What is committed survives the end of this process in any way, at once. It survives a loss of
+//! power once it is synced, which no commit waits for; until then the last commits may be gone,
+//! all of them from some one on. See `storage.rs`.
 
 mod committer;
+mod engine;
 mod error;
+mod log;
+mod storage;
 mod ticket;
 
 use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
+use redb::{ReadTransaction, WriteTransaction};
 
 pub use error::DbError;
 pub use ticket::Ticket;
@@ -21,6 +28,7 @@ pub use ticket::Ticket;
 use crate::lock::DirectoryLock;
 
 use committer::{Committer, Job, Typed};
+use engine::Engine;
 
 /// How many updates may wait for the committer; more make their callers wait.
 const QUEUE_LEN: usize = 4096;
@@ -30,7 +38,7 @@ const QUEUE_LEN: usize = 4096;
 pub struct Db(Arc<Inner>);
 
 struct Inner {
-    database: Arc<Database>,
+    engine: Arc<Engine>,
     queue: Mutex<Option<SyncSender<Box<dyn Job>>>>,
     committer: Mutex<Option<Committer>>,
     /// Held for as long as the database is open, which the committer may have it last.
@@ -39,21 +47,16 @@ struct Inner {
 
 impl Db {
     pub(crate) fn open(
-        path: &Path,
+        directory: &Path,
         cache_bytes: usize,
-        lock: DirectoryLock,
+        boot: u64,
+        lock: Arc<DirectoryLock>,
     ) -> Result<Self, DbError> {
-        let database = Arc::new(
-            Database::builder()
-                .set_cache_size(cache_bytes)
-                .create(path)
-                .map_err(redb::Error::from)?,
-        );
+        let engine = Arc::new(Engine::open(directory, cache_bytes, boot)?);
         let (queue, jobs) = std::sync::mpsc::sync_channel(QUEUE_LEN);
-        let lock = Arc::new(lock);
-        let committer = Committer::start(database.clone(), jobs, lock.clone())?;
+        let committer = Committer::start(engine.clone(), jobs, lock.clone())?;
         Ok(Self(Arc::new(Inner {
-            database,
+            engine,
             queue: Mutex::new(Some(queue)),
             committer: Mutex::new(Some(committer)),
             _lock: lock,
@@ -75,7 +78,8 @@ impl Db {
     }
 
     /// Queues an update and has `done` called with its outcome, on the committer's thread and
-    /// before the ticket is.
+    /// before the ticket is. It must not take a lock that anybody holds while queueing or waiting
+    /// for an update.
     pub(crate) fn update_then<T, F, D>(&self, update: F, done: D) -> Ticket<T>
     where
         T: Send + 'static,
@@ -100,18 +104,29 @@ impl Db {
         ticket
     }
 
-    /// Reads one consistent state: all that was committed before.
+    /// Reads one consistent state: all that was committed before. Must not be called within itself.
     pub fn read<T>(
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, DbError>,
     ) -> Result<T, DbError> {
-        read(&self.0.database.begin_read()?)
+        self.0.engine.read(read)
     }
 
     /// Waits until all that was queued before is committed: it then survives the end of this
     /// process in any way.
     pub fn flush(&self) -> Result<(), DbError> {
         self.update(|_| Ok(())).wait()
+    }
+
+    /// Moves what is committed from the log into the database's file and syncs it; this also
+    /// happens by itself in the background when the log has grown.
+    pub fn checkpoint(&self) -> Result<(), DbError> {
+        let storage = self.0.engine.storage();
+        Ok(storage.checkpoint().map_err(redb::Error::Io)?)
+    }
+
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.0.engine.storage().wants_checkpoint()
     }
 
     /// Commits what is queued and ends the committer; later updates are refused.

@@ -202,7 +202,12 @@ impl<'a> Applier<'a> {
         match created.directory() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let node = Node::at(directory, name).map_err(self.tree.error("read", path))?;
-                if !node.is_directory() {
+                if node.is_directory() {
+                    if self.whiteouts == Whiteouts::Remove {
+                        self.tree
+                            .remove_other_xattrs(directory.as_fd(), name, path, entry)?;
+                    }
+                } else {
                     // What it hides is what the file before it hid.
                     opaque |= self.overlays();
                     self.clear(directory, name, path)?;

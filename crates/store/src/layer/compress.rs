@@ -8,12 +8,16 @@ use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use serde::{Deserialize, Serialize};
 use weld_digest::{Digest, Hasher};
+use zstd::zstd_safe::CParameter;
 
 use super::chunk::{Chunk, ChunkWriter};
 use super::{LayerError, TarWriter, deflate};
 
 /// How many pieces wait before each stage.
 const QUEUE: usize = 4;
+/// How much of an archive one thread compresses at a time, with Zstandard. More takes more memory;
+/// changing it changes digests.
+const ZSTD_JOB: u32 = 2 << 20;
 /// More threads than this do not make one layer faster.
 const MAX_WORKERS: usize = 16;
 
@@ -176,6 +180,7 @@ fn zstd(
     // The number of workers does not change what is written, but none at all would.
     encoder.multithread(workers as u32)?;
     encoder.include_checksum(true)?;
+    encoder.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
     for chunk in chunks {
         encoder.write_all(&chunk)?;
     }

@@ -15,7 +15,8 @@ use super::beneath::{Beneath, MakeDirectory};
 use super::{Entry, EntryKind, LayerError, TarReader};
 use crate::snapshot::FileTime;
 use crate::snapshot::node::{
-    Node, is_overlay_attribute, opaque_attribute, set_xattr_at, set_xattr_of, xattrs_at,
+    Node, is_overlay_attribute, opaque_attribute, remove_xattr_at, set_xattr_at, set_xattr_of,
+    xattrs_at,
 };
 
 /// Blocks of zeros of this size become holes.
@@ -262,6 +263,28 @@ impl<'a> Tree<'a> {
     ) -> Result<(), LayerError> {
         self.set_owner_and_mode(directory, name, path, entry)?;
         self.times.insert(path.to_owned(), self.time(entry.mtime));
+        Ok(())
+    }
+
+    /// Takes the attributes away that a directory from below the layer has and its entry has not.
+    pub(super) fn remove_other_xattrs(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &OsStr,
+        entry: &Entry,
+    ) -> Result<(), LayerError> {
+        let present = xattrs_at(directory, name).map_err(self.error("read", path))?;
+        for (key, _) in present {
+            let stated = entry.xattrs.iter().any(|(name, _)| *name == key);
+            if stated || !super::diff::is_kept(&key) {
+                continue;
+            }
+            match remove_xattr_at(directory, name, &key) {
+                Ok(()) | Err(Errno::NODATA | Errno::PERM) => {}
+                Err(errno) => return Err(self.error("change an attribute of", path)(errno.into())),
+            }
+        }
         Ok(())
     }
 

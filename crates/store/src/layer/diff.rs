@@ -236,29 +236,31 @@ fn entry(found: &Found<'_>, kind: EntryKind, mut xattrs: Xattrs, options: DiffOp
     if kind == EntryKind::Directory {
         path.push(b'/');
     }
-    let mut mtime = found.node.mtime;
-    if let Some(max) = options.max_mtime
-        && mtime.seconds >= max
-    {
-        mtime = FileTime {
-            seconds: max,
-            nanoseconds: 0,
-        };
-    }
     Entry {
         path,
         kind,
         mode: found.node.mode,
         uid: found.node.uid,
         gid: found.node.gid,
-        mtime,
+        mtime: clamped(found.node.mtime, options),
         xattrs,
+    }
+}
+
+/// A time, or the latest that is allowed.
+pub(super) fn clamped(mtime: FileTime, options: DiffOptions) -> FileTime {
+    match options.max_mtime {
+        Some(seconds) if mtime.seconds >= seconds => FileTime {
+            seconds,
+            nanoseconds: 0,
+        },
+        _ => mtime,
     }
 }
 
 /// Whether an attribute belongs to the file wherever it is: not the marks of an overlay, and not
 /// the labels and hashes that a machine's security system gives to its files.
-fn is_kept(name: &[u8]) -> bool {
+pub(super) fn is_kept(name: &[u8]) -> bool {
     if name.starts_with(b"security.") {
         return name == b"security.capability";
     }

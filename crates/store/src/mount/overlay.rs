@@ -131,7 +131,7 @@ impl Context {
         while let Ok(length @ 1..) = rustix::io::read(&self.fd, &mut buffer) {
             let message = String::from_utf8_lossy(&buffer[..length]);
             // "e overlay: text": the severity and the type are of no use to a reader.
-            let text = message.splitn(2, ' ').nth(1).unwrap_or(&message);
+            let text = message.split_once(' ').map_or(&*message, |(_, text)| text);
             log.push_str(": ");
             log.push_str(text.trim_end());
         }

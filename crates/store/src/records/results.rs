@@ -15,7 +15,7 @@ use crate::refs::{self, HELD, Reference};
 use crate::usage::Uses;
 
 /// A row for every result, by its id.
-const RESULTS: TableDefinition<u64, &[u8]> = TableDefinition::new("results");
+pub(crate) const RESULTS: TableDefinition<u64, &[u8]> = TableDefinition::new("results");
 
 pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
     tx.open_table(RESULTS)?;
@@ -141,7 +141,7 @@ impl Results {
         }))
     }
 
-    /// Drops a result; what only it named is collected.
+    /// Drops a result; what only it named is collected. The keys that lead to it are the caller's.
     pub fn forget(&self, id: u64) {
         self.0.pending().insert(id, Change::Forgotten);
         let inner = self.0.clone();
@@ -174,9 +174,8 @@ fn read(tx: &ReadTransaction, id: u64) -> Result<Option<(Row, Vec<Object>)>, DbE
     Ok(Some((decode("a result", row.value())?, objects)))
 }
 
-/// Removes a result, in the transaction that removes something it names; returns all that it
-/// named.
-pub(crate) fn drop_result(tx: &WriteTransaction, id: u64) -> Result<Vec<Object>, DbError> {
+/// Removes a result; returns what it named.
+fn drop_result(tx: &WriteTransaction, id: u64) -> Result<Vec<Object>, DbError> {
     tx.open_table(RESULTS)?.remove(id)?;
     refs::release(tx, &Reference::Result(id))
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 use super::SnapshotError;
 use crate::mount::{MAX_OVERLAY_LOWERS, MountError, MountSpec, Mounted, OverlayUpper};
 
+const _: () = assert!(MAX_LOWERS < MAX_OVERLAY_LOWERS);
+
 /// More lower directories than this are combined into one before they are mounted.
 const MAX_LOWERS: usize = 400;
 /// The same for kernels that take fewer.
@@ -91,7 +93,6 @@ fn try_overlay(directory: &Path, userxattr: bool) -> Result<usize, Attempt> {
             path: directory.to_owned(),
         }));
     }
-    debug_assert!(MAX_LOWERS < MAX_OVERLAY_LOWERS);
     Ok(if crate::mount::takes_many_lowers() {
         MAX_LOWERS
     } else {

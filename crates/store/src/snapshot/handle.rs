@@ -29,6 +29,8 @@ pub(super) struct Shared {
     /// The directories that show its files, lowest first.
     stack: OnceLock<Stack>,
     unpacking: Mutex<()>,
+    /// Set once all that it is made of is known to be unpacked.
+    usable: OnceLock<()>,
     /// Its content keys as far as they were asked for.
     pub(super) keys: OnceLock<KeyTree>,
     /// Held while a layer blob or content keys are computed, so that it is done once.
@@ -60,6 +62,7 @@ impl Shared {
             parents,
             stack: OnceLock::new(),
             unpacking: Mutex::default(),
+            usable: OnceLock::new(),
             keys: OnceLock::new(),
             computing: Mutex::default(),
             pin,
@@ -144,17 +147,19 @@ impl SnapshotRef {
     }
 
     pub(super) fn check_unpacked(&self) -> Result<(), SnapshotError> {
-        match self
-            .lazy_layers()
-            .first()
-            .and_then(|layer| Some((layer.id(), layer.lazy()?)))
-        {
-            None => Ok(()),
-            Some((id, descriptor)) => Err(SnapshotError::NotUnpacked {
-                id,
-                digest: descriptor.digest,
-            }),
+        if self.0.usable.get().is_some() {
+            return Ok(());
         }
+        for layer in self.layer_snapshots() {
+            if let Some(descriptor) = layer.lazy() {
+                return Err(SnapshotError::NotUnpacked {
+                    id: layer.id(),
+                    digest: descriptor.digest,
+                });
+            }
+        }
+        let _ = self.0.usable.set(());
+        Ok(())
     }
 
     /// The directory of its own files, if it has one.
@@ -360,6 +365,10 @@ impl MutableSnapshot {
     /// Its number, which it keeps when it is committed.
     pub fn id(&self) -> SnapshotId {
         self.id
+    }
+
+    pub(super) fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
     }
 
     /// What it started from.

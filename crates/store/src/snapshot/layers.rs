@@ -1,6 +1,7 @@
 //! The layers of snapshots as blobs.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +23,52 @@ const MAX_AT_ONCE: usize = 4;
 /// The key of the blob that a snapshot was made of, of whatever compression.
 const ORIGINAL: u8 = 255;
 
+/// Which blob of a layer is wanted.
+#[derive(Clone, Copy)]
+pub struct LayerOptions<'a> {
+    /// How a layer is compressed that is no blob yet.
+    pub compression: Compression,
+    /// A blob that the snapshot was made of is compressed anew if it is compressed otherwise.
+    pub force: bool,
+    /// No file is newer than this, in seconds since 1970; see [`DiffOptions::max_mtime`]. Such a
+    /// blob is made each time that it is asked for.
+    pub max_mtime: Option<i64>,
+    /// Is told of each piece of a blob in the making, in bytes; an error from it ends the making.
+    pub watch: Option<&'a (dyn Fn(u64) -> io::Result<()> + Sync)>,
+}
+
+impl LayerOptions<'_> {
+    /// Layers of this compression, those that are blobs as they are.
+    pub const fn new(compression: Compression) -> Self {
+        Self {
+            compression,
+            force: false,
+            max_mtime: None,
+            watch: None,
+        }
+    }
+}
+
+/// Tells a watcher of what goes by.
+struct Watched<'a, W> {
+    to: W,
+    watch: Option<&'a (dyn Fn(u64) -> io::Result<()> + Sync)>,
+}
+
+impl<W: Write> Write for Watched<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.to.write(bytes)?;
+        if let Some(watch) = self.watch {
+            watch(count as u64)?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 /// A layer and, if it is here, its blob.
 #[derive(Clone)]
 pub struct LayerBlob {
@@ -39,6 +86,10 @@ impl SnapshotRef {
         compression: Compression,
         force: bool,
     ) -> Result<Vec<LayerBlob>, SnapshotError> {
+        let options = LayerOptions {
+            force,
+            ..LayerOptions::new(compression)
+        };
         let layers = self.layer_snapshots();
         let next = AtomicUsize::new(0);
         let done: Vec<Mutex<Option<Result<LayerBlob, SnapshotError>>>> =
@@ -49,7 +100,7 @@ impl SnapshotRef {
                 let (Some(layer), Some(done)) = (layers.get(index), done.get(index)) else {
                     return;
                 };
-                *lock(done) = Some(layer.layer(compression, force));
+                *lock(done) = Some(layer.layer(&options));
             }
         };
         std::thread::scope(|scope| {
@@ -64,9 +115,17 @@ impl SnapshotRef {
             .collect()
     }
 
-    /// The blob of its own layer.
-    fn layer(&self, compression: Compression, force: bool) -> Result<LayerBlob, SnapshotError> {
+    /// The blob of its own layer, made if there is none yet. To be asked of those that
+    /// [`SnapshotRef::layer_snapshots`] gives.
+    pub fn layer(&self, options: &LayerOptions<'_>) -> Result<LayerBlob, SnapshotError> {
+        let &LayerOptions {
+            compression, force, ..
+        } = options;
         let _turn = lock(&self.0.computing);
+        if options.max_mtime.is_some() {
+            self.check_unpacked()?;
+            return self.make_layer(options);
+        }
         if let Some(known) = self.known_layer(ORIGINAL)? {
             let kind = Compression::of_media_type(&known.descriptor.media_type);
             let fits = kind.is_some_and(|kind| kind.is_same_kind(compression));
@@ -80,12 +139,13 @@ impl SnapshotRef {
             return Ok(known);
         }
         self.check_unpacked()?;
-        let made = self.make_layer(compression)?;
+        let made = self.make_layer(options)?;
         self.save_layer(key(compression), &made.descriptor, made.blob.as_ref())?;
         Ok(made)
     }
 
-    fn make_layer(&self, compression: Compression) -> Result<LayerBlob, SnapshotError> {
+    fn make_layer(&self, options: &LayerOptions<'_>) -> Result<LayerBlob, SnapshotError> {
+        let compression = options.compression;
         let blobs = self.snapshots().store().blobs();
         let ingest = match blobs.ingest(None, Expected::default())? {
             Started::Ingest(ingest) => ingest,
@@ -109,12 +169,19 @@ impl SnapshotRef {
                 upper: upper.as_fd(),
             },
         };
-        let (ingest, written) = layer::write(compression, *ingest, |to| {
-            layer::write_diff(source, DiffOptions::default(), to)
+        let watched = Watched {
+            to: *ingest,
+            watch: options.watch,
+        };
+        let diff = DiffOptions {
+            max_mtime: options.max_mtime,
+        };
+        let (watched, written) = layer::write(compression, watched, |to| {
+            layer::write_diff(source, diff, to)
         })
         .map_err(SnapshotError::layer(self.id()))?;
         let media_type = compression.media_type(true).to_owned();
-        let blob = ingest.commit(BlobInfo {
+        let blob = watched.to.commit(BlobInfo {
             media_type: Some(media_type.clone()),
             diff_id: Some(written.diff_id.clone()),
             ..BlobInfo::default()

@@ -14,6 +14,7 @@ mod farm;
 mod handle;
 mod keys;
 mod layers;
+mod local_tree;
 pub(crate) mod node;
 mod record;
 pub(crate) mod remove;
@@ -23,9 +24,10 @@ mod store;
 
 pub use error::SnapshotError;
 pub use handle::{MutableSnapshot, SnapshotRef};
-pub use layers::LayerBlob;
+pub use layers::{LayerBlob, LayerOptions};
+pub use local_tree::{LocalTree, LocalTreeChange};
 pub use node::FileTime;
 pub use record::LayerDescriptor;
-pub use store::Snapshots;
+pub use store::{Made, Snapshots};
 
 pub(crate) use record::{create_tables, forget};

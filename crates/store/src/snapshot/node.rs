@@ -216,6 +216,17 @@ pub(crate) fn set_xattr_at(
     rustix::fs::lsetxattr(&path, attribute.as_c_str(), value, XattrFlags::empty())
 }
 
+/// Removes an attribute of a name, without following a symlink.
+pub(crate) fn remove_xattr_at(
+    directory: impl AsFd,
+    name: &OsStr,
+    attribute: &[u8],
+) -> Result<(), Errno> {
+    let path = path_at(directory, name);
+    let attribute = CString::new(attribute).map_err(|_| Errno::INVAL)?;
+    rustix::fs::lremovexattr(&path, attribute.as_c_str())
+}
+
 /// Sets an attribute of an open file.
 pub(crate) fn set_xattr_of(
     file: BorrowedFd<'_>,

@@ -32,6 +32,15 @@ pub(super) const FILES: &str = "fs";
 #[derive(Clone)]
 pub struct Snapshots(Arc<Inner>);
 
+/// How a snapshot came to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// When, in nanoseconds since 1970.
+    pub at: u64,
+    /// What a user reads of it, such as the step that made it.
+    pub description: String,
+}
+
 struct Inner {
     store: Store,
     driver: Driver,
@@ -188,6 +197,27 @@ impl Snapshots {
             ahead.pop();
         }
         Ok(loaded.remove(&id))
+    }
+
+    /// When and by what each of these snapshots was made, as far as that is kept. May wait for one
+    /// commit.
+    pub fn made(&self, snapshots: &[SnapshotRef]) -> Result<Vec<Option<Made>>, SnapshotError> {
+        let pending = lock(&self.0.pending).len();
+        if pending > 0 {
+            self.0.store.db().flush()?;
+        }
+        let made = self.0.store.db().read(|tx| {
+            let table = tx.open_table(usage::USAGE)?;
+            let made = |snapshot: &SnapshotRef| {
+                let row = usage::get(&table, &Object::Snapshot(snapshot.id()))?;
+                Ok(row.map(|row| Made {
+                    at: row.created,
+                    description: row.description,
+                }))
+            };
+            snapshots.iter().map(made).collect()
+        })?;
+        Ok(made)
     }
 
     fn live(&self, id: SnapshotId) -> Option<SnapshotRef> {

@@ -133,6 +133,8 @@ impl Store {
     }
 
     fn inventory(&self) -> Result<Inventory, DbError> {
+        // What was made a moment ago counts.
+        self.db().flush()?;
         Inventory::read(self.db(), self.pins(), self.uses())
     }
 

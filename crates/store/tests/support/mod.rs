@@ -1,5 +1,8 @@
 //! Trees for tests: made at random, and told in full.
 
+#![allow(clippy::unwrap_used)]
+#![allow(dead_code)] // No test uses all of it.
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -93,7 +96,6 @@ fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// One change of a tree. Paths are few, so that changes meet each other.
 #[derive(Clone, Debug)]
-#[allow(dead_code)]
 pub(crate) enum Op {
     File(PathBuf, Vec<u8>),
     Sparse(PathBuf, u64, u64),
@@ -198,7 +200,7 @@ fn attempt(root: &Path, op: &Op) -> std::io::Result<()> {
             let device = rustix::fs::makedev(*number, *number * 7);
             Ok(rustix::fs::mknodat(
                 CWD,
-                &root.join(path),
+                root.join(path),
                 kind,
                 mode,
                 device,
@@ -206,7 +208,7 @@ fn attempt(root: &Path, op: &Op) -> std::io::Result<()> {
         }
         Op::Fifo(path) => Ok(rustix::fs::mknodat(
             CWD,
-            &root.join(path),
+            root.join(path),
             FileType::Fifo,
             mode,
             0,
@@ -233,7 +235,7 @@ fn attempt(root: &Path, op: &Op) -> std::io::Result<()> {
         Op::Xattr(path, name, value) => {
             let flags = rustix::fs::XattrFlags::empty();
             Ok(rustix::fs::lsetxattr(
-                &root.join(path),
+                root.join(path),
                 name.as_str(),
                 value,
                 flags,

@@ -62,8 +62,8 @@ struct Plan {
     targets: Vec<Target>,
     /// By entry: may it be linked?
     link: Vec<bool>,
-    /// Entries that are further names of files of this copy.
-    hard_links: Vec<usize>,
+    /// Entries that are further names of files of this copy, and the targets that they go into.
+    hard_links: Vec<(usize, usize)>,
 }
 
 impl TreeCopy<'_> {
@@ -86,8 +86,8 @@ impl TreeCopy<'_> {
         plan.pieces()
             .into_par_iter()
             .try_for_each(|(target, leaves)| self.put_leaves(&plan, target, leaves, destination))?;
-        for leaf in &plan.hard_links {
-            self.put_hard_link(&plan, *leaf, destination)?;
+        for (leaf, target) in &plan.hard_links {
+            self.put_hard_link(&plan, *leaf, &plan.targets[*target], destination)?;
         }
         plan.targets
             .iter()
@@ -124,9 +124,13 @@ impl TreeCopy<'_> {
             let Some((at, dir)) = open.last() else { break };
             if !entry.is_dir() {
                 let metadata = &entry.metadata;
-                plan.targets[*at].leaves.push(index);
-                let first = entry.hard_link.is_none();
-                let link = first && self.putter.may_link(metadata);
+                let further = is_hard_link(entry);
+                if further {
+                    plan.hard_links.push((index, *at));
+                } else {
+                    plan.targets[*at].leaves.push(index);
+                }
+                let link = !further && self.putter.may_link(metadata);
                 plan.link.push(link && destination.claim(metadata.inode));
                 continue;
             }
@@ -136,9 +140,6 @@ impl TreeCopy<'_> {
             open.push((plan.targets.len(), dir));
             plan.targets.push(target);
         }
-        plan.hard_links = (0..entries.len())
-            .filter(|at| is_hard_link(&entries[*at]))
-            .collect();
         plan.entries = entries;
         Ok(plan)
     }
@@ -247,9 +248,6 @@ impl TreeCopy<'_> {
         let mut from = FromDir::new(self.putter.source.layers, self.from.join(&target.path));
         for index in leaves {
             let entry = &plan.entries[*index];
-            if is_hard_link(entry) {
-                continue;
-            }
             let place = Place {
                 target,
                 to_dir: &to_dir,
@@ -317,6 +315,7 @@ impl TreeCopy<'_> {
         &self,
         plan: &Plan,
         index: usize,
+        target: &Target,
         destination: &Destination,
     ) -> Result<(), FileError> {
         let entry = &plan.entries[index];
@@ -325,9 +324,6 @@ impl TreeCopy<'_> {
         };
         let to = self.to.join(&entry.path);
         let fail = |error| FileError::io("link", &to, error);
-        let parent = entry.path.parent().unwrap_or(Path::new(""));
-        let target = plan.targets.iter().find(|target| target.path == parent);
-        let target = target.ok_or_else(|| fail(Errno::NOENT))?;
         let to_dir = self.open_target(target, destination)?;
         let place = Place {
             target,
@@ -344,7 +340,7 @@ impl TreeCopy<'_> {
         });
         match linked {
             Err(Errno::MLINK) => {
-                let from = self.from.join(parent);
+                let from = self.from.join(&target.path);
                 let mut from = FromDir::new(self.putter.source.layers, from);
                 self.put_leaf(entry, false, &mut from, &place)
             }

@@ -19,14 +19,14 @@ const LONGEST_OPTIONS: usize = 4095;
 
 /// An overlay mount: detached where the kernel takes the layers one by one (6.5), else attached on a
 /// scratch directory.
-pub(super) enum Mounted {
+pub(crate) enum Mounted {
     /// Not attached anywhere.
     Detached(OwnedFd),
     /// The root of the mount, attached on a scratch directory.
     Attached(OwnedFd),
 }
 
-pub(super) fn mount_overlay(overlay: &Overlay, scratch: &mut Scratch) -> io::Result<Mounted> {
+pub(crate) fn mount_overlay(overlay: &Overlay, scratch: &mut Scratch) -> io::Result<Mounted> {
     if overlay.lowers.is_empty() {
         let message = "an overlay needs at least one lower directory";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -68,10 +68,23 @@ fn by_layer(overlay: &Overlay) -> Result<OwnedFd, Failure> {
                 .map_err(|errno| at(path, tree::explain(&context, errno)))?;
         }
     }
-    for (name, value) in &overlay.options {
-        tree::set_options(&context, &[(name, value.as_deref())])?;
+    for (name, value) in options(overlay)? {
+        tree::set_options(&context, &[(name, value)])?;
     }
     Ok(tree::create(&context, attributes(overlay))?)
+}
+
+/// The options of the plan; in a user namespace also that attributes are kept where it may.
+fn options(overlay: &Overlay) -> io::Result<Vec<tree::FsOption<'_>>> {
+    let given = overlay.options.iter();
+    let mut options: Vec<_> = given
+        .map(|(name, value)| (name.as_str(), value.as_deref()))
+        .collect();
+    const USER_ATTRIBUTES: tree::FsOption<'_> = ("userxattr", None);
+    if !options.contains(&USER_ATTRIBUTES) && crate::privilege::in_user_namespace()? {
+        options.push(USER_ATTRIBUTES);
+    }
+    Ok(options)
 }
 
 fn attributes(overlay: &Overlay) -> MountAttrFlags {
@@ -122,7 +135,7 @@ fn by_string(overlay: &Overlay, scratch: &mut Scratch) -> io::Result<OwnedFd> {
         let work = stand_in(&dirs.work, &mut held)?;
         options.push_str(&format!(",upperdir={upper},workdir={work}"));
     }
-    for (name, value) in &overlay.options {
+    for (name, value) in self::options(overlay)? {
         options.push(',');
         options.push_str(name);
         if let Some(value) = value {

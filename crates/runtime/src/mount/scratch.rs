@@ -4,26 +4,26 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, Mode, mkdirat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::tree;
 
-/// Numbered empty directories, each used once per step. Steps share the directories but not what is
+/// Numbered empty directories and files, each used once per step. Steps share them but not what is
 /// mounted on them, since each has a mount namespace of its own.
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     base: PathBuf,
     next: usize,
 }
 
 impl Scratch {
     /// Directories in `base`.
-    pub(super) fn new(base: PathBuf) -> Self {
+    pub(crate) fn new(base: PathBuf) -> Self {
         Self { base, next: 0 }
     }
 
     /// An unused directory.
-    pub(super) fn place(&mut self) -> io::Result<PathBuf> {
+    pub(crate) fn place(&mut self) -> io::Result<PathBuf> {
         let path = self.base.join(self.next.to_string());
         match mkdirat(CWD, &path, Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -33,8 +33,17 @@ impl Scratch {
         Ok(path)
     }
 
+    /// An unused file.
+    pub(crate) fn file_place(&mut self) -> io::Result<PathBuf> {
+        let path = self.base.join(format!("{}-file", self.next));
+        let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::CLOEXEC;
+        openat(CWD, &path, flags, Mode::from_raw_mode(0o600))?;
+        self.next += 1;
+        Ok(path)
+    }
+
     /// Attaches a detached mount, since only attached ones can be cloned before Linux 6.15.
-    pub(super) fn attach(&mut self, mount: impl AsFd) -> io::Result<()> {
+    pub(crate) fn attach(&mut self, mount: impl AsFd) -> io::Result<()> {
         tree::attach_path(mount, &self.place()?)
     }
 }

@@ -13,10 +13,10 @@ use rustix::mount::{
 };
 
 /// An option of a file system: a name, and a value if it takes one.
-pub(super) type FsOption<'a> = (&'a str, Option<&'a str>);
+pub(crate) type FsOption<'a> = (&'a str, Option<&'a str>);
 
 /// A new instance of the file system `kind`, detached.
-pub(super) fn new_fs(
+pub(crate) fn new_fs(
     kind: &str,
     options: &[FsOption<'_>],
     attributes: MountAttrFlags,
@@ -26,7 +26,7 @@ pub(super) fn new_fs(
     create(&context, attributes)
 }
 
-pub(super) fn set_options(context: &OwnedFd, options: &[FsOption<'_>]) -> io::Result<()> {
+pub(crate) fn set_options(context: &OwnedFd, options: &[FsOption<'_>]) -> io::Result<()> {
     for (name, value) in options {
         match value {
             Some(value) => fsconfig_set_string(context, *name, *value),
@@ -38,13 +38,13 @@ pub(super) fn set_options(context: &OwnedFd, options: &[FsOption<'_>]) -> io::Re
 }
 
 /// The mount that a file system context configures.
-pub(super) fn create(context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+pub(crate) fn create(context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     fsconfig_create(context).map_err(|errno| explain(context, errno))?;
     Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 /// `errno` with the message that the kernel left in the file system context, if it left one.
-pub(super) fn explain(context: &OwnedFd, errno: Errno) -> io::Error {
+pub(crate) fn explain(context: &OwnedFd, errno: Errno) -> io::Error {
     let mut message = [0_u8; 512];
     let error = io::Error::from(errno);
     match rustix::io::read(context, &mut message) {
@@ -57,7 +57,7 @@ pub(super) fn explain(context: &OwnedFd, errno: Errno) -> io::Error {
 }
 
 /// A detached copy of the tree at `path`, with the mounts in it.
-pub(super) fn clone_path(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn clone_path(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
@@ -65,7 +65,7 @@ pub(super) fn clone_path(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// A detached copy of the tree at the file or directory `at`, with the mounts in it.
-pub(super) fn clone_fd(at: impl AsFd) -> io::Result<OwnedFd> {
+pub(crate) fn clone_fd(at: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
@@ -74,7 +74,7 @@ pub(super) fn clone_fd(at: impl AsFd) -> io::Result<OwnedFd> {
 }
 
 /// A detached copy of one mount, without what is mounted in it.
-pub(super) fn clone_single(at: impl AsFd) -> io::Result<OwnedFd> {
+pub(crate) fn clone_single(at: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
@@ -82,13 +82,13 @@ pub(super) fn clone_single(at: impl AsFd) -> io::Result<OwnedFd> {
 }
 
 /// Attaches a detached mount on the file or directory `target`.
-pub(super) fn attach(mount: impl AsFd, target: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn attach(mount: impl AsFd, target: BorrowedFd<'_>) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", target, "", flags)?)
 }
 
 /// Attaches a detached mount on `path` of this thread's mount namespace.
-pub(super) fn attach_path(mount: impl AsFd, path: &Path) -> io::Result<()> {
+pub(crate) fn attach_path(mount: impl AsFd, path: &Path) -> io::Result<()> {
     Ok(move_mount(
         mount,
         "",
@@ -100,7 +100,7 @@ pub(super) fn attach_path(mount: impl AsFd, path: &Path) -> io::Result<()> {
 
 /// How mounts of a tree are changed.
 #[derive(Clone, Copy)]
-pub(super) enum Scope {
+pub(crate) enum Scope {
     /// This mount only.
     Single,
     /// This mount and all below it.
@@ -108,11 +108,11 @@ pub(super) enum Scope {
 }
 
 /// `MS_PRIVATE`: no mount event goes in or out.
-pub(super) const PRIVATE: u64 = libc::MS_PRIVATE;
+pub(crate) const PRIVATE: u64 = libc::MS_PRIVATE;
 /// `MS_SLAVE`: mount events come in from the host and none goes out.
-pub(super) const SLAVE: u64 = libc::MS_SLAVE;
+pub(crate) const SLAVE: u64 = libc::MS_SLAVE;
 /// The propagation stays as it is.
-pub(super) const KEEP: u64 = 0;
+pub(crate) const KEEP: u64 = 0;
 
 /// The kernel's `struct mount_attr`.
 #[repr(C)]
@@ -124,7 +124,7 @@ struct MountAttr {
 }
 
 /// Sets attributes and propagation of the mount that `mount` is the root of (`mount_setattr`, 5.12).
-pub(super) fn change(
+pub(crate) fn change(
     mount: BorrowedFd<'_>,
     scope: Scope,
     set: MountAttrFlags,

@@ -3,23 +3,24 @@
 use crate::error::RuntimeError;
 use crate::spec::Ulimit;
 
-const NAMES: &[(&str, u32)] = &[
-    ("cpu", libc::RLIMIT_CPU as u32),
-    ("fsize", libc::RLIMIT_FSIZE as u32),
-    ("data", libc::RLIMIT_DATA as u32),
-    ("stack", libc::RLIMIT_STACK as u32),
-    ("core", libc::RLIMIT_CORE as u32),
-    ("rss", libc::RLIMIT_RSS as u32),
-    ("nproc", libc::RLIMIT_NPROC as u32),
-    ("nofile", libc::RLIMIT_NOFILE as u32),
-    ("memlock", libc::RLIMIT_MEMLOCK as u32),
-    ("as", libc::RLIMIT_AS as u32),
-    ("locks", libc::RLIMIT_LOCKS as u32),
-    ("sigpending", libc::RLIMIT_SIGPENDING as u32),
-    ("msgqueue", libc::RLIMIT_MSGQUEUE as u32),
-    ("nice", libc::RLIMIT_NICE as u32),
-    ("rtprio", libc::RLIMIT_RTPRIO as u32),
-    ("rttime", libc::RLIMIT_RTTIME as u32),
+/// Names by the kernel's numbers.
+const NAMES: &[&str] = &[
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
 ];
 
 /// The number and value that the kernel takes.
@@ -29,8 +30,8 @@ pub(crate) fn resolve(ulimit: &Ulimit) -> Result<(u32, libc::rlimit64), RuntimeE
         reason,
     };
     let name = ulimit.name.to_ascii_lowercase();
-    let known = NAMES.iter().find(|(known, _)| *known == name);
-    let Some((_, number)) = known else {
+    let known = (0..).zip(NAMES).find(|(_, known)| **known == name);
+    let Some((number, _)) = known else {
         return Err(invalid(format!("unknown name {:?}", ulimit.name)));
     };
     let value = |value: i64| match value {
@@ -48,5 +49,5 @@ pub(crate) fn resolve(ulimit: &Ulimit) -> Result<(u32, libc::rlimit64), RuntimeE
         rlim_cur: soft,
         rlim_max: hard,
     };
-    Ok((*number, limit))
+    Ok((number, limit))
 }

@@ -9,21 +9,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid, chownat, fstat,
-    futimens, mkdirat, openat, openat2, readlinkat, statat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timestamps, Uid, chownat, fstat, futimens, mkdirat,
+    openat, readlinkat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::tree;
+use crate::beneath;
 
 /// How many symbolic links one path may lead through, as in the kernel.
 const MAX_LINKS: usize = 40;
 
-const CONTAINED: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
-
 /// What is created where nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(crate) enum Missing {
     /// An empty file, in new directories if need be.
     File,
     /// A directory and its parents.
@@ -37,11 +36,11 @@ pub(super) enum Missing {
 
 impl Missing {
     /// A directory of root's.
-    pub(super) const DIRECTORY: Self = Self::Directory { uid: 0, gid: 0 };
+    pub(crate) const DIRECTORY: Self = Self::Directory { uid: 0, gid: 0 };
 }
 
 /// The root directory of a step's file system, mounted in this thread's mount namespace.
-pub(super) struct Root<'a> {
+pub(crate) struct Root<'a> {
     fd: OwnedFd,
     /// The device number, which tells it from other mounts.
     mount: u64,
@@ -50,20 +49,19 @@ pub(super) struct Root<'a> {
 
 impl<'a> Root<'a> {
     /// The root whose directory is `fd`. What is created for mounts goes to `stubs`.
-    pub(super) fn new(fd: OwnedFd, stubs: &'a mut Stubs) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd, stubs: &'a mut Stubs) -> io::Result<Self> {
         let mount = fstat(&fd)?.st_dev;
         Ok(Self { fd, mount, stubs })
     }
 
     /// Opens `path`, which must be there, without following links out of the root.
-    pub(super) fn open(&self, path: &Path) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        Ok(openat2(&self.fd, path, flags, Mode::empty(), CONTAINED)?)
+    pub(crate) fn open(&self, path: &Path) -> io::Result<OwnedFd> {
+        Ok(beneath::open(&self.fd, path, OFlags::PATH)?)
     }
 
     /// Opens `path` to mount on it. What is missing is created, and removed by the stubs' cleaning
     /// if it is still empty then.
-    pub(super) fn open_target(&mut self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
+    pub(crate) fn open_target(&mut self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
         match self.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let created = self.create(path, missing)?;
@@ -77,7 +75,7 @@ impl<'a> Root<'a> {
     }
 
     /// Opens `path`, creating what is missing for good.
-    pub(super) fn open_or_create(&self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
+    pub(crate) fn open_or_create(&self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
         match self.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Ok(self.create(path, missing)?.fd)
@@ -86,26 +84,48 @@ impl<'a> Root<'a> {
         }
     }
 
+    /// The root directory itself.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Notes what somebody else will create for a mount on `path`.
+    pub(crate) fn expect_stub(&mut self, path: &Path) -> io::Result<()> {
+        let (mut at, rest) = match self.walk(path) {
+            // Whoever mounts there tells that.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+            other => other?,
+        };
+        let mut paths = Vec::new();
+        for name in rest {
+            at.push(name);
+            paths.push(at.clone());
+        }
+        self.add_stubs(paths)
+    }
+
+    fn add_stubs(&mut self, mut paths: Vec<PathBuf>) -> io::Result<()> {
+        if self.stubs.root.is_none() {
+            self.stubs.root = Some(tree::clone_single(&self.fd)?);
+        }
+        if !self.stubs.with_parents {
+            paths.drain(..paths.len().saturating_sub(1));
+        }
+        self.stubs.paths.extend(paths);
+        Ok(())
+    }
+
     fn note_stub(&mut self, created: &Created) -> io::Result<()> {
         // What lies in another mount, such as a cache, stays there as with other runtimes.
         if fstat(&created.parent)?.st_dev != self.mount {
             return Ok(());
         }
-        if self.stubs.root.is_none() {
-            self.stubs.root = Some(tree::clone_single(&self.fd)?);
-        }
-        if self.stubs.with_parents {
-            self.stubs.paths.extend(created.paths.iter().cloned());
-        } else {
-            self.stubs.paths.extend(created.paths.last().cloned());
-        }
-        Ok(())
+        self.add_stubs(created.paths.clone())
     }
 
     fn create(&self, path: &Path, missing: Missing) -> io::Result<Created> {
         let (mut at, mut rest) = self.walk(path)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = openat2(&self.fd, &at, flags, Mode::empty(), CONTAINED)?;
+        let parent = beneath::open(&self.fd, &at, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let before = fstat(&parent)?;
         let mut fd = self.open(&at)?;
         let mut paths = Vec::new();
@@ -138,8 +158,7 @@ impl<'a> Root<'a> {
                 continue;
             }
             let next = at.join(&name);
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = match openat2(&self.fd, &next, flags, Mode::empty(), CONTAINED) {
+            let fd = match beneath::open(&self.fd, &next, OFlags::PATH | OFlags::NOFOLLOW) {
                 Ok(fd) => fd,
                 Err(Errno::NOENT) => {
                     rest.push_front(name);
@@ -248,7 +267,7 @@ fn times(stat: &Stat) -> Timestamps {
 
 /// Files and directories that were created for mounts to sit on.
 #[derive(Default)]
-pub(super) struct Stubs {
+pub(crate) struct Stubs {
     /// A copy of the root mount that nothing is mounted in.
     root: Option<OwnedFd>,
     /// Without links in them, in the order of creation.
@@ -258,7 +277,7 @@ pub(super) struct Stubs {
 }
 
 impl Stubs {
-    pub(super) fn new(with_parents: bool) -> Self {
+    pub(crate) fn new(with_parents: bool) -> Self {
         Self {
             with_parents,
             ..Self::default()
@@ -267,7 +286,7 @@ impl Stubs {
 
     /// Removes what is still empty. Must be called from outside of the step's mount namespace, for
     /// in it nothing can be removed that a mount sits on.
-    pub(super) fn remove_empty(self) -> io::Result<()> {
+    pub(crate) fn remove_empty(self) -> io::Result<()> {
         let Some(root) = self.root else { return Ok(()) };
         let mut first_error = Ok(());
         for path in self.paths.iter().rev() {
@@ -283,9 +302,7 @@ fn remove_empty(root: &OwnedFd, path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = CONTAINED | ResolveFlags::NO_SYMLINKS;
-    let dir = match openat2(root, parent, flags, Mode::empty(), resolve) {
+    let dir = match beneath::open_plain(root, parent, OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(dir) => dir,
         // The step removed or replaced what the mount point was in.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),

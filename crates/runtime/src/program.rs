@@ -2,21 +2,21 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, OFlags, fstat};
 
-use super::root::Root;
+use crate::beneath;
 use crate::error::RuntimeError;
+use crate::mount::Root;
 
 /// Where programs are looked up if the step has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The path to execute for `name`: itself if it has a slash, else the first executable file of that
 /// name in the directories of `PATH`.
-pub(super) fn find(
+pub(crate) fn find(
     root: &Root<'_>,
     cwd: &Path,
     env: &[String],
@@ -62,7 +62,7 @@ fn not_executable(name: &str, reason: &str) -> RuntimeError {
 }
 
 /// Why the kernel refused to execute `program`, which was there.
-pub(super) fn refused(program: &str, error: io::Error) -> RuntimeError {
+pub(crate) fn refused(program: &str, error: io::Error) -> RuntimeError {
     match error.raw_os_error() {
         // The file is there, so what is missing is what it needs: an interpreter or a loader.
         Some(libc::ENOENT) => RuntimeError::NoSuchProgram {
@@ -83,9 +83,7 @@ enum Check {
 }
 
 fn check(root: &Root<'_>, path: &Path) -> Check {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let opened: Result<OwnedFd, _> = openat2(root, path, flags, Mode::empty(), resolve);
+    let opened = beneath::open(root, path, OFlags::PATH);
     let Ok(stat) = opened.and_then(fstat) else {
         return Check::Missing;
     };

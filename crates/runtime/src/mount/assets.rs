@@ -11,22 +11,22 @@ use super::scratch::Scratch;
 use super::tree::{self, Scope};
 
 /// A file system in memory that holds the files; each is mounted where it belongs.
-pub(super) struct Assets {
+pub(crate) struct Assets {
     dir: OwnedFd,
     count: usize,
 }
 
 /// Who may do what with a file.
 #[derive(Clone, Copy)]
-pub(super) struct Access {
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub(crate) struct Access {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl Access {
     /// A file of root's that everybody may read.
-    pub(super) const PUBLIC: Self = Self {
+    pub(crate) const PUBLIC: Self = Self {
         mode: 0o644,
         uid: 0,
         gid: 0,
@@ -38,14 +38,14 @@ const CONFINED: MountAttrFlags =
 
 impl Assets {
     /// An empty one.
-    pub(super) fn new(scratch: &mut Scratch) -> io::Result<Self> {
+    pub(crate) fn new(scratch: &mut Scratch) -> io::Result<Self> {
         let dir = tree::new_fs("tmpfs", &[("mode", Some("0700"))], CONFINED)?;
         scratch.attach(&dir)?;
         Ok(Self { dir, count: 0 })
     }
 
     /// A read-only file with this content, as a detached mount.
-    pub(super) fn file(&mut self, content: &[u8], access: Access) -> io::Result<OwnedFd> {
+    pub(crate) fn file(&mut self, content: &[u8], access: Access) -> io::Result<OwnedFd> {
         let name = self.next_name();
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let fd = openat(&self.dir, &name, flags, Mode::from_raw_mode(0o600))?;
@@ -65,7 +65,7 @@ impl Assets {
     }
 
     /// A listening socket and its file as a detached mount.
-    pub(super) fn socket(&mut self, access: Access) -> io::Result<(UnixListener, OwnedFd)> {
+    pub(crate) fn socket(&mut self, access: Access) -> io::Result<(UnixListener, OwnedFd)> {
         let name = self.next_name();
         let path = format!("/proc/thread-self/fd/{}/{name}", self.dir.as_raw_fd());
         let listener = UnixListener::bind(path)?;

@@ -1,0 +1,41 @@
+use weld_llb::{DecodeError, Graph};
+
+/// An LLB definition that was read from outside.
+#[derive(Clone, Debug)]
+pub struct Definition(Graph);
+
+/// Why bytes are not a definition.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// They are not one, or one that cannot be built.
+    #[error("invalid LLB definition: {0}")]
+    Decode(#[from] DecodeError),
+}
+
+impl Definition {
+    /// Reads a definition and checks that it can be built.
+    ///
+    /// # Errors
+    /// [`DefinitionError`] says what is wrong, and where.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DefinitionError> {
+        Ok(Self(Graph::decode(bytes.to_vec())?))
+    }
+
+    /// One JSON object a vertex and line, as `buildctl debug dump-llb`.
+    pub fn to_json_lines(&self) -> String {
+        self.0
+            .to_json()
+            .iter()
+            .map(|vertex| format!("{vertex}\n"))
+            .collect()
+    }
+
+    /// A graph for Graphviz.
+    pub fn to_dot(&self) -> String {
+        self.0.to_dot()
+    }
+
+    pub(crate) const fn graph(&self) -> &Graph {
+        &self.0
+    }
+}

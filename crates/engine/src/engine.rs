@@ -1,0 +1,142 @@
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use weld_export::Exporter;
+use weld_op::{Records, Tree, Worker};
+use weld_progress::Sender;
+use weld_runtime::{Runtime, RuntimeConfig, RuntimeError};
+use weld_solver::{Solver, SolverOptions};
+use weld_source::registry::{Anonymous, Registry};
+use weld_store::snapshot::{SnapshotError, Snapshots};
+use weld_store::{Store, StoreOptions};
+
+use crate::build::Build;
+use crate::config::{Config, RuntimeKind, SnapshotterKind};
+use crate::error::BuildError;
+use crate::request::{BuildRequest, BuildResponse};
+
+/// A build engine on a state directory of its own.
+pub struct Engine {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) solver: Solver<Tree>,
+    pub(crate) exporter: Exporter,
+}
+
+/// Why an engine cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] weld_store::OpenError),
+    /// Snapshots cannot be kept there.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotError),
+    /// What remembers cached steps cannot be read.
+    #[error(transparent)]
+    Records(#[from] weld_store::DbError),
+    /// Steps cannot be run.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The thread that opened it ended early.
+    #[error("the engine could not be opened: {0}")]
+    Stopped(#[from] tokio::task::JoinError),
+}
+
+impl OpenError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(weld_store::OpenError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Some("Run as root, or choose a directory of yours with --root or WELD_ROOT.".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Engine {
+    /// Opens the state directory, making it if it is not there.
+    ///
+    /// # Errors
+    /// [`OpenError`]; if another process has it, the error names that process.
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        let parallelism = config.max_parallelism.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(4, |count| count.get() * 4)
+        });
+        let worker = Arc::new(tokio::task::spawn_blocking(move || open_worker(config)).await??);
+        let options = SolverOptions {
+            parallelism: Some(parallelism),
+            ..SolverOptions::default()
+        };
+        let keys = Arc::new(worker.store.keys().clone());
+        let solver = Solver::new(options, keys, Arc::new(Records::new(Arc::clone(&worker))));
+        let exporter = Exporter::new(
+            worker.store.clone(),
+            worker.snapshots.clone(),
+            worker.registry.clone(),
+        );
+        Ok(Self {
+            worker,
+            solver,
+            exporter,
+        })
+    }
+
+    /// Builds what is asked for, telling `progress` of all that happens. When `cancel` fires, the
+    /// build ends soon with [`BuildError::Cancelled`], and nothing of it is left running.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build(
+        &self,
+        request: BuildRequest,
+        progress: Sender,
+        cancel: CancellationToken,
+    ) -> Result<BuildResponse, BuildError> {
+        Build::new(self, &request, progress, cancel).run().await
+    }
+
+    /// The LLB definition that a request's Dockerfile becomes, encoded; nothing is built.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn definition(&self, request: BuildRequest) -> Result<Vec<u8>, BuildError> {
+        let (progress, _receiver) = weld_progress::channel();
+        Build::new(self, &request, progress, CancellationToken::new())
+            .definition()
+            .await
+    }
+
+    /// Closes the engine: what is not on disk yet is written.
+    pub async fn close(self) {
+        let Self {
+            worker,
+            solver,
+            exporter,
+        } = self;
+        drop((solver, exporter));
+        // What cannot be written now is lost as in a crash: the next start finds a sound state.
+        let closed = tokio::task::spawn_blocking(move || worker.store.db().flush()).await;
+        if let Ok(Err(error)) = closed {
+            tracing::warn!(%error, "the last records could not be written");
+        }
+    }
+}
+
+fn open_worker(config: Config) -> Result<Worker, OpenError> {
+    let store = Store::open(&config.root, StoreOptions::default())?;
+    let snapshots = match config.snapshotter {
+        SnapshotterKind::Copy => Snapshots::open_copying(&store)?,
+        SnapshotterKind::Auto | SnapshotterKind::Overlay => Snapshots::open(&store)?,
+    };
+    let mut runtime = RuntimeConfig::embedded(config.root.join("runtime"));
+    if let RuntimeKind::Oci(program) = config.runtime {
+        runtime.kind = weld_runtime::RuntimeKind::Oci(program);
+    }
+    runtime.dns = config.dns;
+    let runtime = Runtime::new(runtime)?;
+    let registry = Registry::new(config.registry, Arc::new(Anonymous));
+    Ok(Worker::new(store, snapshots, runtime, registry))
+}

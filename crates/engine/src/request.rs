@@ -1,0 +1,90 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use weld_export::ExportRequest;
+use weld_op::session::Session;
+
+use crate::definition::Definition;
+
+/// One build that a client asks for.
+pub struct BuildRequest {
+    /// What to build.
+    pub input: BuildInput,
+    /// What to do with the result; nothing leaves it in the cache.
+    pub exports: Vec<ExportRequest>,
+    /// What steps may do that they must not do by default.
+    pub entitlements: Vec<Entitlement>,
+    /// What the client offers: directories, secrets, agents, credentials.
+    pub session: Arc<dyn Session>,
+}
+
+/// What to build.
+pub enum BuildInput {
+    /// A Dockerfile; attributes by the names that BuildKit's clients use.
+    Dockerfile {
+        /// The frontend's attributes.
+        attrs: BTreeMap<String, String>,
+    },
+    /// An LLB definition.
+    Definition {
+        /// The definition.
+        definition: Definition,
+        /// Whether no step may use the cache.
+        no_cache: bool,
+    },
+}
+
+/// What a build gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildResponse {
+    /// What the exporters tell, by BuildKit's names: `containerimage.digest` and others.
+    pub attrs: BTreeMap<String, String>,
+}
+
+impl BuildResponse {
+    /// What docker calls the image's ID: the digest of its manifest or index, or of its config
+    /// where nothing else names it.
+    pub fn image_id(&self) -> Option<&str> {
+        ["containerimage.digest", "containerimage.config.digest"]
+            .iter()
+            .find_map(|key| self.attrs.get(*key))
+            .map(String::as_str)
+    }
+}
+
+/// Something that steps must not do unless the client allows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entitlement {
+    /// Use the host's network.
+    NetworkHost,
+    /// Run with all privileges.
+    SecurityInsecure,
+}
+
+/// An entitlement that there is not.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown entitlement {0:?} (known: network.host, security.insecure)")]
+pub struct ParseEntitlementError(String);
+
+impl FromStr for Entitlement {
+    type Err = ParseEntitlementError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "network.host" => Ok(Self::NetworkHost),
+            "security.insecure" => Ok(Self::SecurityInsecure),
+            _ => Err(ParseEntitlementError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Entitlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NetworkHost => "network.host",
+            Self::SecurityInsecure => "security.insecure",
+        })
+    }
+}

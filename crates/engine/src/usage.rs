@@ -1,0 +1,111 @@
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use weld_store::{UsageError, UsageInfo};
+
+use crate::engine::Engine;
+
+/// What is kept on disk, and since when it was not used.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageRecord {
+    /// A snapshot's number or a blob's digest.
+    pub id: String,
+    /// The ids of what it is made of.
+    pub parents: Vec<String>,
+    /// What a user reads of it.
+    pub description: String,
+    /// What it is for, such as `regular` or `exec.cachemount`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When it was made.
+    #[serde(serialize_with = "rfc3339")]
+    pub created: SystemTime,
+    /// When it was last used.
+    #[serde(serialize_with = "rfc3339_option")]
+    pub last_used: Option<SystemTime>,
+    /// How often it was used after it was made.
+    pub usage_count: u64,
+    /// Its bytes on disk.
+    pub size: u64,
+    /// Whether it is changed in place.
+    pub mutable: bool,
+    /// Whether it, or something made of it, is in use now.
+    pub in_use: bool,
+    /// Whether an image that a user named needs it.
+    pub shared: bool,
+}
+
+/// What to delete.
+#[derive(Clone, Debug, Default)]
+pub struct PruneOptions {
+    /// Also what frontends and internals use.
+    pub all: bool,
+    /// Only what matches, in `buildctl`'s filter syntax.
+    pub filters: Vec<String>,
+    /// Keep the most recently used up to this size, in bytes.
+    pub keep_storage: Option<u64>,
+    /// Keep what was used within this time.
+    pub keep_duration: Option<Duration>,
+}
+
+/// Why records cannot be listed or deleted.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct StoreError(#[from] UsageError);
+
+impl Engine {
+    /// What is kept on disk and matches all filters. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`], also for a filter that is none.
+    pub fn usage(&self, filters: &[String]) -> Result<Vec<UsageRecord>, StoreError> {
+        let records = self.worker.store.disk_usage(filters)?;
+        Ok(records.into_iter().map(UsageRecord::from).collect())
+    }
+
+    /// Deletes what no build uses, the least recently used first; returns what was deleted.
+    /// Blocks; builds go on meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`], also for a filter that is none.
+    pub fn prune(&self, options: &PruneOptions) -> Result<Vec<UsageRecord>, StoreError> {
+        let removed = self.worker.store.prune(&weld_store::PruneOptions {
+            all: options.all,
+            filters: options.filters.clone(),
+            keep_duration: options.keep_duration,
+            reserved: options.keep_storage,
+            ..weld_store::PruneOptions::default()
+        })?;
+        Ok(removed.into_iter().map(UsageRecord::from).collect())
+    }
+}
+
+impl From<UsageInfo> for UsageRecord {
+    fn from(info: UsageInfo) -> Self {
+        Self {
+            created: info.created_at(),
+            last_used: (info.usage_count > 0).then(|| info.last_used_at()),
+            id: info.id,
+            parents: info.parents,
+            description: info.description,
+            kind: info.record_type.to_string(),
+            usage_count: info.usage_count,
+            size: info.size.unwrap_or(0),
+            mutable: info.mutable,
+            in_use: info.in_use,
+            shared: info.shared,
+        }
+    }
+}
+
+fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    time::serde::rfc3339::serialize(&(*time).into(), serializer)
+}
+
+fn rfc3339_option<S: serde::Serializer>(
+    time: &Option<SystemTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    time::serde::rfc3339::option::serialize(&time.map(Into::into), serializer)
+}

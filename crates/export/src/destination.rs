@@ -1,0 +1,195 @@
+//! A file that is written whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::Access;
+
+use crate::error::write_error;
+use crate::{ExportError, ExportKind, ExportTarget};
+
+/// Where an archive goes.
+pub(crate) struct Destination {
+    file: File,
+    /// How users know it.
+    path: PathBuf,
+    /// The file under its temporary name and its real one, unless it is written in place.
+    partial: Option<(PathBuf, PathBuf)>,
+}
+
+impl Destination {
+    /// Opens the destination of an archive.
+    pub(crate) fn open(kind: ExportKind, target: &ExportTarget) -> Result<Self, ExportError> {
+        match target {
+            ExportTarget::File(path) => Self::file(path),
+            ExportTarget::Stdout => Self::stdout(),
+            ExportTarget::Nowhere | ExportTarget::Directory(_) => {
+                Err(wrong_target(kind, "a file or standard output"))
+            }
+        }
+    }
+
+    fn stdout() -> Result<Self, ExportError> {
+        let file = io::stdout().as_fd().try_clone_to_owned();
+        Ok(Self {
+            file: file.map_err(write_error("open", "standard output"))?.into(),
+            path: "standard output".into(),
+            partial: None,
+        })
+    }
+
+    pub(crate) fn file(path: &Path) -> Result<Self, ExportError> {
+        // What a symbolic link names is what is replaced, not the link.
+        let real = match fs::canonicalize(path) {
+            Ok(real) => real,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+            Err(error) => return Err(write_error("write", path)(error)),
+        };
+        let old = fs::metadata(&real).ok();
+        if old.as_ref().is_some_and(fs::Metadata::is_dir) {
+            return Err(write_error("write", path)(
+                io::ErrorKind::IsADirectory.into(),
+            ));
+        }
+        if old.as_ref().is_some_and(|old| !old.is_file()) {
+            // A device or a pipe.
+            let file = OpenOptions::new().write(true).open(&real);
+            return Ok(Self {
+                file: file.map_err(write_error("write", path))?,
+                path: path.to_owned(),
+                partial: None,
+            });
+        }
+        let partial = partial_name(&real);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&partial)
+            .map_err(write_error("create", path))?;
+        let destination = Self {
+            file,
+            path: path.to_owned(),
+            partial: Some((partial, real)),
+        };
+        if let Some(old) = old {
+            destination
+                .file
+                .set_permissions(old.permissions())
+                .map_err(write_error("set the mode of", path))?;
+        }
+        Ok(destination)
+    }
+
+    /// What to write to.
+    pub(crate) fn handle(&self) -> &File {
+        &self.file
+    }
+
+    /// How users know it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts the file in place, which is whole now.
+    pub(crate) fn publish(mut self) -> Result<(), ExportError> {
+        if let Some((partial, real)) = &self.partial {
+            fs::rename(partial, real).map_err(write_error("write", self.path.as_path()))?;
+        }
+        self.partial = None;
+        Ok(())
+    }
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        if let Some((partial, _)) = &self.partial
+            && let Err(error) = fs::remove_file(partial)
+        {
+            tracing::warn!(path = %partial.display(), %error, "cannot remove a partial file");
+        }
+    }
+}
+
+/// A name beside `path` that nobody else uses.
+fn partial_name(path: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".weld-{}-{number}.partial", std::process::id()))
+}
+
+pub(crate) const fn wrong_target(kind: ExportKind, needs: &'static str) -> ExportError {
+    ExportError::Target {
+        kind: kind.name(),
+        needs,
+    }
+}
+
+/// Whether a result can go to `target` at all, before it is built.
+pub(crate) fn check(
+    kind: ExportKind,
+    target: &ExportTarget,
+    directory: bool,
+) -> Result<(), ExportError> {
+    match (kind, directory, target) {
+        (ExportKind::Image | ExportKind::CacheOnly, ..) => Ok(()),
+        (ExportKind::Local, _, ExportTarget::Directory(path))
+        | (_, true, ExportTarget::Directory(path)) => check_directory(path),
+        (ExportKind::Local, ..) | (_, true, _) => Err(wrong_target(kind, "a directory")),
+        (_, false, ExportTarget::File(path)) => check_file(path),
+        (_, false, ExportTarget::Stdout) => {
+            if io::IsTerminal::is_terminal(&io::stdout()) {
+                return Err(ExportError::Terminal { kind: kind.name() });
+            }
+            Ok(())
+        }
+        _ => Err(wrong_target(kind, "a file or standard output")),
+    }
+}
+
+fn check_file(path: &Path) -> Result<(), ExportError> {
+    let fail = |error: io::Error| write_error("write", path)(error);
+    match fs::metadata(path) {
+        Ok(old) if old.is_dir() => return Err(fail(io::ErrorKind::IsADirectory.into())),
+        Ok(old) if !old.is_file() => return writable(path),
+        _ => {}
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let parent_metadata =
+        fs::metadata(parent).map_err(write_error("write to directory", parent))?;
+    if !parent_metadata.is_dir() {
+        return Err(fail(io::ErrorKind::NotADirectory.into()));
+    }
+    writable(parent)
+}
+
+fn check_directory(path: &Path) -> Result<(), ExportError> {
+    // The lowest of its parents that is there has to take it.
+    let mut existing = path;
+    loop {
+        match fs::metadata(existing) {
+            Ok(metadata) if metadata.is_dir() => return writable(existing),
+            Ok(_) => {
+                let error = io::ErrorKind::NotADirectory.into();
+                return Err(write_error("write to", existing)(error));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(write_error("write to", existing)(error)),
+        }
+        match existing.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => existing = parent,
+            _ => return writable(Path::new(".")),
+        }
+    }
+}
+
+fn writable(path: &Path) -> Result<(), ExportError> {
+    let flags = rustix::fs::AtFlags::EACCESS;
+    rustix::fs::accessat(rustix::fs::CWD, path, Access::WRITE_OK, flags)
+        .map_err(|errno| write_error("write to", path)(errno.into()))
+}

@@ -1,0 +1,440 @@
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use weld_fileset::Timestamp;
+use weld_llb::Platform;
+use weld_source::progress::Progress;
+use weld_source::reference::Reference;
+use weld_source::registry::{Credentials, Registry};
+use weld_store::Store;
+use weld_store::snapshot::{SnapshotRef, Snapshots};
+
+use crate::archive::{Archive, ImageName};
+use crate::blocking::blocking;
+use crate::destination::{self, Destination};
+use crate::error::write_error;
+use crate::image::{Assembly, Image};
+use crate::local::LocalExport;
+use crate::options::{FileOptions, ImageOptions, LocalMode};
+use crate::push::Push;
+use crate::stream::Stream;
+use crate::tree::Tree;
+use crate::tree_tar::TreeTar;
+use crate::watch::Watch;
+use crate::{ExportError, ExportKind, ExportRequest, ExportTarget};
+
+/// What was built for one platform.
+#[derive(Clone, Debug)]
+pub struct BuiltPlatform {
+    /// The platform.
+    pub platform: Platform,
+    /// The files; `None` if there are none.
+    pub tree: Option<SnapshotRef>,
+    /// The image's config as JSON, without layers.
+    pub config: Option<Vec<u8>>,
+    /// The config of the image that it started from.
+    pub base_config: Option<Vec<u8>>,
+}
+
+/// What was built.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// For each platform, in the order of the request.
+    pub platforms: Vec<BuiltPlatform>,
+    /// Whether several platforms were asked for, so that the result has an index or a directory
+    /// for each, even if it is only one in the end.
+    pub is_multi_platform: bool,
+    /// `SOURCE_DATE_EPOCH`: no time in an image's config, and no time of an exported file, is
+    /// later.
+    pub epoch: Option<OffsetDateTime>,
+}
+
+/// Exports results. Cheap to clone.
+#[derive(Clone)]
+pub struct Exporter {
+    pub(crate) store: Store,
+    pub(crate) snapshots: Snapshots,
+    registry: Registry,
+}
+
+/// What a response says of an image, by BuildKit's names.
+const IMAGE_NAME: &str = "image.name";
+const IMAGE_DIGEST: &str = "containerimage.digest";
+const IMAGE_CONFIG_DIGEST: &str = "containerimage.config.digest";
+const IMAGE_DESCRIPTOR: &str = "containerimage.descriptor";
+
+impl Exporter {
+    /// An exporter of what is in `store` that pushes through `registry`.
+    pub fn new(store: Store, snapshots: Snapshots, registry: Registry) -> Self {
+        Self {
+            store,
+            snapshots,
+            registry,
+        }
+    }
+
+    /// Whether a request can be met, as far as that can be said before anything is built.
+    ///
+    /// # Errors
+    /// [`ExportError`] for attributes that are wrong, and destinations that cannot be written.
+    pub fn validate(request: &ExportRequest) -> Result<(), ExportError> {
+        match request.kind {
+            ExportKind::CacheOnly => Ok(()),
+            ExportKind::Local | ExportKind::Tar => {
+                let options = FileOptions::parse(request.kind, &request.attrs)?;
+                destination::check(request.kind, &request.target, false)?;
+                match (&request.target, options.mode) {
+                    (ExportTarget::Directory(path), LocalMode::Delete) => {
+                        crate::local::check_delete(path)
+                    }
+                    _ => Ok(()),
+                }
+            }
+            ExportKind::Image | ExportKind::OciArchive | ExportKind::DockerArchive => {
+                ImageRequest::read(request)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Exports what was built, and returns what BuildKit's exporters return: digests and names by
+    /// their keys. When `cancel` fires or the future is dropped, nothing partial stays behind.
+    ///
+    /// # Errors
+    /// [`ExportError`].
+    pub async fn export(
+        &self,
+        request: &ExportRequest,
+        built: &Built,
+        credentials: Arc<dyn Credentials>,
+        progress: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<BTreeMap<String, String>, ExportError> {
+        // Work that blocks is told of both ends: cancelled, and not waited for any more.
+        let stop = cancel.child_token();
+        let _stop_at_end = stop.clone().drop_guard();
+        if stop.is_cancelled() {
+            return Err(ExportError::Cancelled);
+        }
+        match request.kind {
+            ExportKind::CacheOnly => Ok(BTreeMap::new()),
+            ExportKind::Local | ExportKind::Tar => {
+                self.files(request, built, progress, &stop).await?;
+                Ok(BTreeMap::new())
+            }
+            ExportKind::Image | ExportKind::OciArchive | ExportKind::DockerArchive => {
+                let registry = self.registry.with_credentials(credentials);
+                self.image(request, built, registry, progress, &stop).await
+            }
+        }
+    }
+
+    async fn image(
+        &self,
+        request: &ExportRequest,
+        built: &Built,
+        registry: Registry,
+        progress: &Progress,
+        stop: &CancellationToken,
+    ) -> Result<BTreeMap<String, String>, ExportError> {
+        let wanted = ImageRequest::read(request)?;
+        if request.kind == ExportKind::DockerArchive && built.platforms.len() > 1 {
+            let platforms = built.platforms.iter();
+            let platforms: Vec<_> = platforms.map(|one| one.platform.to_string()).collect();
+            return Err(ExportError::SeveralPlatforms {
+                platforms: platforms.join(", "),
+            });
+        }
+        let assembly = Assembly {
+            exporter: self,
+            options: &wanted.options,
+            built,
+            progress,
+            stop,
+        };
+        let image = Arc::new(assembly.image().await?);
+        let mut response = describe(&image)?;
+        let names = wanted.names_of(&image);
+        if !names.is_empty() {
+            response.insert(IMAGE_NAME.to_owned(), names.join(","));
+        }
+        match request.kind {
+            ExportKind::Image if wanted.options.push => {
+                let push = Push {
+                    image: &image,
+                    store: &self.store,
+                    registry,
+                    insecure: wanted.options.insecure,
+                    by_digest: wanted.options.push_by_digest,
+                    progress,
+                };
+                tokio::select! {
+                    pushed = push.run(&wanted.names) => pushed?,
+                    () = stop.cancelled() => return Err(ExportError::Cancelled),
+                }
+            }
+            ExportKind::Image => {}
+            _ => {
+                self.archive(request, &wanted, image, progress, stop)
+                    .await?
+            }
+        }
+        Ok(response)
+    }
+
+    async fn archive(
+        &self,
+        request: &ExportRequest,
+        wanted: &ImageRequest,
+        image: Arc<Image>,
+        progress: &Progress,
+        stop: &CancellationToken,
+    ) -> Result<(), ExportError> {
+        let names: Vec<ImageName> = wanted.names.iter().map(image_name).collect();
+        let directory = match &request.target {
+            ExportTarget::Directory(path) if wanted.options.directory => Some(path.clone()),
+            _ => None,
+        };
+        let (kind, target) = (request.kind, request.target.clone());
+        let (progress, stop) = (progress.clone(), stop.clone());
+        blocking(move || {
+            let archive = archive_of(kind, &image, &names);
+            let what = match directory {
+                Some(_) => "copying image layout",
+                None => "sending tarball",
+            };
+            let watch = Watch::start(&progress, what, Some(archive.size()), &stop);
+            let written = match directory {
+                Some(path) => archive.write_directory(&path, &watch),
+                None => write_archive(&archive, kind, &target, &watch),
+            };
+            watch.judge(written)
+        })
+        .await
+    }
+
+    async fn files(
+        &self,
+        request: &ExportRequest,
+        built: &Built,
+        progress: &Progress,
+        stop: &CancellationToken,
+    ) -> Result<(), ExportError> {
+        let options = FileOptions::parse(request.kind, &request.attrs)?;
+        let (kind, target, built) = (request.kind, request.target.clone(), built.clone());
+        let (progress, stop) = (progress.clone(), stop.clone());
+        blocking(move || {
+            let what = match kind {
+                ExportKind::Local => "copying files",
+                _ => "sending tarball",
+            };
+            let watch = Watch::start(&progress, what, None, &stop);
+            let written = FilesExport::new(&built, &options)
+                .and_then(|files| files.write(kind, &target, &watch));
+            watch.judge(written)
+        })
+        .await
+    }
+}
+
+/// An image exporter's request, read.
+struct ImageRequest {
+    options: ImageOptions,
+    names: Vec<Reference>,
+}
+
+impl ImageRequest {
+    fn read(request: &ExportRequest) -> Result<Self, ExportError> {
+        let kind = request.kind.name();
+        let options = ImageOptions::parse(request.kind, &request.attrs)?;
+        destination::check(request.kind, &request.target, options.directory)?;
+        let parse = |name: &String| {
+            let parsed = name.parse::<Reference>();
+            parsed.map_err(|source| ExportError::Name {
+                kind,
+                name: name.clone(),
+                source: Box::new(source),
+            })
+        };
+        let mut names = Vec::with_capacity(options.names.len());
+        for text in &options.names {
+            let name = parse(text)?;
+            if !options.push_by_digest {
+                names.push(name.with_default_tag());
+            } else if name.tag().is_some() || name.digest().is_some() {
+                return Err(ExportError::TaggedByDigest {
+                    kind,
+                    name: text.clone(),
+                });
+            } else {
+                names.push(name);
+            }
+        }
+        if let Some(prefix) = &options.dangling_prefix {
+            parse(prefix)?;
+        }
+        if options.push && request.kind == ExportKind::Image && names.is_empty() {
+            return Err(ExportError::NoName { kind });
+        }
+        Ok(Self { options, names })
+    }
+
+    /// The names that a response tells.
+    fn names_of(&self, image: &Image) -> Vec<String> {
+        let digest = &image.root.digest;
+        let mut names = Vec::new();
+        for name in &self.names {
+            names.push(name.to_string());
+            if self.options.name_canonical && name.digest().is_none() {
+                names.push(name.clone().with_digest(digest.clone()).to_string());
+            }
+        }
+        match &self.options.dangling_prefix {
+            Some(prefix) if names.is_empty() => vec![format!("{prefix}@{digest}")],
+            _ => names,
+        }
+    }
+}
+
+fn image_name(name: &Reference) -> ImageName {
+    ImageName {
+        full: name.to_string(),
+        familiar: name.familiar(),
+        tag: name.object(),
+    }
+}
+
+fn describe(image: &Image) -> Result<BTreeMap<String, String>, ExportError> {
+    let descriptor = serde_json::to_vec(&image.root).map_err(|source| ExportError::Encode {
+        what: "descriptor",
+        source,
+    })?;
+    let mut response = BTreeMap::from([
+        (IMAGE_DIGEST.to_owned(), image.root.digest.to_string()),
+        (
+            IMAGE_DESCRIPTOR.to_owned(),
+            BASE64_STANDARD.encode(descriptor),
+        ),
+    ]);
+    if let (None, [only]) = (&image.index, image.manifests.as_slice()) {
+        let digest = only.config.digest.to_string();
+        response.insert(IMAGE_CONFIG_DIGEST.to_owned(), digest);
+    }
+    Ok(response)
+}
+
+fn archive_of<'a>(kind: ExportKind, image: &'a Image, names: &'a [ImageName]) -> Archive<'a> {
+    let blobs = image.blobs.iter();
+    let docker = image.manifests.first().map(|manifest| {
+        let layers = manifest.layers.iter().map(|layer| layer.digest.clone());
+        (manifest.config.digest.clone(), layers.collect())
+    });
+    Archive {
+        root: &image.root,
+        names,
+        blobs: blobs
+            .map(|(digest, blob)| (digest.clone(), (blob.path(), blob.size())))
+            .collect(),
+        docker: docker.filter(|_| kind == ExportKind::DockerArchive),
+    }
+}
+
+fn write_archive(
+    archive: &Archive<'_>,
+    kind: ExportKind,
+    target: &ExportTarget,
+    watch: &Watch,
+) -> Result<(), ExportError> {
+    let destination = Destination::open(kind, target)?;
+    archive
+        .write_tar(&mut Stream::new(destination.handle(), watch))
+        .map_err(write_error("write", destination.path()))?;
+    destination.publish()
+}
+
+/// An export of the files themselves.
+struct FilesExport {
+    trees: Vec<Tree>,
+    split: bool,
+    mode: LocalMode,
+    epoch: Option<Timestamp>,
+}
+
+impl FilesExport {
+    fn new(built: &Built, options: &FileOptions) -> Result<Self, ExportError> {
+        let epoch = options.epoch.or(built.epoch).map(|epoch| Timestamp {
+            seconds: epoch.unix_timestamp(),
+            nanoseconds: 0,
+        });
+        let trees = built.platforms.iter();
+        let files = Self {
+            trees: trees
+                .map(|platform| Tree::open(platform, epoch))
+                .collect::<Result<_, _>>()?,
+            split: options.platform_split.unwrap_or(built.is_multi_platform),
+            mode: options.mode,
+            epoch,
+        };
+        if !files.split {
+            files.check_unique()?;
+        }
+        Ok(files)
+    }
+
+    /// Without directories of their own, platforms must not have the same files.
+    fn check_unique(&self) -> Result<(), ExportError> {
+        if self.trees.len() < 2 {
+            return Ok(());
+        }
+        let mut seen: HashMap<&PathBuf, &str> = HashMap::new();
+        for tree in &self.trees {
+            for entry in tree.entries.iter().filter(|entry| !entry.is_dir()) {
+                if let Some(first) = seen.insert(&entry.path, &tree.platform) {
+                    return Err(ExportError::Overwrite {
+                        path: entry.path.clone(),
+                        first: first.to_owned(),
+                        second: tree.platform.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        kind: ExportKind,
+        target: &ExportTarget,
+        watch: &Watch,
+    ) -> Result<(), ExportError> {
+        match (kind, target) {
+            (ExportKind::Local, ExportTarget::Directory(path)) => {
+                let local = LocalExport::open(path, self.epoch, watch)?;
+                local.write(&self.trees, self.split, self.mode)
+            }
+            (ExportKind::Local, _) => Err(destination::wrong_target(kind, "a directory")),
+            _ => {
+                let destination = Destination::open(kind, target)?;
+                self.write_tar(&destination, watch)?;
+                destination.publish()
+            }
+        }
+    }
+
+    fn write_tar(&self, destination: &Destination, watch: &Watch) -> Result<(), ExportError> {
+        let stream = Stream::new(destination.handle(), watch);
+        let mut tar = TreeTar::new(stream, destination.path());
+        for tree in &self.trees {
+            match self.split {
+                true => tar.add_split(tree, self.epoch)?,
+                false => tar.add(tree, b"")?,
+            }
+        }
+        tar.finish()
+    }
+}

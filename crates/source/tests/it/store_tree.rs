@@ -1,0 +1,154 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weld_fileset::SelectionOptions;
+use weld_source::local::{HostDir, sync_into_store};
+use weld_source::progress::Progress;
+use weld_store::content_key::KeyOptions;
+use weld_store::snapshot::{SnapshotRef, Snapshots};
+
+use weld_store::{NewUsage, RecordType, Store, StoreOptions};
+
+struct World {
+    from: tempfile::TempDir,
+    _state: tempfile::TempDir,
+    store: Store,
+    snapshots: Snapshots,
+}
+
+impl World {
+    fn new() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state.path(), StoreOptions::default()).unwrap();
+        Self {
+            from: tempfile::tempdir().unwrap(),
+            snapshots: Snapshots::open(&store).unwrap(),
+            store,
+            _state: state,
+        }
+    }
+
+    fn write(&self, path: &str, content: &str) {
+        let path = self.from.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    async fn sync(&self) -> SnapshotRef {
+        let snapshot = sync_to(&self.snapshots, self.from.path()).await;
+        // The name of the copy commits later; another build comes later too.
+        self.store.db().flush().unwrap();
+        snapshot
+    }
+}
+
+async fn sync_to(snapshots: &Snapshots, from: &Path) -> SnapshotRef {
+    let usage = NewUsage {
+        record_type: RecordType::LocalSource,
+        description: "local source".to_owned(),
+        mutable: false,
+        size: None,
+    };
+    let provider = Arc::new(HostDir::open(from, SelectionOptions::default()).unwrap());
+    sync_into_store(provider, snapshots, "context", usage, &Progress::none())
+        .await
+        .unwrap()
+        .snapshot
+}
+
+/// The keys of all that is at the top of a copy: its root is the engine's.
+fn keys(snapshot: &SnapshotRef, from: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(from)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let key = |name| snapshot.content_key(&format!("/{name}"), &KeyOptions::default());
+    names
+        .into_iter()
+        .map(|name| key(name).unwrap().to_string())
+        .collect()
+}
+
+fn tree(snapshot: &SnapshotRef) -> BTreeMap<PathBuf, String> {
+    let mut listing = crate::local::listing(&snapshot.mount().unwrap().path());
+    // Copies share files, so that they have more names than in their tree.
+    for text in listing.values_mut() {
+        if let Some(start) = text.find("link Some(")
+            && let Some(length) = text[start..].find(") ")
+        {
+            text.replace_range(start..start + length + 2, "");
+        }
+    }
+    listing
+}
+
+#[tokio::test]
+async fn the_copy_in_the_store_follows_and_its_keys_are_those_of_its_files() {
+    let world = World::new();
+    let edits: [&dyn Fn(); 5] = [
+        &|| {
+            world.write("a/file", "one");
+            world.write("a/other", "other");
+            world.write("b/c/deep", "deep");
+            symlink("file", world.from.path().join("a/link")).unwrap();
+        },
+        &|| world.write("a/file", "two"),
+        &|| {
+            let path = world.from.path().join("a/other");
+            fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+            let path = world.from.path().join("b");
+            fs::set_permissions(path, PermissionsExt::from_mode(0o700)).unwrap();
+        },
+        &|| {
+            fs::remove_dir_all(world.from.path().join("b")).unwrap();
+            fs::hard_link(
+                world.from.path().join("a/file"),
+                world.from.path().join("hard"),
+            )
+            .unwrap();
+        },
+        &|| {
+            fs::remove_file(world.from.path().join("a/link")).unwrap();
+            symlink("other", world.from.path().join("a/link")).unwrap();
+        },
+    ];
+    let mut held = Vec::new();
+    for (number, edit) in edits.into_iter().enumerate() {
+        edit();
+        let snapshot = world.sync().await;
+        // From nothing, with keys found by reading.
+        let fresh = World::new();
+        let expected = sync_to(&fresh.snapshots, world.from.path()).await;
+        let known = fresh.store.snapshot_dir(expected.id()).join("keys");
+        fs::remove_file(known).unwrap();
+        let from = world.from.path();
+        assert_eq!(
+            keys(&snapshot, from),
+            keys(&expected, from),
+            "edit {number}"
+        );
+        // What is held is not changed under its holder.
+        if number % 2 == 0 {
+            held.push((tree(&snapshot), snapshot));
+        }
+    }
+    for (before, snapshot) in held {
+        assert_eq!(tree(&snapshot), before);
+    }
+}
+
+#[tokio::test]
+async fn an_unchanged_tree_is_the_same_snapshot() {
+    let world = World::new();
+    let empty = world.sync().await.id();
+    assert_eq!(world.sync().await.id(), empty);
+    world.write("file", "one");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let first = world.sync().await.id();
+    assert_eq!(world.sync().await.id(), first);
+}

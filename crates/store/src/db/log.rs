@@ -1,0 +1,231 @@
+//! A log of page writes, in front of the database's file.
+//!
+//! A file has a header (magic, generation, boot, seed) and groups one after the other. A group
+//! has a header (magic, number of entries, length of the storage after it, checksum), a table of
+//! entries and the pages that the entries write, in their order. An entry is a page number, or a
+//! length, marked by its highest bit, that the storage is set to. Integers are little-endian. A
+//! checksum covers its group and, by starting from the checksum before, all groups before it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::storage::{PAGE, Page};
+
+const MAGIC: &[u8; 8] = b"weldlog1";
+const GROUP_MAGIC: u32 = 0x7077_6c64;
+const HEADER_LEN: u64 = 32;
+const GROUP_HEADER_LEN: usize = 24;
+/// Marks an entry that sets the length.
+const LENGTH: u64 = 1 << 63;
+/// Groups longer than this are not written, and so not read.
+const MAX_ENTRIES: u32 = 1 << 20;
+
+/// A change of the storage.
+pub(super) enum Entry<'a> {
+    /// A page with its new content.
+    Write(u64, &'a Page),
+    /// A new length, in bytes.
+    SetLen(u64),
+}
+
+/// A change that is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Logged {
+    /// A page, and where in the file its content is.
+    Write(u64, u64),
+    /// A new length, in bytes.
+    SetLen(u64),
+}
+
+/// A log of one generation.
+pub(super) struct Log {
+    pub(super) file: File,
+    pub(super) generation: u64,
+    /// Whether it was begun on this boot of the machine: then nothing of it was lost.
+    pub(super) same_boot: bool,
+    /// Where the next group comes.
+    pub(super) end: u64,
+    /// The checksum so far.
+    pub(super) checksum: u32,
+}
+
+impl Log {
+    /// Begins a generation that follows a log which ended with the checksum `seed`.
+    pub(super) fn create(path: &Path, generation: u64, seed: u32, boot: u64) -> io::Result<Self> {
+        let file = options().create(true).truncate(true).open(path)?;
+        let mut header = Vec::with_capacity(HEADER_LEN as usize);
+        header.extend_from_slice(MAGIC);
+        header.extend_from_slice(&generation.to_le_bytes());
+        header.extend_from_slice(&boot.to_le_bytes());
+        header.extend_from_slice(&u64::from(seed).to_le_bytes());
+        file.write_all_at(&header, 0)?;
+        Ok(Self {
+            file,
+            generation,
+            same_boot: true,
+            end: HEADER_LEN,
+            checksum: checksum(seed, &[&header]),
+        })
+    }
+
+    /// Reads the log of a generation that follows `seed`, up to its last whole group; `None` if
+    /// there is none.
+    pub(super) fn open(
+        path: &Path,
+        generation: u64,
+        seed: Option<u32>,
+        boot: u64,
+        mut each: impl FnMut(Logged),
+    ) -> io::Result<Option<Self>> {
+        let file = match options().open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let length = file.metadata()?.len();
+        let mut header = [0; HEADER_LEN as usize];
+        if length < HEADER_LEN {
+            return Ok(None);
+        }
+        file.read_exact_at(&mut header, 0)?;
+        let found_seed = number(&header[24..]);
+        let is_it = header.starts_with(MAGIC)
+            && number(&header[8..]) == generation
+            && seed.is_none_or(|seed| u64::from(seed) == found_seed);
+        if !is_it {
+            return Ok(None);
+        }
+        let mut log = Self {
+            file,
+            generation,
+            same_boot: number(&header[16..]) == boot,
+            end: HEADER_LEN,
+            checksum: checksum(found_seed as u32, &[&header]),
+        };
+        while let Some(group) = log.read_group(length)? {
+            // On the same boot only the last group can be torn, by the end of the process.
+            let is_last = group.end + GROUP_HEADER_LEN as u64 > length;
+            if (is_last || !log.same_boot) && !log.verify(&group)? {
+                break;
+            }
+            group.entries.iter().copied().for_each(&mut each);
+            log.end = group.end;
+            log.checksum = group.checksum;
+        }
+        log.file.set_len(log.end)?;
+        Ok(Some(log))
+    }
+
+    /// Appends a group; returns where each page of it is. After an error the log is as before.
+    pub(super) fn append(&mut self, entries: &[Entry<'_>]) -> io::Result<Vec<Logged>> {
+        let table_len = entries.len() * 8;
+        let mut at = self.end + (GROUP_HEADER_LEN + table_len) as u64;
+        let mut logged = Vec::with_capacity(entries.len());
+        let mut bytes = vec![0; GROUP_HEADER_LEN];
+        for entry in entries {
+            let (code, place) = match *entry {
+                Entry::Write(page, _) => (page, Logged::Write(page, at)),
+                Entry::SetLen(length) => (length | LENGTH, Logged::SetLen(length)),
+            };
+            if matches!(entry, Entry::Write(..)) {
+                at += PAGE as u64;
+            }
+            bytes.extend_from_slice(&code.to_le_bytes());
+            logged.push(place);
+        }
+        for entry in entries {
+            if let Entry::Write(_, content) = entry {
+                bytes.extend_from_slice(&content[..]);
+            }
+        }
+        bytes[..4].copy_from_slice(&GROUP_MAGIC.to_le_bytes());
+        bytes[4..8].copy_from_slice(&(entries.len() as u32).to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.generation.to_le_bytes());
+        let sum = checksum(self.checksum, &[&bytes]);
+        bytes[16..20].copy_from_slice(&sum.to_le_bytes());
+        if let Err(error) = self.file.write_all_at(&bytes, self.end) {
+            // What is left behind the end is not read: it is no whole group.
+            drop(self.file.set_len(self.end));
+            return Err(error);
+        }
+        self.end = at;
+        self.checksum = sum;
+        Ok(logged)
+    }
+
+    fn read_group(&self, length: u64) -> io::Result<Option<Group>> {
+        let mut header = [0; GROUP_HEADER_LEN];
+        let table_at = self.end + GROUP_HEADER_LEN as u64;
+        if table_at > length {
+            return Ok(None);
+        }
+        self.file.read_exact_at(&mut header, self.end)?;
+        let count = number_32(&header[4..]);
+        let is_group = number_32(&header) == GROUP_MAGIC
+            && number(&header[8..]) == self.generation
+            && count <= MAX_ENTRIES;
+        let pages_at = table_at + u64::from(count) * 8;
+        if !is_group || pages_at > length {
+            return Ok(None);
+        }
+        let mut table = vec![0; count as usize * 8];
+        self.file.read_exact_at(&mut table, table_at)?;
+        let mut end = pages_at;
+        let mut entries = Vec::with_capacity(count as usize);
+        for code in table.chunks_exact(8).map(number) {
+            if code & LENGTH != 0 {
+                entries.push(Logged::SetLen(code & !LENGTH));
+            } else {
+                entries.push(Logged::Write(code, end));
+                end += PAGE as u64;
+            }
+        }
+        Ok((end <= length).then_some(Group {
+            entries,
+            end,
+            checksum: number_32(&header[16..]),
+        }))
+    }
+
+    fn verify(&self, group: &Group) -> io::Result<bool> {
+        let mut bytes = vec![0; (group.end - self.end) as usize];
+        self.file.read_exact_at(&mut bytes, self.end)?;
+        bytes[16..20].fill(0);
+        Ok(checksum(self.checksum, &[&bytes]) == group.checksum)
+    }
+}
+
+struct Group {
+    entries: Vec<Logged>,
+    end: u64,
+    checksum: u32,
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options
+}
+
+fn checksum(seed: u32, parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize()
+}
+
+/// The number that bytes start with; 0 if they are too few, which callers exclude.
+fn number(bytes: &[u8]) -> u64 {
+    bytes
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn number_32(bytes: &[u8]) -> u32 {
+    bytes
+        .first_chunk()
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}

@@ -1,0 +1,460 @@
+//! The database's storage: a file with a log of page writes in front of it, so that a commit
+//! costs one write and no sync.
+//!
+//! - A commit appends the pages that it changed to the log. The kernel keeps what was written when
+//!   the process ends, so a kill loses nothing that was committed.
+//! - After the end of the kernel the log's valid prefix is what counts: some last commits may be
+//!   gone, and nothing is torn, because the file behind the log is written only by a *checkpoint*.
+//! - A checkpoint, in the background, lets new writes go to a second log, syncs the first, copies
+//!   its pages into the file, syncs that, and notes the first log's generation as applied.
+//!
+//! Generations count up; a generation's log has the name of its parity. Those that count at open
+//! are the two after the applied one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use redb::StorageBackend;
+
+use super::log::{Entry, Log, Logged};
+
+/// The unit in which the log knows the storage; what the database writes is aligned to it but for
+/// its first bytes.
+pub(super) const PAGE: usize = 4096;
+pub(super) type Page = [u8; PAGE];
+
+/// Pages that wait for the next sync are logged when they are this many, to bound memory.
+const MAX_WAITING: usize = 2048;
+/// A log is checkpointed when it is longer than this, in bytes.
+const CHECKPOINT_LEN: u64 = 16 << 20;
+
+const FILE: &str = "state.redb";
+const APPLIED: &str = "applied";
+
+/// The storage in a directory.
+pub(super) struct Storage {
+    directory: PathBuf,
+    boot: u64,
+    state: RwLock<State>,
+    checkpoint: Mutex<()>,
+}
+
+struct State {
+    file: File,
+    /// What a checkpoint is applying.
+    draining: Option<Layer>,
+    active: Layer,
+    /// Writes since the last append, in memory.
+    waiting: BTreeMap<u64, Box<Page>>,
+    /// The length of the storage, and whether the log knows it.
+    len: u64,
+    len_logged: bool,
+}
+
+/// A log with where its pages are.
+struct Layer {
+    log: Log,
+    pages: HashMap<u64, u64>,
+    /// The shortest that the storage was since this was begun: what is behind comes from no lower
+    /// layer.
+    floor: u64,
+    /// The length of the storage at its end.
+    len: u64,
+}
+
+impl Layer {
+    fn new(log: Log, len: u64) -> Self {
+        Self {
+            log,
+            pages: HashMap::new(),
+            floor: len,
+            len,
+        }
+    }
+
+    fn note(&mut self, logged: Logged) {
+        match logged {
+            Logged::Write(page, at) => {
+                self.pages.insert(page, at);
+            }
+            Logged::SetLen(len) => {
+                if len < self.len {
+                    self.pages
+                        .retain(|page, _| page.saturating_mul(PAGE as u64) < len);
+                }
+                self.floor = self.floor.min(len);
+                self.len = len;
+            }
+        }
+    }
+
+    fn covers(&self, page: u64) -> bool {
+        page.saturating_mul(PAGE as u64) >= self.floor
+    }
+}
+
+/// Where a page's content is.
+enum Place<'a> {
+    Memory(&'a Page),
+    File(&'a File, u64),
+    Nowhere,
+}
+
+fn damaged(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+impl Storage {
+    /// Opens or makes the storage in a directory. `boot` tells boots of the machine apart.
+    pub(super) fn open(directory: &Path, boot: u64) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let (applied, file_len) = read_applied(&directory.join(APPLIED))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        // Without an applied generation there may be no file yet.
+        let file = options
+            .create(applied == 0)
+            .open(directory.join(FILE))
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => damaged("the database's file is missing"),
+                _ => error,
+            })?;
+        let (draining, active) = open_logs(directory, applied, boot, file_len)?;
+        // A checkpoint that did not come to its end may have cut it to the floor of its log.
+        let floor = draining.as_ref().unwrap_or(&active).floor;
+        if file.metadata()?.len() < file_len.min(floor) {
+            return Err(damaged("the database's file is cut off"));
+        }
+        let mut state = State {
+            file,
+            len: active.len,
+            draining,
+            active,
+            waiting: BTreeMap::new(),
+            len_logged: true,
+        };
+        if applied == 0 && state.is_unborn()? {
+            let log = Log::create(&log_path(directory, 1), 1, 0, boot)?;
+            (state.draining, state.active, state.len) = (None, Layer::new(log, 0), 0);
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            boot,
+            state: RwLock::new(state),
+            checkpoint: Mutex::default(),
+        })
+    }
+
+    /// Whether the log has grown so long, or is so old, that it should be applied.
+    pub(super) fn wants_checkpoint(&self) -> bool {
+        let state = self.read_state();
+        let log = &state.active.log;
+        state.draining.is_some() || log.end > CHECKPOINT_LEN || !log.same_boot
+    }
+
+    /// Moves what is logged into the file.
+    pub(super) fn checkpoint(&self) -> io::Result<()> {
+        let _turn = self
+            .checkpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // One that an earlier checkpoint did not get done with.
+        let left = self.read_state().draining.is_some();
+        if left {
+            self.drain()?;
+        }
+        self.switch()?;
+        self.drain()
+    }
+
+    /// Has new writes go to a new log.
+    fn switch(&self) -> io::Result<()> {
+        let mut state = self.write_state();
+        state.append()?;
+        let generation = state.active.log.generation + 1;
+        let path = log_path(&self.directory, generation);
+        let log = Log::create(&path, generation, state.active.log.checksum, self.boot)?;
+        let next = Layer::new(log, state.len);
+        state.draining = Some(std::mem::replace(&mut state.active, next));
+        Ok(())
+    }
+
+    fn drain(&self) -> io::Result<()> {
+        let applied = self.apply()?;
+        write_applied(&self.directory.join(APPLIED), applied)?;
+        let drained = self.write_state().draining.take();
+        // Its generation does not count any more; this only gives its space back.
+        drained.map_or(Ok(()), |layer| layer.log.file.set_len(0))
+    }
+
+    /// Copies the draining log into the file; returns what is applied then. Readers find these
+    /// pages in the log meanwhile, writers write elsewhere.
+    fn apply(&self) -> io::Result<(u64, u64)> {
+        let (log, file, mut pages, floor, len, generation) = {
+            let state = self.read_state();
+            let Some(layer) = &state.draining else {
+                return Err(io::Error::other("there is no log to apply"));
+            };
+            let pages: Vec<_> = layer.pages.iter().map(|(page, at)| (*page, *at)).collect();
+            let (log, file) = (layer.log.file.try_clone()?, state.file.try_clone()?);
+            (
+                log,
+                file,
+                pages,
+                layer.floor,
+                layer.len,
+                layer.log.generation,
+            )
+        };
+        log.sync_data()?;
+        if file.metadata()?.len() > floor {
+            file.set_len(floor)?;
+        }
+        file.set_len(len)?;
+        pages.sort_unstable();
+        let mut content = [0; PAGE];
+        for (page, at) in pages {
+            log.read_exact_at(&mut content, at)?;
+            file.write_all_at(&content, page * PAGE as u64)?;
+        }
+        file.sync_all()?;
+        Ok((generation, len))
+    }
+
+    /// Drops what was written since the last sync.
+    pub(super) fn revert(&self) {
+        let mut state = self.write_state();
+        state.waiting.clear();
+        state.len = state.active.len;
+        state.len_logged = true;
+    }
+
+    fn read_state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_state(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The logs that count: the one that is being applied, if there are two, and the one to write.
+fn open_logs(
+    directory: &Path,
+    applied: u64,
+    boot: u64,
+    file_len: u64,
+) -> io::Result<(Option<Layer>, Layer)> {
+    let open = |generation, seed, len| {
+        let mut logged = Vec::new();
+        let path = log_path(directory, generation);
+        let log = Log::open(&path, generation, seed, boot, |entry| logged.push(entry))?;
+        Ok::<_, io::Error>(log.map(|log| {
+            let mut layer = Layer::new(log, len);
+            logged.into_iter().for_each(|entry| layer.note(entry));
+            layer
+        }))
+    };
+    let Some(first) = open(applied + 1, None, file_len)? else {
+        let path = log_path(directory, applied + 1);
+        let log = Log::create(&path, applied + 1, 0, boot)?;
+        return Ok((None, Layer::new(log, file_len)));
+    };
+    let second = open(applied + 2, Some(first.log.checksum), first.len)?;
+    Ok(match second {
+        Some(second) => (Some(first), second),
+        None => (None, first),
+    })
+}
+
+fn log_path(directory: &Path, generation: u64) -> PathBuf {
+    directory.join(format!("log-{}", generation % 2))
+}
+
+/// The last generation that is wholly in the file, and the length of the file then.
+fn read_applied(path: &Path) -> io::Result<(u64, u64)> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        Err(error) => return Err(error),
+    };
+    text.trim_end()
+        .split_once(' ')
+        .and_then(|(generation, len)| Some((generation.parse().ok()?, len.parse().ok()?)))
+        .ok_or_else(|| damaged("the note of what is applied is malformed"))
+}
+
+fn write_applied(path: &Path, (generation, len): (u64, u64)) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(format!("{generation} {len}\n").as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+impl State {
+    /// Whether the machine went down before the database had written its first page.
+    fn is_unborn(&self) -> io::Result<bool> {
+        let mut start = [0; 8];
+        if self.len >= start.len() as u64 {
+            self.read(0, &mut start)?;
+        }
+        Ok(start == [0; 8])
+    }
+
+    fn place(&self, page: u64) -> Place<'_> {
+        if let Some(content) = self.waiting.get(&page) {
+            return Place::Memory(content);
+        }
+        for layer in [Some(&self.active), self.draining.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            if let Some(at) = layer.pages.get(&page) {
+                return Place::File(&layer.log.file, *at);
+            }
+            if layer.covers(page) {
+                return Place::Nowhere;
+            }
+        }
+        Place::File(&self.file, page * PAGE as u64)
+    }
+
+    /// Reads from a page on, as much as fits.
+    fn read_page(&self, page: u64, start: usize, out: &mut [u8]) -> io::Result<()> {
+        match self.place(page) {
+            Place::Memory(content) => out.copy_from_slice(&content[start..start + out.len()]),
+            Place::Nowhere => out.fill(0),
+            Place::File(file, at) => read_or_zero(file, at + start as u64, out)?,
+        }
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+        if offset.saturating_add(out.len() as u64) > self.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut page = offset / PAGE as u64;
+        let mut start = (offset % PAGE as u64) as usize;
+        while !out.is_empty() {
+            let len = out.len().min(PAGE - start);
+            let (now, rest) = out.split_at_mut(len);
+            self.read_page(page, start, now)?;
+            (page, start, out) = (page + 1, 0, rest);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, mut data: &[u8]) -> io::Result<()> {
+        let mut page = offset / PAGE as u64;
+        let mut start = (offset % PAGE as u64) as usize;
+        while !data.is_empty() {
+            let len = data.len().min(PAGE - start);
+            let (now, rest) = data.split_at(len);
+            let mut content = Box::new([0; PAGE]);
+            if len < PAGE {
+                self.read_page(page, 0, &mut content[..])?;
+            }
+            content[start..start + len].copy_from_slice(now);
+            self.waiting.insert(page, content);
+            (page, start, data) = (page + 1, 0, rest);
+        }
+        if self.waiting.len() > MAX_WAITING {
+            self.append()?;
+        }
+        Ok(())
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        // In order with the writes before it.
+        self.append()?;
+        self.len = len;
+        self.len_logged = false;
+        self.append()
+    }
+
+    /// Logs what waits.
+    fn append(&mut self) -> io::Result<()> {
+        let length = (!self.len_logged).then_some(Entry::SetLen(self.len));
+        let writes = self
+            .waiting
+            .iter()
+            .map(|(page, content)| Entry::Write(*page, content));
+        let entries: Vec<_> = length.into_iter().chain(writes).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        for logged in self.active.log.append(&entries)? {
+            self.active.note(logged);
+        }
+        self.len_logged = true;
+        self.waiting.clear();
+        Ok(())
+    }
+}
+
+/// Reads from a file; what is behind its end is zero.
+fn read_or_zero(file: &File, mut at: u64, mut out: &mut [u8]) -> io::Result<()> {
+    while !out.is_empty() {
+        match file.read_at(out, at) {
+            Ok(0) => {
+                out.fill(0);
+                break;
+            }
+            Ok(len) => {
+                at += len as u64;
+                out = &mut out[len..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Storage({})", self.directory.display())
+    }
+}
+
+/// The storage as the database has it, shared with who checkpoints it.
+#[derive(Clone, Debug)]
+pub(super) struct Backend(pub(super) Arc<Storage>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.0.read_state().len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.0.read_state().read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.0.write_state().set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.0.write_state().append()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.0.write_state().write(offset, data)
+    }
+
+    fn close(&self) -> Result<(), io::Error> {
+        self.0.write_state().append()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! `weld build`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use weld_engine::{BuildInput, BuildRequest, BuildResponse, Engine, Entitlement, HostSession};
+
+use super::args::BuildArgs;
+use super::context::{Inputs, add_named};
+use super::report::Failure;
+use super::{offers, outputs, run, units};
+
+/// Builds and writes what the options ask for.
+pub(crate) async fn build(
+    engine: &Engine,
+    args: &BuildArgs,
+    cancel: CancellationToken,
+) -> Result<(), Failure> {
+    let prepared = prepare(args)?;
+    if prepared.request.exports.is_empty() && !args.progress.quiet {
+        eprintln!(
+            "WARNING: no output was asked for: the result stays in the cache only. \
+             Use --output (for example --output type=oci,dest=image.tar) or --push to get it out."
+        );
+    }
+    let response = run::build(engine, prepared.request, &args.progress, cancel).await?;
+    if let Some(path) = &args.iidfile {
+        write_file(path, response.image_id().unwrap_or_default().as_bytes())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        write_file(path, &metadata(&response))?;
+    }
+    if args.progress.quiet
+        && let Some(id) = response.image_id()
+    {
+        println!("{id}");
+    }
+    Ok(())
+}
+
+/// A request, and the temporary files that it reads from.
+pub(crate) struct Prepared {
+    pub(crate) request: BuildRequest,
+    _inputs: Inputs,
+}
+
+/// Turns options into a request.
+pub(crate) fn prepare(args: &BuildArgs) -> Result<Prepared, Failure> {
+    let mut attrs = attributes(args)?;
+    let mut session = HostSession::new();
+    let mut inputs = Inputs::default();
+    inputs.add_main(
+        &mut session,
+        &mut attrs,
+        &args.context,
+        args.file.as_deref(),
+    )?;
+    add_named(&mut session, &mut attrs, &args.build_contexts)?;
+    offers::add_secrets(&mut session, &args.secrets)?;
+    offers::add_ssh(&mut session, &args.ssh)?;
+    let mut exports = outputs::parse(&args.outputs, args.push, &args.tags)?;
+    for (key, value) in annotations(&args.annotations)? {
+        for export in &mut exports {
+            export.attrs.insert(key.clone(), value.clone());
+        }
+    }
+    let request = BuildRequest {
+        input: BuildInput::Dockerfile { attrs },
+        exports,
+        entitlements: entitlements(&args.allow)?,
+        session: session.into_session(),
+    };
+    Ok(Prepared {
+        request,
+        _inputs: inputs,
+    })
+}
+
+/// Reads `--allow`.
+pub(crate) fn entitlements(options: &[String]) -> Result<Vec<Entitlement>, Failure> {
+    options
+        .iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|error| Failure::usage(format!("--allow {error}")))
+        })
+        .collect()
+}
+
+/// The frontend's attributes, by the names that BuildKit's clients use.
+fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
+    let mut attrs = BTreeMap::new();
+    let mut set = |key: &str, value: &str| drop(attrs.insert(key.to_owned(), value.to_owned()));
+    if let Some(target) = &args.target {
+        set("target", target);
+    }
+    for text in &args.build_args {
+        match text.split_once('=') {
+            Some((key, value)) => set(&format!("build-arg:{key}"), value),
+            // As docker has it: a name alone passes the variable on if there is one.
+            None => {
+                if let Ok(value) = std::env::var(text) {
+                    set(&format!("build-arg:{text}"), &value);
+                }
+            }
+        }
+    }
+    if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH")
+        && !args
+            .build_args
+            .iter()
+            .any(|text| text.starts_with("SOURCE_DATE_EPOCH"))
+    {
+        set("build-arg:SOURCE_DATE_EPOCH", &epoch);
+    }
+    for text in &args.labels {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        if key.is_empty() {
+            return Err(Failure::usage(format!("--label {text:?}: needs KEY=VALUE")));
+        }
+        set(&format!("label:{key}"), value);
+    }
+    if !args.platforms.is_empty() {
+        set("platform", &args.platforms.join(","));
+    }
+    if args.no_cache {
+        set("no-cache", "");
+    } else if !args.no_cache_filter.is_empty() {
+        set("no-cache", &args.no_cache_filter.join(","));
+    }
+    if args.pull {
+        set("image-resolve-mode", "pull");
+    }
+    match args.network.as_str() {
+        "default" | "" => {}
+        mode @ ("none" | "host") => set("force-network-mode", mode),
+        other => {
+            return Err(Failure::usage(format!(
+                "--network {other:?}: known are default, none and host"
+            )));
+        }
+    }
+    if !args.add_hosts.is_empty() {
+        set("add-hosts", &hosts(&args.add_hosts)?);
+    }
+    if let Some(size) = &args.shm_size {
+        let bytes =
+            units::size(size).map_err(|error| Failure::usage(format!("--shm-size {error}")))?;
+        set("shm-size", &bytes.to_string());
+    }
+    if !args.ulimits.is_empty() {
+        set("ulimit", &ulimits(&args.ulimits)?);
+    }
+    if let Some(parent) = &args.cgroup_parent {
+        set("cgroup-parent", parent);
+    }
+    Ok(attrs)
+}
+
+fn hosts(options: &[String]) -> Result<String, Failure> {
+    let mut all = Vec::new();
+    for text in options {
+        let (name, address) = text
+            .split_once('=')
+            .or_else(|| text.split_once(':'))
+            .ok_or_else(|| Failure::usage(format!("--add-host {text:?}: needs HOST:IP")))?;
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        if address != "host-gateway" && address.parse::<std::net::IpAddr>().is_err() {
+            return Err(Failure::usage(format!(
+                "--add-host {text:?}: {address:?} is not an IP address"
+            )));
+        }
+        all.push(format!("{name}={address}"));
+    }
+    Ok(all.join(","))
+}
+
+fn ulimits(options: &[String]) -> Result<String, Failure> {
+    for text in options {
+        let well_formed = text.split_once('=').is_some_and(|(name, limits)| {
+            !name.is_empty()
+                && limits
+                    .splitn(2, ':')
+                    .all(|limit| limit.parse::<i64>().is_ok_and(|limit| limit >= -1))
+        });
+        if !well_formed {
+            return Err(Failure::usage(format!(
+                "--ulimit {text:?}: needs NAME=SOFT[:HARD], numbers or -1"
+            )));
+        }
+    }
+    Ok(options.join(","))
+}
+
+/// `--annotation [TYPE:]KEY=VALUE` as exporter attributes.
+fn annotations(options: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    options
+        .iter()
+        .map(|text| {
+            let (key, value) = text
+                .split_once('=')
+                .filter(|(key, _)| !key.is_empty())
+                .ok_or_else(|| Failure::usage(format!("--annotation {text:?}: needs KEY=VALUE")))?;
+            let known = [
+                "manifest",
+                "index",
+                "manifest-descriptor",
+                "index-descriptor",
+            ];
+            Ok(match key.split_once(':') {
+                Some((kind, key)) if known.contains(&kind) && kind != "manifest" => {
+                    (format!("annotation-{kind}.{key}"), value.to_owned())
+                }
+                Some(("manifest", key)) => (format!("annotation.{key}"), value.to_owned()),
+                _ => (format!("annotation.{key}"), value.to_owned()),
+            })
+        })
+        .collect()
+}
+
+/// What `--metadata-file` holds: the exporters' response, with descriptors as objects.
+pub(crate) fn metadata(response: &BuildResponse) -> Vec<u8> {
+    use base64::Engine as _;
+    let descriptor = |value: &str| -> Option<serde_json::Value> {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(value).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    };
+    let fields: serde_json::Map<String, serde_json::Value> = response
+        .attrs
+        .iter()
+        .map(|(key, value)| {
+            let parsed = if key.ends_with(".descriptor") { descriptor(value) } else { None };
+            (key.clone(), parsed.unwrap_or_else(|| json!(value)))
+        })
+        .collect();
+    let mut text = serde_json::to_vec_pretty(&fields).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// Writes a small file.
+pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, content).map_err(|error| Failure::file(path, &error))
+}

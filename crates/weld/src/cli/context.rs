@@ -1,0 +1,259 @@
+//! Where a build's files come from: the context, the Dockerfile and the named contexts.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use weld_engine::{HostSession, LayoutReference, SessionError, unpack_context};
+
+/// How much of standard input is read as a Dockerfile, in bytes.
+const STDIN_DOCKERFILE_LIMIT: u64 = 16 << 20;
+
+/// Why the files cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ContextError {
+    #[error("cannot read standard input: {0}")]
+    Stdin(std::io::Error),
+    #[error("context and Dockerfile cannot both be read from standard input")]
+    BothStdin,
+    #[error("standard input holds neither a tar archive nor a Dockerfile (it is empty)")]
+    EmptyStdin,
+    #[error("standard input holds a Dockerfile of more than {STDIN_DOCKERFILE_LIMIT} bytes")]
+    LongStdin,
+    #[error("cannot keep a temporary file: {0}")]
+    Temporary(std::io::Error),
+    #[error("cannot unpack the archive on standard input: {0}")]
+    Unpack(weld_engine::UnpackError),
+    #[error("context {path:?}: {reason}")]
+    NoDirectory { path: PathBuf, reason: String },
+    #[error("--build-context {0:?}: needs NAME=CONTEXT")]
+    NamedContext(String),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+/// What was set up for a build; temporary directories live as long as this does.
+#[derive(Debug, Default)]
+pub(crate) struct Inputs {
+    temporary: Vec<TempDir>,
+}
+
+impl Inputs {
+    /// Offers the main context and the Dockerfile, and tells the frontend where they are.
+    pub(crate) fn add_main(
+        &mut self,
+        session: &mut HostSession,
+        attrs: &mut BTreeMap<String, String>,
+        context: &str,
+        file: Option<&str>,
+    ) -> Result<(), ContextError> {
+        if context == "-" {
+            return self.add_stdin(session, attrs, file);
+        }
+        if is_remote(context) {
+            attrs.insert("context".into(), context.to_owned());
+            match file {
+                Some("-") => {
+                    let directory = self.stdin_dockerfile(std::io::stdin().lock())?;
+                    session.add_directory("dockerfile", &directory)?;
+                    attrs.insert("dockerfilekey".into(), "dockerfile".into());
+                }
+                Some(file) => drop(attrs.insert("filename".into(), file.to_owned())),
+                None => {}
+            }
+            return Ok(());
+        }
+        let context = Path::new(context);
+        directory(context)?;
+        session.add_directory("context", context)?;
+        match file {
+            Some("-") => {
+                let directory = self.stdin_dockerfile(std::io::stdin().lock())?;
+                session.add_directory("dockerfile", &directory)?;
+            }
+            Some(file) => {
+                let (parent, name) = split(Path::new(file));
+                directory(&parent)?;
+                session.add_directory("dockerfile", &parent)?;
+                attrs.insert("filename".into(), name);
+            }
+            None => session.add_directory("dockerfile", context)?,
+        }
+        Ok(())
+    }
+
+    fn add_stdin(
+        &mut self,
+        session: &mut HostSession,
+        attrs: &mut BTreeMap<String, String>,
+        file: Option<&str>,
+    ) -> Result<(), ContextError> {
+        if file == Some("-") {
+            return Err(ContextError::BothStdin);
+        }
+        let mut stdin = std::io::stdin();
+        let mut head = Vec::new();
+        stdin
+            .by_ref()
+            .take(1024)
+            .read_to_end(&mut head)
+            .map_err(ContextError::Stdin)?;
+        if head.is_empty() {
+            return Err(ContextError::EmptyStdin);
+        }
+        let is_archive = weld_engine::is_archive(&head);
+        let whole = head.as_slice().chain(stdin);
+        if !is_archive {
+            let dockerfile = self.stdin_dockerfile(whole)?;
+            let empty = self.temporary()?;
+            session.add_directory("context", &empty)?;
+            session.add_directory("dockerfile", &dockerfile)?;
+            return Ok(());
+        }
+        let unpacked = self.temporary()?;
+        unpack_context(whole, &unpacked).map_err(ContextError::Unpack)?;
+        session.add_directory("context", &unpacked)?;
+        session.add_directory("dockerfile", &unpacked)?;
+        if let Some(file) = file {
+            attrs.insert("filename".into(), file.to_owned());
+        }
+        Ok(())
+    }
+
+    fn stdin_dockerfile(&mut self, input: impl Read) -> Result<PathBuf, ContextError> {
+        let mut text = Vec::new();
+        input
+            .take(STDIN_DOCKERFILE_LIMIT + 1)
+            .read_to_end(&mut text)
+            .map_err(ContextError::Stdin)?;
+        if text.len() as u64 > STDIN_DOCKERFILE_LIMIT {
+            return Err(ContextError::LongStdin);
+        }
+        let directory = self.temporary()?;
+        std::fs::write(directory.join("Dockerfile"), text).map_err(ContextError::Temporary)?;
+        Ok(directory)
+    }
+
+    fn temporary(&mut self) -> Result<PathBuf, ContextError> {
+        let directory = tempfile::Builder::new()
+            .prefix("weld-context-")
+            .tempdir()
+            .map_err(ContextError::Temporary)?;
+        let path = directory.path().to_owned();
+        self.temporary.push(directory);
+        Ok(path)
+    }
+}
+
+/// Offers the named contexts of all `--build-context` options.
+pub(crate) fn add_named(
+    session: &mut HostSession,
+    attrs: &mut BTreeMap<String, String>,
+    options: &[String],
+) -> Result<(), ContextError> {
+    for text in options {
+        let (name, value) = text
+            .split_once('=')
+            .filter(|(name, value)| !name.is_empty() && !value.is_empty())
+            .ok_or_else(|| ContextError::NamedContext(text.clone()))?;
+        let value = if let Some(layout) = value.strip_prefix("oci-layout://") {
+            let (path, reference) = layout_reference(layout);
+            session.add_layout(name, &path, reference)?
+        } else if is_remote(value)
+            || value.starts_with("docker-image://")
+            || value.starts_with("target:")
+        {
+            value.to_owned()
+        } else {
+            let path = Path::new(value);
+            directory(path)?;
+            session.add_directory(name, path)?;
+            format!("local:{name}")
+        };
+        attrs.insert(format!("context:{}", name.to_lowercase()), value);
+    }
+    Ok(())
+}
+
+/// Splits `DIR:TAG`, `DIR@DIGEST` or `DIR`.
+fn layout_reference(text: &str) -> (PathBuf, LayoutReference) {
+    if let Some((path, digest)) = text.split_once('@') {
+        return (path.into(), LayoutReference::Digest(digest.to_owned()));
+    }
+    match text.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') && !Path::new(text).exists() => {
+            (path.into(), LayoutReference::Tag(tag.to_owned()))
+        }
+        _ => (text.into(), LayoutReference::Only),
+    }
+}
+
+fn is_remote(context: &str) -> bool {
+    [
+        "https://",
+        "http://",
+        "git://",
+        "ssh://",
+        "git@",
+        "github.com/",
+    ]
+    .iter()
+    .any(|prefix| context.starts_with(prefix))
+}
+
+fn directory(path: &Path) -> Result<(), ContextError> {
+    let no = |reason: String| ContextError::NoDirectory {
+        path: path.to_owned(),
+        reason,
+    };
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(no("not a directory".into())),
+        Err(error) => Err(no(error.to_string())),
+    }
+}
+
+/// The directory of a file and its name in it.
+fn split(file: &Path) -> (PathBuf, String) {
+    let parent = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let name = file.file_name().map_or_else(
+        || "Dockerfile".into(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    (parent, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_is_named_by_tag_by_digest_or_alone() {
+        let tag = |tag: &str| LayoutReference::Tag(tag.into());
+        for (text, path, reference) in [
+            ("./base:1.2", "./base", tag("1.2")),
+            ("/a/b", "/a/b", LayoutReference::Only),
+            ("/a:b/c", "/a:b/c", LayoutReference::Only),
+            (
+                "base@sha256:00",
+                "base",
+                LayoutReference::Digest("sha256:00".into()),
+            ),
+        ] {
+            assert_eq!(layout_reference(text), (path.into(), reference), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_split_into_its_place_and_name() {
+        assert_eq!(
+            split(Path::new("Dockerfile.dev")),
+            (".".into(), "Dockerfile.dev".into())
+        );
+        assert_eq!(split(Path::new("../a/D")), ("../a".into(), "D".into()));
+    }
+}

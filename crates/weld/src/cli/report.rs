@@ -1,0 +1,123 @@
+//! How failures and warnings are told to a person.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use weld_engine::{BuildError, OpenError};
+use weld_progress::{FailedStep, Mode, Outcome};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Usage(String),
+    #[error("{path}: {reason}")]
+    File { path: PathBuf, reason: String },
+    #[error("cannot read standard input: {0}")]
+    Stdin(std::io::Error),
+    #[error("{0}")]
+    Config(#[from] weld_engine::ConfigError),
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    #[error("{0}")]
+    Store(#[from] weld_engine::StoreError),
+    #[error("{0}")]
+    Definition(#[from] weld_engine::DefinitionError),
+    #[error("{error}")]
+    Build {
+        error: BuildError,
+        steps: Vec<FailedStep>,
+    },
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
+    }
+
+    pub(crate) fn file(path: &Path, error: &std::io::Error) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// Errors of the command line itself.
+macro_rules! usage_errors {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::Usage(error.to_string())
+            }
+        })*
+    };
+}
+
+usage_errors!(
+    super::context::ContextError,
+    super::offers::OfferError,
+    super::outputs::OutputError,
+    super::units::UnitError
+);
+
+/// Tells a failure on standard error; returns the exit code.
+pub(crate) fn failure(failure: &Failure) -> ExitCode {
+    let (red, plain) = if std::io::stderr().is_terminal() {
+        ("\x1b[31m", "\x1b[0m")
+    } else {
+        ("", "")
+    };
+    if let Failure::Build { error, steps } = failure {
+        for step in steps.iter().filter(|step| !step.output.is_empty()) {
+            eprintln!("------\n > {}:", step.name);
+            for line in &step.output {
+                eprintln!("{line}");
+            }
+            eprintln!("------");
+        }
+        if let Some(excerpt) = error.source_excerpt() {
+            eprint!("{excerpt}");
+        }
+    }
+    eprintln!("{red}ERROR:{plain} {failure}");
+    if let Some(hint) = hint(failure) {
+        eprintln!("{hint}");
+    }
+    match failure {
+        Failure::Build { error, .. } if error.is_cancelled() => ExitCode::from(130),
+        Failure::Usage(_) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn hint(failure: &Failure) -> Option<String> {
+    match failure {
+        Failure::Build { error, .. } => error.hint(),
+        Failure::Open(error) => error.hint(),
+        _ => None,
+    }
+}
+
+/// Tells what the linter and others warned of.
+pub(crate) fn warnings(outcome: &Outcome, mode: Mode) {
+    if mode == Mode::Quiet || outcome.warnings.is_empty() {
+        return;
+    }
+    let count = outcome.warnings.len();
+    eprintln!(
+        "\n {count} warning{} found:",
+        if count == 1 { "" } else { "s" }
+    );
+    for warning in &outcome.warnings {
+        let location = if warning.location.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", warning.location)
+        };
+        eprintln!(" - {}{location}", String::from_utf8_lossy(&warning.short));
+    }
+}

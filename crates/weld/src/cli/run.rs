@@ -1,0 +1,40 @@
+//! Running one build with its progress shown.
+
+use tokio_util::sync::CancellationToken;
+use weld_engine::{BuildRequest, BuildResponse, Engine};
+use weld_progress::{Display, Mode, Outcome};
+
+use super::args::ProgressArgs;
+use super::report::{self, Failure};
+
+/// Builds, and shows progress on standard error until the build has ended.
+pub(crate) async fn build(
+    engine: &Engine,
+    request: BuildRequest,
+    progress: &ProgressArgs,
+    cancel: CancellationToken,
+) -> Result<BuildResponse, Failure> {
+    let mode = if progress.quiet {
+        Mode::Quiet
+    } else {
+        progress.progress
+    };
+    let (sender, receiver) = weld_progress::channel();
+    let display = tokio::spawn(Display::new(mode).run(receiver));
+    let result = engine.build(request, sender, cancel).await;
+    // The display ends when the engine has dropped its sender; a panic in it costs the summary only.
+    let outcome = display.await.unwrap_or_default();
+    if mode != Mode::RawJson {
+        report::warnings(&outcome, mode);
+    }
+    result.map_err(|error| failure(error, outcome, mode))
+}
+
+fn failure(error: weld_engine::BuildError, outcome: Outcome, mode: Mode) -> Failure {
+    let steps = if mode == Mode::RawJson {
+        Vec::new()
+    } else {
+        outcome.failed
+    };
+    Failure::Build { error, steps }
+}

@@ -1,0 +1,107 @@
+//! `weld solve` and `weld debug`.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use tokio_util::sync::CancellationToken;
+use weld_engine::{BuildInput, BuildRequest, Definition, Engine, HostSession, LayoutReference};
+
+use super::args::SolveArgs;
+use super::build::{entitlements, metadata, write_file};
+use super::report::Failure;
+use super::{offers, outputs, run};
+
+/// How large a definition may be, in bytes.
+const DEFINITION_LIMIT: u64 = 1 << 30;
+
+/// Builds a definition that is read from standard input.
+pub(crate) async fn solve(
+    engine: &Engine,
+    args: &SolveArgs,
+    cancel: CancellationToken,
+) -> Result<(), Failure> {
+    let mut session = HostSession::new();
+    for text in &args.locals {
+        let (name, path) = named(text, "--local")?;
+        session
+            .add_directory(name, Path::new(path))
+            .map_err(|error| Failure::usage(error.to_string()))?;
+    }
+    for text in &args.layouts {
+        let (name, path) = named(text, "--oci-layout")?;
+        session
+            .add_layout(name, Path::new(path), LayoutReference::Any)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+    }
+    offers::add_secrets(&mut session, &args.secrets)?;
+    offers::add_ssh(&mut session, &args.ssh)?;
+    let exports = outputs::parse(&args.outputs, false, &[])?;
+    let definition = read(None)?;
+    let request = BuildRequest {
+        input: BuildInput::Definition {
+            definition,
+            no_cache: args.no_cache,
+        },
+        exports,
+        entitlements: entitlements(&args.allow)?,
+        session: session.into_session(),
+    };
+    let response = run::build(engine, request, &args.progress, cancel).await?;
+    if let Some(path) = &args.metadata_file {
+        write_file(path, &metadata(&response))?;
+    }
+    Ok(())
+}
+
+/// Prints a definition as JSON, an object a line, or as a graph.
+pub(crate) fn dump(file: Option<&Path>, dot: bool) -> Result<(), Failure> {
+    let definition = read(file)?;
+    let text = if dot {
+        definition.to_dot()
+    } else {
+        definition.to_json_lines()
+    };
+    write_stdout(text.as_bytes())
+}
+
+/// Writes to standard output; a reader that went away is not an error.
+pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::file(Path::new("standard output"), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn named<'a>(text: &'a str, option: &str) -> Result<(&'a str, &'a str), Failure> {
+    text.split_once('=')
+        .ok_or_else(|| Failure::usage(format!("{option} {text:?}: needs NAME=DIR")))
+}
+
+fn read(file: Option<&Path>) -> Result<Definition, Failure> {
+    let mut bytes = Vec::new();
+    match file {
+        Some(path) => {
+            let opened = std::fs::File::open(path).map_err(|error| Failure::file(path, &error))?;
+            opened
+                .take(DEFINITION_LIMIT + 1)
+                .read_to_end(&mut bytes)
+                .map_err(|error| Failure::file(path, &error))?
+        }
+        None => {
+            let stdin = std::io::stdin().lock();
+            stdin
+                .take(DEFINITION_LIMIT + 1)
+                .read_to_end(&mut bytes)
+                .map_err(Failure::Stdin)?
+        }
+    };
+    if bytes.len() as u64 > DEFINITION_LIMIT {
+        return Err(Failure::usage(format!(
+            "the definition is larger than {DEFINITION_LIMIT} bytes"
+        )));
+    }
+    Ok(Definition::decode(&bytes)?)
+}

@@ -1,0 +1,110 @@
+//! What is built once is not built again, and what changed is.
+
+mod support;
+
+use support::Bed;
+
+const DOCKERFILE: &str = "FROM base\nCOPY a /a\nRUN cat /a > /b\nCOPY c /c\nRUN cat /b /c > /out\n";
+
+#[test]
+fn the_second_build_is_all_cached_and_gives_the_same_image() {
+    let bed = Bed::new();
+    bed.file("a", "a").file("c", "c").dockerfile(DOCKERFILE);
+    let build = || {
+        bed.build(&["--output", "type=oci,dest=image.tar", "--iidfile", "id"])
+            .ok();
+        (
+            std::fs::read_to_string(bed.path("id")).unwrap(),
+            std::fs::read(bed.path("image.tar")).unwrap(),
+        )
+    };
+    let first = build();
+    assert!(first.0.starts_with("sha256:"), "{}", first.0);
+    let again = bed.build(&["--output", "type=oci,dest=image.tar"]).ok();
+    assert!(again.cached_steps() >= 4, "{}", again.stderr);
+    let second = build();
+    assert!(first == second, "the same input gave another image");
+}
+
+#[test]
+fn only_what_depends_on_a_change_runs() {
+    let bed = Bed::new();
+    bed.file("a", "a").file("c", "c").dockerfile(DOCKERFILE);
+    bed.build(&[]).ok();
+    bed.file("c", "changed");
+    let out = bed.build(&["--output", "out"]).ok();
+    assert_eq!(
+        std::fs::read_to_string(bed.path("out/out")).unwrap(),
+        "achanged"
+    );
+    let cached: Vec<_> = out
+        .stderr
+        .lines()
+        .filter(|line| line.ends_with(" CACHED"))
+        .collect();
+    assert!(out.stderr.contains("RUN cat /b /c"), "{}", out.stderr);
+    assert!(cached.len() >= 2, "{}", out.stderr);
+    // Touching a file changes nothing: its content is what counts.
+    let now = std::time::SystemTime::now();
+    std::fs::File::open(bed.context().join("a"))
+        .unwrap()
+        .set_modified(now)
+        .unwrap();
+    let touched = bed.build(&[]).ok();
+    assert!(touched.cached_steps() >= 4, "{}", touched.stderr);
+}
+
+#[test]
+fn a_changed_step_before_equal_content_does_not_rerun_what_follows() {
+    let bed = Bed::new();
+    bed.dockerfile(
+        "FROM base AS a\nRUN echo 1 > /x\nFROM base\nCOPY --from=a /x /x\nRUN cat /proc/sys/kernel/random/uuid > /out\n",
+    );
+    let out = bed.build_files(&[]);
+    let first = std::fs::read_to_string(out.join("out")).unwrap();
+    bed.dockerfile("FROM base AS a\nRUN echo 1 > /x; true\nFROM base\nCOPY --from=a /x /x\nRUN cat /proc/sys/kernel/random/uuid > /out\n");
+    let out = bed.build_files(&[]);
+    assert_eq!(std::fs::read_to_string(out.join("out")).unwrap(), first);
+}
+
+#[test]
+fn no_cache_runs_everything_or_what_is_named() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base AS a\nRUN cat /proc/sys/kernel/random/uuid > /a\nFROM base AS b\nCOPY --from=a /a /a\nRUN cat /proc/sys/kernel/random/uuid > /b\n");
+    let read = |arguments: &[&str]| {
+        let out = bed.build_files(arguments);
+        ["a", "b"].map(|name| std::fs::read_to_string(out.join(name)).unwrap())
+    };
+    let [a, b] = read(&[]);
+    assert_eq!(read(&[]), [a.clone(), b.clone()]);
+    let [a2, b2] = read(&["--no-cache-filter", "b"]);
+    assert!(a2 == a && b2 != b);
+    let [a3, b3] = read(&["--no-cache"]);
+    assert!(a3 != a2 && b3 != b2);
+}
+
+#[test]
+fn usage_is_listed_and_pruned() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN --mount=type=cache,target=/c echo x > /c/x; head -c 3000000 /dev/zero > /big\n");
+    bed.build(&[]).ok();
+    let usage = bed.run(&["du"]).ok();
+    assert!(
+        usage.stdout.contains("exec.cachemount") || usage.stdout.contains("Total:"),
+        "{}",
+        usage.stdout
+    );
+    let filtered = bed
+        .run(&["du", "--filter", "type==exec.cachemount", "--json"])
+        .ok();
+    assert!(
+        filtered.stdout.contains("exec.cachemount"),
+        "{}",
+        filtered.stdout
+    );
+    bed.run(&["prune", "--all"]).ok();
+    let empty = bed.run(&["du", "--json"]).ok();
+    assert_eq!(empty.stdout.lines().next(), Some("[]"), "{}", empty.stdout);
+    let again = bed.build(&[]).ok();
+    assert_eq!(again.stderr.matches("RUN --mount=type=cache").count(), 1);
+}

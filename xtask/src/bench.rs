@@ -1,0 +1,40 @@
+//! `cargo xtask bench`: prints one JSON object a line for each workload.
+
+mod end_to_end;
+mod inputs;
+mod measure;
+
+use clap::{Args, Subcommand};
+
+/// `cargo xtask bench`.
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Builds through the release binary, with a registry on loopback; needs root.
+    EndToEnd(end_to_end::EndToEndArgs),
+    /// The solver's workloads, at three sizes each.
+    Solver,
+}
+
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    match &args.what {
+        What::EndToEnd(args) => end_to_end::run(args),
+        What::Solver => crate::process::run(crate::process::cargo().args([
+            "run",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--package",
+            "weld-solver",
+            "--features",
+            "bench",
+            "--example",
+            "bench",
+        ])),
+    }
+}
