@@ -106,7 +106,7 @@ fn seen(layers: &Layers, start: &Path, options: &WalkOptions) -> Vec<(PathBuf, u
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
 
     #[test]
     fn layers_show_what_an_overlay_shows(stack in prop::collection::vec(layer(), 2..5)) {

@@ -9,6 +9,8 @@ use crate::digest::to_solver;
 use crate::exec::Exec;
 use crate::file::File;
 use crate::merge::{Diff, Merge};
+use crate::source::git::Git;
+use crate::source::http::Http;
 use crate::source::image::{Image, Wanted};
 use crate::source::local::Local;
 use crate::{Tree, Worker};
@@ -91,6 +93,19 @@ fn output(vertex: usize, index: usize) -> Result<Output, ResolveError> {
     })
 }
 
+fn unsupported_git(git: &weld_llb::GitSource) -> Option<&'static str> {
+    if git.signature.is_some() {
+        return Some("verification of a commit's signature");
+    }
+    if git.bundle.is_some() || git.checkout_bundle {
+        return Some("a git bundle");
+    }
+    match git.mtime.as_deref() {
+        None | Some("checkout" | "commit") => None,
+        Some(_) => Some("git.mtime other than checkout and commit"),
+    }
+}
+
 fn operation(
     worker: &Arc<Worker>,
     vertex: &Vertex,
@@ -143,6 +158,16 @@ fn operation(
             Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
                 return unsupported("a blob as a source");
             }
+            Source::Git(git) => match unsupported_git(git) {
+                Some(what) => return unsupported(what),
+                None => Arc::new(Git::new(worker, git.clone(), description)),
+            },
+            Source::Http(http) => {
+                if http.signature_public_key.is_some() || http.signature.is_some() {
+                    return unsupported("verification of a file's signature");
+                }
+                Arc::new(Http::new(worker, http.clone(), description))
+            }
             Source::Local(local) => Arc::new(Local {
                 worker,
                 source: local.clone(),
@@ -152,8 +177,6 @@ fn operation(
                     .unwrap_or_else(|| local.name.clone()),
                 synced: OnceLock::new(),
             }),
-            Source::Git(_) => return unsupported("git"),
-            Source::Http(_) => return unsupported("http"),
         },
         LlbOp::File(op) => Arc::new(File {
             worker,

@@ -7,6 +7,7 @@ use weld_source::registry::{Credentials, Registry};
 use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
+use crate::source::Outside;
 use crate::source::image::Resolutions;
 use crate::source::local::Trees;
 
@@ -26,6 +27,7 @@ pub struct Worker {
     /// Where bare repositories are kept between fetches.
     pub repositories: PathBuf,
     pub(crate) resolutions: Resolutions,
+    pub(crate) outside: Outside,
     pub(crate) sources: Trees,
 }
 
@@ -41,6 +43,7 @@ impl Worker {
             platform: Platform::host(),
             repositories,
             resolutions: Resolutions::default(),
+            outside: Outside::default(),
             sources: Trees::default(),
         }
     }

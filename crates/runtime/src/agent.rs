@@ -38,6 +38,14 @@ impl AgentConnector {
         })
     }
 
+    /// Forwards the connections of a socket outside of any sandbox to the agent, until dropped.
+    ///
+    /// # Errors
+    /// If the socket cannot be listened at.
+    pub async fn serve(self, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
+        forward(listener, self).await
+    }
+
     pub(crate) fn connect(&self) -> Connecting {
         (self.0)()
     }

@@ -89,6 +89,11 @@ impl Registry {
         self.directory.path().join("storage")
     }
 
+    /// What it wrote of the requests that it got.
+    pub fn log(&self) -> std::path::PathBuf {
+        self.directory.path().join("log")
+    }
+
     /// Copies the image of an OCI layout into it with `skopeo`.
     ///
     /// # Errors

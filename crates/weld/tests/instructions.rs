@@ -24,7 +24,10 @@ EOF
 "#,
         "out",
     );
-    assert_eq!(text, "shell 2\nexec\nheredoc\nsecond line\ndata /root\nraw $HOME\n");
+    assert_eq!(
+        text,
+        "shell 2\nexec\nheredoc\nsecond line\ndata /root\nraw $HOME\n"
+    );
 }
 
 #[test]

@@ -197,7 +197,7 @@ impl Drop for Overlay {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 300, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 80, max_shrink_iters: 300, ..Default::default() })]
 
     #[test]
     fn layers_become_what_an_overlay_becomes(

@@ -12,6 +12,7 @@ use super::{
     },
     io::{EdgeId, JobId, Reply, RootId, TaskId, Ticket},
     jobset::JobSet,
+    rank::AskingSearch,
     table::mix,
 };
 use crate::{CacheSourceId, Definition, Digest, Failure, MergePolicy, TraceEvent, VertexDef};
@@ -30,7 +31,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         let (slot, id) = (state.slot, state.id.clone());
         let domain = state.domain;
-        let loaded = self.create(definition, domain);
+        let Some(loaded) = self.create(definition, domain, &[]) else {
+            return;
+        };
         self.own_edge(loaded.root);
         self.jobs[job].roots.push(loaded.root);
         self.share(loaded.root, JobSet::one(slot), JobSet::one(slot));
@@ -49,16 +52,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return self.reply(ticket, Err(Failure::Cancelled));
         };
         let domain = self.vertices[parent].domain.as_deref().copied();
-        let loaded = self.create(definition, domain);
-        let found = self.find(loaded.root);
-        let vertex = self.edges[found].vertex;
-        if self.waits_for(vertex, parent) || self.waits_for(vertex, actor) {
-            self.own_edge(loaded.root);
-            self.release_edge(loaded.root);
+        let asking = if actor == parent {
+            &[parent][..]
+        } else {
+            &[parent, actor]
+        };
+        let Some(loaded) = self.create(definition, domain, asking) else {
             let vertex = &self.vertices[parent];
             let (vertex, name) = (vertex.digest, vertex.label.name.clone());
             return self.reply(ticket, Err(Failure::SubBuildCycle { vertex, name }));
-        }
+        };
         self.adopt(parent, loaded.root);
         let (interested, listeners) = (self.interested_in(parent), self.listeners_of(parent));
         self.share(loaded.root, interested, listeners);
@@ -94,7 +97,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// Finds or creates everything that the root is made of. New edges are owned by their dependents; the root is owned by nobody yet.
-    fn create(&mut self, definition: Definition<O>, domain: Option<Digest>) -> Loaded {
+    ///
+    /// For a build that operations ask for, `None` where one of its vertices is, or waits for, one of those that ask.
+    fn create(
+        &mut self,
+        definition: Definition<O>,
+        domain: Option<Digest>,
+        asking: &[VertexId],
+    ) -> Option<Loaded> {
         let (vertices, root) = definition.into_parts();
         let mut needed = vec![false; vertices.len()];
         needed[root.vertex as usize] = true;
@@ -107,17 +117,38 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         let mut ids = vec![VertexId::NIL; vertices.len()];
         let (mut count, mut created) = (0, 0);
+        let mut search = AskingSearch::new(asking);
         for (at, def) in vertices.into_iter().enumerate() {
             if !needed[at] {
                 continue;
             }
             count += 1;
+            if asking
+                .iter()
+                .any(|asking| self.vertices[*asking].digest == def.digest)
+            {
+                return None;
+            }
             let inputs: SmallVec<[EdgeId; 4]> = def
                 .inputs
                 .iter()
                 .map(|input| self.edge_of(ids[input.vertex as usize], input.index))
                 .collect();
-            ids[at] = match self.find_live(&def, domain.as_ref(), &inputs) {
+            let live = self.live_twins(&def, domain.as_ref(), &inputs);
+            let mut shared = live.first().copied();
+            if !asking.is_empty() {
+                if live
+                    .iter()
+                    .any(|live| search.is_made_of_asking(self, *live))
+                {
+                    return None;
+                }
+                // Where its edge was merged with one that waits for those that ask, the build gets a vertex of its own.
+                shared = live
+                    .into_iter()
+                    .find(|live| !search.waits_for_asking(self, *live));
+            }
+            ids[at] = match shared {
                 Some(vertex) => self.join(vertex, def),
                 None => {
                     created += 1;
@@ -126,21 +157,21 @@ impl<O: Clone, V: Clone> Core<O, V> {
             };
         }
         let root = self.edge_of(ids[root.vertex as usize], root.index);
-        Loaded {
+        Some(Loaded {
             root,
             vertices: count,
             created,
-        }
+        })
     }
 
-    /// A live vertex that the definition's may share: same digest, domain, policy and inputs. An ignore-cache vertex shares only with its
-    /// like; a normal one prefers an ignore-cache one, whose result is newer.
-    fn find_live(
+    /// Live vertices that the definition's may share, the best one first: same digest, domain, policy and inputs. An ignore-cache vertex
+    /// shares only with its like; a normal one prefers an ignore-cache one, whose result is newer.
+    fn live_twins(
         &self,
         def: &VertexDef<O>,
         domain: Option<&Digest>,
         inputs: &[EdgeId],
-    ) -> Option<VertexId> {
+    ) -> SmallVec<[VertexId; 2]> {
         let matches = |id: &VertexId| {
             let vertex = &self.vertices[*id];
             vertex.digest == def.digest
@@ -155,11 +186,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     .zip(inputs)
                     .all(|(slot, input)| slot.declared == *input)
         };
-        self.live
-            .iter_hash(live_hash(&def.digest, domain))
-            .copied()
-            .filter(matches)
-            .min_by_key(|id| (!self.vertices[*id].ignore_cache, self.vertices[*id].seq))
+        let hash = live_hash(&def.digest, domain);
+        let mut twins: SmallVec<[VertexId; 2]> =
+            self.live.iter_hash(hash).copied().filter(matches).collect();
+        twins.sort_by_key(|id| (!self.vertices[*id].ignore_cache, self.vertices[*id].seq));
+        twins
     }
 
     /// Adds what a further definition says of a live vertex.

@@ -3,6 +3,7 @@
 //! A run is determined by its seed. A failing run is shrunk to a short schedule that still breaks the same invariant. That the
 //! simulator finds mistakes is proven with mistakes that are built in ([`Fault`]).
 
+mod act;
 mod model;
 mod rng;
 mod step;

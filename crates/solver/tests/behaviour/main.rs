@@ -2,6 +2,11 @@
 //!
 //! Names in brackets are the catalogue's rows.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are not recognised as tests"
+)]
+
 mod basics;
 mod caching;
 mod cancelling;

@@ -78,7 +78,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  \
+#[command(args_override_self = true, after_help = "Examples:\n  \
     weld build .\n  \
     weld build -t app:1 --output type=oci,dest=app.tar .\n  \
     weld build --build-context base=oci-layout://./base:latest --target test .\n  \

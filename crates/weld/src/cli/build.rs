@@ -224,14 +224,20 @@ fn annotations(options: &[String]) -> Result<Vec<(String, String)>, Failure> {
 pub(crate) fn metadata(response: &BuildResponse) -> Vec<u8> {
     use base64::Engine as _;
     let descriptor = |value: &str| -> Option<serde_json::Value> {
-        let bytes = base64::engine::general_purpose::STANDARD.decode(value).ok()?;
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(value)
+            .ok()?;
         serde_json::from_slice(&bytes).ok()
     };
     let fields: serde_json::Map<String, serde_json::Value> = response
         .attrs
         .iter()
         .map(|(key, value)| {
-            let parsed = if key.ends_with(".descriptor") { descriptor(value) } else { None };
+            let parsed = if key.ends_with(".descriptor") {
+                descriptor(value)
+            } else {
+                None
+            };
             (key.clone(), parsed.unwrap_or_else(|| json!(value)))
         })
         .collect();

@@ -8,29 +8,29 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// A place to build in; removed when dropped.
-pub struct Bed {
+pub(crate) struct Bed {
     directory: TempDir,
 }
 
 /// How a command ended, with what it wrote.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
     /// Asserts success.
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
         self
     }
 
     /// Asserts a failure that is told, and not by a panic.
     #[track_caller]
-    pub fn fails(self, parts: &[&str]) -> Self {
+    pub(crate) fn fails(self, parts: &[&str]) -> Self {
         assert!(self.code.is_some_and(|code| code != 0), "{self:?}");
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
         for part in parts {
@@ -44,7 +44,7 @@ impl Ended {
     }
 
     /// How many steps came from the cache.
-    pub fn cached_steps(&self) -> usize {
+    pub(crate) fn cached_steps(&self) -> usize {
         self.stderr
             .lines()
             .filter(|line| line.starts_with('#') && line.ends_with(" CACHED"))
@@ -53,7 +53,7 @@ impl Ended {
 }
 
 /// The base image that all tests share, as an OCI layout.
-pub fn base_layout() -> &'static Path {
+pub(crate) fn base_layout() -> &'static Path {
     static LAYOUT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = LAYOUT.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
@@ -66,24 +66,24 @@ pub fn base_layout() -> &'static Path {
 }
 
 impl Bed {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("context")).unwrap();
         Self { directory }
     }
 
     /// A path in the bed.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// The build context.
-    pub fn context(&self) -> PathBuf {
+    pub(crate) fn context(&self) -> PathBuf {
         self.path("context")
     }
 
     /// Writes a file of the context.
-    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
         let path = self.context().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
@@ -91,12 +91,12 @@ impl Bed {
     }
 
     /// Writes the context's Dockerfile.
-    pub fn dockerfile(&self, text: &str) -> &Self {
+    pub(crate) fn dockerfile(&self, text: &str) -> &Self {
         self.file("Dockerfile", text)
     }
 
     /// The command, with nothing of the environment that could change what it does.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weld"));
         command
             .env_clear()
@@ -109,12 +109,12 @@ impl Bed {
     }
 
     /// Runs the command to its end.
-    pub fn run(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
         ended(self.command().args(arguments).output().unwrap())
     }
 
     /// `weld build` of the context with the base image, plain progress, and more arguments.
-    pub fn build(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn build(&self, arguments: &[&str]) -> Ended {
         let base = format!("base=oci-layout://{}:latest", base_layout().display());
         let context = self.context();
         let mut all = vec!["build", "--progress", "plain", "--build-context", &base];
@@ -125,7 +125,7 @@ impl Bed {
     }
 
     /// Builds into a directory and returns it.
-    pub fn build_files(&self, arguments: &[&str]) -> PathBuf {
+    pub(crate) fn build_files(&self, arguments: &[&str]) -> PathBuf {
         let out = self.path("out");
         let output = format!("type=local,dest={}", out.display());
         let mut all = vec!["--output", &output];
@@ -135,7 +135,7 @@ impl Bed {
     }
 
     /// Builds a Dockerfile into a directory and returns what one of its files holds.
-    pub fn built(&self, dockerfile: &str, file: &str) -> String {
+    pub(crate) fn built(&self, dockerfile: &str, file: &str) -> String {
         self.dockerfile(dockerfile);
         // What an earlier build left there is not an answer.
         let _ = std::fs::remove_dir_all(self.path("out"));
@@ -144,7 +144,7 @@ impl Bed {
     }
 
     /// Runs another program in the bed and returns its output.
-    pub fn tool(&self, program: &str, arguments: &[&str]) -> String {
+    pub(crate) fn tool(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new(program)
             .args(arguments)
             .current_dir(self.directory.path())
@@ -155,7 +155,7 @@ impl Bed {
     }
 }
 
-pub fn ended(output: Output) -> Ended {
+pub(crate) fn ended(output: Output) -> Ended {
     Ended {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

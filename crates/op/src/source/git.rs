@@ -1,0 +1,267 @@
+//! Commits of git repositories as trees.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tokio_util::task::AbortOnDropHandle;
+use weld_digest::FieldHasher;
+use weld_llb::GitSource as Wanted;
+use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
+use weld_source::git::{GitAuth, GitSpec, GitUrl, MtimePolicy, ResolvedCommit};
+use weld_store::snapshot::SnapshotError;
+use weld_store::{NewUsage, RecordType};
+
+use super::secrets;
+use crate::blocking::blocking;
+use crate::digest::to_solver;
+use crate::reporting::reporting;
+use crate::session;
+use crate::{Tree, Worker};
+
+/// Why a commit does not become a tree, other than what git says.
+#[derive(Debug, thiserror::Error)]
+enum CheckoutError {
+    #[error("ssh agent {0}: not found: offer it with --ssh {0}")]
+    NoAgent(String),
+    #[error("ssh agent {id}: cannot forward it: {source}")]
+    Agent { id: String, source: io::Error },
+    #[error("cannot keep a checkout of {name}: {source}")]
+    Snapshot {
+        name: String,
+        source: Box<SnapshotError>,
+    },
+}
+
+/// A commit as a vertex.
+pub(crate) struct Git {
+    worker: Arc<Worker>,
+    wanted: Wanted,
+    description: String,
+    /// What the reference stands for, once it was asked.
+    resolved: Mutex<Option<ResolvedCommit>>,
+}
+
+/// What is asked of the remote, and what must live as long as it is asked.
+struct Access {
+    spec: GitSpec,
+    _agent: Option<ForwardedAgent>,
+}
+
+/// A socket that leads to a client's agent, for this process's user only.
+struct ForwardedAgent {
+    socket: PathBuf,
+    _directory: tempfile::TempDir,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Git {
+    pub(crate) fn new(worker: Arc<Worker>, wanted: Wanted, description: String) -> Self {
+        Self {
+            worker,
+            wanted,
+            description,
+            resolved: Mutex::default(),
+        }
+    }
+
+    /// What is wanted, with nobody to be.
+    fn spec(&self) -> GitSpec {
+        let wanted = &self.wanted;
+        let remote = wanted.url.as_ref().unwrap_or(&wanted.id);
+        GitSpec {
+            remote: match GitUrl::is_meant(remote) {
+                true => remote.clone(),
+                false => format!("https://{remote}"),
+            },
+            reference: wanted.reference.clone(),
+            subdir: wanted.subdir.clone(),
+            checksum: wanted.checksum.clone(),
+            keep_git_dir: wanted.keep_git_dir,
+            skip_submodules: wanted.skip_submodules,
+            fetch_by_commit: wanted.fetch_by_commit,
+            mtime: match wanted.mtime.as_deref() {
+                Some("commit") => MtimePolicy::Commit,
+                _ => MtimePolicy::Checkout,
+            },
+            auth: GitAuth::default(),
+        }
+    }
+
+    async fn access(&self, ctx: &OpContext<Tree>) -> Result<Access, OpError> {
+        let mut spec = self.spec();
+        let agent = match self.wanted.mount_ssh_sock.as_deref() {
+            Some(id) => Some(forward(ctx, if id.is_empty() { "default" } else { id }).await?),
+            None => None,
+        };
+        spec.auth = GitAuth {
+            header: self.header(ctx, &spec.remote).await?,
+            ssh_agent: agent.as_ref().map(|agent| agent.socket.clone()),
+            known_hosts: self.wanted.known_ssh_hosts.clone(),
+        };
+        Ok(Access {
+            spec,
+            _agent: agent,
+        })
+    }
+
+    /// The header that a secret makes: one for this host before one for all, a header before a
+    /// token.
+    async fn header(
+        &self,
+        ctx: &OpContext<Tree>,
+        remote: &str,
+    ) -> Result<Option<weld_source::Secret>, OpError> {
+        let Ok(url) = GitUrl::parse(remote) else {
+            return Ok(None);
+        };
+        if !matches!(url.scheme(), "http" | "https") {
+            return Ok(None);
+        }
+        let stated = [
+            (&self.wanted.auth_header_secret, false),
+            (&self.wanted.auth_token_secret, true),
+        ];
+        let stated: Vec<_> = stated
+            .into_iter()
+            .filter_map(|(name, is_token)| Some((name.as_ref()?, is_token)))
+            .collect();
+        let of_host = stated
+            .iter()
+            .map(|(name, is_token)| (format!("{name}.{}", url.host()), *is_token));
+        let of_all = stated
+            .iter()
+            .map(|(name, is_token)| ((*name).clone(), *is_token));
+        let (names, are_tokens): (Vec<_>, Vec<_>) = of_host.chain(of_all).unzip();
+        let found = secrets::first(ctx, &names).await?;
+        Ok(found.map(|(index, value)| {
+            let is_token = are_tokens.get(index).copied().unwrap_or(false);
+            match is_token {
+                true => GitAuth::token_header(&value),
+                false => value,
+            }
+        }))
+    }
+
+    async fn resolve(
+        &self,
+        ctx: &OpContext<Tree>,
+        access: &Access,
+    ) -> Result<ResolvedCommit, OpError> {
+        let mut known = self.resolved.lock().await;
+        if let Some(resolved) = known.as_ref() {
+            return Ok(resolved.clone());
+        }
+        let source = self.worker.git_source().await.map_err(OpError::failed)?;
+        let work = reporting(ctx, |progress| async move {
+            source.resolve(&access.spec, &progress).await
+        });
+        let resolved = tokio::select! {
+            resolved = work => resolved.map_err(OpError::failed)?,
+            () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
+        };
+        *known = Some(resolved.clone());
+        Ok(resolved)
+    }
+
+    fn usage(&self) -> NewUsage {
+        let spec = self.spec();
+        let remote = match GitUrl::parse(&spec.remote) {
+            Ok(url) => url.remote().to_owned(),
+            Err(_) => self.description.clone(),
+        };
+        NewUsage {
+            record_type: RecordType::GitCheckout,
+            description: format!("git snapshot for {remote}#{}", spec.reference),
+            mutable: false,
+            size: None,
+        }
+    }
+}
+
+/// Finds a client with this agent, and makes a socket that leads to it.
+async fn forward(ctx: &OpContext<Tree>, id: &str) -> Result<ForwardedAgent, OpError> {
+    let connector = ctx
+        .with_session(|handle| {
+            let connector = session::of(&handle).and_then(|session| session.agent(id));
+            async move { connector.ok_or_else(|| OpError::gone(CheckoutError::NoAgent(id.to_owned()))) }
+        })
+        .await?;
+    let failed = |source| {
+        OpError::failed(CheckoutError::Agent {
+            id: id.to_owned(),
+            source,
+        })
+    };
+    // Its directory lets nobody else in; the state directory's path may be too long for a socket.
+    let directory = tempfile::Builder::new()
+        .prefix("weld-agent-")
+        .tempdir()
+        .map_err(failed)?;
+    let socket = directory.path().join("agent");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).map_err(failed)?;
+    let task = tokio::spawn(async move {
+        if let Err(error) = connector.serve(listener).await {
+            tracing::warn!("an SSH agent cannot be forwarded to git: {error}");
+        }
+    });
+    Ok(ForwardedAgent {
+        socket,
+        _directory: directory,
+        _task: AbortOnDropHandle::new(task),
+    })
+}
+
+#[async_trait]
+impl Op<Tree> for Git {
+    /// The commit is what counts, wherever it is from: mirrors of a repository share results.
+    async fn cache_map(&self, ctx: &OpContext<Tree>, _index: u32) -> Result<CacheMap, OpError> {
+        let access = self.access(ctx).await?;
+        let resolved = self.resolve(ctx, &access).await?;
+        let digest = FieldHasher::new("weld.op.git.v1")
+            .text(&resolved.cache_key(&access.spec))
+            .finish();
+        Ok(CacheMap::new(to_solver(&digest)))
+    }
+
+    async fn exec(
+        &self,
+        ctx: &OpContext<Tree>,
+        _inputs: Vec<ResultRef<Tree>>,
+    ) -> Result<Vec<Tree>, OpError> {
+        let access = self.access(ctx).await?;
+        let resolved = self.resolve(ctx, &access).await?;
+        let source = self.worker.git_source().await.map_err(OpError::failed)?;
+        let failed = |source| CheckoutError::Snapshot {
+            name: self.description.clone(),
+            source: Box::new(source),
+        };
+        let worker = Arc::clone(&self.worker);
+        let made = tokio::task::spawn_blocking(move || worker.snapshots.create(None));
+        let snapshot = made
+            .await
+            .map_err(OpError::failed)?
+            .map_err(|source| OpError::failed(failed(source)))?;
+        let (spec, resolved, directory) = (&access.spec, &resolved, snapshot.files());
+        let work = reporting(ctx, |progress| async move {
+            source.checkout(spec, resolved, directory, &progress).await
+        });
+        tokio::select! {
+            done = work => done.map_err(OpError::failed)?,
+            () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
+        }
+        let usage = self.usage();
+        let name = self.description.clone();
+        let tree = blocking(move || {
+            snapshot
+                .commit(usage)
+                .map_err(|source| CheckoutError::Snapshot {
+                    name,
+                    source: Box::new(source),
+                })
+        });
+        tree.await.map(|tree| vec![Tree::of(tree)])
+    }
+}

@@ -1,0 +1,265 @@
+//! What bad input gets: an error that names what and where, and a state that can be used.
+
+mod support;
+
+use std::io::Write;
+use std::process::Stdio;
+
+use support::{Bed, base_layout, ended};
+
+#[test]
+fn a_dockerfile_that_cannot_be_built_is_shown_where_it_is_wrong() {
+    let bed = Bed::new();
+    for (text, parts) in [
+        (
+            "FROM base\nCOPPY a /a\n",
+            &["Dockerfile:2", "COPPY", "did you mean COPY"][..],
+        ),
+        (
+            "FROM base\nRUN --mout=type=cache,target=/c true\n",
+            &["Dockerfile:2", "mount"],
+        ),
+        (
+            "FROM base AS a\nFROM b\nCOPY --from=nosuchstage /x /x\n",
+            &["Dockerfile"],
+        ),
+        (
+            "FROM base\nCOPY missing /x\n",
+            &["missing", "not found", "Dockerfile:2"],
+        ),
+        (
+            "FROM base\nRUN exit 7\n",
+            &["exit code: 7", "Dockerfile:2", ">>> RUN exit 7"],
+        ),
+        (
+            "FROM base\nRUN [\"nosuchprogram\"]\n",
+            &["nosuchprogram", "executable file not found"],
+        ),
+        ("FROM base\nUSER nobodyknows\nRUN true\n", &["nobodyknows"]),
+        (
+            "# syntax=example.org/other/frontend\nFROM base\n",
+            &["example.org/other/frontend", "not supported"],
+        ),
+        (
+            "FROM base\nRUN echo ${X:?is needed}\nARG X\nENV Y=${X:?is needed}\n",
+            &["is needed"],
+        ),
+        ("", &["Dockerfile"]),
+    ] {
+        bed.dockerfile(text);
+        bed.build(&[]).fails(parts);
+    }
+    // After all of that it still builds.
+    bed.dockerfile("FROM base\nRUN true\n");
+    bed.build(&[]).ok();
+}
+
+#[test]
+fn stages_that_need_each_other_are_refused() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base AS a\nCOPY --from=b /x /x\nFROM a AS b\nRUN true\n");
+    bed.build(&[]).fails(&["b"]);
+    bed.dockerfile("FROM base AS build\nRUN true\n");
+    bed.build(&["--target", "biuld"]).fails(&["biuld", "build"]);
+}
+
+#[test]
+fn arguments_that_cannot_be_meant_are_refused() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\n");
+    for (arguments, part) in [
+        (&["--output", "type=zip"][..], "unknown type \"zip\""),
+        (
+            &["--output", "type=oci,dest=x,compresion=zstd"],
+            "compresion",
+        ),
+        (&["--secret", "id=x,src=/does/not/exist"], "/does/not/exist"),
+        (&["--build-context", "x=oci-layout:///nowhere"], "/nowhere"),
+        (&["--shm-size", "much"], "not a size"),
+        (&["--add-host", "x"], "HOST:IP"),
+        (&["--ulimit", "nofile"], "NAME=SOFT"),
+        (&["--platform", "linux/"], "platform"),
+        (&["--progress", "loud"], "loud"),
+        (&["--allow", "everything"], "everything"),
+    ] {
+        bed.build(arguments).fails(&[part]);
+    }
+    bed.run(&["build", "/does/not/exist"])
+        .fails(&["/does/not/exist"]);
+    bed.run(&["biuld", "."]).fails(&["build"]);
+}
+
+#[test]
+fn privileges_are_not_taken_without_leave() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN --security=insecure grep CapEff /proc/self/status > /out\n");
+    bed.build(&[]).fails(&["security.insecure", "--allow"]);
+    bed.build(&["--allow", "security.insecure"]).ok();
+    bed.dockerfile("FROM base\nRUN --network=host true\n");
+    bed.build(&[]).fails(&["network.host"]);
+    bed.build(&["--allow", "network.host"]).ok();
+}
+
+#[test]
+fn a_registry_that_is_not_there_or_lacks_the_image_is_named() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM 127.0.0.1:9/nobody/home:1\n");
+    bed.build(&[])
+        .fails(&["127.0.0.1:9/nobody/home:1", "Dockerfile:1"]);
+    let registry = weld_testbed::Registry::start().unwrap();
+    bed.dockerfile(&format!("FROM {}/not/there:1\n", registry.host()));
+    bed.build(&[]).fails(&["not/there:1", "Dockerfile:1"]);
+}
+
+#[test]
+fn a_damaged_layer_is_told_and_not_used() {
+    let bed = Bed::new();
+    let registry = weld_testbed::Registry::start().unwrap();
+    let name = "damaged/base:1";
+    registry.push_layout(base_layout(), "latest", name).unwrap();
+    let find = bed.tool(
+        "find",
+        &[
+            registry.storage().to_str().unwrap(),
+            "-name",
+            "data",
+            "-size",
+            "+100k",
+        ],
+    );
+    let blob = find.lines().next().unwrap().to_owned();
+    let mut content = std::fs::read(&blob).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    std::fs::write(&blob, content).unwrap();
+    bed.dockerfile(&format!("FROM {}/{name}\nRUN true\n", registry.host()));
+    bed.build(&[]).fails(&["sha256:"]);
+    // The same image from elsewhere is not hurt by it.
+    bed.dockerfile("FROM base\nRUN true\n");
+    bed.build(&[]).ok();
+}
+
+#[test]
+fn the_second_process_on_a_state_directory_is_told_of_the_first() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN echo started && sleep 60\n");
+    let base = format!("base=oci-layout://{}:latest", base_layout().display());
+    let mut first = bed
+        .command()
+        .args(["build", "--progress", "plain", "--build-context", &base])
+        .arg(bed.context())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for(&mut first, "started");
+    bed.run(&["du"])
+        .fails(&[&format!("{}", first.id()), "in use"]);
+    interrupt(&first);
+    let code = first.wait().unwrap().code();
+    assert_eq!(code, Some(130));
+    bed.run(&["du"]).ok();
+}
+
+#[test]
+fn an_interrupted_build_leaves_nothing_running_and_goes_on_later() {
+    let bed = Bed::new();
+    let marker = format!("marker-{}", std::process::id());
+    bed.dockerfile(&format!("FROM base\nRUN echo one > /one\nRUN echo started; sh -c 'exec sleep 987 {marker}' || sleep 987\n"));
+    let base = format!("base=oci-layout://{}:latest", base_layout().display());
+    for signal in ["INT", "KILL"] {
+        let mut child = bed
+            .command()
+            .args(["build", "--progress", "plain", "--build-context", &base])
+            .arg(bed.context())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for(&mut child, "started");
+        let pid = child.id().to_string();
+        bed.tool("kill", &[&format!("-{signal}"), &pid]);
+        child.wait().unwrap();
+        let gone = (0..200).any(|_| {
+            let running = ended(
+                std::process::Command::new("pgrep")
+                    .args(["-f", "sleep 987"])
+                    .output()
+                    .unwrap(),
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            running.stdout.is_empty()
+        });
+        assert!(gone, "a step outlived its build, which ended by {signal}");
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(
+            !mounts.contains(bed.path("state").to_str().unwrap()),
+            "{mounts}"
+        );
+    }
+    bed.dockerfile("FROM base\nRUN echo one > /one\n");
+    let again = bed.build(&[]).ok();
+    assert!(again.stderr.contains("CACHED"), "{}", again.stderr);
+}
+
+#[test]
+fn definitions_that_are_none_are_refused() {
+    let bed = Bed::new();
+    for input in [
+        &b"random bytes, no protobuf"[..],
+        b"\x0a\x02\x08\x01",
+        &[0xff; 100],
+    ] {
+        let mut child = bed
+            .command()
+            .arg("solve")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        ended(child.wait_with_output().unwrap()).fails(&["LLB"]);
+    }
+}
+
+#[test]
+fn a_definition_is_emitted_dumped_and_solved() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN echo solved > /out\n");
+    let base = format!("base=oci-layout://{}:latest", base_layout().display());
+    let emitted = bed
+        .command()
+        .args(["debug", "emit-llb", "--build-context", &base])
+        .arg(bed.context())
+        .output()
+        .unwrap();
+    assert!(emitted.status.success(), "{emitted:?}");
+    std::fs::write(bed.path("definition"), &emitted.stdout).unwrap();
+    let dot = bed.run(&["debug", "dump-llb", "--dot", "definition"]).ok();
+    assert!(
+        dot.stdout.starts_with("digraph") && dot.stdout.contains("echo solved"),
+        "{}",
+        dot.stdout
+    );
+    let lines = bed.run(&["debug", "dump-llb", "definition"]).ok();
+    assert!(lines.stdout.lines().count() >= 2, "{}", lines.stdout);
+}
+
+fn interrupt(child: &std::process::Child) {
+    let status = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// Reads what the build shows until a text is there; the rest is read and dropped in the background.
+fn wait_for(child: &mut std::process::Child, text: &str) {
+    use std::io::{BufRead, BufReader};
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let found = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .any(|line| line.contains(text));
+    assert!(found, "the build ended before it said {text:?}");
+    std::thread::spawn(move || lines.for_each(drop));
+}

@@ -1,0 +1,197 @@
+//! Images out and in, seen by other programs: skopeo, umoci, tar, a registry.
+
+mod support;
+
+use serde_json::Value;
+use support::{Bed, base_layout};
+use weld_testbed::Registry;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+const DOCKERFILE: &str = r#"FROM base
+RUN mkdir /d && echo one > /d/a && ln /d/a /d/b && ln -s a /d/link && chmod 4755 /d/a && touch -d @1000 /d/a
+RUN rm /d/b && echo two > /two
+LABEL org.example.k="v w"
+ENV X=1
+WORKDIR /d
+EXPOSE 80/tcp
+VOLUME /data
+USER 1:2
+HEALTHCHECK --interval=5s CMD true
+STOPSIGNAL SIGINT
+ENTRYPOINT ["/bin/sh", "-c"]
+CMD ["echo $X"]
+"#;
+
+#[test]
+fn an_oci_archive_is_what_skopeo_and_umoci_expect() {
+    let bed = Bed::new();
+    bed.dockerfile(DOCKERFILE);
+    for compression in ["gzip", "zstd", "uncompressed"] {
+        let output =
+            format!("type=oci,dest=image.tar,compression={compression},force-compression=true");
+        bed.build(&["--output", &output, "--tag", "app:1"]).ok();
+        let config = json(&bed.tool("skopeo", &["inspect", "--config", "oci-archive:image.tar"]));
+        assert_eq!(config["config"]["Labels"]["org.example.k"], "v w");
+        assert_eq!(config["config"]["WorkingDir"], "/d");
+        assert_eq!(config["config"]["Entrypoint"][1], "-c");
+        assert_eq!(config["config"]["User"], "1:2");
+        assert_eq!(
+            config["rootfs"]["diff_ids"].as_array().unwrap().len(),
+            4,
+            "{config}"
+        );
+        bed.tool(
+            "skopeo",
+            &[
+                "copy",
+                "oci-archive:image.tar",
+                &format!("dir:copied-{compression}"),
+            ],
+        );
+    }
+    bed.build(&[
+        "--output",
+        "type=oci,tar=false,dest=layout",
+        "--tag",
+        "app:1",
+    ])
+    .ok();
+    bed.tool("umoci", &["unpack", "--image", "layout:1", "bundle"]);
+    let root = bed.path("bundle/rootfs");
+    assert_eq!(
+        std::fs::read_to_string(root.join("d/link")).unwrap(),
+        "one\n"
+    );
+    assert!(!root.join("d/b").exists(), "a removed file came back");
+    let listing = bed.tool("stat", &["-c", "%a %Y", "bundle/rootfs/d/a"]);
+    assert_eq!(listing, "4755 1000\n");
+}
+
+#[test]
+fn a_docker_archive_names_its_image() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN echo hi > /hi\n");
+    bed.build(&["--output", "type=docker,dest=image.tar", "--tag", "app:2"])
+        .ok();
+    let config = json(&bed.tool("skopeo", &["inspect", "docker-archive:image.tar"]));
+    assert_eq!(config["Layers"].as_array().unwrap().len(), 2);
+    let manifest = json(&bed.tool("tar", &["-xOf", "image.tar", "manifest.json"]));
+    assert_eq!(manifest[0]["RepoTags"][0], "app:2");
+}
+
+#[test]
+fn a_pushed_image_is_pulled_again() {
+    let bed = Bed::new();
+    let registry = Registry::start().unwrap();
+    registry
+        .push_layout(base_layout(), "latest", "library/base:latest")
+        .unwrap();
+    let host = registry.host();
+    std::fs::write(
+        bed.path("weld.toml"),
+        format!(
+            "[registry.\"docker.io\"]\nmirrors = [\"{host}\"]\n[registry.\"{host}\"]\nhttp = true\n"
+        ),
+    )
+    .unwrap();
+    let name = format!("{host}/team/app:1");
+    bed.dockerfile("FROM docker.io/library/base\nRUN echo pushed > /pushed\n");
+    let context = bed.context();
+    let context = context.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut all = vec!["--config", "weld.toml", "build", "--progress", "plain"];
+        all.extend(arguments);
+        all.push(context);
+        bed.run(&all).ok()
+    };
+    run(&["--tag", &name, "--push", "--metadata-file", "metadata.json"]);
+    let metadata = json(&std::fs::read_to_string(bed.path("metadata.json")).unwrap());
+    let inspected = json(&bed.tool(
+        "skopeo",
+        &["inspect", "--tls-verify=false", &format!("docker://{name}")],
+    ));
+    assert_eq!(inspected["Digest"], metadata["containerimage.digest"]);
+    assert_eq!(
+        metadata["containerimage.descriptor"]["digest"],
+        inspected["Digest"]
+    );
+    // Anew, from the registry alone.
+    std::fs::remove_dir_all(bed.path("state")).unwrap();
+    bed.dockerfile(&format!("FROM {name}\nRUN cat /pushed > /pulled\n"));
+    run(&["--output", "out"]);
+    assert_eq!(
+        std::fs::read_to_string(bed.path("out/pulled")).unwrap(),
+        "pushed\n"
+    );
+}
+
+#[test]
+fn several_platforms_make_an_index() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM scratch\nARG TARGETARCH\nCOPY file-$TARGETARCH /file\n");
+    bed.file("file-amd64", "a").file("file-arm64", "b");
+    bed.build(&[
+        "--platform",
+        "linux/amd64,linux/arm64",
+        "--output",
+        "type=oci,dest=image.tar",
+    ])
+    .ok();
+    bed.tool("mkdir", &["layout"]);
+    bed.tool("tar", &["-xf", "image.tar", "-C", "layout"]);
+    let index = json(&std::fs::read_to_string(bed.path("layout/index.json")).unwrap());
+    let digest = index["manifests"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .replace("sha256:", "");
+    let inner =
+        json(&std::fs::read_to_string(bed.path(&format!("layout/blobs/sha256/{digest}"))).unwrap());
+    let platforms: Vec<_> = inner["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|manifest| manifest["platform"]["architecture"].as_str().unwrap())
+        .collect();
+    assert_eq!(platforms, ["amd64", "arm64"]);
+}
+
+#[test]
+fn the_epoch_makes_images_equal_that_were_built_apart() {
+    let digest = || {
+        let bed = Bed::new();
+        bed.file("a", "content")
+            .dockerfile("FROM base\nCOPY a /a\nRUN echo b > /b\n");
+        bed.build(&[
+            "--build-arg",
+            "SOURCE_DATE_EPOCH=1000000000",
+            "--output",
+            "type=oci,dest=image.tar,rewrite-timestamp=true",
+            "--iidfile",
+            "id",
+        ])
+        .ok();
+        std::fs::read_to_string(bed.path("id")).unwrap()
+    };
+    assert_eq!(digest(), digest());
+}
+
+#[test]
+fn files_come_out_as_a_tar_archive_too() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM scratch\nCOPY a /x/a\n")
+        .file("a", "content");
+    let ended = bed.build(&["--output", "type=tar,dest=out.tar"]);
+    ended.ok();
+    assert_eq!(bed.tool("tar", &["-xOf", "out.tar", "x/a"]), "content");
+    let streamed = bed
+        .command()
+        .args(["build", "--progress", "quiet", "-o", "-"])
+        .arg(bed.context())
+        .output()
+        .unwrap();
+    assert!(streamed.status.success());
+    assert_eq!(streamed.stdout, std::fs::read(bed.path("out.tar")).unwrap());
+}
