@@ -157,7 +157,11 @@ impl Exporter {
             progress,
             stop,
         };
-        let image = Arc::new(assembly.image().await?);
+        let mut image = assembly.image().await?;
+        if request.kind != ExportKind::Image {
+            image.note_created();
+        }
+        let image = Arc::new(image);
         let mut response = describe(&image)?;
         let names = wanted.names_of(&image);
         if !names.is_empty() {
@@ -286,18 +290,13 @@ impl ImageRequest {
 
     /// The names that a response tells.
     fn names_of(&self, image: &Image) -> Vec<String> {
-        let digest = &image.root.digest;
-        let mut names = Vec::new();
-        for name in &self.names {
-            names.push(name.to_string());
-            if self.options.name_canonical && name.digest().is_none() {
-                names.push(name.clone().with_digest(digest.clone()).to_string());
-            }
+        let mut names: Vec<_> = self.names.iter().map(ToString::to_string).collect();
+        if let Some(prefix) = &self.options.dangling_prefix
+            && (!self.options.dangling_empty_only || names.is_empty())
+        {
+            names.push(format!("{prefix}@{}", image.root.digest));
         }
-        match &self.options.dangling_prefix {
-            Some(prefix) if names.is_empty() => vec![format!("{prefix}@{digest}")],
-            _ => names,
-        }
+        names
     }
 }
 

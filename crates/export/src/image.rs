@@ -40,6 +40,23 @@ pub(crate) struct Image {
     pub(crate) index: Option<Bytes>,
     /// All of it, kept while this lives.
     pub(crate) blobs: BTreeMap<Digest, BlobRef>,
+    created: Option<OffsetDateTime>,
+}
+
+impl Image {
+    /// Notes at the image when it was made, as its config says: when that was exported is not of
+    /// interest, and the same result is the same archive.
+    pub(crate) fn note_created(&mut self) {
+        let created = self
+            .created
+            .and_then(|created| created.format(&Rfc3339).ok());
+        if let Some(created) = created {
+            let annotations = &mut self.root.annotations;
+            annotations
+                .entry(ANNOTATION_CREATED.to_owned())
+                .or_insert(created);
+        }
+    }
 }
 
 /// The image for one platform.
@@ -192,7 +209,11 @@ impl Assembly<'_> {
             platform: platform.to_owned(),
             digest: descriptor.digest.clone(),
         })?;
-        let media_type = self.types().layer(&descriptor.media_type);
+        let media_type = match self.options.keep_nondistributable {
+            true => descriptor.media_type,
+            false => manifest::distributable(&descriptor.media_type),
+        };
+        let media_type = self.types().layer(&media_type);
         let mut stated = Descriptor::new(media_type, descriptor.digest, descriptor.size);
         if self.options.oci_types {
             stated.annotations = descriptor.annotations;
@@ -271,7 +292,7 @@ impl Assembly<'_> {
     }
 
     async fn complete(&self, mut parts: Parts) -> Result<Image, ExportError> {
-        let (index, mut root) = match parts.manifests.as_slice() {
+        let (index, root) = match parts.manifests.as_slice() {
             [only] if !self.has_index() => (None, only.descriptor.clone()),
             manifests => {
                 let manifests = manifests.iter().map(|one| one.descriptor.clone()).collect();
@@ -290,19 +311,12 @@ impl Assembly<'_> {
             self.put(&mut parts, "manifest list", index.clone(), &root)
                 .await?;
         }
-        // When it was built is not used: the same result is the same image.
-        if let Some(created) = parts.created
-            && let Ok(created) = created.format(&Rfc3339)
-        {
-            root.annotations
-                .entry(ANNOTATION_CREATED.to_owned())
-                .or_insert(created);
-        }
         Ok(Image {
             root,
             manifests: parts.manifests,
             index,
             blobs: parts.blobs,
+            created: self.epoch().or(parts.created),
         })
     }
 

@@ -42,6 +42,13 @@ impl Types {
     }
 }
 
+/// The type of a layer that may be distributed, of the same content.
+pub(crate) fn distributable(media_type: &str) -> String {
+    media_type
+        .replacen("layer.nondistributable.v1", "layer.v1", 1)
+        .replacen("rootfs.foreign.diff", "rootfs.diff", 1)
+}
+
 /// A manifest's bytes and its descriptor.
 pub(crate) fn manifest(
     types: Types,
@@ -99,6 +106,23 @@ mod tests {
             assert_eq!(Types::Oci.layer(oci), oci);
         }
         assert_eq!(Types::Oci.layer("text/plain"), "text/plain");
+    }
+
+    #[test]
+    fn layers_can_be_made_distributable() {
+        for (from, to) in [
+            (
+                media_type::DOCKER_FOREIGN_LAYER_GZIP,
+                media_type::DOCKER_LAYER_GZIP,
+            ),
+            (
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+                media_type::OCI_LAYER_GZIP,
+            ),
+            (media_type::OCI_LAYER_ZSTD, media_type::OCI_LAYER_ZSTD),
+        ] {
+            assert_eq!(distributable(from), to);
+        }
     }
 
     #[test]

@@ -16,10 +16,13 @@ pub struct ImageOptions {
     pub push_by_digest: bool,
     /// `registry.insecure`: allow plain HTTP and unknown certificates.
     pub insecure: bool,
-    /// `name-canonical`: add the digest to the reported name.
-    pub name_canonical: bool,
-    /// `dangling-name-prefix`: a name for results without one, with the digest behind it.
+    /// `dangling-name-prefix`: one more name, with the digest behind it.
     pub dangling_prefix: Option<String>,
+    /// `danging-name-empty-only`: that only for results without another name. BuildKit spells it
+    /// like this.
+    pub dangling_empty_only: bool,
+    /// `prefer-nondist-layers`: layers that may not be distributed stay that.
+    pub keep_nondistributable: bool,
     /// `oci-mediatypes`: OCI's media types, not docker's.
     pub oci_types: bool,
     /// `compression` and `compression-level`, for layers that are no blobs yet.
@@ -106,6 +109,8 @@ const KNOWN: &[&str] = &[
     "registry.insecure",
     "name-canonical",
     "dangling-name-prefix",
+    "danging-name-empty-only",
+    "prefer-nondist-layers",
     "oci-mediatypes",
     "compression",
     "compression-level",
@@ -128,8 +133,9 @@ impl Default for ImageOptions {
             push: false,
             push_by_digest: false,
             insecure: false,
-            name_canonical: false,
             dangling_prefix: None,
+            dangling_empty_only: false,
+            keep_nondistributable: false,
             oci_types: true,
             compression: Compression::Gzip(None),
             force_compression: false,
@@ -160,7 +166,8 @@ impl ImageOptions {
                 "push" => options.push = reader.flag()?,
                 "push-by-digest" => options.push_by_digest = reader.flag()?,
                 "registry.insecure" => options.insecure = reader.flag()?,
-                "name-canonical" => options.name_canonical = reader.flag()?,
+                "danging-name-empty-only" => options.dangling_empty_only = reader.flag()?,
+                "prefer-nondist-layers" => options.keep_nondistributable = reader.flag()?,
                 "dangling-name-prefix" => options.dangling_prefix = Some(value.clone()),
                 "oci-mediatypes" => oci_types = Some(reader.flag()?),
                 "compression" => options.compression = reader.compression()?,
@@ -169,8 +176,8 @@ impl ImageOptions {
                 "rewrite-timestamp" => options.rewrite_timestamp = reader.flag()?,
                 "source-date-epoch" => options.epoch = reader.epoch()?,
                 "tar" => options.directory = !reader.flag()?,
-                // An image is always stored, and its snapshots are what it was made of.
-                "store" | "unpack" => drop(reader.flag()?),
+                // They are about an image store, which there is none of.
+                "store" | "unpack" | "name-canonical" => drop(reader.flag()?),
                 _ => options.annotations.push(reader.annotation()?),
             }
         }

@@ -2,6 +2,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 
 use tokio_util::sync::CancellationToken;
+use weld_digest::Digest;
 use weld_export::{ExportError, ExportKind, ExportTarget};
 
 use crate::bed::{Bed, names, one, run, skopeo, text, two};
@@ -33,7 +34,8 @@ async fn an_oci_archive_is_what_skopeo_and_umoci_read() {
         assert_eq!(seen["Digest"], response["containerimage.digest"].as_str());
         assert_eq!(seen["Layers"].as_array().unwrap().len(), 2);
         assert_eq!(seen["Labels"]["a"], "b");
-        let media_type = seen["LayersData"][0]["MIMEType"].as_str().unwrap();
+        let manifest = skopeo(&["inspect", "--raw", &archive]);
+        let media_type = manifest["layers"][0]["mediaType"].as_str().unwrap();
         let suffix = match compression {
             "uncompressed" => "tar",
             other => other,
@@ -77,17 +79,13 @@ async fn a_docker_archive_is_what_docker_load_reads() {
     let seen = skopeo(&["inspect", &archive]);
     assert_eq!(seen["Layers"].as_array().unwrap().len(), 2);
     let listed = run("skopeo", &["list-tags", &archive]);
-    assert!(listed.contains("docker.io/library/app:1"), "{listed}");
+    assert!(listed.contains("app:1"), "{listed}");
     // The config is the image's ID.
     let config = run("skopeo", &["inspect", "--config", "--raw", &archive]);
-    let digest = weld_digest_of(config.as_bytes());
+    let digest = Digest::sha256_of(&config).to_string();
     assert_eq!(digest, response["containerimage.config.digest"]);
     let copied = format!("oci:{}", text(&bed.path("copied")));
     run("skopeo", &["copy", "--quiet", &archive, &copied]);
-}
-
-fn weld_digest_of(bytes: &[u8]) -> String {
-    weld_digest::Digest::sha256_of(bytes).to_string()
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use weld_export::{
 use weld_llb::Platform;
 use weld_source::progress::Progress;
 use weld_source::registry::{Anonymous, Registry, RegistryConfig};
+use weld_store::mount::Mounted;
 use weld_store::snapshot::{SnapshotRef, Snapshots};
 use weld_store::{NewUsage, RecordType, Store, StoreOptions};
 
@@ -55,7 +57,7 @@ impl Bed {
         let snapshot = self.snapshots.create(parent).unwrap();
         {
             let mounted = snapshot.mount().unwrap();
-            fill(&mounted.path());
+            fill(&path_of(&mounted));
         }
         snapshot
             .commit(NewUsage {
@@ -172,6 +174,12 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
 
 pub(crate) fn skopeo(arguments: &[&str]) -> Value {
     serde_json::from_str(&run("skopeo", arguments)).unwrap()
+}
+
+/// A path to a mount that other programs understand too.
+pub(crate) fn path_of(mounted: &Mounted) -> PathBuf {
+    let number = mounted.as_fd().as_raw_fd();
+    PathBuf::from(format!("/proc/{}/fd/{number}", std::process::id()))
 }
 
 const NOTE: &str = "user.note";

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use time::OffsetDateTime;
 use weld_export::{ExportKind, ExportTarget};
 
-use crate::bed::{Bed, names, note, one, run, set_note, text, two};
+use crate::bed::{Bed, names, note, one, path_of, run, set_note, text, two};
 
 #[tokio::test]
 async fn a_tar_archive_is_what_gnu_tar_unpacks() {
@@ -12,6 +12,8 @@ async fn a_tar_archive_is_what_gnu_tar_unpacks() {
     let app = bed.snapshot(Some(&bed.app()), "owner", |root| {
         std::os::unix::fs::chown(root.join("app/main"), Some(1234), Some(70_000)).unwrap();
         set_note(&root.join("app/main"), "kept");
+        // A change of its own parts the file from its other name in the layer below.
+        fs::hard_link(root.join("app/main"), root.join("app/pair")).unwrap();
         run("mknod", &[text(&root.join("device")), "c", "1", "3"]);
         let long = "d".repeat(120);
         fs::create_dir(root.join(&long)).unwrap();
@@ -37,7 +39,7 @@ async fn a_tar_archive_is_what_gnu_tar_unpacks() {
         &[
             "-r",
             "--no-dereference",
-            text(&mounted.path().join("app")),
+            text(&path_of(&mounted).join("app")),
             text(&unpacked.join("app")),
         ],
     );
@@ -64,11 +66,11 @@ async fn platforms_have_directories_in_a_tar_archive() {
         .unwrap();
     let listing = run("tar", &["--utc", "--full-time", "-tvf", text(&file)]);
     for name in [
-        "linux_amd64/app/main",
-        "linux_arm64/app/again link to linux_arm64/app/",
+        "linux_amd64/usr/bin/tool",
+        "linux_arm64/app/main link to linux_arm64/app/again",
     ] {
-        let found = listing.lines().any(|line| line.contains(name));
-        assert!(found || name.contains("link"), "{name}: {listing}");
+        let found = listing.lines().any(|line| line.ends_with(name));
+        assert!(found, "{name}: {listing}");
     }
     assert!(
         listing
@@ -88,10 +90,10 @@ async fn an_archive_can_go_to_a_pipe() {
         let pipe = pipe.clone();
         tokio::task::spawn_blocking(move || fs::read(pipe).unwrap())
     };
-    for kind in [ExportKind::Tar] {
-        let target = ExportTarget::File(pipe.clone());
-        bed.export(kind, target, &[], &built).await.unwrap();
-    }
+    let target = ExportTarget::File(pipe.clone());
+    bed.export(ExportKind::Tar, target, &[], &built)
+        .await
+        .unwrap();
     let file = bed.path("a.tar");
     let target = ExportTarget::File(file.clone());
     bed.export(ExportKind::Tar, target, &[], &built)

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use weld_export::{ExportError, ExportKind, ExportTarget};
 use weld_store::snapshot::SnapshotRef;
 
-use crate::bed::{Bed, Response, names, note, one, run, set_note, text, two};
+use crate::bed::{Bed, Response, names, note, one, path_of, run, set_note, text, two};
 
 async fn export(bed: &Bed, attrs: &[(&str, &str)], tree: SnapshotRef) -> Response {
     let target = ExportTarget::Directory(bed.path("out"));
@@ -23,6 +23,8 @@ async fn files_come_with_what_belongs_to_them() {
         std::os::unix::fs::chown(&main, Some(1234), Some(1234)).unwrap();
         fs::set_permissions(&main, fs::Permissions::from_mode(0o6751)).unwrap();
         set_note(&main, "kept");
+        // A change of its own parts the file from its other name in the layer below.
+        fs::hard_link(&main, root.join("app/pair")).unwrap();
         run("touch", &["-d", "2001-02-03 04:05:06.789 UTC", text(&main)]);
         run(
             "touch",
@@ -53,12 +55,12 @@ async fn files_come_with_what_belongs_to_them() {
             &[
                 "-r",
                 "--no-dereference",
-                text(&mounted.path().join(directory)),
+                text(&path_of(&mounted).join(directory)),
                 text(&out.join(directory)),
             ],
         );
     }
-    assert_eq!(names(&out), names(&mounted.path()));
+    assert_eq!(names(&out), names(&path_of(&mounted)));
     let main = fs::metadata(out.join("app/main")).unwrap();
     assert_eq!(main.mode() & 0o7777, 0o6751);
     assert_eq!(
@@ -68,7 +70,7 @@ async fn files_come_with_what_belongs_to_them() {
     assert_eq!(main.uid(), rustix::process::getuid().as_raw());
     assert_eq!(
         main.ino(),
-        fs::metadata(out.join("app/again")).unwrap().ino()
+        fs::metadata(out.join("app/pair")).unwrap().ino()
     );
     assert_eq!(main.nlink(), 2);
     let noted = note(&out.join("app/main"));
@@ -86,14 +88,14 @@ async fn files_come_with_what_belongs_to_them() {
     run(
         "cmp",
         &[
-            text(&mounted.path().join("sparse")),
+            text(&path_of(&mounted).join("sparse")),
             text(&out.join("sparse")),
         ],
     );
     run(
         "cmp",
         &[
-            text(&mounted.path().join("large")),
+            text(&path_of(&mounted).join("large")),
             text(&out.join("large")),
         ],
     );

@@ -129,9 +129,13 @@ impl Endpoint {
         url
     }
 
-    /// Goes over to plain HTTP if that is allowed; whether it was done by this call.
+    /// Goes over to plain HTTP if that is allowed; whether a request that met no TLS is to be made
+    /// again. Another one may have gone over before it.
     pub(super) fn fall_back_to_http(&self) -> bool {
-        self.scheme.may_fall_back && self.scheme.state.swap(HTTP, Ordering::Relaxed) == HTTPS
+        if self.scheme.may_fall_back {
+            self.scheme.state.store(HTTP, Ordering::Relaxed);
+        }
+        self.scheme.may_fall_back
     }
 }
 
