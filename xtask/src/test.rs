@@ -4,15 +4,18 @@ use crate::packages;
 use crate::process::{cargo, run};
 
 /// What the tests run against: real programs.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 12] = [
     "busybox-static",
     "debootstrap",
     "docker-registry",
     "e2fsprogs",
     "git",
     "gcc",
+    "procps",
+    "python3",
     "runc",
     "skopeo",
+    "uidmap",
     "umoci",
 ];
 

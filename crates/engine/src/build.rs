@@ -78,7 +78,8 @@ impl<'a> Build<'a> {
     /// The frontend's definition, encoded.
     pub(crate) async fn definition(self) -> Result<Vec<u8>, BuildError> {
         let job = self.open_job().await?;
-        let targets = self.targets(&job).await;
+        // Whoever solves it later has another session.
+        let targets = self.targets(&job, "").await;
         job.discard().await;
         let targets = targets?.targets;
         Ok(targets
@@ -94,7 +95,7 @@ impl<'a> Build<'a> {
     }
 
     async fn solve_and_export(&self, job: &Job<Tree>) -> Result<BuildResponse, BuildError> {
-        let targets = self.targets(job).await?;
+        let targets = self.targets(job, self.request.session.id()).await?;
         let mut built = Built {
             platforms: Vec::new(),
             is_multi_platform: targets.is_multi_platform,
@@ -119,7 +120,7 @@ impl<'a> Build<'a> {
     }
 
     /// What is to be solved: the frontend's results, or the definition as it is.
-    async fn targets(&self, job: &Job<Tree>) -> Result<Targets, BuildError> {
+    async fn targets(&self, job: &Job<Tree>, session_id: &str) -> Result<Targets, BuildError> {
         let attrs = match &self.request.input {
             BuildInput::Definition {
                 definition,
@@ -151,7 +152,7 @@ impl<'a> Build<'a> {
         let session = &self.request.session;
         let platform = self.engine.worker.platform.clone();
         let request =
-            Request::from_options(attrs, session.id(), platform).map_err(BuildError::Option)?;
+            Request::from_options(attrs, session_id, platform).map_err(BuildError::Option)?;
         let frontend = Frontend {
             worker: &self.engine.worker,
             session,

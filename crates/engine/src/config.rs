@@ -17,7 +17,8 @@ pub struct Config {
     pub snapshotter: SnapshotterKind,
     /// How registries are reached.
     pub registry: RegistryConfig,
-    /// How many steps run at once; `None` for as many as there are processors.
+    /// How many steps run at once; `None` for four for each processor: most of them wait for
+    /// disks and networks.
     pub max_parallelism: Option<usize>,
     /// Name resolution of steps.
     pub dns: weld_runtime::DnsConfig,

@@ -12,7 +12,9 @@ pub struct UnpackError(#[from] LayerError);
 
 /// Whether content that starts like this is a tar archive, compressed or not, rather than text.
 pub fn is_archive(start: &[u8]) -> bool {
-    layer::detect(start).is_some()
+    // The magic of POSIX and GNU archives, in their first header.
+    let is_tar = start.get(257..262) == Some(b"ustar");
+    is_tar || layer::detect(start).is_some()
 }
 
 /// Unpacks an archive into an empty directory; nothing outside of it is touched.

@@ -4,6 +4,7 @@ use tokio_util::sync::CancellationToken;
 use weld_export::Exporter;
 use weld_op::{Records, Tree, Worker};
 use weld_progress::Sender;
+use weld_runtime::privilege::PrivilegeError;
 use weld_runtime::{Runtime, RuntimeConfig, RuntimeError};
 use weld_solver::{Solver, SolverOptions};
 use weld_source::registry::{Anonymous, Registry};
@@ -56,6 +57,26 @@ impl OpenError {
     }
 }
 
+/// Makes the process able to run steps: as root with a mount namespace of its own, as a normal user
+/// as root of a user namespace. To be called before the process has other threads.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn enter_privileges() -> Result<(), PrivilegeError> {
+    weld_runtime::privilege::enter()?;
+    Ok(())
+}
+
+/// Lets the process have as many open files as the system allows: wide trees on many layers need
+/// some.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What was allowed before may do as well.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 impl Engine {
     /// Opens the state directory, making it if it is not there.
     ///
@@ -65,7 +86,9 @@ impl Engine {
         let parallelism = config.max_parallelism.unwrap_or_else(|| {
             std::thread::available_parallelism().map_or(4, |count| count.get() * 4)
         });
+        raise_file_limit();
         let worker = Arc::new(tokio::task::spawn_blocking(move || open_worker(config)).await??);
+        worker.runtime.clean_leftovers().await?;
         let options = SolverOptions {
             parallelism: Some(parallelism),
             ..SolverOptions::default()

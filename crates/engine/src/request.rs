@@ -30,7 +30,7 @@ pub enum BuildInput {
     /// An LLB definition.
     Definition {
         /// The definition.
-        definition: Definition,
+        definition: Box<Definition>,
         /// Whether no step may use the cache.
         no_cache: bool,
     },

@@ -49,6 +49,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn with_engine(cli: &Cli) -> Result<(), Failure> {
     let config = config(&cli.engine)?;
+    // Before any thread: only then does the whole process see the change.
+    weld_engine::enter_privileges()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -402,11 +402,16 @@ fn plan(spec: &MountSpec) -> Source {
                 upper: upper.upper.clone(),
                 work: upper.work.clone(),
             }),
-            options: overlay
-                .userxattr
-                .then(|| ("userxattr".to_owned(), None))
-                .into_iter()
-                .collect(),
+            options: [
+                (overlay.userxattr, "userxattr"),
+                // The kernel would write the whole file system back at the end of each step; the
+                // store has its own means against a power loss.
+                (overlay.upper.is_some(), "volatile"),
+            ]
+            .into_iter()
+            .filter(|(wanted, _)| *wanted)
+            .map(|(_, name)| (name.to_owned(), None))
+            .collect(),
         }),
     })
 }

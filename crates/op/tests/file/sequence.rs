@@ -76,7 +76,7 @@ impl World {
 
 fn files(snapshot: &SnapshotRef) -> Vec<String> {
     let mounted = snapshot.mount().unwrap();
-    listing(&PathBuf::from(mounted.path()).join("."))
+    listing(&mounted.path().join("."))
 }
 
 fn do_to(input: FileInput, output: Option<usize>, change: FileChange) -> FileAction {
@@ -179,7 +179,7 @@ fn a_chain_changes_one_snapshot() {
         ];
         assert_eq!(files(output), expected);
         // One layer was made of it all.
-        assert_eq!(output.parents(), [base.clone()]);
+        assert_eq!(output.parents(), std::slice::from_ref(&base));
         let mounted = output.mount().unwrap();
         assert_eq!(owner(&mounted.path().join("work/c")), (1000, 1000));
         assert_eq!(files(&base).len(), 4);

@@ -78,12 +78,15 @@ pub(crate) enum Command {
 }
 
 #[derive(Args, Debug)]
-#[command(args_override_self = true, after_help = "Examples:\n  \
+#[command(
+    args_override_self = true,
+    after_help = "Examples:\n  \
     weld build .\n  \
     weld build -t app:1 --output type=oci,dest=app.tar .\n  \
     weld build --build-context base=oci-layout://./base:latest --target test .\n  \
     weld build --secret id=token,env=TOKEN --output out/ .\n  \
-    weld build -t registry.example/app:1 --push https://github.com/org/repo.git#main")]
+    weld build -t registry.example/app:1 --push https://github.com/org/repo.git#main"
+)]
 pub(crate) struct BuildArgs {
     /// The Dockerfile [default: CONTEXT/Dockerfile]; `-` reads it from standard input.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]

@@ -29,6 +29,8 @@ pub(crate) enum Failure {
         error: BuildError,
         steps: Vec<FailedStep>,
     },
+    #[error("{0}")]
+    Privilege(#[from] weld_engine::PrivilegeError),
     #[error("cannot start: {0}")]
     Start(std::io::Error),
 }

@@ -36,7 +36,7 @@ pub(crate) async fn solve(
     offers::add_secrets(&mut session, &args.secrets)?;
     offers::add_ssh(&mut session, &args.ssh)?;
     let exports = outputs::parse(&args.outputs, false, &[])?;
-    let definition = read(None)?;
+    let definition = Box::new(read(None)?);
     let request = BuildRequest {
         input: BuildInput::Definition {
             definition,
