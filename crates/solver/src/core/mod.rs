@@ -116,7 +116,9 @@ pub struct Core<O, V> {
     next_mark: u64,
     #[cfg(feature = "sim")]
     fault: Option<Fault>,
-    /// What an audit on the way found.
+    /// Whether merges are audited, which costs a walk each, and what that found.
+    #[cfg(feature = "sim")]
+    audited: bool,
     #[cfg(feature = "sim")]
     audit: Option<Broken>,
 }
@@ -169,6 +171,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             #[cfg(feature = "sim")]
             fault: None,
             #[cfg(feature = "sim")]
+            audited: false,
+            #[cfg(feature = "sim")]
             audit: None,
         }
     }
@@ -182,6 +186,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
     #[cfg(feature = "sim")]
     pub fn set_fault(&mut self, fault: Option<Fault>) {
         self.fault = fault;
+    }
+
+    /// Audits every merge with a plain walk; [`Core::check`] tells what that found.
+    #[cfg(feature = "sim")]
+    pub fn audit_merges(&mut self) {
+        self.audited = true;
     }
 
     /// Number of inputs handled so far.
