@@ -137,7 +137,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn check_edges(&self) -> Result<(), Broken> {
         for (id, edge) in self.edges.iter() {
-            if edge.dirty || !self.dirty.is_empty() || !self.doomed.is_empty() {
+            if edge.dirty
+                || !self.dirty.is_empty()
+                || !self.doomed.is_empty()
+                || !self.retiring.is_empty()
+            {
                 return broken("no work is left over", id);
             }
             if !self

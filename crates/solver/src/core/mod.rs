@@ -111,6 +111,8 @@ pub struct Core<O, V> {
     requests: HashMap<Ticket, Request, FixedState>,
     dirty: VecDeque<EdgeId>,
     doomed: Vec<EdgeId>,
+    /// Merged edges that still want what they wanted, until their targets have taken over.
+    retiring: Vec<EdgeId>,
     effects: Effects<O, V>,
     next_seq: u64,
     next_mark: u64,
@@ -165,6 +167,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             requests: HashMap::default(),
             dirty: VecDeque::new(),
             doomed: Vec::new(),
+            retiring: Vec::new(),
             effects: Effects::default(),
             next_seq: 0,
             next_mark: 0,
@@ -266,6 +269,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         loop {
             if let Some(edge) = self.dirty.pop_front() {
                 self.advance(edge);
+            } else if let Some(edge) = self.retiring.pop() {
+                if self.edges.contains(edge) {
+                    self.withdraw(edge);
+                }
             } else if let Some(edge) = self.doomed.pop() {
                 self.free_edge(edge);
             } else {
