@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use weld_export::{Built, BuiltPlatform, ExportKind, ExportRequest, ExportTarget, Exporter};
@@ -98,10 +98,21 @@ async fn measure(
         epoch: None,
     };
     let (progress, cancel) = (Progress::none(), CancellationToken::new());
-    let began = Instant::now();
+    let (began, spent) = (Instant::now(), processor_time()?);
     exporter
         .export(request, &built, Arc::new(Anonymous), &progress, &cancel)
         .await?;
-    println!("{what}: {:?}", began.elapsed());
+    let (elapsed, spent) = (began.elapsed(), processor_time()? - spent);
+    println!("{what}: {elapsed:?}, {spent:?} of processor time");
     Ok(())
+}
+
+/// What this process used of the processors, to hundredths of seconds.
+fn processor_time() -> Result<Duration, Error> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').ok_or("no fields")?;
+    // After the name: utime and stime are the 12th and 13th.
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(ticks * 10))
 }

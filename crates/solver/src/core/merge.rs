@@ -76,7 +76,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.audit_merge(source, target);
         self.unindex(source);
         let told = self.edges[source].phase.state() > EdgeState::Initial;
-        self.rest(source);
+        self.retire(source);
         self.take_over_links(source, target);
         let fresh = !told || self.knows_more(target, source);
         self.edges[source].phase = Phase::Forwarded(target);
@@ -97,6 +97,18 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if self.edges[target].phase == Phase::Complete {
             self.answer_requests(target);
         }
+    }
+
+    /// Ends the work of an edge that is being merged. What it wants of its inputs it wants until the target wants it: were that given up
+    /// first, a wave of giving up and of wanting again would run through everything below.
+    fn retire(&mut self, source: EdgeId) {
+        let state = &mut self.edges[source];
+        state.need_map = false;
+        state.need_exec = false;
+        state.slots.iter_mut().for_each(|slot| slot.work = false);
+        let load = state.load;
+        self.edges[source].load = self.wind(load);
+        self.retiring.push(source);
     }
 
     /// Whether `edge` has keys that `other` lacks.

@@ -111,12 +111,16 @@ pub struct Core<O, V> {
     requests: HashMap<Ticket, Request, FixedState>,
     dirty: VecDeque<EdgeId>,
     doomed: Vec<EdgeId>,
+    /// Merged edges that still want what they wanted, until their targets have taken over.
+    retiring: Vec<EdgeId>,
     effects: Effects<O, V>,
     next_seq: u64,
     next_mark: u64,
     #[cfg(feature = "sim")]
     fault: Option<Fault>,
-    /// What an audit on the way found.
+    /// Whether merges are audited, which costs a walk each, and what that found.
+    #[cfg(feature = "sim")]
+    audited: bool,
     #[cfg(feature = "sim")]
     audit: Option<Broken>,
 }
@@ -163,11 +167,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
             requests: HashMap::default(),
             dirty: VecDeque::new(),
             doomed: Vec::new(),
+            retiring: Vec::new(),
             effects: Effects::default(),
             next_seq: 0,
             next_mark: 0,
             #[cfg(feature = "sim")]
             fault: None,
+            #[cfg(feature = "sim")]
+            audited: false,
             #[cfg(feature = "sim")]
             audit: None,
         }
@@ -182,6 +189,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
     #[cfg(feature = "sim")]
     pub fn set_fault(&mut self, fault: Option<Fault>) {
         self.fault = fault;
+    }
+
+    /// Audits every merge with a plain walk; [`Core::check`] tells what that found.
+    #[cfg(feature = "sim")]
+    pub fn audit_merges(&mut self) {
+        self.audited = true;
     }
 
     /// Number of inputs handled so far.
@@ -256,6 +269,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         loop {
             if let Some(edge) = self.dirty.pop_front() {
                 self.advance(edge);
+            } else if let Some(edge) = self.retiring.pop() {
+                if self.edges.contains(edge) {
+                    self.withdraw(edge);
+                }
             } else if let Some(edge) = self.doomed.pop() {
                 self.free_edge(edge);
             } else {

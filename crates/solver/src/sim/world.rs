@@ -162,6 +162,7 @@ impl World {
     pub(super) fn new(seed: u64, fault: Option<Fault>) -> Self {
         let mut core = Core::new();
         core.set_fault(fault);
+        core.audit_merges();
         core.set_tracing(true);
         Self {
             core,
