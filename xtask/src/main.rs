@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod packages;
 mod process;
+mod sim;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -22,6 +23,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Print figures, one JSON object a line.
     Bench(bench::BenchArgs),
+    /// Simulate the solver's core through random schedules and check every invariant.
+    Sim(sim::SimArgs),
     /// Install what the tests need from Debian's packages and run every test.
     Test(test::TestArgs),
 }
@@ -30,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Demo(args) => demo::demo(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::simulate(&args),
         Command::Test(args) => test::run_tests(&args),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::path::PathBuf;
 
 use tempfile::TempDir;
 use weld_llb::{
