@@ -54,6 +54,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 state.phase == Phase::Complete,
                 running,
                 state.phase == Phase::Loading,
+                // One that is to complete its inputs goes on doing so.
+                state.no_match && state.desired() == EdgeState::Complete,
                 std::cmp::Reverse(vertex.seq),
             )
         };
