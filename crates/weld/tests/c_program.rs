@@ -1,5 +1,11 @@
 //! A real C program, compiled with Debian's gcc in a stage on a base that debootstrap made.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers may fail their test"
+)]
+
 mod support;
 
 use std::process::Command;

@@ -1,5 +1,11 @@
 //! What is built once is not built again, and what changed is.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers may fail their test"
+)]
+
 mod support;
 
 use support::Bed;

@@ -2,6 +2,12 @@
 //!
 //! `UPDATE_DOCS=1 cargo test -p weld --test docs` writes `docs/command-line.md`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers may fail their test"
+)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

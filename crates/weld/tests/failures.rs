@@ -1,5 +1,11 @@
 //! What bad input gets: an error that names what and where, and a state that can be used.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers may fail their test"
+)]
+
 mod support;
 
 use std::io::Write;

@@ -1,5 +1,11 @@
 //! Images out and in, seen by other programs: skopeo, umoci, tar, a registry.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers may fail their test"
+)]
+
 mod support;
 
 use serde_json::Value;

@@ -1,5 +1,11 @@
 //! What each instruction does, seen in the files and the image that it makes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers may fail their test"
+)]
+
 mod support;
 
 use support::Bed;

@@ -29,6 +29,12 @@ pub struct Violation {
     pub detail: String,
 }
 
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.detail)
+    }
+}
+
 pub(super) fn violation(invariant: &str, detail: impl std::fmt::Debug) -> Result<(), Violation> {
     Err(Violation {
         invariant: invariant.to_owned(),

@@ -1,5 +1,10 @@
 //! A hermetic bed for the built binary: its own state, its own environment, a base image.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test file uses a part of it, and all of it may fail its test"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
