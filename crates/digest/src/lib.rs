@@ -98,7 +98,7 @@ impl Digest {
         }
     }
 
-    /// The hash itself, [`Algorithm::len`] bytes.
+    /// The hash itself, [`Algorithm::hash_len`] bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Repr::Sha256(hash) => hash,

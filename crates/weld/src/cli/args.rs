@@ -100,14 +100,14 @@ pub(crate) struct BuildArgs {
     /// Set a build argument; without a value it is taken from the environment.
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub(crate) build_args: Vec<String>,
-    /// Name another context: a directory, oci-layout://DIR[:TAG|@DIGEST], docker-image://REF, or a
-    /// git or HTTP address.
+    /// Name another context: a directory, oci-layout://DIR:TAG or oci-layout://DIR@DIGEST,
+    /// docker-image://REF, or a git or HTTP address.
     #[arg(long = "build-context", value_name = "NAME=CONTEXT")]
     pub(crate) build_contexts: Vec<String>,
     /// Offer a secret to steps that mount it: id=NAME[,src=FILE|,env=VARIABLE].
     #[arg(long = "secret", value_name = "FIELDS")]
     pub(crate) secrets: Vec<String>,
-    /// Offer an SSH agent socket or keys to steps that mount it: default, or ID=SOCKET|KEY[,KEY].
+    /// Offer an SSH agent socket or keys to steps that mount it: default, ID=SOCKET or ID=KEY,KEY.
     #[arg(long = "ssh", value_name = "ID[=PATHS]")]
     pub(crate) ssh: Vec<String>,
     /// Build for these platforms, such as linux/amd64,linux/arm64 [default: this machine's].
@@ -193,7 +193,7 @@ pub(crate) struct SolveArgs {
     /// Offer a secret: id=NAME[,src=FILE|,env=VARIABLE].
     #[arg(long = "secret", value_name = "FIELDS")]
     pub(crate) secrets: Vec<String>,
-    /// Offer an SSH agent socket or keys: default, or ID=SOCKET|KEY[,KEY].
+    /// Offer an SSH agent socket or keys: default, ID=SOCKET or ID=KEY,KEY.
     #[arg(long = "ssh", value_name = "ID[=PATHS]")]
     pub(crate) ssh: Vec<String>,
     /// Where the result goes: as for `weld build`.
