@@ -108,9 +108,9 @@ impl Pump {
     pub(crate) async fn drain(&mut self) {
         loop {
             let permit = reserve(&mut self.output).await;
-            let chunk = match self.stdout.take() {
+            let chunk = match self.stdout.rest() {
                 Some(chunk) => Some(chunk),
-                None => self.stderr.take(),
+                None => self.stderr.rest(),
             };
             match (chunk, permit) {
                 (None, _) => return,
@@ -159,5 +159,52 @@ impl Source {
                 None
             }
         }
+    }
+
+    /// What is in the pipe, also if the reactor was not told of it yet: of a step that has ended
+    /// nothing more comes, and what is not read now is lost.
+    fn rest(&mut self) -> Option<Chunk> {
+        let pipe = self.pipe.as_ref()?;
+        let mut bytes = BytesMut::zeroed(CHUNK);
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut bytes[..]));
+        match read {
+            Ok(read) if read > 0 => {
+                bytes.truncate(read);
+                Some(Chunk {
+                    stream: self.stream,
+                    bytes: bytes.freeze(),
+                })
+            }
+            Ok(_) | Err(_) => {
+                self.pipe = None;
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reactor of a runtime with one thread hears nothing between the write and the draining.
+    #[tokio::test]
+    async fn draining_takes_what_the_reactor_was_not_told_of() {
+        let (sender, mut receiver) = mpsc::channel(4);
+        let (mut pump, out, err) = pump(Stdio::stream(sender)).unwrap();
+        rustix::io::write(&out, b"out").unwrap();
+        rustix::io::write(&err, b"err").unwrap();
+        drop((out, err));
+        pump.drain().await;
+        drop(pump);
+        let mut all = Vec::new();
+        while let Some(chunk) = receiver.recv().await {
+            all.push((chunk.stream, chunk.bytes.to_vec()));
+        }
+        let expected = [
+            (Stream::Stdout, b"out".to_vec()),
+            (Stream::Stderr, b"err".to_vec()),
+        ];
+        assert_eq!(all, expected);
     }
 }

@@ -175,7 +175,6 @@ async fn steps_leak_nothing() {
 }
 
 #[tokio::test]
-#[ignore = "known fault: one of three runs lost the output of one of the steps"]
 async fn parallel_steps_keep_their_output() {
     let bed = Bed::new();
     let steps = (0..50).map(|index| {
