@@ -1,0 +1,1 @@
+//! BuildKit's API, served over an [`Engine`](weld_engine::Engine) to unmodified clients.
