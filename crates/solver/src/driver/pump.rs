@@ -15,9 +15,10 @@ use super::{
     sources::{Asked, unite},
 };
 use crate::{
-    CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, Value, VertexUpdate,
+    CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, TraceStamp, Value,
+    VertexUpdate,
     core::{Core, Effect, Effects, Input, JobId, Reply, TaskId, Ticket, VertexNews},
-    progress::Channel,
+    progress::{Channel, Report},
 };
 
 /// Tasks that are polled first by one tokio task.
@@ -39,15 +40,15 @@ pub(super) struct Pump<T: Value> {
     starts: Vec<Start<T>>,
     channels: HashMap<JobId, Arc<Channel>>,
     stopped: bool,
+    /// When the input that is being handled came, in microseconds.
+    now: u64,
 }
 
 impl<T: Value> Pump<T> {
     pub(super) fn new(shared: Arc<Shared<T>>) -> Self {
-        let mut core = Core::new();
-        core.set_tracing(shared.options.trace.is_some());
         Self {
             shared,
-            core,
+            core: Core::new(),
             epoch: 0,
             effects: Effects::default(),
             follow_ups: VecDeque::new(),
@@ -56,6 +57,7 @@ impl<T: Value> Pump<T> {
             starts: Vec::new(),
             channels: HashMap::new(),
             stopped: false,
+            now: 0,
         }
     }
 
@@ -64,6 +66,7 @@ impl<T: Value> Pump<T> {
         let mut batch = Vec::new();
         while !self.stopped {
             shared.inbox.take(&mut batch);
+            self.switch_tracing();
             if batch.is_empty() {
                 shared.inbox.wake.notified().await;
                 continue;
@@ -128,6 +131,7 @@ impl<T: Value> Pump<T> {
                 channel.close();
             }
             let now = now_micros();
+            self.now = now;
             let (core, effects) = (&mut self.core, &mut self.effects);
             if let Err(payload) =
                 catch_unwind(AssertUnwindSafe(|| core.handle(now, input, effects)))
@@ -169,7 +173,7 @@ impl<T: Value> Pump<T> {
                         tokio::spawn(async move {
                             let trace = |event| {
                                 if let Some(sink) = &shared.options.trace {
-                                    sink.event(0, event);
+                                    sink.event(stamp(0, now_micros()), event);
                                 }
                             };
                             let matches =
@@ -206,7 +210,27 @@ impl<T: Value> Pump<T> {
 
     fn trace(&self, event: TraceEvent) {
         if let Some(sink) = &self.shared.options.trace {
-            sink.event(self.core.position(), event);
+            sink.event(stamp(self.core.position(), self.now), event);
+        }
+    }
+
+    /// Follows the sink: between two batches it may want events, or no more.
+    fn switch_tracing(&mut self) {
+        let on = self
+            .shared
+            .options
+            .trace
+            .as_ref()
+            .is_some_and(|sink| sink.enabled());
+        if on == self.core.is_tracing() {
+            return;
+        }
+        if on && self.core.census() != crate::Census::default() {
+            self.now = now_micros();
+            self.core.resume_tracing(&mut self.effects);
+            self.carry_out();
+        } else {
+            self.core.set_tracing(on);
         }
     }
 
@@ -303,6 +327,12 @@ impl<T: Value> Pump<T> {
         }
         self.core.reported(now_micros(), task, &mut self.effects);
         self.carry_out();
+        for why in reports.iter().filter_map(Report::explanation) {
+            if let Some(vertex) = self.core.vertex_of(task) {
+                let why = Arc::clone(why);
+                self.trace(TraceEvent::Explained { vertex, why });
+            }
+        }
         for (job, digest) in self.core.listeners(task) {
             if let Some(channel) = self.channels.get(&job) {
                 reports
@@ -325,6 +355,9 @@ impl<T: Value> Pump<T> {
     fn start_anew(&mut self, invariant: &str) {
         let invariant: Arc<str> = invariant.into();
         let position = self.core.position();
+        self.trace(TraceEvent::Broken {
+            invariant: Arc::clone(&invariant),
+        });
         self.end_tasks();
         for (_, reply) in self.replies.drain() {
             let _ = reply.send(Err(SolveError::Invariant {
@@ -340,7 +373,6 @@ impl<T: Value> Pump<T> {
         self.follow_ups.clear();
         self.effects = Effects::default();
         self.core = Core::new();
-        self.core.set_tracing(self.shared.options.trace.is_some());
     }
 
     fn end_tasks(&mut self) {
@@ -363,6 +395,10 @@ impl<T: Value> Pump<T> {
             .drain()
             .for_each(|(_, channel)| channel.close());
     }
+}
+
+fn stamp(position: u64, micros: u64) -> TraceStamp {
+    TraceStamp { position, micros }
 }
 
 fn now_micros() -> u64 {
