@@ -15,9 +15,10 @@ use super::{
     sources::{Asked, unite},
 };
 use crate::{
-    CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, Value, VertexUpdate,
+    CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, TraceStamp, Value,
+    VertexUpdate,
     core::{Core, Effect, Effects, Input, JobId, Reply, TaskId, Ticket, VertexNews},
-    progress::Channel,
+    progress::{Channel, Report},
 };
 
 /// Tasks that are polled first by one tokio task.
@@ -72,11 +73,9 @@ pub(super) async fn run<T: Value>(shared: Arc<Shared<T>>) {
 }
 
 impl<T: Value> Pump<T> {
-    pub(super) fn new(tracing: bool) -> Self {
-        let mut core = Core::new();
-        core.set_tracing(tracing);
+    pub(super) fn new() -> Self {
         Self {
-            core,
+            core: Core::new(),
             epoch: 0,
             now: now_micros(),
             since_clock: 0,
@@ -96,6 +95,7 @@ impl<T: Value> Pump<T> {
         let mut batch = std::mem::take(&mut self.batch);
         while shared.inbox.take(&mut batch) {
             self.read_clock();
+            self.switch_tracing(shared);
             for message in batch.drain(..) {
                 self.message(shared, message);
                 if self.starts.len() >= BATCH {
@@ -212,7 +212,7 @@ impl<T: Value> Pump<T> {
                         tokio::spawn(async move {
                             let trace = |event| {
                                 if let Some(sink) = &shared.options.trace {
-                                    sink.event(0, event);
+                                    sink.event(stamp(0, now_micros()), event);
                                 }
                             };
                             let matches =
@@ -247,7 +247,26 @@ impl<T: Value> Pump<T> {
 
     fn trace(&self, shared: &Shared<T>, event: TraceEvent) {
         if let Some(sink) = &shared.options.trace {
-            sink.event(self.core.position(), event);
+            sink.event(stamp(self.core.position(), self.now), event);
+        }
+    }
+
+    /// Follows the sink: between two batches it may want events, or no more.
+    fn switch_tracing(&mut self, shared: &Arc<Shared<T>>) {
+        let on = shared
+            .options
+            .trace
+            .as_ref()
+            .is_some_and(|sink| sink.enabled());
+        if on == self.core.is_tracing() {
+            return;
+        }
+        if on && self.core.census() != crate::Census::default() {
+            self.now = now_micros();
+            self.core.resume_tracing(&mut self.effects);
+            self.carry_out(shared);
+        } else {
+            self.core.set_tracing(on);
         }
     }
 
@@ -340,6 +359,12 @@ impl<T: Value> Pump<T> {
         }
         self.core.reported(self.now, task, &mut self.effects);
         self.carry_out(shared);
+        for why in reports.iter().filter_map(Report::explanation) {
+            if let Some(vertex) = self.core.vertex_of(task) {
+                let why = Arc::clone(why);
+                self.trace(shared, TraceEvent::Explained { vertex, why });
+            }
+        }
         for (job, digest) in self.core.listeners(task) {
             if let Some(channel) = self.channels.get(&job) {
                 reports
@@ -353,6 +378,12 @@ impl<T: Value> Pump<T> {
     fn start_anew(&mut self, shared: &Shared<T>, invariant: &str) {
         let invariant: Arc<str> = invariant.into();
         let position = self.core.position();
+        self.trace(
+            shared,
+            TraceEvent::Broken {
+                invariant: Arc::clone(&invariant),
+            },
+        );
         self.end_tasks();
         for (_, reply) in self.replies.drain() {
             let _ = reply.send(Err(SolveError::Invariant {
@@ -403,6 +434,10 @@ fn drop_record<T: Value>(shared: &Shared<T>, record: Record) {
     } else if let Some(source) = shared.sources.get(record.source) {
         source.keys.drop_record(record.id);
     }
+}
+
+fn stamp(position: u64, micros: u64) -> TraceStamp {
+    TraceStamp { position, micros }
 }
 
 fn now_micros() -> u64 {
