@@ -338,6 +338,8 @@ pub(crate) struct EdgeExtra {
     pub(crate) loaded_from: Option<Record>,
     /// How often a result was lost.
     pub(crate) lost: u32,
+    /// What leads to it was saved, although it has no result here.
+    pub(crate) chained: bool,
 }
 
 /// What a task is for.

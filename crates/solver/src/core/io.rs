@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     CacheMap, CacheSourceId, Definition, Digest, Failure, KeyId, KeyMatches, KeyQuery, OpError,
-    Record, SaveKey, TraceEvent,
+    Record, SaveKey, TraceEvent, chain::SolvedEdge,
 };
 
 /// Names a request; chosen by the caller, never used twice.
@@ -134,6 +134,15 @@ pub enum Input<O, V> {
         job: JobId,
         /// The root.
         root: RootId,
+    },
+    /// A job wants to know by which keys the results of its roots are found. Answered with [`Reply::Chain`].
+    Chain {
+        /// The request.
+        ticket: Ticket,
+        /// The job.
+        job: JobId,
+        /// The roots.
+        roots: Vec<RootId>,
     },
     /// A query is answered.
     Answer {
@@ -331,6 +340,8 @@ pub enum Reply<O, V> {
     Session(Option<SessionNo>),
     /// The vertices of the root, inputs first.
     Walk(Vec<WalkedVertex<O>>),
+    /// The edges that the roots are made of.
+    Chain(Vec<SolvedEdge>),
     /// It is done.
     Done,
 }

@@ -271,7 +271,8 @@ impl<O, V> Input<O, V> {
             | Self::Discard { ticket, .. }
             | Self::SubBuild { ticket, .. }
             | Self::NextSession { ticket, .. }
-            | Self::Walk { ticket, .. } => Some(*ticket),
+            | Self::Walk { ticket, .. }
+            | Self::Chain { ticket, .. } => Some(*ticket),
             Self::Session { .. }
             | Self::Subscribe { .. }
             | Self::Cancel { .. }

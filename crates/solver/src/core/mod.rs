@@ -12,6 +12,7 @@
 //! - `tasks` starts and ends calls of operations, `failure` hands their errors up, `outcome` takes their results.
 
 mod arena;
+mod chain;
 mod demand;
 mod failure;
 mod graph;
@@ -44,8 +45,7 @@ use hashbrown::{HashMap, HashTable};
 pub use io::*;
 use jobset::JobSet;
 use smallvec::SmallVec;
-use table::FixedState;
-pub(crate) use table::mix;
+pub(crate) use table::{FixedState, mix};
 
 use crate::{TraceEdge, TraceEvent};
 
@@ -259,6 +259,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 tried,
             } => self.next_session(ticket, task, &tried),
             Input::Walk { ticket, job, root } => self.walk(ticket, job, root),
+            Input::Chain { ticket, job, roots } => self.chain(ticket, job, &roots),
             Input::Answer { query, matches } => self.answer(query, matches),
             Input::Finished { task, outcome } => self.finished(task, outcome),
         }

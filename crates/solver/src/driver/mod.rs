@@ -1,5 +1,6 @@
 //! The driver: runs the core's effects as tokio tasks and feeds the outcomes back. All concurrency lives here.
 
+mod chain;
 mod context;
 mod inbox;
 mod job;

@@ -167,13 +167,14 @@ impl<T: Value> Pump<T> {
                     Asked::Later(answers) => {
                         let (shared, epoch) = (Arc::clone(&self.shared), self.epoch);
                         tokio::spawn(async move {
-                            let trace = |event| {
-                                if let Some(sink) = &shared.options.trace {
+                            let timeout = shared.options.source_timeout;
+                            let heard = |source, failed: Option<TraceEvent>| {
+                                shared.sources.note(source, failed.is_none(), timeout);
+                                if let (Some(sink), Some(event)) = (&shared.options.trace, failed) {
                                     sink.event(0, event);
                                 }
                             };
-                            let matches =
-                                unite(answers, shared.options.source_timeout, trace).await;
+                            let matches = unite(answers, timeout, heard).await;
                             shared
                                 .inbox
                                 .send(Message::Tell(epoch, Input::Answer { query, matches }));

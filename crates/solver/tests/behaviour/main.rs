@@ -10,6 +10,7 @@
 mod basics;
 mod caching;
 mod cancelling;
+mod chains;
 mod failing;
 mod ignoring;
 mod merging;
