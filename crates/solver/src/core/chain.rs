@@ -85,7 +85,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             keys,
             class: class(op, state.output),
             inputs,
-            contents: contents.map(|content| KeyId::content(*content)).collect(),
+            contents: contents.copied().collect(),
             sources: vertex
                 .extra
                 .as_ref()

@@ -187,9 +187,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     .all(|(slot, input)| slot.declared == *input)
         };
         let hash = live_hash(&def.digest, domain);
-        let mut twins: SmallVec<[VertexId; 2]> =
-            self.live.iter_hash(hash).copied().filter(matches).collect();
-        twins.sort_by_key(|id| (!self.vertices[*id].ignore_cache, self.vertices[*id].seq));
+        let mut twins: SmallVec<[VertexId; 2]> = self
+            .live
+            .iter_hash(hash)
+            .filter(|live| live.0 == hash)
+            .map(|live| live.1)
+            .filter(matches)
+            .collect();
+        if twins.len() > 1 {
+            twins.sort_by_key(|id| (!self.vertices[*id].ignore_cache, self.vertices[*id].seq));
+        }
         twins
     }
 
@@ -241,6 +248,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             slots: slots.collect(),
             edges: SmallVec::new(),
             maps: SmallVec::new(),
+            has_steps: false,
             maps_end: false,
             map_call: TaskSlot::Idle,
             exec: TaskSlot::Idle,
@@ -254,10 +262,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             vertex.extra_mut().sources = Some(sources);
         }
         let id = self.vertices.insert(vertex);
-        let vertices = &self.vertices;
-        self.live.insert_unique(hash, id, |id| {
-            live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref())
-        });
+        self.live.insert_unique(hash, (hash, id), |live| live.0);
         for (slot, input) in inputs.iter().enumerate() {
             self.own_edge(*input);
             let input = self.find(*input);
@@ -289,28 +294,37 @@ impl<O: Clone, V: Clone> Core<O, V> {
         {
             return *edge;
         }
-        let slots = state.slots.iter().map(|slot| {
-            let input = &self.edges[self.find(slot.declared)];
-            let state = input.phase.state();
-            EdgeSlot {
-                state,
-                want: EdgeState::Initial,
-                hit: Hit::Unknown,
-                fresh: !input.keys.is_empty(),
-                work: false,
-            }
-        });
+        let slots: SmallVec<[EdgeSlot; 3]> = state
+            .slots
+            .iter()
+            .map(|slot| {
+                let input = &self.edges[self.find(slot.declared)];
+                let state = input.phase.state();
+                EdgeSlot {
+                    state,
+                    want: EdgeState::Initial,
+                    hit: Hit::Unknown,
+                    fresh: !input.keys.is_empty(),
+                    work: false,
+                }
+            })
+            .collect();
         let edge = self.edges.insert(Edge {
             vertex,
             output,
             phase: Phase::Keys,
             owners: 0,
             interest: JobSet::default(),
-            dependents: Vec::new(),
+            dependents: SmallVec::new(),
             wants: [0; 3],
             requests: SmallVec::new(),
             keys: SmallVec::new(),
-            slots: slots.collect(),
+            lacking: 0,
+            unknown: slots
+                .iter()
+                .map(|slot| u32::from(slot.state == EdgeState::Initial))
+                .sum(),
+            slots,
             result: None,
             generation: 0,
             maps_seen: 0,
@@ -337,14 +351,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn remove_live(&mut self, vertex: VertexId) {
         let state = &self.vertices[vertex];
         let hash = live_hash(&state.digest, state.domain.as_deref());
-        if let Ok(entry) = self.live.find_entry(hash, |id| *id == vertex) {
+        if let Ok(entry) = self.live.find_entry(hash, |live| live.1 == vertex) {
             entry.remove();
         }
         if self.live.capacity() > 64 && self.live.len() * 4 < self.live.capacity() {
-            let vertices = &self.vertices;
-            self.live.shrink_to_fit(|id| {
-                live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref())
-            });
+            self.live.shrink_to_fit(|live| live.0);
         }
     }
 }

@@ -106,7 +106,8 @@ pub struct Core<O, V> {
     vertices: Arena<VertexTag, Vertex<O>>,
     edges: Arena<EdgeTag, Edge<V>>,
     tasks: Arena<TaskTag, Task>,
-    live: HashTable<VertexId>,
+    /// Live vertices by digest and domain, with the hash of these.
+    live: HashTable<(u64, VertexId)>,
     index: index::Index,
     requests: HashMap<Ticket, Request, FixedState>,
     dirty: VecDeque<EdgeId>,
@@ -297,6 +298,22 @@ impl<O: Clone, V: Clone> Core<O, V> {
         {
             state.dirty = true;
             self.dirty.push_back(edge);
+        }
+    }
+
+    /// Something about a vertex changed: its edges go on, and what they do not need any more ends.
+    fn touch_all(&mut self, vertex: VertexId) {
+        let mut finished = false;
+        for at in 0..self.vertices[vertex].edges.len() {
+            let edge = self.vertices[vertex].edges[at];
+            if self.edges[edge].phase == graph::Phase::Complete {
+                finished = true;
+            } else {
+                self.touch(edge);
+            }
+        }
+        if finished {
+            self.sync(vertex);
         }
     }
 

@@ -418,7 +418,7 @@ async fn min_chains_give_the_top_and_nothing_below() {
 }
 
 /// Answers late, or never.
-struct Slow(Option<Duration>);
+pub(crate) struct Slow(pub(crate) Option<Duration>);
 
 impl Slow {
     fn later<R: Send + 'static + Default>(&self) -> Answer<R> {

@@ -17,3 +17,4 @@ mod merging;
 mod nesting;
 mod sharing;
 mod support;
+mod weaknesses;
