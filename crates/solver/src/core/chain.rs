@@ -53,7 +53,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             let below = if own { &mut loaded } else { &mut foreign };
             below.extend(vertex.slots.iter().map(|slot| slot.declared));
-            below.extend(ran.sub_builds());
+            below.extend(ran.last_builds());
         }
         solved
     }

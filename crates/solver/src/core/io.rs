@@ -262,6 +262,20 @@ pub enum Effect<O, V> {
         /// What it hears.
         news: VertexNews,
     },
+    /// A subscribed job hears what an operation reported of itself before.
+    Replay {
+        /// The job.
+        job: JobId,
+        /// The vertex, as the job loaded it.
+        digest: Digest,
+        /// The vertex whose operation ran.
+        ran: u64,
+    },
+    /// A vertex whose operation reported on itself is gone.
+    Forget {
+        /// The vertex.
+        ran: u64,
+    },
     /// A scheduler event; only while tracing is on.
     Trace(TraceEvent),
 }

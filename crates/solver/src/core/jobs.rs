@@ -228,7 +228,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .map(|task| task.vertex)
             .and_then(|vertex| {
                 let state = &self.vertices[vertex];
-                let own = state.loaded.iter();
+                let own = self.next_on_behalf(vertex).into_iter();
+                let own = own.chain(state.loaded.iter());
                 let interested = state
                     .edges
                     .iter()

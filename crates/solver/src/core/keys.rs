@@ -177,12 +177,15 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// edges brought in.
     pub(super) fn record_names(&self, edge: EdgeId, slot: usize) -> InputKeys {
         let input = self.find(self.vertices[self.edges[edge].vertex].slots[slot].declared);
+        let mut names = self.input_keys(edge, slot, KeyUse::records);
+        if self.edges[input].keys.len() < 2 {
+            return names;
+        }
         let best = self.record_keys(input);
         let computed = |key: &InputKey| {
             let known = &self.edges[input].keys;
             known.iter().any(|known| known.id == key.key) && !best.contains(&key.key)
         };
-        let mut names = self.input_keys(edge, slot, KeyUse::records);
         names.keys.retain(|key| !computed(key));
         names
     }
@@ -342,6 +345,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
             inputs,
         };
         self.query(edge, Subject::Match, ask);
+    }
+
+    /// Whether the answer to a query would change anything.
+    pub(crate) fn awaits(&self, query: QueryId) -> bool {
+        self.edges
+            .get(query.edge)
+            .is_some_and(|state| state.epoch == query.epoch)
     }
 
     /// Takes the answer to a query. It may come too late to matter.

@@ -193,6 +193,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         } else if self.has_several_names(edge) {
             self.save(edge, None);
         }
+        self.vertices[vertex].leave_builds();
         self.set_cached(vertex);
     }
 

@@ -2,10 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::{
-    LogChunk, Status,
-    progress::Report,
-};
+use crate::{LogChunk, Status, progress::Report};
 
 /// Most bytes of log that are kept of one vertex: the last ones.
 const PER_VERTEX: usize = 256 << 10;
@@ -47,7 +44,9 @@ impl Histories {
             };
             if let Some(history) = self.by_vertex.get_mut(&oldest) {
                 self.bytes -= history.bytes;
-                history.drop_all();
+                history.drop_logs();
+                // It may report more.
+                self.order.push_back(oldest);
             }
         }
     }
@@ -71,43 +70,43 @@ impl Histories {
         if history.dropped > 0 {
             send(Report::Dropped(history.dropped));
         }
-        history
-            .logs
-            .iter()
-            .for_each(|chunk| send(Report::Log(chunk.clone())));
-        history
-            .bars
-            .iter()
-            .for_each(|bar| send(Report::Status(bar.clone())));
+        let logs = history.logs.iter();
+        logs.for_each(|chunk| send(Report::Log(chunk.clone())));
+        let bars = history.bars.iter();
+        bars.for_each(|bar| send(Report::Status(bar.clone())));
     }
 }
 
 impl History {
     fn add(&mut self, report: &Report) {
         match report {
-            Report::Log(chunk) => {
-                self.bytes += chunk.data.len();
-                self.logs.push_back(chunk.clone());
-                while self.bytes > PER_VERTEX {
-                    let Some(first) = self.logs.pop_front() else {
-                        return;
-                    };
-                    self.bytes -= first.data.len();
-                    self.dropped += first.data.len() as u64;
-                }
-            }
+            Report::Log(chunk) => self.add_log(chunk.clone()),
             Report::Dropped(bytes) => self.dropped += bytes,
-            Report::Status(bar) => {
-                match self.bars.iter_mut().find(|known| known.id == bar.id) {
-                    Some(known) => *known = bar.clone(),
-                    None if self.bars.len() < BARS => self.bars.push(bar.clone()),
-                    None => {}
-                }
-            }
+            Report::Status(bar) => self.add_bar(bar),
         }
     }
 
-    fn drop_all(&mut self) {
+    fn add_bar(&mut self, bar: &Status) {
+        if let Some(known) = self.bars.iter_mut().find(|known| known.id == bar.id) {
+            *known = bar.clone();
+        } else if self.bars.len() < BARS {
+            self.bars.push(bar.clone());
+        }
+    }
+
+    fn add_log(&mut self, chunk: LogChunk) {
+        self.bytes += chunk.data.len();
+        self.logs.push_back(chunk);
+        while self.bytes > PER_VERTEX {
+            let Some(first) = self.logs.pop_front() else {
+                return;
+            };
+            self.bytes -= first.data.len();
+            self.dropped += first.data.len() as u64;
+        }
+    }
+
+    fn drop_logs(&mut self) {
         self.dropped += self.bytes as u64;
         self.bytes = 0;
         self.logs = VecDeque::new();
@@ -144,7 +143,10 @@ mod tests {
         for _ in 0..5 {
             histories.add(1, &[log(PER_VERTEX / 2)]);
         }
-        assert_eq!(kept(&histories, 1), (PER_VERTEX, 3 * (PER_VERTEX / 2) as u64));
+        assert_eq!(
+            kept(&histories, 1),
+            (PER_VERTEX, 3 * (PER_VERTEX / 2) as u64)
+        );
         histories.forget(1);
         assert_eq!((histories.bytes, histories.order.len()), (0, 0));
     }

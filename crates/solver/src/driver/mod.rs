@@ -2,6 +2,7 @@
 
 mod chain;
 mod context;
+mod history;
 mod inbox;
 mod job;
 mod pump;

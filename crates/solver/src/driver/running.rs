@@ -52,6 +52,7 @@ impl Running {
         }
         if let Some((_, control)) = self.places[task.place()].take() {
             self.len -= 1;
+            control.end();
             if self.ended.len() < KEPT {
                 self.ended.push_back(control);
             }
