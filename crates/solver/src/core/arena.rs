@@ -31,11 +31,6 @@ impl<K> Id<K> {
         (u64::from(self.generation) << 32) | u64::from(self.index)
     }
 
-    /// The place in the arena; an id of another generation may have the same.
-    pub(crate) fn place(self) -> usize {
-        self.index as usize
-    }
-
     pub(crate) fn is_nil(self) -> bool {
         self.index == u32::MAX
     }
@@ -65,7 +60,7 @@ impl<K> Ord for Id<K> {
 }
 impl<K> std::hash::Hash for Id<K> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.unique().hash(state);
+        state.write_u64(self.unique());
     }
 }
 impl<K> fmt::Debug for Id<K> {
@@ -171,7 +166,7 @@ impl<K, T> Arena<K, T> {
         number
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, id: Id<K>) -> Option<&T> {
         let page = self.pages.get(id.index as usize / PAGE)?;
         let entry = page.entries.get(id.index as usize % PAGE)?;

@@ -24,8 +24,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         }
         let vertex = state.vertex;
-        let input = self.find(self.vertices[vertex].slots[slot].declared);
-        self.count_want(input, old, want);
+        let declared = self.vertices[vertex].slots[slot].declared;
+        self.count_want(self.find(declared), old, want);
     }
 
     /// Wants the same of every input.
@@ -49,8 +49,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             state.wants[level] += 1;
         }
         // A complete edge has nothing to do, whatever is wanted of it.
-        if state.desired() != before && state.phase != Phase::Complete {
-            self.touch(input);
+        if state.desired() != before && state.phase != Phase::Complete && !state.dirty {
+            state.dirty = true;
+            self.dirty.push_back(input);
         }
     }
 

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::{
     arena::Id,
+    index::Names,
     io::{EdgeId, JobId, SessionNo, TaskId, Ticket},
     jobset::JobSet,
 };
@@ -321,6 +322,8 @@ pub(crate) struct Edge<V> {
     pub(crate) dirty: bool,
     /// In the index.
     pub(crate) indexed: bool,
+    /// Under these names.
+    pub(crate) names: Names,
     /// The index should be looked at: names of inputs came in.
     pub(crate) look: bool,
     /// Names of inputs came in since a match over all inputs was last asked for.

@@ -20,7 +20,7 @@ struct Posting {
 }
 
 /// Hashes of the names of one input.
-type Names = SmallVec<[u64; 2]>;
+pub(super) type Names = SmallVec<[u64; 2]>;
 
 /// See the module.
 #[derive(Default)]
@@ -91,7 +91,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if names[0].is_empty() {
             return false;
         }
-        self.edges[edge].indexed = true;
+        let state = &mut self.edges[edge];
+        state.indexed = true;
+        for name in names.iter().flatten() {
+            if !state.names.contains(name) {
+                state.names.push(*name);
+            }
+        }
         let [first, last] = names.map(|names| {
             let mut found = SmallVec::<[EdgeId; 4]>::new();
             for hash in &names {
@@ -136,8 +142,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if !std::mem::take(&mut self.edges[edge].indexed) {
             return;
         }
-        for hash in self.index_names(edge).iter().flatten() {
-            self.index.remove(*hash, edge);
+        for hash in std::mem::take(&mut self.edges[edge].names) {
+            self.index.remove(hash, edge);
         }
     }
 
@@ -153,7 +159,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             names[0].extend(self.root_names(edge).map(|key| key.0.short()));
             return names;
         };
-        if (0..=last).any(|slot| !self.is_named(edge, slot)) {
+        if (1..last).any(|slot| !self.is_named(edge, slot)) {
             return names;
         }
         let ends = if last > 0 { &[0, last][..] } else { &[0] };
@@ -164,6 +170,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 }
                 true
             });
+            if names.is_empty() {
+                return Default::default();
+            }
         }
         names
     }

@@ -29,7 +29,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let vertex = &self.vertices[state.vertex];
         let selector = vertex.maps.first().and_then(|map| map.selector(slot));
         let input = &vertex.slots[slot];
-        for key in &self.edges[self.find(input.declared)].keys {
+        for key in &self.found(input.declared).keys {
             if !each(Alternative {
                 key: InputKey {
                     key: key.id,

@@ -17,6 +17,28 @@ use super::{
 };
 use crate::{CacheSourceId, Definition, Digest, Failure, MergePolicy, TraceEvent, VertexDef};
 
+/// A job that becomes interested in all that it loads, while it is loaded: nothing of it has to be walked again.
+struct Newcomer {
+    slot: u32,
+    jobs: JobSet,
+    touched: Vec<EdgeId>,
+    /// Edges that forward, and vertices with builds of their own: what they lead to is not in the definition.
+    forwarding: Vec<EdgeId>,
+    nesting: Vec<VertexId>,
+}
+
+impl Newcomer {
+    fn new(slot: u32) -> Self {
+        Self {
+            slot,
+            jobs: JobSet::one(slot),
+            touched: Vec::new(),
+            forwarding: Vec::new(),
+            nesting: Vec::new(),
+        }
+    }
+}
+
 /// What came of a definition.
 struct Loaded {
     root: EdgeId,
@@ -31,12 +53,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         let (slot, id) = (state.slot, state.id.clone());
         let domain = state.domain;
-        let Some(loaded) = self.create(definition, domain, &[]) else {
+        let mut newcomer = Newcomer::new(slot);
+        let Some(loaded) = self.create(definition, domain, &[], Some(&mut newcomer)) else {
             return;
         };
         self.own_edge(loaded.root);
+        self.welcome(job, newcomer);
         self.jobs[job].roots.push(loaded.root);
-        self.share(loaded.root, JobSet::one(slot), JobSet::one(slot));
         self.trace_loaded(Some(id), &loaded);
         self.reply(ticket, Ok(Reply::Root(RootId(loaded.root))));
     }
@@ -57,7 +80,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         } else {
             &[parent, actor]
         };
-        let Some(loaded) = self.create(definition, domain, asking) else {
+        let Some(loaded) = self.create(definition, domain, asking, None) else {
             let vertex = &self.vertices[parent];
             let (vertex, name) = (vertex.digest, vertex.label.name.clone());
             return self.reply(ticket, Err(Failure::SubBuildCycle { vertex, name }));
@@ -94,6 +117,57 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.hear(self.edges[root].vertex, listeners);
     }
 
+    /// A job that is loading a graph becomes interested in a vertex of it and in the edges of its inputs.
+    fn meet(&mut self, newcomer: &mut Newcomer, vertex: VertexId, edges: &[EdgeId]) {
+        for edge in edges {
+            let state = &mut self.edges[*edge];
+            if state.interest.insert(newcomer.slot) {
+                newcomer.touched.push(*edge);
+                if state.is_forwarded() {
+                    newcomer.forwarding.push(*edge);
+                }
+            }
+        }
+        let state = &mut self.vertices[vertex];
+        if state.loaded.insert(newcomer.slot) {
+            if !state.sub_builds().is_empty() {
+                newcomer.nesting.push(vertex);
+            }
+            self.replay(vertex, &newcomer.jobs);
+            self.tell(vertex, &newcomer.jobs);
+        }
+    }
+
+    /// Makes a job interested in what its graph leads to beyond itself.
+    fn welcome(&mut self, job: JobId, newcomer: Newcomer) {
+        let Newcomer {
+            jobs,
+            touched,
+            forwarding,
+            nesting,
+            ..
+        } = newcomer;
+        let known = &mut self.jobs[job].touched;
+        if known.is_empty() {
+            *known = touched;
+        } else {
+            known.extend(touched);
+        }
+        for vertex in nesting {
+            for root in self.vertices[vertex].sub_builds().to_vec() {
+                self.share(root, jobs.clone(), jobs.clone());
+            }
+        }
+        for edge in &forwarding {
+            if let Phase::Forwarded(target) = self.edges[*edge].phase {
+                self.interest(target, jobs.clone());
+            }
+        }
+        for edge in forwarding {
+            self.hear_of_nested(edge, &jobs);
+        }
+    }
+
     fn trace_loaded(&mut self, job: Option<std::sync::Arc<str>>, loaded: &Loaded) {
         self.trace(|core| TraceEvent::Loaded {
             job,
@@ -111,6 +185,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         definition: Definition<O>,
         domain: Option<Digest>,
         asking: &[VertexId],
+        mut newcomer: Option<&mut Newcomer>,
     ) -> Option<Loaded> {
         let (vertices, root) = definition.into_parts();
         let mut needed = vec![false; vertices.len()];
@@ -162,8 +237,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     self.create_vertex(def, domain, &inputs)
                 }
             };
+            if let Some(newcomer) = newcomer.as_deref_mut() {
+                self.meet(newcomer, ids[at], &inputs);
+            }
         }
         let root = self.edge_of(ids[root.vertex as usize], root.index);
+        if let Some(newcomer) = newcomer {
+            self.meet(newcomer, self.edges[root].vertex, &[root]);
+        }
         Some(Loaded {
             root,
             vertices: count,
@@ -341,6 +422,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             no_match: false,
             dirty: false,
             indexed: false,
+            names: SmallVec::new(),
             look: true,
             unmatched: true,
             need_map: false,

@@ -318,7 +318,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// The edge that `edge` has become: a union-find look-up, with path compression.
+    #[inline]
     fn find(&self, edge: EdgeId) -> EdgeId {
+        if self.edges[edge].is_forwarded() {
+            self.find_forwarded(edge)
+        } else {
+            edge
+        }
+    }
+
+    fn find_forwarded(&self, edge: EdgeId) -> EdgeId {
         let mut root = edge;
         while self.edges[root].is_forwarded() {
             root = self.edges[root].resolved.get();
@@ -328,6 +337,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
             edge = self.edges[edge].resolved.replace(root);
         }
         root
+    }
+
+    /// What `edge` has become.
+    #[inline]
+    fn found(&self, edge: EdgeId) -> &Edge<V> {
+        let state = &self.edges[edge];
+        if state.is_forwarded() {
+            &self.edges[self.find(edge)]
+        } else {
+            state
+        }
     }
 
     /// Edges that forward to `edge`, in any number of steps.

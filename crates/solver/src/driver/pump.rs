@@ -428,6 +428,7 @@ impl<T: Value> Pump<T> {
         self.starts.clear();
         for control in std::mem::take(&mut self.running).into_controls() {
             control.cancel();
+            control.end();
             if let Some(handle) = control.abort.get() {
                 handle.abort();
             }

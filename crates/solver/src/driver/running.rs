@@ -2,17 +2,18 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use hashbrown::HashMap;
+
 use super::context::TaskControl;
-use crate::core::TaskId;
+use crate::core::{FixedState, TaskId};
 
 /// Most controls of ended tasks that are kept to be used again.
 const KEPT: usize = 1024;
 
-/// Controls of the tasks under way, by the place of the task's id.
+/// Controls of the tasks under way.
 #[derive(Default)]
 pub(super) struct Running {
-    places: Vec<Option<(TaskId, Arc<TaskControl>)>>,
-    len: usize,
+    controls: HashMap<TaskId, Arc<TaskControl>, FixedState>,
     /// Of ended tasks; the oldest is the surest to be held by nobody else any more.
     ended: VecDeque<Arc<TaskControl>>,
 }
@@ -21,12 +22,7 @@ impl Running {
     /// The control of a new task.
     pub(super) fn insert(&mut self, task: TaskId) -> Arc<TaskControl> {
         let control = self.unused();
-        let place = task.place();
-        if self.places.len() <= place {
-            self.places.resize_with(place + 1, || None);
-        }
-        self.places[place] = Some((task, Arc::clone(&control)));
-        self.len += 1;
+        self.controls.insert(task, Arc::clone(&control));
         control
     }
 
@@ -42,30 +38,22 @@ impl Running {
     }
 
     pub(super) fn get(&self, task: TaskId) -> Option<&Arc<TaskControl>> {
-        let (id, control) = self.places.get(task.place())?.as_ref()?;
-        (*id == task).then_some(control)
+        self.controls.get(&task)
     }
 
     pub(super) fn remove(&mut self, task: TaskId) {
-        if self.get(task).is_none() {
-            return;
-        }
-        if let Some((_, control)) = self.places[task.place()].take() {
-            self.len -= 1;
+        if let Some(control) = self.controls.remove(&task) {
             control.end();
             if self.ended.len() < KEPT {
                 self.ended.push_back(control);
             }
         }
-        if self.len == 0 && self.places.len() > KEPT {
-            self.places = Vec::new();
+        if self.controls.is_empty() && self.controls.capacity() > KEPT {
+            self.controls = HashMap::default();
         }
     }
 
     pub(super) fn into_controls(self) -> impl Iterator<Item = Arc<TaskControl>> {
-        self.places
-            .into_iter()
-            .flatten()
-            .map(|(_, control)| control)
+        self.controls.into_values()
     }
 }
