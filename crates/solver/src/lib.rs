@@ -40,6 +40,7 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
+pub mod chain;
 pub mod core;
 mod definition;
 mod digest;

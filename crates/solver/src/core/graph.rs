@@ -106,11 +106,17 @@ pub(crate) struct Vertex<O> {
 #[derive(Default)]
 pub(crate) struct VertexExtra {
     pub(crate) sub_builds: Vec<EdgeId>,
+    /// How many of them belong to former runs, which did not lead to the result.
+    pub(crate) former_builds: usize,
     pub(crate) sources: Option<Arc<[CacheSourceId]>>,
     /// The vertex whose operation is called in place of the own one, because what that one needed went away.
     pub(crate) stand_in: Option<VertexId>,
     /// Vertices whose operation failed because what it needed went away.
     pub(crate) given_up: Vec<VertexId>,
+    /// Jobs on whose behalf the own operation failed for that reason.
+    pub(crate) given_up_jobs: JobSet,
+    /// Whether the operation reported on itself, so that there is a history of it.
+    pub(crate) reported: bool,
     pub(crate) error: Option<Arc<str>>,
     /// Whether the operation runs for another vertex at the moment.
     pub(crate) lent: bool,
@@ -348,6 +354,8 @@ pub(crate) struct EdgeExtra {
     pub(crate) loaded_from: Option<Record>,
     /// How often a result was lost.
     pub(crate) lost: u32,
+    /// What leads to it was saved, although it has no result here.
+    pub(crate) chained: bool,
 }
 
 /// What a task is for.
@@ -368,6 +376,8 @@ pub(crate) struct Task {
     pub(crate) actor: VertexId,
     pub(crate) purpose: Purpose,
     pub(crate) cancelled: bool,
+    /// The slot of the job whose needs it works with first, if any.
+    pub(crate) on_behalf: Option<u32>,
     /// Requests of sub-builds that the operation made and that are not answered.
     pub(crate) requests: Vec<Ticket>,
     /// Results of inputs that the call was given, by generation.
@@ -379,8 +389,24 @@ impl<O> Vertex<O> {
         self.extra.get_or_insert_default()
     }
 
+    /// Roots of builds that the operation asked for, in any run.
     pub(crate) fn sub_builds(&self) -> &[EdgeId] {
         self.extra.as_ref().map_or(&[], |extra| &extra.sub_builds)
+    }
+
+    /// Those of the last run.
+    pub(crate) fn last_builds(&self) -> &[EdgeId] {
+        self.extra
+            .as_ref()
+            .and_then(|extra| extra.sub_builds.get(extra.former_builds..))
+            .unwrap_or_default()
+    }
+
+    /// A new result is on its way: what was built for the last one does not belong to it.
+    pub(crate) fn leave_builds(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.former_builds = extra.sub_builds.len();
+        }
     }
 }
 

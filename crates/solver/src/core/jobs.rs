@@ -243,7 +243,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .map(|task| task.vertex)
             .and_then(|vertex| {
                 let state = &self.vertices[vertex];
-                let own = state.loaded.iter();
+                let own = self.next_on_behalf(vertex).into_iter();
+                let own = own.chain(state.loaded.iter());
                 let interested = state
                     .edges
                     .iter()
@@ -286,7 +287,8 @@ impl<O, V> Input<O, V> {
             | Self::Discard { ticket, .. }
             | Self::SubBuild { ticket, .. }
             | Self::NextSession { ticket, .. }
-            | Self::Walk { ticket, .. } => Some(*ticket),
+            | Self::Walk { ticket, .. }
+            | Self::Chain { ticket, .. } => Some(*ticket),
             Self::Session { .. }
             | Self::Subscribe { .. }
             | Self::Cancel { .. }

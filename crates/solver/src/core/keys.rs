@@ -93,6 +93,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn derived_key(&self, edge: EdgeId, usable: impl Fn(KeyUse) -> bool + Copy) -> Option<KeyId> {
         let state = &self.edges[edge];
         let op = self.vertices[state.vertex].maps.first()?.op;
+        if state.slots.is_empty() {
+            return Some(KeyId::root(op, state.output));
+        }
         let mut hash = KeyHasher::new(op, state.output);
         for slot in 0..state.slots.len() {
             let key = self.first_alternative(edge, slot, usable)?;
@@ -171,12 +174,29 @@ impl<O: Clone, V: Clone> Core<O, V> {
         best.map(|key| key.id)
     }
 
+    /// The names of an input under which something is recorded: its keys that lead to records of their own, its content, and what merged
+    /// edges brought in.
+    pub(super) fn record_names(&self, edge: EdgeId, slot: usize) -> InputKeys {
+        let input = self.find(self.vertices[self.edges[edge].vertex].slots[slot].declared);
+        let mut names = self.input_keys(edge, slot, KeyUse::records);
+        if self.edges[input].keys.len() < 2 {
+            return names;
+        }
+        let best = self.record_keys(input);
+        let computed = |key: &InputKey| {
+            let known = &self.edges[input].keys;
+            known.iter().any(|known| known.id == key.key) && !best.contains(&key.key)
+        };
+        names.keys.retain(|key| !computed(key));
+        names
+    }
+
     /// Saves the keys of a complete edge and all that leads to them, with a record of `value` where there is one.
     pub(super) fn save(&mut self, edge: EdgeId, value: Option<V>) {
         let state = &self.edges[edge];
         let vertex = &self.vertices[state.vertex];
         let inputs: Vec<_> = (0..state.slots.len())
-            .map(|slot| self.input_keys(edge, slot, KeyUse::records))
+            .map(|slot| self.record_names(edge, slot))
             .collect();
         let output = state.output;
         let entry = |(key, op), inputs| SaveKey {
@@ -210,6 +230,30 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         if !keys.is_empty() {
             self.effect(Effect::Save { keys, value });
+        }
+    }
+
+    /// Saves what leads to the inputs of an edge whose record came from elsewhere: without those links, only the source could tell
+    /// which keys they have.
+    pub(super) fn save_chain(&mut self, edge: EdgeId) {
+        let mut order = Vec::new();
+        let mut work = vec![edge];
+        while let Some(edge) = work.pop() {
+            for at in 0..self.edges[edge].slots.len() {
+                let input = self.find(self.vertices[self.edges[edge].vertex].slots[at].declared);
+                let state = &mut self.edges[input];
+                if state.phase == Phase::Complete || state.slots.is_empty() {
+                    continue;
+                }
+                if !std::mem::replace(&mut state.extra_mut().chained, true) {
+                    order.push(input);
+                    work.push(input);
+                }
+            }
+        }
+        // The lowest first, so that each key is there before it leads on.
+        for edge in order.into_iter().rev() {
+            self.save(edge, None);
         }
     }
 
@@ -302,6 +346,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
             inputs,
         };
         self.query(edge, Subject::Match, ask);
+    }
+
+    /// Whether the answer to a query would change anything.
+    pub(crate) fn awaits(&self, query: QueryId) -> bool {
+        self.edges
+            .get(query.edge)
+            .is_some_and(|state| state.epoch == query.epoch)
     }
 
     /// Takes the answer to a query. It may come too late to matter.

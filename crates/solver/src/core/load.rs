@@ -94,7 +94,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Makes a vertex the owner of the root of a build that its operation asked for.
     fn adopt(&mut self, parent: VertexId, root: EdgeId) {
-        if self.vertices[parent].sub_builds().contains(&root) {
+        let known = self.vertices[parent].sub_builds();
+        if let Some(at) = known.iter().position(|known| *known == root) {
+            // One that a former run asked for as well belongs to this one now.
+            let extra = self.vertices[parent].extra_mut();
+            if at < extra.former_builds {
+                extra.sub_builds[at..].rotate_left(1);
+                extra.former_builds -= 1;
+            }
             return;
         }
         self.own_edge(root);
@@ -126,6 +133,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             if !state.sub_builds().is_empty() {
                 newcomer.nesting.push(vertex);
             }
+            self.replay(vertex, &newcomer.jobs);
             self.tell(vertex, &newcomer.jobs);
         }
     }

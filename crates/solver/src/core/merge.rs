@@ -92,6 +92,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.move_parents(source, target);
         self.add_merged(source, target);
         let (from, to) = (self.edges[source].vertex, self.edges[target].vertex);
+        self.replay_to_sources(source, target);
         self.mirror_to_sources(target, to);
         self.edges[target].look = true;
         self.touch(target);

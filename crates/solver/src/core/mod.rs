@@ -13,6 +13,7 @@
 //! - `tracing` tells what is live when somebody begins to watch.
 
 mod arena;
+mod chain;
 mod demand;
 mod failure;
 mod graph;
@@ -260,6 +261,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 tried,
             } => self.next_session(ticket, task, &tried),
             Input::Walk { ticket, job, root } => self.walk(ticket, job, root),
+            Input::Chain { ticket, job, roots } => self.chain(ticket, job, &roots),
             Input::Answer { query, matches } => self.answer(query, matches),
             Input::Finished { task, outcome } => self.finished(task, outcome),
         }

@@ -232,11 +232,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.complete(edge, value, record);
         if record.is_some_and(|record| record.source != crate::CacheSourceId::LOCAL) {
             // What came from elsewhere is found here next time.
+            self.save_chain(edge);
             let value = self.edges[edge].result.clone();
             self.save(edge, value);
         } else if self.has_several_names(edge) {
             self.save(edge, None);
         }
+        self.vertices[vertex].leave_builds();
         self.set_cached(vertex);
     }
 

@@ -3,7 +3,7 @@
 use super::{
     Core, faulty,
     graph::{Phase, TaskSlot, VertexId},
-    io::EdgeId,
+    io::{EdgeId, Effect},
 };
 use crate::TraceEvent;
 
@@ -98,6 +98,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 extra.parents.swap_remove(at);
             }
             self.release_edge(*root);
+        }
+        if state.extra.as_ref().is_some_and(|extra| extra.reported) {
+            let ran = vertex.unique();
+            self.effect(Effect::Forget { ran });
         }
         self.effects.retired.push(state.op);
     }

@@ -22,6 +22,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             actor,
             purpose,
             cancelled: false,
+            on_behalf: self.next_on_behalf(vertex),
             requests: Vec::new(),
             inputs,
         });
@@ -93,6 +94,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             given.push((edge, input.generation));
             inputs.push(value);
         }
+        self.vertices[vertex].leave_builds();
         let (task, op) = self.start_task(vertex, Purpose::Exec, given);
         self.vertices[vertex].exec = TaskSlot::Running(task);
         self.set_status(vertex, Status::Started { at: self.now });
@@ -112,6 +114,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             actor: vertex,
             purpose: Purpose::Load(edge),
             cancelled: false,
+            on_behalf: None,
             requests: Vec::new(),
             inputs: Given::new(),
         });

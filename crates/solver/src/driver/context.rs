@@ -64,6 +64,8 @@ pub(super) struct TaskControl {
     pub(super) reports: Reports,
     /// Set when the task did not end at once.
     pub(super) abort: OnceLock<AbortHandle>,
+    /// Ends the task some time after its cancellation; of no use once the task has ended.
+    pub(super) grace: OnceLock<AbortHandle>,
 }
 
 impl TaskControl {
@@ -71,6 +73,13 @@ impl TaskControl {
         self.cancelled.store(true, Ordering::SeqCst);
         if let Some(token) = self.token.get() {
             token.cancel();
+        }
+    }
+
+    /// The task has ended.
+    pub(super) fn end(&self) {
+        if let Some(grace) = self.grace.get() {
+            grace.abort();
         }
     }
 

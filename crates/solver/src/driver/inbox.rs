@@ -12,8 +12,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{CoreInput, CoreReply};
 use crate::{
-    SolveError, Value,
-    core::{Census, JobId, TaskId, Ticket},
+    KeyMatches, SolveError, Value,
+    core::{Census, JobId, QueryId, TaskId, Ticket},
     progress::Channel,
 };
 
@@ -23,6 +23,13 @@ pub(super) type ReplySender<T> = oneshot::Sender<Result<CoreReply<T>, SolveError
 pub(super) enum Message<T: Value> {
     /// For the core of this epoch, nobody waits for an answer.
     Tell(u32, CoreInput<T>),
+    /// A query that took its time is answered.
+    Answered {
+        epoch: u32,
+        number: u64,
+        query: QueryId,
+        matches: KeyMatches,
+    },
     /// For the core of this epoch, with the way back.
     Ask {
         epoch: u32,

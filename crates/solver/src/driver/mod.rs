@@ -1,6 +1,8 @@
 //! The driver: runs the core's effects as tokio tasks and feeds the outcomes back. All concurrency lives here.
 
+mod chain;
 mod context;
+mod history;
 mod inbox;
 mod job;
 mod pump;

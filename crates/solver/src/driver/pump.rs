@@ -7,8 +7,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::{
     ANY_EPOCH, CoreInput, CoreReply, Shared,
+    history::Histories,
     inbox::{Message, ReplySender},
     run::{Start, panic_text, spawn_all},
     running::Running,
@@ -17,7 +20,7 @@ use super::{
 use crate::{
     CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, TraceStamp, Value,
     VertexUpdate,
-    core::{Core, Effect, Effects, Input, JobId, Reply, TaskId, Ticket, VertexNews},
+    core::{Core, Effect, Effects, Input, JobId, QueryId, Reply, TaskId, Ticket, VertexNews},
     progress::{Channel, Report},
 };
 
@@ -47,6 +50,10 @@ pub(super) struct Pump<T: Value> {
     running: Running,
     starts: Vec<Start<T>>,
     channels: HashMap<JobId, Arc<Channel>>,
+    /// Queries that take their time, by their number.
+    queries: HashMap<u64, (QueryId, AbortOnDropHandle<()>)>,
+    asked: u64,
+    histories: Histories,
     stopped: bool,
 }
 
@@ -86,6 +93,9 @@ impl<T: Value> Pump<T> {
             running: Running::default(),
             starts: Vec::new(),
             channels: HashMap::new(),
+            queries: HashMap::new(),
+            asked: 0,
+            histories: Histories::default(),
             stopped: false,
         }
     }
@@ -122,6 +132,17 @@ impl<T: Value> Pump<T> {
                 self.handle(shared, input)
             }
             Message::Tell(..) => {}
+            Message::Answered {
+                epoch,
+                number,
+                query,
+                matches,
+            } => {
+                self.queries.remove(&number);
+                if epoch == self.epoch {
+                    self.handle(shared, Input::Answer { query, matches });
+                }
+            }
             Message::Ask {
                 epoch,
                 ticket,
@@ -158,6 +179,7 @@ impl<T: Value> Pump<T> {
     fn handle(&mut self, shared: &Arc<Shared<T>>, input: CoreInput<T>) {
         let mut next = Some(input);
         while let Some(input) = next {
+            let discards = matches!(input, Input::Discard { .. });
             match &input {
                 Input::Finished { task, .. } => self.running.remove(*task),
                 Input::Discard { job, .. } => {
@@ -178,6 +200,11 @@ impl<T: Value> Pump<T> {
                 return self.start_anew(shared, &panic_text(payload.as_ref()));
             }
             self.carry_out(shared);
+            if discards && !self.queries.is_empty() {
+                // Nobody waits any more for what was asked for edges that are gone.
+                let core = &self.core;
+                self.queries.retain(|_, (query, _)| core.awaits(*query));
+            }
             next = self.follow_ups.pop_front();
         }
     }
@@ -209,17 +236,26 @@ impl<T: Value> Pump<T> {
                     }
                     Asked::Later(answers) => {
                         let (shared, epoch) = (Arc::clone(shared), self.epoch);
-                        tokio::spawn(async move {
-                            let trace = |event| {
-                                if let Some(sink) = &shared.options.trace {
+                        self.asked += 1;
+                        let number = self.asked;
+                        let asking = tokio::spawn(async move {
+                            let timeout = shared.options.source_timeout;
+                            let heard = |source, failed: Option<TraceEvent>| {
+                                shared.sources.note(source, failed.is_none(), timeout);
+                                if let (Some(sink), Some(event)) = (&shared.options.trace, failed) {
                                     sink.event(stamp(0, now_micros()), event);
                                 }
                             };
-                            let matches =
-                                unite(answers, shared.options.source_timeout, trace).await;
-                            let answer = Input::Answer { query, matches };
-                            shared.inbox.tell_pump(Message::Tell(epoch, answer));
+                            let matches = unite(answers, timeout, heard).await;
+                            shared.inbox.tell_pump(Message::Answered {
+                                epoch,
+                                number,
+                                query,
+                                matches,
+                            });
                         });
+                        self.queries
+                            .insert(number, (query, AbortOnDropHandle::new(asking)));
                     }
                 }
             }
@@ -241,6 +277,13 @@ impl<T: Value> Pump<T> {
                     channel.send_vertex(update(news));
                 }
             }
+            Effect::Replay { job, digest, ran } => {
+                if let Some(channel) = self.channels.get(&job) {
+                    self.histories
+                        .replay(ran, |report| channel.send_report(digest, report));
+                }
+            }
+            Effect::Forget { ran } => self.histories.forget(ran),
             Effect::Trace(event) => self.trace(shared, event),
         }
     }
@@ -292,10 +335,10 @@ impl<T: Value> Pump<T> {
         };
         control.cancel();
         let grace = shared.options.cancel_grace;
-        let control = Arc::downgrade(control);
-        tokio::spawn(async move {
+        let watched = Arc::downgrade(control);
+        let timer = tokio::spawn(async move {
             tokio::time::sleep(grace).await;
-            if let Some(handle) = control
+            if let Some(handle) = watched
                 .upgrade()
                 .as_ref()
                 .and_then(|control| control.abort.get())
@@ -303,6 +346,8 @@ impl<T: Value> Pump<T> {
                 handle.abort();
             }
         });
+        // A task is cancelled once.
+        let _ = control.grace.set(timer.abort_handle());
     }
 
     fn save(&self, shared: &Shared<T>, keys: Vec<SaveKey>, value: Option<ResultRef<T>>) {
@@ -357,7 +402,9 @@ impl<T: Value> Pump<T> {
         if reports.is_empty() {
             return;
         }
-        self.core.reported(self.now, task, &mut self.effects);
+        if let Some(ran) = self.core.reported(self.now, task, &mut self.effects) {
+            self.histories.add(ran, &reports);
+        }
         self.carry_out(shared);
         for why in reports.iter().filter_map(Report::explanation) {
             if let Some(vertex) = self.core.vertex_of(task) {
@@ -402,6 +449,8 @@ impl<T: Value> Pump<T> {
             .drain()
             .for_each(|(_, channel)| channel.close());
         self.follow_ups.clear();
+        self.queries.clear();
+        self.histories = Histories::default();
         self.effects = Effects::default();
         self.core = Core::new();
     }
@@ -410,6 +459,7 @@ impl<T: Value> Pump<T> {
         self.starts.clear();
         for control in std::mem::take(&mut self.running).into_controls() {
             control.cancel();
+            control.end();
             if let Some(handle) = control.abort.get() {
                 handle.abort();
             }

@@ -42,10 +42,11 @@ impl Running {
     }
 
     pub(super) fn remove(&mut self, task: TaskId) {
-        if let Some(control) = self.controls.remove(&task)
-            && self.ended.len() < KEPT
-        {
-            self.ended.push_back(control);
+        if let Some(control) = self.controls.remove(&task) {
+            control.end();
+            if self.ended.len() < KEPT {
+                self.ended.push_back(control);
+            }
         }
         if self.controls.is_empty() && self.controls.capacity() > KEPT {
             self.controls = HashMap::default();

@@ -137,6 +137,16 @@ impl MemoryKeyStore {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// An entry; `class` tells what the key of an operation and its output is of.
+    pub(crate) fn entry_with(
+        &self,
+        key: KeyId,
+        class: impl Fn(Digest, u32) -> Digest,
+    ) -> Option<KeyEntry> {
+        let tables = self.lock();
+        tables.find(key).map(|key| tables.entry(key, class))
+    }
+
     /// How much is held.
     pub fn usage(&self) -> MemoryUsage {
         let tables = self.lock();
@@ -160,9 +170,7 @@ impl KeyStore for MemoryKeyStore {
         let tables = self.lock();
         Answer::Ready(match query {
             KeyQuery::Root { op, output } => {
-                let found = tables
-                    .find(KeyId::root(op, output))
-                    .filter(|key| tables.keys[*key].op == op);
+                let found = tables.find(KeyId::root(op, output));
                 KeyMatches {
                     hits: Vec::new(),
                     keys: found.map(|key| tables.matched(key)).into_iter().collect(),
@@ -185,8 +193,7 @@ impl KeyStore for MemoryKeyStore {
     }
 
     fn entry(&self, key: KeyId) -> Answer<Option<KeyEntry>> {
-        let tables = self.lock();
-        Answer::Ready(tables.find(key).map(|key| tables.entry(key)))
+        Answer::Ready(self.entry_with(key, |op, output| KeyId::root(op, output).0))
     }
 
     fn keys_of(&self, record: RecordId) -> Answer<Vec<KeyId>> {
@@ -355,7 +362,7 @@ impl Tables {
         }
     }
 
-    fn entry(&self, key: u32) -> KeyEntry {
+    fn entry(&self, key: u32, class: impl Fn(Digest, u32) -> Digest) -> KeyEntry {
         let back = |link: u32| {
             let link = &self.links[link];
             BackLink {
@@ -366,10 +373,13 @@ impl Tables {
         };
         let mut inputs: Vec<_> = self.links_to(key).map(back).collect();
         inputs.sort_unstable();
-        let Key { op, output, .. } = &self.keys[key];
+        let Key { id, op, output, .. } = &self.keys[key];
         KeyEntry {
-            op: *op,
-            output: *output,
+            class: if inputs.is_empty() {
+                id.0
+            } else {
+                class(*op, *output)
+            },
             inputs,
             records: self.matched(key).records,
         }

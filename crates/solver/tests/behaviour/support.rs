@@ -500,6 +500,7 @@ pub(crate) struct Results {
     records: Mutex<HashMap<RecordId, Value>>,
     next: AtomicUsize,
     pub(crate) loads: AtomicUsize,
+    pub(crate) given: AtomicUsize,
     pub(crate) refuse: AtomicBool,
     pub(crate) released: AtomicUsize,
 }
@@ -520,12 +521,10 @@ impl ResultStore<Value> for Results {
                 source: Arc::from(Box::from("refused")),
             });
         }
-        self.records
-            .lock()
-            .unwrap()
-            .get(&record)
-            .cloned()
-            .ok_or(LoadError::Gone(record))
+        let value = self.records.lock().unwrap().get(&record).cloned();
+        self.given
+            .fetch_add(usize::from(value.is_some()), Ordering::SeqCst);
+        value.ok_or(LoadError::Gone(record))
     }
 
     fn forget(&self, record: RecordId) {
@@ -541,6 +540,11 @@ impl ResultStore<Value> for Results {
 impl Results {
     pub(crate) fn loads(&self) -> usize {
         self.loads.load(Ordering::SeqCst)
+    }
+
+    /// How many loads gave a value.
+    pub(crate) fn loaded(&self) -> usize {
+        self.given.load(Ordering::SeqCst)
     }
 
     /// Every record vanishes.
