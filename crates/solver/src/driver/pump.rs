@@ -486,11 +486,11 @@ fn drop_record<T: Value>(shared: &Shared<T>, record: Record) {
     }
 }
 
-fn stamp(position: u64, micros: u64) -> TraceStamp {
+pub(super) fn stamp(position: u64, micros: u64) -> TraceStamp {
     TraceStamp { position, micros }
 }
 
-fn now_micros() -> u64 {
+pub(super) fn now_micros() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_micros() as u64)
