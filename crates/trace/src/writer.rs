@@ -14,7 +14,7 @@ use std::{
 
 use weld_solver::{TraceEvent, TraceSink, TraceStamp};
 
-use crate::encode::{encode, encode_end, encode_lost, encode_start};
+use crate::encode::{Encoder, encode_end, encode_lost, encode_start};
 
 /// Events that may wait to be written; what comes on top is counted and lost.
 const LIMIT: usize = 1 << 19;
@@ -267,7 +267,8 @@ fn write(shared: &Shared, output: Output) -> io::Result<Written> {
 
 fn write_all(shared: &Shared, mut output: Output) -> io::Result<Written> {
     let mut written = Written::default();
-    let mut lines = Vec::new();
+    let mut lines = Vec::with_capacity(BUFFER + BUFFER / 8);
+    let mut encoder = Encoder::default();
     let mut batch = Vec::new();
     encode_start(&mut lines, now());
     output.write(&lines)?;
@@ -277,7 +278,7 @@ fn write_all(shared: &Shared, mut output: Output) -> io::Result<Written> {
         lines.clear();
         for (at, event) in batch.drain(..) {
             last = last.max(at.position);
-            encode(&mut lines, at, &event);
+            encoder.encode(&mut lines, at, &event);
             written.lines += 1;
             if lines.len() >= BUFFER {
                 output.write(&lines)?;
