@@ -3,6 +3,7 @@
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
+use smallvec::SmallVec;
 
 /// A 32-byte name. The solver compares digests and hashes them into keys; it never interprets them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,30 +71,30 @@ impl fmt::Debug for KeyId {
 }
 
 /// Builds the id of a key with inputs, one input after the other in order.
-pub(crate) struct KeyHasher(Sha256);
+pub(crate) struct KeyHasher(SmallVec<[u8; 256]>);
 
 impl KeyHasher {
     pub(crate) fn new(op: Digest, output: u32) -> Self {
-        let mut hash = Sha256::new();
-        hash.update([1]);
-        hash.update(op.0);
-        hash.update(output.to_le_bytes());
-        Self(hash)
+        let mut bytes = SmallVec::new();
+        bytes.push(1);
+        bytes.extend_from_slice(&op.0);
+        bytes.extend_from_slice(&output.to_le_bytes());
+        Self(bytes)
     }
 
     pub(crate) fn input(&mut self, key: KeyId, selector: Option<Digest>) {
         match selector {
-            None => self.0.update([0]),
+            None => self.0.push(0),
             Some(selector) => {
-                self.0.update([1]);
-                self.0.update(selector.0);
+                self.0.push(1);
+                self.0.extend_from_slice(&selector.0);
             }
         }
-        self.0.update(key.0.0);
+        self.0.extend_from_slice(&key.0.0);
     }
 
     pub(crate) fn finish(self) -> KeyId {
-        KeyId(Digest(self.0.finalize().into()))
+        KeyId(Digest::of(&self.0))
     }
 }
 

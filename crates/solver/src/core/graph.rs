@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::{
     arena::Id,
+    index::Names,
     io::{EdgeId, JobId, SessionNo, TaskId, Ticket},
     jobset::JobSet,
 };
@@ -85,6 +86,8 @@ pub(crate) struct Vertex<O> {
     /// Live edges, in order of creation.
     pub(crate) edges: SmallVec<[EdgeId; 1]>,
     pub(crate) maps: SmallVec<[Map; 1]>,
+    /// Whether the cache map has steps on the results of inputs.
+    pub(crate) has_steps: bool,
     /// Whether the last known map is the last one.
     pub(crate) maps_end: bool,
     pub(crate) map_call: TaskSlot,
@@ -124,7 +127,8 @@ pub(crate) struct Slot {
     pub(crate) preprocess: Step,
     pub(crate) slow: Step,
     pub(crate) task: TaskSlot,
-    pub(crate) content: Option<Box<Digest>>,
+    /// The key of the content of the input's result.
+    pub(crate) content: Option<Box<KeyId>>,
 }
 
 /// Progress of a step that runs at most once per result of the input.
@@ -286,12 +290,16 @@ pub(crate) struct Edge<V> {
     pub(crate) owners: u32,
     pub(crate) interest: JobSet,
     /// Inputs of live vertices that resolve to this edge.
-    pub(crate) dependents: Vec<Dependent>,
+    pub(crate) dependents: SmallVec<[Dependent; 1]>,
     /// How many dependent edges want `CacheFast`, `CacheSlow` and `Complete`.
     pub(crate) wants: [u32; 3],
     pub(crate) requests: SmallVec<[Ticket; 1]>,
     pub(crate) keys: SmallVec<[EdgeKey; 1]>,
-    pub(crate) slots: Box<[EdgeSlot]>,
+    pub(crate) slots: SmallVec<[EdgeSlot; 3]>,
+    /// How many inputs are not as far as they are wanted to be.
+    pub(crate) lacking: u32,
+    /// How many inputs have not told their keys.
+    pub(crate) unknown: u32,
     pub(crate) result: Option<V>,
     /// How many results this edge has had.
     pub(crate) generation: u32,
@@ -308,6 +316,8 @@ pub(crate) struct Edge<V> {
     pub(crate) dirty: bool,
     /// In the index.
     pub(crate) indexed: bool,
+    /// Under these names.
+    pub(crate) names: Names,
     /// The index should be looked at: names of inputs came in.
     pub(crate) look: bool,
     /// Names of inputs came in since a match over all inputs was last asked for.
@@ -349,6 +359,9 @@ pub(crate) enum Purpose {
     Exec,
 }
 
+/// Results of inputs that a call was given, by generation.
+pub(crate) type Given = SmallVec<[(EdgeId, u32); 4]>;
+
 pub(crate) struct Task {
     pub(crate) vertex: VertexId,
     /// The vertex whose operation is called.
@@ -358,7 +371,7 @@ pub(crate) struct Task {
     /// Requests of sub-builds that the operation made and that are not answered.
     pub(crate) requests: Vec<Ticket>,
     /// Results of inputs that the call was given, by generation.
-    pub(crate) inputs: SmallVec<[(EdgeId, u32); 2]>,
+    pub(crate) inputs: Given,
 }
 
 impl<O> Vertex<O> {
@@ -400,6 +413,26 @@ impl<V> Edge<V> {
         } else {
             EdgeState::Initial
         }
+    }
+
+    /// Notes how far an input is; returns how far it was.
+    pub(crate) fn hear_state(&mut self, slot: usize, state: EdgeState) -> EdgeState {
+        let place = &mut self.slots[slot];
+        let old = std::mem::replace(&mut place.state, state);
+        self.lacking += u32::from(state < place.want);
+        self.lacking -= u32::from(old < place.want);
+        self.unknown += u32::from(state == EdgeState::Initial);
+        self.unknown -= u32::from(old == EdgeState::Initial);
+        old
+    }
+
+    /// Notes how far an input is wanted to be; returns how far it was.
+    pub(crate) fn set_want(&mut self, slot: usize, want: EdgeState) -> EdgeState {
+        let place = &mut self.slots[slot];
+        let old = std::mem::replace(&mut place.want, want);
+        self.lacking += u32::from(place.state < want);
+        self.lacking -= u32::from(place.state < old);
+        old
     }
 
     /// Notes that an input has names that nothing was asked with.

@@ -38,7 +38,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// Lets those of `jobs` that loaded a forwarding edge hear of the builds that the operation it forwards to asks for.
-    fn hear_of_nested(&mut self, edge: EdgeId, jobs: &JobSet) {
+    pub(super) fn hear_of_nested(&mut self, edge: EdgeId, jobs: &JobSet) {
         let heard = self.vertices[self.edges[edge].vertex]
             .loaded
             .intersection(jobs);

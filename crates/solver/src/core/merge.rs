@@ -175,9 +175,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             for at in 0..self.vertices[vertex].edges.len() {
                 let consumer = self.vertices[vertex].edges[at];
-                let place = &mut self.edges[consumer].slots[slot as usize];
-                place.state = state;
-                let want = place.want;
+                self.edges[consumer].hear_state(slot as usize, state);
+                let want = self.edges[consumer].slots[slot as usize].want;
                 if fresh {
                     self.edges[consumer].names_came_in(slot as usize);
                 }

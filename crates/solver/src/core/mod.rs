@@ -46,8 +46,7 @@ use hashbrown::{HashMap, HashTable};
 pub use io::*;
 use jobset::JobSet;
 use smallvec::SmallVec;
-use table::FixedState;
-pub(crate) use table::mix;
+pub(crate) use table::{FixedState, mix};
 
 use crate::{CancelCause, TraceEdge, TraceEvent, TraceVertex};
 
@@ -110,7 +109,8 @@ pub struct Core<O, V> {
     vertices: Arena<VertexTag, Vertex<O>>,
     edges: Arena<EdgeTag, Edge<V>>,
     tasks: Arena<TaskTag, Task>,
-    live: HashTable<VertexId>,
+    /// Live vertices by digest and domain, with the hash of these.
+    live: HashTable<(u64, VertexId)>,
     index: index::Index,
     requests: HashMap<Ticket, Request, FixedState>,
     dirty: VecDeque<EdgeId>,
@@ -300,8 +300,33 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
+    /// Something about a vertex changed: its edges go on, and what they do not need any more ends.
+    fn touch_all(&mut self, vertex: VertexId) {
+        let mut finished = false;
+        for at in 0..self.vertices[vertex].edges.len() {
+            let edge = self.vertices[vertex].edges[at];
+            if self.edges[edge].phase == graph::Phase::Complete {
+                finished = true;
+            } else {
+                self.touch(edge);
+            }
+        }
+        if finished {
+            self.sync(vertex);
+        }
+    }
+
     /// The edge that `edge` has become: a union-find look-up, with path compression.
+    #[inline]
     fn find(&self, edge: EdgeId) -> EdgeId {
+        if self.edges[edge].is_forwarded() {
+            self.find_forwarded(edge)
+        } else {
+            edge
+        }
+    }
+
+    fn find_forwarded(&self, edge: EdgeId) -> EdgeId {
         let mut root = edge;
         while self.edges[root].is_forwarded() {
             root = self.edges[root].resolved.get();
@@ -311,6 +336,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
             edge = self.edges[edge].resolved.replace(root);
         }
         root
+    }
+
+    /// What `edge` has become.
+    #[inline]
+    fn found(&self, edge: EdgeId) -> &Edge<V> {
+        let state = &self.edges[edge];
+        if state.is_forwarded() {
+            &self.edges[self.find(edge)]
+        } else {
+            state
+        }
     }
 
     /// Edges that forward to `edge`, in any number of steps.

@@ -6,7 +6,8 @@ use super::{
     io::{EdgeId, Effect, LoadFailure, Outcome, TaskId},
 };
 use crate::{
-    CacheMap, CancelCause, Digest, Failure, OpCall, OpError, Record, TraceEvent, digest::salted,
+    CacheMap, CancelCause, Digest, Failure, KeyId, OpCall, OpError, Record, TraceEvent,
+    digest::salted,
 };
 
 /// How often one edge may lose its result before requests for it fail.
@@ -36,12 +37,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             });
             self.discard_outcome(outcome);
         }
-        if let Some(vertex) = self.vertices.get(task.vertex)
-            && !faulty!(self, WakeUpLost)
-        {
-            for edge in vertex.edges.clone() {
-                self.touch(edge);
-            }
+        if self.vertices.contains(task.vertex) && !faulty!(self, WakeUpLost) {
+            self.touch_all(task.vertex);
         }
         self.call_borrowers(&task);
         self.free_vertex_if_unowned(task.vertex);
@@ -56,10 +53,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         };
         for borrower in std::mem::take(&mut extra.borrowers) {
-            if let Some(vertex) = self.vertices.get(borrower) {
-                for edge in vertex.edges.clone() {
-                    self.touch(edge);
-                }
+            if self.vertices.contains(borrower) {
+                self.touch_all(borrower);
             }
         }
     }
@@ -186,6 +181,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         if state.maps.is_empty() {
             for (slot, input) in state.slots.iter_mut().zip(&map.inputs) {
+                state.has_steps |= input.preprocess || input.slow_key;
                 slot.preprocess = if input.preprocess {
                     Step::Todo
                 } else {
@@ -198,16 +194,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 };
             }
         }
-        let selectors: Vec<Option<Digest>> = map
-            .inputs
-            .iter()
-            .map(|input| input.selector)
-            .take(state.slots.len())
-            .collect();
-        let selectors = selectors
-            .iter()
-            .any(Option::is_some)
-            .then(|| selectors.into());
+        let selectors = || {
+            let inputs = map.inputs.iter().take(state.slots.len());
+            inputs.map(|input| input.selector)
+        };
+        let selectors = selectors()
+            .any(|selector| selector.is_some())
+            .then(|| selectors().collect());
         state.maps_end = !map.more || !state.slots.is_empty();
         state.maps.push(Map { op, selectors });
         for edge in state.edges.clone() {
@@ -220,7 +213,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.calls_succeed(vertex);
         let state = &mut self.vertices[vertex].slots[slot];
         state.slow = Step::Done;
-        state.content = key.map(Box::new);
+        state.content = key.map(|content| Box::new(KeyId::content(content)));
         if key.is_none() {
             return;
         }

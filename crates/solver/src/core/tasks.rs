@@ -1,10 +1,8 @@
 //! Tasks: calls of operations and loads of records, from start to cancel. Each vertex has at most one of a kind under way.
 
-use smallvec::SmallVec;
-
 use super::{
     Core,
-    graph::{Phase, Purpose, Slot, Status, Step, Task, TaskSlot, VertexId},
+    graph::{Given, Phase, Purpose, Slot, Status, Step, Task, TaskSlot, VertexId},
     io::{Call, EdgeId, Effect, TaskId},
 };
 use crate::{OpCall, Record, TraceEvent};
@@ -17,12 +15,7 @@ impl Slot {
 }
 
 impl<O: Clone, V: Clone> Core<O, V> {
-    fn start_task(
-        &mut self,
-        vertex: VertexId,
-        purpose: Purpose,
-        inputs: SmallVec<[(EdgeId, u32); 2]>,
-    ) -> (TaskId, O) {
+    fn start_task(&mut self, vertex: VertexId, purpose: Purpose, inputs: Given) -> (TaskId, O) {
         let actor = self.actor_of(vertex);
         let task = self.tasks.insert(Task {
             vertex,
@@ -42,7 +35,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     pub(super) fn start_cache_map(&mut self, vertex: VertexId) {
         let index = self.vertices[vertex].maps.len() as u32;
-        let (task, op) = self.start_task(vertex, Purpose::CacheMap, SmallVec::new());
+        let (task, op) = self.start_task(vertex, Purpose::CacheMap, Given::new());
         self.vertices[vertex].map_call = TaskSlot::Running(task);
         self.trace_call(task, OpCall::CacheMap, None);
         self.effect(Effect::Start {
@@ -60,7 +53,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let Some(value) = input.result.clone() else {
             return;
         };
-        let given = SmallVec::from_iter([(edge, input.generation)]);
+        let given = Given::from_iter([(edge, input.generation)]);
         let (task, op) = self.start_task(vertex, Purpose::Slot(slot as u32), given);
         self.vertices[vertex].slots[slot].task = TaskSlot::Running(task);
         let input = slot as u32;
@@ -89,7 +82,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             return;
         }
-        let mut given = SmallVec::new();
+        let mut given = Given::new();
         let mut inputs = Vec::with_capacity(self.vertices[vertex].slots.len());
         for slot in &self.vertices[vertex].slots {
             let edge = self.find(slot.declared);
@@ -120,7 +113,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             purpose: Purpose::Load(edge),
             cancelled: false,
             requests: Vec::new(),
-            inputs: SmallVec::new(),
+            inputs: Given::new(),
         });
         self.vertices[vertex].tasks += 1;
         self.edges[edge].load = TaskSlot::Running(task);

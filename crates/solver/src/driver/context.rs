@@ -132,7 +132,7 @@ impl<T: Value> OpContext<T> {
         if self.control.reports.push(report) {
             self.shared
                 .inbox
-                .send(Message::Reports(self.epoch, self.task));
+                .tell_pump(Message::Reports(self.epoch, self.task));
         }
     }
 

@@ -219,7 +219,7 @@ impl<T: Value> Job<T> {
     pub fn progress(&self) -> ProgressStream {
         let channel = self.progress.get_or_init(|| {
             let channel = Arc::new(Channel::default());
-            self.shared.inbox.send(Message::Subscribe(
+            self.shared.inbox.tell_pump(Message::Subscribe(
                 self.epoch,
                 self.id,
                 Arc::clone(&channel),
@@ -238,7 +238,9 @@ impl<T: Value> Job<T> {
             job: self.id,
             session: number,
         };
-        self.shared.inbox.send(Message::Tell(self.epoch, input));
+        self.shared
+            .inbox
+            .tell_pump(Message::Tell(self.epoch, input));
     }
 
     /// Ends the job: its requests are cancelled, and what only it needed goes. Returns when that has happened; calls of operations
@@ -258,7 +260,7 @@ impl<T: Value> Drop for Job<T> {
             .remove(self.session.load(Ordering::Acquire));
         if self.owner.is_some() {
             let ticket = self.shared.inbox.ticket();
-            self.shared.inbox.send(Message::Tell(
+            self.shared.inbox.tell_pump(Message::Tell(
                 self.epoch,
                 CoreInput::Discard {
                     ticket,
