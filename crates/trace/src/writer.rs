@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -78,9 +78,11 @@ pub struct Tracer(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    on: AtomicBool,
+    /// Number of the file that is being written; 0 for none.
+    recording: AtomicU64,
     shared: Arc<Shared>,
     writer: Mutex<Option<Writer>>,
+    files: AtomicU64,
 }
 
 struct Writer {
@@ -146,13 +148,14 @@ impl Tracer {
             path: path.to_owned(),
             thread,
         });
-        self.0.on.store(true, Ordering::Release);
+        let number = self.0.files.fetch_add(1, Ordering::Relaxed) + 1;
+        self.0.recording.store(number, Ordering::Release);
         Ok(())
     }
 
     /// Whether a trace is being written.
     pub fn is_on(&self) -> bool {
-        self.0.on.load(Ordering::Acquire)
+        self.recording() != 0
     }
 
     /// Ends the file and tells what is in it; nothing where it is off. Blocks until all is written.
@@ -161,7 +164,7 @@ impl Tracer {
     /// [`TraceError`] if not everything could be written.
     pub fn stop(&self) -> Result<Option<Written>, TraceError> {
         let mut writer = self.writer();
-        self.0.on.store(false, Ordering::Release);
+        self.0.recording.store(0, Ordering::Release);
         let Some(Writer { path, thread }) = writer.take() else {
             return Ok(None);
         };
@@ -212,8 +215,8 @@ impl TraceSink for Tracer {
         }
     }
 
-    fn enabled(&self) -> bool {
-        self.is_on()
+    fn recording(&self) -> u64 {
+        self.0.recording.load(Ordering::Acquire)
     }
 }
 

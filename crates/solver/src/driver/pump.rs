@@ -48,6 +48,8 @@ pub(super) struct Pump<T: Value> {
     starts: Vec<Start<T>>,
     channels: HashMap<JobId, Arc<Channel>>,
     stopped: bool,
+    /// The recording that events go to; 0 for none.
+    recording: u64,
 }
 
 /// Ends the solver when the runtime drops its task.
@@ -87,6 +89,7 @@ impl<T: Value> Pump<T> {
             starts: Vec::new(),
             channels: HashMap::new(),
             stopped: false,
+            recording: 0,
         }
     }
 
@@ -253,14 +256,14 @@ impl<T: Value> Pump<T> {
 
     /// Follows the sink: between two batches it may want events, or no more.
     fn switch_tracing(&mut self, shared: &Arc<Shared<T>>) {
-        let on = shared
-            .options
-            .trace
-            .as_ref()
-            .is_some_and(|sink| sink.enabled());
-        if on == self.core.is_tracing() {
+        let Some(sink) = &shared.options.trace else {
+            return;
+        };
+        let recording = sink.recording();
+        if std::mem::replace(&mut self.recording, recording) == recording {
             return;
         }
+        let on = recording != 0;
         if on && self.core.census() != crate::Census::default() {
             self.core.resume_tracing(&mut self.effects);
             self.carry_out(shared);
@@ -400,6 +403,7 @@ impl<T: Value> Pump<T> {
         self.follow_ups.clear();
         self.effects = Effects::default();
         self.core = Core::new();
+        self.recording = 0;
     }
 
     fn end_tasks(&mut self) {
