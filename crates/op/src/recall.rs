@@ -65,8 +65,8 @@ pub(crate) struct Remembered {
     surroundings: Arc<Surroundings>,
     vertex: Vertex,
     name: String,
-    /// Digest and name of the vertex of each input.
-    inputs: Vec<(StepName, String)>,
+    /// Names of the vertices of its inputs.
+    inputs: Vec<String>,
     ignore_cache: bool,
     keys: Mutex<Keys>,
 }
@@ -84,7 +84,7 @@ impl Remembered {
         surroundings: Arc<Surroundings>,
         vertex: Vertex,
         name: String,
-        inputs: Vec<(StepName, String)>,
+        inputs: Vec<String>,
         ignore_cache: bool,
     ) -> Self {
         Self {
@@ -109,10 +109,9 @@ impl Remembered {
     async fn recipe(&self, inputs: &[ResultRef<Tree>]) -> Recipe {
         let keys = self.keys().clone();
         let mut made_of = Vec::with_capacity(inputs.len());
-        for (number, (tree, (vertex, name))) in (0..).zip(inputs.iter().zip(&self.inputs)) {
+        for (number, (tree, name)) in (0..).zip(inputs.iter().zip(&self.inputs)) {
             let content = keys.contents.get(number as usize).copied().flatten();
             let mut input = Input {
-                vertex: *vertex,
                 name: recipe::bounded(name),
                 content,
                 record: tree.record().map(|record| record.0),
@@ -173,14 +172,13 @@ impl Remembered {
         })
     }
 
-    fn why(&self, recipe: &Recipe, inputs: &[ResultRef<Tree>]) -> String {
+    fn why(&self, recipe: &Recipe) -> String {
         if self.ignore_cache {
             return "the cache was not to be used".to_owned();
         }
         let Some(before) = self.remembered() else {
             return "first time seen: nothing like it is remembered".to_owned();
         };
-        debug_assert_eq!(recipe.inputs.len(), inputs.len().min(self.inputs.len()));
         compare::differences(&before, recipe, &self.surroundings.origin.build_args)
     }
 
@@ -261,7 +259,7 @@ impl Op<Tree> for Remembered {
     ) -> Result<Vec<Tree>, OpError> {
         let recipe = self.recipe(&inputs).await;
         if self.surroundings.worker.explaining.is_on() {
-            ctx.explain(self.why(&recipe, &inputs));
+            ctx.explain(self.why(&recipe));
         }
         let outputs = self.step.exec(ctx, inputs).await?;
         self.remember(&recipe);

@@ -88,7 +88,7 @@ pub fn definition_from(
                     name.clone(),
                     graph
                         .inputs_of(vertex)
-                        .map(|(input, _)| (to_solver(input.digest()).0, graph.name(input)))
+                        .map(|(input, _)| graph.name(input))
                         .collect(),
                     no_cache || metadata.ignore_cache,
                 )) as Arc<dyn Op<Tree>>,

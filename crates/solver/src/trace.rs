@@ -329,9 +329,9 @@ pub trait TraceSink: Send + Sync + 'static {
     /// Takes one event.
     fn event(&self, at: TraceStamp, event: TraceEvent);
 
-    /// Whether events are wanted now. While they are not, none is made. When they are wanted again, the first is
-    /// [`TraceEvent::Resumed`] and tells what is live.
-    fn enabled(&self) -> bool {
-        true
+    /// Number of the recording that is under way; 0 for none, and then no event is made. When another one begins while something is
+    /// live, its first event is [`TraceEvent::Resumed`], and what is live follows.
+    fn recording(&self) -> u64 {
+        1
     }
 }

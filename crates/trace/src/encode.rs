@@ -10,9 +10,35 @@ pub(crate) const VERSION: u64 = 1;
 
 /// Appends an event as a JSON object and a line feed.
 pub fn encode(out: &mut Vec<u8>, at: TraceStamp, event: &TraceEvent) {
-    let mut line = Object::new(out, name(event), at);
-    fields(&mut line, event);
-    line.end();
+    Encoder::default().encode(out, at, event);
+}
+
+/// Encodes one event after the other. Many happen at the same moment; its text is made once.
+#[derive(Default)]
+pub(crate) struct Encoder {
+    at: Option<TraceStamp>,
+    moment: Vec<u8>,
+}
+
+impl Encoder {
+    pub(crate) fn encode(&mut self, out: &mut Vec<u8>, at: TraceStamp, event: &TraceEvent) {
+        if self.at != Some(at) {
+            self.at = Some(at);
+            self.moment.clear();
+            push_moment(&mut self.moment, at);
+        }
+        let mut line = Object::begin(out, name(event));
+        line.0.extend_from_slice(&self.moment);
+        fields(&mut line, event);
+        line.end();
+    }
+}
+
+fn push_moment(out: &mut Vec<u8>, at: TraceStamp) {
+    out.extend_from_slice(b",\"position\":");
+    push_number(out, at.position);
+    out.extend_from_slice(b",\"time\":");
+    push_number(out, at.micros);
 }
 
 /// The line that begins a trace.
@@ -326,13 +352,16 @@ struct Object<'a>(&'a mut Vec<u8>);
 
 impl<'a> Object<'a> {
     fn new(out: &'a mut Vec<u8>, event: &'static str, at: TraceStamp) -> Self {
+        let line = Self::begin(out, event);
+        push_moment(line.0, at);
+        line
+    }
+
+    fn begin(out: &'a mut Vec<u8>, event: &'static str) -> Self {
         out.extend_from_slice(b"{\"event\":\"");
         out.extend_from_slice(event.as_bytes());
         out.push(b'"');
-        let mut line = Self(out);
-        line.number("position", at.position);
-        line.number("time", at.micros);
-        line
+        Self(out)
     }
 
     fn end(self) {
@@ -427,25 +456,54 @@ impl<'a> Object<'a> {
 fn push_number(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
-    loop {
+    while number >= 100 {
+        at -= 2;
+        let pair = usize::from((number % 100) as u8) * 2;
+        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+        number /= 100;
+    }
+    if number >= 10 {
+        at -= 2;
+        let pair = number as usize * 2;
+        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+    } else {
         at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
+        digits[at] = b'0' + number as u8;
     }
     out.extend_from_slice(&digits[at..]);
 }
+
+/// The digits of 00 to 99.
+const PAIRS: [u8; 200] = {
+    let mut pairs = [0; 200];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number * 2] = b'0' + (number / 10) as u8;
+        pairs[number * 2 + 1] = b'0' + (number % 10) as u8;
+        number += 1;
+    }
+    pairs
+};
+
+/// Each byte in hexadecimal.
+const BYTES: [[u8; 2]; 256] = {
+    let mut bytes = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        bytes[byte] = [HEX[byte >> 4], HEX[byte & 15]];
+        byte += 1;
+    }
+    bytes
+};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 fn push_digest(out: &mut Vec<u8>, digest: Digest) {
     let mut text = [0; 73];
     text[..8].copy_from_slice(b"\"sha256:");
-    for (pair, byte) in text[8..72].chunks_exact_mut(2).zip(digest.0) {
-        pair[0] = HEX[usize::from(byte >> 4)];
-        pair[1] = HEX[usize::from(byte & 15)];
+    let (pairs, _) = text[8..72].as_chunks_mut::<2>();
+    for (pair, byte) in pairs.iter_mut().zip(digest.0) {
+        *pair = BYTES[usize::from(byte)];
     }
     text[72] = b'"';
     out.extend_from_slice(&text);

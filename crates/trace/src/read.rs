@@ -47,6 +47,9 @@ pub enum ReadError {
         /// What is wrong with it.
         source: LineError,
     },
+    /// There is nothing in it.
+    #[error("{}: this is not a trace: it has no whole line", .0.display())]
+    Empty(PathBuf),
     /// The trace is of a later version.
     #[error("{path}: version {version} of the format is newer than this program", path = path.display())]
     Version {
@@ -148,8 +151,7 @@ impl Reader {
                 }
             }
             if next == 1 {
-                let source = LineError::NoEvent;
-                return Err(ReadError::NotATrace { path, source });
+                return Err(ReadError::Empty(path));
             }
             Ok(true)
         })

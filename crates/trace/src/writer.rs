@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,7 +14,7 @@ use std::{
 
 use weld_solver::{TraceEvent, TraceSink, TraceStamp};
 
-use crate::encode::{encode, encode_end, encode_lost, encode_start};
+use crate::encode::{Encoder, encode_end, encode_lost, encode_start};
 
 /// Events that may wait to be written; what comes on top is counted and lost.
 const LIMIT: usize = 1 << 19;
@@ -78,9 +78,11 @@ pub struct Tracer(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    on: AtomicBool,
+    /// Number of the file that is being written; 0 for none.
+    recording: AtomicU64,
     shared: Arc<Shared>,
     writer: Mutex<Option<Writer>>,
+    files: AtomicU64,
 }
 
 struct Writer {
@@ -146,13 +148,14 @@ impl Tracer {
             path: path.to_owned(),
             thread,
         });
-        self.0.on.store(true, Ordering::Release);
+        let number = self.0.files.fetch_add(1, Ordering::Relaxed) + 1;
+        self.0.recording.store(number, Ordering::Release);
         Ok(())
     }
 
     /// Whether a trace is being written.
     pub fn is_on(&self) -> bool {
-        self.0.on.load(Ordering::Acquire)
+        self.recording() != 0
     }
 
     /// Ends the file and tells what is in it; nothing where it is off. Blocks until all is written.
@@ -161,7 +164,7 @@ impl Tracer {
     /// [`TraceError`] if not everything could be written.
     pub fn stop(&self) -> Result<Option<Written>, TraceError> {
         let mut writer = self.writer();
-        self.0.on.store(false, Ordering::Release);
+        self.0.recording.store(0, Ordering::Release);
         let Some(Writer { path, thread }) = writer.take() else {
             return Ok(None);
         };
@@ -212,8 +215,8 @@ impl TraceSink for Tracer {
         }
     }
 
-    fn enabled(&self) -> bool {
-        self.is_on()
+    fn recording(&self) -> u64 {
+        self.0.recording.load(Ordering::Acquire)
     }
 }
 
@@ -267,7 +270,8 @@ fn write(shared: &Shared, output: Output) -> io::Result<Written> {
 
 fn write_all(shared: &Shared, mut output: Output) -> io::Result<Written> {
     let mut written = Written::default();
-    let mut lines = Vec::new();
+    let mut lines = Vec::with_capacity(BUFFER + BUFFER / 8);
+    let mut encoder = Encoder::default();
     let mut batch = Vec::new();
     encode_start(&mut lines, now());
     output.write(&lines)?;
@@ -277,7 +281,7 @@ fn write_all(shared: &Shared, mut output: Output) -> io::Result<Written> {
         lines.clear();
         for (at, event) in batch.drain(..) {
             last = last.max(at.position);
-            encode(&mut lines, at, &event);
+            encoder.encode(&mut lines, at, &event);
             written.lines += 1;
             if lines.len() >= BUFFER {
                 output.write(&lines)?;

@@ -180,17 +180,12 @@ impl Workload {
         let bench = Bench::traced(trace);
         let definition = graph::layers("", size, 200, 3);
         let count = definition.vertices().len();
-        let start = Instant::now();
+        let clock = Clock::start();
         let job = solve(&bench, definition).await?;
-        let elapsed = start.elapsed();
+        let measured = clock.stop(Self::Cold, count);
         job.discard().await;
         bench.empty().await?;
-        Ok(Measured {
-            workload: "cold-solve-traced",
-            count: count as u64,
-            elapsed,
-            figures: Vec::new(),
-        })
+        Ok(measured)
     }
 
     /// Measures it at one size, on a runtime of its own.

@@ -10,11 +10,6 @@ use super::{
 use crate::{CancelCause, EdgeState, MergeReason, RequestOutcome, TraceEvent};
 
 impl<O: Clone, V: Clone> Core<O, V> {
-    /// Whether trace events are made.
-    pub fn is_tracing(&self) -> bool {
-        self.tracing
-    }
-
     /// Digest of the vertex that a task works for.
     pub fn vertex_of(&self, task: TaskId) -> Option<crate::Digest> {
         let task = self.tasks.get(task)?;

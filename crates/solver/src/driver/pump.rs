@@ -55,6 +55,8 @@ pub(super) struct Pump<T: Value> {
     asked: u64,
     histories: Histories,
     stopped: bool,
+    /// The recording that events go to; 0 for none.
+    recording: u64,
 }
 
 /// Ends the solver when the runtime drops its task.
@@ -97,6 +99,7 @@ impl<T: Value> Pump<T> {
             asked: 0,
             histories: Histories::default(),
             stopped: false,
+            recording: 0,
         }
     }
 
@@ -296,16 +299,15 @@ impl<T: Value> Pump<T> {
 
     /// Follows the sink: between two batches it may want events, or no more.
     fn switch_tracing(&mut self, shared: &Arc<Shared<T>>) {
-        let on = shared
-            .options
-            .trace
-            .as_ref()
-            .is_some_and(|sink| sink.enabled());
-        if on == self.core.is_tracing() {
+        let Some(sink) = &shared.options.trace else {
+            return;
+        };
+        let recording = sink.recording();
+        if std::mem::replace(&mut self.recording, recording) == recording {
             return;
         }
+        let on = recording != 0;
         if on && self.core.census() != crate::Census::default() {
-            self.now = now_micros();
             self.core.resume_tracing(&mut self.effects);
             self.carry_out(shared);
         } else {
@@ -425,12 +427,10 @@ impl<T: Value> Pump<T> {
     fn start_anew(&mut self, shared: &Shared<T>, invariant: &str) {
         let invariant: Arc<str> = invariant.into();
         let position = self.core.position();
-        self.trace(
-            shared,
-            TraceEvent::Broken {
-                invariant: Arc::clone(&invariant),
-            },
-        );
+        let event = TraceEvent::Broken {
+            invariant: Arc::clone(&invariant),
+        };
+        self.trace(shared, event);
         self.end_tasks();
         for (_, reply) in self.replies.drain() {
             let _ = reply.send(Err(SolveError::Invariant {
@@ -441,7 +441,6 @@ impl<T: Value> Pump<T> {
         shared.inbox.next_epoch();
         self.epoch = shared.inbox.epoch();
         self.start_over();
-        self.core.set_tracing(shared.options.trace.is_some());
     }
 
     fn start_over(&mut self) {
@@ -453,6 +452,7 @@ impl<T: Value> Pump<T> {
         self.histories = Histories::default();
         self.effects = Effects::default();
         self.core = Core::new();
+        self.recording = 0;
     }
 
     fn end_tasks(&mut self) {
