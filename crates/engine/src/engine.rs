@@ -152,7 +152,8 @@ fn open_worker(config: Config) -> Result<Worker, OpenError> {
     let store = Store::open(&config.root, StoreOptions::default())?;
     let snapshots = match config.snapshotter {
         SnapshotterKind::Copy => Snapshots::open_copying(&store)?,
-        SnapshotterKind::Auto | SnapshotterKind::Overlay => Snapshots::open(&store)?,
+        SnapshotterKind::Overlay => Snapshots::open_overlay(&store)?,
+        SnapshotterKind::Auto => Snapshots::open(&store)?,
     };
     let mut runtime = RuntimeConfig::embedded(config.root.join("runtime"));
     if let RuntimeKind::Oci(program) = config.runtime {

@@ -9,6 +9,7 @@ pub mod digest;
 mod exec;
 pub mod file;
 mod merge;
+mod passthrough;
 mod records;
 mod reporting;
 mod resolve;

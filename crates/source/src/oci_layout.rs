@@ -279,12 +279,11 @@ impl OciLayout {
     /// # Errors
     /// [`LayoutError`].
     pub fn file(&self, descriptor: &Descriptor) -> Result<File, LayoutError> {
-        let path = blob_path(&descriptor.digest);
-        let opened = self.open_file(&path).and_then(|file| {
-            let length = file.metadata()?.len();
-            Ok((file, length))
-        });
-        let (file, length) = opened.map_err(|source| self.unreadable(&path, source))?;
+        let file = self.blob(&descriptor.digest)?;
+        let length = file
+            .metadata()
+            .map_err(|source| self.unreadable(&blob_path(&descriptor.digest), source))?
+            .len();
         if length != descriptor.size {
             return Err(self.damaged(
                 &descriptor.digest,
@@ -292,6 +291,16 @@ impl OciLayout {
             ));
         }
         Ok(file)
+    }
+
+    /// As [`file`](Self::file), of a blob of which only the digest is known.
+    ///
+    /// # Errors
+    /// [`LayoutError`].
+    pub fn blob(&self, digest: &Digest) -> Result<File, LayoutError> {
+        let path = blob_path(digest);
+        self.open_file(&path)
+            .map_err(|source| self.unreadable(&path, source))
     }
 
     fn unlisted(&self, digest: &Digest) -> Result<Served, LayoutError> {

@@ -178,6 +178,17 @@ pub(crate) enum Place {
     Layout(Arc<OciLayout>),
 }
 
+impl Place {
+    /// The registries, as the client of a session or as nobody.
+    pub(super) fn registry(worker: &Worker, session: Option<&Arc<dyn Session>>) -> Self {
+        let credentials: Arc<dyn Credentials> = match session {
+            Some(session) => session.credentials(),
+            None => Arc::new(Anonymous),
+        };
+        Self::Registry(worker.registry_as(credentials))
+    }
+}
+
 impl Worker {
     /// What an image's reference stands for on a platform, asked for once in a session.
     ///
@@ -189,11 +200,7 @@ impl Worker {
         reference: &str,
         platform: &Platform,
     ) -> Result<Arc<Resolved>, ImageError> {
-        let credentials: Arc<dyn Credentials> = match session {
-            Some(session) => session.credentials(),
-            None => Arc::new(Anonymous),
-        };
-        let place = Place::Registry(self.registry_as(credentials));
+        let place = Place::registry(self, session);
         self.resolve_once(session, &place, reference, platform)
             .await
     }
@@ -481,11 +488,7 @@ impl Image {
             let session = session.as_ref();
             match &self.wanted {
                 Wanted::Registry(image) => {
-                    let credentials: Arc<dyn Credentials> = match session {
-                        Some(session) => session.credentials(),
-                        None => Arc::new(Anonymous),
-                    };
-                    let place = Place::Registry(self.worker.registry_as(credentials));
+                    let place = Place::registry(&self.worker, session);
                     let resolved = self
                         .worker
                         .resolve_once(session, &place, &image.reference, &self.platform)

@@ -11,7 +11,7 @@ use weld_source::image::Descriptor;
 use weld_source::oci_layout::LayoutError;
 use weld_source::progress::Progress;
 use weld_source::registry::RegistryError;
-use weld_source::sink::{BlobSink, TeeReader, Verdict, tee};
+use weld_source::sink::{BlobSink, TeeReader, Verdict, fill, tee};
 use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
 use weld_store::{
     BlobError, BlobInfo, BlobRef, Blobs, DbError, Expected, Ingest, NewUsage, Object, RecordType,
@@ -381,14 +381,7 @@ impl BlobSink for StoreSink {
 
 fn copy(from: &mut impl Read, mut sink: StoreSink, expected: &Digest) -> io::Result<BlobRef> {
     sink.restart()?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = from.read(&mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        sink.write(Bytes::copy_from_slice(&buffer[..count]))?;
-    }
+    fill(&mut sink, from)?;
     match sink.finish(expected)? {
         Verdict::Right => sink
             .into_blob()
