@@ -61,6 +61,18 @@ impl Snapshots {
         Self::with_driver(store, &directory, driver)
     }
 
+    /// As [`Snapshots::open`], on overlay mounts always.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoOverlay`] where they cannot be had.
+    pub fn open_overlay(store: &Store) -> Result<Self, SnapshotError> {
+        let snapshots = Self::open(store)?;
+        match snapshots.0.driver {
+            Driver::Overlay { .. } => Ok(snapshots),
+            Driver::Copy => Err(SnapshotError::NoOverlay(store.root().to_owned())),
+        }
+    }
+
     /// As [`Snapshots::open`], on plain copies always.
     pub fn open_copying(store: &Store) -> Result<Self, SnapshotError> {
         let directory = store.root().join("snapshots");
