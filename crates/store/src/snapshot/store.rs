@@ -57,7 +57,7 @@ impl Snapshots {
     /// plain copies.
     pub fn open(store: &Store) -> Result<Self, SnapshotError> {
         let directory = store.root().join("snapshots");
-        let driver = Driver::probe(store.root())?;
+        let driver = Driver::find(store)?;
         Self::with_driver(store, &directory, driver)
     }
 
