@@ -3,6 +3,7 @@
 mod end_to_end;
 mod inputs;
 mod measure;
+mod trace;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ enum What {
     Solver,
     /// Pruning of many records while another thread commits.
     Prune(PruneArgs),
+    /// What tracing costs, and how fast a large trace is read.
+    Trace(trace::TraceBenchArgs),
 }
 
 /// `cargo xtask bench prune`.
@@ -48,6 +51,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.what {
         What::EndToEnd(args) => end_to_end::run(args),
         What::Prune(args) => prune(args),
+        What::Trace(args) => trace::bench(args),
         What::Solver => crate::process::run(crate::process::cargo().args([
             "run",
             "--quiet",

@@ -9,6 +9,7 @@ pub mod digest;
 mod exec;
 pub mod file;
 mod merge;
+mod recall;
 mod records;
 mod reporting;
 mod resolve;
@@ -18,8 +19,9 @@ mod tree;
 mod worker;
 
 pub use exec::ExecError;
+pub use recall::{Explaining, Origin};
 pub use records::Records;
-pub use resolve::{ResolveError, definition};
+pub use resolve::{ResolveError, definition, definition_from};
 pub use source::image::{ImageError, Resolved};
 pub use tree::Tree;
 pub use worker::Worker;
