@@ -257,7 +257,10 @@ impl Worker {
     ) -> Result<Resolved, ImageError> {
         let reference: Reference = text.parse::<Reference>()?.with_default_tag();
         let root = match place {
-            Place::Registry(registry) => registry.resolve(&reference).await?,
+            Place::Registry(registry) => match self.known(&reference).await? {
+                Some(known) => known,
+                None => registry.resolve(&reference).await?,
+            },
             Place::Layout(layout) => {
                 let served = layout.resolve(Selector::of(&reference)).await?;
                 weld_source::registry::Resolved {
@@ -292,6 +295,42 @@ impl Worker {
             self.keep(&reference, &served).await?;
         }
         Err(ImageError::Nested(text.to_owned()))
+    }
+
+    /// What a reference with a digest stands for, if the store has it: nobody needs to be asked.
+    async fn known(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<weld_source::registry::Resolved>, ImageError> {
+        let Some(digest) = reference.digest() else {
+            return Ok(None);
+        };
+        let (blobs, wanted) = (self.store.blobs().clone(), digest.clone());
+        let found = off_reactor(move || match blobs.get(&wanted)? {
+            Some(blob) if blob.size() <= MAX_CONFIG => {
+                let media_type = blob.info().media_type.clone().unwrap_or_default();
+                Ok(Some((blob.read_all(MAX_CONFIG)?, media_type)))
+            }
+            Some(_) | None => Ok(None),
+        })
+        .await?;
+        let found = found.map_err(|source| store_error(reference, source))?;
+        Ok(found.and_then(|(bytes, media_type)| {
+            let bytes = Bytes::from(bytes);
+            // What is something else than the registry said some time is asked for again.
+            let document = Document::parse(&bytes, &media_type).ok()?;
+            let size = bytes.len() as u64;
+            let descriptor = Descriptor::new(document.media_type(), digest.clone(), size);
+            let served = Served {
+                descriptor: descriptor.clone(),
+                bytes,
+                document,
+            };
+            Some(weld_source::registry::Resolved {
+                descriptor,
+                served: Some(served),
+            })
+        }))
     }
 
     /// A manifest or index: the store's if it has it.
