@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::SnapshotError;
+use super::node::opaque_attribute;
 use crate::mount::{MAX_OVERLAY_LOWERS, MountError, MountSpec, Mounted, OverlayUpper};
 
 const _: () = assert!(MAX_LOWERS < MAX_OVERLAY_LOWERS);
@@ -73,12 +74,18 @@ enum Attempt {
     Directory(std::io::Error),
 }
 
+fn is_opaque(directory: &Path, userxattr: bool) -> bool {
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(directory, opaque_attribute(userxattr), &mut value[..]);
+    length.is_ok_and(|length| value.get(..length) == Some(b"y"))
+}
+
 fn try_overlay(directory: &Path, userxattr: bool) -> Result<usize, Attempt> {
     let path = |name| directory.join(name);
     for name in ["upper", "work", "lower", "lowest"] {
         fs::create_dir_all(path(name)).map_err(Attempt::Directory)?;
     }
-    fs::write(path("lower").join("file"), "").map_err(Attempt::Directory)?;
+    fs::create_dir_all(path("lower").join("directory")).map_err(Attempt::Directory)?;
     let upper = OverlayUpper {
         upper: path("upper"),
         work: path("work"),
@@ -86,11 +93,14 @@ fn try_overlay(directory: &Path, userxattr: bool) -> Result<usize, Attempt> {
     let lowers = vec![path("lower"), path("lowest")];
     let spec = MountSpec::layered(lowers, Some(upper), userxattr);
     let mount = Mounted::open(&spec).map_err(Attempt::Mount)?;
-    // Some systems mount, but cannot make the marks of a removal.
-    if fs::remove_file(mount.path().join("file")).is_err() {
+    // Some systems mount, but cannot make the marks of a removal; in a user namespace some make them
+    // as `user` attributes without being asked to.
+    let directory = mount.path().join("directory");
+    let made_anew = fs::remove_dir(&directory).and_then(|()| fs::create_dir(&directory));
+    if made_anew.is_err() || !is_opaque(&path("upper").join("directory"), userxattr) {
         return Err(Attempt::Mount(MountError::NotPermitted {
-            action: "remove a file through the overlay of",
-            path: directory.to_owned(),
+            action: "replace a directory through the overlay of",
+            path: path("upper"),
         }));
     }
     Ok(if crate::mount::takes_many_lowers() {
