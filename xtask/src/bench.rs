@@ -3,6 +3,7 @@
 mod end_to_end;
 mod inputs;
 mod measure;
+mod trace;
 
 use clap::{Args, Subcommand};
 
@@ -19,11 +20,14 @@ enum What {
     EndToEnd(end_to_end::EndToEndArgs),
     /// The solver's workloads, at three sizes each.
     Solver,
+    /// What tracing costs, and how fast a large trace is read.
+    Trace(trace::TraceBenchArgs),
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.what {
         What::EndToEnd(args) => end_to_end::run(args),
+        What::Trace(args) => trace::bench(args),
         What::Solver => crate::process::run(crate::process::cargo().args([
             "run",
             "--quiet",

@@ -10,7 +10,7 @@ use weld_dockerfile::convert::{self, HostError, ImageConfig, PlatformBuild, Read
 use weld_export::{Built, BuiltPlatform, Exporter};
 use weld_llb::{Graph, NetMode, Op, SecurityMode};
 use weld_op::digest::from_solver;
-use weld_op::{Tree, definition, session};
+use weld_op::{Origin, Tree, definition, definition_from, session};
 use weld_progress::Sender;
 use weld_solver::{Job, JobOptions, ResultRef};
 
@@ -62,7 +62,11 @@ impl<'a> Build<'a> {
             Exporter::validate(export)?;
         }
         let job = self.open_job().await?;
-        let events = tokio::spawn(relay(job.progress(), self.progress.clone()));
+        let events = tokio::spawn(relay(
+            job.progress(),
+            self.progress.clone(),
+            self.engine.explain,
+        ));
         let cancel = self.cancel.clone();
         let result = tokio::select! {
             biased;
@@ -224,7 +228,12 @@ impl<'a> Build<'a> {
         target: &Target,
         source: Option<&SourceFile>,
     ) -> Result<Option<ResultRef<Tree>>, BuildError> {
-        let Some(definition) = definition(&self.engine.worker, &target.graph, target.no_cache)?
+        let Some(definition) = definition_from(
+            &self.engine.worker,
+            &target.graph,
+            target.no_cache,
+            self.origin(),
+        )?
         else {
             return Ok(None);
         };
@@ -238,6 +247,25 @@ impl<'a> Build<'a> {
                 }
                 other => other,
             }),
+        }
+    }
+
+    /// What tells this build's steps from those of other projects.
+    fn origin(&self) -> Origin {
+        let BuildInput::Dockerfile { attrs } = &self.request.input else {
+            return Origin::default();
+        };
+        let directory = |name: &str| self.request.session.directory_identity(name);
+        let main = ["context", "dockerfile"].map(|name| directory(name).unwrap_or_default());
+        let chosen = ["context", "filename", "contextsubdir"]
+            .map(|name| attrs.get(name).map(String::as_str).unwrap_or_default());
+        Origin {
+            scope: [main.join("\n"), chosen.join("\n")].join("\n"),
+            build_args: attrs
+                .keys()
+                .filter_map(|key| key.strip_prefix("build-arg:"))
+                .map(str::to_owned)
+                .collect(),
         }
     }
 

@@ -6,7 +6,7 @@ use weld_op::{Records, Tree, Worker};
 use weld_progress::Sender;
 use weld_runtime::privilege::PrivilegeError;
 use weld_runtime::{Runtime, RuntimeConfig, RuntimeError};
-use weld_solver::{Solver, SolverOptions};
+use weld_solver::{Solver, SolverOptions, TraceSink};
 use weld_source::registry::{Anonymous, Registry};
 use weld_store::snapshot::{SnapshotError, Snapshots};
 use weld_store::{Store, StoreOptions};
@@ -21,6 +21,8 @@ pub struct Engine {
     pub(crate) worker: Arc<Worker>,
     pub(crate) solver: Solver<Tree>,
     pub(crate) exporter: Exporter,
+    /// Whether builds hear why their steps were not cached.
+    pub(crate) explain: bool,
 }
 
 /// Why an engine cannot be had.
@@ -83,14 +85,27 @@ impl Engine {
     /// # Errors
     /// [`OpenError`]; if another process has it, the error names that process.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
+        Self::open_traced(config, None).await
+    }
+
+    /// The same, with the scheduler's events going to `trace` while that wants them.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open_traced(
+        config: Config,
+        trace: Option<Arc<dyn TraceSink>>,
+    ) -> Result<Self, OpenError> {
         let parallelism = config.max_parallelism.unwrap_or_else(|| {
             std::thread::available_parallelism().map_or(4, |count| count.get() * 4)
         });
         raise_file_limit();
         let worker = Arc::new(tokio::task::spawn_blocking(move || open_worker(config)).await??);
         worker.runtime.clean_leftovers().await?;
+        worker.explaining.set(trace.is_some());
         let options = SolverOptions {
             parallelism: Some(parallelism),
+            trace,
             ..SolverOptions::default()
         };
         let keys = Arc::new(worker.store.keys().clone());
@@ -104,7 +119,14 @@ impl Engine {
             worker,
             solver,
             exporter,
+            explain: false,
         })
+    }
+
+    /// Lets builds tell beside each step that was not cached why it was not.
+    pub fn explain(&mut self) {
+        self.explain = true;
+        self.worker.explaining.set(true);
     }
 
     /// Builds what is asked for, telling `progress` of all that happens. When `cancel` fires, the
@@ -138,6 +160,7 @@ impl Engine {
             worker,
             solver,
             exporter,
+            ..
         } = self;
         drop((solver, exporter));
         // What cannot be written now is lost as in a crash: the next start finds a sound state.

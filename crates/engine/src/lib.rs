@@ -32,3 +32,4 @@ pub use usage::{PruneOptions, StoreError, UsageRecord};
 pub use weld_export::{ExportKind, ExportRequest, ExportTarget};
 pub use weld_op::session::Session;
 pub use weld_runtime::privilege::PrivilegeError;
+pub use weld_solver::TraceSink;

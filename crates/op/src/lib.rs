@@ -10,6 +10,7 @@ mod exec;
 pub mod file;
 mod merge;
 mod passthrough;
+mod recall;
 mod records;
 mod reporting;
 mod resolve;
@@ -19,8 +20,9 @@ mod tree;
 mod worker;
 
 pub use exec::ExecError;
+pub use recall::{Explaining, Origin};
 pub use records::Records;
-pub use resolve::{ResolveError, definition};
+pub use resolve::{ResolveError, definition, definition_from};
 pub use source::image::{ImageError, Resolved};
 pub use tree::Tree;
 pub use worker::Worker;

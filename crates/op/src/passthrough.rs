@@ -7,6 +7,7 @@ use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
 
 use crate::Tree;
 use crate::digest::to_solver;
+use crate::recall::Step;
 
 pub(crate) struct Passthrough {
     pub(crate) op: PassthroughOp,
@@ -21,6 +22,8 @@ struct NoInputError {
     input: usize,
     inputs: usize,
 }
+
+impl Step for Passthrough {}
 
 #[async_trait]
 impl Op<Tree> for Passthrough {

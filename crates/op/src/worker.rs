@@ -6,6 +6,7 @@ use weld_source::registry::{Credentials, Registry};
 use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
+use crate::recall::Explaining;
 use crate::source::Outside;
 use crate::source::image::Resolutions;
 use crate::source::local::Trees;
@@ -23,6 +24,8 @@ pub struct Worker {
     pub registry: Registry,
     /// The platform of steps that name none.
     pub platform: Platform,
+    /// Whether steps tell why they run.
+    pub explaining: Explaining,
     pub(crate) resolutions: Resolutions,
     pub(crate) outside: Outside,
     pub(crate) sources: Trees,
@@ -37,6 +40,7 @@ impl Worker {
             runtime,
             registry,
             platform: Platform::host(),
+            explaining: Explaining::default(),
             resolutions: Resolutions::default(),
             outside: Outside::default(),
             sources: Trees::default(),

@@ -19,6 +19,7 @@ use crate::object::{Object, SnapshotId};
 use crate::pins::Pins;
 use crate::records::keys::Keys;
 use crate::records::results::Results;
+use crate::records::steps::Steps;
 use crate::trash::Trash;
 use crate::usage::Uses;
 
@@ -151,6 +152,7 @@ struct Inner {
     blobs: Blobs,
     keys: Keys,
     results: Results,
+    steps: Steps,
     cache_mounts: CacheMounts,
     collector: Collector,
     keeper: Keeper,
@@ -181,6 +183,7 @@ impl Store {
         let blobs = Blobs::open(directory.0, &db, &pins, &sequence)
             .map_err(directory.error("create", "content"))?;
         let keys = Keys::new(&db, &sequence);
+        let steps = Steps::open(&db).map_err(db_error)?;
         let collector = Collector::new(directory.0, &db, &pins, &blobs, &keys, sequence.first())
             .map_err(directory.error("create", "trash"))?;
         if last_run.other_boot {
@@ -202,6 +205,7 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             root: directory.0.to_owned(),
             keys,
+            steps,
             results: Results::new(&db, &pins, &uses, &sequence),
             cache_mounts: CacheMounts::new(directory.0, &db, &pins, &uses, &sequence),
             db,
@@ -232,6 +236,11 @@ impl Store {
     /// The solver's cache keys.
     pub fn keys(&self) -> &Keys {
         &self.0.keys
+    }
+
+    /// What is remembered of steps that ran.
+    pub fn steps(&self) -> &Steps {
+        &self.0.steps
     }
 
     /// The solver's results.

@@ -21,6 +21,7 @@ use super::http::DEFAULT_MODE;
 use super::image::{ImageError, Place, open_layout};
 use crate::blocking::blocking;
 use crate::digest::to_solver;
+use crate::recall::Step;
 use crate::reporting::reporting;
 use crate::session::{self, Session};
 use crate::{Tree, Worker};
@@ -245,6 +246,8 @@ fn copy(
         Verdict::Wrong { actual } => Err(BlobSourceError::Digest { name, actual }),
     }
 }
+
+impl Step for Blob {}
 
 #[async_trait]
 impl Op<Tree> for Blob {

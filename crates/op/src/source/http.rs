@@ -347,6 +347,8 @@ fn remember(worker: &Worker, key: String, kept: &Kept) -> Result<(), BlobError> 
     Ok(())
 }
 
+impl crate::recall::Step for Http {}
+
 #[async_trait]
 impl Op<Tree> for Http {
     /// With a checksum the key is known without asking the server; else the file is fetched, or

@@ -526,6 +526,8 @@ fn check(image: &ImageSource, resolved: &Resolved) -> Result<(), ImageError> {
     }
 }
 
+impl crate::recall::Step for Image {}
+
 #[async_trait]
 impl Op<Tree> for Image {
     /// Known by its manifest first, then by its layers alone: the same layers may be found under

@@ -3,15 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use super::command::Git;
 use super::error::GitError;
 use super::mirror::Mirror;
-use super::source::{Access, GitSource, GitSpec, MtimePolicy, ResolvedCommit};
+use super::source::{Access, GitSpec, MtimePolicy, ResolvedCommit};
 use super::subdir;
 
 /// One checkout.
 pub(super) struct Checkout<'a> {
-    pub(super) source: &'a GitSource,
     pub(super) spec: &'a GitSpec,
     pub(super) resolved: &'a ResolvedCommit,
     pub(super) commit: String,

@@ -196,7 +196,6 @@ impl GitSource {
         mirror.fetch(resolved, &self.config.retry).await?;
         let commit = self.verify(spec, resolved, &access, &mirror).await?;
         let checkout = Checkout {
-            source: self,
             spec,
             resolved,
             commit,

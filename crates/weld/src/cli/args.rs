@@ -60,6 +60,9 @@ pub(crate) enum Command {
     Du(DuArgs),
     /// Delete what no build uses, the least recently used first.
     Prune(PruneArgs),
+    /// Learn from a trace that `--trace FILE` wrote.
+    #[command(subcommand)]
+    Trace(super::trace::TraceCommand),
     /// Look inside.
     #[command(subcommand)]
     Debug(DebugCommand),
@@ -118,6 +121,10 @@ pub(crate) struct BuildArgs {
     /// Do not use the cache.
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// Tell beside each step that was not cached why it was not: which file, argument or input
+    /// differs from the last time.
+    #[arg(long)]
+    pub(crate) explain: bool,
     /// Do not use the cache for these stages.
     #[arg(long = "no-cache-filter", value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
@@ -155,11 +162,21 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
     #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+    #[command(flatten)]
     pub(crate) progress: ProgressArgs,
     /// The context: a directory, a git or HTTP address, or `-` for a tar archive or a Dockerfile
     /// on standard input.
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) context: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TraceArgs {
+    /// Write the scheduler's events to this file, a JSON object a line; compressed if its name ends
+    /// in .zst. `weld trace` reads it.
+    #[arg(long, env = "WELD_TRACE", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -203,6 +220,8 @@ pub(crate) struct SolveArgs {
     /// Write what was built as JSON.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) metadata_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
 }
