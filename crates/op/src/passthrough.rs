@@ -23,6 +23,8 @@ struct NoInputError {
     inputs: usize,
 }
 
+impl Step for Passthrough {}
+
 #[async_trait]
 impl Op<Tree> for Passthrough {
     async fn cache_map(&self, _ctx: &OpContext<Tree>, _index: u32) -> Result<CacheMap, OpError> {
