@@ -47,8 +47,8 @@ fn control() -> Service {
         ),
         (
             "Session",
-            message("BytesMessage"),
-            message("BytesMessage"),
+            "crate::session::BytesMessage".to_owned(),
+            "crate::session::BytesMessage".to_owned(),
             BothStream,
         ),
         (
@@ -100,56 +100,56 @@ fn content() -> Service {
         &[
             (
                 "Info",
-                "crate::content::InfoRequest",
-                "crate::content::InfoResponse",
+                "crate::session::content::InfoRequest",
+                "crate::session::content::InfoResponse",
                 Unary,
             ),
             (
                 "Update",
-                "crate::content::UpdateRequest",
-                "crate::content::UpdateResponse",
+                "crate::session::content::UpdateRequest",
+                "crate::session::content::UpdateResponse",
                 Unary,
             ),
             (
                 "List",
-                "crate::content::ListContentRequest",
-                "crate::content::ListContentResponse",
+                "crate::session::content::ListContentRequest",
+                "crate::session::content::ListContentResponse",
                 ServerStream,
             ),
             (
                 "Delete",
-                "crate::content::DeleteContentRequest",
-                "crate::google::Empty",
+                "crate::session::content::DeleteContentRequest",
+                "crate::session::content::Empty",
                 Unary,
             ),
             (
                 "Read",
-                "crate::content::ReadContentRequest",
-                "crate::content::ReadContentResponse",
+                "crate::session::content::ReadContentRequest",
+                "crate::session::content::ReadContentResponse",
                 ServerStream,
             ),
             (
                 "Status",
-                "crate::content::StatusRequest",
-                "crate::content::StatusResponse",
+                "crate::session::content::StatusRequest",
+                "crate::session::content::StatusResponse",
                 Unary,
             ),
             (
                 "ListStatuses",
-                "crate::content::ListStatusesRequest",
-                "crate::content::ListStatusesResponse",
+                "crate::session::content::ListStatusesRequest",
+                "crate::session::content::ListStatusesResponse",
                 Unary,
             ),
             (
                 "Write",
-                "crate::content::WriteContentRequest",
-                "crate::content::WriteContentResponse",
+                "crate::session::content::WriteContentRequest",
+                "crate::session::content::WriteContentResponse",
                 BothStream,
             ),
             (
                 "Abort",
-                "crate::content::AbortRequest",
-                "crate::google::Empty",
+                "crate::session::content::AbortRequest",
+                "crate::session::content::Empty",
                 Unary,
             ),
         ],
@@ -158,8 +158,8 @@ fn content() -> Service {
 
 fn health() -> Service {
     let (request, response) = (
-        "crate::health::HealthCheckRequest",
-        "crate::health::HealthCheckResponse",
+        "crate::session::health::HealthCheckRequest",
+        "crate::session::health::HealthCheckResponse",
     );
     service(
         "grpc.health.v1",

@@ -333,14 +333,6 @@ pub struct VertexWarning {
     pub ranges: Vec<pb::Range>,
 }
 
-/// A piece of a byte stream.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct BytesMessage {
-    /// The bytes.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub data: Bytes,
-}
-
 /// Which workers to list.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ListWorkersRequest {

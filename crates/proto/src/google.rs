@@ -15,7 +15,3 @@ pub struct Status {
     #[prost(message, repeated, tag = "3")]
     pub details: Vec<Any>,
 }
-
-/// Nothing (of package `google.protobuf`).
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Empty {}

@@ -1,4 +1,5 @@
-//! Whether a server is ready (package `grpc.health.v1`).
+//! The service that says whether a server is ready (package `grpc.health.v1`). Its messages are in
+//! [`session::health`](crate::session::health).
 
 /// The service's stubs.
 pub mod health_client {
@@ -19,34 +20,4 @@ pub mod health_server {
 )]
 mod stubs {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.Health.rs"));
-}
-
-/// Is it ready?
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct HealthCheckRequest {
-    /// The service; empty for the server.
-    #[prost(string, tag = "1")]
-    pub service: String,
-}
-
-/// Whether it is ready.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct HealthCheckResponse {
-    /// Whether.
-    #[prost(enumeration = "ServingStatus", tag = "1")]
-    pub status: i32,
-}
-
-/// Whether something is ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
-#[repr(i32)]
-pub enum ServingStatus {
-    /// Nobody knows.
-    Unknown = 0,
-    /// It is.
-    Serving = 1,
-    /// It is not.
-    NotServing = 2,
-    /// There is no such service.
-    ServiceUnknown = 3,
 }
