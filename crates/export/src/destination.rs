@@ -26,7 +26,7 @@ impl Destination {
         match target {
             ExportTarget::File(path) => Self::file(path),
             ExportTarget::Stdout => Self::stdout(),
-            ExportTarget::Nowhere | ExportTarget::Directory(_) => {
+            ExportTarget::Nowhere | ExportTarget::Directory(_) | ExportTarget::Client(_) => {
                 Err(wrong_target(kind, "a file or standard output"))
             }
         }
@@ -39,6 +39,15 @@ impl Destination {
             path: "standard output".into(),
             partial: None,
         })
+    }
+
+    /// The end of a pipe to a client.
+    pub(crate) fn client(file: File) -> Self {
+        Self {
+            file,
+            path: "the client".into(),
+            partial: None,
+        }
     }
 
     pub(crate) fn file(path: &Path) -> Result<Self, ExportError> {
@@ -134,7 +143,7 @@ pub(crate) fn check(
     directory: bool,
 ) -> Result<(), ExportError> {
     match (kind, directory, target) {
-        (ExportKind::Image | ExportKind::CacheOnly, ..) => Ok(()),
+        (ExportKind::Image | ExportKind::CacheOnly, ..) | (.., ExportTarget::Client(_)) => Ok(()),
         (ExportKind::Local, _, ExportTarget::Directory(path))
         | (_, true, ExportTarget::Directory(path)) => check_directory(path),
         (ExportKind::Local, ..) | (_, true, _) => Err(wrong_target(kind, "a directory")),

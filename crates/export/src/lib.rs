@@ -6,6 +6,7 @@
 
 mod archive;
 mod blocking;
+mod client;
 mod config;
 mod destination;
 mod error;
@@ -21,6 +22,7 @@ mod tree;
 mod tree_tar;
 mod watch;
 
+pub use client::{ClientTarget, Content, ResultBlob, ResultReceiver};
 pub use config::ConfigError;
 pub use error::ExportError;
 pub use exporter::{Built, BuiltPlatform, Exporter};
