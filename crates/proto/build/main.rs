@@ -1,11 +1,13 @@
 //! Writes the client and server stubs of the services whose messages this crate has by hand.
 //! Nothing is read but this script: no `protoc`, no `.proto` files.
 
+mod bridge;
 mod control;
 mod rpc;
 
 fn main() {
     println!("cargo::rerun-if-changed=build");
-    let services = control::services();
+    let mut services = control::services();
+    services.extend(bridge::services());
     tonic_build::manual::Builder::new().compile(&services);
 }

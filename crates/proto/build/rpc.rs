@@ -28,8 +28,13 @@ pub(crate) fn service(package: &str, name: &str, methods: &[(&str, &str, &str, S
 }
 
 fn method(route: &str, request: &str, response: &str, shape: Shape) -> Method {
+    let name = match snake_case(route) {
+        // A word of the language.
+        name if name == "return" => "return_result".to_owned(),
+        name => name,
+    };
     let method = Method::builder()
-        .name(snake_case(route))
+        .name(name)
         .route_name(route)
         .input_type(request)
         .output_type(response)

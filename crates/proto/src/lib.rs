@@ -11,6 +11,8 @@ pub mod attr;
 pub mod cap;
 pub mod content;
 pub mod control;
+pub mod errdefs;
+pub mod frontend;
 pub mod fsutil;
 pub mod google;
 pub mod health;
