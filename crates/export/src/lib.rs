@@ -24,6 +24,7 @@ mod watch;
 
 pub use client::{ClientTarget, Content, ResultBlob, ResultReceiver};
 pub use config::ConfigError;
+pub use destination::Destination;
 pub use error::ExportError;
 pub use exporter::{Built, BuiltPlatform, Exporter};
 pub use options::{Annotation, AnnotationPlace, FileOptions, ImageOptions, LocalMode, OptionError};
