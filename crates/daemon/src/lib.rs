@@ -1,3 +1,4 @@
 //! BuildKit's API, served over an [`Engine`](weld_engine::Engine) to unmodified clients.
 
+pub mod gateway;
 pub mod session;
