@@ -84,7 +84,12 @@ impl DockerfileHost<'_> {
             follow_paths: request.paths.to_vec(),
             ..SelectionOptions::default()
         };
-        let Some(provider) = self.bridge.session().directory(&local.name, selection)? else {
+        let Some(provider) = self
+            .bridge
+            .session()
+            .directory(&local.name, selection)
+            .await?
+        else {
             return Err(format!("the client offers no directory {:?}", local.name).into());
         };
         let (paths, limit) = (request.paths.to_vec(), request.limit);

@@ -6,6 +6,7 @@
 
 mod call;
 pub mod metadata;
+pub mod transfer;
 mod tunnel;
 
 pub use call::{Caller, MAX_MESSAGE, caller_over};

@@ -3,7 +3,8 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::task::AbortOnDropHandle;
 use weld_digest::{Digest, FieldHasher};
 use weld_llb::reference::Repository;
@@ -19,6 +20,7 @@ use weld_store::{
 };
 
 use super::image::Place;
+use super::layout::{self, Layout};
 use crate::{Tree, Worker};
 
 /// One layer.
@@ -205,7 +207,13 @@ async fn fetch(
     let sink = StoreSink::new(blobs.clone(), ingest, info);
     let registry = match &origin.place {
         Place::Registry(registry) => registry,
-        Place::Layout(layout) => {
+        Place::Layout(Layout::Blobs(blobs)) => {
+            let content = layout::open(&**blobs, digest).await?;
+            return receive(content, sink, digest, progress)
+                .await
+                .map(Fetched::Blob);
+        }
+        Place::Layout(Layout::Directory(layout)) => {
             let (layout, descriptor) = (Arc::clone(layout), layer.descriptor.clone());
             let copied = tokio::task::spawn_blocking(move || {
                 let mut file = layout.file(&descriptor)?;
@@ -379,6 +387,53 @@ impl BlobSink for StoreSink {
     }
 }
 
+/// How many pieces of a blob may wait to be written.
+const QUEUE: usize = 8;
+/// How large a piece may be, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// Writes what a client sends. Dropped, it ends at the next piece.
+async fn receive(
+    mut content: Box<dyn AsyncRead + Send + Unpin>,
+    mut sink: StoreSink,
+    expected: &Digest,
+    progress: &Progress,
+) -> Result<BlobRef, LayersError> {
+    let read_error = |source| LayersError::Read {
+        digest: expected.clone(),
+        source,
+    };
+    let mut transfer = progress.start(&expected.to_string(), "downloading", None);
+    let (pieces, mut queue) = tokio::sync::mpsc::channel::<Bytes>(QUEUE);
+    let digest = expected.clone();
+    let writing = tokio::task::spawn_blocking(move || {
+        sink.restart()?;
+        while let Some(piece) = queue.blocking_recv() {
+            sink.write(piece)?;
+        }
+        finish(sink, &digest)
+    });
+    let reading = async move {
+        loop {
+            let mut piece = BytesMut::with_capacity(PIECE);
+            if content.read_buf(&mut piece).await? == 0 {
+                break;
+            }
+            transfer.advance(piece.len() as u64);
+            if pieces.send(piece.freeze()).await.is_err() {
+                // What writing met is told below.
+                return Ok(());
+            }
+        }
+        transfer.complete();
+        Ok::<_, io::Error>(())
+    };
+    let (read, written) = tokio::join!(reading, writing);
+    let written = written?;
+    read.map_err(read_error)?;
+    written.map_err(read_error)
+}
+
 fn copy(from: &mut impl Read, mut sink: StoreSink, expected: &Digest) -> io::Result<BlobRef> {
     sink.restart()?;
     let mut buffer = vec![0; 1 << 20];
@@ -389,6 +444,10 @@ fn copy(from: &mut impl Read, mut sink: StoreSink, expected: &Digest) -> io::Res
         }
         sink.write(Bytes::copy_from_slice(&buffer[..count]))?;
     }
+    finish(sink, expected)
+}
+
+fn finish(mut sink: StoreSink, expected: &Digest) -> io::Result<BlobRef> {
     match sink.finish(expected)? {
         Verdict::Right => sink
             .into_blob()

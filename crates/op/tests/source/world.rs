@@ -1,14 +1,13 @@
 //! A solver on a state directory, with a client that has secrets.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use weld_fileset::SelectionOptions;
 use weld_llb::{Builder, Constraints, Graph, Platform, Source};
-use weld_op::session::{Secret, Session, SessionError, lend};
+use weld_op::session::{Layout, Secret, Session, SessionError, lend};
 use weld_op::{Records, Tree, Worker, definition};
 use weld_runtime::{AgentConnector, Runtime, RuntimeConfig};
 use weld_solver::{JobOptions, SolveError, Solver, SolverOptions};
@@ -71,7 +70,7 @@ impl Session for Client {
         &self.id
     }
 
-    fn directory(
+    async fn directory(
         &self,
         _name: &str,
         _selection: SelectionOptions,
@@ -79,8 +78,8 @@ impl Session for Client {
         Ok(None)
     }
 
-    fn layout(&self, _name: &str) -> Option<PathBuf> {
-        None
+    async fn layout(&self, _name: &str) -> Result<Option<Layout>, SessionError> {
+        Ok(None)
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {
@@ -88,8 +87,8 @@ impl Session for Client {
         Ok(secret.map(|secret| Secret::new(secret.clone().into_bytes())))
     }
 
-    fn agent(&self, _id: &str) -> Option<AgentConnector> {
-        None
+    async fn agent(&self, _id: &str) -> Result<Option<AgentConnector>, SessionError> {
+        Ok(None)
     }
 
     fn credentials(&self) -> Arc<dyn Credentials> {

@@ -45,6 +45,7 @@ pub(crate) fn prune(engine: &Engine, args: &PruneArgs) -> Result<(), Failure> {
             .as_deref()
             .map(units::duration)
             .transpose()?,
+        ..PruneOptions::default()
     };
     let removed = engine.prune(&options)?;
     if args.json {
