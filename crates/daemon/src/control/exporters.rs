@@ -9,7 +9,7 @@ use tonic::Status;
 use weld_engine::{ExportKind, ExportRequest, ExportTarget};
 use weld_proto::control::{BuildResultInfo, Descriptor, Exporter};
 
-use crate::session::ClientSession;
+use crate::session::{ClientSession, client_target};
 
 /// What is wanted, as the engine has it.
 pub(super) fn requests(
@@ -36,10 +36,9 @@ pub(super) fn to_client(
     client: Option<&Arc<ClientSession>>,
     number: usize,
 ) -> Result<ExportTarget, Status> {
-    let _ = (client, number);
-    Err(Status::unimplemented(
-        "results cannot be sent to clients yet",
-    ))
+    let absent = || Status::invalid_argument("results can only be sent to a client with a session");
+    let client = Arc::clone(client.ok_or_else(absent)?);
+    Ok(ExportTarget::Client(client_target(client, number)))
 }
 
 fn kind(name: &str) -> Result<ExportKind, Status> {

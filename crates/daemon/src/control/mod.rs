@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weld_proto::content::content_server::ContentServer;
 use weld_proto::control::control_server::ControlServer;
 use weld_proto::control::{self, control_server};
+use weld_proto::frontend::llb_bridge_server::LlbBridgeServer;
 use weld_proto::health::health_server::HealthServer;
 use weld_proto::reflection::{v1, v1alpha};
 use weld_proto::session::BytesMessage;
@@ -62,6 +63,11 @@ pub(crate) fn add_services(
     server
         .add_service(
             ControlServer::new(control)
+                .max_decoding_message_size(limits.message)
+                .max_encoding_message_size(limits.answer),
+        )
+        .add_service(
+            LlbBridgeServer::new(shared.gateway.clone())
                 .max_decoding_message_size(limits.message)
                 .max_encoding_message_size(limits.answer),
         )
