@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weld_llb::{Graph, pb};
-use weld_op::Origin;
+use weld_llb::{Graph, Platform, pb};
 use weld_op::session::Session;
+use weld_op::{ExecError, Origin};
 use weld_progress::Sender;
 
 use crate::error::BuildError;
@@ -133,6 +133,47 @@ impl Bridge {
         let graph = Graph::from_pb(definition)?;
         self.core.check(&graph)?;
         Ok(Ref::new(Arc::clone(&self.core), graph, no_cache, origin))
+    }
+
+    /// The platform that steps run on.
+    pub fn platform(&self) -> &Platform {
+        &self.core.worker.platform
+    }
+
+    /// What a failed step was given, kept as long as the references live: one for each input.
+    pub fn failed_inputs(&self, error: &BuildError) -> Vec<Ref> {
+        let BuildError::Solve {
+            failure: weld_solver::Failure::Op { inputs, .. },
+            ..
+        } = error.innermost()
+        else {
+            return Vec::new();
+        };
+        let inputs = inputs.iter();
+        inputs
+            .map(|input| Ref::of_tree(Arc::clone(&self.core), (**input).clone()))
+            .collect()
+    }
+
+    /// What the mounts of a failed step came to, one for each of its mounts; `None` where there is
+    /// nothing to look into.
+    pub fn failed_mounts(&self, error: &BuildError) -> Vec<Option<Ref>> {
+        let trees = error
+            .exec_error()
+            .map(ExecError::mounts)
+            .unwrap_or_default();
+        let trees = trees.iter();
+        trees
+            .map(|tree| {
+                let tree = tree.clone()?;
+                Some(Ref::of_tree(Arc::clone(&self.core), tree))
+            })
+            .collect()
+    }
+
+    /// Ends when the build does.
+    pub async fn ended(&self) {
+        self.core.stop.cancelled().await;
     }
 
     /// Tells the client of something that it should look at.

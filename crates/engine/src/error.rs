@@ -7,8 +7,9 @@ use weld_export::ExportError;
 use weld_llb::{Graph, pb};
 use weld_op::digest::from_solver;
 use weld_op::session::SessionError;
-use weld_op::{ResolveError, Tree};
-use weld_solver::{ResultRef, SolveError};
+use weld_op::{ExecError, ResolveError, Tree};
+use weld_proto::google::Status;
+use weld_solver::{OpCall, OpError, ResultRef, SolveError};
 use weld_store::snapshot::SnapshotError;
 
 use crate::files::FileError;
@@ -63,6 +64,26 @@ pub enum BuildError {
         /// Why.
         source: Box<BuildError>,
     },
+    /// A frontend elsewhere says that it failed.
+    #[error("{}", .0.message)]
+    Returned(Status),
+    /// A frontend lacks something that it is asked for.
+    #[error("unsupported frontend capability {0}")]
+    FrontendCap(String),
+    /// A frontend does not know a request.
+    #[error("unsupported request {0}")]
+    Subrequest(String),
+    /// A frontend that is an image cannot be run, or does not answer.
+    #[error("frontend image {image}: {reason}")]
+    FrontendImage {
+        /// The image.
+        image: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A frontend lacks an option.
+    #[error("{0}")]
+    FrontendOption(&'static str),
     /// What a frontend says of its result is wrong.
     #[error("invalid metadata {key}: {reason}")]
     Metadata {
@@ -115,6 +136,8 @@ pub struct FailedStep {
     pub description: BTreeMap<String, String>,
     /// Where it comes from.
     pub sources: Vec<SourceRanges>,
+    /// Which of its file actions failed, if it has such.
+    pub action: Option<usize>,
 }
 
 /// Lines of a source file.
@@ -166,6 +189,46 @@ impl BuildError {
                 image,
                 source: Box::new(source),
             },
+        }
+    }
+
+    /// What a client puts its own words in front of: neither says that a build failed, nor which
+    /// step, which clients know otherwise.
+    pub fn reason(&self) -> String {
+        let Self::Solve { failure, .. } = self.innermost() else {
+            return self.to_string();
+        };
+        let weld_solver::Failure::Op { failure, .. } = failure else {
+            return failure.to_string();
+        };
+        match failure.call {
+            OpCall::CacheMap => format!("failed to load cache key: {}", failure.error),
+            OpCall::SlowKey | OpCall::Preprocess => {
+                format!("failed to compute cache key: {}", failure.error)
+            }
+            _ => failure.error.to_string(),
+        }
+    }
+
+    /// The exit code of the process whose failure it is.
+    pub fn exit_code(&self) -> Option<u32> {
+        match self.exec_error()? {
+            ExecError::Status { status, .. } => u32::try_from(status.code).ok(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn exec_error(&self) -> Option<&ExecError> {
+        let Self::Solve {
+            failure: weld_solver::Failure::Op { failure, .. },
+            ..
+        } = self.innermost()
+        else {
+            return None;
+        };
+        match &failure.error {
+            OpError::Failed(error) | OpError::Gone(error) => error.downcast_ref(),
+            _ => None,
         }
     }
 
@@ -237,5 +300,6 @@ fn failed_step(failure: &SolveError<Tree>, graph: &Graph) -> Option<FailedStep> 
         op: vertex.bytes().clone(),
         description: vertex.metadata().description.clone(),
         sources: sources.collect(),
+        action: None,
     })
 }

@@ -10,6 +10,7 @@
 //! come to.
 
 mod bridge;
+mod caps;
 mod config;
 mod context;
 mod definition;
@@ -33,6 +34,7 @@ mod ssh_agent;
 mod usage;
 
 pub use bridge::{Bridge, CacheImport, SolveInput, SolveRequest};
+pub use caps::{LLB_UNSUPPORTED, llb_caps};
 pub use config::{Config, ConfigError, RuntimeKind, SnapshotterKind};
 pub use context::{UnpackError, is_archive, unpack_context};
 pub use definition::{Definition, DefinitionError};
@@ -48,6 +50,7 @@ pub use result::{Attestation, AttestationKind, FrontendResult, Refs, Subject};
 pub use source_meta::{ImageConfigRequest, ResolvedSource, SourceMeta, SourceMetaRequest};
 pub use ssh_agent::AgentError;
 pub use usage::{PruneOptions, StoreError, UsageRecord};
+pub use weld_dockerfile::Error as DockerfileError;
 pub use weld_export::{ExportKind, ExportRequest, ExportTarget};
 pub use weld_op::session::Session;
 pub use weld_runtime::privilege::PrivilegeError;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 use weld_llb::{Graph, pb};
 use weld_op::{Origin, Tree, definition_from};
-use weld_solver::{ResultRef, SolveError};
+use weld_solver::SolveError;
 
 use crate::error::BuildError;
 use crate::files::{self, FileError, FileRange, Stat};
@@ -25,7 +25,7 @@ struct Inner {
     no_cache: bool,
     origin: Origin,
     /// Failures of steps are remembered as well; a cancelled attempt is not.
-    result: OnceCell<Result<Option<ResultRef<Tree>>, SolveError<Tree>>>,
+    result: OnceCell<Result<Tree, SolveError<Tree>>>,
 }
 
 impl Ref {
@@ -39,13 +39,20 @@ impl Ref {
         }))
     }
 
+    /// A file system that is there already, of which nobody knows how it was built.
+    pub(crate) fn of_tree(job: Arc<JobCore>, tree: Tree) -> Self {
+        Self(Arc::new(Inner {
+            job,
+            graph: Graph::empty(),
+            no_cache: false,
+            origin: Origin::default(),
+            result: OnceCell::new_with(Some(Ok(tree))),
+        }))
+    }
+
     /// What builds it.
     pub fn to_definition(&self) -> pb::Definition {
         self.0.graph.to_pb()
-    }
-
-    pub(crate) fn graph(&self) -> &Graph {
-        &self.0.graph
     }
 
     /// Whether both are one and the same.
@@ -125,11 +132,6 @@ impl Ref {
 
     /// The files.
     pub(crate) async fn tree(&self) -> Result<Tree, BuildError> {
-        let built = self.result().await?;
-        Ok(built.map_or_else(Tree::scratch, |built| (*built).clone()))
-    }
-
-    async fn result(&self) -> Result<Option<ResultRef<Tree>>, BuildError> {
         let inner = &*self.0;
         let build = || async {
             let definition = definition_from(
@@ -139,11 +141,11 @@ impl Ref {
                 inner.origin.clone(),
             )?;
             let Some(definition) = definition else {
-                return Ok(Ok(None));
+                return Ok(Ok(Tree::scratch()));
             };
             let job = inner.job.solver_job()?;
             match job.solve(definition).await {
-                Ok(built) => Ok(Ok(Some(built.value))),
+                Ok(built) => Ok(Ok((*built.value).clone())),
                 Err(failure) if is_cancelled(&failure) => Err(BuildError::Cancelled),
                 Err(failure) => Ok(Err(failure)),
             }
@@ -154,7 +156,7 @@ impl Ref {
             () = inner.job.stop.cancelled() => return Err(BuildError::Cancelled),
         };
         match built {
-            Ok(built) => Ok(built.clone()),
+            Ok(tree) => Ok(tree.clone()),
             Err(failure) => Err(BuildError::failed(failure.clone(), &inner.graph)),
         }
     }

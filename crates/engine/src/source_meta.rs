@@ -48,6 +48,26 @@ pub struct ResolvedSource {
 /// What a source stands for, by its kind.
 #[derive(Clone, Debug)]
 pub enum SourceMeta {
+    /// Nothing that can be told without building.
+    Nothing,
+    /// A commit.
+    Git {
+        /// The object that the reference names.
+        checksum: String,
+        /// The reference's full name.
+        reference: String,
+        /// The commit, if the object is a tag.
+        commit_checksum: Option<String>,
+    },
+    /// A file behind a URL.
+    Http {
+        /// The digest of its content.
+        digest: Digest,
+        /// What it is called.
+        filename: String,
+        /// When it was last changed, seconds since 1970.
+        last_modified: Option<i64>,
+    },
     /// An image.
     Image {
         /// The digest of the index or manifest that the reference names.

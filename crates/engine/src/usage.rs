@@ -1,7 +1,8 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use weld_store::{UsageError, UsageInfo};
+use weld_llb::Platform;
+use weld_store::{Store, UsageError, UsageInfo};
 
 use crate::engine::Engine;
 
@@ -47,6 +48,10 @@ pub struct PruneOptions {
     pub keep_storage: Option<u64>,
     /// Keep what was used within this time.
     pub keep_duration: Option<Duration>,
+    /// Keep no more than this many bytes.
+    pub max_used: Option<u64>,
+    /// Have this many bytes of the file system free.
+    pub min_free: Option<u64>,
 }
 
 /// Why records cannot be listed or deleted.
@@ -55,6 +60,16 @@ pub struct PruneOptions {
 pub struct StoreError(#[from] UsageError);
 
 impl Engine {
+    /// Where everything is kept; for what belongs to builds but is not made by them.
+    pub fn store(&self) -> &Store {
+        &self.worker.store
+    }
+
+    /// The platform of steps that name none.
+    pub fn platform(&self) -> &Platform {
+        &self.worker.platform
+    }
+
     /// What is kept on disk and matches all filters. Blocks.
     ///
     /// # Errors
@@ -75,7 +90,8 @@ impl Engine {
             filters: options.filters.clone(),
             keep_duration: options.keep_duration,
             reserved: options.keep_storage,
-            ..weld_store::PruneOptions::default()
+            max_used: options.max_used,
+            min_free: options.min_free,
         })?;
         Ok(removed.into_iter().map(UsageRecord::from).collect())
     }

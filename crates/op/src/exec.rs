@@ -28,6 +28,8 @@ pub enum ExecError {
         command: String,
         /// How it ended.
         status: ExitStatus,
+        /// What its mounts came to, in their order; `None` for one that is no tree.
+        mounts: Vec<Option<Tree>>,
     },
     /// It could not be run.
     #[error("process {command:?} could not be run: {source}")]
@@ -119,8 +121,27 @@ impl Op<Tree> for Exec {
         }
         let mut prepared = mounts::prepare(self, ctx, &inputs).await?;
         let spec = self.spec(&mut prepared).map_err(OpError::failed)?;
-        self.run(ctx, spec).await?;
-        prepared.commit(self).await
+        match self.run(ctx, spec).await? {
+            None => prepared.commit(self).await,
+            Some(status) => {
+                let mounts = prepared.keep(self).await;
+                Err(OpError::failed(ExecError::Status {
+                    command: self.op.process.args.join(" "),
+                    status,
+                    mounts,
+                }))
+            }
+        }
+    }
+}
+
+impl ExecError {
+    /// What the mounts of a step that failed came to, in their order.
+    pub fn mounts(&self) -> &[Option<Tree>] {
+        match self {
+            Self::Status { mounts, .. } => mounts,
+            _ => &[],
+        }
     }
 }
 
@@ -169,7 +190,12 @@ impl Exec {
         Ok(spec)
     }
 
-    async fn run(&self, ctx: &OpContext<Tree>, spec: StepSpec) -> Result<(), OpError> {
+    /// Runs the step; returns how it ended if that was no success.
+    async fn run(
+        &self,
+        ctx: &OpContext<Tree>,
+        spec: StepSpec,
+    ) -> Result<Option<ExitStatus>, OpError> {
         let (stdio, output) = output::channel();
         let step = self
             .worker
@@ -181,7 +207,7 @@ impl Exec {
             Ok(status) => status,
             Err(RuntimeError::Cancelled) => return Err(OpError::Cancelled),
             Err(source) if source.exit_code().is_some_and(|code| self.is_success(code)) => {
-                return Ok(());
+                return Ok(None);
             }
             Err(source) => {
                 return Err(OpError::failed(ExecError::Runtime {
@@ -191,12 +217,9 @@ impl Exec {
             }
         };
         if self.is_success(status.code) && !status.oom_killed {
-            return Ok(());
+            return Ok(None);
         }
-        Err(OpError::failed(ExecError::Status {
-            command: command(),
-            status,
-        }))
+        Ok(Some(status))
     }
 
     fn is_success(&self, code: i32) -> bool {

@@ -8,6 +8,7 @@ mod layers;
 mod layout;
 pub(crate) mod local;
 mod secrets;
+mod upload;
 
 use tokio::sync::OnceCell;
 use weld_source::git::{GitConfig, GitSource};

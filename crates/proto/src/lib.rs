@@ -1,15 +1,26 @@
 //! Wire types of BuildKit's API.
 //!
-//! Messages are written by hand with `prost`, so that building needs no `protoc`. Field numbers are those
-//! of BuildKit's `solver/pb/ops.proto`. Fields are encoded in the order of their numbers (where a
+//! Messages are written by hand with `prost`, so that building needs no `protoc`: one module for each
+//! package. Field numbers are those of BuildKit's `.proto` files. Fields are encoded in the order of their numbers (where a
 //! message has a choice of fields, that comes last) and maps in the order of their keys, as Go does: equal definitions give equal bytes, and a vertex's
 //! digest is that of its bytes. One known difference: an entry of a map whose value is the empty string
 //! is written without its value, which decodes to the same.
 
+pub mod apicaps;
 pub mod attr;
 pub mod cap;
+pub mod content;
+pub mod control;
+pub mod errdefs;
+pub mod frontend;
 pub mod fsutil;
+pub mod google;
+pub mod health;
 pub mod pb;
+pub mod reflection;
 pub mod session;
+pub mod sourcepolicy;
+pub mod telemetry;
+pub mod types;
 
 pub use prost::{DecodeError, Message};

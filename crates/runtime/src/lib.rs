@@ -42,6 +42,7 @@ mod mount;
 mod oci;
 mod output;
 pub mod privilege;
+mod process;
 mod program;
 mod resolv;
 mod rlimit;
@@ -55,6 +56,7 @@ pub use agent::{AgentConnector, AgentSocket, AgentStream, Connecting};
 pub use config::{CgroupConfig, CgroupMode, DnsConfig, RuntimeConfig, RuntimeKind};
 pub use error::RuntimeError;
 pub use output::{Chunk, Stdio, Stream};
+pub use process::StepProcess;
 pub use runtime::Runtime;
 pub use spec::{
     DEFAULT_HOSTNAME, Device, DeviceKind, MountPlan, Network, Overlay, Resources, Secret, Security,

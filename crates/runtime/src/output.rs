@@ -29,10 +29,14 @@ pub struct Chunk {
     pub bytes: Bytes,
 }
 
-/// The standard streams of a step. Standard input is always empty.
-#[derive(Clone, Debug)]
+/// The standard streams of a step.
+#[derive(Debug, Default)]
 pub struct Stdio {
     output: Option<mpsc::Sender<Chunk>>,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    terminal: bool,
 }
 
 impl Stdio {
@@ -42,14 +46,62 @@ impl Stdio {
     pub fn stream(output: mpsc::Sender<Chunk>) -> Self {
         Self {
             output: Some(output),
+            ..Self::default()
         }
     }
 
     /// Reads the output and drops it.
     #[must_use]
     pub fn discard() -> Self {
-        Self { output: None }
+        Self::default()
     }
+
+    /// All three streams are a terminal, of which this is the step's end. The step leads a session
+    /// that it controls.
+    ///
+    /// # Errors
+    /// If there are too many open files.
+    pub fn terminal(end: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            stdin: Some(end.try_clone()?),
+            stdout: Some(end.try_clone()?),
+            stderr: Some(end),
+            terminal: true,
+            ..Self::default()
+        })
+    }
+
+    /// Standard input is read from here; it is empty otherwise.
+    #[must_use]
+    pub fn with_stdin(mut self, stdin: OwnedFd) -> Self {
+        self.stdin = Some(stdin);
+        self
+    }
+
+    /// Standard output goes here, to whoever reads it.
+    #[must_use]
+    pub fn with_stdout(mut self, stdout: OwnedFd) -> Self {
+        self.stdout = Some(stdout);
+        self
+    }
+
+    /// Standard error goes here, to whoever reads it.
+    #[must_use]
+    pub fn with_stderr(mut self, stderr: OwnedFd) -> Self {
+        self.stderr = Some(stderr);
+        self
+    }
+}
+
+/// The ends of a step's streams that it has.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    /// `None` for an empty one.
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    /// Whether standard input becomes the controlling terminal.
+    pub(crate) terminal: bool,
 }
 
 /// Carries output from the pipes of a step to its receiver.
@@ -67,9 +119,17 @@ struct Source {
     buffer: BytesMut,
 }
 
-/// A pump and the ends that the step writes to: standard output and standard error.
-pub(crate) fn pump(stdio: Stdio) -> io::Result<(Pump, OwnedFd, OwnedFd)> {
-    let source = |stream| {
+/// A pump and the ends that the step has.
+pub(crate) fn pump(stdio: Stdio) -> io::Result<(Pump, Streams)> {
+    let source = |stream, given: Option<OwnedFd>| {
+        if let Some(given) = given {
+            let source = Source {
+                stream,
+                pipe: None,
+                buffer: BytesMut::new(),
+            };
+            return Ok((source, given));
+        }
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         let source = Source {
             stream,
@@ -78,15 +138,21 @@ pub(crate) fn pump(stdio: Stdio) -> io::Result<(Pump, OwnedFd, OwnedFd)> {
         };
         Ok::<_, io::Error>((source, write))
     };
-    let (stdout, out) = source(Stream::Stdout)?;
-    let (stderr, err) = source(Stream::Stderr)?;
+    let (stdout, out) = source(Stream::Stdout, stdio.stdout)?;
+    let (stderr, err) = source(Stream::Stderr, stdio.stderr)?;
     let output = stdio.output;
     let pump = Pump {
         stdout,
         stderr,
         output,
     };
-    Ok((pump, out, err))
+    let streams = Streams {
+        stdin: stdio.stdin,
+        stdout: out,
+        stderr: err,
+        terminal: stdio.terminal,
+    };
+    Ok((pump, streams))
 }
 
 impl Pump {
@@ -191,10 +257,10 @@ mod tests {
     #[tokio::test]
     async fn draining_takes_what_the_reactor_was_not_told_of() {
         let (sender, mut receiver) = mpsc::channel(4);
-        let (mut pump, out, err) = pump(Stdio::stream(sender)).unwrap();
-        rustix::io::write(&out, b"out").unwrap();
-        rustix::io::write(&err, b"err").unwrap();
-        drop((out, err));
+        let (mut pump, streams) = pump(Stdio::stream(sender)).unwrap();
+        rustix::io::write(&streams.stdout, b"out").unwrap();
+        rustix::io::write(&streams.stderr, b"err").unwrap();
+        drop(streams);
         pump.drain().await;
         drop(pump);
         let mut all = Vec::new();

@@ -15,11 +15,12 @@ use crate::cgroup::Cgroups;
 use crate::check;
 use crate::config::{RuntimeConfig, RuntimeKind};
 use crate::control::{Control, KillOnDrop};
-use crate::embedded::{Embedded, Streams};
+use crate::embedded::Embedded;
 use crate::error::RuntimeError;
 use crate::mount::Listener;
 use crate::oci::Oci;
-use crate::output::{self, Stdio};
+use crate::output::{self, Stdio, Streams};
+use crate::process::StepProcess;
 use crate::spec::StepSpec;
 use crate::status::ExitStatus;
 
@@ -51,10 +52,31 @@ impl Engine {
         streams: Streams,
         control: &Control,
         listeners: oneshot::Sender<Vec<Listener>>,
+        process: oneshot::Sender<StepProcess>,
     ) -> Result<ExitStatus, RuntimeError> {
         match self {
-            Self::Embedded(embedded) => embedded.supervise(step, streams, control, listeners),
+            Self::Embedded(embedded) => {
+                embedded.supervise(step, streams, control, listeners, process)
+            }
             Self::Oci(oci) => oci.supervise(step, streams, control, listeners),
+        }
+    }
+
+    fn join(
+        &self,
+        inside: &StepProcess,
+        step: &StepSpec,
+        streams: Streams,
+        control: &Control,
+        process: oneshot::Sender<StepProcess>,
+    ) -> Result<ExitStatus, RuntimeError> {
+        match self {
+            Self::Embedded(embedded) => embedded.join(inside, step, streams, control, process),
+            // It never tells of a process that could be joined.
+            Self::Oci(_) => Err(RuntimeError::InvalidSpec {
+                field: "inside",
+                reason: "an external runtime's containers cannot be joined".to_owned(),
+            }),
         }
     }
 
@@ -122,9 +144,57 @@ impl Runtime {
         stdio: Stdio,
         cancel: CancellationToken,
     ) -> Result<ExitStatus, RuntimeError> {
+        let (process, _) = oneshot::channel();
+        self.run_telling(step, stdio, cancel, process).await
+    }
+
+    /// As [`Runtime::run`]; tells of the step's first process when it has started. An external
+    /// runtime drops the sender instead: its processes can neither be sent signals nor joined.
+    ///
+    /// # Errors
+    /// As [`Runtime::run`].
+    pub async fn run_telling(
+        &self,
+        step: StepSpec,
+        stdio: Stdio,
+        cancel: CancellationToken,
+        process: oneshot::Sender<StepProcess>,
+    ) -> Result<ExitStatus, RuntimeError> {
         check::step(&step)?;
         let running = Running::enter(&self.shared, &step.id)?;
-        run(self.shared.clone(), step, stdio, cancel, running).await
+        let shared = self.shared.clone();
+        let supervise = move |streams, control: &Control, made| {
+            let result = shared
+                .engine
+                .supervise(step, streams, control, made, process);
+            drop(running);
+            result
+        };
+        run(supervise, stdio, cancel).await
+    }
+
+    /// Runs a program in the sandbox of a running step, to its end: in its namespaces and cgroups,
+    /// with its mounts. Of `step` only what concerns the process counts. Dropping the future kills
+    /// the program, and so does the end of the step.
+    ///
+    /// # Errors
+    /// When the program cannot be started, or `cancel` was called.
+    pub async fn join(
+        &self,
+        inside: StepProcess,
+        step: StepSpec,
+        stdio: Stdio,
+        cancel: CancellationToken,
+        process: oneshot::Sender<StepProcess>,
+    ) -> Result<ExitStatus, RuntimeError> {
+        check::step(&step)?;
+        let shared = self.shared.clone();
+        let supervise = move |streams, control: &Control, _| {
+            shared
+                .engine
+                .join(&inside, &step, streams, control, process)
+        };
+        run(supervise, stdio, cancel).await
     }
 
     /// Ends and removes what steps of a killed process left: processes, cgroups, containers of an
@@ -203,24 +273,25 @@ impl Drop for Running {
 }
 
 async fn run(
-    shared: Arc<Shared>,
-    step: StepSpec,
+    supervise: impl FnOnce(
+        Streams,
+        &Control,
+        oneshot::Sender<Vec<Listener>>,
+    ) -> Result<ExitStatus, RuntimeError>
+    + Send
+    + 'static,
     stdio: Stdio,
     cancel: CancellationToken,
-    running: Running,
 ) -> Result<ExitStatus, RuntimeError> {
-    let (mut pump, stdout, stderr) = output::pump(stdio).map_err(fail("make pipes"))?;
-    let streams = Streams { stdout, stderr };
+    let (mut pump, streams) = output::pump(stdio).map_err(fail("make pipes"))?;
     let control = Arc::new(Control::new().map_err(fail("make an event"))?);
     let _kill = KillOnDrop(control.clone());
     let (done, mut ended) = oneshot::channel();
     let (made, mut listeners) = oneshot::channel();
     let supervised = control.clone();
     let supervise = move || {
-        let result = shared.engine.supervise(step, streams, &supervised, made);
-        drop(running);
         // Nobody waits if the step was given up.
-        let _ = done.send(result);
+        let _ = done.send(supervise(streams, &supervised, made));
     };
     std::thread::Builder::new()
         .name("weld-step".to_owned())

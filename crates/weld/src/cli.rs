@@ -3,9 +3,12 @@
 mod args;
 mod build;
 mod context;
+mod daemon;
+mod dial;
 mod fields;
 mod offers;
 mod outputs;
+mod place;
 mod report;
 mod run;
 mod solve;
@@ -18,15 +21,21 @@ use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
 use tokio_util::sync::CancellationToken;
+use weld_client::Address;
 use weld_engine::{Config, Engine, RuntimeKind, SnapshotterKind};
 
 use args::{Cli, Command, DebugCommand, EngineArgs, Snapshotter};
+use daemon::Place;
+use place::{ClientArgs, Worker};
 use report::Failure;
 
 /// Runs the command that the process was started with.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let run = match daemon::called_as_daemon() {
+        Some((place, args)) => daemon::run(&place, &args),
+        None => run(Cli::parse()),
+    };
+    match run {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report::failure(&failure),
     }
@@ -44,20 +53,74 @@ fn run(cli: Cli) -> Result<(), Failure> {
             manual(&mut page).map_err(Failure::Start)?;
             solve::write_stdout(&page)
         }
+        Command::Daemon(args) => {
+            let place = Place {
+                config: cli.engine.config.clone(),
+                root: cli.engine.root.clone(),
+            };
+            daemon::run(&place, args)
+        }
+        Command::DialStdio(args) => dial::run(args),
         Command::Debug(DebugCommand::DumpLlb { dot, file }) => solve::dump(file.as_deref(), *dot),
         Command::Trace(command) => trace::run(command),
-        _ => with_engine(&cli),
+        _ => match remote(&cli)? {
+            Some((client, address)) => with_daemon(&cli, client, &address),
+            None => with_engine(&cli),
+        },
     }
+}
+
+/// The daemon that is to do the command; `None` for this process.
+fn remote(cli: &Cli) -> Result<Option<(&ClientArgs, Address)>, Failure> {
+    let client = match &cli.command {
+        Command::Build(args) => &args.client,
+        Command::Solve(args) => &args.client,
+        Command::Du(args) => &args.client,
+        Command::Prune(args) => &args.client,
+        _ => return Ok(None),
+    };
+    let address = client.address(&cli.engine)?;
+    if trace::wanted(&cli.command) {
+        return match client.addr {
+            Some(_) => Err(Failure::usage(
+                "--trace and --explain are of builds in this process: leave out --addr and WELD_HOST",
+            )),
+            None => Ok(None),
+        };
+    }
+    Ok(address.map(|address| (client, address)))
+}
+
+fn with_daemon(cli: &Cli, client: &ClientArgs, address: &Address) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        let worker = Worker::Daemon(client.connect(address).await?);
+        until_signals(&worker, &cli.command).await
+    });
+    runtime.shutdown_background();
+    result
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Start)
+}
+
+async fn until_signals(worker: &Worker, cli: &Command) -> Result<(), Failure> {
+    let cancel = CancellationToken::new();
+    let signals = tokio::spawn(on_signals(cancel.clone()));
+    let result = command(worker, cli, cancel).await;
+    signals.abort();
+    result
 }
 
 fn with_engine(cli: &Cli) -> Result<(), Failure> {
     let config = config(&cli.engine)?;
     // Before any thread: only then does the whole process see the change.
     weld_engine::enter_privileges()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::Start)?;
+    let runtime = runtime()?;
     let result = runtime.block_on(async {
         let tracer = trace::tracer(&cli.command)?;
         let sink = tracer.clone().map(|tracer| Arc::new(tracer) as _);
@@ -65,11 +128,11 @@ fn with_engine(cli: &Cli) -> Result<(), Failure> {
         if matches!(&cli.command, Command::Build(args) if args.explain) {
             engine.explain();
         }
-        let cancel = CancellationToken::new();
-        let signals = tokio::spawn(on_signals(cancel.clone()));
-        let result = command(&engine, &cli.command, cancel).await;
-        signals.abort();
-        engine.close().await;
+        let worker = Worker::Engine(engine);
+        let result = until_signals(&worker, &cli.command).await;
+        if let Worker::Engine(engine) = worker {
+            engine.close().await;
+        }
         trace::finish(tracer).await;
         result
     });
@@ -78,16 +141,20 @@ fn with_engine(cli: &Cli) -> Result<(), Failure> {
 }
 
 async fn command(
-    engine: &Engine,
+    worker: &Worker,
     command: &Command,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
     match command {
-        Command::Build(args) => build::build(engine, args, cancel).await,
-        Command::Solve(args) => solve::solve(engine, args, cancel).await,
-        Command::Du(args) => store::du(engine, args),
-        Command::Prune(args) => store::prune(engine, args),
+        Command::Build(args) => build::build(worker, args, cancel).await,
+        Command::Solve(args) => solve::solve(worker, args, cancel).await,
+        Command::Du(args) => store::du(worker, args).await,
+        Command::Prune(args) => store::prune(worker, args).await,
         Command::Debug(DebugCommand::EmitLlb(args)) => {
+            // Only an engine in this process is ever asked.
+            let Worker::Engine(engine) = worker else {
+                return Ok(());
+            };
             let prepared = build::prepare(args)?;
             let definition =
                 engine
@@ -101,6 +168,8 @@ async fn command(
         }
         Command::Debug(DebugCommand::DumpLlb { .. })
         | Command::Trace(_)
+        | Command::Daemon(_)
+        | Command::DialStdio(_)
         | Command::Completion { .. }
         | Command::Man => Ok(()),
     }

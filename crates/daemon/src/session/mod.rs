@@ -1,7 +1,15 @@
 //! Clients' sessions: what a client serves its build over the stream of `Control.Session`.
 
+mod agent;
+mod blobs;
 mod connection;
+mod credentials;
+mod files;
 mod manager;
+mod offers;
+mod results;
 
 pub use connection::{ConnectionError, SessionConfig};
 pub use manager::{ClientSession, Lookup, SessionManager, SessionStream};
+pub use offers::SessionOffers;
+pub use results::client_target;

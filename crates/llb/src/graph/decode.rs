@@ -104,7 +104,8 @@ impl Graph {
         Ok(graph)
     }
 
-    fn empty() -> Self {
+    /// The graph of an empty file system.
+    pub fn empty() -> Self {
         Self {
             vertices: Vec::new(),
             root: None,

@@ -23,8 +23,10 @@ pub(super) struct Prepared {
     pub(super) secret_env: Vec<(String, String)>,
     pub(super) agents: Vec<AgentSocket>,
     outputs: Vec<(usize, Made)>,
+    /// Which mount each output, or each snapshot that nobody gets, is of.
+    places: Vec<(usize, Place)>,
     /// Snapshots that the step may write and nobody gets.
-    _discarded: Vec<MutableSnapshot>,
+    discarded: Vec<MutableSnapshot>,
     _caches: Vec<weld_store::CacheMount>,
     /// Inputs, kept from being pruned while they are mounted.
     _inputs: Vec<ResultRef<Tree>>,
@@ -34,6 +36,16 @@ pub(super) struct Prepared {
 enum Made {
     Changed(MutableSnapshot),
     AsIs(Tree),
+}
+
+/// Where a mount's tree is once the step has ended.
+enum Place {
+    /// Among the outputs, by its position there.
+    Output(usize),
+    /// Among the snapshots that nobody gets.
+    Discarded(usize),
+    /// It is what it was.
+    Input(Tree),
 }
 
 /// Prepares all mounts of a step. Cache mounts that are in use elsewhere are waited for.
@@ -49,11 +61,12 @@ pub(super) async fn prepare(
         secret_env: Vec::new(),
         agents: Vec::new(),
         outputs: Vec::new(),
-        _discarded: Vec::new(),
+        places: Vec::new(),
+        discarded: Vec::new(),
         _caches: Vec::new(),
         _inputs: inputs.to_vec(),
     };
-    for mount in &exec.op.mounts {
+    for (index, mount) in exec.op.mounts.iter().enumerate() {
         let tree = |input: Option<usize>| {
             input
                 .and_then(|input| inputs.get(input))
@@ -62,8 +75,8 @@ pub(super) async fn prepare(
         match &mount.kind {
             MountKind::Bind(bind) => {
                 prepared
-                    .bind(exec, &mount.dest, bind, tree(bind.input))
-                    .await?
+                    .bind(exec, (index, &mount.dest), bind, tree(bind.input))
+                    .await?;
             }
             MountKind::Tmpfs { size } => {
                 let size = (*size > 0).then_some(*size);
@@ -139,6 +152,49 @@ impl Prepared {
         .await
     }
 
+    /// What the mounts of a step that failed came to, for whoever looks into the failure. What
+    /// cannot be kept is only missed there.
+    pub(super) async fn keep(self, exec: &Exec) -> Vec<Option<Tree>> {
+        let usage = NewUsage {
+            record_type: RecordType::Internal,
+            description: format!("failed: {}", exec.description),
+            mutable: false,
+            size: None,
+        };
+        let mut mounts: Vec<Option<Tree>> = vec![None; exec.op.mounts.len()];
+        let mut outputs: Vec<_> = self
+            .outputs
+            .into_iter()
+            .map(|(_, made)| Some(made))
+            .collect();
+        let mut discarded: Vec<_> = self.discarded.into_iter().map(Some).collect();
+        let places = self.places;
+        let kept = tokio::task::spawn_blocking(move || {
+            for (mount, place) in places {
+                let made = match place {
+                    Place::Input(tree) => Some(Made::AsIs(tree)),
+                    Place::Output(output) => outputs.get_mut(output).and_then(Option::take),
+                    Place::Discarded(index) => discarded
+                        .get_mut(index)
+                        .and_then(Option::take)
+                        .map(Made::Changed),
+                };
+                let tree = match made {
+                    Some(Made::AsIs(tree)) => Some(tree),
+                    Some(Made::Changed(snapshot)) => {
+                        snapshot.commit(usage.clone()).map(Tree::of).ok()
+                    }
+                    None => None,
+                };
+                if let Some(slot) = mounts.get_mut(mount) {
+                    *slot = tree;
+                }
+            }
+            mounts
+        });
+        kept.await.unwrap_or_default()
+    }
+
     fn mount(&mut self, exec: &Exec, dest: &str, source: Source, selector: &str, read_only: bool) {
         self.mounts.push(StepMount {
             source,
@@ -151,7 +207,7 @@ impl Prepared {
     async fn bind(
         &mut self,
         exec: &Exec,
-        dest: &str,
+        (index, dest): (usize, &str),
         bind: &BindMount,
         input: Option<Tree>,
     ) -> Result<(), OpError> {
@@ -159,9 +215,10 @@ impl Prepared {
         let base = input.as_ref().and_then(Tree::snapshot).cloned();
         // A read-only mount that is an output hands its input on.
         let hands_on = bind.readonly && !is_root && base.is_some();
-        let source = if let (Some(index), true) = (bind.output, hands_on) {
-            self.outputs
-                .push((index, Made::AsIs(input.unwrap_or_else(Tree::scratch))));
+        let source = if let (Some(output), true) = (bind.output, hands_on) {
+            let tree = input.unwrap_or_else(Tree::scratch);
+            self.places.push((index, Place::Input(tree.clone())));
+            self.outputs.push((output, Made::AsIs(tree)));
             self.shown(exec, dest, base)?
         } else if bind.output.is_some() || base.is_none() || is_root || !bind.readonly {
             let snapshot = child(exec, dest, base).await?;
@@ -171,11 +228,20 @@ impl Prepared {
                     .map_err(|source| snapshot_error(dest, source))?,
             );
             match bind.output {
-                Some(index) => self.outputs.push((index, Made::Changed(snapshot))),
-                None => self._discarded.push(snapshot),
+                Some(output) => {
+                    self.places.push((index, Place::Output(self.outputs.len())));
+                    self.outputs.push((output, Made::Changed(snapshot)));
+                }
+                None => {
+                    self.places
+                        .push((index, Place::Discarded(self.discarded.len())));
+                    self.discarded.push(snapshot);
+                }
             }
             source
         } else {
+            let tree = input.unwrap_or_else(Tree::scratch);
+            self.places.push((index, Place::Input(tree)));
             self.shown(exec, dest, base)?
         };
         if is_root {

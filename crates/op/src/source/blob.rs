@@ -162,7 +162,7 @@ impl Blob {
                 let copied = tokio::task::spawn_blocking(move || {
                     let mut from =
                         layout
-                            .blob(&wanted)
+                            .known_blob(&wanted)
                             .map_err(|source| BlobSourceError::Blob {
                                 name: name.clone(),
                                 source: Box::new(source),
@@ -318,5 +318,3 @@ impl Op<Tree> for Blob {
         tree.await.map(|tree| vec![Tree::of(tree)])
     }
 }
-
-impl Step for Blob {}

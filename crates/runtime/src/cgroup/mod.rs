@@ -380,6 +380,17 @@ impl StepCgroup {
         Ok(entered)
     }
 
+    /// A way into the cgroups for further processes of the step. Useless once they are removed.
+    pub(crate) fn seat(&self) -> io::Result<Seat> {
+        let legacy = self.legacy.iter();
+        let legacy = legacy.map(|one| Ok((one.tasks.try_clone()?, one.back.try_clone()?)));
+        let unified = self.unified.as_ref().map(|group| group.dir.try_clone());
+        Ok(Seat {
+            unified: unified.transpose()?,
+            legacy: legacy.collect::<io::Result<_>>()?,
+        })
+    }
+
     /// Whether the kernel killed a process of the step for lack of memory.
     pub(crate) fn oom_killed(&self) -> bool {
         let unified = self.unified.as_ref();
@@ -409,6 +420,30 @@ impl Drop for StepCgroup {
         if let Err(error) = self.take_down() {
             tracing::warn!("{error}");
         }
+    }
+}
+
+/// A way into the cgroups of a running step.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    unified: Option<OwnedFd>,
+    legacy: Vec<(OwnedFd, OwnedFd)>,
+}
+
+impl Seat {
+    /// The directory of the v2 cgroup.
+    pub(crate) fn unified_dir(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Moves the calling thread into the v1 cgroups, as [`StepCgroup::enter_legacy`] does.
+    pub(crate) fn enter_legacy(&self) -> io::Result<Vec<Entered<'_>>> {
+        let mut entered = Vec::new();
+        for (tasks, back) in &self.legacy {
+            write_zero(tasks)?;
+            entered.push(Entered(back));
+        }
+        Ok(entered)
     }
 }
 

@@ -26,8 +26,11 @@ pub(super) struct Child<'a> {
     pub(super) stdout: BorrowedFd<'a>,
     pub(super) stderr: BorrowedFd<'a>,
     pub(super) cwd: BorrowedFd<'a>,
-    /// What becomes the root directory: the root of a mount.
-    pub(super) root: BorrowedFd<'a>,
+    /// What becomes the root directory: the root of a mount. `None` where the calling thread has
+    /// the right one.
+    pub(super) root: Option<BorrowedFd<'a>>,
+    /// Whether standard input becomes the controlling terminal.
+    pub(super) terminal: bool,
     pub(super) proc: Option<&'a ProcMount>,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -76,6 +79,7 @@ pub(super) enum Stage {
     Session,
     Keyring,
     Streams,
+    Terminal,
     Rlimits,
     WorkingDirectory,
     Bounding,
@@ -100,6 +104,7 @@ impl Stage {
             Self::Session => "start a session",
             Self::Keyring => "join a new keyring",
             Self::Streams => "set up the standard streams",
+            Self::Terminal => "take the terminal",
             Self::Rlimits => "set the ulimits",
             Self::WorkingDirectory => "enter the working directory",
             Self::Bounding => "drop capabilities",
@@ -128,7 +133,9 @@ struct Plan {
     env: *const *const c_char,
     streams: [RawFd; 3],
     cwd: RawFd,
+    /// -1 for none.
     root: RawFd,
+    terminal: bool,
     proc: *const ProcPlan,
     uid: u32,
     gid: u32,
@@ -166,7 +173,8 @@ impl Child<'_> {
             env: env.as_ptr(),
             streams: [&self.stdin, &self.stdout, &self.stderr].map(AsRawFd::as_raw_fd),
             cwd: self.cwd.as_raw_fd(),
-            root: self.root.as_raw_fd(),
+            root: self.root.map_or(-1, |fd| fd.as_raw_fd()),
+            terminal: self.terminal,
             proc: proc.as_ref().map_or(ptr::null(), ptr::from_ref),
             uid: self.uid,
             gid: self.gid,
@@ -247,6 +255,7 @@ unsafe fn become_program(plan: &Plan) -> (Stage, i32) {
             .and_then(|()| set_oom_score(plan))
             .and_then(|()| start_session())
             .and_then(|()| set_streams(plan))
+            .and_then(|()| control_terminal(plan))
             .and_then(|()| set_rlimits(plan))
             .and_then(|()| change_directory(plan))
             .and_then(|()| drop_bounding(plan))
@@ -348,6 +357,9 @@ unsafe fn mount_proc(plan: &Plan) -> Step {
 
 /// Not before `/proc` is mounted: in a user namespace that is allowed only where one is visible.
 unsafe fn change_root(plan: &Plan) -> Step {
+    if plan.root < 0 {
+        return Ok(());
+    }
     let here = c".".as_ptr();
     // SAFETY: literal strings, and a descriptor of this process.
     unsafe {
@@ -415,6 +427,16 @@ unsafe fn set_streams(plan: &Plan) -> Step {
         let closed = libc::syscall(libc::SYS_close_range, 3, u32::MAX, CLOSE_RANGE_CLOEXEC);
         check(Stage::Streams, closed)
     }
+}
+
+/// Makes standard input the terminal of the session that the process leads.
+unsafe fn control_terminal(plan: &Plan) -> Step {
+    if !plan.terminal {
+        return Ok(());
+    }
+    // SAFETY: a descriptor of this process.
+    let result = unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) };
+    check(Stage::Terminal, result.into())
 }
 
 unsafe fn set_rlimits(plan: &Plan) -> Step {

@@ -8,6 +8,7 @@ mod build;
 mod child;
 mod clone;
 mod dev;
+mod join;
 mod namespace;
 mod proc;
 
@@ -32,6 +33,8 @@ use crate::error::RuntimeError;
 use crate::identity;
 use crate::layout::take_mounts;
 use crate::mount::{Listener, Materials, Scratch, Stubs};
+use crate::output::Streams;
+use crate::process::StepProcess;
 use crate::program;
 use crate::resolv;
 use crate::rlimit;
@@ -56,13 +59,6 @@ pub(crate) struct Embedded {
     set_groups: bool,
     /// This process; readable when it has ended.
     process: OwnedFd,
-}
-
-/// The ends of a step's output that it writes to.
-#[derive(Debug)]
-pub(crate) struct Streams {
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
 }
 
 fn sandbox(action: &'static str) -> impl FnOnce(io::Error) -> RuntimeError {
@@ -114,13 +110,20 @@ impl Embedded {
         streams: Streams,
         control: &Control,
         listeners: oneshot::Sender<Vec<Listener>>,
+        process: oneshot::Sender<StepProcess>,
     ) -> Result<ExitStatus, RuntimeError> {
         let cgroup = self.cgroups.create(&step)?;
         let entered = Entered::new(step.network).map_err(sandbox("make namespaces"))?;
         let mut stubs = Stubs::new(step.remove_stub_parents);
         let ended = self
             .start(step, streams, control, &cgroup, &mut stubs, listeners)
-            .and_then(|started| wait(started, control));
+            .and_then(|started| {
+                let seat = cgroup.seat().map_err(sandbox("open the cgroups"))?;
+                let handle = StepProcess::new(&started.pidfd, seat);
+                // Nobody may want to know.
+                let _ = process.send(handle.map_err(sandbox("watch the process"))?);
+                wait(started, control)
+            });
         entered.leave();
         let cleaned = stubs
             .remove_empty()
@@ -165,9 +168,12 @@ impl Embedded {
                 .protect_kernel()
                 .map_err(sandbox("hide files of the kernel"))?;
         }
-        let stdin = builder
-            .open_null(OFlags::RDONLY)
-            .map_err(sandbox("open /dev/null"))?;
+        let stdin = match streams.stdin {
+            Some(stdin) => stdin,
+            None => builder
+                .open_null(OFlags::RDONLY)
+                .map_err(sandbox("open /dev/null"))?,
+        };
         let env = c_strings("env", &identity::environment(builder.root(), &step, &ids)?)?;
         let name = step.args.first().map_or("", String::as_str);
         let path = program::find(builder.root(), &step.cwd, &step.env, name)?;
@@ -190,7 +196,8 @@ impl Embedded {
             stdout: streams.stdout.as_fd(),
             stderr: streams.stderr.as_fd(),
             cwd: cwd.as_fd(),
-            root: built.root.as_fd(),
+            root: Some(built.root.as_fd()),
+            terminal: streams.terminal,
             proc: built.proc.as_ref(),
             uid: ids.uid,
             gid: ids.gid,

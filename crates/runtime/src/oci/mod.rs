@@ -23,10 +23,11 @@ use crate::capability::Held;
 use crate::cgroup::Cgroups;
 use crate::config::DnsConfig;
 use crate::control::Control;
-use crate::embedded::{Entered, Streams, insecure_devices};
+use crate::embedded::{Entered, insecure_devices};
 use crate::error::RuntimeError;
 use crate::layout::{Planned, What, take_mounts};
 use crate::mount::{Listener, Materials, Missing, Root, Scratch, Stubs, is_directory, mount_error};
+use crate::output::Streams;
 use crate::spec::{Security, Source, StepSpec};
 use crate::status::ExitStatus;
 use crate::{identity, program, resolv};
@@ -233,7 +234,7 @@ impl Oci {
         command.arg("--log").arg(bundle.join("log.json"));
         command.args(["--log-format", "json", "run", "--bundle"]);
         command.arg(bundle).arg(id);
-        command.stdin(Stdio::null());
+        command.stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from));
         command.stdout(streams.stdout).stderr(streams.stderr);
         // The first process of a group of its own, so that a terminal's signals do not reach it.
         command.process_group(0);

@@ -51,6 +51,17 @@ pub trait TreeProvider: Send + Sync + 'static {
     /// What opening meets.
     fn open(&self, number: usize, stat: &Stat) -> io::Result<Box<dyn Read + Send>>;
 
+    /// Tells that nothing more will be asked.
+    ///
+    /// # Errors
+    /// If the other end did not mean what it sent.
+    fn finish(&self) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
+    /// Has all that waits for the provider, now or later, fail: nobody wants it any more.
+    fn cancel(&self) {}
+
     /// How many files are best read at a time.
     fn parallel(&self) -> usize {
         std::thread::available_parallelism().map_or(2, usize::from)
@@ -174,7 +185,10 @@ pub async fn sync<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized>(
     progress: &Progress,
 ) -> Result<Synced, SyncError> {
     let cancelled = Arc::new(AtomicBool::new(false));
-    let guard = CancelOnDrop(Arc::clone(&cancelled));
+    let guard = CancelOnDrop {
+        cancelled: Arc::clone(&cancelled),
+        provider: Arc::clone(&provider),
+    };
     let transfer = progress.start("transferring", "transferring files", None);
     let work = tokio::task::spawn_blocking(move || {
         let sync = Comparison {
@@ -198,11 +212,15 @@ pub async fn sync<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized>(
     outcome
 }
 
-struct CancelOnDrop(Arc<AtomicBool>);
+struct CancelOnDrop<P: TreeProvider + ?Sized> {
+    cancelled: Arc<AtomicBool>,
+    provider: Arc<P>,
+}
 
-impl Drop for CancelOnDrop {
+impl<P: TreeProvider + ?Sized> Drop for CancelOnDrop<P> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.provider.cancel();
     }
 }
 
@@ -234,6 +252,7 @@ impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
             true => self.apply(&diff, &stats)?,
             false => vec![None; stats.len()],
         };
+        self.provider.finish()?;
         let fetched = contents.iter().flatten().map(|content| content.size).sum();
         let changed = positions(&diff, |step| step != Step::Keep);
         let removed = self.removed(&diff, &stats);

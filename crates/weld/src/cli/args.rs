@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::daemon::DaemonArgs;
+use super::dial::DialArgs;
+use super::place::ClientArgs;
+
 /// Build container images from Dockerfiles and LLB definitions.
 ///
 /// Weldkit builds in this process: no daemon is needed. Results go where --output says; what was
@@ -63,6 +67,10 @@ pub(crate) enum Command {
     /// Learn from a trace that `--trace FILE` wrote.
     #[command(subcommand)]
     Trace(super::trace::TraceCommand),
+    /// Serve BuildKit's API to `buildctl`, `docker buildx` and other clients.
+    Daemon(Box<DaemonArgs>),
+    /// Connect standard input and output to a daemon, for clients that come by ssh.
+    DialStdio(DialArgs),
     /// Look inside.
     #[command(subcommand)]
     Debug(DebugCommand),
@@ -165,6 +173,8 @@ pub(crate) struct BuildArgs {
     pub(crate) trace: TraceArgs,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
     /// The context: a directory, a git or HTTP address, or `-` for a tar archive or a Dockerfile
     /// on standard input.
     #[arg(value_hint = ValueHint::DirPath)]
@@ -224,6 +234,8 @@ pub(crate) struct SolveArgs {
     pub(crate) trace: TraceArgs,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Args, Debug)]
@@ -237,6 +249,8 @@ pub(crate) struct DuArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Args, Debug)]
@@ -256,6 +270,8 @@ pub(crate) struct PruneArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Debug, Subcommand)]

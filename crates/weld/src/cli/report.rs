@@ -29,6 +29,13 @@ pub(crate) enum Failure {
         error: BuildError,
         steps: Vec<FailedStep>,
     },
+    #[error("{error}")]
+    Remote {
+        error: weld_client::ClientError,
+        steps: Vec<FailedStep>,
+    },
+    #[error("{0}")]
+    Client(#[from] weld_client::ClientError),
     #[error("{0}")]
     Privilege(#[from] weld_engine::PrivilegeError),
     #[error("{0}")]
@@ -37,6 +44,12 @@ pub(crate) enum Failure {
     ReadTrace(#[from] weld_trace::ReadError),
     #[error("the trace breaks rules {0} times")]
     BrokenTrace(u64),
+    #[error("{0}")]
+    DaemonConfig(#[from] weld_daemon::config::FileError),
+    #[error("{0}")]
+    Serve(#[from] weld_daemon::ServeError),
+    #[error("connect to {address}: {reason}")]
+    Dial { address: String, reason: String },
     #[error("cannot start: {0}")]
     Start(std::io::Error),
 }
@@ -81,7 +94,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     } else {
         ("", "")
     };
-    if let Failure::Build { error, steps } = failure {
+    if let Failure::Build { steps, .. } | Failure::Remote { steps, .. } = failure {
         for step in steps.iter().filter(|step| !step.output.is_empty()) {
             eprintln!("------\n > {}:", step.name);
             for line in &step.output {
@@ -89,6 +102,8 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
             }
             eprintln!("------");
         }
+    }
+    if let Failure::Build { error, .. } = failure {
         if let Some(excerpt) = error.source_excerpt() {
             eprint!("{excerpt}");
         }
@@ -99,6 +114,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     }
     match failure {
         Failure::Build { error, .. } if error.is_cancelled() => ExitCode::from(130),
+        Failure::Remote { error, .. } if error.is_cancelled() => ExitCode::from(130),
         Failure::Usage(_) => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }

@@ -1,0 +1,140 @@
+//! Progress as status messages.
+
+use bytes::Bytes;
+use prost_types::Timestamp;
+use weld_progress as progress;
+use weld_proto::control::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
+use weld_proto::pb;
+
+/// How many bytes of logs one message has at most, so that it stays well below what clients take.
+const MAX_LOGS: usize = 1 << 20;
+
+/// What a batch says, in messages that clients take.
+pub(crate) fn from_batch(batch: progress::Batch) -> Vec<StatusResponse> {
+    let mut messages = vec![StatusResponse {
+        vertexes: batch.vertexes.into_iter().map(vertex).collect(),
+        statuses: batch.statuses.into_iter().map(status).collect(),
+        logs: Vec::new(),
+        warnings: batch.warnings.into_iter().map(warning).collect(),
+    }];
+    let mut room = MAX_LOGS;
+    for log in batch.logs {
+        let (digest, timestamp) = (log.vertex.to_string(), moment(log.timestamp));
+        let stream = match log.stream {
+            progress::Stream::Stdout => 1,
+            progress::Stream::Stderr => 2,
+        };
+        let mut data = Bytes::from(log.data);
+        while !data.is_empty() {
+            if room == 0 {
+                messages.push(StatusResponse::default());
+                room = MAX_LOGS;
+            }
+            let msg = data.split_to(data.len().min(room));
+            room -= msg.len();
+            if let Some(message) = messages.last_mut() {
+                message.logs.push(VertexLog {
+                    vertex: digest.clone(),
+                    timestamp: Some(timestamp),
+                    stream,
+                    msg,
+                });
+            }
+        }
+    }
+    messages
+}
+
+fn moment(time: progress::Timestamp) -> Timestamp {
+    Timestamp {
+        seconds: time.unix_timestamp(),
+        nanos: i32::try_from(time.nanosecond()).unwrap_or_default(),
+    }
+}
+
+fn vertex(vertex: progress::Vertex) -> Vertex {
+    Vertex {
+        digest: vertex.digest.to_string(),
+        inputs: vertex.inputs.iter().map(ToString::to_string).collect(),
+        name: vertex.name,
+        cached: vertex.cached,
+        started: vertex.started.map(moment),
+        completed: vertex.completed.map(moment),
+        error: vertex.error,
+        progress_group: vertex.progress_group.map(|group| pb::ProgressGroup {
+            id: group.id,
+            name: group.name,
+            weak: group.weak,
+        }),
+    }
+}
+
+fn status(status: progress::TransferStatus) -> VertexStatus {
+    VertexStatus {
+        id: status.id,
+        vertex: status.vertex.to_string(),
+        name: status.name,
+        current: status.current.try_into().unwrap_or(i64::MAX),
+        total: status.total.try_into().unwrap_or(i64::MAX),
+        timestamp: Some(moment(status.timestamp)),
+        started: status.started.map(moment),
+        completed: status.completed.map(moment),
+    }
+}
+
+fn warning(warning: progress::Warning) -> VertexWarning {
+    let place = warning.location.rsplit_once(':');
+    let place = place.and_then(|(file, line)| Some((file, line.parse::<i32>().ok()?)));
+    let position = |line| Some(pb::Position { line, character: 0 });
+    VertexWarning {
+        vertex: warning.vertex.to_string(),
+        level: warning.level.into(),
+        short: warning.short.into(),
+        detail: warning.detail.into_iter().map(Bytes::from).collect(),
+        url: warning.url,
+        info: place.map(|(file, _)| pb::SourceInfo {
+            filename: file.to_owned(),
+            ..pb::SourceInfo::default()
+        }),
+        ranges: place
+            .map(|(_, line)| pb::Range {
+                start: position(line),
+                end: position(line),
+            })
+            .into_iter()
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weld_digest::Digest;
+
+    #[test]
+    fn long_logs_are_told_in_pieces_and_none_is_lost() {
+        let data: Vec<u8> = (0..3 * MAX_LOGS + 5).map(|number| number as u8).collect();
+        let log = |data: &[u8]| progress::Log {
+            vertex: Digest::sha256_of("a"),
+            stream: progress::Stream::Stderr,
+            data: data.to_vec(),
+            timestamp: progress::Timestamp::UNIX_EPOCH,
+        };
+        let (first, second) = data.split_at(MAX_LOGS / 2);
+        let messages = from_batch(progress::Batch {
+            logs: vec![log(first), log(second)],
+            ..progress::Batch::default()
+        });
+        assert_eq!(messages.len(), 4);
+        let mut told = Vec::new();
+        for message in &messages {
+            let length: usize = message.logs.iter().map(|log| log.msg.len()).sum();
+            assert!(length <= MAX_LOGS);
+            message
+                .logs
+                .iter()
+                .for_each(|log| told.extend_from_slice(&log.msg));
+        }
+        assert!(told == data);
+    }
+}

@@ -1,0 +1,126 @@
+//! The typed details of errors: what clients show the lines of a Dockerfile from.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use prost::Message;
+use prost_types::Any;
+use serde_json::{Value, json};
+use weld_engine::{BuildError, FailedStep, SourceRanges};
+use weld_proto::{errdefs, pb};
+
+use super::op_json;
+
+/// The details of an error, the innermost first.
+pub(super) fn of(error: &BuildError) -> Vec<Any> {
+    let mut details = match error.innermost() {
+        BuildError::Returned(status) => status.details.clone(),
+        BuildError::Solve {
+            step: Some(step), ..
+        } => of_step(step),
+        BuildError::Dockerfile(error) => of_dockerfile(error).into_iter().collect(),
+        BuildError::FrontendCap(name) => {
+            vec![detail("errdefs.FrontendCap", &json!({"name": name}))]
+        }
+        BuildError::Subrequest(name) => vec![detail("errdefs.Subrequest", &json!({"name": name}))],
+        _ => Vec::new(),
+    };
+    if let Some(code) = error.exit_code() {
+        details.insert(0, exit(code));
+    }
+    details.extend(frontends(error));
+    details
+}
+
+/// How a process ended.
+pub(super) fn exit(code: u32) -> Any {
+    detail("gatewayapi.ExitMessage", &json!({"Code": code}))
+}
+
+/// The operation that failed, with the ids of what it was given and what its mounts came to.
+pub(super) fn solve(step: &FailedStep, inputs: &[String], mounts: &[String]) -> Any {
+    let op = pb::Op::decode(step.op.clone()).ok();
+    let mut solve = json!({
+        "inputIDs": inputs,
+        "mountIDs": mounts,
+        "op": op.as_ref().map(op_json::op),
+        "description": step.description,
+    });
+    if let (Some(index), Some(object)) = (step.action, solve.as_object_mut()) {
+        object.insert("file".to_owned(), json!({"index": index}));
+    }
+    detail("errdefs.Solve", &solve)
+}
+
+fn of_step(step: &FailedStep) -> Vec<Any> {
+    let vertex = detail(
+        "errdefs.Vertex",
+        &json!({"digest": step.digest.to_string()}),
+    );
+    let sources = step.sources.iter().map(source);
+    std::iter::once(vertex).chain(sources).collect()
+}
+
+fn of_dockerfile(error: &weld_engine::DockerfileError) -> Option<Any> {
+    let file = error.file()?;
+    let position = |line: u32| pb::Position {
+        line: i32::try_from(line).unwrap_or(i32::MAX),
+        character: 0,
+    };
+    let ranges = error.ranges().iter().map(|lines| pb::Range {
+        start: Some(position(lines.start)),
+        end: Some(position(lines.end)),
+    });
+    Some(source(&SourceRanges {
+        info: pb::SourceInfo {
+            filename: file.name().to_owned(),
+            data: file.data().to_vec().into(),
+            definition: None,
+            language: "Dockerfile".to_owned(),
+        },
+        ranges: ranges.collect(),
+    }))
+}
+
+fn source(source: &SourceRanges) -> Any {
+    let position = |position: Option<pb::Position>| {
+        let position = position.unwrap_or_default();
+        json!({"line": position.line, "character": position.character})
+    };
+    let ranges = source.ranges.iter();
+    let ranges =
+        ranges.map(|range| json!({"start": position(range.start), "end": position(range.end)}));
+    let info = json!({
+        "filename": source.info.filename,
+        "data": BASE64_STANDARD.encode(&source.info.data),
+        "language": source.info.language,
+    });
+    let value = json!({"info": info, "ranges": ranges.collect::<Vec<_>>()});
+    detail("errdefs.Source", &value)
+}
+
+/// The frontends that an error went through, the innermost first.
+fn frontends(error: &BuildError) -> Vec<Any> {
+    let mut frontends = Vec::new();
+    let mut error = error;
+    while let BuildError::Frontend {
+        name,
+        image,
+        source,
+    } = error
+    {
+        frontends.push(detail(
+            "errdefs.Frontend",
+            &json!({"name": name, "source": image}),
+        ));
+        error = source;
+    }
+    frontends.reverse();
+    frontends
+}
+
+fn detail(name: &str, value: &Value) -> Any {
+    Any {
+        type_url: errdefs::type_url(name),
+        value: value.to_string().into_bytes(),
+    }
+}

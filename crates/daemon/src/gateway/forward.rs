@@ -1,0 +1,260 @@
+//! The service on a daemon's address: calls are for the build that their metadata names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+use weld_engine::{Bridge, BuildError, FrontendResult};
+use weld_proto::frontend as wire;
+use weld_proto::frontend::llb_bridge_server::LlbBridge;
+use weld_proto::pb;
+
+use super::session::Session;
+
+/// The metadata that names a call's build.
+const BUILD_ID: &str = "buildkit-controlapi-buildid";
+
+/// For how long a call waits for its build to be opened.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The builds whose frontends run in clients. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Gateway(Arc<Builds>);
+
+#[derive(Default)]
+struct Builds {
+    sessions: Mutex<HashMap<String, Session>>,
+    /// Counts builds, so that those who wait look again.
+    arrivals: watch::Sender<u64>,
+}
+
+impl Builds {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A build whose frontend runs in its client, as long as this lives.
+pub struct Attached {
+    builds: Arc<Builds>,
+    id: String,
+    session: Session,
+}
+
+impl Attached {
+    /// What the frontend returns, once it has.
+    ///
+    /// # Errors
+    /// What the frontend says that went wrong, or that the build was cancelled.
+    pub async fn result(&self) -> Result<FrontendResult, BuildError> {
+        self.session.result().await
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.builds.sessions().remove(&self.id);
+    }
+}
+
+impl Gateway {
+    /// A gateway without builds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets a client be the frontend of a build.
+    ///
+    /// # Errors
+    /// A status if there is such a build already.
+    pub fn attach(
+        &self,
+        id: &str,
+        bridge: Bridge,
+        inputs: BTreeMap<String, pb::Definition>,
+    ) -> Result<Attached, Status> {
+        let session = Session::new(bridge, inputs);
+        match self.0.sessions().entry(id.to_owned()) {
+            std::collections::hash_map::Entry::Occupied(_) => {
+                return Err(Status::already_exists(format!(
+                    "there is a build {id} already"
+                )));
+            }
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(session.clone());
+            }
+        }
+        self.0.arrivals.send_modify(|count| *count += 1);
+        Ok(Attached {
+            builds: Arc::clone(&self.0),
+            id: id.to_owned(),
+            session,
+        })
+    }
+
+    async fn session(&self, metadata: &MetadataMap) -> Result<Session, Status> {
+        let id = metadata.get(BUILD_ID).and_then(|id| id.to_str().ok());
+        let id = id.ok_or_else(|| Status::invalid_argument("no buildid found in context"))?;
+        let mut arrivals = self.0.arrivals.subscribe();
+        let found = arrivals.wait_for(|_| self.0.sessions().contains_key(id));
+        let unknown = || Status::not_found(format!("no such job {id}"));
+        let waited = tokio::time::timeout(PATIENCE, found).await;
+        if !matches!(waited, Ok(Ok(_))) {
+            return Err(unknown());
+        }
+        self.0.sessions().get(id).cloned().ok_or_else(unknown)
+    }
+}
+
+/// Implements the service: `$session` finds the session of a call.
+macro_rules! serve {
+    ($service:ty, $self:ident, $metadata:ident => $session:expr) => {
+        #[tonic::async_trait]
+        impl LlbBridge for $service {
+            async fn resolve_image_config(
+                &$self,
+                request: Request<wire::ResolveImageConfigRequest>,
+            ) -> Result<Response<wire::ResolveImageConfigResponse>, Status> {
+                let ($metadata, _, request) = request.into_parts();
+                $session.resolve_image_config(request).await.map(Response::new)
+            }
+
+            async fn resolve_source_meta(
+                &$self,
+                request: Request<wire::ResolveSourceMetaRequest>,
+            ) -> Result<Response<wire::ResolveSourceMetaResponse>, Status> {
+                let ($metadata, _, request) = request.into_parts();
+                $session.resolve_source_meta(request).await.map(Response::new)
+            }
+
+            async fn solve(
+                &$self,
+                request: Request<wire::SolveRequest>,
+            ) -> Result<Response<wire::SolveResponse>, Status> {
+                let ($metadata, _, request) = request.into_parts();
+                $session.solve(request).await.map(Response::new)
+            }
+
+            async fn read_file(
+                &$self,
+                request: Request<wire::ReadFileRequest>,
+            ) -> Result<Response<wire::ReadFileResponse>, Status> {
+                let ($metadata, _, request) = request.into_parts();
+                $session.read_file(request).await.map(Response::new)
+            }
+
+            async fn read_dir(
+                &$self,
+                request: Request<wire::ReadDirRequest>,
+            ) -> Result<Response<wire::ReadDirResponse>, Status> {
+                let ($metadata, _, request) = request.into_parts();
+                $session.read_dir(request).await.map(Response::new)
+            }
+
+            async fn stat_file(
+                &$self,
+                request: Request<wire::StatFileRequest>,
+            ) -> Result<Response<wire::StatFileResponse>, Status> {
+                let ($metadata, _, request) = request.into_parts();
+                $session.stat_file(request).await.map(Response::new)
+            }
+
+            async fn evaluate(
+                &$self,
+                request: Request<wire::EvaluateRequest>,
+            ) -> Result<Response<wire::EvaluateResponse>, Status> {
+                let ($metadata, _, request) = request.into_parts();
+                $session.evaluate(request).await.map(Response::new)
+            }
+
+            async fn ping(
+                &$self,
+                request: Request<wire::PingRequest>,
+            ) -> Result<Response<wire::PongResponse>, Status> {
+                let ($metadata, _, _) = request.into_parts();
+                Ok(Response::new($session.pong()))
+            }
+
+            async fn return_result(
+                &$self,
+                request: Request<wire::ReturnRequest>,
+            ) -> Result<Response<wire::ReturnResponse>, Status> {
+                let ($metadata, _, request) = request.into_parts();
+                $session.finish(request).map(Response::new)
+            }
+
+            async fn inputs(
+                &$self,
+                request: Request<wire::InputsRequest>,
+            ) -> Result<Response<wire::InputsResponse>, Status> {
+                let ($metadata, _, _) = request.into_parts();
+                let definitions = $session.inputs().clone();
+                Ok(Response::new(wire::InputsResponse { definitions }))
+            }
+
+            async fn new_container(
+                &$self,
+                request: Request<wire::NewContainerRequest>,
+            ) -> Result<Response<wire::NewContainerResponse>, Status> {
+                let ($metadata, _, _) = request.into_parts();
+                Err($session.no_containers())
+            }
+
+            async fn release_container(
+                &$self,
+                request: Request<wire::ReleaseContainerRequest>,
+            ) -> Result<Response<wire::ReleaseContainerResponse>, Status> {
+                let ($metadata, _, _) = request.into_parts();
+                Err($session.no_containers())
+            }
+
+            async fn read_file_container(
+                &$self,
+                request: Request<wire::ReadFileRequest>,
+            ) -> Result<Response<wire::ReadFileResponse>, Status> {
+                let ($metadata, _, _) = request.into_parts();
+                Err($session.no_containers())
+            }
+
+            async fn read_dir_container(
+                &$self,
+                request: Request<wire::ReadDirRequest>,
+            ) -> Result<Response<wire::ReadDirResponse>, Status> {
+                let ($metadata, _, _) = request.into_parts();
+                Err($session.no_containers())
+            }
+
+            async fn stat_file_container(
+                &$self,
+                request: Request<wire::StatFileRequest>,
+            ) -> Result<Response<wire::StatFileResponse>, Status> {
+                let ($metadata, _, _) = request.into_parts();
+                Err($session.no_containers())
+            }
+
+            async fn warn(
+                &$self,
+                request: Request<wire::WarnRequest>,
+            ) -> Result<Response<wire::WarnResponse>, Status> {
+                let ($metadata, _, request) = request.into_parts();
+                $session.warning(request).map(Response::new)
+            }
+
+            type ExecProcessStream = futures_util::stream::Empty<Result<wire::ExecMessage, Status>>;
+
+            async fn exec_process(
+                &$self,
+                request: Request<Streaming<wire::ExecMessage>>,
+            ) -> Result<Response<Self::ExecProcessStream>, Status> {
+                let ($metadata, _, _) = request.into_parts();
+                Err($session.no_containers())
+            }
+        }
+    };
+}
+
+serve!(Gateway, self, metadata => self.session(&metadata).await?);
+serve!(Session, self, _metadata => self);

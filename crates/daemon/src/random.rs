@@ -1,0 +1,15 @@
+//! Names that nobody can guess.
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+/// A name of 25 letters and digits, as BuildKit's are.
+pub(crate) fn name() -> std::io::Result<String> {
+    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut bytes = [0; 25];
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(bytes
+        .iter()
+        .filter_map(|byte| DIGITS.get(usize::from(byte % 32)))
+        .map(|digit| char::from(*digit))
+        .collect())
+}

@@ -1,0 +1,78 @@
+//! What is done now and then: deleting what is too much.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weld_store::PruneOptions;
+
+use super::Shared;
+use crate::config::{GcPolicy, Space};
+
+/// How often the history is looked through, and what lingers is dropped.
+const TIDY_INTERVAL: Duration = Duration::from_secs(30);
+/// The shortest time between two collections.
+const GC_INTERVAL: Duration = Duration::from_secs(60);
+/// How long after a build the first collection begins.
+const GC_DELAY: Duration = Duration::from_secs(1);
+
+/// Never returns.
+pub(super) async fn run(shared: Arc<Shared>) {
+    tokio::join!(tidy(&shared), collect(&shared));
+}
+
+async fn tidy(shared: &Arc<Shared>) {
+    let mut interval = tokio::time::interval(TIDY_INTERVAL);
+    loop {
+        interval.tick().await;
+        shared.builds.tidy();
+        if let Err(error) = shared.history.tidy().await {
+            tracing::warn!(%error, "old builds cannot be forgotten");
+        }
+    }
+}
+
+async fn collect(shared: &Arc<Shared>) {
+    let Some(policies) = shared.config.gc.clone() else {
+        return;
+    };
+    loop {
+        shared.gc_due.notified().await;
+        tokio::time::sleep(GC_DELAY).await;
+        let (shared, policies) = (Arc::clone(shared), policies.clone());
+        let collected = tokio::task::spawn_blocking(move || {
+            for policy in &policies {
+                let options = options(policy, shared.engine.store().root());
+                let removed = shared.engine.store().prune(&options)?;
+                let bytes: u64 = removed.iter().filter_map(|info| info.size).sum();
+                if bytes > 0 {
+                    tracing::info!(count = removed.len(), bytes, "deleted what was not used");
+                }
+            }
+            Ok::<_, weld_store::UsageError>(())
+        });
+        match collected.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "what is not used cannot be deleted"),
+            Err(error) => tracing::warn!(%error, "a collection ended early"),
+        }
+        tokio::time::sleep(GC_INTERVAL).await;
+    }
+}
+
+/// A policy in bytes, for the disk of `root`.
+pub(crate) fn options(policy: &GcPolicy, root: &std::path::Path) -> PruneOptions {
+    let total = rustix::fs::statvfs(root).map_or(0, |disk| disk.f_blocks * disk.f_frsize);
+    let bytes = |space: Option<Space>| {
+        space
+            .map(|space| space.of(total))
+            .filter(|bytes| *bytes > 0)
+    };
+    PruneOptions {
+        all: policy.all,
+        filters: policy.filters.clone(),
+        keep_duration: policy.keep_duration,
+        reserved: bytes(policy.reserved),
+        max_used: bytes(policy.max_used),
+        min_free: bytes(policy.min_free),
+    }
+}

@@ -1,0 +1,12 @@
+//! File trees over fsutil's protocol, at both ends.
+//!
+//! [`RemoteTree`] is a tree that the other end has, [`send`] gives one of this end away.
+
+mod mode;
+mod receive;
+mod send;
+mod wire;
+
+pub use receive::{ReceiveOptions, RemoteTree, TransferError};
+pub use send::{SendError, Sent, send};
+pub use wire::{StatFormError, from_wire, to_wire};
