@@ -106,6 +106,12 @@ pub enum BuildError {
     /// A directory for the time being cannot be made.
     #[error("cannot make a temporary directory: {0}")]
     Scratch(std::io::Error),
+    /// A container cannot be had, or does not have what is asked of it.
+    #[error("{reason}")]
+    Container {
+        /// Why.
+        reason: String,
+    },
     /// Work on a thread that may block ended early.
     #[error("a task ended early: {0}")]
     Stopped(#[from] tokio::task::JoinError),

@@ -5,12 +5,15 @@
 //! address: it finds the session of the build that a call is for.
 
 mod caps;
+mod containers;
 mod convert;
 mod details;
 mod forward;
 mod op_json;
+mod processes;
 mod service;
 mod session;
+mod signals;
 mod status;
 
 pub use forward::{Attached, Gateway};
