@@ -78,7 +78,10 @@ impl Metrics {
         for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
             below += get(bucket);
             let bound = *bound as f64 / 1000.0;
-            let _ = writeln!(text, "weld_build_duration_seconds_bucket{{le=\"{bound}\"}} {below}");
+            let _ = writeln!(
+                text,
+                "weld_build_duration_seconds_bucket{{le=\"{bound}\"}} {below}"
+            );
         }
         let all = completed + failed + canceled;
         let _ = write!(

@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn conditions_are_met_or_not() {
-        let field = |path: &[String]| match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        let field = |path: &[String]| match path.iter().map(String::as_str).collect::<Vec<_>>()[..]
+        {
             ["id"] => Some("abc".to_owned()),
             ["labels", "a.b/c"] => Some("x,y".to_owned()),
             _ => None,
@@ -166,7 +167,11 @@ mod tests {
             (r#"labels."a.b/c"=="x,y",id==abc"#, true),
             (r#"labels."a.b/c"=="x,y",id==b"#, false),
         ] {
-            assert_eq!(Selector::parse(filter).unwrap().matches(field), expected, "{filter}");
+            assert_eq!(
+                Selector::parse(filter).unwrap().matches(field),
+                expected,
+                "{filter}"
+            );
         }
     }
 

@@ -21,6 +21,11 @@ impl Definition {
         Ok(Self(Graph::decode(bytes.to_vec())?))
     }
 
+    /// The definition as a message, for another engine.
+    pub fn to_message(&self) -> weld_proto::pb::Definition {
+        self.0.to_pb()
+    }
+
     /// One JSON object a vertex and line, as `buildctl debug dump-llb`.
     pub fn to_json_lines(&self) -> String {
         self.0

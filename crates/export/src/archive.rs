@@ -12,6 +12,7 @@ use weld_source::image::media_type::OCI_INDEX;
 use weld_source::image::{ANNOTATION_REF_NAME, Descriptor, Index};
 
 use crate::ExportError;
+use crate::client::ResultBlob;
 use crate::destination::Destination;
 use crate::error::write_error;
 use crate::stream::Stream;
@@ -52,6 +53,18 @@ impl Archive<'_> {
     /// The bytes of all blobs.
     pub(crate) fn size(&self) -> u64 {
         self.blobs.values().map(|(_, size)| size).sum()
+    }
+
+    /// All blobs, for a client that takes them.
+    pub(crate) fn result_blobs(&self) -> Vec<ResultBlob> {
+        let blobs = self.blobs.iter();
+        blobs
+            .map(|(digest, (path, size))| ResultBlob {
+                digest: digest.clone(),
+                size: *size,
+                path: path.clone(),
+            })
+            .collect()
     }
 
     /// Writes the archive as tar; the same image always gives the same bytes.

@@ -11,8 +11,8 @@ use rustix::fs::Access;
 use crate::error::write_error;
 use crate::{ExportError, ExportKind, ExportTarget};
 
-/// Where an archive goes.
-pub(crate) struct Destination {
+/// Where an archive goes: a file that is replaced when the new one is whole, or a stream.
+pub struct Destination {
     file: File,
     /// How users know it.
     path: PathBuf,
@@ -22,11 +22,14 @@ pub(crate) struct Destination {
 
 impl Destination {
     /// Opens the destination of an archive.
-    pub(crate) fn open(kind: ExportKind, target: &ExportTarget) -> Result<Self, ExportError> {
+    ///
+    /// # Errors
+    /// [`ExportError`] if it is not one, or cannot be written.
+    pub fn open(kind: ExportKind, target: &ExportTarget) -> Result<Self, ExportError> {
         match target {
             ExportTarget::File(path) => Self::file(path),
             ExportTarget::Stdout => Self::stdout(),
-            ExportTarget::Nowhere | ExportTarget::Directory(_) => {
+            ExportTarget::Nowhere | ExportTarget::Directory(_) | ExportTarget::Client(_) => {
                 Err(wrong_target(kind, "a file or standard output"))
             }
         }
@@ -39,6 +42,15 @@ impl Destination {
             path: "standard output".into(),
             partial: None,
         })
+    }
+
+    /// The end of a pipe to a client.
+    pub(crate) fn client(file: File) -> Self {
+        Self {
+            file,
+            path: "the client".into(),
+            partial: None,
+        }
     }
 
     pub(crate) fn file(path: &Path) -> Result<Self, ExportError> {
@@ -84,17 +96,20 @@ impl Destination {
     }
 
     /// What to write to.
-    pub(crate) fn handle(&self) -> &File {
+    pub fn handle(&self) -> &File {
         &self.file
     }
 
     /// How users know it.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Puts the file in place, which is whole now.
-    pub(crate) fn publish(mut self) -> Result<(), ExportError> {
+    ///
+    /// # Errors
+    /// [`ExportError`] if it cannot be put there.
+    pub fn publish(mut self) -> Result<(), ExportError> {
         if let Some((partial, real)) = &self.partial {
             fs::rename(partial, real).map_err(write_error("write", self.path.as_path()))?;
         }
@@ -134,7 +149,7 @@ pub(crate) fn check(
     directory: bool,
 ) -> Result<(), ExportError> {
     match (kind, directory, target) {
-        (ExportKind::Image | ExportKind::CacheOnly, ..) => Ok(()),
+        (ExportKind::Image | ExportKind::CacheOnly, ..) | (.., ExportTarget::Client(_)) => Ok(()),
         (ExportKind::Local, _, ExportTarget::Directory(path))
         | (_, true, ExportTarget::Directory(path)) => check_directory(path),
         (ExportKind::Local, ..) | (_, true, _) => Err(wrong_target(kind, "a directory")),

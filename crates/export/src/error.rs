@@ -176,6 +176,12 @@ pub enum ExportError {
         /// What the system said.
         source: io::Error,
     },
+    /// The client did not take it.
+    #[error("cannot send the result to the client: {source}")]
+    Client {
+        /// Why.
+        source: io::Error,
+    },
     /// Deleting what is not in the result would delete the machine's files.
     #[error("output type=local: mode=delete is refused for {path}", path = .0.display())]
     DeleteRoot(PathBuf),

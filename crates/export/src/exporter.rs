@@ -16,6 +16,7 @@ use weld_store::snapshot::{SnapshotRef, Snapshots};
 
 use crate::archive::{Archive, ImageName};
 use crate::blocking::blocking;
+use crate::client::{self, ResultTree, send_error};
 use crate::destination::{self, Destination};
 use crate::error::write_error;
 use crate::image::{Assembly, Image};
@@ -184,7 +185,7 @@ impl Exporter {
             }
             ExportKind::Image => {}
             _ => {
-                self.archive(request, &wanted, image, progress, stop)
+                self.archive(request, &wanted, image, &response, progress, stop)
                     .await?
             }
         }
@@ -196,30 +197,39 @@ impl Exporter {
         request: &ExportRequest,
         wanted: &ImageRequest,
         image: Arc<Image>,
+        response: &BTreeMap<String, String>,
         progress: &Progress,
         stop: &CancellationToken,
     ) -> Result<(), ExportError> {
         let names: Vec<ImageName> = wanted.names.iter().map(image_name).collect();
-        let directory = match &request.target {
-            ExportTarget::Directory(path) if wanted.options.directory => Some(path.clone()),
-            _ => None,
-        };
-        let (kind, target) = (request.kind, request.target.clone());
-        let (progress, stop) = (progress.clone(), stop.clone());
-        blocking(move || {
-            let archive = archive_of(kind, &image, &names);
-            let what = match directory {
-                Some(_) => "copying image layout",
-                None => "sending tarball",
-            };
-            let watch = Watch::start(&progress, what, Some(archive.size()), &stop);
-            let written = match directory {
-                Some(path) => archive.write_directory(&path, &watch),
-                None => write_archive(&archive, kind, &target, &watch),
-            };
-            watch.judge(written)
-        })
-        .await
+        let kind = request.kind;
+        match &request.target {
+            ExportTarget::Client(client) if wanted.options.directory => {
+                let archive = archive_of(kind, &image, &names);
+                let watch = Watch::start(progress, COPYING_LAYOUT, Some(archive.size()), stop);
+                let sent = client.receiver().blobs(archive.result_blobs());
+                watch.judge(until_stopped(sent, stop).await?.map_err(send_error))
+            }
+            ExportTarget::Directory(path) if wanted.options.directory => {
+                let (path, progress, stop) = (path.clone(), progress.clone(), stop.clone());
+                blocking(move || {
+                    let archive = archive_of(kind, &image, &names);
+                    let watch =
+                        Watch::start(&progress, COPYING_LAYOUT, Some(archive.size()), &stop);
+                    watch.judge(archive.write_directory(&path, &watch))
+                })
+                .await
+            }
+            target => {
+                let (progress, stopped) = (progress.clone(), stop.clone());
+                let write = move |destination: Destination| {
+                    let archive = archive_of(kind, &image, &names);
+                    let watch = Watch::start(&progress, SENDING, Some(archive.size()), &stopped);
+                    watch.judge(write_archive(&archive, destination, &watch))
+                };
+                write_to(kind, target, response, stop, write).await
+            }
+        }
     }
 
     async fn files(
@@ -230,19 +240,88 @@ impl Exporter {
         stop: &CancellationToken,
     ) -> Result<(), ExportError> {
         let options = FileOptions::parse(request.kind, &request.attrs)?;
-        let (kind, target, built) = (request.kind, request.target.clone(), built.clone());
-        let (progress, stop) = (progress.clone(), stop.clone());
-        blocking(move || {
-            let what = match kind {
-                ExportKind::Local => "copying files",
-                _ => "sending tarball",
-            };
-            let watch = Watch::start(&progress, what, None, &stop);
-            let written = FilesExport::new(&built, &options)
-                .and_then(|files| files.write(kind, &target, &watch));
-            watch.judge(written)
-        })
-        .await
+        let (kind, built) = (request.kind, built.clone());
+        let (reported, stopped) = (progress.clone(), stop.clone());
+        match (kind, &request.target) {
+            (ExportKind::Local, ExportTarget::Client(client)) => {
+                let tree = blocking(move || {
+                    let files = FilesExport::new(&built, &options)?;
+                    Ok::<_, ExportError>(ResultTree::new(files.trees, files.split, files.epoch))
+                });
+                let tree = Arc::new(tree.await?);
+                let watch = Watch::start(progress, COPYING_FILES, None, stop);
+                let sent = client.receiver().tree(tree);
+                watch.judge(until_stopped(sent, stop).await?.map_err(send_error))
+            }
+            (ExportKind::Local, ExportTarget::Directory(path)) => {
+                let path = path.clone();
+                blocking(move || {
+                    let watch = Watch::start(&reported, COPYING_FILES, None, &stopped);
+                    let written = FilesExport::new(&built, &options).and_then(|files| {
+                        let local = LocalExport::open(&path, files.epoch, &watch)?;
+                        local.write(&files.trees, files.split, files.mode)
+                    });
+                    watch.judge(written)
+                })
+                .await
+            }
+            (ExportKind::Local, _) => Err(destination::wrong_target(kind, "a directory")),
+            (_, target) => {
+                let write = move |destination: Destination| {
+                    let watch = Watch::start(&reported, SENDING, None, &stopped);
+                    let written = FilesExport::new(&built, &options).and_then(|files| {
+                        files.write_tar(&destination, &watch)?;
+                        destination.publish()
+                    });
+                    watch.judge(written)
+                };
+                write_to(kind, target, &BTreeMap::new(), stop, write).await
+            }
+        }
+    }
+}
+
+/// What is reported while a layout is copied.
+const COPYING_LAYOUT: &str = "copying image layout";
+/// What is reported while files are copied.
+const COPYING_FILES: &str = "copying files";
+/// What is reported while an archive is written.
+const SENDING: &str = "sending tarball";
+
+/// Has `write` write an archive to where it goes, on the pool for work that blocks.
+async fn write_to(
+    kind: ExportKind,
+    target: &ExportTarget,
+    response: &BTreeMap<String, String>,
+    stop: &CancellationToken,
+    write: impl FnOnce(Destination) -> Result<(), ExportError> + Send + 'static,
+) -> Result<(), ExportError> {
+    let ExportTarget::Client(client) = target else {
+        let target = target.clone();
+        return blocking(move || write(Destination::open(kind, &target)?)).await;
+    };
+    let (file, content, complete) = client::pipe().map_err(send_error)?;
+    let written = blocking(move || {
+        let written = write(Destination::client(file));
+        if written.is_ok() {
+            // Nobody listens if sending failed.
+            let _ = complete.send(());
+        }
+        written
+    });
+    let sent = client.receiver().file(response, content);
+    let both = async { tokio::join!(written, sent) };
+    let (written, sent) = until_stopped(both, stop).await?;
+    client::judge(written, sent)
+}
+
+async fn until_stopped<T>(
+    work: impl Future<Output = T>,
+    stop: &CancellationToken,
+) -> Result<T, ExportError> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = stop.cancelled() => Err(ExportError::Cancelled),
     }
 }
 
@@ -345,11 +424,9 @@ fn archive_of<'a>(kind: ExportKind, image: &'a Image, names: &'a [ImageName]) ->
 
 fn write_archive(
     archive: &Archive<'_>,
-    kind: ExportKind,
-    target: &ExportTarget,
+    destination: Destination,
     watch: &Watch,
 ) -> Result<(), ExportError> {
-    let destination = Destination::open(kind, target)?;
     archive
         .write_tar(&mut Stream::new(destination.handle(), watch))
         .map_err(write_error("write", destination.path()))?;
@@ -403,26 +480,6 @@ impl FilesExport {
             }
         }
         Ok(())
-    }
-
-    fn write(
-        &self,
-        kind: ExportKind,
-        target: &ExportTarget,
-        watch: &Watch,
-    ) -> Result<(), ExportError> {
-        match (kind, target) {
-            (ExportKind::Local, ExportTarget::Directory(path)) => {
-                let local = LocalExport::open(path, self.epoch, watch)?;
-                local.write(&self.trees, self.split, self.mode)
-            }
-            (ExportKind::Local, _) => Err(destination::wrong_target(kind, "a directory")),
-            _ => {
-                let destination = Destination::open(kind, target)?;
-                self.write_tar(&destination, watch)?;
-                destination.publish()
-            }
-        }
     }
 
     fn write_tar(&self, destination: &Destination, watch: &Watch) -> Result<(), ExportError> {

@@ -6,6 +6,7 @@
 
 mod archive;
 mod blocking;
+mod client;
 mod config;
 mod destination;
 mod error;
@@ -21,7 +22,9 @@ mod tree;
 mod tree_tar;
 mod watch;
 
+pub use client::{ClientTarget, Content, ResultBlob, ResultReceiver};
 pub use config::ConfigError;
+pub use destination::Destination;
 pub use error::ExportError;
 pub use exporter::{Built, BuiltPlatform, Exporter};
 pub use options::{Annotation, AnnotationPlace, FileOptions, ImageOptions, LocalMode, OptionError};

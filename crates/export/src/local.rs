@@ -205,6 +205,6 @@ fn timestamps(time: Timestamp) -> Timestamps {
 
 /// Whether a file of this type is exported: a socket means nothing without the program that
 /// listens.
-fn is_exported(kind: FileType) -> bool {
+pub(crate) fn is_exported(kind: FileType) -> bool {
     !matches!(kind, FileType::Socket | FileType::Unknown)
 }

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::client::ClientTarget;
+
 /// What kind of result is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportKind {
@@ -43,6 +45,8 @@ pub enum ExportTarget {
     File(PathBuf),
     /// To standard output.
     Stdout,
+    /// To a client at the other end of a connection.
+    Client(ClientTarget),
 }
 
 /// One wanted result.

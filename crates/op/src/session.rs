@@ -77,6 +77,9 @@ pub enum Layout {
     Blobs(Arc<dyn BlobProvider>),
 }
 
+/// A way to an SSH agent of a client's.
+pub type Agent = AgentConnector;
+
 /// A stream of a client's.
 pub type Upload = Box<dyn AsyncRead + Send + Unpin>;
 

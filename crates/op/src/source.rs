@@ -7,6 +7,7 @@ mod layers;
 mod layout;
 pub(crate) mod local;
 mod secrets;
+mod upload;
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;

@@ -4,10 +4,12 @@
 mod bridge;
 mod control;
 mod rpc;
+mod session;
 
 fn main() {
     println!("cargo::rerun-if-changed=build");
     let mut services = control::services();
     services.extend(bridge::services());
+    services.extend(session::services());
     tonic_build::manual::Builder::new().compile(&services);
 }

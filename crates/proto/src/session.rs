@@ -10,6 +10,47 @@ pub mod secrets;
 pub mod ssh;
 pub mod upload;
 
+/// What serves the services.
+pub mod servers {
+    pub use super::stubs::auth::auth_server::{Auth, AuthServer};
+    pub use super::stubs::exporter::exporter_server::{Exporter, ExporterServer};
+    pub use super::stubs::file_sync::file_sync_server::{FileSync, FileSyncServer};
+    pub use super::stubs::secrets::secrets_server::{Secrets, SecretsServer};
+    pub use super::stubs::ssh::s_s_h_server::{SSH as Ssh, SSHServer as SshServer};
+    pub use super::stubs::upload::upload_server::{Upload, UploadServer};
+}
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::nursery
+)]
+mod stubs {
+    pub(super) mod auth {
+        include!(concat!(env!("OUT_DIR"), "/moby.filesync.v1.Auth.rs"));
+    }
+    pub(super) mod exporter {
+        include!(concat!(env!("OUT_DIR"), "/moby.exporter.v1.Exporter.rs"));
+    }
+    pub(super) mod file_sync {
+        include!(concat!(env!("OUT_DIR"), "/moby.filesync.v1.FileSync.rs"));
+    }
+    pub(super) mod secrets {
+        include!(concat!(
+            env!("OUT_DIR"),
+            "/moby.buildkit.secrets.v1.Secrets.rs"
+        ));
+    }
+    pub(super) mod ssh {
+        include!(concat!(env!("OUT_DIR"), "/moby.sshforward.v1.SSH.rs"));
+    }
+    pub(super) mod upload {
+        include!(concat!(env!("OUT_DIR"), "/moby.upload.v1.Upload.rs"));
+    }
+}
+
 use bytes::Bytes;
 
 /// Metadata of the stream: the session's id.

@@ -46,7 +46,8 @@ impl AgentConnector {
         forward(listener, self).await
     }
 
-    pub(crate) fn connect(&self) -> Connecting {
+    /// Makes a connection.
+    pub fn connect(&self) -> Connecting {
         (self.0)()
     }
 }

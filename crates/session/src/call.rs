@@ -1,9 +1,11 @@
 use std::future::poll_fn;
+use std::marker::PhantomData;
 
 use futures_util::Stream;
 use hyper_util::rt::TokioIo;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -88,6 +90,26 @@ impl Caller {
             .await
     }
 
+    /// As [`streaming`](Self::streaming), for a request that may fail on the way: the call is then
+    /// broken off, so that the other end cannot take what it got for the whole.
+    ///
+    /// # Errors
+    /// What the method answers before its first message, or that it cannot be reached.
+    pub async fn streaming_fallible<S, Q, A>(
+        &self,
+        method: &'static str,
+        request: Request<S>,
+    ) -> Result<Response<Streaming<A>>, Status>
+    where
+        S: Stream<Item = Result<Q, Status>> + Send + 'static,
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let mut grpc = self.ready().await?;
+        grpc.streaming(request, path(method), FallibleCodec(PhantomData))
+            .await
+    }
+
     async fn ready(&self) -> Result<tonic::client::Grpc<Channel>, Status> {
         let mut channel = self.channel.clone();
         poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx))
@@ -123,6 +145,39 @@ where
     Ok(Caller::new(
         endpoint.connect_with_connector(connector).await?,
     ))
+}
+
+/// Encodes messages of which each may be a failure.
+struct FallibleCodec<Q, A>(PhantomData<(Q, A)>);
+
+impl<Q, A> Codec for FallibleCodec<Q, A>
+where
+    Q: Message + 'static,
+    A: Message + Default + 'static,
+{
+    type Encode = Result<Q, Status>;
+    type Decode = A;
+    type Encoder = FallibleEncoder<Q>;
+    type Decoder = <ProstCodec<Q, A> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        FallibleEncoder(ProstCodec::<Q, A>::default().encoder())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<Q, A>::default().decoder()
+    }
+}
+
+struct FallibleEncoder<Q>(tonic_prost::ProstEncoder<Q>);
+
+impl<Q: Message> Encoder for FallibleEncoder<Q> {
+    type Item = Result<Q, Status>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        self.0.encode(item?, buffer)
+    }
 }
 
 fn path(method: &'static str) -> PathAndQuery {

@@ -6,8 +6,10 @@
 
 mod call;
 pub mod metadata;
+mod pieces;
 pub mod transfer;
 mod tunnel;
 
 pub use call::{Caller, MAX_MESSAGE, caller_over};
+pub use pieces::{PieceStream, Pieces};
 pub use tunnel::Tunnel;

@@ -312,6 +312,23 @@ impl OciLayout {
         Ok(file)
     }
 
+    /// A blob's file and length, not verified; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`LayoutError::Read`].
+    pub fn blob(&self, digest: &Digest) -> Result<Option<(File, u64)>, LayoutError> {
+        let path = blob_path(digest);
+        let opened = self.open_file(&path).and_then(|file| {
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        });
+        match opened {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.unreadable(&path, source)),
+        }
+    }
+
     fn unlisted(&self, digest: &Digest) -> Result<Served, LayoutError> {
         let bytes = self.read(&blob_path(digest), MAX_MANIFEST)?;
         self.verify(digest, &bytes)?;

@@ -3,6 +3,8 @@
 mod args;
 mod build;
 mod context;
+mod daemon;
+mod dial;
 mod fields;
 mod offers;
 mod outputs;
@@ -19,12 +21,16 @@ use tokio_util::sync::CancellationToken;
 use weld_engine::{Config, Engine, RuntimeKind, SnapshotterKind};
 
 use args::{Cli, Command, DebugCommand, EngineArgs, Snapshotter};
+use daemon::Place;
 use report::Failure;
 
 /// Runs the command that the process was started with.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let run = match daemon::called_as_daemon() {
+        Some((place, args)) => daemon::run(&place, &args),
+        None => run(Cli::parse()),
+    };
+    match run {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report::failure(&failure),
     }
@@ -42,6 +48,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
             manual(&mut page).map_err(Failure::Start)?;
             solve::write_stdout(&page)
         }
+        Command::Daemon(args) => {
+            let place = Place {
+                config: cli.engine.config.clone(),
+                root: cli.engine.root.clone(),
+            };
+            daemon::run(&place, args)
+        }
+        Command::DialStdio(args) => dial::run(args),
         Command::Debug(DebugCommand::DumpLlb { dot, file }) => solve::dump(file.as_deref(), *dot),
         _ => with_engine(&cli),
     }
@@ -91,6 +105,8 @@ async fn command(
             solve::write_stdout(&definition)
         }
         Command::Debug(DebugCommand::DumpLlb { .. })
+        | Command::Daemon(_)
+        | Command::DialStdio(_)
         | Command::Completion { .. }
         | Command::Man => Ok(()),
     }

@@ -157,7 +157,8 @@ impl Counts {
         if std::mem::replace(&mut self.clipped, true) {
             return false;
         }
-        log.data = format!("\n[output clipped: this build has written {limit} bytes]\n").into_bytes();
+        log.data =
+            format!("\n[output clipped: this build has written {limit} bytes]\n").into_bytes();
         true
     }
 }
@@ -250,7 +251,9 @@ impl Tail {
     }
 
     async fn fill(&mut self, end: u64) -> io::Result<()> {
-        let wanted = usize::try_from(end - self.offset).unwrap_or(CHUNK).min(CHUNK);
+        let wanted = usize::try_from(end - self.offset)
+            .unwrap_or(CHUNK)
+            .min(CHUNK);
         let (file, offset) = (Arc::clone(&self.file), self.offset);
         let piece = blocking(move || {
             let mut piece = vec![0; wanted];
@@ -274,7 +277,7 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    pub(crate) const fn new((file, end): (Arc<File>, u64)) -> Self {
+    pub(crate) fn new((file, end): (Arc<File>, u64)) -> Self {
         Self {
             file,
             offset: 0,

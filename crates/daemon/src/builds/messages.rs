@@ -130,7 +130,10 @@ mod tests {
         for message in &messages {
             let length: usize = message.logs.iter().map(|log| log.msg.len()).sum();
             assert!(length <= MAX_LOGS);
-            message.logs.iter().for_each(|log| told.extend_from_slice(&log.msg));
+            message
+                .logs
+                .iter()
+                .for_each(|log| told.extend_from_slice(&log.msg));
         }
         assert!(told == data);
     }

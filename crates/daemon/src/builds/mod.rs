@@ -10,8 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use journal::{Follower, Journal, Section, Summary, Tail};
-pub(crate) use messages::from_batch;
+pub(crate) use journal::{Journal, Section, Tail};
 
 /// How long the progress of a build that is in no history can be had after its end: clients open
 /// it beside the build, which may be over by then.
@@ -143,11 +142,14 @@ impl Builds {
         }
         let build = Arc::new(build);
         let reference = build.reference.clone();
-        state.ended.retain(|(_, ended)| ended.reference != reference);
+        state
+            .ended
+            .retain(|(_, ended)| ended.reference != reference);
         state.running.insert(reference, Arc::clone(&build));
         self.running.send_replace(state.running.len());
         drop(state);
-        self.arrivals.send_modify(|count| *count = count.wrapping_add(1));
+        self.arrivals
+            .send_modify(|count| *count = count.wrapping_add(1));
         Ok(Running {
             builds: Arc::clone(self),
             build,

@@ -13,7 +13,9 @@ pub fn parse(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let end = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
         let (number, after) = rest.split_at(end);
-        let unit_end = after.find(|char: char| char.is_ascii_digit()).unwrap_or(after.len());
+        let unit_end = after
+            .find(|char: char| char.is_ascii_digit())
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_end);
         let seconds = match unit {
             "ns" => 1e-9,
@@ -38,7 +40,13 @@ mod tests {
 
     #[test]
     fn durations_are_read() {
-        for (text, seconds) in [("90", 90.0), ("48h", 172_800.0), ("1h30m", 5400.0), ("1.5s", 1.5), ("2d", 172_800.0)] {
+        for (text, seconds) in [
+            ("90", 90.0),
+            ("48h", 172_800.0),
+            ("1h30m", 5400.0),
+            ("1.5s", 1.5),
+            ("2d", 172_800.0),
+        ] {
             assert_eq!(parse(text).unwrap().as_secs_f64(), seconds, "{text}");
         }
         for text in ["", "h", "1x", "1h-", "-1s", "1..2s", "1e400s"] {

@@ -327,8 +327,9 @@ impl DaemonConfig {
                 self.warnings.push(reason.to_owned());
                 continue;
             }
-            let entitlement: Entitlement =
-                name.parse().map_err(|_| format!("invalid entitlement : {name}"))?;
+            let entitlement: Entitlement = name
+                .parse()
+                .map_err(|_| format!("invalid entitlement : {name}"))?;
             self.entitlements.push(entitlement);
         }
         Ok(())
@@ -343,7 +344,8 @@ impl DaemonConfig {
         };
         if !level.is_empty() {
             let level = level.parse();
-            self.log.level = level.map_err(|error: super::LogError| ("log.level", error.to_string()))?;
+            self.log.level =
+                level.map_err(|error: super::LogError| ("log.level", error.to_string()))?;
         }
         if let Some(format) = &log.format {
             let format = format.parse();
@@ -380,11 +382,8 @@ impl DaemonConfig {
 
     fn take_oci(&mut self, oci: Oci) -> Result<(), Wrong> {
         self.labels.extend(oci.labels);
-        for text in &oci.platforms {
-            let platform = Platform::parse(text)
-                .map_err(|error| ("worker.oci.platforms", format!("{text:?}: {error}")))?;
-            self.platforms.push(platform.normalize());
-        }
+        self.set_platforms(&oci.platforms)
+            .map_err(|reason| ("worker.oci.platforms", reason))?;
         if let Some(name) = &oci.snapshotter {
             self.set_snapshotter(name)
                 .map_err(|reason| ("worker.oci.snapshotter", reason))?;
@@ -398,13 +397,29 @@ impl DaemonConfig {
         self.gc = match oci.gc {
             Some(false) => None,
             _ if oci.gcpolicy.is_empty() => Some(default_gc(GcSizes {
-                reserved: space("worker.oci.reservedSpace", oci.reserved.as_ref())?
-                    .or(space("worker.oci.gckeepstorage", oci.gckeepstorage.as_ref())?),
+                reserved: space("worker.oci.reservedSpace", oci.reserved.as_ref())?.or(space(
+                    "worker.oci.gckeepstorage",
+                    oci.gckeepstorage.as_ref(),
+                )?),
                 max_used: space("worker.oci.maxUsedSpace", oci.max_used.as_ref())?,
                 min_free: space("worker.oci.minFreeSpace", oci.min_free.as_ref())?,
             })),
             _ => Some(oci.gcpolicy.iter().map(policy).collect::<Result<_, _>>()?),
         };
+        Ok(())
+    }
+
+    /// Sets what the worker builds for.
+    ///
+    /// # Errors
+    /// If one is no platform.
+    pub fn set_platforms(&mut self, platforms: &[String]) -> Result<(), String> {
+        let parse = |text: &String| {
+            let platform = text.parse::<Platform>();
+            let platform = platform.map_err(|error| format!("{text:?}: {error}"))?;
+            Ok(platform.normalize())
+        };
+        self.platforms = platforms.iter().map(parse).collect::<Result<_, String>>()?;
         Ok(())
     }
 
@@ -456,25 +471,39 @@ fn at_least_one(key: &'static str, number: usize) -> Result<usize, Wrong> {
 }
 
 fn time(key: &'static str, amount: Option<&Amount>) -> Result<Option<Duration>, Wrong> {
-    let parse = |text: String| duration::parse(&text).ok_or((key, format!("invalid duration {text}")));
+    let parse =
+        |text: String| duration::parse(&text).ok_or((key, format!("invalid duration {text}")));
     amount.map(|amount| parse(amount.text())).transpose()
 }
 
 fn space(key: &'static str, amount: Option<&Amount>) -> Result<Option<Space>, Wrong> {
-    let parse = |text: String| Space::parse(&text).ok_or((key, format!("invalid disk space {text}")));
+    let parse =
+        |text: String| Space::parse(&text).ok_or((key, format!("invalid disk space {text}")));
     amount.map(|amount| parse(amount.text())).transpose()
 }
 
 fn policy(policy: &Policy) -> Result<GcPolicy, Wrong> {
-    let keep = policy.reserved_space.as_ref().or(policy.keep_bytes.as_ref());
+    let keep = policy
+        .reserved_space
+        .as_ref()
+        .or(policy.keep_bytes.as_ref());
     Ok(GcPolicy {
         all: policy.all,
         filters: policy.filters.clone(),
-        keep_duration: time("worker.oci.gcpolicy.keepDuration", policy.keep_duration.as_ref())?
-            .filter(|time| !time.is_zero()),
+        keep_duration: time(
+            "worker.oci.gcpolicy.keepDuration",
+            policy.keep_duration.as_ref(),
+        )?
+        .filter(|time| !time.is_zero()),
         reserved: space("worker.oci.gcpolicy.reservedSpace", keep)?,
-        max_used: space("worker.oci.gcpolicy.maxUsedSpace", policy.max_used_space.as_ref())?,
-        min_free: space("worker.oci.gcpolicy.minFreeSpace", policy.min_free_space.as_ref())?,
+        max_used: space(
+            "worker.oci.gcpolicy.maxUsedSpace",
+            policy.max_used_space.as_ref(),
+        )?,
+        min_free: space(
+            "worker.oci.gcpolicy.minFreeSpace",
+            policy.min_free_space.as_ref(),
+        )?,
     })
 }
 
@@ -506,7 +535,12 @@ fn unsupported(file: &File) -> Vec<String> {
         && containerd.enabled != Some(false)
     {
         keys.push("worker.containerd".to_owned());
-        keys.extend(containerd.rest.keys().map(|key| format!("worker.containerd.{key}")));
+        keys.extend(
+            containerd
+                .rest
+                .keys()
+                .map(|key| format!("worker.containerd.{key}")),
+        );
     }
     if file.worker.oci.enabled == Some(false) {
         keys.push("worker.oci.enabled=false".to_owned());
@@ -515,7 +549,9 @@ fn unsupported(file: &File) -> Vec<String> {
     if mode.is_some_and(|mode| !matches!(mode, "" | "auto" | "host")) {
         keys.push("worker.oci.networkMode".to_owned());
     }
-    keys.iter().map(|key| format!("configuration: {key} has no effect in weld")).collect()
+    keys.iter()
+        .map(|key| format!("configuration: {key} has no effect in weld"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -526,7 +562,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let mut config = DaemonConfig::new("/nowhere");
-        config.read(file.path(), true).map_err(|error| error.to_string())?;
+        config
+            .read(file.path(), true)
+            .map_err(|error| error.to_string())?;
         Ok(config)
     }
 
@@ -616,7 +654,10 @@ mod tests {
             "worker.containerd.namespace",
             "nonsense",
         ] {
-            assert!(warnings.contains(&format!(" {key} has no effect")), "{key}: {warnings}");
+            assert!(
+                warnings.contains(&format!(" {key} has no effect")),
+                "{key}: {warnings}"
+            );
         }
     }
 
@@ -624,12 +665,24 @@ mod tests {
     fn mistakes_are_told_with_their_place() {
         for (text, part) in [
             ("root = 1", "line 1"),
-            ("insecure-entitlements = [\"root\"]", "invalid entitlement : root"),
+            (
+                "insecure-entitlements = [\"root\"]",
+                "invalid entitlement : root",
+            ),
             ("[grpc.tls]\ncert = \"/c\"", "key and cert"),
             ("[log]\nlevel = \"loud\"", "log.level"),
-            ("[history]\nmaxAge = \"soon\"", "history.maxAge: invalid duration soon"),
-            ("[worker.oci]\nplatforms = [\"a/b/c/d\"]", "worker.oci.platforms"),
-            ("[[worker.oci.gcpolicy]]\nreservedSpace = \"x\"", "invalid disk space x"),
+            (
+                "[history]\nmaxAge = \"soon\"",
+                "history.maxAge: invalid duration soon",
+            ),
+            (
+                "[worker.oci]\nplatforms = [\"a/b/c/d\"]",
+                "worker.oci.platforms",
+            ),
+            (
+                "[[worker.oci.gcpolicy]]\nreservedSpace = \"x\"",
+                "invalid disk space x",
+            ),
             ("[system]\nmaxRegistryConcurrency = 0", "at least 1"),
         ] {
             let error = load(text).unwrap_err();

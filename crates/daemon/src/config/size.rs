@@ -16,13 +16,20 @@ impl Space {
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         if let Some(percent) = text.strip_suffix('%') {
-            return Some(Self::Percent(percent.parse().ok().filter(|percent| *percent <= 100)?));
+            return Some(Self::Percent(
+                percent.parse().ok().filter(|percent| *percent <= 100)?,
+            ));
         }
         let lower = text.to_ascii_lowercase();
         let digits = lower.trim_end_matches(|char: char| char.is_ascii_alphabetic() || char == ' ');
         let unit = lower.get(digits.len()..)?.trim();
-        let unit = unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(unit);
-        let power = ["", "k", "m", "g", "t", "p"].iter().position(|known| *known == unit)?;
+        let unit = unit
+            .strip_suffix("ib")
+            .or_else(|| unit.strip_suffix('b'))
+            .unwrap_or(unit);
+        let power = ["", "k", "m", "g", "t", "p"]
+            .iter()
+            .position(|known| *known == unit)?;
         let factor = 1024_u64.checked_pow(power.try_into().ok()?)?;
         if let Ok(whole) = digits.parse::<u64>() {
             return Some(Self::Bytes(whole.checked_mul(factor)?));

@@ -44,7 +44,10 @@ fn read_only() -> Status {
 fn range(request: &ReadContentRequest, size: u64) -> Result<(u64, u64), Status> {
     let out_of_range = || {
         let (offset, length) = (request.offset, request.size);
-        let reason = format!("no {length} bytes from {offset} in {size} of {}", request.digest);
+        let reason = format!(
+            "no {length} bytes from {offset} in {size} of {}",
+            request.digest
+        );
         Status::out_of_range(reason)
     };
     let offset = u64::try_from(request.offset).map_err(|_| out_of_range())?;
@@ -81,7 +84,9 @@ impl content_server::Content for Content {
         &self,
         _: Request<ListContentRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
-        Err(Status::unimplemented("blobs are read by their digests; they are not listed"))
+        Err(Status::unimplemented(
+            "blobs are read by their digests; they are not listed",
+        ))
     }
 
     async fn delete(&self, _: Request<DeleteContentRequest>) -> Result<Response<Empty>, Status> {

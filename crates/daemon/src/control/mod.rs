@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weld_proto::content::content_server::ContentServer;
 use weld_proto::control::control_server::ControlServer;
 use weld_proto::control::{self, control_server};
+use weld_proto::frontend::llb_bridge_server::LlbBridgeServer;
 use weld_proto::health::health_server::HealthServer;
 use weld_proto::reflection::{v1, v1alpha};
 use weld_proto::session::BytesMessage;
@@ -65,11 +66,20 @@ pub(crate) fn add_services(
                 .max_decoding_message_size(limits.message)
                 .max_encoding_message_size(limits.answer),
         )
-        .add_service(ContentServer::new(content::Content::new(shared.engine.store().clone())))
+        .add_service(
+            LlbBridgeServer::new(shared.gateway.clone())
+                .max_decoding_message_size(limits.message)
+                .max_encoding_message_size(limits.answer),
+        )
+        .add_service(ContentServer::new(content::Content::new(
+            shared.engine.store().clone(),
+        )))
         .add_service(
             TraceServiceServer::new(traces::Traces).max_decoding_message_size(limits.message),
         )
-        .add_service(HealthServer::new(health::Health::new(shared.draining.clone())))
+        .add_service(HealthServer::new(health::Health::new(
+            shared.draining.clone(),
+        )))
         .add_service(v1::ServerReflectionServer::new(reflection))
         .add_service(v1alpha::ServerReflectionServer::new(reflection))
 }
@@ -84,9 +94,7 @@ fn answers<T: Send + 'static>(queue: mpsc::Receiver<Result<T, Status>>) -> Answe
 }
 
 /// Runs what may block.
-async fn blocking<T, E>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, Status>
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Status>
 where
     T: Send + 'static,
     E: std::fmt::Display + Send + 'static,

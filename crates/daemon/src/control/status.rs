@@ -61,7 +61,8 @@ async fn replay(
         Status::not_found(format!("the logs of {} are not there", record.reference))
     })?;
     let size = blob.size();
-    let (file, pin) = blocking(move || Ok::<_, weld_store::BlobError>((blob.open()?, blob))).await?;
+    let (file, pin) =
+        blocking(move || Ok::<_, weld_store::BlobError>((blob.open()?, blob))).await?;
     let state = (tail(file), pin);
     Ok(Box::pin(unfold(Some(state), move |state| async move {
         let (mut tail, pin) = state?;

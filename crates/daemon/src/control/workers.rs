@@ -88,7 +88,10 @@ fn labels(shared: &Shared) -> std::collections::BTreeMap<String, String> {
         weld_engine::SnapshotterKind::Copy => "native",
         _ => "overlayfs",
     };
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let hostname = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     let mut labels: std::collections::BTreeMap<_, _> = [
         ("executor", "oci".to_owned()),
         ("hostname", hostname),
@@ -117,7 +120,7 @@ fn to_pb(platform: &Platform) -> pb::Platform {
 pub(crate) fn platforms(host: &Platform) -> Vec<Platform> {
     let mut all = vec![host.clone()];
     let mut add = |text: &str| {
-        if let Ok(platform) = Platform::parse(text)
+        if let Ok(platform) = text.parse::<Platform>()
             && !all.contains(&platform.clone().normalize())
         {
             all.push(platform.normalize());

@@ -101,7 +101,9 @@ fn repository(record: &BuildHistoryRecord) -> Option<String> {
         return Some(source.clone());
     }
     let context = record.frontend_attrs.get("context")?;
-    let remote = context.split_once('#').map_or(context.as_str(), |(remote, _)| remote);
+    let remote = context
+        .split_once('#')
+        .map_or(context.as_str(), |(remote, _)| remote);
     let schemes = ["git://", "ssh://", "git@"];
     let is_git = schemes.iter().any(|scheme| remote.starts_with(scheme))
         || remote.starts_with("http") && remote.ends_with(".git");
@@ -154,7 +156,9 @@ fn seconds(time: SystemTime) -> i128 {
 
 impl TimeCondition {
     fn matches(&self, record: &BuildHistoryRecord) -> bool {
-        let started = record.created_at.and_then(|time| SystemTime::try_from(time).ok());
+        let started = record
+            .created_at
+            .and_then(|time| SystemTime::try_from(time).ok());
         let started = started.unwrap_or(SystemTime::UNIX_EPOCH);
         let ended = record.completed_at.is_some();
         let value = match self.field {

@@ -27,14 +27,18 @@ impl History {
         request: &BuildHistoryRequest,
         events: &Events,
     ) -> Result<(), Status> {
-        let wanted = |reference: &str| request.reference.is_empty() || request.reference == reference;
+        let wanted =
+            |reference: &str| request.reference.is_empty() || request.reference == reference;
         // Both under one lock: what begins or ends now is told once.
         let (active, mut news) = {
             let state = self.lock();
             let active: Vec<_> = state.active.values().cloned().collect();
             (active, self.events.subscribe())
         };
-        for record in active.into_iter().filter(|record| wanted(&record.reference)) {
+        for record in active
+            .into_iter()
+            .filter(|record| wanted(&record.reference))
+        {
             let event = event(BuildHistoryEventType::Started, record);
             if events.send(Ok(event)).await.is_err() {
                 return Ok(());
@@ -63,7 +67,10 @@ impl History {
                     return Err(Status::resource_exhausted(reason));
                 }
             };
-            let of_interest = event.record.as_ref().is_some_and(|record| wanted(&record.reference));
+            let of_interest = event
+                .record
+                .as_ref()
+                .is_some_and(|record| wanted(&record.reference));
             if of_interest && events.send(Ok((*event).clone())).await.is_err() {
                 return Ok(());
             }
@@ -89,7 +96,9 @@ impl History {
         let mut records: Vec<_> = records
             .into_iter()
             .filter(|record| request.reference.is_empty() || request.reference == record.reference)
-            .filter(|record| filters.is_empty() || filters.iter().any(|filter| filter.matches(record)))
+            .filter(|record| {
+                filters.is_empty() || filters.iter().any(|filter| filter.matches(record))
+            })
             .collect();
         if limit > 0 {
             records.sort_by_key(|record| {

@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::broadcast;
 use tonic::Status;
 use weld_digest::Digest;
-use weld_proto::control::{BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRecord, Descriptor};
+use weld_proto::control::{
+    BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRecord, Descriptor,
+};
 use weld_store::{BlobError, BlobInfo, BlobRef, DbError, Expected, Started, Store};
 
 /// How many events a listener may be behind.
@@ -94,6 +96,10 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    pub(crate) fn digest(&self) -> Digest {
+        self.blob.digest().clone()
+    }
+
     pub(crate) fn descriptor(&self) -> Descriptor {
         Descriptor {
             media_type: self.media_type.to_owned(),
@@ -106,7 +112,10 @@ impl Kept {
 
 impl History {
     /// Opens what is remembered in a store.
-    pub(crate) async fn open(store: Store, config: HistoryConfig) -> Result<Arc<Self>, HistoryError> {
+    pub(crate) async fn open(
+        store: Store,
+        config: HistoryConfig,
+    ) -> Result<Arc<Self>, HistoryError> {
         let db = store.db().clone();
         tokio::task::spawn_blocking(move || table::create(&db)).await??;
         Ok(Arc::new(Self {
@@ -139,6 +148,14 @@ impl History {
         self.tell(event(BuildHistoryEventType::Complete, record));
         drop(state);
         saved
+    }
+
+    /// A build ended of which nothing can be remembered.
+    pub(crate) fn abandoned(&self, reference: &str) {
+        let record = self.lock().active.remove(reference);
+        if let Some(record) = record {
+            self.tell(event(BuildHistoryEventType::Deleted, record));
+        }
     }
 
     /// What is remembered of a build.
@@ -193,7 +210,9 @@ impl History {
         let mut records = table::all(self.store.db())?;
         records.retain(|record| !record.pinned);
         records.sort_by_key(|record| std::cmp::Reverse(completed(record)));
-        let oldest = now.checked_sub(self.config.max_age).unwrap_or(SystemTime::UNIX_EPOCH);
+        let oldest = now
+            .checked_sub(self.config.max_age)
+            .unwrap_or(SystemTime::UNIX_EPOCH);
         Ok(records
             .into_iter()
             .skip(self.config.max_entries)
@@ -258,10 +277,6 @@ impl History {
     /// The digests of all blobs that records name.
     pub(crate) fn blobs(&self) -> Result<HashSet<String>, HistoryError> {
         table::blobs(self.store.db())
-    }
-
-    pub(crate) const fn store(&self) -> &Store {
-        &self.store
     }
 
     async fn save(

@@ -100,7 +100,9 @@ pub(super) fn all(db: &Db) -> Result<Vec<BuildHistoryRecord>, HistoryError> {
         }
         Ok(rows)
     })?;
-    rows.iter().map(|(reference, row)| decode(reference, row)).collect()
+    rows.iter()
+        .map(|(reference, row)| decode(reference, row))
+        .collect()
 }
 
 pub(super) fn blobs(db: &Db) -> Result<HashSet<String>, HistoryError> {

@@ -68,7 +68,9 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
     }
     match path {
         "/metrics" => {
-            let metrics = shared.metrics.render(shared.builds.count(), shared.sessions.count());
+            let metrics = shared
+                .metrics
+                .render(shared.builds.count(), shared.sessions.count());
             let mut response = text(StatusCode::OK, metrics);
             if let Ok(kind) = "text/plain; version=0.0.4".parse() {
                 response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -62,7 +62,11 @@ async fn collect(shared: &Arc<Shared>) {
 /// A policy in bytes, for the disk of `root`.
 pub(crate) fn options(policy: &GcPolicy, root: &std::path::Path) -> PruneOptions {
     let total = rustix::fs::statvfs(root).map_or(0, |disk| disk.f_blocks * disk.f_frsize);
-    let bytes = |space: Option<Space>| space.map(|space| space.of(total)).filter(|bytes| *bytes > 0);
+    let bytes = |space: Option<Space>| {
+        space
+            .map(|space| space.of(total))
+            .filter(|bytes| *bytes > 0)
+    };
     PruneOptions {
         all: policy.all,
         filters: policy.filters.clone(),

@@ -70,9 +70,7 @@ pub enum ListenError {
     #[error("TLS: clients' certificates: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
     /// Nobody opened sockets for us.
-    #[error(
-        "no sockets found via socket activation: make sure the service was started by systemd"
-    )]
+    #[error("no sockets found via socket activation: make sure the service was started by systemd")]
     NoActivation,
 }
 
@@ -186,7 +184,11 @@ impl Listeners {
             }
             found = true;
         }
-        if found { Ok(()) } else { Err(ListenError::NoActivation) }
+        if found {
+            Ok(())
+        } else {
+            Err(ListenError::NoActivation)
+        }
     }
 
     /// Accepts until it is dropped.
@@ -230,7 +232,10 @@ async fn accept(
             return;
         };
         let accepted = match &listener {
-            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| (Io::Unix(stream), Peer::Unix)),
+            Listener::Unix(listener) => listener
+                .accept()
+                .await
+                .map(|(stream, _)| (Io::Unix(stream), Peer::Unix)),
             Listener::Tcp(listener, _) => listener.accept().await.map(|(stream, address)| {
                 // Messages are small and awaited; where it cannot be set they are a little late.
                 let _ = stream.set_nodelay(true);
@@ -254,7 +259,9 @@ async fn accept(
                     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                         Ok(Ok(stream)) => {
                             let io = Io::Tls(Box::new(stream));
-                            let _ = connections.send(Ok(Connection::new(io, peer, permit))).await;
+                            let _ = connections
+                                .send(Ok(Connection::new(io, peer, permit)))
+                                .await;
                         }
                         Ok(Err(error)) => tracing::info!(?peer, %error, "TLS handshake failed"),
                         Err(_) => tracing::info!(?peer, "TLS handshake took too long"),
@@ -262,7 +269,11 @@ async fn accept(
                 });
             }
             (io, _) => {
-                if connections.send(Ok(Connection::new(io, peer, permit))).await.is_err() {
+                if connections
+                    .send(Ok(Connection::new(io, peer, permit)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -336,10 +347,11 @@ fn acceptor(config: &TlsConfig) -> Result<TlsAcceptor, ListenError> {
             builder.with_client_cert_verifier(verifier.build()?)
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|error| ListenError::Certificate {
-        path: config.key.clone(),
-        reason: error.to_string(),
-    })?;
+    let key =
+        PrivateKeyDer::from_pem_file(&config.key).map_err(|error| ListenError::Certificate {
+            path: config.key.clone(),
+            reason: error.to_string(),
+        })?;
     let mut server = builder.with_single_cert(certificates(&config.cert)?, key)?;
     server.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(server)))

@@ -16,6 +16,7 @@ use weld_engine::{Engine, OpenError};
 use crate::builds::Builds;
 use crate::config::DaemonConfig;
 use crate::control::Control;
+use crate::gateway::Gateway;
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::session::SessionManager;
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) builds: Arc<Builds>,
     pub(crate) history: Arc<History>,
     pub(crate) sessions: SessionManager,
+    pub(crate) gateway: Gateway,
     pub(crate) metrics: Metrics,
     pub(crate) worker_id: String,
     /// Where builds keep what they need while they run.
@@ -110,6 +112,7 @@ impl Server {
             engine,
             history,
             sessions,
+            gateway: Gateway::new(),
             metrics: Metrics::default(),
             worker_id,
             scratch,
@@ -147,9 +150,9 @@ impl Server {
         if let Some(debug) = debug {
             tasks.spawn(debug.serve(Arc::clone(&shared)));
         }
-        let serving = serve(&shared, listeners, over.clone());
+        let serving = serve(Arc::clone(&shared), listeners, over.clone());
         notify::ready();
-        tokio::pin!(serving);
+        let mut serving = Box::pin(serving);
         tokio::select! {
             served = &mut serving => return served,
             () = stop.cancelled() => {}
@@ -179,8 +182,14 @@ async fn drain(shared: &Arc<Shared>) {
         tracing::info!(running, "waiting for builds to end");
     }
     let limit = shared.config.drain_timeout;
-    if tokio::time::timeout(limit, shared.builds.all_ended()).await.is_err() {
-        tracing::warn!(running = shared.builds.count(), "cancelling the builds that still run");
+    if tokio::time::timeout(limit, shared.builds.all_ended())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            running = shared.builds.count(),
+            "cancelling the builds that still run"
+        );
         shared.builds.cancel_all();
         let _ = tokio::time::timeout(CANCEL_TIMEOUT, shared.builds.all_ended()).await;
     }
@@ -189,12 +198,12 @@ async fn drain(shared: &Arc<Shared>) {
 }
 
 async fn serve(
-    shared: &Arc<Shared>,
+    shared: Arc<Shared>,
     listeners: listen::Listeners,
     over: CancellationToken,
 ) -> Result<(), ServeError> {
     let limits = &shared.config.limits;
-    let control = Control::new(Arc::clone(shared));
+    let control = Control::new(Arc::clone(&shared));
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))

@@ -4,17 +4,22 @@ use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use futures_util::TryStreamExt;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
 use weld_digest::Digest;
+use weld_export::ResultBlob;
 use weld_proto::session::content::{
-    LAYOUT_PREFIX, READ, ReadContentRequest, ReadContentResponse, STORE_ID,
+    EXPORT_STORE, INFO, InfoRequest, InfoResponse, LAYOUT_PREFIX, READ, ReadContentRequest,
+    ReadContentResponse, STORE_ID, WRITE, WriteAction, WriteContentRequest, WriteContentResponse,
 };
 use weld_source::oci_layout::BlobProvider;
 
+use super::connection::Connection;
 use super::manager::ClientSession;
 use super::offers::reason;
 
@@ -64,9 +69,78 @@ impl BlobProvider for ClientBlobs {
     }
 }
 
+/// How much of a blob goes into one message, in bytes.
+const PIECE: usize = 1 << 20;
+
+/// Writes a blob into the client's store for results, unless it is there.
+pub(super) async fn put_blob(connection: &Connection, blob: &ResultBlob) -> io::Result<()> {
+    let store = MetadataValue::from_static(EXPORT_STORE);
+    let digest = blob.digest.to_string();
+    let mut request = Request::new(InfoRequest {
+        digest: digest.clone(),
+    });
+    request.metadata_mut().insert(STORE_ID, store.clone());
+    let caller = &connection.caller;
+    match caller.unary::<_, InfoResponse>(INFO, request).await {
+        Ok(_) => return Ok(()),
+        Err(status) if status.code() == Code::NotFound => {}
+        Err(status) => return Err(to_io(status)),
+    }
+    let (outgoing, mut requests) = mpsc::channel::<WriteContentRequest>(4);
+    let requests = futures_util::stream::poll_fn(move |cx| requests.poll_recv(cx));
+    let mut request = Request::new(requests);
+    request.metadata_mut().insert(STORE_ID, store);
+    let call = async {
+        let answer = caller
+            .streaming::<_, WriteContentResponse>(WRITE, request)
+            .await;
+        let mut answers = answer.map_err(to_io)?.into_inner();
+        while let Some(answer) = answers.message().await.map_err(to_io)? {
+            if answer.action() == WriteAction::Commit {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other("the client did not keep the blob"))
+    };
+    let write = async {
+        let total = i64::try_from(blob.size).unwrap_or(i64::MAX);
+        let step = |action: WriteAction| WriteContentRequest {
+            action: action.into(),
+            r#ref: format!("weld-{digest}"),
+            total,
+            expected: digest.clone(),
+            ..WriteContentRequest::default()
+        };
+        let mut file = tokio::fs::File::open(&blob.path).await?;
+        let mut offset = 0;
+        loop {
+            let mut data = BytesMut::with_capacity(PIECE);
+            let count = file.read_buf(&mut data).await?;
+            let message = WriteContentRequest {
+                offset,
+                data: data.freeze(),
+                ..step(match count {
+                    0 => WriteAction::Commit,
+                    _ => WriteAction::Write,
+                })
+            };
+            offset += count as i64;
+            // Why nobody takes it is what the call tells.
+            if outgoing.send(message).await.is_err() || count == 0 {
+                return Ok(());
+            }
+        }
+    };
+    match tokio::try_join!(call, write) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map(|_: ((), ())| ()),
+    }
+}
+
 fn to_io(status: Status) -> io::Error {
     let kind = match status.code() {
         Code::NotFound => io::ErrorKind::NotFound,
+        Code::AlreadyExists => io::ErrorKind::AlreadyExists,
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, reason(&status))

@@ -7,7 +7,9 @@ mod credentials;
 mod files;
 mod manager;
 mod offers;
+mod results;
 
 pub use connection::{ConnectionError, SessionConfig};
 pub use manager::{ClientSession, Lookup, SessionManager, SessionStream};
 pub use offers::SessionOffers;
+pub use results::client_target;

@@ -15,7 +15,7 @@ use weld_source::http::{AuthSecret, Download, Fetched, HttpRequest, HttpSource};
 use weld_store::snapshot::{MutableSnapshot, SnapshotError, SnapshotRef};
 use weld_store::{BlobError, BlobInfo, DbError, NewUsage, Object, RecordType, SnapshotId, names};
 
-use super::secrets;
+use super::{secrets, upload};
 use crate::blocking::blocking;
 use crate::digest::to_solver;
 use crate::reporting::reporting;
@@ -162,6 +162,9 @@ impl Http {
 
     /// The file: as it was kept, if the server says that it is still the same.
     async fn download(&self, ctx: &OpContext<Tree>) -> Result<Kept, OpError> {
+        if let Some(path) = upload::path(&self.wanted.url) {
+            return self.uploaded(ctx, &path).await;
+        }
         let mut before = self.remembered().await?;
         if let (Some(kept), Some(checksum)) = (&before, &self.wanted.checksum)
             && kept.download.digest == *checksum
@@ -198,8 +201,21 @@ impl Http {
         request: &HttpRequest,
         before: Option<&Kept>,
     ) -> Result<(MutableSnapshot, Fetched), OpError> {
+        let (into, file) = self.begin().await?;
+        let before: Vec<_> = before
+            .map(|kept| kept.download.clone())
+            .into_iter()
+            .collect();
+        let fetched = reporting(ctx, |progress| async move {
+            source.fetch(request, &before, file, &progress).await
+        });
+        Ok((into, fetched.await.map_err(OpError::failed)?))
+    }
+
+    /// A tree, and the file in it that is written to.
+    async fn begin(&self) -> Result<(MutableSnapshot, File), OpError> {
         let (worker, name) = (Arc::clone(&self.worker), self.description.clone());
-        let (into, file) = blocking(move || {
+        blocking(move || {
             let into = worker
                 .snapshots
                 .create(None)
@@ -211,15 +227,26 @@ impl Http {
                 incoming(into.files()).map_err(|source| DownloadError::File { name, source })?;
             Ok::<_, DownloadError>((into, file))
         })
-        .await?;
-        let before: Vec<_> = before
-            .map(|kept| kept.download.clone())
-            .into_iter()
-            .collect();
-        let fetched = reporting(ctx, |progress| async move {
-            source.fetch(request, &before, file, &progress).await
-        });
-        Ok((into, fetched.await.map_err(OpError::failed)?))
+        .await
+    }
+
+    /// A file that a client has as a stream.
+    async fn uploaded(&self, ctx: &OpContext<Tree>, path: &str) -> Result<Kept, OpError> {
+        let filename = HttpSource::filename(&self.request()).map_err(OpError::failed)?;
+        let work = async {
+            let content = upload::open(ctx, path).await?;
+            let (into, file) = self.begin().await?;
+            let wanted = self.wanted.checksum.as_ref();
+            let received = reporting(ctx, |progress| async move {
+                upload::receive(content, file, filename, wanted, &progress).await
+            });
+            let (file, download) = received.await.map_err(OpError::failed)?;
+            self.keep(into, file, download).await
+        };
+        tokio::select! {
+            kept = work => kept,
+            () = ctx.cancellation().cancelled() => Err(OpError::Cancelled),
+        }
     }
 
     /// Makes a tree of what was fetched, and remembers it for later builds.

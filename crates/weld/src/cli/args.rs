@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::daemon::DaemonArgs;
+use super::dial::DialArgs;
+
 /// Build container images from Dockerfiles and LLB definitions.
 ///
 /// Weldkit builds in this process: no daemon is needed. Results go where --output says; what was
@@ -65,6 +68,10 @@ pub(crate) enum Command {
     Du(DuArgs),
     /// Delete what no build uses, the least recently used first.
     Prune(PruneArgs),
+    /// Serve BuildKit's API to `buildctl`, `docker buildx` and other clients.
+    Daemon(Box<DaemonArgs>),
+    /// Connect standard input and output to a daemon, for clients that come by ssh.
+    DialStdio(DialArgs),
     /// Look inside.
     #[command(subcommand)]
     Debug(DebugCommand),

@@ -31,6 +31,12 @@ pub(crate) enum Failure {
     },
     #[error("{0}")]
     Privilege(#[from] weld_engine::PrivilegeError),
+    #[error("{0}")]
+    DaemonConfig(#[from] weld_daemon::config::FileError),
+    #[error("{0}")]
+    Serve(#[from] weld_daemon::ServeError),
+    #[error("connect to {address}: {reason}")]
+    Dial { address: String, reason: String },
     #[error("cannot start: {0}")]
     Start(std::io::Error),
 }

@@ -1,0 +1,58 @@
+use tonic::Status;
+
+use crate::{Address, TlsError};
+
+/// Why a daemon did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// It cannot be reached.
+    #[error("cannot connect to {address}: {reason}")]
+    Connect {
+        /// Where it should be.
+        address: Address,
+        /// Why.
+        reason: String,
+    },
+    /// TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It answered with an error.
+    #[error("{}", text(.0))]
+    Daemon(Box<Status>),
+    /// It answered with something that makes no sense.
+    #[error("the daemon's answer makes no sense: {0}")]
+    Answer(String),
+    /// The request is one that only an engine in this process can meet.
+    #[error("a daemon cannot do this: {0}")]
+    Unsupported(&'static str),
+    /// The session cannot be served.
+    #[error("cannot serve the session: {0}")]
+    Session(String),
+    /// It was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        Self::Daemon(Box::new(status))
+    }
+}
+
+impl ClientError {
+    /// Whether the build was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Cancelled => true,
+            Self::Daemon(status) => status.code() == tonic::Code::Cancelled,
+            _ => false,
+        }
+    }
+}
+
+fn text(status: &Status) -> String {
+    match status.message() {
+        "" => status.code().to_string(),
+        message => message.to_owned(),
+    }
+}

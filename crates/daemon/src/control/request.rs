@@ -1,0 +1,274 @@
+//! A request to build, read once: what comes after need not ask again whether it makes sense.
+
+use std::collections::BTreeMap;
+
+use tonic::Status;
+use weld_engine::{CacheImport, Entitlement, SolveInput};
+use weld_proto::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest};
+use weld_proto::pb;
+
+use crate::config::DaemonConfig;
+
+/// The build argument that sets the times in a result.
+const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
+/// The exporters' attribute of the same meaning.
+const EPOCH_ATTR: &str = "source-date-epoch";
+
+/// What a client wants built.
+pub(super) struct Plan {
+    pub(super) reference: String,
+    pub(super) session: String,
+    pub(super) work: Work,
+    pub(super) frontend: String,
+    pub(super) frontend_attrs: BTreeMap<String, String>,
+    pub(super) entitlements: Vec<Entitlement>,
+    pub(super) exporters: Vec<Exporter>,
+    pub(super) cache_imports: Vec<CacheImport>,
+    /// Whether the history is to know of it.
+    pub(super) recorded: bool,
+}
+
+/// Who says what is built.
+pub(super) enum Work {
+    /// The request itself.
+    Solve(SolveInput),
+    /// The client, which calls the gateway; with definitions that it may ask for.
+    Client(BTreeMap<String, pb::Definition>),
+}
+
+impl Plan {
+    pub(super) fn read(mut request: SolveRequest, config: &DaemonConfig) -> Result<Self, Status> {
+        if request.compatibility_version != 0 && !(10..=20).contains(&request.compatibility_version)
+        {
+            let version = request.compatibility_version;
+            return Err(Status::invalid_argument(format!(
+                "unsupported compatibility version {version}"
+            )));
+        }
+        unsupported(&request)?;
+        let cache = request.cache.take().unwrap_or_default();
+        if let Some(export) = cache_exports(&cache).next() {
+            return Err(Status::unimplemented(format!(
+                "cache exporter {export:?} is not supported by weld"
+            )));
+        }
+        let entitlements = entitlements(&request.entitlements, &config.entitlements)?;
+        let frontend = frontend(&mut request, config)?;
+        let exporters = exporters(&mut request);
+        let work = work(&mut request);
+        Ok(Self {
+            cache_imports: cache_imports(cache),
+            reference: request.reference,
+            session: request.session,
+            work,
+            frontend,
+            frontend_attrs: request.frontend_attrs,
+            entitlements,
+            exporters,
+            recorded: !request.internal,
+        })
+    }
+}
+
+/// Refuses what would otherwise be ignored although it protects or promises something.
+fn unsupported(request: &SolveRequest) -> Result<(), Status> {
+    let policy = request.source_policy.as_ref();
+    let wants = [
+        (
+            policy.is_some_and(|policy| !policy.rules.is_empty())
+                || !request.source_policy_session.is_empty(),
+            "source policies",
+        ),
+        (request.enable_session_exporter, "exporters of sessions"),
+        (request.proxy_network, "proxy networks"),
+    ];
+    match wants.iter().find(|(wanted, _)| *wanted) {
+        Some((_, what)) => Err(Status::unimplemented(format!(
+            "{what} are not supported by weld"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn entitlements(asked: &[String], allowed: &[Entitlement]) -> Result<Vec<Entitlement>, Status> {
+    let read = asked.iter().map(|name| {
+        let entitlement: Entitlement = name
+            .parse()
+            .map_err(|_| Status::invalid_argument(format!("invalid entitlement {name}")))?;
+        if allowed.contains(&entitlement) {
+            return Ok(entitlement);
+        }
+        Err(Status::permission_denied(format!(
+            "granting entitlement {name} is not allowed by build daemon configuration"
+        )))
+    });
+    read.collect()
+}
+
+/// The frontend's name. `gateway.v0` with `dockerfile.v0` as its image is the daemon's own.
+fn frontend(request: &mut SolveRequest, config: &DaemonConfig) -> Result<String, Status> {
+    let attrs = &mut request.frontend_attrs;
+    let own_context = attrs
+        .keys()
+        .any(|key| key == "context:dockerfile.v0" || key.starts_with("context:dockerfile.v0::"));
+    let own = attrs
+        .get("source")
+        .is_some_and(|source| source == "dockerfile.v0");
+    if request.frontend == "gateway.v0" && own && !own_context {
+        attrs.remove("source");
+        request.frontend = "dockerfile.v0".to_owned();
+    }
+    let enabled = match request.frontend.as_str() {
+        "dockerfile.v0" => config.frontends.dockerfile,
+        "gateway.v0" => config.frontends.gateway,
+        _ => true,
+    };
+    if !enabled {
+        let name = &request.frontend;
+        return Err(Status::not_found(format!("invalid frontend: {name}")));
+    }
+    Ok(request.frontend.clone())
+}
+
+fn exporters(request: &mut SolveRequest) -> Vec<Exporter> {
+    let mut exporters = std::mem::take(&mut request.exporters);
+    if exporters.is_empty() && !request.exporter_deprecated.is_empty() {
+        exporters.push(Exporter {
+            kind: std::mem::take(&mut request.exporter_deprecated),
+            attrs: std::mem::take(&mut request.exporter_attrs_deprecated),
+        });
+    }
+    if let Some(epoch) = request
+        .frontend_attrs
+        .get(EPOCH_ARG)
+        .filter(|epoch| !epoch.is_empty())
+    {
+        for exporter in &mut exporters {
+            let attr = exporter.attrs.entry(EPOCH_ATTR.to_owned());
+            attr.or_insert_with(|| epoch.clone());
+        }
+    }
+    exporters
+}
+
+fn work(request: &mut SolveRequest) -> Work {
+    let inputs = std::mem::take(&mut request.frontend_inputs);
+    match (request.frontend.as_str(), request.definition.take()) {
+        ("", Some(definition)) => Work::Solve(SolveInput::Definition(definition)),
+        ("", None) => Work::Client(inputs),
+        (name, _) => Work::Solve(SolveInput::Frontend {
+            name: name.to_owned(),
+            opts: request.frontend_attrs.clone(),
+            inputs,
+        }),
+    }
+}
+
+/// The kinds of the places that cache is to be written to.
+fn cache_exports(cache: &CacheOptions) -> impl Iterator<Item = &str> {
+    let old = Some("registry").filter(|_| !cache.export_ref_deprecated.is_empty());
+    cache
+        .exports
+        .iter()
+        .map(|export| export.kind.as_str())
+        .chain(old)
+}
+
+fn cache_imports(cache: CacheOptions) -> Vec<CacheImport> {
+    let old = cache
+        .import_refs_deprecated
+        .into_iter()
+        .map(|reference| CacheOptionsEntry {
+            kind: "registry".to_owned(),
+            attrs: [("ref".to_owned(), reference)].into(),
+        });
+    let entries = cache.imports.into_iter().chain(old);
+    let import = |entry: CacheOptionsEntry| CacheImport {
+        kind: entry.kind,
+        attrs: entry.attrs,
+    };
+    entries.map(import).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(request: SolveRequest) -> Result<Plan, Status> {
+        let mut config = DaemonConfig::new("/nowhere");
+        config.entitlements = vec![Entitlement::NetworkHost];
+        Plan::read(request, &config)
+    }
+
+    fn attrs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        pairs.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn entitlements_need_both() {
+        let ask = |name: &str| SolveRequest {
+            entitlements: vec![name.to_owned()],
+            ..SolveRequest::default()
+        };
+        let granted = plan(ask("network.host")).unwrap();
+        assert_eq!(granted.entitlements, [Entitlement::NetworkHost]);
+        let refused = plan(ask("security.insecure")).err().unwrap();
+        assert!(
+            refused
+                .message()
+                .contains("not allowed by build daemon configuration")
+        );
+        assert!(plan(ask("root")).is_err());
+    }
+
+    #[test]
+    fn old_forms_mean_the_new_ones() {
+        let read = plan(SolveRequest {
+            frontend: "gateway.v0".to_owned(),
+            frontend_attrs: attrs(&[("source", "dockerfile.v0"), (EPOCH_ARG, "7")]),
+            exporter_deprecated: "image".to_owned(),
+            exporter_attrs_deprecated: attrs(&[("name", "a")]),
+            cache: Some(CacheOptions {
+                import_refs_deprecated: vec!["r".to_owned()],
+                ..CacheOptions::default()
+            }),
+            ..SolveRequest::default()
+        })
+        .unwrap();
+        assert_eq!(read.frontend, "dockerfile.v0");
+        assert!(!read.frontend_attrs.contains_key("source"));
+        assert_eq!(
+            read.exporters[0].attrs,
+            attrs(&[("name", "a"), (EPOCH_ATTR, "7")])
+        );
+        assert_eq!(read.cache_imports[0].attrs, attrs(&[("ref", "r")]));
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused() {
+        for request in [
+            SolveRequest {
+                proxy_network: true,
+                ..SolveRequest::default()
+            },
+            SolveRequest {
+                enable_session_exporter: true,
+                ..SolveRequest::default()
+            },
+            SolveRequest {
+                cache: Some(CacheOptions {
+                    exports: vec![CacheOptionsEntry {
+                        kind: "s3".to_owned(),
+                        attrs: BTreeMap::new(),
+                    }],
+                    ..CacheOptions::default()
+                }),
+                ..SolveRequest::default()
+            },
+        ] {
+            let status = plan(request).err().unwrap();
+            assert_eq!(status.code(), tonic::Code::Unimplemented);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! One build, from the client's request to what is remembered of it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use weld_digest::Digest;
+use weld_engine::{BuildJob, BuildResponse, HostSession, JobRequest, Session};
+use weld_proto::control::{BuildHistoryRecord, SolveRequest, SolveResponse};
+use weld_proto::google;
+
+use super::exporters;
+use super::request::{Plan, Work};
+use crate::builds::{Journal, LiveBuild, Running, Section};
+use crate::gateway::to_status;
+use crate::history::{HistoryError, Kept};
+use crate::metrics::Outcome;
+use crate::server::Shared;
+use crate::session::{ClientSession, SessionOffers};
+
+/// What the history's progress is.
+const STATUS_TYPE: &str = "application/vnd.buildkit.status.v0";
+/// What the history's errors are, spelled as BuildKit spells it.
+const ERROR_TYPE: &str = "application/vnd.googeapis.google.rpc.status+proto";
+
+pub(super) async fn solve(
+    shared: &Arc<Shared>,
+    request: SolveRequest,
+) -> Result<SolveResponse, Status> {
+    let plan = Plan::read(request, &shared.config)?;
+    let cancel = CancellationToken::new();
+    let journal = Journal::create(&shared.scratch, shared.config.limits.log)
+        .map_err(|error| Status::internal(format!("keep the build's progress: {error}")))?;
+    let running = shared.builds.begin(LiveBuild {
+        reference: plan.reference.clone(),
+        frontend: plan.frontend.clone(),
+        journal,
+        cancel: cancel.clone(),
+        started: SystemTime::now(),
+    })?;
+    // A client that goes away drops this future: the build ends, and is remembered as cancelled.
+    let gone = cancel.drop_guard();
+    let task = Build {
+        shared: Arc::clone(shared),
+        plan,
+        running,
+    };
+    let built = shared.tasks.spawn(task.run()).await;
+    gone.disarm();
+    built.unwrap_or_else(|error| Err(Status::internal(format!("the build ended early: {error}"))))
+}
+
+struct Build {
+    shared: Arc<Shared>,
+    plan: Plan,
+    running: Running,
+}
+
+impl Build {
+    async fn run(mut self) -> Result<SolveResponse, Status> {
+        let recorded = self.plan.recorded;
+        if recorded {
+            self.shared.history.started(self.record());
+        }
+        let built = self.build().await;
+        self.running.build().journal.finish();
+        self.count(built.as_ref().err());
+        if recorded {
+            match self.remember(&built).await {
+                Ok(()) => self.running.forget(),
+                Err(error) => {
+                    tracing::error!(build = self.plan.reference, %error, "cannot be remembered");
+                    self.shared.history.abandoned(&self.plan.reference);
+                }
+            }
+        }
+        self.shared.gc_due.notify_one();
+        built.map(|response| SolveResponse {
+            exporter_response: response.attrs,
+        })
+    }
+
+    /// Builds, with all that happens in the journal.
+    async fn build(&self) -> Result<BuildResponse, Status> {
+        let (sender, receiver) = weld_progress::channel();
+        let journal = &self.running.build().journal;
+        // Both in one task: the journal ends when the build has dropped all its senders.
+        let (built, recorded) = tokio::join!(self.build_telling(sender), journal.record(receiver));
+        recorded
+            .map_err(|error| Status::internal(format!("keep the build's progress: {error}")))?;
+        built
+    }
+
+    async fn build_telling(
+        &self,
+        progress: weld_progress::Sender,
+    ) -> Result<BuildResponse, Status> {
+        let cancel = &self.running.build().cancel;
+        let client = tokio::select! {
+            () = cancel.cancelled() => return Err(cancelled()),
+            client = self.session() => client?,
+        };
+        let session: Arc<dyn Session> = match &client {
+            Some(client) => Arc::new(SessionOffers::new(Arc::clone(client))),
+            None => HostSession::new().into_session(),
+        };
+        let exports = exporters::requests(&self.plan.exporters, |number| {
+            exporters::to_client(client.as_ref(), number)
+        })?;
+        let request = JobRequest {
+            id: self.plan.reference.clone(),
+            session,
+            entitlements: self.plan.entitlements.clone(),
+        };
+        let job = self
+            .shared
+            .engine
+            .open_job(request, progress, cancel.clone());
+        let job = job.await.map_err(|error| to_status(&error))?;
+        let built = async {
+            let result = self.result(&job).await?;
+            let response = job.export(&result, &exports).await;
+            let mut response = response.map_err(|error| to_status(&error))?;
+            // What frontends tell their clients.
+            for (key, value) in &result.metadata {
+                if key.starts_with("frontend.") {
+                    let value = String::from_utf8_lossy(value).into_owned();
+                    response.attrs.insert(key.clone(), value);
+                }
+            }
+            Ok(response)
+        };
+        let built = built.await;
+        job.close().await;
+        built
+    }
+
+    async fn session(&self) -> Result<Option<Arc<ClientSession>>, Status> {
+        if self.plan.session.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.shared.sessions.get(&self.plan.session).await?))
+    }
+
+    async fn result(&self, job: &BuildJob) -> Result<weld_engine::FrontendResult, Status> {
+        let bridge = job.bridge();
+        let result = match &self.plan.work {
+            Work::Solve(input) => {
+                let request = weld_engine::SolveRequest {
+                    input: input.clone(),
+                    cache_imports: self.plan.cache_imports.clone(),
+                    ..weld_engine::SolveRequest::default()
+                };
+                bridge.solve(request).await
+            }
+            Work::Client(inputs) => {
+                let gateway = &self.shared.gateway;
+                let attached = gateway.attach(&self.plan.reference, bridge, inputs.clone())?;
+                attached.result().await
+            }
+        };
+        result.map_err(|error| to_status(&error))
+    }
+
+    fn count(&self, error: Option<&Status>) {
+        let outcome = match error {
+            None => Outcome::Completed,
+            Some(_) if self.running.build().cancel.is_cancelled() => Outcome::Canceled,
+            Some(_) => Outcome::Failed,
+        };
+        let build = self.running.build();
+        let summary = build.journal.summary();
+        let took = build.started.elapsed().unwrap_or_default();
+        let number = |count: i32| u64::try_from(count).unwrap_or(0);
+        let (total, cached) = (number(summary.total), number(summary.cached));
+        self.shared.metrics.build(outcome, took, total, cached);
+        match error {
+            None => tracing::debug!(build = build.reference, ?took, "built"),
+            Some(error) => {
+                tracing::info!(
+                    build = build.reference,
+                    ?took,
+                    error = error.message(),
+                    "failed"
+                );
+            }
+        }
+    }
+
+    /// What is known of the build at its start.
+    fn record(&self) -> BuildHistoryRecord {
+        BuildHistoryRecord {
+            reference: self.plan.reference.clone(),
+            frontend: self.plan.frontend.clone(),
+            frontend_attrs: self.plan.frontend_attrs.clone(),
+            exporters: self.plan.exporters.clone(),
+            created_at: Some(self.running.build().started.into()),
+            ..BuildHistoryRecord::default()
+        }
+    }
+
+    async fn remember(&self, built: &Result<BuildResponse, Status>) -> Result<(), HistoryError> {
+        let history = &self.shared.history;
+        let journal = &self.running.build().journal;
+        let summary = journal.summary();
+        let content = Section::new(journal.content());
+        let logs = history.keep_from(content, STATUS_TYPE).await?;
+        let mut record = BuildHistoryRecord {
+            completed_at: Some(SystemTime::now().into()),
+            logs: Some(logs.descriptor()),
+            num_cached_steps: summary.cached,
+            num_total_steps: summary.total,
+            num_completed_steps: summary.completed,
+            num_warnings: summary.warnings,
+            ..self.record()
+        };
+        let mut kept = vec![logs];
+        match built {
+            Ok(response) => {
+                record.exporter_response = response.attrs.clone();
+                record.result = exporters::results(&self.plan.exporters, &response.attrs);
+            }
+            Err(status) => {
+                let message = error_message(status);
+                let error = history.keep(message.encode_to_vec(), ERROR_TYPE).await?;
+                record.external_error = Some(error.descriptor());
+                record.error = Some(google::Status {
+                    details: Vec::new(),
+                    ..message
+                });
+                kept.push(error);
+            }
+        }
+        let mut blobs: Vec<Digest> = kept.iter().map(Kept::digest).collect();
+        blobs.extend(result_blob(&self.shared, record.result.as_ref()).await);
+        history.completed(record, blobs).await
+    }
+}
+
+/// The blob of an image that was built, which the history keeps.
+async fn result_blob(
+    shared: &Arc<Shared>,
+    result: Option<&weld_proto::control::BuildResultInfo>,
+) -> Option<Digest> {
+    let digest: Digest = result?.result_deprecated.as_ref()?.digest.parse().ok()?;
+    let (blobs, wanted) = (shared.engine.store().blobs().clone(), digest.clone());
+    let there = tokio::task::spawn_blocking(move || blobs.contains(&wanted)).await;
+    matches!(there, Ok(Ok(true))).then_some(digest)
+}
+
+/// An error as `google.rpc` has it, with its details.
+fn error_message(status: &Status) -> google::Status {
+    let detailed = google::Status::decode(status.details()).ok();
+    let message = match status.code() {
+        // What clients look for in the history to tell what was cancelled from what failed.
+        Code::Cancelled if !status.message().contains("context canceled") => {
+            format!("{}: context canceled", status.message())
+        }
+        _ => status.message().to_owned(),
+    };
+    google::Status {
+        code: status.code().into(),
+        message,
+        details: detailed.map(|status| status.details).unwrap_or_default(),
+    }
+}
+
+fn cancelled() -> Status {
+    Status::cancelled("the build was cancelled")
+}

@@ -1,0 +1,443 @@
+//! `weld daemon`, which is also what the command is when it is called `buildkitd`; and
+//! `weld dial-stdio`.
+
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args, Parser, ValueHint};
+use tokio_util::sync::CancellationToken;
+use weld_daemon::Server;
+use weld_daemon::config::{
+    DaemonConfig, GcSizes, LogFormat, LogLevel, Space, TlsConfig, default_file, default_gc,
+    duration,
+};
+use weld_engine::RuntimeKind;
+
+use super::report::Failure;
+
+/// The file names under which the command is a daemon at once.
+const DAEMON_NAME: &str = "buildkitd";
+
+/// Serve BuildKit's API to `buildctl`, `docker buildx` and other clients.
+///
+/// Options, environment and the configuration file are those of `buildkitd`; what has no effect
+/// here is named in a warning at the start.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DaemonArgs {
+    /// Listen here: unix://PATH, tcp://HOST:PORT or fd://; may be repeated [default:
+    /// unix:///run/buildkit/buildkitd.sock].
+    #[arg(long, value_name = "ADDRESS", action = ArgAction::Append)]
+    addr: Vec<String>,
+    /// The group, by name or number, that may connect to unix sockets.
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// Serve metrics and debugging over HTTP here, such as 127.0.0.1:6060.
+    #[arg(long, env = "BUILDKITD_DEBUGADDR", value_name = "HOST:PORT")]
+    debugaddr: Option<String>,
+    /// The server's certificate.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    tlscert: Option<PathBuf>,
+    /// The server's key.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    tlskey: Option<PathBuf>,
+    /// Who signs clients' certificates; clients then need one.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    tlscacert: Option<PathBuf>,
+    /// Serve TCP without TLS: whoever can reach it runs builds as root.
+    #[arg(long)]
+    allow_plain_tcp: bool,
+    /// Let clients ask for network.host or security.insecure; may be repeated.
+    #[arg(long, value_name = "ENTITLEMENT", action = ArgAction::Append)]
+    allow_insecure_entitlement: Vec<String>,
+    /// How long running builds may go on after SIGTERM, such as 60s.
+    #[arg(long, value_name = "DURATION")]
+    drain_timeout: Option<String>,
+    /// Log what helps to find a fault.
+    #[arg(long)]
+    debug: bool,
+    /// Log everything.
+    #[arg(long, hide = true)]
+    trace: bool,
+    /// How to log: text or json.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// How much to log: error, warn, info, debug or trace.
+    #[arg(long, env = "BUILDKITD_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+    /// Run steps with this OCI runtime in place of the embedded one.
+    #[arg(long, value_name = "PROGRAM", value_hint = ValueHint::ExecutablePath)]
+    oci_worker_binary: Option<PathBuf>,
+    /// How snapshots are kept: auto, overlayfs or native.
+    #[arg(long, value_name = "KIND")]
+    oci_worker_snapshotter: Option<String>,
+    /// Tell clients this of the worker: KEY=VALUE; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append)]
+    oci_worker_labels: Vec<String>,
+    /// The platforms to build for [default: what this machine can run]; may be repeated.
+    #[arg(long, value_name = "PLATFORM", action = ArgAction::Append)]
+    oci_worker_platform: Vec<String>,
+    /// Whether to delete what is not used by itself.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    oci_worker_gc: Option<bool>,
+    /// What to keep: RESERVED[,FREE[,MAXIMUM]] in megabytes.
+    #[arg(long, value_name = "SIZES")]
+    oci_worker_gc_keepstorage: Option<String>,
+    /// How many steps run at once.
+    #[arg(long, value_name = "COUNT")]
+    oci_max_parallelism: Option<usize>,
+    #[command(flatten)]
+    unsupported: Unsupported,
+}
+
+/// Options of buildkitd that have no effect.
+#[derive(Args, Clone, Debug)]
+struct Unsupported {
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rootless: Option<String>,
+    #[arg(long, hide = true)]
+    proxy_network: bool,
+    #[arg(long, hide = true)]
+    otel_socket_path: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    cdi_disabled: Option<String>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    cdi_spec_dir: Vec<String>,
+    #[arg(long, hide = true)]
+    save_cache_debug: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    oci_worker: Option<String>,
+    #[arg(long, hide = true)]
+    oci_worker_proxy_snapshotter_path: Option<String>,
+    #[arg(long, hide = true)]
+    oci_worker_net: Option<String>,
+    #[arg(long, hide = true)]
+    oci_cni_config_path: Option<String>,
+    #[arg(long, hide = true)]
+    oci_cni_binary_dir: Option<String>,
+    #[arg(long, hide = true)]
+    oci_cni_pool_size: Option<String>,
+    #[arg(long, hide = true)]
+    oci_worker_apparmor_profile: Option<String>,
+    #[arg(long, hide = true)]
+    oci_worker_selinux: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    oci_worker_rootless: Option<String>,
+    #[arg(long, hide = true)]
+    oci_worker_no_process_sandbox: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    containerd_worker: Option<String>,
+    #[arg(long, hide = true)]
+    containerd_worker_addr: Option<String>,
+}
+
+/// The command under the name of `buildkitd`.
+#[derive(Debug, Parser)]
+#[command(name = "buildkitd", version, max_term_width = 100)]
+struct Buildkitd {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    args: DaemonArgs,
+}
+
+/// Where a daemon's state and configuration are.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Place {
+    /// The configuration file, in the form of buildkitd.toml [default:
+    /// /etc/buildkit/buildkitd.toml, which may be absent].
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// The state directory [default: /var/lib/weld; what is in /var/lib/buildkit is not ours].
+    #[arg(long, env = "WELD_ROOT", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) root: Option<PathBuf>,
+}
+
+/// The arguments of a daemon if the command is called by a daemon's name.
+pub(crate) fn called_as_daemon() -> Option<(Place, DaemonArgs)> {
+    let name = std::env::args_os().next()?;
+    if Path::new(&name).file_name()? != DAEMON_NAME {
+        return None;
+    }
+    let Buildkitd { place, args } = Buildkitd::parse();
+    Some((place, args))
+}
+
+/// Serves until it is told to stop.
+pub(crate) fn run(place: &Place, args: &DaemonArgs) -> Result<(), Failure> {
+    let config = configuration(place, args)?;
+    start_log(&config);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    // Before any thread: only then does the whole process see the change.
+    weld_engine::enter_privileges()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Start)?;
+    let served = runtime.block_on(serve(config));
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: DaemonConfig) -> Result<(), Failure> {
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(on_signals(stop.clone()));
+    let server = Server::bind(config).await?;
+    for address in server.addresses() {
+        tracing::info!("running server on {address}");
+    }
+    let served = server.run(stop).await;
+    signals.abort();
+    Ok(served?)
+}
+
+/// Has the daemon end at the first SIGINT or SIGTERM; the second ends the process at once.
+async fn on_signals(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            Some(()) = interrupt.recv() => {}
+            Some(()) = terminate.recv() => {}
+            else => return,
+        }
+        if stop.is_cancelled() {
+            std::process::exit(1);
+        }
+        tracing::info!("stopping server");
+        stop.cancel();
+    }
+}
+
+fn start_log(config: &DaemonConfig) {
+    use tracing::level_filters::LevelFilter;
+    let level = match config.log.level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    // Only one log can be started, and this is the only place that does.
+    let _ = match config.log.format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}
+
+fn configuration(place: &Place, args: &DaemonArgs) -> Result<DaemonConfig, Failure> {
+    let mut config = DaemonConfig::new("/var/lib/weld");
+    match &place.config {
+        // As buildkitd has it: a file that is not there says nothing.
+        Some(path) => config.read(path, false)?,
+        None => config.read(&default_file(), false)?,
+    }
+    if let Some(root) = &place.root {
+        config.engine.root = root.clone();
+    }
+    apply(args, &mut config)?;
+    if config.listen.addresses.is_empty() {
+        config.listen.addresses = vec!["unix:///run/buildkit/buildkitd.sock".to_owned()];
+    }
+    config.warnings.extend(args.unsupported.warnings());
+    Ok(config)
+}
+
+fn apply(args: &DaemonArgs, config: &mut DaemonConfig) -> Result<(), Failure> {
+    let usage = |option: &str, reason: String| Failure::usage(format!("{option}: {reason}"));
+    if !args.addr.is_empty() {
+        config.listen.addresses = args.addr.clone();
+    }
+    if let Some(group) = &args.group {
+        config.listen.gid = Some(group_id(group)?);
+    }
+    if let Some(address) = &args.debugaddr {
+        config.debug_address = Some(address.clone());
+    }
+    apply_tls(args, config)?;
+    config.listen.allow_plain_tcp |= args.allow_plain_tcp;
+    if !args.allow_insecure_entitlement.is_empty() {
+        let names: Vec<String> = args
+            .allow_insecure_entitlement
+            .iter()
+            .flat_map(|names| names.split(','))
+            .map(str::to_owned)
+            .collect();
+        config
+            .set_entitlements(&names)
+            .map_err(|reason| usage("--allow-insecure-entitlement", reason))?;
+    }
+    if let Some(text) = &args.drain_timeout {
+        config.drain_timeout = duration::parse(text)
+            .ok_or_else(|| usage("--drain-timeout", format!("invalid duration {text}")))?;
+    }
+    match (args.log_level, args.trace, args.debug) {
+        (Some(level), _, _) => config.log.level = level,
+        (None, true, _) => config.log.level = LogLevel::Trace,
+        (None, false, true) => config.log.level = LogLevel::Debug,
+        (None, false, false) => {}
+    }
+    if let Some(format) = args.log_format {
+        config.log.format = format;
+    }
+    apply_worker(args, config)
+}
+
+fn apply_tls(args: &DaemonArgs, config: &mut DaemonConfig) -> Result<(), Failure> {
+    let old = config.listen.tls.take();
+    let cert = args
+        .tlscert
+        .clone()
+        .or_else(|| old.as_ref().map(|tls| tls.cert.clone()));
+    let key = args
+        .tlskey
+        .clone()
+        .or_else(|| old.as_ref().map(|tls| tls.key.clone()));
+    let ca = args
+        .tlscacert
+        .clone()
+        .or_else(|| old.and_then(|tls| tls.ca));
+    config.listen.tls = match (cert, key) {
+        (Some(cert), Some(key)) => Some(TlsConfig { cert, key, ca }),
+        (None, None) if ca.is_none() => None,
+        (None, None) => return Err(Failure::usage("--tlscacert needs --tlscert and --tlskey")),
+        _ => {
+            return Err(Failure::usage(
+                "you must specify key and cert file if one is specified",
+            ));
+        }
+    };
+    Ok(())
+}
+
+fn apply_worker(args: &DaemonArgs, config: &mut DaemonConfig) -> Result<(), Failure> {
+    if let Some(program) = &args.oci_worker_binary {
+        config.engine.runtime = RuntimeKind::Oci(program.clone());
+    }
+    if let Some(name) = &args.oci_worker_snapshotter {
+        config
+            .set_snapshotter(name)
+            .map_err(|reason| Failure::usage(format!("--oci-worker-snapshotter: {reason}")))?;
+    }
+    for label in &args.oci_worker_labels {
+        let (key, value) = label.split_once('=').ok_or_else(|| {
+            Failure::usage(format!("--oci-worker-labels {label:?}: needs KEY=VALUE"))
+        })?;
+        config.labels.insert(key.to_owned(), value.to_owned());
+    }
+    if !args.oci_worker_platform.is_empty() {
+        config
+            .set_platforms(&args.oci_worker_platform)
+            .map_err(|reason| Failure::usage(format!("--oci-worker-platform: {reason}")))?;
+    }
+    if let Some(text) = &args.oci_worker_gc_keepstorage {
+        config.gc = Some(default_gc(keep_storage(text)?));
+    }
+    if args.oci_worker_gc == Some(false) {
+        config.gc = None;
+    }
+    if let Some(count) = args.oci_max_parallelism.filter(|count| *count > 0) {
+        config.engine.max_parallelism = Some(count);
+    }
+    Ok(())
+}
+
+fn keep_storage(text: &str) -> Result<GcSizes, Failure> {
+    let mut sizes = text.splitn(3, ',').map(|part| -> Result<Space, Failure> {
+        let megabytes: u64 = part.trim().parse().map_err(|_| {
+            Failure::usage(format!(
+                "--oci-worker-gc-keepstorage {text:?}: not a number of megabytes"
+            ))
+        })?;
+        Ok(Space::Bytes(megabytes.saturating_mul(1_000_000)))
+    });
+    Ok(GcSizes {
+        reserved: sizes.next().transpose()?,
+        min_free: sizes.next().transpose()?,
+        max_used: sizes.next().transpose()?,
+    })
+}
+
+/// A group by its number, or its name in `/etc/group`.
+fn group_id(group: &str) -> Result<u32, Failure> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let path = Path::new("/etc/group");
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    text.lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let id = fields.nth(1)?.parse().ok()?;
+            (name == group).then_some(id)
+        })
+        .ok_or_else(|| Failure::usage(format!("--group {group:?}: there is no such group")))
+}
+
+impl Unsupported {
+    fn warnings(&self) -> Vec<String> {
+        let is_on =
+            |option: &Option<String>| option.as_deref().is_some_and(|value| value != "false");
+        let options = [
+            ("rootless", is_on(&self.rootless)),
+            ("proxy-network", self.proxy_network),
+            ("otel-socket-path", self.otel_socket_path.is_some()),
+            (
+                "cdi-disabled",
+                self.cdi_disabled.as_deref() == Some("false"),
+            ),
+            ("cdi-spec-dir", !self.cdi_spec_dir.is_empty()),
+            ("save-cache-debug", self.save_cache_debug),
+            (
+                "oci-worker=false",
+                self.oci_worker.as_deref() == Some("false"),
+            ),
+            (
+                "oci-worker-proxy-snapshotter-path",
+                self.oci_worker_proxy_snapshotter_path.is_some(),
+            ),
+            (
+                "oci-worker-net",
+                self.oci_worker_net
+                    .as_deref()
+                    .is_some_and(|net| net != "host" && net != "auto"),
+            ),
+            ("oci-cni-config-path", self.oci_cni_config_path.is_some()),
+            ("oci-cni-binary-dir", self.oci_cni_binary_dir.is_some()),
+            ("oci-cni-pool-size", self.oci_cni_pool_size.is_some()),
+            (
+                "oci-worker-apparmor-profile",
+                self.oci_worker_apparmor_profile.is_some(),
+            ),
+            ("oci-worker-selinux", self.oci_worker_selinux),
+            ("oci-worker-rootless", is_on(&self.oci_worker_rootless)),
+            (
+                "oci-worker-no-process-sandbox",
+                self.oci_worker_no_process_sandbox,
+            ),
+            (
+                "containerd-worker",
+                self.containerd_worker.as_deref() == Some("true"),
+            ),
+            (
+                "containerd-worker-addr",
+                self.containerd_worker_addr.is_some(),
+            ),
+        ];
+        options
+            .iter()
+            .filter(|(_, set)| *set)
+            .map(|(name, _)| format!("option --{name} has no effect in weld"))
+            .collect()
+    }
+}
