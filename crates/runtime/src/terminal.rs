@@ -33,7 +33,9 @@ impl Terminal {
             let far = libc::ioctl(near.as_raw_fd(), libc::TIOCGPTPEER as _, flags);
             (near, OwnedFd::from_raw_fd(checked(far)?))
         };
-        Ok((Self(AsyncFd::register(near)?), far))
+        // SAFETY: the descriptor is owned by the terminal, which closes it after it is deregistered.
+        let near = unsafe { AsyncFd::register(near)? };
+        Ok((Self(near), far))
     }
 
     /// Tells the step how large its window is.
