@@ -32,6 +32,7 @@ mod request;
 mod result;
 mod source_meta;
 mod ssh_agent;
+mod subrequest;
 mod usage;
 
 pub use bridge::{Bridge, CacheImport, SolveInput, SolveRequest};
@@ -60,4 +61,4 @@ pub use weld_export::{ExportKind, ExportRequest, ExportTarget};
 pub use weld_op::SandboxMountKind;
 pub use weld_op::session::Session;
 pub use weld_runtime::privilege::PrivilegeError;
-pub use weld_runtime::{Stdio, StepProcess, Terminal};
+pub use weld_runtime::{Chunk, Stdio, StepProcess, Terminal};

@@ -9,6 +9,7 @@ mod containers;
 mod convert;
 mod details;
 mod forward;
+mod image;
 mod op_json;
 mod processes;
 mod service;
@@ -17,5 +18,6 @@ mod signals;
 mod status;
 
 pub use forward::{Attached, Gateway};
+pub use image::{IMAGE_FRONTEND, ImageFrontend};
 pub use session::Session;
 pub use status::to_status;

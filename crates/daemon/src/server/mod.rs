@@ -16,7 +16,7 @@ use weld_engine::{Engine, OpenError};
 use crate::builds::Builds;
 use crate::config::DaemonConfig;
 use crate::control::Control;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, IMAGE_FRONTEND, ImageFrontend};
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::session::SessionManager;
@@ -95,7 +95,13 @@ impl Server {
             Some(address) => Some(debug::Listener::bind(address).await?),
             None => None,
         };
-        let engine = Arc::new(Engine::open(config.engine.clone()).await?);
+        let mut engine = Engine::open(config.engine.clone()).await?;
+        if config.frontends.gateway {
+            let repositories = config.frontends.gateway_repositories.clone();
+            let images = Arc::new(ImageFrontend::new(repositories));
+            engine.add_frontend(IMAGE_FRONTEND, images);
+        }
+        let engine = Arc::new(engine);
         let history = History::open(engine.store().clone(), config.history.clone())
             .await
             .map_err(|error| ServeError::History(error.to_string()))?;

@@ -46,6 +46,13 @@ pub enum SandboxMountKind {
         /// Who else may use it meanwhile.
         sharing: CacheSharingOpt,
     },
+    /// A read-only file in memory.
+    File {
+        /// Its content.
+        data: Vec<u8>,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// A secret of the client's.
     Secret(weld_llb::SecretMount),
     /// An SSH agent of the client's.
@@ -132,6 +139,13 @@ impl Sandbox {
                 self._caches.push(cache);
                 self.mount(target, source, &selector, readonly);
             }
+            SandboxMountKind::File { data, mode } => self.secrets.push(Secret {
+                target,
+                data,
+                mode,
+                uid: 0,
+                gid: 0,
+            }),
             SandboxMountKind::Secret(secret) => match session.secret(&secret.id).await? {
                 Some(content) => self.secrets.push(Secret {
                     target,
