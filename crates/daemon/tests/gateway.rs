@@ -54,7 +54,11 @@ impl World {
         let (near, far) = tokio::io::duplex(1 << 16);
         let service = LlbBridgeServer::new(session.clone());
         let incoming = futures_util::stream::once(async { Ok::<_, std::io::Error>(far) });
-        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        tokio::spawn(
+            Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming),
+        );
         let mut near = Some(near);
         let connector = tower::service_fn(move |_| {
             let near = near.take().map(hyper_util::rt::TokioIo::new);
@@ -113,7 +117,12 @@ impl World {
         });
         let messages: Vec<_> = messages.collect();
         let requests = futures_util::stream::iter(messages);
-        let mut answers = self.client.exec_process(requests).await.unwrap().into_inner();
+        let mut answers = self
+            .client
+            .exec_process(requests)
+            .await
+            .unwrap()
+            .into_inner();
         let mut outcome = Outcome::default();
         while let Some(answer) = answers.next().await {
             match answer.unwrap().input.unwrap() {
@@ -174,7 +183,9 @@ fn hello() -> pb::Definition {
         file("/dir/other", 0o644, "other"),
     ];
     let state = State::scratch();
-    let state = state.file(&mut builder, changes, Constraints::new()).unwrap();
+    let state = state
+        .file(&mut builder, changes, Constraints::new())
+        .unwrap();
     builder.definition(state.output, &Platform::host()).unwrap()
 }
 
@@ -257,17 +268,28 @@ async fn files_of_a_solved_definition_can_be_read() {
         ..wire::StatFileRequest::default()
     });
     let stat = stat.await.unwrap().into_inner().stat.unwrap();
-    assert_eq!((stat.size, stat.mode, stat.path.as_str()), (12, 0o640, "hello"));
+    assert_eq!(
+        (stat.size, stat.mode, stat.path.as_str()),
+        (12, 0o640, "hello")
+    );
 }
 
 #[tokio::test]
 async fn what_it_can_do_and_what_it_was_given_is_told() {
     let mut world = World::new().await;
-    let pong = world.client.ping(wire::PingRequest {}).await.unwrap().into_inner();
+    let pong = world
+        .client
+        .ping(wire::PingRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     let has = |caps: &[weld_proto::apicaps::ApiCap], id: &str| caps.iter().any(|cap| cap.id == id);
     assert!(has(&pong.frontend_api_caps, "gateway.exec.signals"));
     assert!(has(&pong.llb_caps, "exec.secretenv"));
-    assert!(!has(&pong.llb_caps, "exec.meta.cdi"), "there are no devices");
+    assert!(
+        !has(&pong.llb_caps, "exec.meta.cdi"),
+        "there are no devices"
+    );
     assert_eq!(pong.workers.len(), 1);
     let inputs = world.client.inputs(wire::InputsRequest {}).await.unwrap();
     assert_eq!(inputs.into_inner().definitions["context"], hello());
@@ -323,7 +345,11 @@ async fn a_failed_step_says_where_and_shows_what_was_left() {
     let definition = builder.definition(failed.output, &Platform::host());
     let status = world.solve(definition.unwrap()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unknown);
-    assert!(status.message().ends_with("exit code: 7"), "{}", status.message());
+    assert!(
+        status.message().ends_with("exit code: 7"),
+        "{}",
+        status.message()
+    );
     let details = details(&status);
     let text = |value: &serde_json::Value| value.to_string();
     assert_eq!(details["gatewayapi.ExitMessage+json"]["Code"], 7);
@@ -336,7 +362,10 @@ async fn a_failed_step_says_where_and_shows_what_was_left() {
     assert_eq!(solve["op"]["exec"]["meta"]["args"][2], script);
     let left = solve["mountIDs"][0].as_str().unwrap().to_owned();
     world.container("debug", &left).await;
-    let out = world.exec("p", vec![init("debug", "read x < /left; echo $x", &[1], false)]);
+    let out = world.exec(
+        "p",
+        vec![init("debug", "read x < /left; echo $x", &[1], false)],
+    );
     assert_eq!(out.await.text(), "rest\n");
 }
 
@@ -376,18 +405,29 @@ async fn processes_run_in_containers() {
 
     world.container("signals", &id).await;
     let waits = "trap 'echo caught; exit 5' TERM; kill -TERM $$; exit 6";
-    let out = world.exec("p", vec![init("signals", waits, &[1], false)]).await;
+    let out = world
+        .exec("p", vec![init("signals", waits, &[1], false)])
+        .await;
     assert_eq!((out.text().as_str(), out.code()), ("caught\n", 5));
 
     world.container("terminal", &id).await;
-    let terminal = init("terminal", "[ -t 0 ] && [ -t 1 ] && echo terminal", &[0, 1], true);
+    let terminal = init(
+        "terminal",
+        "[ -t 0 ] && [ -t 1 ] && echo terminal",
+        &[0, 1],
+        true,
+    );
     let out = world.exec("p", vec![terminal]).await;
     assert_eq!((out.text().as_str(), out.code()), ("terminal\r\n", 0));
 
     let release = wire::ReleaseContainerRequest {
         container_id: "pipes".to_owned(),
     };
-    world.client.release_container(release.clone()).await.unwrap();
+    world
+        .client
+        .release_container(release.clone())
+        .await
+        .unwrap();
     let again = world.client.release_container(release).await.unwrap_err();
     assert_eq!(again.code(), Code::NotFound);
 }
@@ -408,9 +448,19 @@ async fn further_processes_join_the_first() {
         process_id: id.to_owned(),
         input: Some(input),
     };
-    let first = init("c", "echo ready; read x < /dev/stdin; exit 4", &[0, 1], false);
+    let first = init(
+        "c",
+        "echo ready; read x < /dev/stdin; exit 4",
+        &[0, 1],
+        false,
+    );
     sender.send(message("first", first)).await.unwrap();
-    let mut answers = world.client.exec_process(requests).await.unwrap().into_inner();
+    let mut answers = world
+        .client
+        .exec_process(requests)
+        .await
+        .unwrap()
+        .into_inner();
     let mut exits = BTreeMap::new();
     let mut second = String::new();
     while let Some(answer) = answers.next().await {
@@ -429,7 +479,10 @@ async fn further_processes_join_the_first() {
                         eof: true,
                         data: "x\n".into(),
                     };
-                    sender.send(message("first", Input::File(end))).await.unwrap();
+                    sender
+                        .send(message("first", Input::File(end)))
+                        .await
+                        .unwrap();
                 }
             }
             _ => {}
@@ -440,6 +493,9 @@ async fn further_processes_join_the_first() {
     }
     assert_eq!((exits["first"], exits["second"]), (4, 0));
     let (pid, seen) = second.split_once('\n').unwrap();
-    assert!(pid.parse::<u32>().unwrap() > 1, "it is not the first of the sandbox: {pid}");
+    assert!(
+        pid.parse::<u32>().unwrap() > 1,
+        "it is not the first of the sandbox: {pid}"
+    );
     assert_eq!(seen, "seen\n");
 }
