@@ -8,6 +8,7 @@ mod dial;
 mod fields;
 mod offers;
 mod outputs;
+mod place;
 mod report;
 mod run;
 mod solve;
@@ -18,10 +19,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use tokio_util::sync::CancellationToken;
+use weld_client::Address;
 use weld_engine::{Config, Engine, RuntimeKind, SnapshotterKind};
 
 use args::{Cli, Command, DebugCommand, EngineArgs, Snapshotter};
 use daemon::Place;
+use place::{ClientArgs, Worker};
 use report::Failure;
 
 /// Runs the command that the process was started with.
@@ -57,25 +60,62 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::DialStdio(args) => dial::run(args),
         Command::Debug(DebugCommand::DumpLlb { dot, file }) => solve::dump(file.as_deref(), *dot),
-        _ => with_engine(&cli),
+        _ => match remote(&cli)? {
+            Some((client, address)) => with_daemon(&cli, client, &address),
+            None => with_engine(&cli),
+        },
     }
+}
+
+/// The daemon that is to do the command; `None` for this process.
+fn remote(cli: &Cli) -> Result<Option<(&ClientArgs, Address)>, Failure> {
+    let client = match &cli.command {
+        Command::Build(args) => &args.client,
+        Command::Solve(args) => &args.client,
+        Command::Du(args) => &args.client,
+        Command::Prune(args) => &args.client,
+        _ => return Ok(None),
+    };
+    let address = client.address(&cli.engine)?;
+    Ok(address.map(|address| (client, address)))
+}
+
+fn with_daemon(cli: &Cli, client: &ClientArgs, address: &Address) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        let worker = Worker::Daemon(client.connect(address).await?);
+        until_signals(&worker, &cli.command).await
+    });
+    runtime.shutdown_background();
+    result
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Start)
+}
+
+async fn until_signals(worker: &Worker, cli: &Command) -> Result<(), Failure> {
+    let cancel = CancellationToken::new();
+    let signals = tokio::spawn(on_signals(cancel.clone()));
+    let result = command(worker, cli, cancel).await;
+    signals.abort();
+    result
 }
 
 fn with_engine(cli: &Cli) -> Result<(), Failure> {
     let config = config(&cli.engine)?;
     // Before any thread: only then does the whole process see the change.
     weld_engine::enter_privileges()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::Start)?;
+    let runtime = runtime()?;
     let result = runtime.block_on(async {
-        let engine = Engine::open(config).await?;
-        let cancel = CancellationToken::new();
-        let signals = tokio::spawn(on_signals(cancel.clone()));
-        let result = command(&engine, &cli.command, cancel).await;
-        signals.abort();
-        engine.close().await;
+        let worker = Worker::Engine(Engine::open(config).await?);
+        let result = until_signals(&worker, &cli.command).await;
+        if let Worker::Engine(engine) = worker {
+            engine.close().await;
+        }
         result
     });
     runtime.shutdown_background();
@@ -83,16 +123,20 @@ fn with_engine(cli: &Cli) -> Result<(), Failure> {
 }
 
 async fn command(
-    engine: &Engine,
+    worker: &Worker,
     command: &Command,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
     match command {
-        Command::Build(args) => build::build(engine, args, cancel).await,
-        Command::Solve(args) => solve::solve(engine, args, cancel).await,
-        Command::Du(args) => store::du(engine, args),
-        Command::Prune(args) => store::prune(engine, args),
+        Command::Build(args) => build::build(worker, args, cancel).await,
+        Command::Solve(args) => solve::solve(worker, args, cancel).await,
+        Command::Du(args) => store::du(worker, args).await,
+        Command::Prune(args) => store::prune(worker, args).await,
         Command::Debug(DebugCommand::EmitLlb(args)) => {
+            // Only an engine in this process is ever asked.
+            let Worker::Engine(engine) = worker else {
+                return Ok(());
+            };
             let prepared = build::prepare(args)?;
             let definition =
                 engine

@@ -199,12 +199,13 @@ impl RemoteTree {
     fn ask(&self, asking: &mut Asking, number: usize, opened: bool) -> Result<(), TransferError> {
         // As many as there may be fit.
         let id = u32::try_from(number).map_err(|_| TransferError::TooLarge("paths"))?;
-        if !asking.asked.insert(number) {
-            return Err(TransferError::Again(number));
-        }
         {
             let mut state = self.shared.lock();
+            // First: whatever failed is why a file that was asked for is not there any more.
             state.alive()?;
+            if !asking.asked.insert(number) {
+                return Err(TransferError::Again(number));
+            }
             state.since = Instant::now();
             let file = File {
                 pieces: VecDeque::new(),

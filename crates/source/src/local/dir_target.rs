@@ -13,6 +13,8 @@ use super::sync::TreeTarget;
 
 /// How much of a file is copied at a time.
 const BUFFER: usize = 256 << 10;
+/// The same for a file that is said to be smaller.
+const SMALL_BUFFER: usize = 4 << 10;
 
 /// Keeps the copy in a directory of this machine; nothing is done outside of it, whatever is in
 /// it. A file that changes is made anew, never written in place: it may have other names.
@@ -134,10 +136,11 @@ impl TreeTarget for DirTarget {
     fn make_file(&self, stat: &Stat, content: &mut dyn Read) -> io::Result<()> {
         let mut file = self.create(stat)?;
         // Most files are small: no more is allocated than they need, and one byte to see the end.
+        // But a file may have grown since, and should not come byte by byte then.
         let wanted = usize::try_from(stat.size)
             .unwrap_or(BUFFER)
             .saturating_add(1);
-        let mut buffer = vec![0; wanted.min(BUFFER)];
+        let mut buffer = vec![0; wanted.clamp(SMALL_BUFFER, BUFFER)];
         loop {
             match content.read(&mut buffer) {
                 Ok(0) => break,

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::daemon::DaemonArgs;
 use super::dial::DialArgs;
+use super::place::ClientArgs;
 
 /// Build container images from Dockerfiles and LLB definitions.
 ///
@@ -168,6 +169,8 @@ pub(crate) struct BuildArgs {
     pub(crate) cgroup_parent: Option<String>,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
     /// The context: a directory, a git or HTTP address, or `-` for a tar archive or a Dockerfile
     /// on standard input.
     #[arg(value_hint = ValueHint::DirPath)]
@@ -217,6 +220,8 @@ pub(crate) struct SolveArgs {
     pub(crate) metadata_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Args, Debug)]
@@ -230,6 +235,8 @@ pub(crate) struct DuArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Args, Debug)]
@@ -249,6 +256,8 @@ pub(crate) struct PruneArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,16 +5,17 @@ use std::path::Path;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use weld_engine::{BuildInput, BuildRequest, BuildResponse, Engine, Entitlement, HostSession};
+use weld_engine::{BuildInput, BuildRequest, BuildResponse, Entitlement, HostSession};
 
 use super::args::BuildArgs;
 use super::context::{Inputs, add_named};
+use super::place::Worker;
 use super::report::Failure;
 use super::{offers, outputs, run, units};
 
 /// Builds and writes what the options ask for.
 pub(crate) async fn build(
-    engine: &Engine,
+    worker: &Worker,
     args: &BuildArgs,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
@@ -25,7 +26,7 @@ pub(crate) async fn build(
              Use --output (for example --output type=oci,dest=image.tar) or --push to get it out."
         );
     }
-    let response = run::build(engine, prepared.request, &args.progress, cancel).await?;
+    let response = run::build(worker, prepared.request, &args.progress, cancel).await?;
     if let Some(path) = &args.iidfile {
         write_file(path, response.image_id().unwrap_or_default().as_bytes())?;
     }

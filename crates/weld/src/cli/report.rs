@@ -29,6 +29,13 @@ pub(crate) enum Failure {
         error: BuildError,
         steps: Vec<FailedStep>,
     },
+    #[error("{error}")]
+    Remote {
+        error: weld_client::ClientError,
+        steps: Vec<FailedStep>,
+    },
+    #[error("{0}")]
+    Client(#[from] weld_client::ClientError),
     #[error("{0}")]
     Privilege(#[from] weld_engine::PrivilegeError),
     #[error("{0}")]
@@ -79,7 +86,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     } else {
         ("", "")
     };
-    if let Failure::Build { error, steps } = failure {
+    if let Failure::Build { steps, .. } | Failure::Remote { steps, .. } = failure {
         for step in steps.iter().filter(|step| !step.output.is_empty()) {
             eprintln!("------\n > {}:", step.name);
             for line in &step.output {
@@ -87,6 +94,8 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
             }
             eprintln!("------");
         }
+    }
+    if let Failure::Build { error, .. } = failure {
         if let Some(excerpt) = error.source_excerpt() {
             eprint!("{excerpt}");
         }
@@ -97,6 +106,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     }
     match failure {
         Failure::Build { error, .. } if error.is_cancelled() => ExitCode::from(130),
+        Failure::Remote { error, .. } if error.is_cancelled() => ExitCode::from(130),
         Failure::Usage(_) => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }

@@ -1,15 +1,16 @@
 //! Running one build with its progress shown.
 
 use tokio_util::sync::CancellationToken;
-use weld_engine::{BuildRequest, BuildResponse, Engine};
+use weld_engine::{BuildRequest, BuildResponse};
 use weld_progress::{Display, Mode, Outcome};
 
 use super::args::ProgressArgs;
+use super::place::Worker;
 use super::report::{self, Failure};
 
 /// Builds, and shows progress on standard error until the build has ended.
 pub(crate) async fn build(
-    engine: &Engine,
+    worker: &Worker,
     request: BuildRequest,
     progress: &ProgressArgs,
     cancel: CancellationToken,
@@ -21,7 +22,16 @@ pub(crate) async fn build(
     };
     let (sender, receiver) = weld_progress::channel();
     let display = tokio::spawn(Display::new(mode).run(receiver));
-    let result = engine.build(request, sender, cancel).await;
+    let result = match worker {
+        Worker::Engine(engine) => engine
+            .build(request, sender, cancel)
+            .await
+            .map_err(Cause::Engine),
+        Worker::Daemon(client) => client
+            .build(request, sender, cancel)
+            .await
+            .map_err(Cause::Daemon),
+    };
     // The display ends when the engine has dropped its sender; a panic in it costs the summary only.
     let outcome = display.await.unwrap_or_default();
     if mode != Mode::RawJson {
@@ -30,11 +40,20 @@ pub(crate) async fn build(
     result.map_err(|error| failure(error, outcome, mode))
 }
 
-fn failure(error: weld_engine::BuildError, outcome: Outcome, mode: Mode) -> Failure {
+/// Who failed.
+enum Cause {
+    Engine(weld_engine::BuildError),
+    Daemon(weld_client::ClientError),
+}
+
+fn failure(cause: Cause, outcome: Outcome, mode: Mode) -> Failure {
     let steps = if mode == Mode::RawJson {
         Vec::new()
     } else {
         outcome.failed
     };
-    Failure::Build { error, steps }
+    match cause {
+        Cause::Engine(error) => Failure::Build { error, steps },
+        Cause::Daemon(error) => Failure::Remote { error, steps },
+    }
 }

@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
-use weld_engine::{BuildInput, BuildRequest, Definition, Engine, HostSession, LayoutReference};
+use weld_engine::{BuildInput, BuildRequest, Definition, HostSession, LayoutReference};
 
 use super::args::SolveArgs;
 use super::build::{entitlements, metadata, write_file};
+use super::place::Worker;
 use super::report::Failure;
 use super::{offers, outputs, run};
 
@@ -16,7 +17,7 @@ const DEFINITION_LIMIT: u64 = 1 << 30;
 
 /// Builds a definition that is read from standard input.
 pub(crate) async fn solve(
-    engine: &Engine,
+    worker: &Worker,
     args: &SolveArgs,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
@@ -46,7 +47,7 @@ pub(crate) async fn solve(
         entitlements: entitlements(&args.allow)?,
         session: session.into_session(),
     };
-    let response = run::build(engine, request, &args.progress, cancel).await?;
+    let response = run::build(worker, request, &args.progress, cancel).await?;
     if let Some(path) = &args.metadata_file {
         write_file(path, &metadata(&response))?;
     }

@@ -2,15 +2,19 @@
 
 use std::time::{Duration, SystemTime};
 
-use weld_engine::{Engine, PruneOptions, UsageRecord};
+use weld_engine::{PruneOptions, UsageRecord};
 
 use super::args::{DuArgs, PruneArgs};
+use super::place::Worker;
 use super::report::Failure;
 use super::units;
 
 /// Lists what the state directory holds.
-pub(crate) fn du(engine: &Engine, args: &DuArgs) -> Result<(), Failure> {
-    let mut records = engine.usage(&args.filters)?;
+pub(crate) async fn du(worker: &Worker, args: &DuArgs) -> Result<(), Failure> {
+    let mut records = match worker {
+        Worker::Engine(engine) => engine.usage(&args.filters)?,
+        Worker::Daemon(client) => client.usage(&args.filters).await?,
+    };
     records.sort_by_key(|record| std::cmp::Reverse(record.size));
     if args.json {
         return print_json(&records);
@@ -35,7 +39,7 @@ pub(crate) fn du(engine: &Engine, args: &DuArgs) -> Result<(), Failure> {
 }
 
 /// Deletes what no build uses.
-pub(crate) fn prune(engine: &Engine, args: &PruneArgs) -> Result<(), Failure> {
+pub(crate) async fn prune(worker: &Worker, args: &PruneArgs) -> Result<(), Failure> {
     let options = PruneOptions {
         all: args.all,
         filters: args.filters.clone(),
@@ -47,7 +51,10 @@ pub(crate) fn prune(engine: &Engine, args: &PruneArgs) -> Result<(), Failure> {
             .transpose()?,
         ..PruneOptions::default()
     };
-    let removed = engine.prune(&options)?;
+    let removed = match worker {
+        Worker::Engine(engine) => engine.prune(&options)?,
+        Worker::Daemon(client) => client.prune(&options).await?,
+    };
     if args.json {
         return print_json(&removed);
     }

@@ -1,0 +1,111 @@
+//! Where a command is done: in this process, or by a daemon.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
+use weld_client::{Address, Client, TlsOptions};
+use weld_engine::Engine;
+
+use super::args::{EngineArgs, Snapshotter};
+use super::report::Failure;
+
+/// Where daemons listen if nobody says otherwise: ours and BuildKit's.
+const DEFAULT_SOCKET: &str = "/run/buildkit/buildkitd.sock";
+/// How long a daemon at that place may take to say that it is there.
+const ANSWER: Duration = Duration::from_secs(1);
+/// The address that means this process.
+const HERE: &str = "none";
+
+/// Which daemon to use.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ClientArgs {
+    /// Have this daemon do it, Weldkit's or BuildKit's: unix://PATH or tcp://HOST:PORT; `none` for
+    /// this process [default: $BUILDKIT_HOST; else the daemon at /run/buildkit/buildkitd.sock if it
+    /// answers and no option says how this process should work; else this process].
+    #[arg(long, env = "WELD_HOST", value_name = "ADDRESS")]
+    pub(crate) addr: Option<String>,
+    /// Who signed the daemon's certificate.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) tlscacert: Option<PathBuf>,
+    /// The client's certificate.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) tlscert: Option<PathBuf>,
+    /// The client's key.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) tlskey: Option<PathBuf>,
+    /// The name in the daemon's certificate, if it is not the host's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tlsservername: Option<String>,
+}
+
+/// Who does what is asked.
+pub(crate) enum Worker {
+    Engine(Engine),
+    Daemon(Client),
+}
+
+impl ClientArgs {
+    /// The daemon that is to be used; `None` for this process.
+    pub(crate) fn address(&self, engine: &EngineArgs) -> Result<Option<Address>, Failure> {
+        let named = self
+            .addr
+            .clone()
+            .or_else(|| std::env::var("BUILDKIT_HOST").ok());
+        match named.as_deref() {
+            Some(HERE) => Ok(None),
+            Some(address) if !address.is_empty() => {
+                let parsed = address.parse();
+                parsed
+                    .map(Some)
+                    .map_err(|error: weld_client::ParseAddressError| {
+                        Failure::usage(error.to_string())
+                    })
+            }
+            _ => Ok((!is_configured(engine) && answers()).then(default_address)),
+        }
+    }
+
+    pub(crate) async fn connect(&self, address: &Address) -> Result<Client, Failure> {
+        let tls = TlsOptions {
+            ca: self.tlscacert.clone(),
+            cert: self.tlscert.clone(),
+            key: self.tlskey.clone(),
+            server_name: self.tlsservername.clone(),
+        };
+        Ok(Client::connect(address, &tls).await?)
+    }
+}
+
+fn default_address() -> Address {
+    Address::Unix(DEFAULT_SOCKET.into())
+}
+
+/// Whether the command line says how this process should work.
+fn is_configured(args: &EngineArgs) -> bool {
+    args.root.is_some()
+        || args.config.is_some()
+        || args.oci_runtime.is_some()
+        || args.snapshotter != Snapshotter::Auto
+}
+
+/// Whether a daemon is at the default place, and alive.
+fn answers() -> bool {
+    if UnixStream::connect(Path::new(DEFAULT_SOCKET)).is_err() {
+        return false;
+    }
+    // Without threads: they would keep this process from entering a user namespace.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let Ok(runtime) = runtime else {
+        return false;
+    };
+    let asked = async {
+        let client = Client::connect(&default_address(), &TlsOptions::default()).await?;
+        client.info().await
+    };
+    let answered = runtime.block_on(async { tokio::time::timeout(ANSWER, asked).await });
+    matches!(answered, Ok(Ok(_)))
+}
