@@ -17,7 +17,7 @@ mod source;
 mod tree;
 mod worker;
 
-pub use exec::ExecError;
+pub use exec::{ExecError, Sandbox, SandboxMount, SandboxMountKind};
 pub use records::Records;
 pub use resolve::{ResolveError, definition};
 pub use source::image::{ImageError, Resolved};
