@@ -55,7 +55,10 @@ fn record(record: Record) -> UsageRecord {
         description: record.description,
         kind: record.record_type,
         created: record.created_at.and_then(time).unwrap_or(UNIX_EPOCH),
-        last_used: record.last_used_at.and_then(time).unwrap_or(SystemTime::UNIX_EPOCH),
+        last_used: record
+            .last_used_at
+            .and_then(time)
+            .unwrap_or(SystemTime::UNIX_EPOCH),
         usage_count: record.usage_count.try_into().unwrap_or(0),
         size: record.size.try_into().unwrap_or(0),
         mutable: record.mutable,

@@ -70,6 +70,13 @@ pub struct PlatformBuild {
     pub epoch: Option<i64>,
 }
 
+/// Reads the Dockerfile that `request` is about.
+pub async fn read(host: &dyn Host, request: &Request) -> Result<SourceFile, Error> {
+    let context = MainContext::open(host, request).await?;
+    let files = context.read_dockerfile(host, request).await?;
+    Ok(SourceFile::new(files.name.as_str(), files.data.to_vec()))
+}
+
 /// Reads a Dockerfile and converts it for each platform that `request` asks for.
 pub async fn build(host: &dyn Host, request: &Request) -> Result<Build, Error> {
     let context = MainContext::open(host, request).await?;
@@ -154,11 +161,11 @@ impl Conversion<'_> {
     }
 }
 
-/// The frontend image that a `# syntax=` line asks for, if it is there.
+/// The frontend image that a `# syntax=` line asks for, if it is there, with what is behind it.
 pub(crate) fn requested_syntax(request: &Request, data: &[u8]) -> Option<(String, Option<u32>)> {
     if let Some(image) = request.build_args.get("BUILDKIT_SYNTAX") {
         return Some((image.clone(), None));
     }
     let directive = directive::detect_syntax(data)?;
-    Some((directive.first_word().to_owned(), Some(directive.line)))
+    Some((directive.value.trim().to_owned(), Some(directive.line)))
 }

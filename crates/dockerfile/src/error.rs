@@ -98,6 +98,15 @@ impl Error {
         }
     }
 
+    /// What is wrong and what may be meant, without the place.
+    pub fn message(&self) -> String {
+        let mut message = printable(&self.0.kind.to_string()).to_string();
+        if let Some(suggestion) = &self.0.suggestion {
+            message.push_str(&format!(" (did you mean {}?)", printable(suggestion)));
+        }
+        message
+    }
+
     /// What is wrong.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
@@ -162,11 +171,7 @@ impl fmt::Display for Error {
             }
             f.write_str(" ")?;
         }
-        f.write_str(&printable(&self.0.kind.to_string()))?;
-        if let Some(suggestion) = &self.0.suggestion {
-            write!(f, " (did you mean {}?)", printable(suggestion))?;
-        }
-        Ok(())
+        f.write_str(&self.message())
     }
 }
 

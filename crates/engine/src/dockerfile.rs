@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use weld_dockerfile::convert::{self, ImageConfig, Request};
+use weld_dockerfile::ErrorKind;
+use weld_dockerfile::convert::{self, ConvertError, ImageConfig, Request};
 use weld_op::Origin;
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, SolveInput, SolveRequest};
 use crate::error::BuildError;
 use crate::frontend::{Frontend, FrontendRequest};
 use crate::host::DockerfileHost;
@@ -15,9 +16,13 @@ use crate::metadata::{
     self, IMAGE_BASE_CONFIG, IMAGE_CONFIG, Metadata, PLATFORMS, Place, SOURCE_DATE_EPOCH,
 };
 use crate::result::{FrontendResult, Refs};
+use crate::subrequest;
 
 /// The name by which clients ask for it.
 pub(crate) const NAME: &str = "dockerfile.v0";
+
+/// The frontend that runs images, which a `# syntax=` line may ask for.
+const IMAGES: &str = "gateway.v0";
 
 /// Builds Dockerfiles.
 pub(crate) struct Dockerfile;
@@ -29,7 +34,13 @@ impl Frontend for Dockerfile {
         bridge: &Bridge,
         request: FrontendRequest,
     ) -> Result<FrontendResult, BuildError> {
-        let converted = convert(bridge, &request, bridge.session().id()).await?;
+        if let Some(name) = request.opts.get("requestid") {
+            return subrequest::answer(bridge, &request, name).await;
+        }
+        let converted = match convert(bridge, &request, bridge.session().id()).await {
+            Err(error) => return forward(bridge, request, error).await,
+            Ok(converted) => converted,
+        };
         let multi_platform = converted.multi_platform;
         let origin = origin(bridge, &request.opts);
         let mut metadata = Metadata::new();
@@ -74,16 +85,51 @@ impl Frontend for Dockerfile {
     }
 }
 
+/// Lets the image build that a Dockerfile asks for, where images can be frontends.
+async fn forward(
+    bridge: &Bridge,
+    request: FrontendRequest,
+    error: BuildError,
+) -> Result<FrontendResult, BuildError> {
+    let wanted = match &error {
+        BuildError::Dockerfile(error) => match error.kind() {
+            ErrorKind::Convert(convert) => match &**convert {
+                ConvertError::Syntax {
+                    image,
+                    command_line,
+                } => Some((image.clone(), command_line.clone())),
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    };
+    let (Some((image, command_line)), true) = (wanted, bridge.core.frontends.has(IMAGES)) else {
+        return Err(error);
+    };
+    let mut opts = request.opts;
+    opts.insert("cmdline".to_owned(), command_line);
+    opts.insert("source".to_owned(), image);
+    let solve = SolveRequest {
+        input: SolveInput::Frontend {
+            name: IMAGES.to_owned(),
+            opts,
+            inputs: request.inputs,
+        },
+        cache_imports: request.cache_imports,
+        ..SolveRequest::default()
+    };
+    bridge.solve(solve).await
+}
+
 /// Converts the Dockerfile that a request is about, for a session of this id.
 pub(crate) async fn convert(
     bridge: &Bridge,
     request: &FrontendRequest,
     session_id: &str,
 ) -> Result<convert::Build, BuildError> {
-    let platform = bridge.core.worker.platform.clone();
-    let mut options =
-        Request::from_options(&request.opts, session_id, platform).map_err(BuildError::Option)?;
-    options.inputs.clone_from(&request.inputs);
+    let mut options = options(bridge, request)?;
+    session_id.clone_into(&mut options.session);
     let host = DockerfileHost { bridge };
     Ok(convert::build(&host, &options).await?)
 }
@@ -102,6 +148,16 @@ fn origin(bridge: &Bridge, opts: &BTreeMap<String, String>) -> Origin {
             .map(str::to_owned)
             .collect(),
     }
+}
+
+/// What a request asks for.
+pub(crate) fn options(bridge: &Bridge, request: &FrontendRequest) -> Result<Request, BuildError> {
+    let platform = bridge.core.worker.platform.clone();
+    let session = bridge.session().id();
+    let mut options =
+        Request::from_options(&request.opts, session, platform).map_err(BuildError::Option)?;
+    options.inputs.clone_from(&request.inputs);
+    Ok(options)
 }
 
 fn encode(config: &ImageConfig) -> Result<Bytes, BuildError> {

@@ -103,9 +103,18 @@ pub enum BuildError {
         /// Why it failed.
         source: Box<SnapshotError>,
     },
+    /// The streams of a process cannot be made.
+    #[error("cannot make pipes: {0}")]
+    Streams(std::io::Error),
     /// A directory for the time being cannot be made.
     #[error("cannot make a temporary directory: {0}")]
     Scratch(std::io::Error),
+    /// A container cannot be had, or does not have what is asked of it.
+    #[error("{reason}")]
+    Container {
+        /// Why.
+        reason: String,
+    },
     /// Work on a thread that may block ended early.
     #[error("a task ended early: {0}")]
     Stopped(#[from] tokio::task::JoinError),
@@ -195,8 +204,10 @@ impl BuildError {
     /// What a client puts its own words in front of: neither says that a build failed, nor which
     /// step, which clients know otherwise.
     pub fn reason(&self) -> String {
-        let Self::Solve { failure, .. } = self.innermost() else {
-            return self.to_string();
+        let failure = match self.innermost() {
+            Self::Solve { failure, .. } => failure,
+            Self::Dockerfile(error) => return dockerfile_reason(error),
+            _ => return self.to_string(),
         };
         let weld_solver::Failure::Op { failure, .. } = failure else {
             return failure.to_string();
@@ -302,4 +313,14 @@ fn failed_step(failure: &SolveError<Tree>, graph: &Graph) -> Option<FailedStep> 
         sources: sources.collect(),
         action: None,
     })
+}
+
+/// As clients of BuildKit know it: what is no Dockerfile names its line, what cannot be converted
+/// has its place in the details.
+fn dockerfile_reason(error: &weld_dockerfile::Error) -> String {
+    let line = error.ranges().first().map(|lines| lines.start);
+    match (error.kind(), line) {
+        (weld_dockerfile::ErrorKind::Convert(_), _) | (_, None) => error.message(),
+        (_, Some(line)) => format!("dockerfile parse error on line {line}: {}", error.message()),
+    }
 }

@@ -45,4 +45,8 @@ impl Frontends {
         let found = self.0.get(name).cloned();
         found.ok_or_else(|| BuildError::UnknownFrontend(name.to_owned()))
     }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
 }

@@ -12,6 +12,7 @@
 mod bridge;
 mod caps;
 mod config;
+mod container;
 mod context;
 mod definition;
 mod dockerfile;
@@ -31,11 +32,16 @@ mod request;
 mod result;
 mod source_meta;
 mod ssh_agent;
+mod subrequest;
 mod usage;
 
 pub use bridge::{Bridge, CacheImport, SolveInput, SolveRequest};
 pub use caps::{LLB_UNSUPPORTED, llb_caps};
 pub use config::{Config, ConfigError, RuntimeKind, SnapshotterKind};
+pub use container::{
+    Container, ContainerMount, ContainerMountKind, ContainerRequest, Process, ProcessError,
+    ProcessRequest,
+};
 pub use context::{UnpackError, is_archive, unpack_context};
 pub use definition::{Definition, DefinitionError};
 pub use engine::{Engine, OpenError, enter_privileges};
@@ -52,6 +58,8 @@ pub use ssh_agent::AgentError;
 pub use usage::{PruneOptions, StoreError, UsageRecord};
 pub use weld_dockerfile::Error as DockerfileError;
 pub use weld_export::{ExportKind, ExportRequest, ExportTarget};
+pub use weld_op::SandboxMountKind;
 pub use weld_op::session::Session;
 pub use weld_runtime::privilege::PrivilegeError;
+pub use weld_runtime::{Chunk, Stdio, StepProcess, Terminal};
 pub use weld_solver::TraceSink;

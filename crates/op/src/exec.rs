@@ -4,6 +4,7 @@ mod environment;
 mod key;
 mod mounts;
 mod output;
+mod sandbox;
 
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use weld_runtime::{ExitStatus, Network, Resources, RuntimeError, Security, StepS
 use weld_solver::{CacheMap, Digest, Op, OpContext, OpError, ResultRef};
 use weld_store::CacheMountError;
 use weld_store::snapshot::SnapshotError;
+
+pub use sandbox::{Sandbox, SandboxMount, SandboxMountKind};
 
 use crate::recall::Step;
 use crate::session::SessionError;
@@ -46,6 +49,22 @@ pub enum ExecError {
         action: String,
         /// Why it failed.
         source: Box<SnapshotError>,
+    },
+    /// A mount could not be made.
+    #[error("mount {dest}: {source}")]
+    Mount {
+        /// Where it is mounted.
+        dest: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Work on a thread that may block ended early.
+    #[error("{action}: {stopped}")]
+    Stopped {
+        /// What was tried.
+        action: String,
+        /// How it ended.
+        stopped: tokio::task::JoinError,
     },
     /// A cache mount could not be had.
     #[error("cache mount {dest}: {source}")]

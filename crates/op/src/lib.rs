@@ -19,7 +19,7 @@ mod source;
 mod tree;
 mod worker;
 
-pub use exec::ExecError;
+pub use exec::{ExecError, Sandbox, SandboxMount, SandboxMountKind};
 pub use recall::{Explaining, Origin};
 pub use records::Records;
 pub use resolve::{ResolveError, definition, definition_from};

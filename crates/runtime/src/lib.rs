@@ -50,6 +50,7 @@ mod runtime;
 mod seccomp;
 mod spec;
 mod status;
+mod terminal;
 pub mod user;
 
 pub use agent::{AgentConnector, AgentSocket, AgentStream, Connecting};
@@ -63,4 +64,5 @@ pub use spec::{
     Source, StepMount, StepSpec, Ulimit, UpperDirs, User, UserIds,
 };
 pub use status::ExitStatus;
+pub use terminal::Terminal;
 pub use tokio_util::sync::CancellationToken;

@@ -11,12 +11,15 @@ use weld_proto::session::content::{
     ReadContentResponse, StatusRequest, StatusResponse, UpdateRequest, UpdateResponse,
     WriteContentRequest, WriteContentResponse,
 };
-use weld_store::{BlobError, BlobRef, Store};
+use weld_store::{BlobError, BlobRef, Blobs, Store};
 
 use super::{Answers, blocking};
+use crate::selector::Selector;
 
 /// How many bytes go in one message.
 const PIECE: u64 = 1 << 20;
+/// How many blobs are listed in one message.
+const PAGE: usize = 100;
 
 pub(super) struct Content {
     store: Store,
@@ -35,6 +38,59 @@ impl Content {
         let blob = blocking(move || blobs.get(&parsed)).await?;
         blob.ok_or_else(|| Status::not_found(format!("content {digest}: not found")))
     }
+}
+
+fn info(blob: &BlobRef) -> Info {
+    Info {
+        digest: blob.digest().to_string(),
+        size: blob.size().try_into().unwrap_or(i64::MAX),
+        labels: blob.info().labels.clone(),
+        ..Info::default()
+    }
+}
+
+/// The blobs that one of the filters selects, or all.
+fn list(blobs: &Blobs, selectors: &[Selector]) -> Result<Vec<Info>, ListError> {
+    let mut infos = Vec::new();
+    for algorithm in std::fs::read_dir(blobs.layout().join("blobs"))? {
+        let algorithm = algorithm?;
+        for file in std::fs::read_dir(algorithm.path())? {
+            let names = (algorithm.file_name(), file?.file_name());
+            let (Some(algorithm), Some(hex)) = (names.0.to_str(), names.1.to_str()) else {
+                continue;
+            };
+            let Ok(digest) = format!("{algorithm}:{hex}").parse() else {
+                continue;
+            };
+            // One that is being deleted is not there any more.
+            let Some(blob) = blobs.get(&digest)? else {
+                continue;
+            };
+            let selected = |selector: &Selector| {
+                selector.matches(|path| match path {
+                    [field] if field == "digest" => Some(digest.to_string()),
+                    [field] if field == "size" => Some(blob.size().to_string()),
+                    [field, label] if field == "labels" => blob.info().labels.get(label).cloned(),
+                    _ => None,
+                })
+            };
+            if selectors.is_empty() || selectors.iter().any(selected) {
+                infos.push(info(&blob));
+            }
+        }
+    }
+    Ok(infos)
+}
+
+/// Why blobs cannot be listed.
+#[derive(Debug, thiserror::Error)]
+enum ListError {
+    /// Their directory cannot be read.
+    #[error("list blobs: {0}")]
+    Read(#[from] std::io::Error),
+    /// What is known of them cannot be read.
+    #[error("list blobs: {0}")]
+    Blob(#[from] BlobError),
 }
 
 fn read_only() -> Status {
@@ -65,12 +121,7 @@ impl content_server::Content for Content {
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let blob = self.blob(&request.into_inner().digest).await?;
         Ok(Response::new(InfoResponse {
-            info: Some(Info {
-                digest: blob.digest().to_string(),
-                size: blob.size().try_into().unwrap_or(i64::MAX),
-                labels: blob.info().labels.clone(),
-                ..Info::default()
-            }),
+            info: Some(info(&blob)),
         }))
     }
 
@@ -82,11 +133,22 @@ impl content_server::Content for Content {
 
     async fn list(
         &self,
-        _: Request<ListContentRequest>,
+        request: Request<ListContentRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
-        Err(Status::unimplemented(
-            "blobs are read by their digests; they are not listed",
-        ))
+        let filters = request.into_inner().filters;
+        let selectors = filters.iter().map(|filter| Selector::parse(filter));
+        let selectors = selectors.collect::<Result<Vec<_>, _>>()?;
+        let blobs = self.store.blobs().clone();
+        let infos = blocking(move || list(&blobs, &selectors)).await?;
+        let pages: Vec<_> = infos
+            .chunks(PAGE)
+            .map(|page| {
+                Ok(ListContentResponse {
+                    info: page.to_vec(),
+                })
+            })
+            .collect();
+        Ok(Response::new(Box::pin(stream::iter(pages))))
     }
 
     async fn delete(&self, _: Request<DeleteContentRequest>) -> Result<Response<Empty>, Status> {

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
+use bytes::Bytes;
 use serde::Deserialize;
 use tonic::Status;
 use weld_engine::{ExportKind, ExportRequest, ExportTarget};
 use weld_proto::control::{BuildResultInfo, Descriptor, Exporter};
 
 use crate::session::{ClientSession, client_target};
+
+/// The metadata of a result that names the image.
+const IMAGE_NAME: &str = "image.name";
 
 /// What is wanted, as the engine has it.
 pub(super) fn requests(
@@ -29,6 +33,33 @@ pub(super) fn requests(
         })
     };
     exporters.iter().enumerate().map(request).collect()
+}
+
+/// What a frontend says and what exporters are told complement each other: metadata that is given
+/// to an exporter as an attribute is the result's, and the name `*` is the one that the frontend
+/// chose.
+pub(super) fn complement(requests: &mut [ExportRequest], metadata: &mut BTreeMap<String, Bytes>) {
+    for request in requests {
+        let is_metadata = |key: &String| key.starts_with("containerimage.");
+        let keys: Vec<_> = request
+            .attrs
+            .keys()
+            .filter(|key| is_metadata(key))
+            .cloned()
+            .collect();
+        for key in keys {
+            if let Some(value) = request.attrs.remove(&key) {
+                metadata.insert(key, Bytes::from(value));
+            }
+        }
+        let chosen = metadata.get(IMAGE_NAME).filter(|name| !name.is_empty());
+        if let Some(name) = request.attrs.get_mut("name")
+            && name == "*"
+            && let Some(chosen) = chosen
+        {
+            *name = String::from_utf8_lossy(chosen).into_owned();
+        }
+    }
 }
 
 /// The client as a target.

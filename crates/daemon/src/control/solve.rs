@@ -106,7 +106,7 @@ impl Build {
             Some(client) => Arc::new(SessionOffers::new(Arc::clone(client))),
             None => HostSession::new().into_session(),
         };
-        let exports = exporters::requests(&self.plan.exporters, |number| {
+        let mut exports = exporters::requests(&self.plan.exporters, |number| {
             exporters::to_client(client.as_ref(), number)
         })?;
         let request = JobRequest {
@@ -120,7 +120,8 @@ impl Build {
             .open_job(request, progress, cancel.clone());
         let job = job.await.map_err(|error| to_status(&error))?;
         let built = async {
-            let result = self.result(&job).await?;
+            let mut result = self.result(&job).await?;
+            exporters::complement(&mut exports, &mut result.metadata);
             let response = job.export(&result, &exports).await;
             let mut response = response.map_err(|error| to_status(&error))?;
             // What frontends tell their clients.

@@ -4,7 +4,7 @@ use weld_proto::apicaps::ApiCap;
 use weld_proto::frontend::caps;
 
 /// What the service has of what clients may ask for.
-const HAS: [&str; 20] = [
+const HAS: [&str; 25] = [
     caps::SOLVE_BASE,
     caps::SOLVE_INLINE_RETURN,
     caps::RESOLVE_IMAGE,
@@ -19,6 +19,11 @@ const HAS: [&str; 20] = [
     caps::REFERENCE_OUTPUT,
     caps::FRONTEND_INPUTS,
     caps::GATEWAY_SOLVE_METADATA,
+    caps::GATEWAY_EXEC,
+    caps::GATEWAY_EXEC_EXTRA_HOSTS,
+    caps::GATEWAY_EXEC_SECRET_ENV,
+    caps::GATEWAY_EXEC_SIGNALS,
+    caps::GATEWAY_EXEC_FILESYSTEM,
     caps::FRONTEND_CAPS,
     caps::GATEWAY_EVALUATE_SOLVE,
     caps::GATEWAY_EVALUATE,

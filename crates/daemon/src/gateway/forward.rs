@@ -199,40 +199,40 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::NewContainerRequest>,
             ) -> Result<Response<wire::NewContainerResponse>, Status> {
-                let ($metadata, _, _) = request.into_parts();
-                Err($session.no_containers())
+                let ($metadata, _, request) = request.into_parts();
+                $session.new_container(request).await.map(Response::new)
             }
 
             async fn release_container(
                 &$self,
                 request: Request<wire::ReleaseContainerRequest>,
             ) -> Result<Response<wire::ReleaseContainerResponse>, Status> {
-                let ($metadata, _, _) = request.into_parts();
-                Err($session.no_containers())
+                let ($metadata, _, request) = request.into_parts();
+                $session.release_container(request).await.map(Response::new)
             }
 
             async fn read_file_container(
                 &$self,
                 request: Request<wire::ReadFileRequest>,
             ) -> Result<Response<wire::ReadFileResponse>, Status> {
-                let ($metadata, _, _) = request.into_parts();
-                Err($session.no_containers())
+                let ($metadata, _, request) = request.into_parts();
+                $session.read_file_container(request).await.map(Response::new)
             }
 
             async fn read_dir_container(
                 &$self,
                 request: Request<wire::ReadDirRequest>,
             ) -> Result<Response<wire::ReadDirResponse>, Status> {
-                let ($metadata, _, _) = request.into_parts();
-                Err($session.no_containers())
+                let ($metadata, _, request) = request.into_parts();
+                $session.read_dir_container(request).await.map(Response::new)
             }
 
             async fn stat_file_container(
                 &$self,
                 request: Request<wire::StatFileRequest>,
             ) -> Result<Response<wire::StatFileResponse>, Status> {
-                let ($metadata, _, _) = request.into_parts();
-                Err($session.no_containers())
+                let ($metadata, _, request) = request.into_parts();
+                $session.stat_file_container(request).await.map(Response::new)
             }
 
             async fn warn(
@@ -243,14 +243,14 @@ macro_rules! serve {
                 $session.warning(request).map(Response::new)
             }
 
-            type ExecProcessStream = futures_util::stream::Empty<Result<wire::ExecMessage, Status>>;
+            type ExecProcessStream = super::processes::Messages;
 
             async fn exec_process(
                 &$self,
                 request: Request<Streaming<wire::ExecMessage>>,
             ) -> Result<Response<Self::ExecProcessStream>, Status> {
-                let ($metadata, _, _) = request.into_parts();
-                Err($session.no_containers())
+                let ($metadata, _, request) = request.into_parts();
+                Ok(Response::new($session.exec_process(request)))
             }
         }
     };

@@ -5,14 +5,19 @@
 //! address: it finds the session of the build that a call is for.
 
 mod caps;
+mod containers;
 mod convert;
 mod details;
 mod forward;
+mod image;
 mod op_json;
+mod processes;
 mod service;
 mod session;
+mod signals;
 mod status;
 
 pub use forward::{Attached, Gateway};
+pub use image::{IMAGE_FRONTEND, ImageFrontend};
 pub use session::Session;
 pub use status::to_status;

@@ -214,10 +214,6 @@ impl Session {
         Ok(wire::EvaluateResponse {})
     }
 
-    pub(super) fn no_containers(&self) -> Status {
-        Status::unimplemented("containers for frontends are not supported by this version")
-    }
-
     pub(super) fn pong(&self) -> wire::PongResponse {
         let platform = self.bridge().platform().clone();
         wire::PongResponse {

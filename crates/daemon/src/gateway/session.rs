@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tonic::{Code, Status};
-use weld_engine::{Attestation, AttestationKind, Bridge, BuildError, FrontendResult, Ref, Refs};
+use weld_engine::{
+    Attestation, AttestationKind, Bridge, BuildError, Container, FrontendResult, Ref, Refs,
+};
 use weld_proto::frontend::{self as wire, result};
 use weld_proto::pb;
 
@@ -22,6 +24,7 @@ pub(super) struct Shared {
     pub(super) bridge: Bridge,
     pub(super) inputs: BTreeMap<String, pb::Definition>,
     refs: Mutex<Table>,
+    containers: Mutex<HashMap<String, Arc<Container>>>,
     returned: watch::Sender<Option<Returned>>,
 }
 
@@ -45,6 +48,7 @@ impl Session {
             bridge,
             inputs,
             refs: Mutex::default(),
+            containers: Mutex::default(),
             returned: watch::Sender::new(None),
         }))
     }
@@ -120,6 +124,11 @@ impl Session {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.refs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
+        let containers = self.0.containers.lock();
+        containers.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a file system for the frontend, under an id that it may ask for.

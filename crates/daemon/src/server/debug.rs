@@ -10,23 +10,46 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
-use super::{ListenError, Shared};
+use super::{ListenError, Shared, listen};
+use crate::config::ListenConfig;
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 64;
 
-pub(super) struct Listener(TcpListener);
+/// Any connection.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
 
 impl Listener {
+    /// Listens on `HOST:PORT` or `unix://PATH`.
     pub(super) async fn bind(address: &str) -> Result<Self, ListenError> {
-        let listener = TcpListener::bind(address).await;
-        Ok(Self(listener.map_err(|source| ListenError::Bind {
+        if let Some(path) = address.strip_prefix("unix://") {
+            let owner = ListenConfig::default();
+            return Ok(Self::Unix(listen::bind_unix(path, address, &owner).await?));
+        }
+        let host = address.strip_prefix("tcp://").unwrap_or(address);
+        let listener = TcpListener::bind(host).await;
+        Ok(Self::Tcp(listener.map_err(|source| ListenError::Bind {
             address: address.to_owned(),
             source,
         })?))
+    }
+
+    async fn accept(&self) -> std::io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+        })
     }
 
     pub(super) async fn serve(self, shared: Arc<Shared>) {
@@ -35,8 +58,8 @@ impl Listener {
             while connections.len() >= MAX_CONNECTIONS {
                 connections.join_next().await;
             }
-            let stream = match self.0.accept().await {
-                Ok((stream, _)) => stream,
+            let stream = match self.accept().await {
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "a connection to the debug address cannot be accepted");
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;

@@ -111,7 +111,10 @@ impl Listeners {
                 .split_once("://")
                 .ok_or_else(|| ListenError::Address(address.clone()))?;
             match scheme {
-                "unix" => this.add(address.clone(), unix(rest, address, config).await?),
+                "unix" => {
+                    let listener = bind_unix(rest, address, config).await?;
+                    this.add(address.clone(), Listener::Unix(listener));
+                }
                 "tcp" => {
                     let listener = tcp(rest, tls.clone(), config).await?;
                     let address = match &listener {
@@ -281,7 +284,12 @@ async fn accept(
     }
 }
 
-async fn unix(path: &str, address: &str, config: &ListenConfig) -> Result<Listener, ListenError> {
+/// Listens on a socket that `config` says who may open.
+pub(super) async fn bind_unix(
+    path: &str,
+    address: &str,
+    config: &ListenConfig,
+) -> Result<UnixListener, ListenError> {
     let bind = |source| ListenError::Bind {
         address: address.to_owned(),
         source,
@@ -310,7 +318,7 @@ async fn unix(path: &str, address: &str, config: &ListenConfig) -> Result<Listen
         let _ = std::fs::remove_file(&hidden);
         return Err(bind(error));
     }
-    Ok(Listener::Unix(listener))
+    Ok(listener)
 }
 
 async fn tcp(

@@ -16,7 +16,7 @@ use weld_engine::{Engine, OpenError};
 use crate::builds::Builds;
 use crate::config::DaemonConfig;
 use crate::control::Control;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, IMAGE_FRONTEND, ImageFrontend};
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::session::SessionManager;
@@ -89,13 +89,19 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub async fn bind(mut config: DaemonConfig) -> Result<Self, ServeError> {
-        // Before the engine: what cannot work is told before anything is touched.
+        let mut engine = Engine::open(config.engine.clone()).await?;
+        if config.frontends.gateway {
+            let repositories = config.frontends.gateway_repositories.clone();
+            let images = Arc::new(ImageFrontend::new(repositories));
+            engine.add_frontend(IMAGE_FRONTEND, images);
+        }
+        let engine = Arc::new(engine);
+        // After the engine: sockets may lie in the state directory, which must be empty at first.
         let listeners = listen::Listeners::bind(&config.listen, config.limits.connections).await?;
         let debug = match &config.debug_address {
             Some(address) => Some(debug::Listener::bind(address).await?),
             None => None,
         };
-        let engine = Arc::new(Engine::open(config.engine.clone()).await?);
         let history = History::open(engine.store().clone(), config.history.clone())
             .await
             .map_err(|error| ServeError::History(error.to_string()))?;
@@ -161,7 +167,8 @@ impl Server {
         drain(&shared).await;
         over.cancel();
         // Streams that clients keep open would hold it for ever.
-        let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), &mut serving).await;
+        drop(serving);
         tasks.shutdown().await;
         if let Ok(shared) = Arc::try_unwrap(shared)
             && let Ok(engine) = Arc::try_unwrap(shared.engine)

@@ -20,6 +20,8 @@ pub enum ConvertError {
     Syntax {
         /// The image.
         image: String,
+        /// The image with what is written behind it, for the frontend to read.
+        command_line: String,
     },
     /// There is no Dockerfile.
     #[error("failed to read dockerfile: {filename}: no such file in {context}")]

@@ -11,14 +11,17 @@ const BUILT_IN: [&str; 2] = ["docker/dockerfile", "docker/dockerfile-upstream"];
 
 /// Accepts the official Dockerfile frontends in any version, and refuses all others.
 pub(super) fn check(request: &Request, source: &SourceFile) -> Result<(), Error> {
-    let Some((image, line)) = requested_syntax(request, source.data()) else {
+    let Some((command_line, line)) = requested_syntax(request, source.data()) else {
         return Ok(());
     };
+    let image = command_line.split_whitespace().next().unwrap_or_default();
+    let image = image.to_owned();
     if is_built_in(&image) {
         return Ok(());
     }
     let error = Error::new(ConvertError::Syntax {
         image: image.clone(),
+        command_line,
     });
     Err(match line {
         Some(line) => error

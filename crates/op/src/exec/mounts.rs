@@ -457,7 +457,7 @@ async fn find_secret(
 }
 
 /// A mount point; a relative one is below the working directory.
-fn absolute(cwd: &str, dest: &str) -> PathBuf {
+pub(super) fn absolute(cwd: &str, dest: &str) -> PathBuf {
     Path::new("/").join(cwd).join(dest)
 }
 

@@ -216,6 +216,9 @@ async fn on_signals(stop: CancellationToken) {
 
 fn start_log(config: &DaemonConfig) {
     use tracing::level_filters::LevelFilter;
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
     let level = match config.log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -223,14 +226,23 @@ fn start_log(config: &DaemonConfig) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
+    // What the libraries say of every frame helps only with everything else.
+    let others = if level == LevelFilter::TRACE {
+        level
+    } else {
+        level.min(LevelFilter::INFO)
+    };
+    let targets = Targets::new()
+        .with_default(others)
+        .with_target("weld", level);
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false);
+    let log = tracing_subscriber::registry().with(targets);
     // Only one log can be started, and this is the only place that does.
     let _ = match config.log.format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text => log.with(layer).try_init(),
+        LogFormat::Json => log.with(layer.json()).try_init(),
     };
 }
 

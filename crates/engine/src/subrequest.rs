@@ -1,0 +1,227 @@
+//! What a client may ask of the Dockerfile frontend other than to build.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::json;
+use weld_dockerfile::convert::{self, Request};
+use weld_dockerfile::lint::Warning;
+use weld_dockerfile::{LineRange, SourceFile};
+
+use crate::bridge::Bridge;
+use crate::dockerfile::options;
+use crate::error::BuildError;
+use crate::frontend::FrontendRequest;
+use crate::host::DockerfileHost;
+use crate::result::FrontendResult;
+
+const DESCRIBE: &str = "frontend.subrequests.describe";
+const TARGETS: &str = "frontend.targets";
+const LINT: &str = "frontend.lint";
+
+/// The version of all requests.
+const VERSION: &str = "1.0.0";
+
+/// Answers a request by its name.
+pub(crate) async fn answer(
+    bridge: &Bridge,
+    request: &FrontendRequest,
+    name: &str,
+) -> Result<FrontendResult, BuildError> {
+    match name {
+        DESCRIBE => result(&described(), describe_text(), None),
+        TARGETS => targets(bridge, &options(bridge, request)?).await,
+        LINT => lint(bridge, &options(bridge, request)?).await,
+        other => Err(BuildError::Subrequest(other.to_owned())),
+    }
+}
+
+fn result(
+    value: &impl Serialize,
+    text: String,
+    status: Option<bool>,
+) -> Result<FrontendResult, BuildError> {
+    let encoded = serde_json::to_vec_pretty(value).map_err(|error| BuildError::Metadata {
+        key: "result.json",
+        reason: error.to_string(),
+    })?;
+    let mut result = FrontendResult::default();
+    let mut say = |key: &str, value: Bytes| result.metadata.insert(key.to_owned(), value);
+    say("result.json", Bytes::from(encoded));
+    say("result.txt", Bytes::from(text));
+    say("version", Bytes::from(VERSION));
+    if let Some(clean) = status {
+        let code = if clean { "0" } else { "1" };
+        say("result.statuscode", Bytes::from(code));
+    }
+    Ok(result)
+}
+
+const REQUESTS: [(&str, &str, &[&str]); 3] = [
+    (
+        DESCRIBE,
+        "List available subrequest types",
+        &["result.json", "result.txt"],
+    ),
+    (
+        TARGETS,
+        "List all targets current build supports",
+        &["result.json", "result.txt"],
+    ),
+    (
+        LINT,
+        "Lint a Dockerfile",
+        &["result.json", "result.txt", "result.statuscode"],
+    ),
+];
+
+fn described() -> serde_json::Value {
+    let requests = REQUESTS.iter().map(|(name, description, metadata)| {
+        let metadata = metadata.iter();
+        let metadata = metadata.map(|name| json!({"name": name, "description": ""}));
+        json!({
+            "name": name,
+            "version": VERSION,
+            "type": "rpc",
+            "description": description,
+            "opts": [],
+            "inputs": null,
+            "metadata": metadata.collect::<Vec<_>>(),
+            "refs": null,
+        })
+    });
+    requests.collect()
+}
+
+fn describe_text() -> String {
+    let mut text = table_row("NAME", "VERSION", "DESCRIPTION");
+    for (name, description, _) in REQUESTS {
+        text.push_str(&table_row(name, VERSION, description));
+    }
+    text
+}
+
+fn table_row(name: &str, version: &str, description: &str) -> String {
+    format!("{name:<30} {version:<8} {description}\n")
+}
+
+#[derive(Serialize)]
+struct Targets {
+    targets: Vec<Target>,
+    sources: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Target {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    name: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    default: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    description: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    base: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    platform: String,
+    location: serde_json::Value,
+}
+
+/// Lines as clients read them; `file` is an index, left out if 0.
+fn location(lines: &[LineRange]) -> serde_json::Value {
+    let ranges = lines.iter();
+    let ranges =
+        ranges.map(|lines| json!({"start": {"line": lines.start}, "end": {"line": lines.end}}));
+    json!({"ranges": ranges.collect::<Vec<_>>()})
+}
+
+fn encode(data: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::prelude::BASE64_STANDARD.encode(data)
+}
+
+async fn targets(bridge: &Bridge, request: &Request) -> Result<FrontendResult, BuildError> {
+    let host = DockerfileHost { bridge };
+    let source = convert::read(&host, request).await?;
+    let dockerfile = weld_dockerfile::parse(&source)?;
+    let last = dockerfile.stages.len().saturating_sub(1);
+    let targets = dockerfile.stages.iter().map(|stage| Target {
+        name: stage.name.clone().unwrap_or_default(),
+        default: stage.index == last,
+        description: stage.doc.clone().unwrap_or_default(),
+        base: stage.base.clone(),
+        platform: stage.platform.clone().unwrap_or_default(),
+        location: location(&[stage.lines]),
+    });
+    let list = Targets {
+        targets: targets.collect(),
+        sources: vec![encode(source.data())],
+    };
+    let name = |target: &Target| match (target.name.as_str(), target.default) {
+        ("", true) => "(default)".to_owned(),
+        (name, true) => format!("{name} (default)"),
+        (name, false) => name.to_owned(),
+    };
+    let names: Vec<_> = list.targets.iter().map(name).collect();
+    let width = names.iter().map(String::len).chain([6]).max().unwrap_or(6);
+    let mut text = format!("{:<width$} DESCRIPTION\n", "TARGET");
+    for (name, target) in names.iter().zip(&list.targets) {
+        // A text has room for more.
+        let _ = writeln!(text, "{name:<width$} {}", target.description);
+    }
+    result(&list, text, None)
+}
+
+async fn lint(bridge: &Bridge, request: &Request) -> Result<FrontendResult, BuildError> {
+    let host = DockerfileHost { bridge };
+    let source = convert::read(&host, request).await?;
+    let (warnings, error) = match convert::build(&host, request).await {
+        Ok(build) => (build.warnings, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let mut text = String::new();
+    for warning in &warnings {
+        write_warning(&mut text, warning, &source);
+    }
+    let warnings: Vec<_> = warnings.iter().map(warning_json).collect();
+    let mut results = json!({
+        "warnings": if warnings.is_empty() { serde_json::Value::Null } else { warnings.into() },
+        "sources": [{
+            "filename": source.name(),
+            "data": encode(source.data()),
+            "language": "Dockerfile",
+        }],
+    });
+    if let (Some(error), Some(object)) = (&error, results.as_object_mut()) {
+        let value = json!({"message": error.to_string(), "location": location(error.ranges())});
+        object.insert("buildError".to_owned(), value);
+    }
+    let clean = error.is_none() && text.is_empty();
+    result(&results, text, Some(clean))
+}
+
+fn warning_json(warning: &Warning) -> serde_json::Value {
+    json!({
+        "ruleName": warning.rule().name(),
+        "description": warning.rule().description(),
+        "url": warning.rule().url(),
+        "detail": warning.finding.to_string(),
+        "location": location(&[warning.lines]),
+    })
+}
+
+fn write_warning(text: &mut String, warning: &Warning, source: &SourceFile) {
+    let rule = warning.rule();
+    let url = match rule.url() {
+        "" => String::new(),
+        url => format!(" - {url}"),
+    };
+    let excerpt = source.excerpt(warning.lines).unwrap_or_default();
+    // A text has room for more.
+    let _ = write!(
+        text,
+        "\nWARNING: {}{url}\n{}\n{excerpt}",
+        rule.name(),
+        warning.finding
+    );
+}
