@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weld_llb::{Graph, Platform, pb};
-use weld_op::ExecError;
 use weld_op::session::Session;
+use weld_op::{ExecError, Origin};
 use weld_progress::Sender;
 
 use crate::error::BuildError;
@@ -120,9 +120,19 @@ impl Bridge {
     /// # Errors
     /// [`BuildError`] if it is not a definition, or wants what it may not have.
     pub fn reference(&self, definition: pb::Definition, no_cache: bool) -> Result<Ref, BuildError> {
+        self.reference_from(definition, no_cache, Origin::default())
+    }
+
+    /// The same, of a definition whose origin is known.
+    pub(crate) fn reference_from(
+        &self,
+        definition: pb::Definition,
+        no_cache: bool,
+        origin: Origin,
+    ) -> Result<Ref, BuildError> {
         let graph = Graph::from_pb(definition)?;
         self.core.check(&graph)?;
-        Ok(Ref::new(Arc::clone(&self.core), graph, no_cache))
+        Ok(Ref::new(Arc::clone(&self.core), graph, no_cache, origin))
     }
 
     /// The platform that steps run on.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use weld_dockerfile::ErrorKind;
 use weld_dockerfile::convert::{self, ConvertError, ImageConfig, Request};
+use weld_op::Origin;
 
 use crate::bridge::{Bridge, SolveInput, SolveRequest};
 use crate::error::BuildError;
@@ -41,12 +42,13 @@ impl Frontend for Dockerfile {
             Ok(converted) => converted,
         };
         let multi_platform = converted.multi_platform;
+        let origin = origin(bridge, &request.opts);
         let mut metadata = Metadata::new();
         let mut refs = BTreeMap::new();
         let mut single = None;
         let mut places = Vec::with_capacity(converted.results.len());
         for result in converted.results {
-            let reference = bridge.reference(result.definition, false)?;
+            let reference = bridge.reference_from(result.definition, false, origin.clone())?;
             let mut say = |key: &str, value: Bytes| {
                 let key = match multi_platform {
                     true => format!("{key}/{}", result.id),
@@ -140,6 +142,22 @@ pub(crate) fn options(bridge: &Bridge, request: &FrontendRequest) -> Result<Requ
         Request::from_options(&request.opts, session, platform).map_err(BuildError::Option)?;
     options.inputs.clone_from(&request.inputs);
     Ok(options)
+}
+
+/// What tells a build's steps from those of other projects.
+fn origin(bridge: &Bridge, opts: &BTreeMap<String, String>) -> Origin {
+    let directory = |name: &str| bridge.session().directory_identity(name);
+    let main = ["context", "dockerfile"].map(|name| directory(name).unwrap_or_default());
+    let chosen = ["context", "filename", "contextsubdir"]
+        .map(|name| opts.get(name).map(String::as_str).unwrap_or_default());
+    Origin {
+        scope: [main.join("\n"), chosen.join("\n")].join("\n"),
+        build_args: opts
+            .keys()
+            .filter_map(|key| key.strip_prefix("build-arg:"))
+            .map(str::to_owned)
+            .collect(),
+    }
 }
 
 fn encode(config: &ImageConfig) -> Result<Bytes, BuildError> {

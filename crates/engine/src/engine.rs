@@ -7,7 +7,7 @@ use weld_op::{Records, Tree, Worker};
 use weld_progress::Sender;
 use weld_runtime::privilege::PrivilegeError;
 use weld_runtime::{Runtime, RuntimeConfig, RuntimeError};
-use weld_solver::{Solver, SolverOptions};
+use weld_solver::{Solver, SolverOptions, TraceSink};
 use weld_source::registry::{Anonymous, Registry};
 use weld_store::snapshot::{SnapshotError, Snapshots};
 use weld_store::{Store, StoreOptions};
@@ -25,6 +25,8 @@ pub struct Engine {
     pub(crate) worker: Arc<Worker>,
     pub(crate) solver: Solver<Tree>,
     pub(crate) exporter: Exporter,
+    /// Whether builds hear why their steps were not cached.
+    pub(crate) explain: bool,
     pub(crate) frontends: Frontends,
 }
 
@@ -88,14 +90,27 @@ impl Engine {
     /// # Errors
     /// [`OpenError`]; if another process has it, the error names that process.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
+        Self::open_traced(config, None).await
+    }
+
+    /// The same, with the scheduler's events going to `trace` while that wants them.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open_traced(
+        config: Config,
+        trace: Option<Arc<dyn TraceSink>>,
+    ) -> Result<Self, OpenError> {
         let parallelism = config.max_parallelism.unwrap_or_else(|| {
             std::thread::available_parallelism().map_or(4, |count| count.get() * 4)
         });
         raise_file_limit();
         let worker = Arc::new(tokio::task::spawn_blocking(move || open_worker(config)).await??);
         worker.runtime.clean_leftovers().await?;
+        worker.explaining.set(trace.is_some());
         let options = SolverOptions {
             parallelism: Some(parallelism),
+            trace,
             ..SolverOptions::default()
         };
         let keys = Arc::new(worker.store.keys().clone());
@@ -111,8 +126,15 @@ impl Engine {
             worker,
             solver,
             exporter,
+            explain: false,
             frontends,
         })
+    }
+
+    /// Lets builds tell beside each step that was not cached why it was not.
+    pub fn explain(&mut self) {
+        self.explain = true;
+        self.worker.explaining.set(true);
     }
 
     /// Makes a frontend known, such as one that runs images. Builds that are open do not hear of it.
@@ -204,6 +226,7 @@ impl Engine {
             solver,
             exporter,
             frontends,
+            ..
         } = self;
         drop((solver, exporter, frontends));
         // What cannot be written now is lost as in a crash: the next start finds a sound state.
@@ -218,7 +241,8 @@ fn open_worker(config: Config) -> Result<Worker, OpenError> {
     let store = Store::open(&config.root, StoreOptions::default())?;
     let snapshots = match config.snapshotter {
         SnapshotterKind::Copy => Snapshots::open_copying(&store)?,
-        SnapshotterKind::Auto | SnapshotterKind::Overlay => Snapshots::open(&store)?,
+        SnapshotterKind::Overlay => Snapshots::open_overlay(&store)?,
+        SnapshotterKind::Auto => Snapshots::open(&store)?,
     };
     let mut runtime = RuntimeConfig::embedded(config.root.join("runtime"));
     if let RuntimeKind::Oci(program) = config.runtime {

@@ -116,7 +116,7 @@ impl Engine {
         let mut options = JobOptions::new(request.id);
         options.session = Some(session::lend(Arc::clone(&request.session)));
         let job = self.solver.new_job(options).await?;
-        let events = tokio::spawn(relay(job.progress(), progress.clone()));
+        let events = tokio::spawn(relay(job.progress(), progress.clone(), self.explain));
         Ok(BuildJob {
             core: Arc::new(JobCore {
                 worker: Arc::clone(&self.worker),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 use weld_llb::{Graph, pb};
-use weld_op::{Tree, definition};
+use weld_op::{Origin, Tree, definition_from};
 use weld_solver::SolveError;
 
 use crate::error::BuildError;
@@ -23,16 +23,18 @@ struct Inner {
     job: Arc<JobCore>,
     graph: Graph,
     no_cache: bool,
+    origin: Origin,
     /// Failures of steps are remembered as well; a cancelled attempt is not.
     result: OnceCell<Result<Tree, SolveError<Tree>>>,
 }
 
 impl Ref {
-    pub(crate) fn new(job: Arc<JobCore>, graph: Graph, no_cache: bool) -> Self {
+    pub(crate) fn new(job: Arc<JobCore>, graph: Graph, no_cache: bool, origin: Origin) -> Self {
         Self(Arc::new(Inner {
             job,
             graph,
             no_cache,
+            origin,
             result: OnceCell::new(),
         }))
     }
@@ -43,6 +45,7 @@ impl Ref {
             job,
             graph: Graph::empty(),
             no_cache: false,
+            origin: Origin::default(),
             result: OnceCell::new_with(Some(Ok(tree))),
         }))
     }
@@ -131,7 +134,12 @@ impl Ref {
     pub(crate) async fn tree(&self) -> Result<Tree, BuildError> {
         let inner = &*self.0;
         let build = || async {
-            let definition = definition(&inner.job.worker, &inner.graph, inner.no_cache)?;
+            let definition = definition_from(
+                &inner.job.worker,
+                &inner.graph,
+                inner.no_cache,
+                inner.origin.clone(),
+            )?;
             let Some(definition) = definition else {
                 return Ok(Ok(Tree::scratch()));
             };

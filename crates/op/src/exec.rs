@@ -17,6 +17,7 @@ use weld_store::snapshot::SnapshotError;
 
 pub use sandbox::{Sandbox, SandboxMount, SandboxMountKind};
 
+use crate::recall::Step;
 use crate::session::SessionError;
 use crate::{Tree, Worker, content};
 
@@ -123,12 +124,10 @@ impl Op<Tree> for Exec {
         input: u32,
         tree: &ResultRef<Tree>,
     ) -> Result<Option<Digest>, OpError> {
-        let uses = key::uses(&self.op, self.inputs);
-        let Some(used) = uses.get(input as usize) else {
+        if input as usize >= self.inputs {
             return Ok(None);
-        };
-        let selectors = used.selectors.iter().map(content::Selector::path).collect();
-        content::key(tree, selectors).await.map(Some)
+        }
+        content::key(tree, self.selectors(input)).await.map(Some)
     }
 
     async fn exec(
@@ -162,6 +161,17 @@ impl ExecError {
             Self::Status { mounts, .. } => mounts,
             _ => &[],
         }
+    }
+}
+
+impl Step for Exec {
+    fn selectors(&self, input: u32) -> Vec<content::Selector> {
+        let uses = key::uses(&self.op, self.inputs);
+        let used = uses.get(input as usize);
+        let paths = used
+            .map(|used| used.selectors.as_slice())
+            .unwrap_or_default();
+        paths.iter().map(content::Selector::path).collect()
     }
 }
 

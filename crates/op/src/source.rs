@@ -1,5 +1,6 @@
 //! The source operations: content from outside as trees.
 
+pub(crate) mod blob;
 pub(crate) mod git;
 pub(crate) mod http;
 pub(crate) mod image;

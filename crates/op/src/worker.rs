@@ -7,6 +7,7 @@ use weld_source::registry::{Credentials, Registry};
 use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
+use crate::recall::Explaining;
 use crate::source::Outside;
 use crate::source::image::Resolutions;
 use crate::source::local::Trees;
@@ -26,6 +27,8 @@ pub struct Worker {
     pub platform: Platform,
     /// Where bare repositories are kept between fetches.
     pub repositories: PathBuf,
+    /// Whether steps tell why they run.
+    pub explaining: Explaining,
     pub(crate) resolutions: Resolutions,
     pub(crate) outside: Outside,
     pub(crate) sources: Trees,
@@ -42,6 +45,7 @@ impl Worker {
             registry,
             platform: Platform::host(),
             repositories,
+            explaining: Explaining::default(),
             resolutions: Resolutions::default(),
             outside: Outside::default(),
             sources: Trees::default(),

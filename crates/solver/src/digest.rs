@@ -3,6 +3,7 @@
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
+use smallvec::SmallVec;
 
 /// A 32-byte name. The solver compares digests and hashes them into keys; it never interprets them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,8 +24,16 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[hex(byte >> 4), hex(byte & 15)]);
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
+}
+
+fn hex(nibble: u8) -> u8 {
+    nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
 }
 
 impl fmt::Debug for Digest {
@@ -45,15 +54,20 @@ pub struct KeyId(pub Digest);
 impl KeyId {
     /// The key of output `output` of an operation without inputs.
     pub fn root(op: Digest, output: u32) -> Self {
-        KeyHasher::new(op, output).finish()
+        Self::exchanged(op, format_args!("{output}"))
     }
 
     /// The key that stands for the content `content` of an input (a *slow* key).
     pub fn content(content: Digest) -> Self {
-        let mut hash = Sha256::new();
-        hash.update([2]);
-        hash.update(content.0);
-        Self(Digest(hash.finalize().into()))
+        Self::exchanged(content, format_args!("-1"))
+    }
+
+    /// The form in which BuildKit's cache manifests name such keys, so that caches are exchanged without a table of names.
+    fn exchanged(digest: Digest, output: fmt::Arguments<'_>) -> Self {
+        let mut text = ShortText::default();
+        // What does not fit is cut off: no output index has more than ten digits.
+        let _ = fmt::Write::write_fmt(&mut text, format_args!("sha256:{digest}@{output}"));
+        Self(Digest::of(text.bytes()))
     }
 }
 
@@ -69,31 +83,62 @@ impl fmt::Debug for KeyId {
     }
 }
 
+/// Text of at most `sha256:`, 64 digits, `@` and an index, without an allocation.
+struct ShortText {
+    bytes: [u8; 84],
+    len: usize,
+}
+
+impl Default for ShortText {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 84],
+            len: 0,
+        }
+    }
+}
+
+impl ShortText {
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for ShortText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.len + text.len();
+        let place = self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?;
+        place.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
 /// Builds the id of a key with inputs, one input after the other in order.
-pub(crate) struct KeyHasher(Sha256);
+pub(crate) struct KeyHasher(SmallVec<[u8; 256]>);
 
 impl KeyHasher {
     pub(crate) fn new(op: Digest, output: u32) -> Self {
-        let mut hash = Sha256::new();
-        hash.update([1]);
-        hash.update(op.0);
-        hash.update(output.to_le_bytes());
-        Self(hash)
+        let mut bytes = SmallVec::new();
+        bytes.push(1);
+        bytes.extend_from_slice(&op.0);
+        bytes.extend_from_slice(&output.to_le_bytes());
+        Self(bytes)
     }
 
     pub(crate) fn input(&mut self, key: KeyId, selector: Option<Digest>) {
         match selector {
-            None => self.0.update([0]),
+            None => self.0.push(0),
             Some(selector) => {
-                self.0.update([1]);
-                self.0.update(selector.0);
+                self.0.push(1);
+                self.0.extend_from_slice(&selector.0);
             }
         }
-        self.0.update(key.0.0);
+        self.0.extend_from_slice(&key.0.0);
     }
 
     pub(crate) fn finish(self) -> KeyId {
-        KeyId(Digest(self.0.finalize().into()))
+        KeyId(Digest::of(&self.0))
     }
 }
 

@@ -1,29 +1,30 @@
 //! The result store in memory.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use hashbrown::HashMap;
 
-use crate::{LoadError, RecordId, ResultStore, StoreError, Value};
+use crate::{LoadError, RecordId, ResultStore, StoreError, Value, core::FixedState};
+
+/// The last id, and what is recorded.
+type Records<T> = (u64, HashMap<RecordId, T, FixedState>);
 
 /// Results in memory; for values that are cheap to clone.
 pub struct MemoryResultStore<T> {
-    records: Mutex<(u64, HashMap<RecordId, T>)>,
+    records: Mutex<Records<T>>,
 }
 
 impl<T> Default for MemoryResultStore<T> {
     fn default() -> Self {
         Self {
-            records: Mutex::new((0, HashMap::new())),
+            records: Mutex::new((0, HashMap::default())),
         }
     }
 }
 
 impl<T> MemoryResultStore<T> {
-    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<RecordId, T>)> {
+    fn lock(&self) -> MutexGuard<'_, Records<T>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

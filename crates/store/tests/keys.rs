@@ -119,7 +119,7 @@ impl Model {
         match query {
             KeyQuery::Root { op, output } => {
                 let root = KeyId::root(*op, *output);
-                let is_it = |key: &&(KeyId, Digest, u32)| key.0 == root && key.1 == *op;
+                let is_it = |key: &&(KeyId, Digest, u32)| key.0 == root;
                 KeyMatches {
                     hits: Vec::new(),
                     keys: self.keys.iter().filter(is_it).map(matched).collect(),
@@ -148,10 +148,14 @@ impl Model {
     fn entry(&self, key: KeyId) -> Option<KeyEntry> {
         let (_, op, output) = self.keys.iter().find(|(id, ..)| *id == key)?;
         let links = self.links.iter().filter(|(to, _)| *to == key);
+        let inputs: Vec<_> = links.map(|(_, link)| *link).collect();
         Some(KeyEntry {
-            op: *op,
-            output: *output,
-            inputs: links.map(|(_, link)| *link).collect(),
+            class: if inputs.is_empty() {
+                key.0
+            } else {
+                KeyId::root(*op, *output).0
+            },
+            inputs,
             records: self.records.get(&key).cloned().unwrap_or_default(),
         })
     }

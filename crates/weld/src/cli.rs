@@ -13,9 +13,11 @@ mod report;
 mod run;
 mod solve;
 mod store;
+mod trace;
 mod units;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
 use tokio_util::sync::CancellationToken;
@@ -55,11 +57,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let place = Place {
                 config: cli.engine.config.clone(),
                 root: cli.engine.root.clone(),
+                beside_buildkitd: false,
             };
             daemon::run(&place, args)
         }
         Command::DialStdio(args) => dial::run(args),
         Command::Debug(DebugCommand::DumpLlb { dot, file }) => solve::dump(file.as_deref(), *dot),
+        Command::Trace(command) => trace::run(command),
         _ => match remote(&cli)? {
             Some((client, address)) => with_daemon(&cli, client, &address),
             None => with_engine(&cli),
@@ -111,11 +115,18 @@ fn with_engine(cli: &Cli) -> Result<(), Failure> {
     weld_engine::enter_privileges()?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
-        let worker = Worker::Engine(Engine::open(config).await?);
+        let tracer = trace::tracer(&cli.command)?;
+        let sink = tracer.clone().map(|tracer| Arc::new(tracer) as _);
+        let mut engine = Engine::open_traced(config, sink).await?;
+        if matches!(&cli.command, Command::Build(args) if args.explain) {
+            engine.explain();
+        }
+        let worker = Worker::Engine(engine);
         let result = until_signals(&worker, &cli.command).await;
         if let Worker::Engine(engine) = worker {
             engine.close().await;
         }
+        trace::finish(tracer).await;
         result
     });
     runtime.shutdown_background();
@@ -151,6 +162,7 @@ async fn command(
         Command::Debug(DebugCommand::DumpLlb { .. })
         | Command::Daemon(_)
         | Command::DialStdio(_)
+        | Command::Trace(_)
         | Command::Completion { .. }
         | Command::Man => Ok(()),
     }
@@ -189,10 +201,12 @@ fn config(args: &EngineArgs) -> Result<Config, Failure> {
     if let Some(program) = &args.oci_runtime {
         config.runtime = RuntimeKind::Oci(program.into());
     }
-    match args.snapshotter {
-        Snapshotter::Auto => {}
-        Snapshotter::Overlay => config.snapshotter = SnapshotterKind::Overlay,
-        Snapshotter::Copy => config.snapshotter = SnapshotterKind::Copy,
+    if let Some(snapshotter) = args.snapshotter {
+        config.snapshotter = match snapshotter {
+            Snapshotter::Auto => SnapshotterKind::Auto,
+            Snapshotter::Overlay => SnapshotterKind::Overlay,
+            Snapshotter::Copy => SnapshotterKind::Copy,
+        };
     }
     Ok(config)
 }

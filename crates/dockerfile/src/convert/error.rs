@@ -24,7 +24,7 @@ pub enum ConvertError {
         command_line: String,
     },
     /// There is no Dockerfile.
-    #[error("failed to read dockerfile: there is no {filename} in {context}")]
+    #[error("failed to read dockerfile: {filename}: no such file in {context}")]
     NoDockerfile {
         /// The file's name.
         filename: String,

@@ -217,6 +217,8 @@ async fn forward(ctx: &OpContext<Tree>, id: &str) -> Result<ForwardedAgent, OpEr
     })
 }
 
+impl crate::recall::Step for Git {}
+
 #[async_trait]
 impl Op<Tree> for Git {
     /// The commit is what counts, wherever it is from: mirrors of a repository share results.

@@ -182,6 +182,17 @@ pub(crate) enum Place {
     Layout(Layout),
 }
 
+impl Place {
+    /// The registries, as the client of a session or as nobody.
+    pub(super) fn registry(worker: &Worker, session: Option<&Arc<dyn Session>>) -> Self {
+        let credentials: Arc<dyn Credentials> = match session {
+            Some(session) => session.credentials(),
+            None => Arc::new(Anonymous),
+        };
+        Self::Registry(worker.registry_as(credentials))
+    }
+}
+
 impl Worker {
     /// What an image's reference stands for on a platform, asked for once in a session.
     ///
@@ -193,11 +204,7 @@ impl Worker {
         reference: &str,
         platform: &Platform,
     ) -> Result<Arc<Resolved>, ImageError> {
-        let credentials: Arc<dyn Credentials> = match session {
-            Some(session) => session.credentials(),
-            None => Arc::new(Anonymous),
-        };
-        let place = Place::Registry(self.registry_as(credentials));
+        let place = Place::registry(self, session);
         self.resolve_once(session, &place, reference, platform)
             .await
     }
@@ -250,7 +257,10 @@ impl Worker {
     ) -> Result<Resolved, ImageError> {
         let reference: Reference = text.parse::<Reference>()?.with_default_tag();
         let root = match place {
-            Place::Registry(registry) => registry.resolve(&reference).await?,
+            Place::Registry(registry) => match self.known(&reference).await? {
+                Some(known) => known,
+                None => registry.resolve(&reference).await?,
+            },
             Place::Layout(layout) => {
                 let served = layout.resolve(Selector::of(&reference)).await?;
                 weld_source::registry::Resolved {
@@ -285,6 +295,42 @@ impl Worker {
             self.keep(&reference, &served).await?;
         }
         Err(ImageError::Nested(text.to_owned()))
+    }
+
+    /// What a reference with a digest stands for, if the store has it: nobody needs to be asked.
+    async fn known(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<weld_source::registry::Resolved>, ImageError> {
+        let Some(digest) = reference.digest() else {
+            return Ok(None);
+        };
+        let (blobs, wanted) = (self.store.blobs().clone(), digest.clone());
+        let found = off_reactor(move || match blobs.get(&wanted)? {
+            Some(blob) if blob.size() <= MAX_CONFIG => {
+                let media_type = blob.info().media_type.clone().unwrap_or_default();
+                Ok(Some((blob.read_all(MAX_CONFIG)?, media_type)))
+            }
+            Some(_) | None => Ok(None),
+        })
+        .await?;
+        let found = found.map_err(|source| store_error(reference, source))?;
+        Ok(found.and_then(|(bytes, media_type)| {
+            let bytes = Bytes::from(bytes);
+            // What is something else than the registry said some time is asked for again.
+            let document = Document::parse(&bytes, &media_type).ok()?;
+            let size = bytes.len() as u64;
+            let descriptor = Descriptor::new(document.media_type(), digest.clone(), size);
+            let served = Served {
+                descriptor: descriptor.clone(),
+                bytes,
+                document,
+            };
+            Some(weld_source::registry::Resolved {
+                descriptor,
+                served: Some(served),
+            })
+        }))
     }
 
     /// A manifest or index: the store's if it has it.
@@ -479,11 +525,7 @@ impl Image {
             let session = session.as_ref();
             match &self.wanted {
                 Wanted::Registry(image) => {
-                    let credentials: Arc<dyn Credentials> = match session {
-                        Some(session) => session.credentials(),
-                        None => Arc::new(Anonymous),
-                    };
-                    let place = Place::Registry(self.worker.registry_as(credentials));
+                    let place = Place::registry(&self.worker, session);
                     let resolved = self
                         .worker
                         .resolve_once(session, &place, &image.reference, &self.platform)
@@ -520,6 +562,8 @@ fn check(image: &ImageSource, resolved: &Resolved) -> Result<(), ImageError> {
         _ => Ok(()),
     }
 }
+
+impl crate::recall::Step for Image {}
 
 #[async_trait]
 impl Op<Tree> for Image {

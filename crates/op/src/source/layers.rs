@@ -12,7 +12,7 @@ use weld_source::image::Descriptor;
 use weld_source::oci_layout::LayoutError;
 use weld_source::progress::Progress;
 use weld_source::registry::RegistryError;
-use weld_source::sink::{BlobSink, TeeReader, Verdict, tee};
+use weld_source::sink::{BlobSink, TeeReader, Verdict, fill, tee};
 use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
 use weld_store::{
     BlobError, BlobInfo, BlobRef, Blobs, DbError, Expected, Ingest, NewUsage, Object, RecordType,
@@ -208,10 +208,15 @@ async fn fetch(
     let registry = match &origin.place {
         Place::Registry(registry) => registry,
         Place::Layout(Layout::Blobs(blobs)) => {
+            let read_error = |source| LayersError::Read {
+                digest: digest.clone(),
+                source,
+            };
             let content = layout::open(&**blobs, digest).await?;
-            return receive(content, sink, digest, progress)
-                .await
-                .map(Fetched::Blob);
+            let received = receive(content, sink, digest, progress).await;
+            let (sink, wanted) = (received.map_err(read_error)?, digest.clone());
+            let finished = tokio::task::spawn_blocking(move || finish(sink, &wanted));
+            return finished.await?.map(Fetched::Blob).map_err(read_error);
         }
         Place::Layout(Layout::Directory(layout)) => {
             let (layout, descriptor) = (Arc::clone(layout), layer.descriptor.clone());
@@ -393,25 +398,20 @@ const QUEUE: usize = 8;
 const PIECE: usize = 256 << 10;
 
 /// Writes what a client sends. Dropped, it ends at the next piece.
-async fn receive(
+pub(super) async fn receive<S: BlobSink>(
     mut content: Box<dyn AsyncRead + Send + Unpin>,
-    mut sink: StoreSink,
-    expected: &Digest,
+    mut sink: S,
+    digest: &Digest,
     progress: &Progress,
-) -> Result<BlobRef, LayersError> {
-    let read_error = |source| LayersError::Read {
-        digest: expected.clone(),
-        source,
-    };
-    let mut transfer = progress.start(&expected.to_string(), "downloading", None);
+) -> io::Result<S> {
+    let mut transfer = progress.start(&digest.to_string(), "downloading", None);
     let (pieces, mut queue) = tokio::sync::mpsc::channel::<Bytes>(QUEUE);
-    let digest = expected.clone();
     let writing = tokio::task::spawn_blocking(move || {
         sink.restart()?;
         while let Some(piece) = queue.blocking_recv() {
             sink.write(piece)?;
         }
-        finish(sink, &digest)
+        Ok(sink)
     });
     let reading = async move {
         loop {
@@ -429,21 +429,13 @@ async fn receive(
         Ok::<_, io::Error>(())
     };
     let (read, written) = tokio::join!(reading, writing);
-    let written = written?;
-    read.map_err(read_error)?;
-    written.map_err(read_error)
+    read?;
+    written.map_err(io::Error::other)?
 }
 
 fn copy(from: &mut impl Read, mut sink: StoreSink, expected: &Digest) -> io::Result<BlobRef> {
     sink.restart()?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = from.read(&mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        sink.write(Bytes::copy_from_slice(&buffer[..count]))?;
-    }
+    fill(&mut sink, from)?;
     finish(sink, expected)
 }
 

@@ -72,7 +72,10 @@ impl Embedded {
             set_groups: self.set_groups,
             rlimits: Vec::new(),
             capabilities: self.capabilities(step.security, ids.uid),
-            filter: (step.security == Security::Sandbox).then_some(&self.filter),
+            filter: match step.security {
+                Security::Sandbox => Some(self.filter()?),
+                Security::Insecure => None,
+            },
             oom_score_adj: self.oom_score_adj.map(decimal),
             new_cgroup_namespace: false,
             cgroup: inside.seat().unified_dir(),

@@ -1,5 +1,6 @@
 //! The benchmark workloads: one JSON line each, at three sizes, so that growth shows.
 
+mod chains;
 mod graph;
 mod workload;
 
@@ -20,6 +21,11 @@ pub fn run(out: &mut dyn Write, filter: Option<&str>) -> std::io::Result<()> {
             let measured = workload.measure(size);
             writeln!(out, "{}", measured.to_json())?;
             out.flush()?;
+        }
+    }
+    if filter.is_none_or(|filter| "cache-chains".contains(filter)) {
+        for size in chains::SIZES {
+            writeln!(out, "{}", chains::measure(size).to_json())?;
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::{
 use super::graph;
 use crate::{
     Job, JobOptions, MemoryKeyStore, MemoryResultStore, OpDefinition, SolveError, Solver,
-    SolverOptions,
+    SolverOptions, TraceSink,
 };
 
 /// A workload of the table in the specification.
@@ -43,6 +43,8 @@ pub struct Measured {
     pub count: u64,
     /// How long it took.
     pub elapsed: Duration,
+    /// Processor time of all threads together, which a busy machine disturbs less.
+    pub busy: Duration,
     /// Further figures.
     pub figures: Vec<(&'static str, f64)>,
 }
@@ -53,14 +55,41 @@ impl Measured {
         let seconds = self.elapsed.as_secs_f64();
         let rate = self.count as f64 / seconds.max(1e-9);
         let mut text = format!(
-            "{{\"workload\":\"{}\",\"count\":{},\"seconds\":{seconds:.6},\"per_second\":{rate:.0}",
-            self.workload, self.count
+            "{{\"workload\":\"{}\",\"count\":{},\"seconds\":{seconds:.6},\"per_second\":{rate:.0},\"cpu_seconds\":{:.6}",
+            self.workload,
+            self.count,
+            self.busy.as_secs_f64()
         );
         for (name, value) in &self.figures {
             text += &format!(",\"{name}\":{value:.1}");
         }
         text.push('}');
         text
+    }
+}
+
+/// Started before what is measured.
+struct Clock {
+    start: Instant,
+    busy: Duration,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            busy: busy(),
+            start: Instant::now(),
+        }
+    }
+
+    fn stop(self, workload: Workload, count: usize) -> Measured {
+        Measured {
+            workload: workload.name(),
+            count: count as u64,
+            elapsed: self.start.elapsed(),
+            busy: busy() - self.busy,
+            figures: Vec::new(),
+        }
     }
 }
 
@@ -73,9 +102,17 @@ type Outcome<R> = Result<R, SolveError<u64>>;
 
 impl Bench {
     fn new() -> Self {
+        Self::traced(None)
+    }
+
+    fn traced(trace: Option<Arc<dyn TraceSink>>) -> Self {
         let keys = Arc::<MemoryKeyStore>::default();
         let results = Arc::new(MemoryResultStore::default());
-        let solver = Solver::new(SolverOptions::default(), Arc::clone(&keys) as _, results);
+        let options = SolverOptions {
+            trace,
+            ..SolverOptions::default()
+        };
+        let solver = Solver::new(options, Arc::clone(&keys) as _, results);
         Self { solver, keys }
     }
 
@@ -130,6 +167,25 @@ impl Workload {
             Self::KeptJobs | Self::Discard => [50, 200, 800],
             Self::CancelBeside => [10_000, 100_000, 1_000_000],
         }
+    }
+
+    /// Measures a cold solve whose events go to `trace`, on the current runtime. The job is discarded when it was measured.
+    ///
+    /// # Errors
+    /// When the build fails.
+    pub async fn cold_traced(
+        size: usize,
+        trace: Option<Arc<dyn TraceSink>>,
+    ) -> Result<Measured, SolveError<u64>> {
+        let bench = Bench::traced(trace);
+        let definition = graph::layers("", size, 200, 3);
+        let count = definition.vertices().len();
+        let clock = Clock::start();
+        let job = solve(&bench, definition).await?;
+        let measured = clock.stop(Self::Cold, count);
+        job.discard().await;
+        bench.empty().await?;
+        Ok(measured)
     }
 
     /// Measures it at one size, on a runtime of its own.
@@ -204,16 +260,11 @@ impl Workload {
         count: usize,
         work: impl Future<Output = Outcome<R>>,
     ) -> Outcome<Measured> {
-        let start = Instant::now();
+        let clock = Clock::start();
         let kept = work.await?;
-        let elapsed = start.elapsed();
+        let measured = clock.stop(self, count);
         drop(kept);
-        Ok(Measured {
-            workload: self.name(),
-            count: count as u64,
-            elapsed,
-            figures: Vec::new(),
-        })
+        Ok(measured)
     }
 
     /// Jobs that load and solve at the same time.
@@ -255,29 +306,22 @@ impl Workload {
             .map(|at| graph::chain(&format!("{at}"), 100))
             .collect();
         let mut jobs = Vec::new();
-        let start = Instant::now();
+        let clock = Clock::start();
         for (at, definition) in definitions.into_iter().enumerate() {
             let job = bench.job(&format!("{at}")).await?;
             job.solve(definition).await?;
             jobs.push(job);
         }
-        let elapsed = start.elapsed();
-        let measured = Measured {
-            workload: self.name(),
-            count: 100 * count as u64,
-            elapsed,
-            figures: Vec::new(),
-        };
-        Ok((measured, jobs))
+        Ok((clock.stop(self, 100 * count), jobs))
     }
 
     async fn memory(self, bench: &Bench, size: usize) -> Outcome<Measured> {
         let definition = graph::layers("", size, 200, 3);
         let count = definition.vertices().len();
         let before = resident();
-        let start = Instant::now();
+        let clock = Clock::start();
         let job = solve(bench, definition).await?;
-        let elapsed = start.elapsed();
+        let mut measured = clock.stop(self, count);
         let live = resident();
         let usage = bench.keys.usage();
         job.discard().await;
@@ -292,18 +336,14 @@ impl Workload {
             ("keys", usage.keys as f64),
             ("links", usage.links as f64),
         ];
-        Ok(Measured {
-            workload: self.name(),
-            count: count as u64,
-            elapsed,
-            figures,
-        })
+        measured.figures = figures;
+        Ok(measured)
     }
 
     /// A build and, beside it, one of the same vertex that is cancelled at once.
     async fn cancel_beside(self, bench: &Bench, rounds: usize) -> Outcome<Measured> {
         let mut failed = 0;
-        let start = Instant::now();
+        let clock = Clock::start();
         for round in 0..rounds {
             let definition = || graph::chain(&format!("{round}"), 1);
             let (doomed, healthy) = (bench.job("doomed").await?, bench.job("healthy").await?);
@@ -323,14 +363,9 @@ impl Workload {
             healthy.discard().await;
             cancelled.await.unwrap_or_default();
         }
-        let elapsed = start.elapsed();
-        let figures = vec![("failed", f64::from(failed))];
-        Ok(Measured {
-            workload: self.name(),
-            count: rounds as u64,
-            elapsed,
-            figures,
-        })
+        let mut measured = clock.stop(self, rounds);
+        measured.figures = vec![("failed", f64::from(failed))];
+        Ok(measured)
     }
 }
 
@@ -338,6 +373,18 @@ async fn solve(bench: &Bench, definition: OpDefinition<u64>) -> Outcome<Job<u64>
     let job = bench.job("job").await?;
     job.solve(definition).await?;
     Ok(job)
+}
+
+/// Processor time of all threads of this process; zero where it cannot be told.
+fn busy() -> Duration {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
+        return Duration::ZERO;
+    };
+    let nanoseconds = threads.flatten().filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
 }
 
 /// Resident memory of this process in bytes; 0 where it cannot be told.

@@ -31,6 +31,11 @@ impl<K> Id<K> {
         (u64::from(self.generation) << 32) | u64::from(self.index)
     }
 
+    /// The place in the arena; an id of another generation may have the same.
+    pub(crate) fn place(self) -> usize {
+        self.index as usize
+    }
+
     pub(crate) fn is_nil(self) -> bool {
         self.index == u32::MAX
     }
@@ -60,7 +65,7 @@ impl<K> Ord for Id<K> {
 }
 impl<K> std::hash::Hash for Id<K> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.unique().hash(state);
+        state.write_u64(self.unique());
     }
 }
 impl<K> fmt::Debug for Id<K> {
@@ -73,30 +78,29 @@ impl<K> fmt::Debug for Id<K> {
     }
 }
 
-enum Slot<T> {
-    Free { next: u8 },
-    Used(T),
+struct Entry<T> {
+    generation: u32,
+    /// The next free entry of the page, where this one is free.
+    next: u8,
+    value: Option<T>,
 }
 
 struct Page<T> {
-    slots: Box<[(u32, Slot<T>)]>,
+    /// Empty where the page was given back.
+    entries: Box<[Entry<T>]>,
+    /// Of a page that was given back: no generation up to this one may be used again.
+    generation: u32,
     free: u8,
     used: u8,
 }
 
-enum PageState<T> {
-    /// Given back; no generation up to this one may be used again.
-    Absent {
-        generation: u32,
-    },
-    Present(Page<T>),
-}
-
 /// Storage of `T`, addressed by `Id<K>`; `K` only keeps ids of different arenas apart.
 pub(crate) struct Arena<K, T> {
-    pages: Vec<PageState<T>>,
+    pages: Vec<Page<T>>,
     /// Pages with room; the last one is filled first.
     open: Vec<u32>,
+    /// A page without live entries that is kept, so that a single entry that comes and goes costs no page each time.
+    spare: Option<u32>,
     len: usize,
     kind: PhantomData<fn() -> K>,
 }
@@ -106,6 +110,7 @@ impl<K, T> Default for Arena<K, T> {
         Self {
             pages: Vec::new(),
             open: Vec::new(),
+            spare: None,
             len: 0,
             kind: PhantomData,
         }
@@ -119,76 +124,72 @@ impl<K, T> Arena<K, T> {
 
     pub(crate) fn insert(&mut self, value: T) -> Id<K> {
         let number = self.page_with_room();
-        let PageState::Present(page) = &mut self.pages[number as usize] else {
-            unreachable!("page_with_room makes it present")
-        };
+        let page = &mut self.pages[number as usize];
         let position = page.free;
-        let (generation, slot) = &mut page.slots[usize::from(position)];
-        let Slot::Free { next } = *slot else {
-            unreachable!("the free list holds free slots")
-        };
-        *slot = Slot::Used(value);
-        page.free = next;
+        let entry = &mut page.entries[usize::from(position)];
+        entry.value = Some(value);
+        page.free = entry.next;
         page.used += 1;
+        let id = Id {
+            index: number * PAGE as u32 + u32::from(position),
+            generation: entry.generation,
+            kind: PhantomData,
+        };
         if page.free == NONE {
             self.open.pop();
         }
-        self.len += 1;
-        Id {
-            index: number * PAGE as u32 + u32::from(position),
-            generation: *generation,
-            kind: PhantomData,
+        if self.spare == Some(number) {
+            self.spare = None;
         }
+        self.len += 1;
+        id
     }
 
     /// The number of a page with room, which is then the last of the open ones.
     fn page_with_room(&mut self) -> u32 {
         let number = self.open.last().copied().unwrap_or_else(|| {
             let number = self.pages.len() as u32;
-            self.pages.push(PageState::Absent { generation: 0 });
-            self.open.push(number);
-            number
-        });
-        let state = &mut self.pages[number as usize];
-        if let PageState::Absent { generation } = *state {
-            let slots = (0..PAGE)
-                .map(|i| {
-                    (
-                        generation + 1,
-                        Slot::Free {
-                            next: if i + 1 == PAGE { NONE } else { (i + 1) as u8 },
-                        },
-                    )
-                })
-                .collect();
-            *state = PageState::Present(Page {
-                slots,
+            self.pages.push(Page {
+                entries: Box::default(),
+                generation: 0,
                 free: 0,
                 used: 0,
             });
+            self.open.push(number);
+            number
+        });
+        let page = &mut self.pages[number as usize];
+        if page.entries.is_empty() {
+            let entry = |at: usize| Entry {
+                generation: page.generation + 1,
+                next: if at + 1 == PAGE { NONE } else { (at + 1) as u8 },
+                value: None,
+            };
+            page.entries = (0..PAGE).map(entry).collect();
+            page.free = 0;
         }
         number
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, id: Id<K>) -> Option<&T> {
-        match self.pages.get(id.index as usize / PAGE)? {
-            PageState::Present(page) => match &page.slots[id.index as usize % PAGE] {
-                (generation, Slot::Used(value)) if *generation == id.generation => Some(value),
-                _ => None,
-            },
-            PageState::Absent { .. } => None,
+        let page = self.pages.get(id.index as usize / PAGE)?;
+        let entry = page.entries.get(id.index as usize % PAGE)?;
+        if entry.generation == id.generation {
+            entry.value.as_ref()
+        } else {
+            None
         }
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
-        match self.pages.get_mut(id.index as usize / PAGE)? {
-            PageState::Present(page) => match &mut page.slots[id.index as usize % PAGE] {
-                (generation, Slot::Used(value)) if *generation == id.generation => Some(value),
-                _ => None,
-            },
-            PageState::Absent { .. } => None,
+        let page = self.pages.get_mut(id.index as usize / PAGE)?;
+        let entry = page.entries.get_mut(id.index as usize % PAGE)?;
+        if entry.generation == id.generation {
+            entry.value.as_mut()
+        } else {
+            None
         }
     }
 
@@ -197,60 +198,54 @@ impl<K, T> Arena<K, T> {
     }
 
     pub(crate) fn remove(&mut self, id: Id<K>) -> Option<T> {
-        self.get(id)?;
         let number = id.index as usize / PAGE;
-        let PageState::Present(page) = &mut self.pages[number] else {
-            return None;
-        };
+        let page = self.pages.get_mut(number)?;
         let position = id.index as usize % PAGE;
+        let entry = page
+            .entries
+            .get_mut(position)
+            .filter(|entry| entry.generation == id.generation)?;
+        let value = entry.value.take()?;
         let full = page.free == NONE;
-        let (generation, slot) = &mut page.slots[position];
-        let Slot::Used(value) = std::mem::replace(slot, Slot::Free { next: page.free }) else {
-            return None;
-        };
-        *generation += 1;
+        entry.generation += 1;
+        entry.next = page.free;
         page.free = position as u8;
         page.used -= 1;
         self.len -= 1;
         if full {
             self.open.push(number as u32);
         }
-        if page.used == 0 {
-            let generation = page
-                .slots
-                .iter()
-                .map(|(generation, _)| *generation)
-                .max()
-                .unwrap_or(0);
-            self.pages[number] = PageState::Absent { generation };
+        if self.pages[number].used == 0 {
+            self.give_back(number);
         }
         Some(value)
     }
 
+    /// Gives a page without live entries back, unless it is the only one.
+    fn give_back(&mut self, number: usize) {
+        if self.spare.is_none() {
+            self.spare = Some(number as u32);
+            return;
+        }
+        let page = &mut self.pages[number];
+        let generations = page.entries.iter().map(|entry| entry.generation);
+        page.generation = generations.max().unwrap_or(page.generation);
+        page.entries = Box::default();
+    }
+
     /// Every live entry, in the order of its index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
-        self.pages.iter().enumerate().flat_map(|(number, state)| {
-            let slots: &[(u32, Slot<T>)] = match state {
-                PageState::Present(page) => &page.slots,
-                PageState::Absent { .. } => &[],
-            };
-            slots
-                .iter()
-                .enumerate()
-                .filter_map(move |(position, (generation, slot))| match slot {
-                    Slot::Used(value) => {
-                        let index = (number * PAGE + position) as u32;
-                        Some((
-                            Id {
-                                index,
-                                generation: *generation,
-                                kind: PhantomData,
-                            },
-                            value,
-                        ))
-                    }
-                    Slot::Free { .. } => None,
-                })
+        let pages = self.pages.iter().enumerate();
+        pages.flat_map(|(number, page)| {
+            let entries = page.entries.iter().enumerate();
+            entries.filter_map(move |(position, entry)| {
+                let id = Id {
+                    index: (number * PAGE + position) as u32,
+                    generation: entry.generation,
+                    kind: PhantomData,
+                };
+                Some((id, entry.value.as_ref()?))
+            })
         })
     }
 }
@@ -305,6 +300,20 @@ mod tests {
         assert_eq!(arena.get(first), None);
         assert_eq!(arena.remove(first), None);
         assert_eq!(arena[second], 2);
+    }
+
+    #[test]
+    fn one_page_is_kept_and_the_others_are_given_back() {
+        let mut arena = Arena::<(), _>::default();
+        let ids: Vec<_> = (0..1000).map(|n| arena.insert(n)).collect();
+        for id in &ids {
+            arena.remove(*id);
+        }
+        let present = arena.pages.iter().filter(|page| !page.entries.is_empty());
+        assert_eq!(present.count(), 1);
+        let again: Vec<_> = (0..1000).map(|n| arena.insert(n)).collect();
+        assert!(ids.iter().all(|id| !arena.contains(*id)));
+        assert!(again.iter().enumerate().all(|(n, id)| arena[*id] == n));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     Core, faulty,
-    graph::{EdgeState, TaskSlot, VertexId},
+    graph::{EdgeState, Phase, TaskSlot, VertexId},
     io::EdgeId,
 };
 
@@ -19,13 +19,24 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Sets what an edge wants of one of its inputs.
     pub(super) fn want(&mut self, edge: EdgeId, slot: usize, want: EdgeState) {
         let state = &mut self.edges[edge];
-        let old = std::mem::replace(&mut state.slots[slot].want, want);
+        let old = state.set_want(slot, want);
         if old == want {
             return;
         }
         let vertex = state.vertex;
-        let input = self.find(self.vertices[vertex].slots[slot].declared);
-        self.count_want(input, old, want);
+        let declared = self.vertices[vertex].slots[slot].declared;
+        self.count_want(self.find(declared), old, want);
+    }
+
+    /// Wants the same of every input.
+    pub(super) fn want_all(&mut self, edge: EdgeId, want: EdgeState) {
+        let slots = &self.edges[edge].slots;
+        if slots.iter().all(|slot| slot.want == want) {
+            return;
+        }
+        for slot in 0..slots.len() {
+            self.want(edge, slot, want);
+        }
     }
 
     fn count_want(&mut self, input: EdgeId, old: EdgeState, new: EdgeState) {
@@ -37,8 +48,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if let Some(level) = level(new) {
             state.wants[level] += 1;
         }
-        if state.desired() != before {
-            self.touch(input);
+        // A complete edge has nothing to do, whatever is wanted of it.
+        if state.desired() != before && state.phase != Phase::Complete && !state.dirty {
+            state.dirty = true;
+            self.dirty.push_back(input);
         }
     }
 
@@ -49,11 +62,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Wants nothing of any input any more, and no work of the own vertex.
     pub(super) fn withdraw(&mut self, edge: EdgeId) {
-        for slot in 0..self.edges[edge].slots.len() {
-            self.want(edge, slot, EdgeState::Initial);
-            self.edges[edge].slots[slot].work = false;
-        }
+        self.want_all(edge, EdgeState::Initial);
         let state = &mut self.edges[edge];
+        state.slots.iter_mut().for_each(|slot| slot.work = false);
         state.need_map = false;
         state.need_exec = false;
     }
@@ -61,9 +72,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Starts and cancels the calls of a vertex's operation according to what its edges need.
     pub(super) fn sync(&mut self, vertex: VertexId) {
         let state = &self.vertices[vertex];
-        let edges = || state.edges.iter().map(|edge| &self.edges[*edge]);
-        let need_map = edges().any(|edge| edge.need_map);
-        let need_exec = edges().any(|edge| edge.need_exec);
+        let (mut need_map, mut need_exec) = (false, false);
+        for edge in &state.edges {
+            let edge = &self.edges[*edge];
+            need_map |= edge.need_map;
+            need_exec |= edge.need_exec;
+        }
         match state.map_call {
             TaskSlot::Idle if need_map => self.start_cache_map(vertex),
             slot @ TaskSlot::Running(_) if !need_map => {
@@ -84,8 +98,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             _ => {}
         }
-        for slot in 0..self.vertices[vertex].slots.len() {
-            self.sync_slot(vertex, slot);
+        if self.vertices[vertex].has_steps {
+            for slot in 0..self.vertices[vertex].slots.len() {
+                self.sync_slot(vertex, slot);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use super::{
     Core, EdgeState, faulty,
     graph::{Phase, Purpose, Status, Task, TaskSlot, VertexId},
     io::EdgeId,
+    jobset::JobSet,
 };
 use crate::{Failure, OpCall, OpError, OpFailure, TraceEvent};
 
@@ -14,7 +15,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// hears of it.
     pub(super) fn call_failed(&mut self, task: &Task, call: OpCall, error: OpError) {
         let vertex = task.vertex;
-        self.trace_call_end(vertex, call, self.tracing.then(|| error.to_string()));
         match &error {
             OpError::LostInput { input, .. } => {
                 let at = if matches!(task.purpose, Purpose::Slot(_)) {
@@ -26,7 +26,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     return self.input_lost(vertex, edge, generation);
                 }
             }
-            OpError::Gone(_) if self.fall_back(vertex, task.actor) => return,
+            OpError::Gone(_) if self.fall_back(task) => return,
             _ => {}
         }
         self.calls_succeed(vertex);
@@ -100,9 +100,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// Lets the operation of another interested job stand in for one whose needs went away. Returns whether there is one.
-    fn fall_back(&mut self, vertex: VertexId, actor: VertexId) -> bool {
+    fn fall_back(&mut self, task: &Task) -> bool {
+        let (vertex, actor) = (task.vertex, task.actor);
         if faulty!(self, FallbackDropped) {
             return false;
+        }
+        if actor == vertex && self.try_for_another(vertex, task.on_behalf) {
+            return true;
         }
         self.vertices[vertex].extra_mut().given_up.push(actor);
         let merged = self.vertices[vertex]
@@ -123,6 +127,30 @@ impl<O: Clone, V: Clone> Core<O, V> {
         next.is_some()
     }
 
+    /// Lets the same operation try again for another job that loaded it: equal digests mean equal operations, but what they need
+    /// belongs to a job. Returns whether there is one.
+    fn try_for_another(&mut self, vertex: VertexId, failed_for: Option<u32>) -> bool {
+        let given_up = &mut self.vertices[vertex].extra_mut().given_up_jobs;
+        failed_for.map(|job| given_up.insert(job));
+        let again = self.next_on_behalf(vertex).is_some();
+        if again {
+            self.vertices[vertex].extra_mut().stand_in = None;
+            self.trace(|core| TraceEvent::Fallback {
+                vertex: core.vertices[vertex].digest,
+                next: core.vertices[vertex].digest,
+            });
+        }
+        again
+    }
+
+    /// The job whose needs a call for this vertex works with first: one that loaded it, and was not tried in vain.
+    pub(super) fn next_on_behalf(&self, vertex: VertexId) -> Option<u32> {
+        let state = &self.vertices[vertex];
+        let given_up = state.extra.as_ref().map(|extra| &extra.given_up_jobs);
+        let mut loaded = state.loaded.iter();
+        loaded.find(|job| given_up.is_none_or(|given_up| !given_up.contains(*job)))
+    }
+
     fn may_stand_in(&self, vertex: VertexId, source: VertexId) -> bool {
         let given_up = self.vertices[vertex]
             .extra
@@ -139,6 +167,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if let Some(extra) = &mut self.vertices[vertex].extra {
             extra.stand_in = None;
             extra.given_up.clear();
+            extra.given_up_jobs = JobSet::default();
         }
     }
 

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::{
     arena::Id,
+    index::Names,
     io::{EdgeId, JobId, SessionNo, TaskId, Ticket},
     jobset::JobSet,
 };
@@ -69,45 +70,55 @@ pub(crate) struct Label {
     pub(crate) description: Arc<str>,
 }
 
+/// Laid out in this order: what is looked at for every step comes first, so that it shares cache lines.
+#[repr(C)]
 pub(crate) struct Vertex<O> {
-    pub(crate) digest: Digest,
-    pub(crate) domain: Option<Box<Digest>>,
+    /// Live edges, in order of creation.
+    pub(crate) edges: SmallVec<[EdgeId; 1]>,
+    pub(crate) slots: Box<[Slot]>,
+    pub(crate) map_call: TaskSlot,
+    pub(crate) exec: TaskSlot,
+    pub(crate) ignore_cache: bool,
+    pub(crate) never_merge: bool,
+    pub(crate) public: bool,
+    /// Whether the last known map is the last one.
+    pub(crate) maps_end: bool,
+    /// Whether the cache map has steps on the results of inputs.
+    pub(crate) has_steps: bool,
+    /// Tasks that are not finished; they own the vertex.
+    pub(crate) tasks: u32,
+    pub(crate) maps: SmallVec<[Map; 1]>,
+    pub(crate) extra: Option<Box<VertexExtra>>,
+    pub(crate) op: O,
+    pub(crate) status: Status,
+    /// Jobs that loaded this vertex themselves, or whose operation did.
+    pub(crate) loaded: JobSet,
     /// Higher than the rank of everything that this vertex waits for.
     pub(crate) rank: u32,
     /// Order of creation; decides ties.
     pub(crate) seq: u64,
-    pub(crate) ignore_cache: bool,
-    pub(crate) never_merge: bool,
-    pub(crate) public: bool,
-    pub(crate) label: Label,
-    pub(crate) op: O,
-    pub(crate) slots: Box<[Slot]>,
-    /// Live edges, in order of creation.
-    pub(crate) edges: SmallVec<[EdgeId; 1]>,
-    pub(crate) maps: SmallVec<[Map; 1]>,
-    /// Whether the last known map is the last one.
-    pub(crate) maps_end: bool,
-    pub(crate) map_call: TaskSlot,
-    pub(crate) exec: TaskSlot,
     /// Epoch of the last walk that came by.
     pub(crate) mark: u64,
-    /// Tasks that are not finished; they own the vertex.
-    pub(crate) tasks: u32,
-    /// Jobs that loaded this vertex themselves, or whose operation did.
-    pub(crate) loaded: JobSet,
-    pub(crate) status: Status,
-    pub(crate) extra: Option<Box<VertexExtra>>,
+    pub(crate) domain: Option<Box<Digest>>,
+    pub(crate) digest: Digest,
+    pub(crate) label: Label,
 }
 
 /// What few vertices have.
 #[derive(Default)]
 pub(crate) struct VertexExtra {
     pub(crate) sub_builds: Vec<EdgeId>,
+    /// How many of them belong to former runs, which did not lead to the result.
+    pub(crate) former_builds: usize,
     pub(crate) sources: Option<Arc<[CacheSourceId]>>,
     /// The vertex whose operation is called in place of the own one, because what that one needed went away.
     pub(crate) stand_in: Option<VertexId>,
     /// Vertices whose operation failed because what it needed went away.
     pub(crate) given_up: Vec<VertexId>,
+    /// Jobs on whose behalf the own operation failed for that reason.
+    pub(crate) given_up_jobs: JobSet,
+    /// Whether the operation reported on itself, so that there is a history of it.
+    pub(crate) reported: bool,
     pub(crate) error: Option<Arc<str>>,
     /// Whether the operation runs for another vertex at the moment.
     pub(crate) lent: bool,
@@ -124,7 +135,8 @@ pub(crate) struct Slot {
     pub(crate) preprocess: Step,
     pub(crate) slow: Step,
     pub(crate) task: TaskSlot,
-    pub(crate) content: Option<Box<Digest>>,
+    /// The key of the content of the input's result.
+    pub(crate) content: Option<Box<KeyId>>,
 }
 
 /// Progress of a step that runs at most once per result of the input.
@@ -279,29 +291,22 @@ pub(crate) enum Hit {
     No,
 }
 
+/// Laid out in this order: what is looked at for every step comes first, so that it shares cache lines.
+#[repr(C)]
 pub(crate) struct Edge<V> {
-    pub(crate) vertex: VertexId,
-    pub(crate) output: u32,
     pub(crate) phase: Phase,
-    pub(crate) owners: u32,
-    pub(crate) interest: JobSet,
-    /// Inputs of live vertices that resolve to this edge.
-    pub(crate) dependents: Vec<Dependent>,
-    /// How many dependent edges want `CacheFast`, `CacheSlow` and `Complete`.
-    pub(crate) wants: [u32; 3],
-    pub(crate) requests: SmallVec<[Ticket; 1]>,
-    pub(crate) keys: SmallVec<[EdgeKey; 1]>,
-    pub(crate) slots: Box<[EdgeSlot]>,
-    pub(crate) result: Option<V>,
-    /// How many results this edge has had.
-    pub(crate) generation: u32,
-    /// Cache maps that were taken into account.
-    pub(crate) maps_seen: u32,
+    pub(crate) output: u32,
+    pub(crate) vertex: VertexId,
+    /// How many inputs are not as far as they are wanted to be.
+    pub(crate) lacking: u32,
+    /// How many inputs have not told their keys.
+    pub(crate) unknown: u32,
     /// Queries under way.
     pub(crate) queries: u32,
-    /// Answers to queries of an older epoch are not believed.
-    pub(crate) epoch: u32,
-    pub(crate) load: TaskSlot,
+    /// How many dependent edges want `CacheFast`, `CacheSlow` and `Complete`.
+    pub(crate) wants: [u32; 3],
+    pub(crate) slots: SmallVec<[EdgeSlot; 3]>,
+    pub(crate) requests: SmallVec<[Ticket; 1]>,
     /// No record can match, whatever is learnt of the inputs.
     pub(crate) no_match: bool,
     /// In the list of edges to advance.
@@ -314,11 +319,26 @@ pub(crate) struct Edge<V> {
     pub(crate) unmatched: bool,
     pub(crate) need_map: bool,
     pub(crate) need_exec: bool,
+    /// Cache maps that were taken into account.
+    pub(crate) maps_seen: u32,
+    pub(crate) extra: Option<Box<EdgeExtra>>,
+    /// Inputs of live vertices that resolve to this edge.
+    pub(crate) dependents: SmallVec<[Dependent; 1]>,
+    pub(crate) result: Option<V>,
+    pub(crate) keys: SmallVec<[EdgeKey; 1]>,
+    /// How many results this edge has had.
+    pub(crate) generation: u32,
+    pub(crate) load: TaskSlot,
+    /// Answers to queries of an older epoch are not believed.
+    pub(crate) epoch: u32,
+    pub(crate) owners: u32,
+    pub(crate) interest: JobSet,
+    /// The names under which it is in the index.
+    pub(crate) names: Names,
     /// Where a forwarding edge leads in the end, as far as known: a short cut along its targets, owned by nobody.
     pub(crate) resolved: Cell<EdgeId>,
     /// Position in the list of merged edges of the target.
     pub(crate) position: u32,
-    pub(crate) extra: Option<Box<EdgeExtra>>,
 }
 
 /// What few edges have.
@@ -338,6 +358,8 @@ pub(crate) struct EdgeExtra {
     pub(crate) loaded_from: Option<Record>,
     /// How often a result was lost.
     pub(crate) lost: u32,
+    /// What leads to it was saved, although it has no result here.
+    pub(crate) chained: bool,
 }
 
 /// What a task is for.
@@ -349,16 +371,21 @@ pub(crate) enum Purpose {
     Exec,
 }
 
+/// Results of inputs that a call was given, by generation.
+pub(crate) type Given = SmallVec<[(EdgeId, u32); 4]>;
+
 pub(crate) struct Task {
     pub(crate) vertex: VertexId,
     /// The vertex whose operation is called.
     pub(crate) actor: VertexId,
     pub(crate) purpose: Purpose,
     pub(crate) cancelled: bool,
+    /// The slot of the job whose needs it works with first, if any.
+    pub(crate) on_behalf: Option<u32>,
     /// Requests of sub-builds that the operation made and that are not answered.
     pub(crate) requests: Vec<Ticket>,
     /// Results of inputs that the call was given, by generation.
-    pub(crate) inputs: SmallVec<[(EdgeId, u32); 2]>,
+    pub(crate) inputs: Given,
 }
 
 impl<O> Vertex<O> {
@@ -366,8 +393,24 @@ impl<O> Vertex<O> {
         self.extra.get_or_insert_default()
     }
 
+    /// Roots of builds that the operation asked for, in any run.
     pub(crate) fn sub_builds(&self) -> &[EdgeId] {
         self.extra.as_ref().map_or(&[], |extra| &extra.sub_builds)
+    }
+
+    /// Those of the last run.
+    pub(crate) fn last_builds(&self) -> &[EdgeId] {
+        self.extra
+            .as_ref()
+            .and_then(|extra| extra.sub_builds.get(extra.former_builds..))
+            .unwrap_or_default()
+    }
+
+    /// A new result is on its way: what was built for the last one does not belong to it.
+    pub(crate) fn leave_builds(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.former_builds = extra.sub_builds.len();
+        }
     }
 }
 
@@ -400,6 +443,26 @@ impl<V> Edge<V> {
         } else {
             EdgeState::Initial
         }
+    }
+
+    /// Notes how far an input is; returns how far it was.
+    pub(crate) fn hear_state(&mut self, slot: usize, state: EdgeState) -> EdgeState {
+        let place = &mut self.slots[slot];
+        let old = std::mem::replace(&mut place.state, state);
+        self.lacking += u32::from(state < place.want);
+        self.lacking -= u32::from(old < place.want);
+        self.unknown += u32::from(state == EdgeState::Initial);
+        self.unknown -= u32::from(old == EdgeState::Initial);
+        old
+    }
+
+    /// Notes how far an input is wanted to be; returns how far it was.
+    pub(crate) fn set_want(&mut self, slot: usize, want: EdgeState) -> EdgeState {
+        let place = &mut self.slots[slot];
+        let old = std::mem::replace(&mut place.want, want);
+        self.lacking += u32::from(place.state < want);
+        self.lacking -= u32::from(place.state < old);
+        old
     }
 
     /// Notes that an input has names that nothing was asked with.

@@ -19,6 +19,9 @@ struct Posting {
     edges: SmallVec<[EdgeId; 1]>,
 }
 
+/// Hashes of the names of one input.
+pub(super) type Names = SmallVec<[u64; 2]>;
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Index {
@@ -32,13 +35,8 @@ impl Index {
         self.entries
     }
 
-    fn get(&self, hash: u64) -> &[EdgeId] {
-        self.postings
-            .find(hash, |posting| posting.hash == hash)
-            .map_or(&[], |posting| &posting.edges)
-    }
-
-    fn insert(&mut self, hash: u64, edge: EdgeId) {
+    /// Adds an edge under a name. Returns the edges that had it already.
+    fn insert(&mut self, hash: u64, edge: EdgeId) -> SmallVec<[EdgeId; 4]> {
         let posting = self
             .postings
             .entry(hash, |posting| posting.hash == hash, |posting| posting.hash)
@@ -47,10 +45,17 @@ impl Index {
                 edges: SmallVec::new(),
             })
             .into_mut();
-        if !posting.edges.contains(&edge) {
+        let others: SmallVec<_> = posting
+            .edges
+            .iter()
+            .copied()
+            .filter(|other| *other != edge)
+            .collect();
+        if others.len() == posting.edges.len() {
             posting.edges.push(edge);
             self.entries += 1;
         }
+        others
     }
 
     fn remove(&mut self, hash: u64, edge: EdgeId) {
@@ -83,20 +88,35 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return false;
         }
         let names = self.index_names(edge);
-        let Some(shortest) = names
-            .iter()
-            .map(|names| self.candidates(names))
-            .min_by_key(SmallVec::len)
-        else {
+        if names[0].is_empty() {
             return false;
-        };
-        self.edges[edge].indexed = true;
-        for hash in names.iter().flatten() {
-            self.index.insert(*hash, edge);
+        }
+        let state = &mut self.edges[edge];
+        state.indexed = true;
+        for name in names.iter().flatten() {
+            if !state.names.contains(name) {
+                state.names.push(*name);
+            }
+        }
+        let [first, last] = names.map(|names| {
+            let mut found = SmallVec::<[EdgeId; 4]>::new();
+            for hash in &names {
+                for other in self.index.insert(*hash, edge) {
+                    if !found.contains(&other) {
+                        found.push(other);
+                    }
+                }
+            }
+            (!names.is_empty()).then_some(found)
+        });
+        let candidates = first.into_iter().chain(last);
+        let shortest = candidates.min_by_key(SmallVec::len).unwrap_or_default();
+        if shortest.is_empty() {
+            return false;
         }
         let mut twins: SmallVec<[EdgeId; 4]> = shortest
             .into_iter()
-            .filter(|other| *other != edge && self.is_twin(edge, *other))
+            .filter(|other| self.is_twin(edge, *other))
             .collect();
         twins.sort_by_key(|twin| {
             let vertex = &self.vertices[self.edges[*twin].vertex];
@@ -122,52 +142,37 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if !std::mem::take(&mut self.edges[edge].indexed) {
             return;
         }
-        for hash in self.index_names(edge).into_iter().flatten() {
+        for hash in std::mem::take(&mut self.edges[edge].names) {
             self.index.remove(hash, edge);
         }
     }
 
-    fn candidates(&self, names: &[u64]) -> SmallVec<[EdgeId; 4]> {
-        let mut found = SmallVec::new();
-        for edge in names.iter().flat_map(|hash| self.index.get(*hash)) {
-            if !found.contains(edge) {
-                found.push(*edge);
-            }
-        }
-        found
-    }
-
-    /// The names under which an edge is found: those of its first and its last input, or its own keys where it has no inputs. Empty
-    /// while some input has no name.
-    fn index_names(&self, edge: EdgeId) -> SmallVec<[SmallVec<[u64; 2]>; 2]> {
+    /// The names under which an edge is found: those of its first and its last input, or its own keys where it has no inputs. The
+    /// first list is empty while some input has no name, the last one also where there is only one input.
+    fn index_names(&self, edge: EdgeId) -> [Names; 2] {
         let state = &self.edges[edge];
-        let mut names = SmallVec::new();
+        let mut names = [Names::new(), Names::new()];
         let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else {
             return names;
         };
         let Some(last) = state.slots.len().checked_sub(1) else {
-            let own: SmallVec<_> = self.root_names(edge).map(|key| key.0.short()).collect();
-            if !own.is_empty() {
-                names.push(own);
-            }
+            names[0].extend(self.root_names(edge).map(|key| key.0.short()));
             return names;
         };
-        if (0..=last).any(|slot| !self.is_named(edge, slot)) {
+        if (1..last).any(|slot| !self.is_named(edge, slot)) {
             return names;
         }
-        let mut add = |slot: usize| {
-            let mut hashes = SmallVec::new();
-            self.alternatives(edge, slot, |alternative| {
+        let ends = if last > 0 { &[0, last][..] } else { &[0] };
+        for (names, slot) in names.iter_mut().zip(ends) {
+            self.alternatives(edge, *slot, |alternative| {
                 if alternative.usage.merges() {
-                    hashes.push(name_hash(op, state.output, slot, alternative));
+                    names.push(name_hash(op, state.output, *slot, alternative));
                 }
                 true
             });
-            names.push(hashes);
-        };
-        add(0);
-        if last > 0 {
-            add(last);
+            if names.is_empty() {
+                return Default::default();
+            }
         }
         names
     }

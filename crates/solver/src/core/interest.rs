@@ -38,7 +38,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// Lets those of `jobs` that loaded a forwarding edge hear of the builds that the operation it forwards to asks for.
-    fn hear_of_nested(&mut self, edge: EdgeId, jobs: &JobSet) {
+    pub(super) fn hear_of_nested(&mut self, edge: EdgeId, jobs: &JobSet) {
         let heard = self.vertices[self.edges[edge].vertex]
             .loaded
             .intersection(jobs);
@@ -56,7 +56,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         for edge in touched {
             if let Some(state) = self.edges.get_mut(*edge) {
                 state.interest.remove(slot);
-                self.vertices[state.vertex].loaded.remove(slot);
+                let vertex = &mut self.vertices[state.vertex];
+                vertex.loaded.remove(slot);
+                if let Some(extra) = &mut vertex.extra {
+                    extra.given_up_jobs.remove(slot);
+                }
             }
         }
     }
@@ -97,6 +101,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             if new.is_empty() {
                 continue;
             }
+            self.replay(vertex, &new);
             self.tell(vertex, &new);
             let state = &self.vertices[vertex];
             work.extend(

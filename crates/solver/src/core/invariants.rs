@@ -163,6 +163,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 continue;
             }
             self.check_wants(id)?;
+            let slots = || edge.slots.iter();
+            let lacking = slots().filter(|slot| slot.state < slot.want).count();
+            let unknown = slots()
+                .filter(|slot| slot.state == EdgeState::Initial)
+                .count();
+            if (lacking, unknown) != (edge.lacking as usize, edge.unknown as usize) {
+                return broken("an edge counts the inputs that it waits for", id);
+            }
             if (edge.phase == Phase::Complete) != edge.result.is_some() {
                 return broken("an edge has a result exactly when it is complete", id);
             }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     CacheMap, CacheSourceId, Definition, Digest, Failure, KeyId, KeyMatches, KeyQuery, OpError,
-    Record, SaveKey, TraceEvent,
+    Record, SaveKey, TraceEvent, chain::SolvedEdge,
 };
 
 /// Names a request; chosen by the caller, never used twice.
@@ -135,6 +135,15 @@ pub enum Input<O, V> {
         /// The root.
         root: RootId,
     },
+    /// A job wants to know by which keys the results of its roots are found. Answered with [`Reply::Chain`].
+    Chain {
+        /// The request.
+        ticket: Ticket,
+        /// The job.
+        job: JobId,
+        /// The roots.
+        roots: Vec<RootId>,
+    },
     /// A query is answered.
     Answer {
         /// The query.
@@ -253,6 +262,20 @@ pub enum Effect<O, V> {
         /// What it hears.
         news: VertexNews,
     },
+    /// A subscribed job hears what an operation reported of itself before.
+    Replay {
+        /// The job.
+        job: JobId,
+        /// The vertex, as the job loaded it.
+        digest: Digest,
+        /// The vertex whose operation ran.
+        ran: u64,
+    },
+    /// A vertex whose operation reported on itself is gone.
+    Forget {
+        /// The vertex.
+        ran: u64,
+    },
     /// A scheduler event; only while tracing is on.
     Trace(TraceEvent),
 }
@@ -331,6 +354,8 @@ pub enum Reply<O, V> {
     Session(Option<SessionNo>),
     /// The vertices of the root, inputs first.
     Walk(Vec<WalkedVertex<O>>),
+    /// The edges that the roots are made of.
+    Chain(Vec<SolvedEdge>),
     /// It is done.
     Done,
 }

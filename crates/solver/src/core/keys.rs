@@ -1,8 +1,10 @@
 //! Cache keys: computing an edge's own, asking the stores about them, saving what leads to a result.
 
+use smallvec::SmallVec;
+
 use super::{
     Core,
-    graph::{Alternative, EdgeKey, EdgeState, Hit, KeyUse, Phase, Step},
+    graph::{Alternative, Edge, EdgeKey, EdgeState, Hit, KeyUse, Phase, Step, Vertex},
     io::{EdgeId, Effect, QueryId, Subject},
 };
 use crate::{
@@ -27,7 +29,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let vertex = &self.vertices[state.vertex];
         let selector = vertex.maps.first().and_then(|map| map.selector(slot));
         let input = &vertex.slots[slot];
-        for key in &self.edges[self.find(input.declared)].keys {
+        for key in &self.found(input.declared).keys {
             if !each(Alternative {
                 key: InputKey {
                     key: key.id,
@@ -40,7 +42,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         if let Some(content) = &input.content {
             let key = InputKey {
-                key: KeyId::content(**content),
+                key: **content,
                 selector: None,
             };
             if !each(Alternative {
@@ -91,6 +93,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn derived_key(&self, edge: EdgeId, usable: impl Fn(KeyUse) -> bool + Copy) -> Option<KeyId> {
         let state = &self.edges[edge];
         let op = self.vertices[state.vertex].maps.first()?.op;
+        if state.slots.is_empty() {
+            return Some(KeyId::root(op, state.output));
+        }
         let mut hash = KeyHasher::new(op, state.output);
         for slot in 0..state.slots.len() {
             let key = self.first_alternative(edge, slot, usable)?;
@@ -141,6 +146,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.trace(|core| TraceEvent::Key {
             edge: core.trace_edge(edge),
             key: id,
+            stored,
         });
         if state_is_known(self.edges[edge].phase) {
             self.tell_dependents(edge, true);
@@ -150,15 +156,39 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// The keys under which a result of this edge is recorded.
     pub(super) fn record_keys(&self, edge: EdgeId) -> Vec<KeyId> {
         let state = &self.edges[edge];
-        let usable = || state.keys.iter().filter(|key| key.usage.records());
-        if state.slots.is_empty() {
-            return usable().map(|key| key.id).collect();
+        if !state.slots.is_empty() {
+            return self.record_key(edge).into_iter().collect();
         }
+        let usable = state.keys.iter().filter(|key| key.usage.records());
+        usable.map(|key| key.id).collect()
+    }
+
+    /// The best one of the keys under which a result of this edge is recorded.
+    fn record_key(&self, edge: EdgeId) -> Option<KeyId> {
+        let state = &self.edges[edge];
+        let usable = || state.keys.iter().filter(|key| key.usage.records());
         let best = usable()
             .find(|key| key.stored)
             .or_else(|| usable().find(|key| key.usage == KeyUse::Full))
             .or_else(|| usable().next());
-        best.map(|key| key.id).into_iter().collect()
+        best.map(|key| key.id)
+    }
+
+    /// The names of an input under which something is recorded: its keys that lead to records of their own, its content, and what merged
+    /// edges brought in.
+    pub(super) fn record_names(&self, edge: EdgeId, slot: usize) -> InputKeys {
+        let input = self.find(self.vertices[self.edges[edge].vertex].slots[slot].declared);
+        let mut names = self.input_keys(edge, slot, KeyUse::records);
+        if self.edges[input].keys.len() < 2 {
+            return names;
+        }
+        let best = self.record_keys(input);
+        let computed = |key: &InputKey| {
+            let known = &self.edges[input].keys;
+            known.iter().any(|known| known.id == key.key) && !best.contains(&key.key)
+        };
+        names.keys.retain(|key| !computed(key));
+        names
     }
 
     /// Saves the keys of a complete edge and all that leads to them, with a record of `value` where there is one.
@@ -166,44 +196,64 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let state = &self.edges[edge];
         let vertex = &self.vertices[state.vertex];
         let inputs: Vec<_> = (0..state.slots.len())
-            .map(|slot| self.input_keys(edge, slot, KeyUse::records))
+            .map(|slot| self.record_names(edge, slot))
             .collect();
         let output = state.output;
-        let entry = |key, op| SaveKey {
+        let entry = |(key, op), inputs| SaveKey {
             key,
             op,
             output,
-            inputs: inputs.clone(),
+            inputs,
             record: None,
+        };
+        let Some(op) = vertex.maps.first().map(|map| map.op) else {
+            return;
         };
         let keys: Vec<_> = if state.slots.is_empty() {
             // Each cache map has a key of its own, and all lead to the result.
             let used = vertex.maps.iter().take(state.maps_seen.max(1) as usize);
-            let own: Vec<_> = used
+            let mut named: SmallVec<[_; 2]> = used
                 .map(|map| (KeyId::root(map.op, output), map.op))
                 .collect();
-            let foreign = state
-                .keys
-                .iter()
-                .filter(|key| key.usage.records() && !own.iter().any(|(id, _)| *id == key.id));
-            let foreign: Vec<_> = foreign
-                .filter_map(|key| Some((key.id, vertex.maps.first()?.op)))
-                .collect();
-            own.into_iter()
-                .chain(foreign)
-                .map(|(key, op)| entry(key, op))
-                .collect()
+            for key in &state.keys {
+                if key.usage.records() && !named.iter().any(|(id, _)| *id == key.id) {
+                    named.push((key.id, op));
+                }
+            }
+            let entries = named.into_iter().map(|named| entry(named, Vec::new()));
+            entries.collect()
         } else {
-            let Some(op) = vertex.maps.first().map(|map| map.op) else {
-                return;
-            };
-            self.record_keys(edge)
+            let key = self.record_key(edge);
+            key.map(|key| entry((key, op), inputs))
                 .into_iter()
-                .map(|key| entry(key, op))
                 .collect()
         };
         if !keys.is_empty() {
             self.effect(Effect::Save { keys, value });
+        }
+    }
+
+    /// Saves what leads to the inputs of an edge whose record came from elsewhere: without those links, only the source could tell
+    /// which keys they have.
+    pub(super) fn save_chain(&mut self, edge: EdgeId) {
+        let mut order = Vec::new();
+        let mut work = vec![edge];
+        while let Some(edge) = work.pop() {
+            for at in 0..self.edges[edge].slots.len() {
+                let input = self.find(self.vertices[self.edges[edge].vertex].slots[at].declared);
+                let state = &mut self.edges[input];
+                if state.phase == Phase::Complete || state.slots.is_empty() {
+                    continue;
+                }
+                if !std::mem::replace(&mut state.extra_mut().chained, true) {
+                    order.push(input);
+                    work.push(input);
+                }
+            }
+        }
+        // The lowest first, so that each key is there before it leads on.
+        for edge in order.into_iter().rev() {
+            self.save(edge, None);
         }
     }
 
@@ -298,6 +348,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.query(edge, Subject::Match, ask);
     }
 
+    /// Whether the answer to a query would change anything.
+    pub(crate) fn awaits(&self, query: QueryId) -> bool {
+        self.edges
+            .get(query.edge)
+            .is_some_and(|state| state.epoch == query.epoch)
+    }
+
     /// Takes the answer to a query. It may come too late to matter.
     pub(super) fn answer(&mut self, query: QueryId, matches: KeyMatches) {
         let edge = query.edge;
@@ -313,6 +370,20 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         }
         let found = matches.keys.iter().any(|key| !key.records.is_empty());
+        self.trace(|core| TraceEvent::Queried {
+            edge: core.trace_edge(edge),
+            input: match query.subject {
+                Subject::Probe(slot) => Some(slot),
+                _ => None,
+            },
+            hit: !matches.keys.is_empty() || matches.hits.iter().any(|hit| *hit),
+            records: matches
+                .keys
+                .iter()
+                .map(|key| key.records.len() as u32)
+                .sum(),
+        });
+        let state = &mut self.edges[edge];
         match query.subject {
             Subject::Root(_) => {}
             Subject::Probe(slot) => {
@@ -361,15 +432,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let state = self.edges[edge].phase.state();
         for at in 0..self.edges[edge].dependents.len() {
             let dependent = &self.edges[edge].dependents[at];
-            let (vertex, slot) = (dependent.vertex, dependent.slot as usize);
-            for at in 0..self.vertices[vertex].edges.len() {
-                let consumer = self.vertices[vertex].edges[at];
-                let edge = &mut self.edges[consumer];
-                edge.slots[slot].state = state;
+            let (vertex, slot) = (&self.vertices[dependent.vertex], dependent.slot as usize);
+            for consumer in &vertex.edges {
+                let edge = &mut self.edges[*consumer];
+                let old = edge.hear_state(slot, state);
                 if keys {
                     edge.names_came_in(slot);
                 }
-                self.touch(consumer);
+                if !edge.dirty && (state < old || is_concerned(vertex, edge, slot)) {
+                    edge.dirty = true;
+                    self.dirty.push_back(*consumer);
+                }
             }
         }
     }
@@ -392,4 +465,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
 /// Whether dependents may know the keys of an edge in this phase: before, they wait for all of them at once.
 fn state_is_known(phase: Phase) -> bool {
     !matches!(phase, Phase::Keys | Phase::Forwarded(_))
+}
+
+/// Whether an edge can do anything with what it heard of an input, or has to wait for other inputs first.
+fn is_concerned<O, V>(vertex: &Vertex<O>, edge: &Edge<V>, slot: usize) -> bool {
+    match edge.phase {
+        Phase::Keys if vertex.maps.is_empty() => !edge.need_map,
+        Phase::Keys => edge.unknown == 0 || !(edge.no_match || edge.queries > 0),
+        Phase::Settled if edge.no_match && edge.records().is_empty() => {
+            edge.lacking == 0 || edge.look || vertex.slots[slot].has_work()
+        }
+        Phase::Complete | Phase::Forwarded(_) => false,
+        _ => true,
+    }
 }

@@ -39,7 +39,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             self.rest(edge);
         } else {
             loop {
-                if self.edges[edge].look && self.look_for_twin(edge) {
+                let state = &self.edges[edge];
+                if state.look && state.unknown == 0 && self.look_for_twin(edge) {
                     break;
                 }
                 if self.step(edge) == Progress::Wait {
@@ -69,13 +70,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
             Phase::Loading => self.step_loading(edge),
             Phase::Running => self.step_running(edge),
             Phase::Complete | Phase::Forwarded(_) => Progress::Wait,
-        }
-    }
-
-    /// Wants the same of every input.
-    fn want_all(&mut self, edge: EdgeId, want: EdgeState) {
-        for slot in 0..self.edges[edge].slots.len() {
-            self.want(edge, slot, want);
         }
     }
 

@@ -17,6 +17,28 @@ use super::{
 };
 use crate::{CacheSourceId, Definition, Digest, Failure, MergePolicy, TraceEvent, VertexDef};
 
+/// A job that becomes interested in all that it loads, while it is loaded: nothing of it has to be walked again.
+struct Newcomer {
+    slot: u32,
+    jobs: JobSet,
+    touched: Vec<EdgeId>,
+    /// Edges that forward, and vertices with builds of their own: what they lead to is not in the definition.
+    forwarding: Vec<EdgeId>,
+    nesting: Vec<VertexId>,
+}
+
+impl Newcomer {
+    fn new(slot: u32) -> Self {
+        Self {
+            slot,
+            jobs: JobSet::one(slot),
+            touched: Vec::new(),
+            forwarding: Vec::new(),
+            nesting: Vec::new(),
+        }
+    }
+}
+
 /// What came of a definition.
 struct Loaded {
     root: EdgeId,
@@ -31,13 +53,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         let (slot, id) = (state.slot, state.id.clone());
         let domain = state.domain;
-        let Some(loaded) = self.create(definition, domain, &[]) else {
+        let mut newcomer = Newcomer::new(slot);
+        let Some(loaded) = self.create(definition, domain, &[], Some(&mut newcomer)) else {
             return;
         };
         self.own_edge(loaded.root);
+        self.welcome(job, newcomer);
         self.jobs[job].roots.push(loaded.root);
-        self.share(loaded.root, JobSet::one(slot), JobSet::one(slot));
-        self.trace_loaded(Some(id), &loaded);
+        self.trace_loaded(Some(id), None, &loaded);
         self.reply(ticket, Ok(Reply::Root(RootId(loaded.root))));
     }
 
@@ -57,7 +80,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         } else {
             &[parent, actor]
         };
-        let Some(loaded) = self.create(definition, domain, asking) else {
+        let Some(loaded) = self.create(definition, domain, asking, None) else {
             let vertex = &self.vertices[parent];
             let (vertex, name) = (vertex.digest, vertex.label.name.clone());
             return self.reply(ticket, Err(Failure::SubBuildCycle { vertex, name }));
@@ -65,13 +88,20 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.adopt(parent, loaded.root);
         let (interested, listeners) = (self.interested_in(parent), self.listeners_of(parent));
         self.share(loaded.root, interested, listeners);
-        self.trace_loaded(None, &loaded);
+        self.trace_loaded(None, Some(parent), &loaded);
         self.ask(ticket, Asker::Task(task), loaded.root);
     }
 
     /// Makes a vertex the owner of the root of a build that its operation asked for.
     fn adopt(&mut self, parent: VertexId, root: EdgeId) {
-        if self.vertices[parent].sub_builds().contains(&root) {
+        let known = self.vertices[parent].sub_builds();
+        if let Some(at) = known.iter().position(|known| *known == root) {
+            // One that a former run asked for as well belongs to this one now.
+            let extra = self.vertices[parent].extra_mut();
+            if at < extra.former_builds {
+                extra.sub_builds[at..].rotate_left(1);
+                extra.former_builds -= 1;
+            }
             return;
         }
         self.own_edge(root);
@@ -87,10 +117,67 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.hear(self.edges[root].vertex, listeners);
     }
 
-    fn trace_loaded(&mut self, job: Option<std::sync::Arc<str>>, loaded: &Loaded) {
+    /// A job that is loading a graph becomes interested in a vertex of it and in the edges of its inputs.
+    fn meet(&mut self, newcomer: &mut Newcomer, vertex: VertexId, edges: &[EdgeId]) {
+        for edge in edges {
+            let state = &mut self.edges[*edge];
+            if state.interest.insert(newcomer.slot) {
+                newcomer.touched.push(*edge);
+                if state.is_forwarded() {
+                    newcomer.forwarding.push(*edge);
+                }
+            }
+        }
+        let state = &mut self.vertices[vertex];
+        if state.loaded.insert(newcomer.slot) {
+            if !state.sub_builds().is_empty() {
+                newcomer.nesting.push(vertex);
+            }
+            self.replay(vertex, &newcomer.jobs);
+            self.tell(vertex, &newcomer.jobs);
+        }
+    }
+
+    /// Makes a job interested in what its graph leads to beyond itself.
+    fn welcome(&mut self, job: JobId, newcomer: Newcomer) {
+        let Newcomer {
+            jobs,
+            touched,
+            forwarding,
+            nesting,
+            ..
+        } = newcomer;
+        let known = &mut self.jobs[job].touched;
+        if known.is_empty() {
+            *known = touched;
+        } else {
+            known.extend(touched);
+        }
+        for vertex in nesting {
+            for root in self.vertices[vertex].sub_builds().to_vec() {
+                self.share(root, jobs.clone(), jobs.clone());
+            }
+        }
+        for edge in &forwarding {
+            if let Phase::Forwarded(target) = self.edges[*edge].phase {
+                self.interest(target, jobs.clone());
+            }
+        }
+        for edge in forwarding {
+            self.hear_of_nested(edge, &jobs);
+        }
+    }
+
+    fn trace_loaded(
+        &mut self,
+        job: Option<std::sync::Arc<str>>,
+        parent: Option<VertexId>,
+        loaded: &Loaded,
+    ) {
         self.trace(|core| TraceEvent::Loaded {
             job,
-            root: core.vertices[core.edges[loaded.root].vertex].digest,
+            parent: parent.map(|parent| core.vertices[parent].digest),
+            root: core.trace_edge(loaded.root),
             vertices: loaded.vertices,
             created: loaded.created,
         });
@@ -104,6 +191,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         definition: Definition<O>,
         domain: Option<Digest>,
         asking: &[VertexId],
+        mut newcomer: Option<&mut Newcomer>,
     ) -> Option<Loaded> {
         let (vertices, root) = definition.into_parts();
         let mut needed = vec![false; vertices.len()];
@@ -155,8 +243,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     self.create_vertex(def, domain, &inputs)
                 }
             };
+            if let Some(newcomer) = newcomer.as_deref_mut() {
+                self.meet(newcomer, ids[at], &inputs);
+            }
         }
         let root = self.edge_of(ids[root.vertex as usize], root.index);
+        if let Some(newcomer) = newcomer {
+            self.meet(newcomer, self.edges[root].vertex, &[root]);
+        }
         Some(Loaded {
             root,
             vertices: count,
@@ -187,9 +281,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     .all(|(slot, input)| slot.declared == *input)
         };
         let hash = live_hash(&def.digest, domain);
-        let mut twins: SmallVec<[VertexId; 2]> =
-            self.live.iter_hash(hash).copied().filter(matches).collect();
-        twins.sort_by_key(|id| (!self.vertices[*id].ignore_cache, self.vertices[*id].seq));
+        let mut twins: SmallVec<[VertexId; 2]> = self
+            .live
+            .iter_hash(hash)
+            .filter(|live| live.0 == hash)
+            .map(|live| live.1)
+            .filter(matches)
+            .collect();
+        if twins.len() > 1 {
+            twins.sort_by_key(|id| (!self.vertices[*id].ignore_cache, self.vertices[*id].seq));
+        }
         twins
     }
 
@@ -241,6 +342,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             slots: slots.collect(),
             edges: SmallVec::new(),
             maps: SmallVec::new(),
+            has_steps: false,
             maps_end: false,
             map_call: TaskSlot::Idle,
             exec: TaskSlot::Idle,
@@ -254,10 +356,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             vertex.extra_mut().sources = Some(sources);
         }
         let id = self.vertices.insert(vertex);
-        let vertices = &self.vertices;
-        self.live.insert_unique(hash, id, |id| {
-            live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref())
-        });
+        self.live.insert_unique(hash, (hash, id), |live| live.0);
         for (slot, input) in inputs.iter().enumerate() {
             self.own_edge(*input);
             let input = self.find(*input);
@@ -269,6 +368,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 },
             );
         }
+        self.trace_created(id);
         id
     }
 
@@ -289,28 +389,37 @@ impl<O: Clone, V: Clone> Core<O, V> {
         {
             return *edge;
         }
-        let slots = state.slots.iter().map(|slot| {
-            let input = &self.edges[self.find(slot.declared)];
-            let state = input.phase.state();
-            EdgeSlot {
-                state,
-                want: EdgeState::Initial,
-                hit: Hit::Unknown,
-                fresh: !input.keys.is_empty(),
-                work: false,
-            }
-        });
+        let slots: SmallVec<[EdgeSlot; 3]> = state
+            .slots
+            .iter()
+            .map(|slot| {
+                let input = &self.edges[self.find(slot.declared)];
+                let state = input.phase.state();
+                EdgeSlot {
+                    state,
+                    want: EdgeState::Initial,
+                    hit: Hit::Unknown,
+                    fresh: !input.keys.is_empty(),
+                    work: false,
+                }
+            })
+            .collect();
         let edge = self.edges.insert(Edge {
             vertex,
             output,
             phase: Phase::Keys,
             owners: 0,
             interest: JobSet::default(),
-            dependents: Vec::new(),
+            dependents: SmallVec::new(),
             wants: [0; 3],
             requests: SmallVec::new(),
             keys: SmallVec::new(),
-            slots: slots.collect(),
+            lacking: 0,
+            unknown: slots
+                .iter()
+                .map(|slot| u32::from(slot.state == EdgeState::Initial))
+                .sum(),
+            slots,
             result: None,
             generation: 0,
             maps_seen: 0,
@@ -320,6 +429,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             no_match: false,
             dirty: false,
             indexed: false,
+            names: SmallVec::new(),
             look: true,
             unmatched: true,
             need_map: false,
@@ -337,14 +447,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn remove_live(&mut self, vertex: VertexId) {
         let state = &self.vertices[vertex];
         let hash = live_hash(&state.digest, state.domain.as_deref());
-        if let Ok(entry) = self.live.find_entry(hash, |id| *id == vertex) {
+        if let Ok(entry) = self.live.find_entry(hash, |live| live.1 == vertex) {
             entry.remove();
         }
         if self.live.capacity() > 64 && self.live.len() * 4 < self.live.capacity() {
-            let vertices = &self.vertices;
-            self.live.shrink_to_fit(|id| {
-                live_hash(&vertices[*id].digest, vertices[*id].domain.as_deref())
-            });
+            self.live.shrink_to_fit(|live| live.0);
         }
     }
 }

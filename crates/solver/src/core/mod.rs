@@ -9,9 +9,11 @@
 //! - `demand` counts who wants an edge to reach which state; an edge that nobody wants anything of rests;
 //! - `ladder` takes an edge through its phases, one step at a time, whenever something changed (`advance`);
 //! - `keys` computes cache keys and handles the answers of stores, `index` finds live edges with equal keys, `merge` makes them one;
-//! - `tasks` starts and ends calls of operations, `failure` hands their errors up, `outcome` takes their results.
+//! - `tasks` starts and ends calls of operations, `failure` hands their errors up, `outcome` takes their results;
+//! - `tracing` tells what is live when somebody begins to watch.
 
 mod arena;
+mod chain;
 mod demand;
 mod failure;
 mod graph;
@@ -31,6 +33,7 @@ mod progress;
 mod rank;
 mod table;
 mod tasks;
+mod tracing;
 mod walk;
 
 pub use invariants::Broken;
@@ -44,10 +47,9 @@ use hashbrown::{HashMap, HashTable};
 pub use io::*;
 use jobset::JobSet;
 use smallvec::SmallVec;
-use table::FixedState;
-pub(crate) use table::mix;
+pub(crate) use table::{FixedState, mix};
 
-use crate::{TraceEdge, TraceEvent};
+use crate::{CancelCause, TraceEdge, TraceEvent, TraceVertex};
 
 /// A built-in mistake, to prove that the simulator finds it.
 #[cfg(feature = "sim")]
@@ -99,6 +101,8 @@ pub struct Core<O, V> {
     now: u64,
     position: u64,
     tracing: bool,
+    /// Why a task that is cancelled now is cancelled; for the trace.
+    cause: CancelCause,
     jobs: Arena<JobTag, JobState>,
     job_names: HashMap<std::sync::Arc<str>, JobId, FixedState>,
     job_slots: jobs::Slots,
@@ -106,7 +110,8 @@ pub struct Core<O, V> {
     vertices: Arena<VertexTag, Vertex<O>>,
     edges: Arena<EdgeTag, Edge<V>>,
     tasks: Arena<TaskTag, Task>,
-    live: HashTable<VertexId>,
+    /// Live vertices by digest and domain, with the hash of these.
+    live: HashTable<(u64, VertexId)>,
     index: index::Index,
     requests: HashMap<Ticket, Request, FixedState>,
     dirty: VecDeque<EdgeId>,
@@ -155,6 +160,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             now: 0,
             position: 0,
             tracing: false,
+            cause: CancelCause::default(),
             jobs: Arena::default(),
             job_names: HashMap::default(),
             job_slots: jobs::Slots::default(),
@@ -178,11 +184,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
             #[cfg(feature = "sim")]
             audit: None,
         }
-    }
-
-    /// Switches trace events on or off.
-    pub fn set_tracing(&mut self, on: bool) {
-        self.tracing = on;
     }
 
     /// Builds a mistake in.
@@ -219,6 +220,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.now = now;
         self.position += 1;
         std::mem::swap(&mut self.effects, effects);
+        self.cause = input.cancel_cause();
         self.dispatch(input);
         self.settle();
         std::mem::swap(&mut self.effects, effects);
@@ -259,6 +261,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 tried,
             } => self.next_session(ticket, task, &tried),
             Input::Walk { ticket, job, root } => self.walk(ticket, job, root),
+            Input::Chain { ticket, job, roots } => self.chain(ticket, job, &roots),
             Input::Answer { query, matches } => self.answer(query, matches),
             Input::Finished { task, outcome } => self.finished(task, outcome),
         }
@@ -299,8 +302,33 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
+    /// Something about a vertex changed: its edges go on, and what they do not need any more ends.
+    fn touch_all(&mut self, vertex: VertexId) {
+        let mut finished = false;
+        for at in 0..self.vertices[vertex].edges.len() {
+            let edge = self.vertices[vertex].edges[at];
+            if self.edges[edge].phase == graph::Phase::Complete {
+                finished = true;
+            } else {
+                self.touch(edge);
+            }
+        }
+        if finished {
+            self.sync(vertex);
+        }
+    }
+
     /// The edge that `edge` has become: a union-find look-up, with path compression.
+    #[inline]
     fn find(&self, edge: EdgeId) -> EdgeId {
+        if self.edges[edge].is_forwarded() {
+            self.find_forwarded(edge)
+        } else {
+            edge
+        }
+    }
+
+    fn find_forwarded(&self, edge: EdgeId) -> EdgeId {
         let mut root = edge;
         while self.edges[root].is_forwarded() {
             root = self.edges[root].resolved.get();
@@ -310,6 +338,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
             edge = self.edges[edge].resolved.replace(root);
         }
         root
+    }
+
+    /// What `edge` has become.
+    #[inline]
+    fn found(&self, edge: EdgeId) -> &Edge<V> {
+        let state = &self.edges[edge];
+        if state.is_forwarded() {
+            &self.edges[self.find(edge)]
+        } else {
+            state
+        }
     }
 
     /// Edges that forward to `edge`, in any number of steps.
@@ -336,6 +375,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
             vertex: self.vertices[state.vertex].digest,
             output: state.output,
             id: edge.unique(),
+        }
+    }
+
+    fn trace_vertex(&self, vertex: VertexId) -> TraceVertex {
+        TraceVertex {
+            digest: self.vertices[vertex].digest,
+            id: vertex.unique(),
         }
     }
 

@@ -5,7 +5,10 @@ use super::{
     graph::{Map, Phase, Purpose, Status, Step, Task, TaskSlot, VertexId},
     io::{EdgeId, Effect, LoadFailure, Outcome, TaskId},
 };
-use crate::{CacheMap, Digest, Failure, OpCall, Record, TraceEvent, digest::salted};
+use crate::{
+    CacheMap, CancelCause, Digest, Failure, KeyId, OpCall, OpError, Record, TraceEvent,
+    digest::salted,
+};
 
 /// How often one edge may lose its result before requests for it fail.
 const LOSS_LIMIT: u32 = 4;
@@ -25,16 +28,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
             && !(faulty!(self, CancelRecorded) && matches!(outcome, Outcome::Exec(Err(_))));
         let believed = self.clear_slot(id, &task) && !too_late;
         if believed {
+            self.trace_end(id, &task, &outcome);
             self.believe(&task, outcome);
         } else {
+            self.trace(|core| TraceEvent::CallDropped {
+                task: id.unique(),
+                vertex: core.trace_vertex(task.vertex),
+            });
             self.discard_outcome(outcome);
         }
-        if let Some(vertex) = self.vertices.get(task.vertex)
-            && !faulty!(self, WakeUpLost)
-        {
-            for edge in vertex.edges.clone() {
-                self.touch(edge);
-            }
+        if self.vertices.contains(task.vertex) && !faulty!(self, WakeUpLost) {
+            self.touch_all(task.vertex);
         }
         self.call_borrowers(&task);
         self.free_vertex_if_unowned(task.vertex);
@@ -49,10 +53,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         };
         for borrower in std::mem::take(&mut extra.borrowers) {
-            if let Some(vertex) = self.vertices.get(borrower) {
-                for edge in vertex.edges.clone() {
-                    self.touch(edge);
-                }
+            if self.vertices.contains(borrower) {
+                self.touch_all(borrower);
             }
         }
     }
@@ -87,6 +89,46 @@ impl<O: Clone, V: Clone> Core<O, V> {
         there
     }
 
+    /// Tells the trace how a task ended.
+    fn trace_end(&mut self, id: TaskId, task: &Task, outcome: &Outcome<V>) {
+        if !self.tracing {
+            return;
+        }
+        let (id, vertex) = (id.unique(), self.trace_vertex(task.vertex));
+        let ended = |call, digest, error: Option<&OpError>| TraceEvent::CallEnded {
+            task: id,
+            vertex,
+            call,
+            digest,
+            error: error.map(|error| error.to_string().into()),
+        };
+        let event = match outcome {
+            Outcome::CacheMap(Ok(map)) => ended(OpCall::CacheMap, Some(map.digest), None),
+            Outcome::CacheMap(Err(error)) => ended(OpCall::CacheMap, None, Some(error)),
+            Outcome::Preprocess(outcome) => ended(OpCall::Preprocess, None, outcome.as_ref().err()),
+            Outcome::SlowKey(Ok(key)) => ended(OpCall::SlowKey, *key, None),
+            Outcome::SlowKey(Err(error)) => ended(OpCall::SlowKey, None, Some(error)),
+            Outcome::Exec(outcome) => ended(OpCall::Exec, None, outcome.as_ref().err()),
+            Outcome::Load(outcome) => {
+                let Purpose::Load(edge) = task.purpose else {
+                    return;
+                };
+                let record = self.edges[edge].records().first().map(|record| record.id);
+                let edge = self.trace_edge(edge);
+                match (outcome, record) {
+                    (Err(failure), Some(record)) => TraceEvent::LoadFailed {
+                        task: id,
+                        edge,
+                        record,
+                        reason: failure.reason.clone(),
+                    },
+                    _ => TraceEvent::LoadEnded { task: id, edge },
+                }
+            }
+        };
+        self.effect(Effect::Trace(event));
+    }
+
     fn discard_outcome(&mut self, outcome: Outcome<V>) {
         match outcome {
             Outcome::Exec(Ok(values)) => self.effects.released.extend(values),
@@ -103,7 +145,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 self.call_failed(task, OpCall::CacheMap, error)
             }
             (Purpose::Slot(slot), Outcome::Preprocess(Ok(()))) => {
-                self.trace_call_end(vertex, OpCall::Preprocess, None);
                 self.vertices[vertex].slots[slot as usize].preprocess = Step::Done;
             }
             (Purpose::Slot(_), Outcome::Preprocess(Err(error))) => {
@@ -127,7 +168,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn take_map(&mut self, vertex: VertexId, map: CacheMap) {
-        self.trace_call_end(vertex, OpCall::CacheMap, None);
         self.calls_succeed(vertex);
         let domain = self.vertices[vertex]
             .domain
@@ -141,6 +181,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         if state.maps.is_empty() {
             for (slot, input) in state.slots.iter_mut().zip(&map.inputs) {
+                state.has_steps |= input.preprocess || input.slow_key;
                 slot.preprocess = if input.preprocess {
                     Step::Todo
                 } else {
@@ -153,16 +194,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 };
             }
         }
-        let selectors: Vec<Option<Digest>> = map
-            .inputs
-            .iter()
-            .map(|input| input.selector)
-            .take(state.slots.len())
-            .collect();
-        let selectors = selectors
-            .iter()
-            .any(Option::is_some)
-            .then(|| selectors.into());
+        let selectors = || {
+            let inputs = map.inputs.iter().take(state.slots.len());
+            inputs.map(|input| input.selector)
+        };
+        let selectors = selectors()
+            .any(|selector| selector.is_some())
+            .then(|| selectors().collect());
         state.maps_end = !map.more || !state.slots.is_empty();
         state.maps.push(Map { op, selectors });
         for edge in state.edges.clone() {
@@ -172,11 +210,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// A content key: one more name for the input, which may find a record or a live edge.
     fn take_content(&mut self, vertex: VertexId, slot: usize, key: Option<Digest>) {
-        self.trace_call_end(vertex, OpCall::SlowKey, None);
         self.calls_succeed(vertex);
         let state = &mut self.vertices[vertex].slots[slot];
         state.slow = Step::Done;
-        state.content = key.map(Box::new);
+        state.content = key.map(|content| Box::new(KeyId::content(content)));
         if key.is_none() {
             return;
         }
@@ -195,11 +232,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.complete(edge, value, record);
         if record.is_some_and(|record| record.source != crate::CacheSourceId::LOCAL) {
             // What came from elsewhere is found here next time.
+            self.save_chain(edge);
             let value = self.edges[edge].result.clone();
             self.save(edge, value);
         } else if self.has_several_names(edge) {
             self.save(edge, None);
         }
+        self.vertices[vertex].leave_builds();
         self.set_cached(vertex);
     }
 
@@ -218,11 +257,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if extra.records.is_empty() {
             self.after_last_record(edge);
         }
-        self.trace(|core| TraceEvent::LoadFailed {
-            edge: core.trace_edge(edge),
-            record: record.id,
-            reason: failure.reason,
-        });
         if failure.gone {
             self.effect(Effect::DropRecord { record });
         }
@@ -237,7 +271,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn executed(&mut self, vertex: VertexId, values: Vec<V>) {
-        self.trace_call_end(vertex, OpCall::Exec, None);
         self.calls_succeed(vertex);
         let returned = values.len() as u32;
         let mut values: Vec<Option<V>> = values.into_iter().map(Some).collect();
@@ -339,6 +372,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         state.no_match = true;
         state.epoch += 1;
         state.queries = 0;
+        self.cause = CancelCause::Failed;
         self.trace(|core| TraceEvent::ResultLost {
             edge: core.trace_edge(edge),
         });

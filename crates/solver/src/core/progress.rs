@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{
     Core,
     graph::{Status, VertexId},
-    io::{Effect, JobId, VertexNews},
+    io::{EdgeId, Effect, JobId, VertexNews},
     jobset::JobSet,
 };
 
@@ -33,6 +35,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 .map(|first| self.edges[*first].output)
                 == Some(edge.output);
             if first && self.vertices[vertex].loaded.contains(slot) {
+                self.replay(vertex, &one);
                 self.tell(vertex, &one);
             }
         }
@@ -193,21 +196,77 @@ impl<O: Clone, V: Clone> Core<O, V> {
         listeners
     }
 
-    /// Notes that a task reported on itself, so that its vertex counts as started.
-    pub fn reported(&mut self, now: u64, task: super::TaskId, effects: &mut super::Effects<O, V>) {
+    /// Notes that a task reported on itself, so that its vertex counts as started. Returns a name of the vertex, unless the task is
+    /// cancelled.
+    pub fn reported(
+        &mut self,
+        now: u64,
+        task: super::TaskId,
+        effects: &mut super::Effects<O, V>,
+    ) -> Option<u64> {
         self.now = now;
-        let Some(vertex) = self
+        let vertex = self
             .tasks
             .get(task)
             .filter(|task| !task.cancelled)
-            .map(|task| task.vertex)
-        else {
-            return;
-        };
+            .map(|task| task.vertex)?;
+        self.vertices[vertex].extra_mut().reported = true;
         if self.vertices[vertex].status == Status::Pending {
             std::mem::swap(&mut self.effects, effects);
             self.set_status(vertex, Status::Started { at: now });
             std::mem::swap(&mut self.effects, effects);
+        }
+        Some(vertex.unique())
+    }
+
+    /// Lets those of `jobs` that listen hear what was reported of a vertex before, by the operations that its edges lead to.
+    pub(super) fn replay(&mut self, vertex: VertexId, jobs: &JobSet) {
+        if self.subscribed.is_empty() {
+            return;
+        }
+        let mut ran = SmallVec::<[VertexId; 1]>::new();
+        for edge in &self.vertices[vertex].edges {
+            let found = self.edges[self.find(*edge)].vertex;
+            if !ran.contains(&found) {
+                ran.push(found);
+            }
+        }
+        for ran in ran {
+            self.replay_run(vertex, ran, jobs);
+        }
+    }
+
+    fn replay_run(&mut self, vertex: VertexId, ran: VertexId, jobs: &JobSet) {
+        let extra = self.vertices[ran].extra.as_ref();
+        if !extra.is_some_and(|extra| extra.reported) {
+            return;
+        }
+        let digest = self.vertices[vertex].digest;
+        for slot in jobs.iter().filter(|slot| self.subscribed.contains(*slot)) {
+            if let Some(job) = self.job_slots.job(slot) {
+                let ran = ran.unique();
+                self.effects.list.push(Effect::Replay { job, digest, ran });
+            }
+        }
+    }
+
+    /// After `source` was merged into `target`: those who loaded the source, or what had merged into it, hear what the target's
+    /// operation reported before.
+    pub(super) fn replay_to_sources(&mut self, source: EdgeId, target: EdgeId) {
+        let ran = self.edges[target].vertex;
+        let extra = self.vertices[ran].extra.as_ref();
+        if self.subscribed.is_empty() || !extra.is_some_and(|extra| extra.reported) {
+            return;
+        }
+        for merged in std::iter::once(source).chain(self.sources_of(source)) {
+            let vertex = self.edges[merged].vertex;
+            let mut others = self.vertices[vertex].edges.iter();
+            let heard =
+                others.any(|other| *other != merged && self.edges[self.find(*other)].vertex == ran);
+            if !heard && vertex != ran {
+                let jobs = self.vertices[vertex].loaded.clone();
+                self.replay_run(vertex, ran, &jobs);
+            }
         }
     }
 }

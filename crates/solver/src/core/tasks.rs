@@ -1,12 +1,8 @@
 //! Tasks: calls of operations and loads of records, from start to cancel. Each vertex has at most one of a kind under way.
 
-use std::sync::Arc;
-
-use smallvec::SmallVec;
-
 use super::{
     Core,
-    graph::{Phase, Purpose, Slot, Status, Step, Task, TaskSlot, VertexId},
+    graph::{Given, Phase, Purpose, Slot, Status, Step, Task, TaskSlot, VertexId},
     io::{Call, EdgeId, Effect, TaskId},
 };
 use crate::{OpCall, Record, TraceEvent};
@@ -19,18 +15,14 @@ impl Slot {
 }
 
 impl<O: Clone, V: Clone> Core<O, V> {
-    fn start_task(
-        &mut self,
-        vertex: VertexId,
-        purpose: Purpose,
-        inputs: SmallVec<[(EdgeId, u32); 2]>,
-    ) -> (TaskId, O) {
+    fn start_task(&mut self, vertex: VertexId, purpose: Purpose, inputs: Given) -> (TaskId, O) {
         let actor = self.actor_of(vertex);
         let task = self.tasks.insert(Task {
             vertex,
             actor,
             purpose,
             cancelled: false,
+            on_behalf: self.next_on_behalf(vertex),
             requests: Vec::new(),
             inputs,
         });
@@ -44,9 +36,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     pub(super) fn start_cache_map(&mut self, vertex: VertexId) {
         let index = self.vertices[vertex].maps.len() as u32;
-        let (task, op) = self.start_task(vertex, Purpose::CacheMap, SmallVec::new());
+        let (task, op) = self.start_task(vertex, Purpose::CacheMap, Given::new());
         self.vertices[vertex].map_call = TaskSlot::Running(task);
-        self.trace_call(vertex, OpCall::CacheMap, None);
+        self.trace_call(task, OpCall::CacheMap, None);
         self.effect(Effect::Start {
             task,
             call: Call::CacheMap { op, index },
@@ -62,7 +54,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let Some(value) = input.result.clone() else {
             return;
         };
-        let given = SmallVec::from_iter([(edge, input.generation)]);
+        let given = Given::from_iter([(edge, input.generation)]);
         let (task, op) = self.start_task(vertex, Purpose::Slot(slot as u32), given);
         self.vertices[vertex].slots[slot].task = TaskSlot::Running(task);
         let input = slot as u32;
@@ -71,7 +63,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         } else {
             (Call::SlowKey { op, input, value }, OpCall::SlowKey)
         };
-        self.trace_call(vertex, kind, Some(input));
+        self.trace_call(task, kind, Some(input));
         self.effect(Effect::Start { task, call });
     }
 
@@ -91,7 +83,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             return;
         }
-        let mut given = SmallVec::new();
+        let mut given = Given::new();
         let mut inputs = Vec::with_capacity(self.vertices[vertex].slots.len());
         for slot in &self.vertices[vertex].slots {
             let edge = self.find(slot.declared);
@@ -102,10 +94,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
             given.push((edge, input.generation));
             inputs.push(value);
         }
+        self.vertices[vertex].leave_builds();
         let (task, op) = self.start_task(vertex, Purpose::Exec, given);
         self.vertices[vertex].exec = TaskSlot::Running(task);
         self.set_status(vertex, Status::Started { at: self.now });
-        self.trace_call(vertex, OpCall::Exec, None);
+        self.trace_call(task, OpCall::Exec, None);
         self.effect(Effect::Start {
             task,
             call: Call::Exec { op, inputs },
@@ -121,11 +114,18 @@ impl<O: Clone, V: Clone> Core<O, V> {
             actor: vertex,
             purpose: Purpose::Load(edge),
             cancelled: false,
+            on_behalf: None,
             requests: Vec::new(),
-            inputs: SmallVec::new(),
+            inputs: Given::new(),
         });
         self.vertices[vertex].tasks += 1;
         self.edges[edge].load = TaskSlot::Running(task);
+        self.trace(|core| TraceEvent::LoadStarted {
+            task: task.unique(),
+            edge: core.trace_edge(edge),
+            record: record.id,
+            source: record.source,
+        });
         self.effect(Effect::Start {
             task,
             call: Call::Load { record },
@@ -145,7 +145,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             self.cancel_request(request);
         }
         self.trace(|core| TraceEvent::CallCancelled {
-            vertex: core.vertices[vertex].digest,
+            task: task.unique(),
+            vertex: core.trace_vertex(vertex),
+            cause: core.cause,
         });
         self.effect(Effect::Cancel { task });
     }
@@ -161,19 +163,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .unwrap_or(vertex)
     }
 
-    fn trace_call(&mut self, vertex: VertexId, call: OpCall, input: Option<u32>) {
-        self.trace(|core| TraceEvent::CallStarted {
-            vertex: core.vertices[vertex].digest,
-            call,
-            input,
-        });
-    }
-
-    pub(super) fn trace_call_end(&mut self, vertex: VertexId, call: OpCall, error: Option<String>) {
-        self.trace(|core| TraceEvent::CallEnded {
-            vertex: core.vertices[vertex].digest,
-            call,
-            error: error.map(Arc::from),
+    fn trace_call(&mut self, id: TaskId, call: OpCall, input: Option<u32>) {
+        self.trace(|core| {
+            let task = &core.tasks[id];
+            let actor = (task.actor != task.vertex).then(|| core.vertices[task.actor].digest);
+            TraceEvent::CallStarted {
+                task: id.unique(),
+                vertex: core.trace_vertex(task.vertex),
+                call,
+                input,
+                actor,
+            }
         });
     }
 }

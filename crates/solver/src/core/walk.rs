@@ -45,7 +45,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     .collect(),
                 complete,
                 sub_builds: self.vertices[ran]
-                    .sub_builds()
+                    .last_builds()
                     .iter()
                     .map(|root| position(*root))
                     .collect(),
@@ -75,7 +75,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 .edges
                 .iter()
                 .map(|edge| self.edges[self.find(*edge)].vertex);
-            let nested = merged.flat_map(|ran| self.vertices[ran].sub_builds());
+            let nested = merged.flat_map(|ran| self.vertices[ran].last_builds());
             let below = state.slots.iter().map(|slot| &slot.declared).chain(nested);
             work.extend(below.map(|edge| (self.edges[*edge].vertex, false)));
         }

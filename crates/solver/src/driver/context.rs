@@ -64,6 +64,8 @@ pub(super) struct TaskControl {
     pub(super) reports: Reports,
     /// Set when the task did not end at once.
     pub(super) abort: OnceLock<AbortHandle>,
+    /// Ends the task some time after its cancellation; of no use once the task has ended.
+    pub(super) grace: OnceLock<AbortHandle>,
 }
 
 impl TaskControl {
@@ -71,6 +73,13 @@ impl TaskControl {
         self.cancelled.store(true, Ordering::SeqCst);
         if let Some(token) = self.token.get() {
             token.cancel();
+        }
+    }
+
+    /// The task has ended.
+    pub(super) fn end(&self) {
+        if let Some(grace) = self.grace.get() {
+            grace.abort();
         }
     }
 
@@ -123,11 +132,16 @@ impl<T: Value> OpContext<T> {
         }));
     }
 
+    /// Tells every interested job, and the trace, why the operation has to run.
+    pub fn explain(&self, why: impl Into<Arc<str>>) {
+        self.report(Report::Explained(why.into()));
+    }
+
     fn report(&self, report: Report) {
         if self.control.reports.push(report) {
             self.shared
                 .inbox
-                .send(Message::Reports(self.epoch, self.task));
+                .tell_pump(Message::Reports(self.epoch, self.task));
         }
     }
 

@@ -4,7 +4,7 @@
 //! request is awaited by its client.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
@@ -12,8 +12,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{CoreInput, CoreReply};
 use crate::{
-    SolveError, Value,
-    core::{Census, JobId, TaskId, Ticket},
+    KeyMatches, SolveError, Value,
+    core::{Census, JobId, QueryId, TaskId, Ticket},
     progress::Channel,
 };
 
@@ -23,6 +23,13 @@ pub(super) type ReplySender<T> = oneshot::Sender<Result<CoreReply<T>, SolveError
 pub(super) enum Message<T: Value> {
     /// For the core of this epoch, nobody waits for an answer.
     Tell(u32, CoreInput<T>),
+    /// A query that took its time is answered.
+    Answered {
+        epoch: u32,
+        number: u64,
+        query: QueryId,
+        matches: KeyMatches,
+    },
     /// For the core of this epoch, with the way back.
     Ask {
         epoch: u32,
@@ -50,6 +57,8 @@ pub(super) struct Inbox<T: Value> {
 
 struct Waiting<T: Value> {
     messages: Vec<Message<T>>,
+    /// Somebody drains the inbox, or is about to.
+    attended: bool,
     /// The pump has ended: nothing will be answered.
     closed: bool,
 }
@@ -59,6 +68,7 @@ impl<T: Value> Inbox<T> {
         Self {
             waiting: Mutex::new(Waiting {
                 messages: Vec::new(),
+                attended: false,
                 closed: false,
             }),
             wake: Notify::new(),
@@ -67,29 +77,64 @@ impl<T: Value> Inbox<T> {
         }
     }
 
-    pub(super) fn send(&self, message: Message<T>) {
-        let first = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.closed {
-                return;
-            }
-            waiting.messages.push(message);
-            waiting.messages.len() == 1
-        };
-        if first {
+    /// Adds a message. Returns whether it is the caller's turn to see to it that the inbox is drained: nobody else does.
+    #[must_use]
+    pub(super) fn send(&self, message: Message<T>) -> bool {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return false;
+        }
+        waiting.messages.push(message);
+        !std::mem::replace(&mut waiting.attended, true)
+    }
+
+    /// Adds messages, as [`send`](Self::send) does.
+    #[must_use]
+    pub(super) fn send_all(&self, messages: &mut Vec<Message<T>>) -> bool {
+        if messages.is_empty() {
+            return false;
+        }
+        let mut waiting = self.lock();
+        if waiting.closed {
+            drop(waiting);
+            messages.clear();
+            return false;
+        }
+        waiting.messages.append(messages);
+        !std::mem::replace(&mut waiting.attended, true)
+    }
+
+    /// Adds messages, as [`tell_pump`](Self::tell_pump) does.
+    pub(super) fn tell_pump_all(&self, messages: &mut Vec<Message<T>>) {
+        if self.send_all(messages) {
             self.wake.notify_one();
         }
     }
 
-    /// Swaps what waits with the empty `into`.
-    pub(super) fn take(&self, into: &mut Vec<Message<T>>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Adds a message, and wakes the pump's own task where nobody drains the inbox.
+    pub(super) fn tell_pump(&self, message: Message<T>) {
+        if self.send(message) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Swaps what waits with the empty `into`, for the one who drains the inbox. Returns whether there was anything; if not, it is
+    /// nobody's turn any more.
+    #[must_use]
+    pub(super) fn take(&self, into: &mut Vec<Message<T>>) -> bool {
+        let mut waiting = self.lock();
         std::mem::swap(into, &mut waiting.messages);
+        waiting.attended = !into.is_empty();
+        waiting.attended
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drops what waits and whatever comes.
     pub(super) fn close(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
         waiting.closed = true;
         let messages = std::mem::take(&mut waiting.messages);
         drop(waiting);
@@ -110,7 +155,7 @@ impl<T: Value> Inbox<T> {
 
     pub(super) async fn census(&self) -> Result<Census, SolveError<T>> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Census(reply));
+        self.tell_pump(Message::Census(reply));
         answer.await.map_err(|_| SolveError::Shutdown)
     }
 
@@ -128,7 +173,7 @@ impl<T: Value> Inbox<T> {
             ticket,
             armed: true,
         };
-        self.send(Message::Ask {
+        self.tell_pump(Message::Ask {
             epoch,
             ticket,
             input: input(ticket),
@@ -150,7 +195,7 @@ struct CancelOnDrop<'a, T: Value> {
 impl<T: Value> Drop for CancelOnDrop<'_, T> {
     fn drop(&mut self) {
         if self.armed {
-            self.inbox.send(Message::Tell(
+            self.inbox.tell_pump(Message::Tell(
                 self.epoch,
                 CoreInput::Cancel {
                     ticket: self.ticket,

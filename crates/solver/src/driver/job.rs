@@ -1,14 +1,16 @@
 //! A client's build, as the client holds it.
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, Mutex, OnceLock, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
+
+use hashbrown::HashSet;
 
 use super::{ANY_EPOCH, CoreInput, CoreReply, Owner, Shared, domain_digest, inbox::Message};
 use crate::{
     Built, Digest, Op, OpDefinition, ProgressStream, ResultRef, Session, SolveError, Value,
-    core::{JobId, RootId, Ticket},
+    core::{FixedState, JobId, RootId, Ticket},
     progress::Channel,
 };
 
@@ -36,7 +38,7 @@ impl JobOptions {
 
 /// The root of a graph that a job loaded. Alive until the job is discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Root(RootId);
+pub struct Root(pub(super) RootId);
 
 /// One vertex of a provenance walk.
 #[derive(Clone)]
@@ -61,14 +63,16 @@ pub struct ProvenanceVertex<T: Value> {
 
 /// A client's build. Dropping it discards it.
 pub struct Job<T: Value> {
-    shared: Arc<Shared<T>>,
+    pub(super) shared: Arc<Shared<T>>,
     owner: Option<Arc<Owner<T>>>,
     name: Arc<str>,
-    id: JobId,
+    pub(super) id: JobId,
     epoch: u32,
     /// Number of the session; 0 for none.
     session: AtomicU64,
     progress: OnceLock<Arc<Channel>>,
+    /// Digests of vertices whose results are not to be exported.
+    pub(super) private: Mutex<HashSet<Digest, FixedState>>,
 }
 
 impl<T: Value> Job<T> {
@@ -103,6 +107,7 @@ impl<T: Value> Job<T> {
                 id,
                 session: AtomicU64::new(number.unwrap_or(0)),
                 progress: OnceLock::new(),
+                private: Mutex::default(),
             }),
             other => {
                 number
@@ -118,7 +123,7 @@ impl<T: Value> Job<T> {
         &self.name
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         input: impl FnOnce(Ticket) -> CoreInput<T>,
     ) -> Result<CoreReply<T>, SolveError<T>> {
@@ -128,6 +133,7 @@ impl<T: Value> Job<T> {
     /// Loads a graph. What is live already is shared.
     pub async fn load(&self, definition: OpDefinition<T>) -> Result<Root, SolveError<T>> {
         let job = self.id;
+        self.note_private(&definition);
         match self
             .ask(|ticket| CoreInput::Load {
                 ticket,
@@ -139,6 +145,16 @@ impl<T: Value> Job<T> {
             CoreReply::Root(root) => Ok(Root(root)),
             _ => Err(SolveError::Shutdown),
         }
+    }
+
+    fn note_private(&self, definition: &OpDefinition<T>) {
+        let private = definition
+            .vertices()
+            .iter()
+            .filter(|vertex| !vertex.options.export_cache)
+            .map(|vertex| vertex.digest);
+        let mut noted = self.private.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.extend(private);
     }
 
     /// Builds a root. Dropping the future cancels the request; work that only it wanted is cancelled then.
@@ -219,7 +235,7 @@ impl<T: Value> Job<T> {
     pub fn progress(&self) -> ProgressStream {
         let channel = self.progress.get_or_init(|| {
             let channel = Arc::new(Channel::default());
-            self.shared.inbox.send(Message::Subscribe(
+            self.shared.inbox.tell_pump(Message::Subscribe(
                 self.epoch,
                 self.id,
                 Arc::clone(&channel),
@@ -238,7 +254,9 @@ impl<T: Value> Job<T> {
             job: self.id,
             session: number,
         };
-        self.shared.inbox.send(Message::Tell(self.epoch, input));
+        self.shared
+            .inbox
+            .tell_pump(Message::Tell(self.epoch, input));
     }
 
     /// Ends the job: its requests are cancelled, and what only it needed goes. Returns when that has happened; calls of operations
@@ -258,7 +276,7 @@ impl<T: Value> Drop for Job<T> {
             .remove(self.session.load(Ordering::Acquire));
         if self.owner.is_some() {
             let ticket = self.shared.inbox.ticket();
-            self.shared.inbox.send(Message::Tell(
+            self.shared.inbox.tell_pump(Message::Tell(
                 self.epoch,
                 CoreInput::Discard {
                     ticket,

@@ -1,21 +1,25 @@
 //! The driver: runs the core's effects as tokio tasks and feeds the outcomes back. All concurrency lives here.
 
+mod chain;
 mod context;
+mod history;
 mod inbox;
 mod job;
 mod pump;
 mod run;
+mod running;
 mod sources;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 pub use context::{NoSession, OpContext, SessionClosed};
 use inbox::{Inbox, Message};
 pub use job::{Job, JobOptions, ProvenanceVertex, Root};
+use pump::Pump;
 use sources::Sources;
 use tokio::sync::Semaphore;
 
@@ -66,10 +70,17 @@ pub struct CacheSource<T: Value> {
 /// What the pump, the jobs and the tasks share.
 pub(crate) struct Shared<T: Value> {
     inbox: Inbox<T>,
+    pump: Mutex<Pump<T>>,
     sessions: SessionTable,
     sources: Sources<T>,
     semaphore: Option<Arc<Semaphore>>,
     options: SolverOptions,
+}
+
+impl<T: Value> Shared<T> {
+    fn pump(&self) -> MutexGuard<'_, Pump<T>> {
+        self.pump.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A graph solver. Cheap to clone; the last clone to be dropped ends it, with every task.
@@ -92,7 +103,7 @@ pub(crate) struct Owner<T: Value>(Arc<Shared<T>>);
 
 impl<T: Value> Drop for Owner<T> {
     fn drop(&mut self) {
-        self.0.inbox.send(Message::Stop);
+        self.0.inbox.tell_pump(Message::Stop);
     }
 }
 
@@ -108,6 +119,7 @@ impl<T: Value> Solver<T> {
     ) -> Self {
         let shared = Arc::new(Shared {
             inbox: Inbox::new(),
+            pump: Mutex::new(Pump::new()),
             sessions: SessionTable::default(),
             sources: Sources::new(CacheSource { keys, results }),
             semaphore: options
@@ -115,7 +127,7 @@ impl<T: Value> Solver<T> {
                 .map(|limit| Arc::new(Semaphore::new(limit.max(1)))),
             options,
         });
-        tokio::spawn(pump::Pump::new(Arc::clone(&shared)).run());
+        tokio::spawn(pump::run(Arc::clone(&shared)));
         let owner = Arc::new(Owner(Arc::clone(&shared)));
         Self {
             shared,

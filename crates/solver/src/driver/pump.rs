@@ -7,82 +7,145 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::{
     ANY_EPOCH, CoreInput, CoreReply, Shared,
-    context::TaskControl,
+    history::Histories,
     inbox::{Message, ReplySender},
-    run::{Start, panic_text, run_all},
+    run::{Start, panic_text, spawn_all},
+    running::Running,
     sources::{Asked, unite},
 };
 use crate::{
-    CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, Value, VertexUpdate,
-    core::{Core, Effect, Effects, Input, JobId, Reply, TaskId, Ticket, VertexNews},
-    progress::Channel,
+    CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, TraceStamp, Value,
+    VertexUpdate,
+    core::{Core, Effect, Effects, Input, JobId, QueryId, Reply, TaskId, Ticket, VertexNews},
+    progress::{Channel, Report},
 };
 
 /// Tasks that are polled first by one tokio task.
-const BATCH: usize = 64;
+const BATCH: usize = 32;
+/// Inputs that are handled before the clock is read again.
+const CLOCK_EVERY: u32 = 64;
 
 type DriverCore<T> = Core<Arc<dyn Op<T>>, ResultRef<T>>;
 type DriverEffects<T> = Effects<Arc<dyn Op<T>>, ResultRef<T>>;
 type DriverEffect<T> = Effect<Arc<dyn Op<T>>, ResultRef<T>>;
 
+/// Who holds it drains the inbox; see [`Inbox::send`](super::inbox::Inbox::send) for whose turn that is. It is never held while an
+/// operation is polled, nor across an await.
 pub(super) struct Pump<T: Value> {
-    shared: Arc<Shared<T>>,
     core: DriverCore<T>,
     epoch: u32,
+    /// Microseconds since the Unix epoch, read now and then.
+    now: u64,
+    /// Inputs handled since the clock was read.
+    since_clock: u32,
     effects: DriverEffects<T>,
+    batch: Vec<Message<T>>,
     /// Inputs that follow from effects, handled before the next message.
     follow_ups: VecDeque<CoreInput<T>>,
     replies: HashMap<Ticket, ReplySender<T>>,
-    running: HashMap<TaskId, Arc<TaskControl>>,
+    running: Running,
     starts: Vec<Start<T>>,
     channels: HashMap<JobId, Arc<Channel>>,
+    /// Queries that take their time, by their number.
+    queries: HashMap<u64, (QueryId, AbortOnDropHandle<()>)>,
+    asked: u64,
+    histories: Histories,
     stopped: bool,
+    /// The recording that events go to; 0 for none.
+    recording: u64,
+}
+
+/// Ends the solver when the runtime drops its task.
+struct StopOnDrop<T: Value>(Arc<Shared<T>>);
+
+impl<T: Value> Drop for StopOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.pump().shut_down(&self.0);
+    }
+}
+
+/// Drains the inbox whenever nobody else is there to do it, until the solver is stopped.
+pub(super) async fn run<T: Value>(shared: Arc<Shared<T>>) {
+    let guard = StopOnDrop(shared);
+    let shared = &guard.0;
+    while !shared.pump().stopped {
+        shared.inbox.wake.notified().await;
+        let starts = shared.pump().drain(shared);
+        if !starts.is_empty() {
+            spawn_all(starts, shared);
+        }
+    }
 }
 
 impl<T: Value> Pump<T> {
-    pub(super) fn new(shared: Arc<Shared<T>>) -> Self {
-        let mut core = Core::new();
-        core.set_tracing(shared.options.trace.is_some());
+    pub(super) fn new() -> Self {
         Self {
-            shared,
-            core,
+            core: Core::new(),
             epoch: 0,
+            now: now_micros(),
+            since_clock: 0,
             effects: Effects::default(),
+            batch: Vec::new(),
             follow_ups: VecDeque::new(),
             replies: HashMap::new(),
-            running: HashMap::new(),
+            running: Running::default(),
             starts: Vec::new(),
             channels: HashMap::new(),
+            queries: HashMap::new(),
+            asked: 0,
+            histories: Histories::default(),
             stopped: false,
+            recording: 0,
         }
     }
 
-    pub(super) async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        let mut batch = Vec::new();
-        while !self.stopped {
-            shared.inbox.take(&mut batch);
-            if batch.is_empty() {
-                shared.inbox.wake.notified().await;
-                continue;
-            }
+    /// Handles what is in the inbox until it is empty. Returns tasks for the caller to start, fewer than a batch.
+    pub(super) fn drain(&mut self, shared: &Arc<Shared<T>>) -> Vec<Start<T>> {
+        let mut batch = std::mem::take(&mut self.batch);
+        while shared.inbox.take(&mut batch) {
+            self.read_clock();
+            self.switch_tracing(shared);
             for message in batch.drain(..) {
-                self.message(message);
+                self.message(shared, message);
+                if self.starts.len() >= BATCH {
+                    let starts = std::mem::replace(&mut self.starts, Vec::with_capacity(BATCH));
+                    spawn_all(starts, shared);
+                }
             }
-            self.start_tasks();
-            tokio::task::consume_budget().await;
         }
-        self.shut_down();
+        self.batch = batch;
+        std::mem::take(&mut self.starts)
     }
 
-    fn message(&mut self, message: Message<T>) {
+    fn read_clock(&mut self) {
+        self.now = now_micros();
+        self.since_clock = 0;
+    }
+
+    fn message(&mut self, shared: &Arc<Shared<T>>, message: Message<T>) {
+        if self.stopped {
+            return;
+        }
         match message {
             Message::Tell(epoch, input) if epoch == self.epoch || epoch == ANY_EPOCH => {
-                self.handle(input)
+                self.handle(shared, input)
             }
             Message::Tell(..) => {}
+            Message::Answered {
+                epoch,
+                number,
+                query,
+                matches,
+            } => {
+                self.queries.remove(&number);
+                if epoch == self.epoch {
+                    self.handle(shared, Input::Answer { query, matches });
+                }
+            }
             Message::Ask {
                 epoch,
                 ticket,
@@ -91,7 +154,7 @@ impl<T: Value> Pump<T> {
             } => {
                 if epoch == self.epoch || epoch == ANY_EPOCH {
                     self.replies.insert(ticket, reply);
-                    self.handle(input);
+                    self.handle(shared, input);
                 } else {
                     let invariant = Arc::from("the solver was started anew");
                     // Nobody listens where the client is gone.
@@ -101,63 +164,73 @@ impl<T: Value> Pump<T> {
                     }));
                 }
             }
-            Message::Reports(epoch, task) if epoch == self.epoch => self.reports(task),
+            Message::Reports(epoch, task) if epoch == self.epoch => self.reports(shared, task),
             Message::Reports(..) => {}
             Message::Subscribe(epoch, job, channel) => {
                 if epoch == self.epoch {
                     self.channels.insert(job, channel);
-                    self.handle(Input::Subscribe { job });
+                    self.handle(shared, Input::Subscribe { job });
                 } else {
                     channel.close();
                 }
             }
             Message::Census(reply) => drop(reply.send(self.core.census())),
-            Message::Stop => self.stopped = true,
+            Message::Stop => self.shut_down(shared),
         }
     }
 
-    fn handle(&mut self, input: CoreInput<T>) {
-        self.follow_ups.push_back(input);
-        while let Some(input) = self.follow_ups.pop_front() {
-            if let Input::Finished { task, .. } = &input {
-                self.running.remove(task);
+    fn handle(&mut self, shared: &Arc<Shared<T>>, input: CoreInput<T>) {
+        let mut next = Some(input);
+        while let Some(input) = next {
+            let discards = matches!(input, Input::Discard { .. });
+            match &input {
+                Input::Finished { task, .. } => self.running.remove(*task),
+                Input::Discard { job, .. } => {
+                    if let Some(channel) = self.channels.remove(job) {
+                        channel.close();
+                    }
+                }
+                _ => {}
             }
-            if let Input::Discard { job, .. } = &input
-                && let Some(channel) = self.channels.remove(job)
-            {
-                channel.close();
+            self.since_clock += 1;
+            if self.since_clock >= CLOCK_EVERY {
+                self.read_clock();
             }
-            let now = now_micros();
-            let (core, effects) = (&mut self.core, &mut self.effects);
+            let (now, core, effects) = (self.now, &mut self.core, &mut self.effects);
             if let Err(payload) =
                 catch_unwind(AssertUnwindSafe(|| core.handle(now, input, effects)))
             {
-                return self.start_anew(&panic_text(payload.as_ref()));
+                return self.start_anew(shared, &panic_text(payload.as_ref()));
             }
-            self.carry_out();
+            self.carry_out(shared);
+            if discards && !self.queries.is_empty() {
+                // Nobody waits any more for what was asked for edges that are gone.
+                let core = &self.core;
+                self.queries.retain(|_, (query, _)| core.awaits(*query));
+            }
+            next = self.follow_ups.pop_front();
         }
     }
 
-    fn carry_out(&mut self) {
+    fn carry_out(&mut self, shared: &Arc<Shared<T>>) {
         let mut list = std::mem::take(&mut self.effects.list);
         for effect in list.drain(..) {
-            self.effect(effect);
+            self.effect(shared, effect);
         }
         self.effects.list = list;
         self.effects.released.clear();
         self.effects.retired.clear();
     }
 
-    fn effect(&mut self, effect: DriverEffect<T>) {
+    fn effect(&mut self, shared: &Arc<Shared<T>>, effect: DriverEffect<T>) {
         match effect {
-            Effect::Reply { ticket, reply } => self.reply(ticket, reply),
+            Effect::Reply { ticket, reply } => self.reply(shared, ticket, reply),
             Effect::Query {
                 query,
                 ask,
                 sources,
             } => {
-                match self
-                    .shared
+                match shared
                     .sources
                     .ask(ask, sources.as_deref().unwrap_or_default())
                 {
@@ -165,25 +238,32 @@ impl<T: Value> Pump<T> {
                         self.follow_ups.push_back(Input::Answer { query, matches })
                     }
                     Asked::Later(answers) => {
-                        let (shared, epoch) = (Arc::clone(&self.shared), self.epoch);
-                        tokio::spawn(async move {
-                            let trace = |event| {
-                                if let Some(sink) = &shared.options.trace {
-                                    sink.event(0, event);
+                        let (shared, epoch) = (Arc::clone(shared), self.epoch);
+                        self.asked += 1;
+                        let number = self.asked;
+                        let asking = tokio::spawn(async move {
+                            let timeout = shared.options.source_timeout;
+                            let heard = |source, failed: Option<TraceEvent>| {
+                                shared.sources.note(source, failed.is_none(), timeout);
+                                if let (Some(sink), Some(event)) = (&shared.options.trace, failed) {
+                                    sink.event(stamp(0, now_micros()), event);
                                 }
                             };
-                            let matches =
-                                unite(answers, shared.options.source_timeout, trace).await;
-                            shared
-                                .inbox
-                                .send(Message::Tell(epoch, Input::Answer { query, matches }));
+                            let matches = unite(answers, timeout, heard).await;
+                            shared.inbox.tell_pump(Message::Answered {
+                                epoch,
+                                number,
+                                query,
+                                matches,
+                            });
                         });
+                        self.queries
+                            .insert(number, (query, AbortOnDropHandle::new(asking)));
                     }
                 }
             }
             Effect::Start { task, call } => {
-                let control = Arc::<TaskControl>::default();
-                self.running.insert(task, Arc::clone(&control));
+                let control = self.running.insert(task);
                 self.starts.push(Start {
                     task,
                     epoch: self.epoch,
@@ -191,46 +271,76 @@ impl<T: Value> Pump<T> {
                     control,
                 });
             }
-            Effect::Cancel { task } => self.cancel(task),
-            Effect::Save { keys, value } => self.save(keys, value),
-            Effect::Lost { value, record } => self.forget_lost(&value, record),
-            Effect::DropRecord { record } => self.drop_record(record),
+            Effect::Cancel { task } => self.cancel(shared, task),
+            Effect::Save { keys, value } => self.save(shared, keys, value),
+            Effect::Lost { value, record } => self.forget_lost(shared, &value, record),
+            Effect::DropRecord { record } => drop_record(shared, record),
             Effect::Progress { job, news } => {
                 if let Some(channel) = self.channels.get(&job) {
                     channel.send_vertex(update(news));
                 }
             }
-            Effect::Trace(event) => self.trace(event),
+            Effect::Replay { job, digest, ran } => {
+                if let Some(channel) = self.channels.get(&job) {
+                    self.histories
+                        .replay(ran, |report| channel.send_report(digest, report));
+                }
+            }
+            Effect::Forget { ran } => self.histories.forget(ran),
+            Effect::Trace(event) => self.trace(shared, event),
         }
     }
 
-    fn trace(&self, event: TraceEvent) {
-        if let Some(sink) = &self.shared.options.trace {
-            sink.event(self.core.position(), event);
+    fn trace(&self, shared: &Shared<T>, event: TraceEvent) {
+        if let Some(sink) = &shared.options.trace {
+            sink.event(stamp(self.core.position(), self.now), event);
         }
     }
 
-    fn reply(&mut self, ticket: Ticket, reply: Result<CoreReply<T>, SolveError<T>>) {
+    /// Follows the sink: between two batches it may want events, or no more.
+    fn switch_tracing(&mut self, shared: &Arc<Shared<T>>) {
+        let Some(sink) = &shared.options.trace else {
+            return;
+        };
+        let recording = sink.recording();
+        if std::mem::replace(&mut self.recording, recording) == recording {
+            return;
+        }
+        let on = recording != 0;
+        if on && self.core.census() != crate::Census::default() {
+            self.core.resume_tracing(&mut self.effects);
+            self.carry_out(shared);
+        } else {
+            self.core.set_tracing(on);
+        }
+    }
+
+    fn reply(
+        &mut self,
+        shared: &Shared<T>,
+        ticket: Ticket,
+        reply: Result<CoreReply<T>, SolveError<T>>,
+    ) {
         let Some(sender) = self.replies.remove(&ticket) else {
             return;
         };
         if let Err(Ok(Reply::Job(job))) = sender.send(reply) {
             // The client went away while it opened the job: nobody else can end it.
-            let ticket = self.shared.inbox.ticket();
+            let ticket = shared.inbox.ticket();
             self.follow_ups.push_back(Input::Discard { ticket, job });
         }
     }
 
-    fn cancel(&self, task: TaskId) {
-        let Some(control) = self.running.get(&task).cloned() else {
+    fn cancel(&self, shared: &Shared<T>, task: TaskId) {
+        let Some(control) = self.running.get(task) else {
             return;
         };
         control.cancel();
-        let grace = self.shared.options.cancel_grace;
-        let control = Arc::downgrade(&control);
-        tokio::spawn(async move {
+        let grace = shared.options.cancel_grace;
+        let watched = Arc::downgrade(control);
+        let timer = tokio::spawn(async move {
             tokio::time::sleep(grace).await;
-            if let Some(handle) = control
+            if let Some(handle) = watched
                 .upgrade()
                 .as_ref()
                 .and_then(|control| control.abort.get())
@@ -238,10 +348,12 @@ impl<T: Value> Pump<T> {
                 handle.abort();
             }
         });
+        // A task is cancelled once.
+        let _ = control.grace.set(timer.abort_handle());
     }
 
-    fn save(&self, keys: Vec<SaveKey>, value: Option<ResultRef<T>>) {
-        let local = &self.shared.sources.local;
+    fn save(&self, shared: &Shared<T>, keys: Vec<SaveKey>, value: Option<ResultRef<T>>) {
+        let local = &shared.sources.local;
         let record = value.and_then(|value| {
             match value
                 .record()
@@ -249,7 +361,7 @@ impl<T: Value> Pump<T> {
             {
                 Ok(id) => {
                     value.set_record(id);
-                    let created = now_micros() / 1000;
+                    let created = self.now / 1000;
                     Some(Record {
                         id,
                         created,
@@ -258,9 +370,8 @@ impl<T: Value> Pump<T> {
                     })
                 }
                 Err(error) => {
-                    self.trace(TraceEvent::SaveFailed {
-                        reason: error.to_string().into(),
-                    });
+                    let reason = error.to_string().into();
+                    self.trace(shared, TraceEvent::SaveFailed { reason });
                     None
                 }
             }
@@ -270,39 +381,39 @@ impl<T: Value> Pump<T> {
         }
     }
 
-    fn forget_lost(&self, value: &ResultRef<T>, record: Option<Record>) {
+    fn forget_lost(&self, shared: &Shared<T>, value: &ResultRef<T>, record: Option<Record>) {
         if let Some(id) = value.record() {
-            self.drop_record(Record {
+            let record = Record {
                 id,
                 created: 0,
                 priority: 0,
                 source: CacheSourceId::LOCAL,
-            });
+            };
+            drop_record(shared, record);
         }
         if let Some(record) = record.filter(|record| record.source != CacheSourceId::LOCAL) {
-            self.drop_record(record);
+            drop_record(shared, record);
         }
     }
 
-    fn drop_record(&self, record: Record) {
-        if record.source == CacheSourceId::LOCAL {
-            self.shared.sources.local.keys.drop_record(record.id);
-            self.shared.sources.local.results.forget(record.id);
-        } else if let Some(source) = self.shared.sources.get(record.source) {
-            source.keys.drop_record(record.id);
-        }
-    }
-
-    fn reports(&mut self, task: TaskId) {
-        let Some(control) = self.running.get(&task) else {
+    fn reports(&mut self, shared: &Arc<Shared<T>>, task: TaskId) {
+        let Some(control) = self.running.get(task) else {
             return;
         };
         let reports = control.reports.take();
         if reports.is_empty() {
             return;
         }
-        self.core.reported(now_micros(), task, &mut self.effects);
-        self.carry_out();
+        if let Some(ran) = self.core.reported(self.now, task, &mut self.effects) {
+            self.histories.add(ran, &reports);
+        }
+        self.carry_out(shared);
+        for why in reports.iter().filter_map(Report::explanation) {
+            if let Some(vertex) = self.core.vertex_of(task) {
+                let why = Arc::clone(why);
+                self.trace(shared, TraceEvent::Explained { vertex, why });
+            }
+        }
         for (job, digest) in self.core.listeners(task) {
             if let Some(channel) = self.channels.get(&job) {
                 reports
@@ -312,19 +423,14 @@ impl<T: Value> Pump<T> {
         }
     }
 
-    /// Hands what is to be started to tokio, in batches.
-    fn start_tasks(&mut self) {
-        let mut starts = std::mem::take(&mut self.starts).into_iter();
-        while !starts.as_slice().is_empty() {
-            let batch = starts.by_ref().take(BATCH).collect();
-            tokio::spawn(run_all(batch, Arc::clone(&self.shared)));
-        }
-    }
-
     /// The core broke an invariant. Whoever waits gets an error that says so; a new core takes over.
-    fn start_anew(&mut self, invariant: &str) {
+    fn start_anew(&mut self, shared: &Shared<T>, invariant: &str) {
         let invariant: Arc<str> = invariant.into();
         let position = self.core.position();
+        let event = TraceEvent::Broken {
+            invariant: Arc::clone(&invariant),
+        };
+        self.trace(shared, event);
         self.end_tasks();
         for (_, reply) in self.replies.drain() {
             let _ = reply.send(Err(SolveError::Invariant {
@@ -332,40 +438,59 @@ impl<T: Value> Pump<T> {
                 position,
             }));
         }
-        self.shared.inbox.next_epoch();
-        self.epoch = self.shared.inbox.epoch();
+        shared.inbox.next_epoch();
+        self.epoch = shared.inbox.epoch();
+        self.start_over();
+    }
+
+    fn start_over(&mut self) {
         self.channels
             .drain()
             .for_each(|(_, channel)| channel.close());
         self.follow_ups.clear();
+        self.queries.clear();
+        self.histories = Histories::default();
         self.effects = Effects::default();
         self.core = Core::new();
-        self.core.set_tracing(self.shared.options.trace.is_some());
+        self.recording = 0;
     }
 
     fn end_tasks(&mut self) {
         self.starts.clear();
-        for (_, control) in self.running.drain() {
+        for control in std::mem::take(&mut self.running).into_controls() {
             control.cancel();
+            control.end();
             if let Some(handle) = control.abort.get() {
                 handle.abort();
             }
         }
     }
 
-    fn shut_down(&mut self) {
-        self.shared.inbox.close();
+    fn shut_down(&mut self, shared: &Shared<T>) {
+        self.stopped = true;
+        shared.inbox.close();
         self.end_tasks();
         for (_, reply) in self.replies.drain() {
             let _ = reply.send(Err(SolveError::Shutdown));
         }
-        self.channels
-            .drain()
-            .for_each(|(_, channel)| channel.close());
+        self.start_over();
     }
 }
 
-fn now_micros() -> u64 {
+fn drop_record<T: Value>(shared: &Shared<T>, record: Record) {
+    if record.source == CacheSourceId::LOCAL {
+        shared.sources.local.keys.drop_record(record.id);
+        shared.sources.local.results.forget(record.id);
+    } else if let Some(source) = shared.sources.get(record.source) {
+        source.keys.drop_record(record.id);
+    }
+}
+
+pub(super) fn stamp(position: u64, micros: u64) -> TraceStamp {
+    TraceStamp { position, micros }
+}
+
+pub(super) fn now_micros() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_micros() as u64)

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
     task::Poll,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -20,6 +21,9 @@ use crate::{
 
 pub(super) type DriverCall<T> = Call<Arc<dyn Op<T>>, ResultRef<T>>;
 type DriverOutcome<T> = Outcome<ResultRef<T>>;
+
+/// How long an outcome may wait for other tasks to be polled.
+const HELD_BACK: Duration = Duration::from_micros(100);
 
 /// A task that is to be started.
 pub(super) struct Start<T: Value> {
@@ -39,43 +43,45 @@ enum Kind {
     Exec,
 }
 
-/// Sends the outcome of a task exactly once, whatever becomes of its future.
-struct Outbox<T: Value> {
-    shared: Arc<Shared<T>>,
-    task: TaskId,
-    epoch: u32,
+/// Makes sure that a task has an outcome, also where its future is dropped.
+struct Guard<'a, T: Value> {
+    context: &'a OpContext<T>,
     kind: Kind,
-    sent: bool,
+    ended: bool,
 }
 
-impl<T: Value> Outbox<T> {
-    fn send(&mut self, outcome: DriverOutcome<T>) {
-        self.sent = true;
-        let input = CoreInput::Finished {
-            task: self.task,
-            outcome,
-        };
-        self.shared.inbox.send(Message::Tell(self.epoch, input));
+impl<T: Value> Guard<'_, T> {
+    fn outcome(mut self, outcome: DriverOutcome<T>) -> Message<T> {
+        self.ended = true;
+        self.message(outcome)
     }
 
-    fn fail(&mut self, error: OpError) {
-        self.send(match self.kind {
-            Kind::CacheMap => Outcome::CacheMap(Err(error)),
-            Kind::Preprocess => Outcome::Preprocess(Err(error)),
-            Kind::SlowKey => Outcome::SlowKey(Err(error)),
-            Kind::Load => Outcome::Load(Err(LoadFailure {
+    fn message(&self, outcome: DriverOutcome<T>) -> Message<T> {
+        let task = self.context.task;
+        Message::Tell(self.context.epoch, CoreInput::Finished { task, outcome })
+    }
+}
+
+impl<T: Value> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let cancelled = self.message(self.kind.failed(OpError::Cancelled));
+            self.context.shared.inbox.tell_pump(cancelled);
+        }
+    }
+}
+
+impl Kind {
+    fn failed<V>(self, error: OpError) -> Outcome<V> {
+        match self {
+            Self::CacheMap => Outcome::CacheMap(Err(error)),
+            Self::Preprocess => Outcome::Preprocess(Err(error)),
+            Self::SlowKey => Outcome::SlowKey(Err(error)),
+            Self::Load => Outcome::Load(Err(LoadFailure {
                 gone: false,
                 reason: error.to_string().into(),
             })),
-            Kind::Exec => Outcome::Exec(Err(error)),
-        });
-    }
-}
-
-impl<T: Value> Drop for Outbox<T> {
-    fn drop(&mut self) {
-        if !self.sent {
-            self.fail(OpError::Cancelled);
+            Self::Exec => Outcome::Exec(Err(error)),
         }
     }
 }
@@ -85,22 +91,65 @@ impl<T: Value> Drop for Outbox<T> {
 #[error("the operation panicked: {0}")]
 struct Panicked(String);
 
-/// Polls every task once, so that what ends at once costs no task of its own; spawns the others.
-pub(super) async fn run_all<T: Value>(starts: Vec<Start<T>>, shared: Arc<Shared<T>>) {
-    for start in starts {
-        let control = Arc::clone(&start.control);
-        let mut future: Pin<Box<dyn Future<Output = ()> + Send>> =
-            Box::pin(run(start, Arc::clone(&shared)));
-        let ended = poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await;
-        if !ended {
-            let handle = tokio::spawn(future).abort_handle();
-            // Set once: a task is started once.
-            let _ = control.abort.set(handle);
+/// Starts tasks on a tokio task of their own.
+pub(super) fn spawn_all<T: Value>(starts: Vec<Start<T>>, shared: &Arc<Shared<T>>) {
+    tokio::spawn(run_all(starts, Arc::clone(shared)));
+}
+
+/// Polls every task once, so that what ends at once costs no task of its own; spawns the others. Outcomes that nobody else takes care
+/// of are handled here, and what is to be started then is run here as well: a chain of short calls never changes threads.
+async fn run_all<T: Value>(mut starts: Vec<Start<T>>, shared: Arc<Shared<T>>) {
+    let mut outcomes = Vec::new();
+    let mut place = None;
+    while !starts.is_empty() {
+        let mut since = Instant::now();
+        for start in starts {
+            let control = Arc::clone(&start.control);
+            let future = run(start, Arc::clone(&shared));
+            let mut future: Pin<Box<_>> = match place.take() {
+                Some(mut place) => {
+                    Pin::set(&mut place, future);
+                    place
+                }
+                None => Box::pin(future),
+            };
+            match poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {
+                Poll::Ready(outcome) => {
+                    outcomes.push(outcome);
+                    place = Some(future);
+                }
+                Poll::Pending => {
+                    let handle = tokio::spawn(run_on(future, Arc::clone(&shared)));
+                    // Set once: a task is started once.
+                    let _ = control.abort.set(handle.abort_handle());
+                }
+            }
+            // What ended does not wait for what takes its time.
+            if since.elapsed() > HELD_BACK {
+                shared.inbox.tell_pump_all(&mut outcomes);
+                since = Instant::now();
+            }
+        }
+        if !shared.inbox.send_all(&mut outcomes) {
+            return;
+        }
+        starts = shared.pump().drain(&shared);
+        tokio::task::consume_budget().await;
+    }
+}
+
+/// Runs a task that did not end at once, and what follows from its outcome.
+async fn run_on<T: Value>(task: impl Future<Output = Message<T>>, shared: Arc<Shared<T>>) {
+    let outcome = task.await;
+    if shared.inbox.send(outcome) {
+        let starts = shared.pump().drain(&shared);
+        if !starts.is_empty() {
+            spawn_all(starts, &shared);
         }
     }
 }
 
-async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) {
+async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) -> Message<T> {
     let Start {
         task,
         epoch,
@@ -114,13 +163,6 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) {
         Call::Load { .. } => Kind::Load,
         Call::Exec { .. } => Kind::Exec,
     };
-    let mut outbox = Outbox {
-        shared: Arc::clone(&shared),
-        task,
-        epoch,
-        kind,
-        sent: false,
-    };
     let semaphore = if matches!(kind, Kind::Exec) {
         shared.semaphore.clone()
     } else {
@@ -129,12 +171,17 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) {
     let context = OpContext {
         task,
         epoch,
-        shared: Arc::clone(&shared),
+        shared,
         control,
         slot: ExecSlot::new(semaphore),
         waiting: Mutex::new(0),
     };
-    let mut future = std::pin::pin!(perform(call, &context, &shared));
+    let guard = Guard {
+        context: &context,
+        kind,
+        ended: false,
+    };
+    let mut future = std::pin::pin!(perform(call, &context));
     let outcome = poll_fn(
         |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Ready(outcome)) => Poll::Ready(Ok(outcome)),
@@ -142,10 +189,8 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) {
             Err(payload) => Poll::Ready(Err(panic_text(payload.as_ref()))),
         },
     );
-    match outcome.await {
-        Ok(outcome) => outbox.send(outcome),
-        Err(text) => outbox.fail(OpError::failed(Panicked(text))),
-    }
+    let outcome = outcome.await;
+    guard.outcome(outcome.unwrap_or_else(|text| kind.failed(OpError::failed(Panicked(text)))))
 }
 
 pub(super) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
@@ -156,11 +201,8 @@ pub(super) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "unknown panic".to_owned())
 }
 
-async fn perform<T: Value>(
-    call: DriverCall<T>,
-    context: &OpContext<T>,
-    shared: &Arc<Shared<T>>,
-) -> DriverOutcome<T> {
+async fn perform<T: Value>(call: DriverCall<T>, context: &OpContext<T>) -> DriverOutcome<T> {
+    let shared = &context.shared;
     match call {
         Call::CacheMap { op, index } => Outcome::CacheMap(op.cache_map(context, index).await),
         Call::Preprocess { op, input, value } => {

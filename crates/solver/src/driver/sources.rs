@@ -2,15 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use super::CacheSource;
 use crate::{CacheSourceId, KeyMatches, KeyQuery, StoreError, TraceEvent, Value, keystore::Answer};
-
-/// Records of further sources are preferred less than own ones.
-const FOREIGN_PRIORITY: u8 = 1;
 
 pub(super) struct Sources<T: Value> {
     pub(super) local: CacheSource<T>,
@@ -19,7 +16,39 @@ pub(super) struct Sources<T: Value> {
 
 struct Others<T: Value> {
     last: u32,
-    by_id: BTreeMap<CacheSourceId, Arc<CacheSource<T>>>,
+    by_id: BTreeMap<CacheSourceId, Other<T>>,
+}
+
+struct Other<T: Value> {
+    source: Arc<CacheSource<T>>,
+    health: Mutex<Health>,
+}
+
+/// A source that fails is left alone for a while, longer each time: it must not cost every edge its time.
+#[derive(Default)]
+struct Health {
+    failures: u32,
+    absent_until: Option<Instant>,
+}
+
+/// A source is left alone for its time to answer, times two for each failure up to this many.
+const MOST_DOUBLINGS: u32 = 4;
+
+impl Health {
+    fn is_absent(&self) -> bool {
+        self.absent_until
+            .is_some_and(|until| Instant::now() < until)
+    }
+
+    fn note(&mut self, answered: bool, timeout: Duration) {
+        if answered {
+            *self = Self::default();
+        } else if !self.is_absent() {
+            // What was asked at the same time fails at the same time, and counts as one failure.
+            self.failures = (self.failures + 1).min(MOST_DOUBLINGS);
+            self.absent_until = Some(Instant::now() + timeout * (1 << self.failures));
+        }
+    }
 }
 
 /// An answer that may still have to be waited for.
@@ -43,7 +72,11 @@ impl<T: Value> Sources<T> {
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
         others.last += 1;
         let id = CacheSourceId(others.last);
-        others.by_id.insert(id, Arc::new(source));
+        let other = Other {
+            source: Arc::new(source),
+            health: Mutex::default(),
+        };
+        others.by_id.insert(id, other);
         id
     }
 
@@ -61,14 +94,31 @@ impl<T: Value> Sources<T> {
             .unwrap_or_else(PoisonError::into_inner)
             .by_id
             .get(&id)
-            .cloned()
+            .map(|other| Arc::clone(&other.source))
+    }
+
+    /// A source that answered in time when it was asked last.
+    fn present(&self, id: CacheSourceId) -> Option<Arc<CacheSource<T>>> {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let other = others.by_id.get(&id)?;
+        let health = other.health.lock().unwrap_or_else(PoisonError::into_inner);
+        (!health.is_absent()).then(|| Arc::clone(&other.source))
+    }
+
+    /// Notes whether a source answered in time.
+    pub(super) fn note(&self, id: CacheSourceId, answered: bool, timeout: Duration) {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = others.by_id.get(&id) {
+            let mut health = other.health.lock().unwrap_or_else(PoisonError::into_inner);
+            health.note(answered, timeout);
+        }
     }
 
     /// Asks the local store and the named sources.
     pub(super) fn ask(&self, ask: KeyQuery, sources: &[CacheSourceId]) -> Asked {
         let others: Vec<_> = sources
             .iter()
-            .filter_map(|id| Some((*id, self.get(*id)?)))
+            .filter_map(|id| Some((*id, self.present(*id)?)))
             .collect();
         if others.is_empty() {
             return match self.local.keys.query(ask) {
@@ -86,11 +136,12 @@ impl<T: Value> Sources<T> {
     }
 }
 
-/// Waits for all answers and unites them. A source that fails or takes too long counts as a miss.
+/// Waits for all answers and unites them. A source that fails or takes too long counts as a miss; `heard` is
+/// told of each source whether it answered, or how it failed.
 pub(super) async fn unite(
     answers: Vec<(CacheSourceId, Answer<KeyMatches>)>,
     timeout: Duration,
-    mut failed: impl FnMut(TraceEvent),
+    mut heard: impl FnMut(CacheSourceId, Option<TraceEvent>),
 ) -> KeyMatches {
     let deadline = tokio::time::Instant::now() + timeout;
     let mut waiting = Vec::new();
@@ -115,11 +166,17 @@ pub(super) async fn unite(
             },
         };
         match outcome {
-            Ok(matches) => add(&mut united, source, matches),
-            Err(error) => failed(TraceEvent::SourceFailed {
-                source: source.0,
-                reason: error.to_string().into(),
-            }),
+            Ok(matches) => {
+                heard(source, None);
+                add(&mut united, source, matches);
+            }
+            Err(error) => {
+                let failed = TraceEvent::SourceFailed {
+                    source: source.0,
+                    reason: error.to_string().into(),
+                };
+                heard(source, Some(failed));
+            }
         }
     }
     united
@@ -142,10 +199,7 @@ fn add(united: &mut KeyMatches, source: CacheSourceId, matches: KeyMatches) {
     }
     for mut key in matches.keys {
         for record in &mut key.records {
-            record.source = source;
-            if source != CacheSourceId::LOCAL {
-                record.priority = record.priority.saturating_add(FOREIGN_PRIORITY);
-            }
+            record.come_from(source);
         }
         match united.keys.iter_mut().find(|known| known.key == key.key) {
             Some(known) => known.records.append(&mut key.records),

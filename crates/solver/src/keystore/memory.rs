@@ -72,20 +72,79 @@ struct Name<'a> {
     output: u32,
 }
 
+/// A place in a pool, with the hash that it is found by: growing a table does not look at what it holds.
+struct Entry {
+    hash: u32,
+    at: u32,
+}
+
+impl Entry {
+    fn new(hash: u64, at: u32) -> Self {
+        Self {
+            hash: narrow(hash),
+            at,
+        }
+    }
+
+    fn wide(&self) -> u64 {
+        widen(self.hash)
+    }
+}
+
+fn narrow(hash: u64) -> u32 {
+    (hash ^ (hash >> 32)) as u32
+}
+
+/// The tables' hash of what hashes to `hash`.
+fn widen(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn find(table: &HashTable<Entry>, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
+    let hash = narrow(hash);
+    let entry = table.find(widen(hash), |entry| entry.hash == hash && same(entry.at));
+    entry.map(|entry| entry.at)
+}
+
+fn add(table: &mut HashTable<Entry>, hash: u64, at: u32) {
+    let entry = Entry::new(hash, at);
+    table.insert_unique(entry.wide(), entry, Entry::wide);
+}
+
+/// The entry of `at`, for removal.
+fn entry_of(
+    table: &mut HashTable<Entry>,
+    hash: u64,
+    at: u32,
+) -> Option<hashbrown::hash_table::OccupiedEntry<'_, Entry>> {
+    let hash = widen(narrow(hash));
+    table.find_entry(hash, |entry| entry.at == at).ok()
+}
+
 #[derive(Default)]
 struct Tables {
     keys: Pool<Key>,
     links: Pool<Link>,
     records: Pool<Stored>,
-    by_id: HashTable<u32>,
+    by_id: HashTable<Entry>,
     /// First link of each name.
-    by_name: HashTable<u32>,
-    by_record: HashTable<u32>,
+    by_name: HashTable<Entry>,
+    by_record: HashTable<Entry>,
 }
 
 impl MemoryKeyStore {
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An entry; `class` tells what the key of an operation and its output is of.
+    pub(crate) fn entry_with(
+        &self,
+        key: KeyId,
+        class: impl Fn(Digest, u32) -> Digest,
+    ) -> Option<KeyEntry> {
+        let tables = self.lock();
+        tables.find(key).map(|key| tables.entry(key, class))
     }
 
     /// How much is held.
@@ -111,9 +170,7 @@ impl KeyStore for MemoryKeyStore {
         let tables = self.lock();
         Answer::Ready(match query {
             KeyQuery::Root { op, output } => {
-                let found = tables
-                    .find(KeyId::root(op, output))
-                    .filter(|key| tables.keys[*key].op == op);
+                let found = tables.find(KeyId::root(op, output));
                 KeyMatches {
                     hits: Vec::new(),
                     keys: found.map(|key| tables.matched(key)).into_iter().collect(),
@@ -136,8 +193,7 @@ impl KeyStore for MemoryKeyStore {
     }
 
     fn entry(&self, key: KeyId) -> Answer<Option<KeyEntry>> {
-        let tables = self.lock();
-        Answer::Ready(tables.find(key).map(|key| tables.entry(key)))
+        Answer::Ready(self.entry_with(key, |op, output| KeyId::root(op, output).0))
     }
 
     fn keys_of(&self, record: RecordId) -> Answer<Vec<KeyId>> {
@@ -154,9 +210,7 @@ impl KeyStore for MemoryKeyStore {
 
 impl Tables {
     fn find(&self, id: KeyId) -> Option<u32> {
-        self.by_id
-            .find(id.0.short(), |key| self.keys[*key].id == id)
-            .copied()
+        find(&self.by_id, id.0.short(), |key| self.keys[key].id == id)
     }
 
     fn find_or_insert(&mut self, id: KeyId, op: Digest, output: u32) -> u32 {
@@ -171,9 +225,7 @@ impl Tables {
             records: NONE,
             children: 0,
         });
-        let keys = &self.keys;
-        self.by_id
-            .insert_unique(id.0.short(), key, |key| keys[*key].id.0.short());
+        add(&mut self.by_id, id.0.short(), key);
         key
     }
 
@@ -188,23 +240,24 @@ impl Tables {
         }
     }
 
-    fn head(&self, name: Name<'_>) -> Option<u32> {
-        self.by_name
-            .find(name.hash(), |link| self.name(&self.links[*link]) == name)
-            .copied()
+    fn head(&self, hash: u64, name: Name<'_>) -> Option<u32> {
+        find(&self.by_name, hash, |link| {
+            self.name(&self.links[link]) == name
+        })
     }
 
     /// First links of the names that an input can have.
     fn heads(&self, op: &Digest, output: u32, input: &InputKeys) -> SmallVec<[u32; 2]> {
         let head = |key: &InputKey| {
             let from = self.find(key.key)?;
-            self.head(Name {
+            let name = Name {
                 from,
                 input: input.input,
                 selector: key.selector.as_ref(),
                 op,
                 output,
-            })
+            };
+            self.head(name.hash(), name)
         };
         input.keys.iter().filter_map(head).collect()
     }
@@ -309,7 +362,7 @@ impl Tables {
         }
     }
 
-    fn entry(&self, key: u32) -> KeyEntry {
+    fn entry(&self, key: u32, class: impl Fn(Digest, u32) -> Digest) -> KeyEntry {
         let back = |link: u32| {
             let link = &self.links[link];
             BackLink {
@@ -320,10 +373,13 @@ impl Tables {
         };
         let mut inputs: Vec<_> = self.links_to(key).map(back).collect();
         inputs.sort_unstable();
-        let Key { op, output, .. } = &self.keys[key];
+        let Key { id, op, output, .. } = &self.keys[key];
         KeyEntry {
-            op: *op,
-            output: *output,
+            class: if inputs.is_empty() {
+                id.0
+            } else {
+                class(*op, *output)
+            },
             inputs,
             records: self.matched(key).records,
         }
@@ -335,10 +391,15 @@ impl Tables {
         if self.keys[to].links == NONE {
             (self.keys[to].op, self.keys[to].output) = (entry.op, entry.output);
         }
+        let known = self.keys[to].links != NONE;
         for input in &entry.inputs {
-            for name in &input.keys {
+            for (at, name) in input.keys.iter().enumerate() {
                 let from = self.find_or_insert(name.key, name.key.0, 0);
-                self.link(from, to, input.input, name.selector);
+                let again = known || input.keys[..at].contains(name);
+                // A key never leads to itself: chains end.
+                if from != to && !(again && self.is_linked(from, to, input.input, name.selector)) {
+                    self.link(from, to, input.input, name.selector);
+                }
             }
         }
         if let Some(record) = entry.record {
@@ -346,17 +407,16 @@ impl Tables {
         }
     }
 
-    fn link(&mut self, from: u32, to: u32, input: u32, selector: Option<Digest>) {
-        let exists = |link: u32| {
+    fn is_linked(&self, from: u32, to: u32, input: u32, selector: Option<Digest>) -> bool {
+        self.links_to(to).any(|link| {
             let link = &self.links[link];
             link.from == from
                 && link.input == input
                 && link.selector.as_deref() == selector.as_ref()
-        };
-        // A key never leads to itself: chains end.
-        if from == to || self.links_to(to).any(exists) {
-            return;
-        }
+        })
+    }
+
+    fn link(&mut self, from: u32, to: u32, input: u32, selector: Option<Digest>) {
         let next_to = self.keys[to].links;
         let link = Link {
             from,
@@ -371,7 +431,7 @@ impl Tables {
         let at = self.links.insert(link);
         self.keys[to].links = at;
         self.keys[from].children += 1;
-        match self.head(self.name(&self.links[at])) {
+        match self.head(hash, self.name(&self.links[at])) {
             // Behind the first one, so that the table need not change.
             Some(head) => {
                 let second = std::mem::replace(&mut self.links[head].next, at);
@@ -380,11 +440,7 @@ impl Tables {
                     self.links[second].previous = at;
                 }
             }
-            None => {
-                let (keys, links) = (&self.keys, &self.links);
-                self.by_name
-                    .insert_unique(hash, at, |link| name_of(keys, &links[*link]).hash());
-            }
+            None => add(&mut self.by_name, hash, at),
         }
     }
 
@@ -413,15 +469,13 @@ impl Tables {
             Some(last) => self.records[last].next = at,
             None => self.keys[key].records = at,
         }
-        let records = &self.records;
-        self.by_record
-            .insert_unique(hash_record(id), at, |at| hash_record(records[*at].id));
+        add(&mut self.by_record, hash_record(id), at);
     }
 
     fn stored(&self, record: RecordId) -> Vec<u32> {
-        self.by_record
-            .iter_hash(hash_record(record))
-            .copied()
+        let entries = self.by_record.iter_hash(widen(narrow(hash_record(record))));
+        entries
+            .map(|entry| entry.at)
             .filter(|at| self.records[*at].id == record)
             .collect()
     }
@@ -429,10 +483,7 @@ impl Tables {
     fn drop_record(&mut self, record: RecordId) {
         for at in self.stored(record) {
             let Stored { key, next, .. } = self.records[at];
-            if let Ok(entry) = self
-                .by_record
-                .find_entry(hash_record(record), |other| *other == at)
-            {
+            if let Some(entry) = entry_of(&mut self.by_record, hash_record(record), at) {
                 entry.remove();
             }
             let before = self.records_of(key).take_while(|other| *other != at).last();
@@ -460,7 +511,7 @@ impl Tables {
                 }
             }
             let hash = self.keys[key].id.0.short();
-            if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == key) {
+            if let Some(entry) = entry_of(&mut self.by_id, hash, key) {
                 entry.remove();
                 self.keys.remove(key);
             }
@@ -481,11 +532,11 @@ impl Tables {
         }
         if previous == NONE {
             let hash = self.name(&self.links[at]).hash();
-            if let Ok(mut entry) = self.by_name.find_entry(hash, |link| *link == at) {
+            if let Some(mut entry) = entry_of(&mut self.by_name, hash, at) {
                 if next == NONE {
                     entry.remove();
                 } else {
-                    *entry.get_mut() = next;
+                    entry.get_mut().at = next;
                 }
             }
         } else {
@@ -494,17 +545,6 @@ impl Tables {
         self.links[at].selector = None;
         self.links.remove(at);
         from
-    }
-}
-
-fn name_of<'a>(keys: &'a Pool<Key>, link: &'a Link) -> Name<'a> {
-    let to = &keys[link.to];
-    Name {
-        from: link.from,
-        input: link.input,
-        selector: link.selector.as_deref(),
-        op: &to.op,
-        output: to.output,
     }
 }
 

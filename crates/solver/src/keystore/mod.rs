@@ -82,6 +82,19 @@ pub struct Record {
     pub source: CacheSourceId,
 }
 
+/// Records of further sources are preferred less than own ones.
+const FOREIGN_PRIORITY: u8 = 1;
+
+impl Record {
+    /// Marks it as a record of a source.
+    pub(crate) fn come_from(&mut self, source: CacheSourceId) {
+        self.source = source;
+        if source != CacheSourceId::LOCAL {
+            self.priority = self.priority.saturating_add(FOREIGN_PRIORITY);
+        }
+    }
+}
+
 /// A key that matches a query, with its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatchedKey {
@@ -129,10 +142,9 @@ pub struct BackLink {
 /// All that a store knows of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyEntry {
-    /// Digest of the operation. A key that is only known as an input, as content keys are, has its own id here, and output 0.
-    pub op: Digest,
-    /// Output index.
-    pub output: u32,
+    /// What the key is of, whatever its inputs are: [`KeyId::root`] of the operation and the output. A key that no link leads to is of
+    /// itself.
+    pub class: Digest,
     /// The links that lead to it, sorted.
     pub inputs: Vec<BackLink>,
     /// Its records, in the order in which they were saved.

@@ -10,9 +10,11 @@
 mod basics;
 mod caching;
 mod cancelling;
+mod chains;
 mod failing;
 mod ignoring;
 mod merging;
 mod nesting;
 mod sharing;
 mod support;
+mod weaknesses;

@@ -14,7 +14,7 @@ fn refusals(world: &World, why: Refusal) -> usize {
     world.saw(|event| matches!(event, TraceEvent::MergeRefused { reason, .. } if *reason == why))
 }
 
-async fn until_merged(world: &World, count: usize) {
+pub(crate) async fn until_merged(world: &World, count: usize) {
     while merges(world) < count {
         tokio::task::yield_now().await;
     }

@@ -16,7 +16,7 @@ use tokio::sync::{Barrier, Notify};
 use weld_solver::{
     Built, CacheMap, Census, Definition, Digest, InputMap, Job, JobOptions, KeyStore, LoadError,
     MemoryKeyStore, MergePolicy, Op, OpContext, OpDefinition, OpError, Output, RecordId, ResultRef,
-    ResultStore, Solver, SolverOptions, StoreError, TraceEvent, TraceSink, VertexDef,
+    ResultStore, Solver, SolverOptions, StoreError, TraceEvent, TraceSink, TraceStamp, VertexDef,
     VertexOptions,
 };
 
@@ -500,6 +500,7 @@ pub(crate) struct Results {
     records: Mutex<HashMap<RecordId, Value>>,
     next: AtomicUsize,
     pub(crate) loads: AtomicUsize,
+    pub(crate) given: AtomicUsize,
     pub(crate) refuse: AtomicBool,
     pub(crate) released: AtomicUsize,
 }
@@ -520,12 +521,10 @@ impl ResultStore<Value> for Results {
                 source: Arc::from(Box::from("refused")),
             });
         }
-        self.records
-            .lock()
-            .unwrap()
-            .get(&record)
-            .cloned()
-            .ok_or(LoadError::Gone(record))
+        let value = self.records.lock().unwrap().get(&record).cloned();
+        self.given
+            .fetch_add(usize::from(value.is_some()), Ordering::SeqCst);
+        value.ok_or(LoadError::Gone(record))
     }
 
     fn forget(&self, record: RecordId) {
@@ -543,6 +542,11 @@ impl Results {
         self.loads.load(Ordering::SeqCst)
     }
 
+    /// How many loads gave a value.
+    pub(crate) fn loaded(&self) -> usize {
+        self.given.load(Ordering::SeqCst)
+    }
+
     /// Every record vanishes.
     pub(crate) fn clear(&self) {
         self.records.lock().unwrap().clear();
@@ -554,7 +558,7 @@ impl Results {
 pub(crate) struct Trace(pub(crate) Mutex<Vec<TraceEvent>>);
 
 impl TraceSink for Trace {
-    fn event(&self, _: u64, event: TraceEvent) {
+    fn event(&self, _: TraceStamp, event: TraceEvent) {
         self.0.lock().unwrap().push(event);
     }
 }

@@ -84,6 +84,18 @@ impl Keys {
         })
     }
 
+    /// As [`KeyStore::drop_record`] for each, in one update.
+    pub(crate) fn drop_records(&self, records: &[RecordId]) {
+        if records.is_empty() {
+            return;
+        }
+        let outcome = self.front.edit(|rows| {
+            let mut records = records.iter();
+            records.try_for_each(|record| drop_record(rows, *record))
+        });
+        log("drop records from the cache keys", outcome);
+    }
+
     fn find_or_insert(
         &self,
         rows: &mut Edit<'_>,
@@ -141,13 +153,12 @@ impl KeyStore for Keys {
     }
 
     fn drop_record(&self, record: RecordId) {
-        let outcome = self.front.edit(|rows| drop_record(rows, record));
-        log("drop a record from the cache keys", outcome);
+        self.drop_records(&[record]);
     }
 
     fn entry(&self, key: KeyId) -> Answer<Option<KeyEntry>> {
         let found = self.front.read(|rows| match find(rows, key)? {
-            Some(key) => entry(rows, &key).map(Some),
+            Some(found) => entry(rows, key, &found).map(Some),
             None => Ok(None),
         });
         answer("read a cache key", found)
@@ -276,7 +287,7 @@ fn id_of(rows: &impl Rows, at: &Number) -> Result<KeyId, DbError> {
 }
 
 fn find_root(rows: &impl Rows, op: &Digest, output: u32) -> Result<KeyMatches, DbError> {
-    let found = find(rows, KeyId::root(*op, output))?.filter(|key| key.op == *op);
+    let found = find(rows, KeyId::root(*op, output))?;
     let keys = found.map(|key| matched(rows, &key.at)).transpose()?;
     Ok(KeyMatches {
         hits: Vec::new(),
@@ -424,7 +435,7 @@ fn back_links(
     Ok(links)
 }
 
-fn entry(rows: &impl Rows, key: &Key) -> Result<KeyEntry, DbError> {
+fn entry(rows: &impl Rows, id: KeyId, key: &Key) -> Result<KeyEntry, DbError> {
     let mut inputs = Vec::new();
     for (input, from, selector) in back_links(rows, &key.at)? {
         inputs.push(BackLink {
@@ -435,8 +446,11 @@ fn entry(rows: &impl Rows, key: &Key) -> Result<KeyEntry, DbError> {
     }
     inputs.sort_unstable();
     Ok(KeyEntry {
-        op: key.op,
-        output: key.output,
+        class: if inputs.is_empty() {
+            id.0
+        } else {
+            KeyId::root(key.op, key.output).0
+        },
         inputs,
         records: records_of(rows, &key.at)?,
     })

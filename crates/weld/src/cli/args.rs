@@ -41,15 +41,10 @@ pub(crate) struct EngineArgs {
     /// Run steps with this OCI runtime (such as runc or crun) in place of the embedded one.
     #[arg(long, global = true, env = "WELD_OCI_RUNTIME", value_name = "PROGRAM", value_hint = ValueHint::ExecutablePath)]
     pub(crate) oci_runtime: Option<String>,
-    /// How snapshots are kept: auto tries overlayfs first.
-    #[arg(
-        long,
-        global = true,
-        env = "WELD_SNAPSHOTTER",
-        value_name = "KIND",
-        default_value = "auto"
-    )]
-    pub(crate) snapshotter: Snapshotter,
+    /// How snapshots are kept: with overlay mounts, as copies, or (auto) with overlay mounts where
+    /// they can be had [default: the configuration file's, or auto].
+    #[arg(long, global = true, env = "WELD_SNAPSHOTTER", value_name = "KIND")]
+    pub(crate) snapshotter: Option<Snapshotter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,6 +68,9 @@ pub(crate) enum Command {
     Daemon(Box<DaemonArgs>),
     /// Connect standard input and output to a daemon, for clients that come by ssh.
     DialStdio(DialArgs),
+    /// Learn from a trace that `--trace FILE` wrote.
+    #[command(subcommand)]
+    Trace(super::trace::TraceCommand),
     /// Look inside.
     #[command(subcommand)]
     Debug(DebugCommand),
@@ -131,6 +129,10 @@ pub(crate) struct BuildArgs {
     /// Do not use the cache.
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// Tell beside each step that was not cached why it was not: which file, argument or input
+    /// differs from the last time.
+    #[arg(long)]
+    pub(crate) explain: bool,
     /// Do not use the cache for these stages.
     #[arg(long = "no-cache-filter", value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
@@ -168,6 +170,8 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
     #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+    #[command(flatten)]
     pub(crate) progress: ProgressArgs,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
@@ -175,6 +179,14 @@ pub(crate) struct BuildArgs {
     /// on standard input.
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) context: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TraceArgs {
+    /// Write the scheduler's events to this file, a JSON object a line; compressed if its name ends
+    /// in .zst. `weld trace` reads it.
+    #[arg(long, env = "WELD_TRACE", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -218,6 +230,8 @@ pub(crate) struct SolveArgs {
     /// Write what was built as JSON.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) metadata_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
     #[command(flatten)]

@@ -1,0 +1,658 @@
+//! Cache chains: what is collected of a build, and what comes of it elsewhere.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use weld_solver::{
+    CacheSource, CacheSourceId, Digest, JobOptions, KeyId, KeyStore, LoadError, MemoryKeyStore,
+    RecordId, ResultStore, SolverOptions, StoreError, TraceEvent,
+    chain::{
+        CacheChains, Candidate, ChainItem, ChainLink, ChainMode, ChainOptions, ChainResult,
+        ImportError, import,
+    },
+    keystore::{self, Answer, InputKey, InputKeys, KeyEntry, KeyQuery, Record, SaveKey},
+};
+
+use crate::{merging::until_merged, support::*};
+
+const MAX: ChainOptions = ChainOptions {
+    mode: ChainMode::Max,
+    ignore_back_links: false,
+    export_roots: false,
+};
+const MIN: ChainOptions = ChainOptions {
+    mode: ChainMode::Min,
+    ..MAX
+};
+
+async fn chains_of(world: &World, vertex: &Vtx, options: ChainOptions) -> CacheChains<Candidate> {
+    let job = world.job().await;
+    let root = job.load(definition_of(vertex, 0)).await.unwrap();
+    job.build(root).await.unwrap();
+    let chains = job.cache_chains(&[root], options).await.unwrap();
+    job.discard().await;
+    checked(chains)
+}
+
+/// Inputs come first, and every input has something that can stand there.
+fn checked<R>(chains: CacheChains<R>) -> CacheChains<R> {
+    for (at, item) in chains.items.iter().enumerate() {
+        for input in &item.inputs {
+            assert!(!input.is_empty());
+            assert!(input.iter().all(|link| (link.item as usize) < at));
+        }
+    }
+    chains
+}
+
+/// Number of items, and of every item that has any: how many results and how many inputs.
+fn shape(chains: &CacheChains<Candidate>) -> (usize, Vec<(usize, usize)>) {
+    let with = chains
+        .items
+        .iter()
+        .filter(|item| !item.results.is_empty())
+        .map(|item| (item.results.len(), item.inputs.len()));
+    (chains.items.len(), with.collect())
+}
+
+fn class(seed: &str) -> Digest {
+    KeyId::root(Digest::of(seed), 0).0
+}
+
+fn item<'a, R>(chains: &'a CacheChains<R>, seed: &str) -> &'a ChainItem<R> {
+    let found = chains.items.iter().find(|item| item.class == class(seed));
+    found.unwrap_or_else(|| panic!("{seed} is not there"))
+}
+
+/// Moves the chains of a world into a source of another one: the results are those of the first.
+async fn carry(
+    from: &World,
+    chains: CacheChains<Candidate>,
+    to: &World,
+) -> (CacheSourceId, Arc<Carried>) {
+    let mut made = Vec::new();
+    for result in chains.items.iter().flat_map(|item| &item.results) {
+        let value = from.solver.load_record(result.value.record).await.unwrap();
+        made.push((result.value.record.id, (*value).clone()));
+    }
+    let chains = chains.with_results(|results| {
+        results
+            .into_iter()
+            .map(|result| ChainResult {
+                value: made
+                    .iter()
+                    .find(|(id, _)| *id == result.value.record.id)
+                    .map(|(_, value)| value.clone())
+                    .unwrap(),
+                created: result.created,
+            })
+            .collect()
+    });
+    let (keys, values) = import(chains).unwrap();
+    let results = Arc::new(Carried {
+        values,
+        loads: Default::default(),
+    });
+    let id = to.solver.add_cache_source(CacheSource {
+        keys: Arc::new(keys),
+        results: Arc::clone(&results) as Arc<dyn ResultStore<Value>>,
+    });
+    (id, results)
+}
+
+struct Carried {
+    values: Vec<Value>,
+    loads: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl ResultStore<Value> for Carried {
+    fn save(&self, _: &Value) -> Result<RecordId, StoreError> {
+        Err(StoreError::new("save a result", "it is imported"))
+    }
+
+    async fn load(&self, record: RecordId) -> Result<Value, LoadError> {
+        self.loads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let value = self.values.get(record.0 as usize);
+        value.cloned().ok_or(LoadError::Gone(record))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn max_mode_exports_every_result_but_those_of_roots() {
+    // [EXP-1, EXP-2]
+    let world = World::new();
+    let graph = || sum(1, &[&constant(2), &constant(3)]);
+    for _ in ["after a run", "after a hit"] {
+        let chains = chains_of(&world, &graph(), MAX).await;
+        assert_eq!(shape(&chains), (3, vec![(1, 2)]));
+        assert!(chains.items[2].results[0].value.make);
+    }
+    let roots = ChainOptions {
+        export_roots: true,
+        ..MAX
+    };
+    let chains = chains_of(&world, &graph(), roots).await;
+    assert_eq!(shape(&chains), (3, vec![(1, 0), (1, 0), (1, 2)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn min_mode_makes_only_what_was_asked_for() {
+    // [EXP-3, EXP-4, EXP-5, EXP-13]
+    let world = World::new();
+    let graph = || sum(1, &[&sum(2, &[&constant(3)]), &constant(5)]);
+    for _ in ["after a run", "after a hit"] {
+        let chains = chains_of(&world, &graph(), MIN).await;
+        let made: Vec<_> = chains
+            .items
+            .iter()
+            .flat_map(|item| {
+                item.results
+                    .iter()
+                    .map(|one| (item.inputs.len(), one.value.make))
+            })
+            .collect();
+        assert_eq!(chains.items.len(), 4);
+        assert_eq!(
+            made,
+            [(1, false), (2, true)],
+            "the inner one only if it is there"
+        );
+    }
+    let chains = chains_of(&world, &graph(), MAX).await;
+    assert_eq!(shape(&chains), (4, vec![(1, 1), (1, 2)]));
+    let there = ChainOptions {
+        mode: ChainMode::RemoteOnly,
+        ..MAX
+    };
+    let chains = chains_of(&world, &graph(), there).await;
+    let makes = |one: &ChainResult<Candidate>| one.value.make;
+    assert!(
+        !chains
+            .items
+            .iter()
+            .flat_map(|item| &item.results)
+            .any(makes)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definition_and_content_lead_to_one_item() {
+    // [EXP-6, EXP-7, EXP-8, EXP-9]
+    let world = World::new();
+    let below = |seed: &str| {
+        let input = vtx("v1", seed, "same").done();
+        vtx("v0", "op", "r")
+            .on(&input)
+            .selector(0, "part")
+            .slow(0)
+            .done()
+    };
+    for _ in ["after a run", "after a hit"] {
+        let chains = chains_of(&world, &below("in1"), MAX).await;
+        assert_eq!(shape(&chains), (3, vec![(1, 1)]));
+        let input = &item(&chains, "op").inputs[0];
+        let selectors: Vec<_> = input.iter().map(|link| link.selector.is_some()).collect();
+        assert_eq!(selectors.iter().filter(|selected| **selected).count(), 1);
+        assert_eq!(selectors.len(), 2, "the content has no selector");
+    }
+    let chains = chains_of(&world, &below("in2"), MAX).await;
+    assert_eq!(shape(&chains), (4, vec![(1, 1)]), "both inputs lead to it");
+    let own = ChainOptions {
+        ignore_back_links: true,
+        ..MAX
+    };
+    let chains = chains_of(&world, &below("in2"), own).await;
+    assert!(chains.items.iter().all(|item| item.class != class("in1")));
+    assert_eq!(item(&chains, "op").results.len(), 1);
+    let top = vtx("v2", "top", "t").on(&below("in2")).done();
+    let chains = chains_of(&world, &top, MAX).await;
+    assert_eq!(shape(&chains), (5, vec![(1, 1), (1, 1)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_a_merged_edge_are_exported_too() {
+    // [MRG-4, EXP-10], M5
+    let world = World::new();
+    let one = vtx("v2", "in2", "same").done();
+    let other = vtx("v3", "in3", "same").done();
+    let (v1, v1d) = (
+        vtx("v1", "op", "r").on(&one).slow(0).done(),
+        vtx("v1d", "op", "r").on(&other).slow(0).done(),
+    );
+    let top = vtx("v0", "top", "t").on(&v1).on(&v1d).done();
+    let chains = chains_of(&world, &top, MAX).await;
+    assert_eq!(shape(&chains), (5, vec![(1, 1), (1, 2)]));
+    assert_eq!(
+        item(&chains, "op").inputs[0].len(),
+        3,
+        "two inputs and their content"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_key_of_a_root_is_exported() {
+    // [FST-2, FST-4, FST-5, EXP-11, EXP-17]
+    let world = World::new();
+    let root = |name: &str, seeds: &[&str]| vtx(name, "", "r").seeds(seeds).done();
+    let seeds = |chains: &CacheChains<Candidate>| {
+        let classes: HashSet<_> = chains.items.iter().map(|item| item.class).collect();
+        ["0", "1", "2", "3"]
+            .into_iter()
+            .filter(|seed| classes.contains(&class(seed)))
+            .collect::<String>()
+    };
+    let chains = chains_of(&world, &root("a", &["0", "1", "2"]), MAX).await;
+    assert_eq!(seeds(&chains), "012");
+    let chains = chains_of(&world, &root("b", &["1", "3"]), MAX).await;
+    assert_eq!(seeds(&chains), "012", "a hit by the first key");
+    let roots = ChainOptions {
+        export_roots: true,
+        ..MAX
+    };
+    let chains = chains_of(&world, &root("c", &["2"]), roots).await;
+    assert_eq!(shape(&chains), (3, vec![(1, 0); 3]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_merged_is_found_by_the_keys_of_both() {
+    // M5: the second one's own key is saved as its own
+    let world = World::new();
+    let gate = Gate::new();
+    let (one, other) = (
+        vtx("a", "", "r")
+            .seeds(&["x", "both"])
+            .exec_gate(&gate)
+            .done(),
+        vtx("b", "", "r")
+            .seeds(&["y", "both"])
+            .exec_gate(&gate)
+            .done(),
+    );
+    let (first, asked) = spawn(world.job().await, &one).await;
+    gate.arrivals(1).await;
+    let (second, asked_too) = spawn(world.job().await, &other).await;
+    until_merged(&world, 1).await;
+    gate.open();
+    asked.await.unwrap().unwrap();
+    asked_too.await.unwrap().unwrap();
+    end(first).await;
+    end(second).await;
+    for seed in ["x", "y", "both"] {
+        let again = vtx("c", seed, "other").done();
+        assert_eq!(world.once(&again).await, "r", "{seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vertex_that_is_not_to_be_exported_keeps_its_result_and_not_its_chain() {
+    // [EXP-15]
+    let world = World::new();
+    let kept = vtx("kept", "kept", "1")
+        .on(&constant(1))
+        .options(|options| options.export_cache = false)
+        .done();
+    let top = vtx("top", "top", "2").on(&kept).done();
+    let chains = chains_of(&world, &top, MAX).await;
+    assert_eq!(shape(&chains), (3, vec![(1, 1)]));
+    assert!(item(&chains, "kept").results.is_empty());
+    // Whose definition does not say so may export it.
+    let open = vtx("kept", "kept", "1").on(&constant(1)).done();
+    let chains = chains_of(&world, &vtx("top", "top", "2").on(&open).done(), MAX).await;
+    assert_eq!(item(&chains, "kept").results.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_vanished_is_no_error() {
+    // [CAN-8, EXP-12, EXP-18]
+    let world = World::new();
+    let graph = sum(1, &[&constant(2), &constant(3)]);
+    let job = world.job().await;
+    let root = job.load(definition_of(&graph, 0)).await.unwrap();
+    job.build(root).await.unwrap();
+    let before = checked(job.cache_chains(&[root], MAX).await.unwrap());
+    let record = before.items[2].results[0].value.record;
+    world.keys.drop_record(record.id);
+    let chains = checked(job.cache_chains(&[root], MAX).await.unwrap());
+    assert_eq!(
+        shape(&chains),
+        (3, vec![]),
+        "the chain is there, the result is not"
+    );
+    job.discard().await;
+    assert!(
+        world.solver.load_record(record).await.is_ok(),
+        "kept by the result store"
+    );
+    world.results.clear();
+    let gone = world.solver.load_record(record).await;
+    assert!(matches!(gone, Err(LoadError::Gone(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chains_of_a_nested_build_belong_to_its_parent() {
+    // [SUB-5]
+    let world = World::new();
+    let inner = sum(3, &[&constant(4)]);
+    let outer = sub("outer", &inner).on(&constant(9)).done();
+    let chains = chains_of(&world, &outer, MAX).await;
+    assert_eq!(chains.items.len(), 4);
+    assert_eq!(shape(&chains).1, [(1, 1), (1, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chains_are_found_elsewhere_and_exported_again_from_there() {
+    // C7, [CMB-6], EXP-2 over an imported source
+    let (world, other) = (World::new(), World::new());
+    let graph = |sources: Vec<CacheSourceId>| {
+        let sources = |options: &mut weld_solver::VertexOptions| {
+            options.cache_sources = sources.clone();
+        };
+        let base = vtx("base", "base", "b").options(sources).done();
+        let left = vtx("left", "left", "l").on(&base).options(sources).done();
+        let right = vtx("right", "right", "r")
+            .on(&base)
+            .selector(0, "part")
+            .slow(0)
+            .options(sources)
+            .done();
+        vtx("top", "top", "t")
+            .on(&left)
+            .on(&right)
+            .options(sources)
+            .done()
+    };
+    let chains = chains_of(&world, &graph(Vec::new()), MAX).await;
+    let (source, carried) = carry(&world, chains.clone(), &other).await;
+    let first = graph(vec![source]);
+    let again = chains_of(&other, &first, MAX).await;
+    assert_eq!(first.counts(), (4, 0));
+    assert_eq!(carried.loads.load(std::sync::atomic::Ordering::SeqCst), 1);
+    let bare = |chains: CacheChains<Candidate>| {
+        let mut items: Vec<_> = chains
+            .items
+            .into_iter()
+            .map(|item| {
+                (
+                    item.class,
+                    item.inputs.iter().map(Vec::len).collect::<Vec<_>>(),
+                    item.results.is_empty(),
+                )
+            })
+            .collect();
+        items.sort();
+        items
+    };
+    assert_eq!(bare(again), bare(chains), "nothing is lost on the way");
+    // The source goes: what came from it is found here, through the definition alone.
+    other.solver.remove_cache_source(source);
+    let second = graph(Vec::new());
+    assert_eq!(other.once(&second).await, "t");
+    assert_eq!(second.counts(), (4, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn min_chains_give_the_top_and_nothing_below() {
+    let (world, other) = (World::new(), World::new());
+    let graph = |top: &str, sources: Vec<CacheSourceId>| {
+        let options = |options: &mut weld_solver::VertexOptions| {
+            options.cache_sources = sources.clone();
+        };
+        let below = vtx("below", "below", "b")
+            .on(&constant(1))
+            .options(options)
+            .done();
+        vtx("top", top, "t").on(&below).options(options).done()
+    };
+    let chains = chains_of(&world, &graph("top", Vec::new()), MIN).await;
+    let chains = chains.with_results(|mut results| {
+        results.retain(|result| result.value.make);
+        results
+    });
+    let (source, _) = carry(&world, chains.useful(), &other).await;
+    let same = graph("top", vec![source]);
+    assert_eq!(other.once(&same).await, "t");
+    assert_eq!(same.counts().1, 0);
+    let changed = graph("changed", vec![source]);
+    assert_eq!(other.once(&changed).await, "t");
+    assert_eq!(changed.counts().1, 3);
+}
+
+/// Answers late, or never.
+pub(crate) struct Slow(pub(crate) Option<Duration>);
+
+impl Slow {
+    fn later<R: Send + 'static + Default>(&self) -> Answer<R> {
+        let wait = self.0;
+        Answer::Later(Box::pin(async move {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+            Ok(R::default())
+        }))
+    }
+}
+
+impl KeyStore for Slow {
+    fn query(&self, _: KeyQuery) -> Answer<keystore::KeyMatches> {
+        self.later()
+    }
+    fn save(&self, _: SaveKey) {}
+    fn drop_record(&self, _: RecordId) {}
+    fn entry(&self, _: KeyId) -> Answer<Option<KeyEntry>> {
+        self.later()
+    }
+    fn keys_of(&self, _: RecordId) -> Answer<Vec<KeyId>> {
+        self.later()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_never_answers_costs_its_time_once() {
+    // C7
+    let world = World::with(SolverOptions {
+        source_timeout: Duration::from_millis(200),
+        ..SolverOptions::default()
+    });
+    let source = world.solver.add_cache_source(CacheSource {
+        keys: Arc::new(Slow(None)),
+        results: Arc::clone(&world.results) as Arc<dyn ResultStore<Value>>,
+    });
+    let mut chain = constant(0);
+    for step in 0..20 {
+        let step = format!("step {step}");
+        chain = vtx(&step, &step, "r")
+            .on(&chain)
+            .options(|options| options.cache_sources = vec![source])
+            .done();
+    }
+    let begun = std::time::Instant::now();
+    let chains = chains_of(&world, &chain, MAX).await;
+    assert_eq!(chains.items.len(), 21);
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(world.saw(|event| matches!(event, TraceEvent::SourceFailed { .. })) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_source_delays_only_who_asked_it() {
+    // Queries are effects: the core goes on
+    let world = World::new();
+    let source = world.solver.add_cache_source(CacheSource {
+        keys: Arc::new(Slow(None)),
+        results: Arc::clone(&world.results) as Arc<dyn ResultStore<Value>>,
+    });
+    let waits = vtx("waits", "w", "w")
+        .options(|options| options.cache_sources = vec![source])
+        .done();
+    let (job, request) = spawn(world.job().await, &waits).await;
+    for round in 0..50 {
+        let seed = format!("{round}");
+        assert_eq!(world.once(&vtx(&seed, &seed, "r").done()).await, "r");
+    }
+    assert!(!request.is_finished());
+    request.abort();
+    end(job).await;
+    world.emptied().await;
+}
+
+#[test]
+fn a_cache_that_is_not_in_order_is_refused() {
+    let item = |inputs: Vec<Vec<u32>>| ChainItem::<()> {
+        class: class("x"),
+        inputs: inputs
+            .into_iter()
+            .map(|items| {
+                let link = |item| ChainLink {
+                    item,
+                    selector: None,
+                };
+                items.into_iter().map(link).collect()
+            })
+            .collect(),
+        results: Vec::new(),
+    };
+    let refused = |items| import(CacheChains { items }).err();
+    assert_eq!(
+        refused(vec![item(vec![]), item(vec![vec![1]])]),
+        Some(ImportError::Order { item: 1, uses: 1 })
+    );
+    assert_eq!(
+        refused(vec![item(vec![]), item(vec![vec![0], vec![]])]),
+        Some(ImportError::EmptyInput { item: 1, input: 1 })
+    );
+}
+
+#[test]
+fn keys_have_the_names_that_buildkit_gives_them() {
+    // sha256 of "sha256:<digest>@<output>", and "@-1" for contents
+    let op = Digest([0xab; 32]);
+    let text = format!("sha256:{}@{}", "ab".repeat(32), 7);
+    assert_eq!(KeyId::root(op, 7).0, Digest::of(text));
+    let text = format!("sha256:{}@-1", "ab".repeat(32));
+    assert_eq!(KeyId::content(op).0, Digest::of(text));
+    let text = format!("sha256:{}@{}", "ab".repeat(32), u32::MAX);
+    assert_eq!(KeyId::root(op, u32::MAX).0, Digest::of(text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_circle_in_the_store_is_cut() {
+    // Two operations that change nothing, by turns: found by content, each gets the other's key as an input
+    let world = World::new();
+    let mut chain = vtx("base", "base", "same").done();
+    for step in 0..8 {
+        let seed = ["even", "odd"][step % 2];
+        chain = vtx(&format!("step {step}"), seed, "same")
+            .on(&chain)
+            .slow(0)
+            .done();
+        world.once(&chain).await;
+    }
+    let chains = chains_of(&world, &chain, MAX).await;
+    for seed in ["even", "odd"] {
+        assert_eq!(item(&chains, seed).results.len(), 1);
+    }
+    assert!(import(chains).is_ok());
+    world.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_thousand_records_are_collected_in_no_time() {
+    // Linear in the links: the bench has the figures, this only catches a square.
+    let world = World::new();
+    let keys = Arc::clone(&world.keys);
+    let count = 20_000_u32;
+    fill(&keys, count);
+    let top = vtx("top", "top", "t")
+        .on(&vtx("base", "base", "b").done())
+        .done();
+    let job = world.solver.new_job(JobOptions::new("big")).await.unwrap();
+    let root = job.load(definition_of(&top, 0)).await.unwrap();
+    job.build(root).await.unwrap();
+    link_last(&keys, count);
+    let begun = std::time::Instant::now();
+    let chains = job.cache_chains(&[root], MAX).await.unwrap();
+    let elapsed = begun.elapsed();
+    assert!(
+        chains.items.len() > count as usize,
+        "{}",
+        chains.items.len()
+    );
+    assert!(elapsed < Duration::from_secs(8), "{elapsed:?}");
+    let begun = std::time::Instant::now();
+    import(chains).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(8));
+}
+
+fn numbered(number: u32) -> KeyId {
+    KeyId(Digest::of(number.to_le_bytes()))
+}
+
+fn save(keys: &MemoryKeyStore, key: KeyId, from: Vec<KeyId>) {
+    keys.save(SaveKey {
+        key,
+        op: key.0,
+        output: 0,
+        inputs: (0..)
+            .zip(from)
+            .map(|(input, key)| InputKeys {
+                input,
+                keys: vec![InputKey {
+                    key,
+                    selector: None,
+                }],
+            })
+            .collect(),
+        record: Some(Record {
+            id: RecordId(u64::from(key.0.0[0]) + 1_000_000),
+            created: 0,
+            priority: 0,
+            source: CacheSourceId::LOCAL,
+        }),
+    });
+}
+
+/// A long chain with a second input each, which all share.
+fn fill(keys: &MemoryKeyStore, count: u32) {
+    for number in 0..count {
+        let from = match number {
+            0 => Vec::new(),
+            number => vec![numbered(number - 1), numbered(0)],
+        };
+        save(keys, numbered(number), from);
+    }
+}
+
+/// The chain leads to the key of the operation `top`.
+fn link_last(keys: &MemoryKeyStore, count: u32) {
+    let base = KeyId::root(Digest::of("base"), 0);
+    let Answer::Ready(matches) = keys.query(KeyQuery::Match {
+        op: Digest::of("top"),
+        output: 0,
+        inputs: vec![InputKeys {
+            input: 0,
+            keys: vec![InputKey {
+                key: base,
+                selector: None,
+            }],
+        }],
+    }) else {
+        panic!("a store in memory answers at once")
+    };
+    keys.save(SaveKey {
+        key: matches.keys[0].key,
+        op: Digest::of("top"),
+        output: 0,
+        inputs: vec![InputKeys {
+            input: 0,
+            keys: vec![InputKey {
+                key: numbered(count - 1),
+                selector: None,
+            }],
+        }],
+        record: None,
+    });
+}
