@@ -49,16 +49,14 @@ impl Client {
 }
 
 fn record(record: Record) -> UsageRecord {
+    let created = record.created_at.and_then(time).unwrap_or(UNIX_EPOCH);
     UsageRecord {
         id: record.id,
         parents: record.parents,
         description: record.description,
         kind: record.record_type,
-        created: record.created_at.and_then(time).unwrap_or(UNIX_EPOCH),
-        last_used: record
-            .last_used_at
-            .and_then(time)
-            .unwrap_or(SystemTime::UNIX_EPOCH),
+        created,
+        last_used: record.last_used_at.and_then(time).unwrap_or(created),
         usage_count: record.usage_count.try_into().unwrap_or(0),
         size: record.size.try_into().unwrap_or(0),
         mutable: record.mutable,

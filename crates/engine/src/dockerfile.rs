@@ -134,6 +134,16 @@ pub(crate) async fn convert(
     Ok(convert::build(&host, &options).await?)
 }
 
+/// What a request asks for.
+pub(crate) fn options(bridge: &Bridge, request: &FrontendRequest) -> Result<Request, BuildError> {
+    let platform = bridge.core.worker.platform.clone();
+    let session = bridge.session().id();
+    let mut options =
+        Request::from_options(&request.opts, session, platform).map_err(BuildError::Option)?;
+    options.inputs.clone_from(&request.inputs);
+    Ok(options)
+}
+
 /// What tells a build's steps from those of other projects.
 fn origin(bridge: &Bridge, opts: &BTreeMap<String, String>) -> Origin {
     let directory = |name: &str| bridge.session().directory_identity(name);
@@ -148,16 +158,6 @@ fn origin(bridge: &Bridge, opts: &BTreeMap<String, String>) -> Origin {
             .map(str::to_owned)
             .collect(),
     }
-}
-
-/// What a request asks for.
-pub(crate) fn options(bridge: &Bridge, request: &FrontendRequest) -> Result<Request, BuildError> {
-    let platform = bridge.core.worker.platform.clone();
-    let session = bridge.session().id();
-    let mut options =
-        Request::from_options(&request.opts, session, platform).map_err(BuildError::Option)?;
-    options.inputs.clone_from(&request.inputs);
-    Ok(options)
 }
 
 fn encode(config: &ImageConfig) -> Result<Bytes, BuildError> {

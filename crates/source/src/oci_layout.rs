@@ -297,12 +297,11 @@ impl OciLayout {
     /// # Errors
     /// [`LayoutError`].
     pub fn file(&self, descriptor: &Descriptor) -> Result<File, LayoutError> {
-        let path = blob_path(&descriptor.digest);
-        let opened = self.open_file(&path).and_then(|file| {
-            let length = file.metadata()?.len();
-            Ok((file, length))
-        });
-        let (file, length) = opened.map_err(|source| self.unreadable(&path, source))?;
+        let file = self.blob(&descriptor.digest)?;
+        let length = file
+            .metadata()
+            .map_err(|source| self.unreadable(&blob_path(&descriptor.digest), source))?
+            .len();
         if length != descriptor.size {
             return Err(self.damaged(
                 &descriptor.digest,
@@ -312,21 +311,11 @@ impl OciLayout {
         Ok(file)
     }
 
-    /// As [`file`](Self::file), of a blob of which only the digest is known.
-    ///
-    /// # Errors
-    /// [`LayoutError`].
-    pub fn known_blob(&self, digest: &Digest) -> Result<File, LayoutError> {
-        let path = blob_path(digest);
-        self.open_file(&path)
-            .map_err(|source| self.unreadable(&path, source))
-    }
-
     /// A blob's file and length, not verified; `None` if there is none.
     ///
     /// # Errors
     /// [`LayoutError::Read`].
-    pub fn blob(&self, digest: &Digest) -> Result<Option<(File, u64)>, LayoutError> {
+    pub fn find_blob(&self, digest: &Digest) -> Result<Option<(File, u64)>, LayoutError> {
         let path = blob_path(digest);
         let opened = self.open_file(&path).and_then(|file| {
             let length = file.metadata()?.len();
@@ -337,6 +326,16 @@ impl OciLayout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(self.unreadable(&path, source)),
         }
+    }
+
+    /// As [`file`](Self::file), of a blob of which only the digest is known.
+    ///
+    /// # Errors
+    /// [`LayoutError`].
+    pub fn blob(&self, digest: &Digest) -> Result<File, LayoutError> {
+        let path = blob_path(digest);
+        self.open_file(&path)
+            .map_err(|source| self.unreadable(&path, source))
     }
 
     fn unlisted(&self, digest: &Digest) -> Result<Served, LayoutError> {

@@ -57,6 +57,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let place = Place {
                 config: cli.engine.config.clone(),
                 root: cli.engine.root.clone(),
+                beside_buildkitd: false,
             };
             daemon::run(&place, args)
         }
@@ -167,9 +168,9 @@ async fn command(
             solve::write_stdout(&definition)
         }
         Command::Debug(DebugCommand::DumpLlb { .. })
-        | Command::Trace(_)
         | Command::Daemon(_)
         | Command::DialStdio(_)
+        | Command::Trace(_)
         | Command::Completion { .. }
         | Command::Man => Ok(()),
     }

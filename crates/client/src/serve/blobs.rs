@@ -45,7 +45,7 @@ impl Stores {
             .parse()
             .map_err(|error| Status::invalid_argument(format!("{digest:?}: {error}")))?;
         let opened = tokio::task::spawn_blocking(move || {
-            let found = OciLayout::of_blobs(path)?.blob(&digest)?;
+            let found = OciLayout::of_blobs(path)?.find_blob(&digest)?;
             Ok::<_, weld_source::oci_layout::LayoutError>((found, digest))
         });
         let opened = opened

@@ -67,10 +67,9 @@ fn age(nanoseconds: i64) -> Option<Duration> {
 }
 
 fn record(info: UsageInfo) -> UsageRecord {
-    let used = info.usage_count > 0;
     UsageRecord {
         created_at: Some(info.created_at().into()),
-        last_used_at: used.then(|| info.last_used_at().into()),
+        last_used_at: Some(info.last_used_at().into()),
         id: info.id,
         mutable: info.mutable,
         in_use: info.in_use,

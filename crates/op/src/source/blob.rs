@@ -162,7 +162,7 @@ impl Blob {
                 let copied = tokio::task::spawn_blocking(move || {
                     let mut from =
                         layout
-                            .known_blob(&wanted)
+                            .blob(&wanted)
                             .map_err(|source| BlobSourceError::Blob {
                                 name: name.clone(),
                                 source: Box::new(source),
@@ -264,8 +264,6 @@ fn verified(sink: FileSink, digest: &Digest, name: String) -> Result<(File, u64)
     }
 }
 
-impl Step for Blob {}
-
 #[async_trait]
 impl Op<Tree> for Blob {
     /// The digest is stated, so nobody needs to be asked.
@@ -318,3 +316,5 @@ impl Op<Tree> for Blob {
         tree.await.map(|tree| vec![Tree::of(tree)])
     }
 }
+
+impl Step for Blob {}

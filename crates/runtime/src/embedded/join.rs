@@ -74,7 +74,7 @@ impl Embedded {
             capabilities: self.capabilities(step.security, ids.uid),
             filter: match step.security {
                 Security::Sandbox => Some(self.filter()?),
-                _ => None,
+                Security::Insecure => None,
             },
             oom_score_adj: self.oom_score_adj.map(decimal),
             new_cgroup_namespace: false,

@@ -64,13 +64,13 @@ pub(crate) enum Command {
     Du(DuArgs),
     /// Delete what no build uses, the least recently used first.
     Prune(PruneArgs),
-    /// Learn from a trace that `--trace FILE` wrote.
-    #[command(subcommand)]
-    Trace(super::trace::TraceCommand),
     /// Serve BuildKit's API to `buildctl`, `docker buildx` and other clients.
     Daemon(Box<DaemonArgs>),
     /// Connect standard input and output to a daemon, for clients that come by ssh.
     DialStdio(DialArgs),
+    /// Learn from a trace that `--trace FILE` wrote.
+    #[command(subcommand)]
+    Trace(super::trace::TraceCommand),
     /// Look inside.
     #[command(subcommand)]
     Debug(DebugCommand),

@@ -146,9 +146,12 @@ pub(crate) struct Place {
     /// /etc/buildkit/buildkitd.toml, which may be absent].
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// The state directory [default: /var/lib/weld; what is in /var/lib/buildkit is not ours].
+    /// The directory of state, of which `weld` in it is used [default: /var/lib/buildkit].
     #[arg(long, env = "WELD_ROOT", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) root: Option<PathBuf>,
+    /// Whether the directory may have state of BuildKit's own, which is left alone.
+    #[arg(skip)]
+    pub(crate) beside_buildkitd: bool,
 }
 
 /// The arguments of a daemon if the command is called by a daemon's name.
@@ -157,7 +160,8 @@ pub(crate) fn called_as_daemon() -> Option<(Place, DaemonArgs)> {
     if Path::new(&name).file_name()? != DAEMON_NAME {
         return None;
     }
-    let Buildkitd { place, args } = Buildkitd::parse();
+    let Buildkitd { mut place, args } = Buildkitd::parse();
+    place.beside_buildkitd = true;
     Some((place, args))
 }
 
@@ -247,7 +251,10 @@ fn start_log(config: &DaemonConfig) {
 }
 
 fn configuration(place: &Place, args: &DaemonArgs) -> Result<DaemonConfig, Failure> {
-    let mut config = DaemonConfig::new("/var/lib/weld");
+    let mut config = DaemonConfig::new(match place.beside_buildkitd {
+        true => "/var/lib/buildkit",
+        false => "/var/lib/weld",
+    });
     match &place.config {
         // As buildkitd has it: a file that is not there says nothing.
         Some(path) => config.read(path, false)?,
@@ -255,6 +262,9 @@ fn configuration(place: &Place, args: &DaemonArgs) -> Result<DaemonConfig, Failu
     }
     if let Some(root) = &place.root {
         config.engine.root = root.clone();
+    }
+    if place.beside_buildkitd {
+        config.engine.root.push("weld");
     }
     apply(args, &mut config)?;
     if config.listen.addresses.is_empty() {

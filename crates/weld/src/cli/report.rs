@@ -39,17 +39,17 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Privilege(#[from] weld_engine::PrivilegeError),
     #[error("{0}")]
-    Trace(#[from] weld_trace::TraceError),
-    #[error("{0}")]
-    ReadTrace(#[from] weld_trace::ReadError),
-    #[error("the trace breaks rules {0} times")]
-    BrokenTrace(u64),
-    #[error("{0}")]
     DaemonConfig(#[from] weld_daemon::config::FileError),
     #[error("{0}")]
     Serve(#[from] weld_daemon::ServeError),
     #[error("connect to {address}: {reason}")]
     Dial { address: String, reason: String },
+    #[error("{0}")]
+    Trace(#[from] weld_trace::TraceError),
+    #[error("{0}")]
+    ReadTrace(#[from] weld_trace::ReadError),
+    #[error("the trace breaks rules {0} times")]
+    BrokenTrace(u64),
     #[error("cannot start: {0}")]
     Start(std::io::Error),
 }
