@@ -316,11 +316,17 @@ fn exit(ended: Result<(), ProcessError>) -> wire::ExitMessage {
             .unwrap_or(UNKNOWN_CODE),
         ProcessError::Stopped(_) => UNKNOWN_CODE,
     };
+    let (status, message) = match &error {
+        ProcessError::Runtime(RuntimeError::Cancelled) => {
+            (Code::Cancelled, "context canceled".to_owned())
+        }
+        error => (Code::Unknown, error.to_string()),
+    };
     wire::ExitMessage {
         code,
         error: Some(google::Status {
-            code: Code::Unknown.into(),
-            message: error.to_string(),
+            code: status.into(),
+            message,
             details: vec![details::exit(code)],
         }),
     }
