@@ -63,3 +63,5 @@ impl Op<Tree> for Passthrough {
             .collect()
     }
 }
+
+impl Step for Passthrough {}

@@ -5,6 +5,7 @@ pub(crate) mod git;
 pub(crate) mod http;
 pub(crate) mod image;
 mod layers;
+mod layout;
 pub(crate) mod local;
 mod secrets;
 

@@ -8,9 +8,11 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::Deserialize;
+use tokio::io::AsyncRead;
 use weld_digest::{Digest, Hasher};
 
 use crate::image::{
@@ -27,6 +29,19 @@ const ANNOTATION_IMAGE_NAME: &str = "io.containerd.image.name";
 pub struct OciLayout {
     root: OwnedFd,
     path: PathBuf,
+}
+
+/// The blobs of a layout that is not on this machine.
+#[async_trait]
+pub trait BlobProvider: Send + Sync + 'static {
+    /// What tells the layout from others, for people too.
+    fn name(&self) -> &str;
+
+    /// The content of a blob, not verified.
+    ///
+    /// # Errors
+    /// What opening meets.
+    async fn open(&self, digest: &Digest) -> io::Result<Box<dyn AsyncRead + Send + Unpin>>;
 }
 
 /// Which image of a layout is wanted.
@@ -81,6 +96,9 @@ pub enum LayoutError {
         /// What is wrong.
         reason: String,
     },
+    /// A layout that a client serves has no index to look a tag up in.
+    #[error("an image of the client's OCI layout {0} must be named by its digest")]
+    NoDigest(String),
     /// The wanted tag is not there.
     #[error("the OCI layout {path} has no image {tag:?}; it has {}", list(.available), path = path.display())]
     NoTag {

@@ -21,7 +21,7 @@ use crate::records::keys::Keys;
 use crate::records::results::Results;
 use crate::records::steps::Steps;
 use crate::trash::Trash;
-use crate::usage::Uses;
+use crate::usage::{Uses, uses};
 
 /// The version of the directory's layout and tables that this program writes.
 const FORMAT: u32 = 1;
@@ -192,7 +192,7 @@ impl Store {
                 source,
             })?;
         }
-        drop(durability::mark_running(&db, boot));
+        sequence.mark_running(boot);
         let keeper = Keeper::start(
             directory.0,
             &db,
@@ -314,11 +314,12 @@ impl Store {
 impl Drop for Inner {
     fn drop(&mut self) {
         let swept = self.keeper.stop();
-        drop(self.uses.write(&self.db));
+        let counts = self.uses.take();
         let (collector, unused) = (self.collector.clone(), self.sequence.unused());
         let released = self.pins.take_released();
         // In the transaction, after all that was queued to name an object.
         drop(self.db.update(move |tx| {
+            uses::write(tx, &counts)?;
             let clean = swept && !collector.has_garbage(tx, &released)?;
             durability::mark_closed(tx, unused, clean)
         }));

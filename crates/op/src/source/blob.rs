@@ -19,6 +19,8 @@ use weld_store::{NewUsage, RecordType};
 
 use super::http::DEFAULT_MODE;
 use super::image::{ImageError, Place, open_layout};
+use super::layers::receive;
+use super::layout::{self, Layout};
 use crate::blocking::blocking;
 use crate::digest::to_solver;
 use crate::recall::Step;
@@ -145,7 +147,17 @@ impl Blob {
                 let fetched = registry.fetch_blob(repository, &blob, sink, progress).await;
                 (fetched.map_err(failed)?.into_file(), blob.size)
             }
-            Place::Layout(layout) => {
+            Place::Layout(Layout::Blobs(blobs)) => {
+                let failed = |source| BlobSourceError::Blob {
+                    name: self.name(),
+                    source: Box::new(source),
+                };
+                let content = layout::open(&*blobs, &digest).await.map_err(failed)?;
+                let sink = FileSink::resume(file, digest.algorithm()).map_err(self.unwritable())?;
+                let received = receive(content, sink, &digest, progress).await;
+                verified(received.map_err(self.unwritable())?, &digest, self.name())?
+            }
+            Place::Layout(Layout::Directory(layout)) => {
                 let (name, wanted) = (self.name(), digest.clone());
                 let copied = tokio::task::spawn_blocking(move || {
                     let mut from =
@@ -238,7 +250,12 @@ fn copy(
     };
     let mut sink = FileSink::resume(to, digest.algorithm()).map_err(failed)?;
     weld_source::sink::fill(&mut sink, from).map_err(failed)?;
-    match sink.finish(digest).map_err(failed)? {
+    verified(sink, digest, name)
+}
+
+/// The file of a blob that is complete, and its size.
+fn verified(sink: FileSink, digest: &Digest, name: String) -> Result<(File, u64), BlobSourceError> {
+    match Verdict::of(sink.digest(), digest) {
         Verdict::Right => {
             let size = sink.position();
             Ok((sink.into_file(), size))
@@ -301,3 +318,5 @@ impl Op<Tree> for Blob {
         tree.await.map(|tree| vec![Tree::of(tree)])
     }
 }
+
+impl Step for Blob {}

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use weld_fileset::SelectionOptions;
 use weld_llb::{Builder, Constraints, Graph, Platform, Source};
-use weld_op::session::{Secret, Session, SessionError, lend};
+use weld_op::session::{Layout, Secret, Session, SessionError, lend};
 use weld_op::{Records, Tree, Worker, definition};
 use weld_runtime::{AgentConnector, Runtime, RuntimeConfig};
 use weld_solver::{JobOptions, SolveError, Solver, SolverOptions};
@@ -79,7 +79,7 @@ impl Session for Client {
         &self.id
     }
 
-    fn directory(
+    async fn directory(
         &self,
         _name: &str,
         _selection: SelectionOptions,
@@ -87,8 +87,8 @@ impl Session for Client {
         Ok(None)
     }
 
-    fn layout(&self, name: &str) -> Option<PathBuf> {
-        self.layouts.get(name).cloned()
+    async fn layout(&self, name: &str) -> Result<Option<Layout>, SessionError> {
+        Ok(self.layouts.get(name).cloned().map(Layout::Directory))
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {
@@ -96,8 +96,8 @@ impl Session for Client {
         Ok(secret.map(|secret| Secret::new(secret.clone().into_bytes())))
     }
 
-    fn agent(&self, _id: &str) -> Option<AgentConnector> {
-        None
+    async fn agent(&self, _id: &str) -> Result<Option<AgentConnector>, SessionError> {
+        Ok(None)
     }
 
     fn credentials(&self) -> Arc<dyn Credentials> {

@@ -256,6 +256,8 @@ impl World {
             Effect::Query { query, .. } => format!("query {query:?}"),
             Effect::Save { keys, .. } => format!("save {keys:?}"),
             Effect::Progress { news, .. } => format!("{news:?}"),
+            Effect::Replay { digest, ran, .. } => format!("replay {digest} {ran}"),
+            Effect::Forget { ran } => format!("forget {ran}"),
             Effect::Lost { .. } | Effect::DropRecord { .. } => String::new(),
         };
         if self.loud {
@@ -292,7 +294,10 @@ impl World {
                 }
             }
             Effect::DropRecord { record } => self.drop_record(record.id),
-            Effect::Progress { .. } | Effect::Trace(_) => {}
+            Effect::Progress { .. }
+            | Effect::Replay { .. }
+            | Effect::Forget { .. }
+            | Effect::Trace(_) => {}
         }
         Ok(())
     }

@@ -1,11 +1,15 @@
 //! How snapshots keep their files.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::SnapshotError;
 use super::node::opaque_attribute;
+use crate::durability;
 use crate::mount::{MAX_OVERLAY_LOWERS, MountError, MountSpec, Mounted, OverlayUpper};
+use crate::store::Store;
 
 const _: () = assert!(MAX_LOWERS < MAX_OVERLAY_LOWERS);
 
@@ -13,6 +17,9 @@ const _: () = assert!(MAX_LOWERS < MAX_OVERLAY_LOWERS);
 const MAX_LOWERS: usize = 400;
 /// The same for kernels that take fewer.
 const MAX_LOWERS_LEGACY: usize = 128;
+
+/// The text about a state directory that says where overlays were found to work.
+const FOUND: &str = "overlay";
 
 /// How snapshots keep their files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +31,40 @@ pub(super) enum Driver {
 }
 
 impl Driver {
-    /// Finds out by trying what works in a state directory.
-    pub(super) fn probe(root: &Path) -> Result<Self, SnapshotError> {
+    /// What works in a state directory: what worked the last time, if nothing that matters is
+    /// different.
+    pub(super) fn find(store: &Store) -> Result<Self, SnapshotError> {
+        // Without knowing what matters, nothing is remembered.
+        let Ok(here) = circumstances(store.root()) else {
+            return Self::probe(store.root());
+        };
+        let found = durability::text(store.db(), FOUND)?;
+        for userxattr in [false, true] {
+            if found.as_deref() == Some(&remembered(&here, userxattr)) {
+                return Ok(Self::overlay(userxattr));
+            }
+        }
+        let driver = Self::probe(store.root())?;
+        if let Self::Overlay { userxattr, .. } = driver {
+            let text = remembered(&here, userxattr);
+            drop(durability::set_text(store.db(), FOUND, text));
+        }
+        Ok(driver)
+    }
+
+    fn overlay(userxattr: bool) -> Self {
+        Self::Overlay {
+            userxattr,
+            max_lowers: if crate::mount::takes_many_lowers() {
+                MAX_LOWERS
+            } else {
+                MAX_LOWERS_LEGACY
+            },
+        }
+    }
+
+    /// Finds out by trying.
+    fn probe(root: &Path) -> Result<Self, SnapshotError> {
         let probe = root.join(format!("probe-{}", std::process::id()));
         let driver = Self::probe_in(&probe);
         let removed = fs::remove_dir_all(&probe);
@@ -47,12 +86,7 @@ impl Driver {
                 &probe.join(if userxattr { "user" } else { "trusted" }),
                 userxattr,
             ) {
-                Ok(max_lowers) => {
-                    return Ok(Self::Overlay {
-                        userxattr,
-                        max_lowers,
-                    });
-                }
+                Ok(()) => return Ok(Self::overlay(userxattr)),
                 Err(Attempt::Mount(error)) => {
                     tracing::debug!(%error, userxattr, "no overlay mount");
                 }
@@ -69,6 +103,25 @@ impl Driver {
     }
 }
 
+fn remembered(here: &str, userxattr: bool) -> String {
+    let kind = if userxattr { "user" } else { "trusted" };
+    format!("{kind} {here}")
+}
+
+/// What decides whether overlays work: the kernel, the file system, and what this process may do.
+fn circumstances(root: &Path) -> io::Result<String> {
+    let boot = durability::boot_id()?;
+    let device = fs::metadata(root)?.dev();
+    let namespace = fs::read_link("/proc/self/ns/user")?;
+    let user = rustix::process::geteuid().as_raw();
+    let capabilities = rustix::thread::capabilities(None)?.effective;
+    Ok(format!(
+        "boot {boot} device {device} {} uid {user} capabilities {:x}",
+        namespace.display(),
+        capabilities.bits()
+    ))
+}
+
 enum Attempt {
     Mount(MountError),
     Directory(std::io::Error),
@@ -80,7 +133,7 @@ fn is_opaque(directory: &Path, userxattr: bool) -> bool {
     length.is_ok_and(|length| value.get(..length) == Some(b"y"))
 }
 
-fn try_overlay(directory: &Path, userxattr: bool) -> Result<usize, Attempt> {
+fn try_overlay(directory: &Path, userxattr: bool) -> Result<(), Attempt> {
     let path = |name| directory.join(name);
     for name in ["upper", "work", "lower", "lowest"] {
         fs::create_dir_all(path(name)).map_err(Attempt::Directory)?;
@@ -103,9 +156,5 @@ fn try_overlay(directory: &Path, userxattr: bool) -> Result<usize, Attempt> {
             path: path("upper"),
         }));
     }
-    Ok(if crate::mount::takes_many_lowers() {
-        MAX_LOWERS
-    } else {
-        MAX_LOWERS_LEGACY
-    })
+    Ok(())
 }
