@@ -63,5 +63,3 @@ impl Op<Tree> for Passthrough {
             .collect()
     }
 }
-
-impl Step for Passthrough {}

@@ -264,8 +264,6 @@ fn verified(sink: FileSink, digest: &Digest, name: String) -> Result<(File, u64)
     }
 }
 
-impl Step for Blob {}
-
 #[async_trait]
 impl Op<Tree> for Blob {
     /// The digest is stated, so nobody needs to be asked.
