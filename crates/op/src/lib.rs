@@ -9,6 +9,7 @@ pub mod digest;
 mod exec;
 pub mod file;
 mod merge;
+mod passthrough;
 mod recall;
 mod records;
 mod reporting;

@@ -9,7 +9,9 @@ use crate::digest::to_solver;
 use crate::exec::Exec;
 use crate::file::File;
 use crate::merge::{Diff, Merge};
+use crate::passthrough::Passthrough;
 use crate::recall::{Origin, Remembered, Step, Surroundings};
+use crate::source::blob::{Blob, BlobPlace};
 use crate::source::git::Git;
 use crate::source::http::Http;
 use crate::source::image::{Image, Wanted};
@@ -183,9 +185,16 @@ fn operation(
                 platform,
                 description: image.reference.clone(),
             }),
-            Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
-                return unsupported("a blob as a source");
-            }
+            Source::ImageBlob(blob) => Arc::new(Blob {
+                worker,
+                wanted: blob.clone(),
+                place: BlobPlace::Registry,
+            }),
+            Source::OciLayoutBlob(blob) => Arc::new(Blob {
+                worker,
+                wanted: blob.clone(),
+                place: BlobPlace::Layout,
+            }),
             Source::Git(git) => match unsupported_git(git) {
                 Some(what) => return unsupported(what),
                 None => Arc::new(Git::new(worker, git.clone(), description)),
@@ -213,6 +222,6 @@ fn operation(
             description,
         }),
         LlbOp::Build(_) => return unsupported("a build inside of a build"),
-        LlbOp::Passthrough(_) => return unsupported("passthrough"),
+        LlbOp::Passthrough(op) => Arc::new(Passthrough { op: op.clone() }),
     })
 }

@@ -1,9 +1,11 @@
 //! The source operations: content from outside as trees.
 
+pub(crate) mod blob;
 pub(crate) mod git;
 pub(crate) mod http;
 pub(crate) mod image;
 mod layers;
+mod layout;
 pub(crate) mod local;
 mod secrets;
 

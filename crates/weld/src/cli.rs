@@ -139,10 +139,12 @@ fn config(args: &EngineArgs) -> Result<Config, Failure> {
     if let Some(program) = &args.oci_runtime {
         config.runtime = RuntimeKind::Oci(program.into());
     }
-    match args.snapshotter {
-        Snapshotter::Auto => {}
-        Snapshotter::Overlay => config.snapshotter = SnapshotterKind::Overlay,
-        Snapshotter::Copy => config.snapshotter = SnapshotterKind::Copy,
+    if let Some(snapshotter) = args.snapshotter {
+        config.snapshotter = match snapshotter {
+            Snapshotter::Auto => SnapshotterKind::Auto,
+            Snapshotter::Overlay => SnapshotterKind::Overlay,
+            Snapshotter::Copy => SnapshotterKind::Copy,
+        };
     }
     Ok(config)
 }

@@ -184,9 +184,12 @@ impl Git {
 /// Finds a client with this agent, and makes a socket that leads to it.
 async fn forward(ctx: &OpContext<Tree>, id: &str) -> Result<ForwardedAgent, OpError> {
     let connector = ctx
-        .with_session(|handle| {
-            let connector = session::of(&handle).and_then(|session| session.agent(id));
-            async move { connector.ok_or_else(|| OpError::gone(CheckoutError::NoAgent(id.to_owned()))) }
+        .with_session(|handle| async move {
+            let connector = match session::of(&handle) {
+                Some(session) => session.agent(id).await.map_err(OpError::failed)?,
+                None => None,
+            };
+            connector.ok_or_else(|| OpError::gone(CheckoutError::NoAgent(id.to_owned())))
         })
         .await?;
     let failed = |source| {

@@ -22,7 +22,7 @@ use crate::reporting::reporting;
 use crate::{Tree, Worker};
 
 /// The permissions of a file for which none are stated.
-const DEFAULT_MODE: u32 = 0o600;
+pub(super) const DEFAULT_MODE: u32 = 0o600;
 
 /// The headers that are sent, as in BuildKit; others change nothing.
 const HEADERS: [&str; 2] = ["accept", "user-agent"];

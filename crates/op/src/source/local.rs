@@ -130,6 +130,7 @@ impl Local {
         };
         let provider = session
             .directory(name, selection)
+            .await
             .map_err(|error| OpError::failed(LocalError::Session(error)))?
             .ok_or_else(gone)?;
         let identity = session

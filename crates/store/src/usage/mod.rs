@@ -4,7 +4,7 @@ mod filter;
 mod inventory;
 pub mod prune;
 mod size;
-mod uses;
+pub(crate) mod uses;
 
 use std::fmt;
 use std::str::FromStr;

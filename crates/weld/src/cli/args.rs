@@ -37,15 +37,10 @@ pub(crate) struct EngineArgs {
     /// Run steps with this OCI runtime (such as runc or crun) in place of the embedded one.
     #[arg(long, global = true, env = "WELD_OCI_RUNTIME", value_name = "PROGRAM", value_hint = ValueHint::ExecutablePath)]
     pub(crate) oci_runtime: Option<String>,
-    /// How snapshots are kept: auto tries overlayfs first.
-    #[arg(
-        long,
-        global = true,
-        env = "WELD_SNAPSHOTTER",
-        value_name = "KIND",
-        default_value = "auto"
-    )]
-    pub(crate) snapshotter: Snapshotter,
+    /// How snapshots are kept: with overlay mounts, as copies, or (auto) with overlay mounts where
+    /// they can be had [default: the configuration file's, or auto].
+    #[arg(long, global = true, env = "WELD_SNAPSHOTTER", value_name = "KIND")]
+    pub(crate) snapshotter: Option<Snapshotter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
