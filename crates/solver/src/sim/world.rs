@@ -256,9 +256,10 @@ impl World {
             Effect::Query { query, .. } => format!("query {query:?}"),
             Effect::Save { keys, .. } => format!("save {keys:?}"),
             Effect::Progress { news, .. } => format!("{news:?}"),
-            Effect::Replay { digest, ran, .. } => format!("replay {digest} {ran}"),
-            Effect::Forget { ran } => format!("forget {ran}"),
-            Effect::Lost { .. } | Effect::DropRecord { .. } => String::new(),
+            Effect::Lost { .. }
+            | Effect::DropRecord { .. }
+            | Effect::Replay { .. }
+            | Effect::Forget { .. } => String::new(),
         };
         if self.loud {
             println!("{} {seen}", self.now);
