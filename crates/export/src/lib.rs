@@ -6,6 +6,7 @@
 
 mod archive;
 mod blocking;
+pub mod cache;
 mod config;
 mod destination;
 mod error;
