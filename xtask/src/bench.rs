@@ -3,6 +3,9 @@
 mod end_to_end;
 mod inputs;
 mod measure;
+mod trace;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
@@ -19,11 +22,36 @@ enum What {
     EndToEnd(end_to_end::EndToEndArgs),
     /// The solver's workloads, at three sizes each.
     Solver,
+    /// Pruning of many records while another thread commits.
+    Prune(PruneArgs),
+    /// What tracing costs, and how fast a large trace is read.
+    Trace(trace::TraceBenchArgs),
+}
+
+/// `cargo xtask bench prune`.
+#[derive(Args)]
+struct PruneArgs {
+    /// How many records.
+    #[arg(long, default_value_t = 100_000)]
+    records: u64,
+    /// Where the state is kept [default: the directory of temporary files]; on the disk to measure.
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+}
+
+fn prune(args: &PruneArgs) -> anyhow::Result<()> {
+    let mut command = crate::process::cargo();
+    command.args(["run", "--quiet", "--release", "--locked"]);
+    command.args(["--package", "weld-store", "--example", "prune_cost", "--"]);
+    command.arg(args.records.to_string()).args(&args.work);
+    crate::process::run(&mut command)
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.what {
         What::EndToEnd(args) => end_to_end::run(args),
+        What::Prune(args) => prune(args),
+        What::Trace(args) => trace::bench(args),
         What::Solver => crate::process::run(crate::process::cargo().args([
             "run",
             "--quiet",

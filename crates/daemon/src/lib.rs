@@ -1,1 +1,3 @@
 //! BuildKit's API, served over an [`Engine`](weld_engine::Engine) to unmodified clients.
+
+pub mod session;

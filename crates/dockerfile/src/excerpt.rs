@@ -15,6 +15,9 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
+/// No more characters of a line are shown.
+const MAX_WIDTH: usize = 1000;
+
 /// Lines shown around a single line; a range of several lines gets half as many.
 const CONTEXT: u32 = 4;
 
@@ -45,13 +48,26 @@ pub(crate) fn render(
         }
         let at_fault = ranges.iter().any(|range| range.contains(number));
         let prefix = if at_fault { ">>>" } else { "   " };
-        let _ = writeln!(text, " {number:3} | {prefix} {}", printable(content));
-        if let Some(mark) = mark.filter(|mark| mark.line == number) {
+        let _ = writeln!(
+            text,
+            " {number:3} | {prefix} {}",
+            printable(&clipped(content))
+        );
+        let shown = |mark: &Mark| mark.line == number && mark.column as usize <= MAX_WIDTH;
+        if let Some(mark) = mark.filter(shown) {
             let _ = writeln!(text, "     |     {}", caret(content, mark));
         }
     }
     text.push_str("--------------------\n");
     Some(text)
+}
+
+/// The start of a line that is longer than anybody reads.
+fn clipped(line: &str) -> std::borrow::Cow<'_, str> {
+    match line.char_indices().nth(MAX_WIDTH) {
+        Some((end, _)) => format!("{}…", &line[..end]).into(),
+        None => line.into(),
+    }
 }
 
 fn surround(first: u32, last: u32, end_of_file: u32) -> (u32, u32) {

@@ -31,12 +31,12 @@ impl SourceFile {
         &self.data
     }
 
-    /// The lines without their endings, for showing; bytes that are not UTF-8 are replaced.
     /// Some lines as a person reads them, with what is around them; `None` if they are not there.
     pub fn excerpt(&self, lines: LineRange) -> Option<String> {
         crate::excerpt::render(self, &[lines], None)
     }
 
+    /// The lines without their endings, for showing; bytes that are not UTF-8 are replaced.
     pub(crate) fn lines(&self) -> Vec<String> {
         let data = self
             .data

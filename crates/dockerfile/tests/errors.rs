@@ -288,3 +288,11 @@ fn control_characters_do_not_reach_the_terminal() {
     );
     assert!(!error.excerpt().unwrap().contains('\u{1b}'));
 }
+
+#[test]
+fn a_line_that_nobody_reads_is_clipped() {
+    let text = format!("FROM base\nCOPPY {}\n", "é".repeat(20_000));
+    let excerpt = error(&text).excerpt().unwrap();
+    assert!(excerpt.contains('…') && excerpt.contains('^'));
+    assert!(excerpt.len() < 5000, "{}", excerpt.len());
+}

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -6,21 +7,27 @@ use weld_op::{Records, Tree, Worker};
 use weld_progress::Sender;
 use weld_runtime::privilege::PrivilegeError;
 use weld_runtime::{Runtime, RuntimeConfig, RuntimeError};
-use weld_solver::{Solver, SolverOptions};
+use weld_solver::{Solver, SolverOptions, TraceSink};
 use weld_source::registry::{Anonymous, Registry};
 use weld_store::snapshot::{SnapshotError, Snapshots};
 use weld_store::{Store, StoreOptions};
 
-use crate::build::Build;
+use crate::bridge::{SolveInput, SolveRequest};
 use crate::config::{Config, RuntimeKind, SnapshotterKind};
+use crate::dockerfile::{self, Dockerfile};
 use crate::error::BuildError;
-use crate::request::{BuildRequest, BuildResponse};
+use crate::frontend::{Frontend, FrontendRequest, Frontends};
+use crate::job::JobRequest;
+use crate::request::{BuildInput, BuildRequest, BuildResponse};
 
 /// A build engine on a state directory of its own.
 pub struct Engine {
     pub(crate) worker: Arc<Worker>,
     pub(crate) solver: Solver<Tree>,
     pub(crate) exporter: Exporter,
+    /// Whether builds hear why their steps were not cached.
+    pub(crate) explain: bool,
+    pub(crate) frontends: Frontends,
 }
 
 /// Why an engine cannot be had.
@@ -83,14 +90,27 @@ impl Engine {
     /// # Errors
     /// [`OpenError`]; if another process has it, the error names that process.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
+        Self::open_traced(config, None).await
+    }
+
+    /// The same, with the scheduler's events going to `trace` while that wants them.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open_traced(
+        config: Config,
+        trace: Option<Arc<dyn TraceSink>>,
+    ) -> Result<Self, OpenError> {
         let parallelism = config.max_parallelism.unwrap_or_else(|| {
             std::thread::available_parallelism().map_or(4, |count| count.get() * 4)
         });
         raise_file_limit();
         let worker = Arc::new(tokio::task::spawn_blocking(move || open_worker(config)).await??);
         worker.runtime.clean_leftovers().await?;
+        worker.explaining.set(trace.is_some());
         let options = SolverOptions {
             parallelism: Some(parallelism),
+            trace,
             ..SolverOptions::default()
         };
         let keys = Arc::new(worker.store.keys().clone());
@@ -100,11 +120,26 @@ impl Engine {
             worker.snapshots.clone(),
             worker.registry.clone(),
         );
+        let mut frontends = Frontends::default();
+        frontends.add(dockerfile::NAME, Arc::new(Dockerfile));
         Ok(Self {
             worker,
             solver,
             exporter,
+            explain: false,
+            frontends,
         })
+    }
+
+    /// Lets builds tell beside each step that was not cached why it was not.
+    pub fn explain(&mut self) {
+        self.explain = true;
+        self.worker.explaining.set(true);
+    }
+
+    /// Makes a frontend known, such as one that runs images. Builds that are open do not hear of it.
+    pub fn add_frontend(&mut self, name: &str, frontend: Arc<dyn Frontend>) {
+        self.frontends.add(name, frontend);
     }
 
     /// Builds what is asked for, telling `progress` of all that happens. When `cancel` fires, the
@@ -118,7 +153,39 @@ impl Engine {
         progress: Sender,
         cancel: CancellationToken,
     ) -> Result<BuildResponse, BuildError> {
-        Build::new(self, &request, progress, cancel).run().await
+        for export in &request.exports {
+            Exporter::validate(export)?;
+        }
+        let solve = match request.input {
+            BuildInput::Definition {
+                definition,
+                no_cache,
+            } => SolveRequest {
+                input: SolveInput::Definition(definition.graph().to_pb()),
+                no_cache,
+                ..SolveRequest::default()
+            },
+            BuildInput::Dockerfile { attrs } => SolveRequest {
+                input: SolveInput::Frontend {
+                    name: dockerfile::NAME.to_owned(),
+                    opts: attrs,
+                    inputs: BTreeMap::new(),
+                },
+                ..SolveRequest::default()
+            },
+        };
+        let job = JobRequest {
+            id: request.session.id().to_owned(),
+            session: request.session,
+            entitlements: request.entitlements,
+        };
+        let job = self.open_job(job, progress, cancel).await?;
+        let response = match job.bridge().solve(solve).await {
+            Ok(result) => job.export(&result, &request.exports).await,
+            Err(error) => Err(error),
+        };
+        job.close().await;
+        response
     }
 
     /// The LLB definition that a request's Dockerfile becomes, encoded; nothing is built.
@@ -127,9 +194,29 @@ impl Engine {
     /// [`BuildError`].
     pub async fn definition(&self, request: BuildRequest) -> Result<Vec<u8>, BuildError> {
         let (progress, _receiver) = weld_progress::channel();
-        Build::new(self, &request, progress, CancellationToken::new())
-            .definition()
-            .await
+        let attrs = match request.input {
+            BuildInput::Definition { definition, .. } => return Ok(definition.graph().encode()),
+            BuildInput::Dockerfile { attrs } => attrs,
+        };
+        let job = JobRequest {
+            id: request.session.id().to_owned(),
+            session: request.session,
+            entitlements: request.entitlements,
+        };
+        let job = self
+            .open_job(job, progress, CancellationToken::new())
+            .await?;
+        let request = FrontendRequest {
+            opts: attrs,
+            ..FrontendRequest::default()
+        };
+        // Whoever solves it later has another session.
+        let converted = dockerfile::convert(&job.bridge(), &request, "").await;
+        job.close().await;
+        let first = converted?.results.into_iter().next();
+        Ok(first
+            .map(|result| weld_proto::Message::encode_to_vec(&result.definition))
+            .unwrap_or_default())
     }
 
     /// Closes the engine: what is not on disk yet is written.
@@ -138,8 +225,10 @@ impl Engine {
             worker,
             solver,
             exporter,
+            frontends,
+            ..
         } = self;
-        drop((solver, exporter));
+        drop((solver, exporter, frontends));
         // What cannot be written now is lost as in a crash: the next start finds a sound state.
         let closed = tokio::task::spawn_blocking(move || worker.store.db().flush()).await;
         if let Ok(Err(error)) = closed {
@@ -152,7 +241,8 @@ fn open_worker(config: Config) -> Result<Worker, OpenError> {
     let store = Store::open(&config.root, StoreOptions::default())?;
     let snapshots = match config.snapshotter {
         SnapshotterKind::Copy => Snapshots::open_copying(&store)?,
-        SnapshotterKind::Auto | SnapshotterKind::Overlay => Snapshots::open(&store)?,
+        SnapshotterKind::Overlay => Snapshots::open_overlay(&store)?,
+        SnapshotterKind::Auto => Snapshots::open(&store)?,
     };
     let mut runtime = RuntimeConfig::embedded(config.root.join("runtime"));
     if let RuntimeKind::Oci(program) = config.runtime {

@@ -1,29 +1,28 @@
 //! The results of a build on their way out.
 
+use std::sync::Arc;
+
 use weld_export::{Built, ExportKind, ExportRequest};
 
-use crate::build::Build;
 use crate::error::BuildError;
 use crate::internal::Internal;
+use crate::job::JobCore;
 use crate::request::BuildResponse;
 
 /// Does all exports of a build, one after another: they share layers.
-pub(crate) async fn all(build: &Build<'_>, built: &Built) -> Result<BuildResponse, BuildError> {
+pub(crate) async fn all(
+    job: &Arc<JobCore>,
+    built: &Built,
+    exports: &[ExportRequest],
+) -> Result<BuildResponse, BuildError> {
     let mut response = BuildResponse::default();
-    for (number, request) in build.request.exports.iter().enumerate() {
-        let step = Internal::begin(&build.progress, name(request), &number.to_string());
-        let credentials = build.request.session.credentials();
+    for (number, request) in exports.iter().enumerate() {
+        let step = Internal::begin(&job.progress, name(request), &number.to_string());
+        let credentials = job.session.credentials();
         let transfers = step.transfers();
-        let exported = build
-            .engine
+        let exported = job
             .exporter
-            .export(
-                request,
-                built,
-                credentials,
-                &transfers,
-                build.cancellation(),
-            )
+            .export(request, built, credentials, &transfers, &job.stop)
             .await;
         response.attrs.extend(step.end(exported)?);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use weld_fileset::SelectionOptions;
-use weld_op::session::{Secret, Session, SessionError as OpSessionError};
+use weld_op::session::{Layout, Secret, Session, SessionError as OpSessionError};
 use weld_runtime::AgentConnector;
 use weld_source::local::{HostDir, TreeProvider};
 use weld_source::oci_layout::{OciLayout, Selector};
@@ -272,7 +272,7 @@ impl Session for Offered {
         &self.id
     }
 
-    fn directory(
+    async fn directory(
         &self,
         name: &str,
         selection: SelectionOptions,
@@ -295,8 +295,9 @@ impl Session for Offered {
             .map(|path| path.display().to_string())
     }
 
-    fn layout(&self, name: &str) -> Option<PathBuf> {
-        self.offers.layouts.get(name).cloned()
+    async fn layout(&self, name: &str) -> Result<Option<Layout>, OpSessionError> {
+        let path = self.offers.layouts.get(name).cloned();
+        Ok(path.map(Layout::Directory))
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>, OpSessionError> {
@@ -324,8 +325,8 @@ impl Session for Offered {
         Ok(Some(Secret::new(content)))
     }
 
-    fn agent(&self, id: &str) -> Option<AgentConnector> {
-        self.offers.agents.get(id).cloned()
+    async fn agent(&self, id: &str) -> Result<Option<AgentConnector>, OpSessionError> {
+        Ok(self.offers.agents.get(id).cloned())
     }
 
     fn credentials(&self) -> Arc<dyn Credentials> {

@@ -4,31 +4,51 @@
 //! or an LLB definition, what to do with the result, and a session that offers the client's
 //! directories, secrets and credentials, such as a [`HostSession`]. Any number of builds may run
 //! at once; equal work of theirs is done once.
+//!
+//! Beneath that one call there is [`Engine::open_job`], which gives a [`BuildJob`]: its [`Bridge`]
+//! is what frontends work through, wherever they run, and [`BuildJob::export`] delivers what they
+//! come to.
 
-mod build;
+mod bridge;
 mod config;
 mod context;
 mod definition;
+mod dockerfile;
 mod engine;
 mod error;
 mod export;
+mod files;
 mod frontend;
+mod host;
 mod host_session;
 mod internal;
+mod job;
+mod metadata;
+mod reference;
 mod relay;
 mod request;
+mod result;
+mod source_meta;
 mod ssh_agent;
 mod usage;
 
+pub use bridge::{Bridge, CacheImport, SolveInput, SolveRequest};
 pub use config::{Config, ConfigError, RuntimeKind, SnapshotterKind};
 pub use context::{UnpackError, is_archive, unpack_context};
 pub use definition::{Definition, DefinitionError};
 pub use engine::{Engine, OpenError, enter_privileges};
-pub use error::BuildError;
+pub use error::{BuildError, FailedStep, SourceRanges};
+pub use files::{FileError, FileRange, Stat, SystemError};
+pub use frontend::{Frontend, FrontendRequest};
 pub use host_session::{HostSession, LayoutReference, SecretSource, SessionError};
+pub use job::{BuildJob, JobRequest};
+pub use reference::Ref;
 pub use request::{BuildInput, BuildRequest, BuildResponse, Entitlement, ParseEntitlementError};
+pub use result::{Attestation, AttestationKind, FrontendResult, Refs, Subject};
+pub use source_meta::{ImageConfigRequest, ResolvedSource, SourceMeta, SourceMetaRequest};
 pub use ssh_agent::AgentError;
 pub use usage::{PruneOptions, StoreError, UsageRecord};
 pub use weld_export::{ExportKind, ExportRequest, ExportTarget};
 pub use weld_op::session::Session;
 pub use weld_runtime::privilege::PrivilegeError;
+pub use weld_solver::TraceSink;

@@ -7,8 +7,8 @@ use weld_op::digest::from_solver;
 use weld_progress::{Log, Sender, Stream, TransferStatus, Vertex};
 use weld_solver::{ProgressEvent, ProgressStream, VertexUpdate};
 
-/// Passes on all that a job hears until it is discarded.
-pub(crate) async fn relay(mut events: ProgressStream, progress: Sender) {
+/// Passes on all that a job hears until it is discarded; if wanted, also why its steps were not cached.
+pub(crate) async fn relay(mut events: ProgressStream, progress: Sender, explain: bool) {
     while let Some(event) = events.next().await {
         match event {
             ProgressEvent::Vertex(update) => progress.vertex(vertex(&update)),
@@ -35,6 +35,12 @@ pub(crate) async fn relay(mut events: ProgressStream, progress: Sender) {
                 },
                 data: chunk.data,
                 timestamp: moment(chunk.at),
+            }),
+            ProgressEvent::Explained { vertex, why } if explain => progress.log(Log {
+                vertex: from_solver(vertex),
+                stream: Stream::Stderr,
+                data: format!("not cached: {why}\n").into_bytes(),
+                timestamp: OffsetDateTime::now_utc(),
             }),
             ProgressEvent::LogsDropped { vertex, bytes } => progress.log(Log {
                 vertex: from_solver(vertex),

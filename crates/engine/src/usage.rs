@@ -21,9 +21,9 @@ pub struct UsageRecord {
     /// When it was made.
     #[serde(serialize_with = "rfc3339")]
     pub created: SystemTime,
-    /// When it was last used.
-    #[serde(serialize_with = "rfc3339_option")]
-    pub last_used: Option<SystemTime>,
+    /// When it was last used; making it is a use.
+    #[serde(serialize_with = "rfc3339")]
+    pub last_used: SystemTime,
     /// How often it was used after it was made.
     pub usage_count: u64,
     /// Its bytes on disk.
@@ -85,7 +85,7 @@ impl From<UsageInfo> for UsageRecord {
     fn from(info: UsageInfo) -> Self {
         Self {
             created: info.created_at(),
-            last_used: (info.usage_count > 0).then(|| info.last_used_at()),
+            last_used: info.last_used_at(),
             id: info.id,
             parents: info.parents,
             description: info.description,
@@ -101,11 +101,4 @@ impl From<UsageInfo> for UsageRecord {
 
 fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     time::serde::rfc3339::serialize(&(*time).into(), serializer)
-}
-
-fn rfc3339_option<S: serde::Serializer>(
-    time: &Option<SystemTime>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    time::serde::rfc3339::option::serialize(&time.map(Into::into), serializer)
 }

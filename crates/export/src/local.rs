@@ -1,11 +1,13 @@
 //! The files of results, copied into a directory.
 //!
-//! Directories are made first, in order; then files are copied in parallel, each under a name of
-//! its own that becomes the real one when the file is whole; then further names of files are
-//! linked; last, directories get their metadata, which writing into them changes. The destination
-//! is worked on through descriptors alone, and no symbolic link in it is followed.
+//! Directories are made first, in order; then files are copied in parallel; then further names of
+//! files are linked; last, directories get their metadata, which writing into them changes. What
+//! takes the place of something else has a name of its own until it is whole, so that there is
+//! always the old or the new under the real one. The destination is worked on through descriptors
+//! alone, and no symbolic link in it is followed.
 
 mod copy;
+mod fresh;
 mod prune;
 mod put;
 
@@ -46,7 +48,7 @@ impl<'a> LocalExport<'a> {
         epoch: Option<Timestamp>,
         watch: &'a Watch,
     ) -> Result<Self, ExportError> {
-        fs::create_dir_all(path).map_err(write_error("create directory", path))?;
+        fresh::create_directory(path).map_err(write_error("create directory", path))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| write_error("open directory", path)(errno.into()))?;

@@ -1,10 +1,12 @@
 //! The walk: every wanted path of a tree, of one directory or of stacked layers, with its metadata, in path order.
 //!
-//! Directories, and pieces of large ones, are jobs on rayon's pool. Each job opens its directory
+//! Directories, and pieces of large ones, are jobs: the first of them are done where the walk is
+//! asked for, so that a small tree needs no other threads; the rest goes to rayon's pool. Each job opens its directory
 //! anew from the root, so that the number of open files is that of the threads and no path is
 //! resolved through a symbolic link, even while somebody changes the tree. Pieces carry the number
 //! of their directory and are put in order at the end.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::ffi::{OsStr, OsString};
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::Scope;
+use rayon::Scope as Pool;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -26,6 +28,8 @@ use crate::xattrs::read_xattrs;
 
 /// How many names of one directory a job takes.
 const PIECE: usize = 256;
+/// How many jobs are done by the caller before others are asked to help.
+const ALONE: usize = 4;
 
 /// Why a walk failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -77,7 +81,7 @@ pub fn walk(layers: &Layers, start: &Path, options: &WalkOptions) -> Result<Vec<
         state: DirState::default(),
         selected: true,
     };
-    rayon::scope(|scope| shared.visit(scope, top));
+    shared.run(top);
     if let Some(error) = shared
         .error
         .into_inner()
@@ -102,6 +106,24 @@ struct Dir {
     layers: Vec<usize>,
     state: DirState,
     selected: bool,
+}
+
+/// What is to be done.
+enum Job {
+    Visit(Dir),
+    LookAt {
+        dir: Arc<OpenDir>,
+        index: usize,
+        names: Vec<MergedName>,
+    },
+}
+
+/// Who does jobs that come up.
+#[derive(Clone, Copy)]
+enum Workers<'w, 's> {
+    /// The caller, one after the other.
+    Caller(&'w RefCell<Vec<Job>>),
+    Pool(&'w Pool<'s>),
 }
 
 /// A part of a directory's entries.
@@ -129,8 +151,42 @@ struct Shared<'w> {
     error: Mutex<Option<WalkError>>,
 }
 
-impl<'w> Shared<'w> {
-    fn visit<'s>(&'s self, scope: &Scope<'s>, dir: Dir) {
+impl Shared<'_> {
+    fn run(&self, top: Dir) {
+        let waiting = RefCell::new(vec![Job::Visit(top)]);
+        for _ in 0..ALONE {
+            let Some(job) = waiting.borrow_mut().pop() else {
+                return;
+            };
+            self.do_job(Workers::Caller(&waiting), job);
+        }
+        let jobs = waiting.into_inner();
+        if !jobs.is_empty() {
+            rayon::scope(|pool| {
+                for job in jobs {
+                    self.add(Workers::Pool(pool), job);
+                }
+            });
+        }
+    }
+
+    fn add<'s>(&'s self, workers: Workers<'_, 's>, job: Job) {
+        match workers {
+            Workers::Caller(waiting) => waiting.borrow_mut().push(job),
+            Workers::Pool(pool) => {
+                pool.spawn(move |pool| self.do_job(Workers::Pool(pool), job));
+            }
+        }
+    }
+
+    fn do_job<'s>(&'s self, workers: Workers<'_, 's>, job: Job) {
+        match job {
+            Job::Visit(dir) => self.visit(workers, dir),
+            Job::LookAt { dir, index, names } => self.look_at(workers, &dir, index, names),
+        }
+    }
+
+    fn visit<'s>(&'s self, workers: Workers<'_, 's>, dir: Dir) {
         if self.failed.load(Ordering::Relaxed) {
             return;
         }
@@ -155,10 +211,14 @@ impl<'w> Shared<'w> {
         loop {
             let piece: Vec<_> = names.by_ref().take(PIECE).collect();
             if names.len() == 0 {
-                return self.look_at(scope, &dir, index, piece);
+                return self.look_at(workers, &dir, index, piece);
             }
-            let dir = Arc::clone(&dir);
-            scope.spawn(move |scope| self.look_at(scope, &dir, index, piece));
+            let job = Job::LookAt {
+                dir: Arc::clone(&dir),
+                index,
+                names: piece,
+            };
+            self.add(workers, job);
             index += 1;
         }
     }
@@ -170,7 +230,7 @@ impl<'w> Shared<'w> {
 
     fn look_at<'s>(
         &'s self,
-        scope: &Scope<'s>,
+        workers: Workers<'_, 's>,
         dir: &OpenDir,
         index: usize,
         names: Vec<MergedName>,
@@ -180,7 +240,7 @@ impl<'w> Shared<'w> {
             if self.failed.load(Ordering::Relaxed) {
                 return;
             }
-            if let Some(found) = self.look_at_one(scope, dir, name) {
+            if let Some(found) = self.look_at_one(workers, dir, name) {
                 entries.push(found);
             }
         }
@@ -194,7 +254,7 @@ impl<'w> Shared<'w> {
 
     fn look_at_one<'s>(
         &'s self,
-        scope: &Scope<'s>,
+        workers: Workers<'_, 's>,
         dir: &OpenDir,
         name: MergedName,
     ) -> Option<Found> {
@@ -245,7 +305,7 @@ impl<'w> Shared<'w> {
                 state,
                 selected: verdict.selected,
             };
-            scope.spawn(move |scope| self.visit(scope, dir));
+            self.add(workers, Job::Visit(dir));
             number
         });
         let entry = self.entry(fd, layer, name, path, metadata)?;

@@ -404,3 +404,30 @@ fn large_directories_keep_their_order() {
     sorted.sort();
     assert_eq!((found.len(), &found), (2000, &sorted));
 }
+
+/// A walk of few directories is done by the caller: a tree of many threads' worth of pieces and
+/// one of a handful come out alike.
+#[test]
+fn a_walk_is_the_same_however_many_jobs_it_takes() {
+    for directories in [0, 1, 3, 4, 5, 40] {
+        let root = tempfile::tempdir().unwrap();
+        let mut expected = Vec::new();
+        for number in 0..directories {
+            let directory = format!("d{number:02}");
+            std::fs::create_dir(root.path().join(&directory)).unwrap();
+            expected.push(directory.clone());
+            for file in 0..number * 20 {
+                let path = format!("{directory}/f{file:03}");
+                std::fs::write(root.path().join(&path), "").unwrap();
+                expected.push(path);
+            }
+        }
+        let layers = Layers::single(open(root.path()));
+        let entries = walk(&layers, Path::new(""), &WalkOptions::default()).unwrap();
+        let found: Vec<_> = entries
+            .iter()
+            .map(|entry| entry.path.to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(found, expected, "{directories} directories");
+    }
+}

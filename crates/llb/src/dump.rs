@@ -129,6 +129,13 @@ fn metadata_to_json(vertex: &Vertex) -> Value {
     Value::Object(object)
 }
 
+impl Vertex {
+    /// What the vertex does, without its inputs and its name.
+    pub fn op_to_json(&self) -> Value {
+        op_to_json(self.op())
+    }
+}
+
 fn op_to_json(op: &Op) -> Value {
     match op {
         Op::Source(source) => {

@@ -2,11 +2,31 @@
 
 use weld_digest::FieldHasher;
 use weld_solver::{Digest, OpError};
-use weld_store::content_key::KeyOptions;
+use weld_store::content_key::{KeyError, KeyOptions};
+use weld_store::snapshot::SnapshotError;
 
 use crate::Tree;
 use crate::blocking::blocking;
 use crate::digest::to_solver;
+
+/// Why a part of a tree has no key.
+#[derive(Debug, thiserror::Error)]
+enum ContentError {
+    /// What is selected cannot be read: for a user the path is enough.
+    #[error(transparent)]
+    Selected(KeyError),
+    #[error(transparent)]
+    Snapshot(SnapshotError),
+}
+
+impl From<SnapshotError> for ContentError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Key { source, .. } => Self::Selected(source),
+            other => Self::Snapshot(other),
+        }
+    }
+}
 
 /// A part of a tree whose content counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,9 +60,12 @@ pub(crate) async fn key(tree: &Tree, mut selectors: Vec<Selector>) -> Result<Dig
     blocking(move || {
         let mut hasher = FieldHasher::new("weld.content.v1").number(selectors.len() as u64);
         for selector in &selectors {
-            hasher = hasher.digest(&snapshot.content_key(&selector.path, &selector.options)?);
+            let key = snapshot
+                .content_key(&selector.path, &selector.options)
+                .map_err(ContentError::from)?;
+            hasher = hasher.digest(&key);
         }
-        Ok::<_, weld_store::snapshot::SnapshotError>(to_solver(&hasher.finish()))
+        Ok::<_, ContentError>(to_solver(&hasher.finish()))
     })
     .await
 }

@@ -14,6 +14,7 @@ use weld_solver::{CacheMap, Digest, Op, OpContext, OpError, ResultRef};
 use weld_store::CacheMountError;
 use weld_store::snapshot::SnapshotError;
 
+use crate::recall::Step;
 use crate::session::SessionError;
 use crate::{Tree, Worker, content};
 
@@ -102,12 +103,10 @@ impl Op<Tree> for Exec {
         input: u32,
         tree: &ResultRef<Tree>,
     ) -> Result<Option<Digest>, OpError> {
-        let uses = key::uses(&self.op, self.inputs);
-        let Some(used) = uses.get(input as usize) else {
+        if input as usize >= self.inputs {
             return Ok(None);
-        };
-        let selectors = used.selectors.iter().map(content::Selector::path).collect();
-        content::key(tree, selectors).await.map(Some)
+        }
+        content::key(tree, self.selectors(input)).await.map(Some)
     }
 
     async fn exec(
@@ -122,6 +121,17 @@ impl Op<Tree> for Exec {
         let spec = self.spec(&mut prepared).map_err(OpError::failed)?;
         self.run(ctx, spec).await?;
         prepared.commit(self).await
+    }
+}
+
+impl Step for Exec {
+    fn selectors(&self, input: u32) -> Vec<content::Selector> {
+        let uses = key::uses(&self.op, self.inputs);
+        let used = uses.get(input as usize);
+        let paths = used
+            .map(|used| used.selectors.as_slice())
+            .unwrap_or_default();
+        paths.iter().map(content::Selector::path).collect()
     }
 }
 

@@ -7,6 +7,7 @@
 //! link in a tree leads out of it.
 
 mod actions;
+mod archive;
 mod cache;
 mod content;
 mod copy;
@@ -23,6 +24,7 @@ mod wildcard;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use actions::{MakeDir, MakeFile, MakeSymlink, Remove};
+pub use archive::{decompressed, is_archive};
 pub use cache::{ContentPath, FileCacheMap, InputContent, cache_map};
 pub use copy::{Copy, Source};
 pub use destination::{Destination, Owner};

@@ -38,6 +38,8 @@ fn tree(made: Option<SnapshotRef>) -> Vec<Tree> {
     vec![made.map_or_else(Tree::scratch, Tree::of)]
 }
 
+impl crate::recall::Step for Merge {}
+
 #[async_trait]
 impl Op<Tree> for Merge {
     async fn cache_map(&self, _ctx: &OpContext<Tree>, _index: u32) -> Result<CacheMap, OpError> {
@@ -72,6 +74,8 @@ impl Op<Tree> for Merge {
         merged.await.map(tree)
     }
 }
+
+impl crate::recall::Step for Diff {}
 
 #[async_trait]
 impl Op<Tree> for Diff {

@@ -9,6 +9,9 @@ use crate::digest::to_solver;
 use crate::exec::Exec;
 use crate::file::File;
 use crate::merge::{Diff, Merge};
+use crate::passthrough::Passthrough;
+use crate::recall::{Origin, Remembered, Step, Surroundings};
+use crate::source::blob::{Blob, BlobPlace};
 use crate::source::git::Git;
 use crate::source::http::Http;
 use crate::source::image::{Image, Wanted};
@@ -43,6 +46,23 @@ pub fn definition(
     graph: &Graph,
     no_cache: bool,
 ) -> Result<Option<OpDefinition<Tree>>, ResolveError> {
+    definition_from(worker, graph, no_cache, Origin::default())
+}
+
+/// The same, for a graph whose origin is known: its steps are compared with those that came from there before.
+///
+/// # Errors
+/// [`ResolveError`].
+pub fn definition_from(
+    worker: &Arc<Worker>,
+    graph: &Graph,
+    no_cache: bool,
+    origin: Origin,
+) -> Result<Option<OpDefinition<Tree>>, ResolveError> {
+    let surroundings = Arc::new(Surroundings {
+        worker: Arc::clone(worker),
+        origin,
+    });
     let Some(root) = graph.root() else {
         return Ok(None);
     };
@@ -63,7 +83,17 @@ pub fn definition(
             };
             Ok(VertexDef {
                 digest: to_solver(vertex.digest()),
-                op: operation(worker, vertex, &name)?,
+                op: Arc::new(Remembered::new(
+                    operation(worker, vertex, &name)?,
+                    Arc::clone(&surroundings),
+                    vertex.clone(),
+                    name.clone(),
+                    graph
+                        .inputs_of(vertex)
+                        .map(|(input, _)| graph.name(input))
+                        .collect(),
+                    no_cache || metadata.ignore_cache,
+                )) as Arc<dyn Op<Tree>>,
                 inputs,
                 options: VertexOptions {
                     ignore_cache: no_cache || metadata.ignore_cache,
@@ -110,7 +140,7 @@ fn operation(
     worker: &Arc<Worker>,
     vertex: &Vertex,
     name: &str,
-) -> Result<Arc<dyn Op<Tree>>, ResolveError> {
+) -> Result<Arc<dyn Step>, ResolveError> {
     let worker = Arc::clone(worker);
     let platform = vertex
         .platform()
@@ -155,9 +185,16 @@ fn operation(
                 platform,
                 description: image.reference.clone(),
             }),
-            Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
-                return unsupported("a blob as a source");
-            }
+            Source::ImageBlob(blob) => Arc::new(Blob {
+                worker,
+                wanted: blob.clone(),
+                place: BlobPlace::Registry,
+            }),
+            Source::OciLayoutBlob(blob) => Arc::new(Blob {
+                worker,
+                wanted: blob.clone(),
+                place: BlobPlace::Layout,
+            }),
             Source::Git(git) => match unsupported_git(git) {
                 Some(what) => return unsupported(what),
                 None => Arc::new(Git::new(worker, git.clone(), description)),
@@ -185,6 +222,6 @@ fn operation(
             description,
         }),
         LlbOp::Build(_) => return unsupported("a build inside of a build"),
-        LlbOp::Passthrough(_) => return unsupported("passthrough"),
+        LlbOp::Passthrough(op) => Arc::new(Passthrough { op: op.clone() }),
     })
 }

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::io::AsyncRead;
 use weld_fileset::SelectionOptions;
 use weld_runtime::AgentConnector;
 use weld_source::local::TreeProvider;
+use weld_source::oci_layout::BlobProvider;
 use weld_source::registry::Credentials;
 
 /// A client that serves directories, secrets, SSH agents and registry credentials: one in this
@@ -21,7 +23,7 @@ pub trait Session: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`SessionError`] if it is offered but cannot be had.
-    fn directory(
+    async fn directory(
         &self,
         name: &str,
         selection: SelectionOptions,
@@ -34,8 +36,11 @@ pub trait Session: Send + Sync + 'static {
         None
     }
 
-    /// The OCI layout of that name, if the client offers it.
-    fn layout(&self, name: &str) -> Option<PathBuf>;
+    /// The OCI layout of that name; `None` if the client does not offer it.
+    ///
+    /// # Errors
+    /// [`SessionError`] if the client cannot be asked.
+    async fn layout(&self, name: &str) -> Result<Option<Layout>, SessionError>;
 
     /// The secret of that id; `None` if the client does not offer it.
     ///
@@ -43,12 +48,37 @@ pub trait Session: Send + Sync + 'static {
     /// [`SessionError`] if it is offered but cannot be had.
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError>;
 
-    /// The SSH agent of that id, if the client offers it.
-    fn agent(&self, id: &str) -> Option<AgentConnector>;
+    /// The SSH agent of that id; `None` if the client does not offer it.
+    ///
+    /// # Errors
+    /// [`SessionError`] if the client cannot be asked.
+    async fn agent(&self, id: &str) -> Result<Option<AgentConnector>, SessionError>;
+
+    /// A file that the client has as a stream, by the path of its URL; `None` if the client does
+    /// not offer any.
+    ///
+    /// # Errors
+    /// [`SessionError`] if it is offered but cannot be had.
+    async fn upload(&self, path: &str) -> Result<Option<Upload>, SessionError> {
+        let _ = path;
+        Ok(None)
+    }
 
     /// Who the client is at registries.
     fn credentials(&self) -> Arc<dyn Credentials>;
 }
+
+/// An OCI layout of a client's.
+#[derive(Clone)]
+pub enum Layout {
+    /// A directory of this machine.
+    Directory(PathBuf),
+    /// Blobs at the other end of a connection.
+    Blobs(Arc<dyn BlobProvider>),
+}
+
+/// A stream of a client's.
+pub type Upload = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Why a client could not serve what it offers.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -58,6 +88,30 @@ pub enum SessionError {
     Directory {
         /// The directory's name.
         name: String,
+        /// Why.
+        reason: String,
+    },
+    /// An OCI layout cannot be had.
+    #[error("OCI layout {name:?}: {reason}")]
+    Layout {
+        /// The layout's name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// An SSH agent cannot be had.
+    #[error("SSH agent {id:?}: {reason}")]
+    Agent {
+        /// The agent's id.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// A stream cannot be had.
+    #[error("uploaded file {path:?}: {reason}")]
+    Upload {
+        /// The path of its URL.
+        path: String,
         /// Why.
         reason: String,
     },

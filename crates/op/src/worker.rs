@@ -1,4 +1,3 @@
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use weld_llb::Platform;
@@ -7,6 +6,7 @@ use weld_source::registry::{Credentials, Registry};
 use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
+use crate::recall::Explaining;
 use crate::source::Outside;
 use crate::source::image::Resolutions;
 use crate::source::local::Trees;
@@ -24,8 +24,8 @@ pub struct Worker {
     pub registry: Registry,
     /// The platform of steps that name none.
     pub platform: Platform,
-    /// Where bare repositories are kept between fetches.
-    pub repositories: PathBuf,
+    /// Whether steps tell why they run.
+    pub explaining: Explaining,
     pub(crate) resolutions: Resolutions,
     pub(crate) outside: Outside,
     pub(crate) sources: Trees,
@@ -34,14 +34,13 @@ pub struct Worker {
 impl Worker {
     /// A worker.
     pub fn new(store: Store, snapshots: Snapshots, runtime: Runtime, registry: Registry) -> Self {
-        let repositories = store.root().join("git");
         Self {
             store,
             snapshots,
             runtime,
             registry,
             platform: Platform::host(),
-            repositories,
+            explaining: Explaining::default(),
             resolutions: Resolutions::default(),
             outside: Outside::default(),
             sources: Trees::default(),

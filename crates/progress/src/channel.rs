@@ -32,6 +32,8 @@ pub struct Receiver(Arc<Shared>);
 struct Shared {
     pending: Mutex<Pending>,
     changed: Notify,
+    /// Apart from `changed`, so that nobody who waits for the end is woken by each change.
+    ended: Notify,
 }
 
 /// Tells the receiver when the last sender is gone.
@@ -41,6 +43,7 @@ impl Drop for OpenEnd {
     fn drop(&mut self) {
         self.0.lock().closed = true;
         self.0.changed.notify_one();
+        self.0.ended.notify_one();
     }
 }
 
@@ -126,10 +129,8 @@ impl Receiver {
     /// Waits until all senders are gone. Cancel-safe.
     pub async fn closed(&self) {
         loop {
-            let notified = self.0.changed.notified();
+            let notified = self.0.ended.notified();
             if self.0.lock().closed {
-                // For the next `receive`, whose wake-up this call may have taken.
-                self.0.changed.notify_one();
                 return;
             }
             notified.await;

@@ -61,6 +61,9 @@ enum Face {
 
 /// How often a running build's picture is redrawn.
 const FRAME: Duration = Duration::from_millis(100);
+/// How often a running build's text grows: a build whose steps are all cached tells of them in
+/// one piece.
+const PIECE: Duration = Duration::from_millis(10);
 
 impl Display {
     /// A display that begins now.
@@ -85,7 +88,10 @@ impl Display {
         let mut writes = true;
         loop {
             // Batches are taken no faster than a person can see them: they coalesce meanwhile.
-            let frame = tokio::time::sleep(FRAME);
+            let frame = tokio::time::sleep(match self.face {
+                Face::Tty(_) => FRAME,
+                Face::Plain(_) | Face::RawJson | Face::Quiet => PIECE,
+            });
             let received = tokio::select! {
                 batch = receiver.receive() => batch,
                 () = tokio::time::sleep(FRAME), if matches!(self.face, Face::Tty(_)) => Some(Batch::default()),
@@ -93,7 +99,7 @@ impl Display {
             let Some(batch) = received else { break };
             self.build.apply(&batch);
             writes = writes && self.show(&batch, false).is_ok();
-            if matches!(self.face, Face::Tty(_)) && !batch.is_empty() {
+            if !batch.is_empty() {
                 tokio::select! {
                     () = frame => {}
                     () = receiver.closed() => {}

@@ -8,6 +8,8 @@
 
 pub mod attr;
 pub mod cap;
+pub mod fsutil;
 pub mod pb;
+pub mod session;
 
 pub use prost::{DecodeError, Message};

@@ -23,6 +23,11 @@ pub struct CacheSourceId(pub(crate) u32);
 impl CacheSourceId {
     /// The solver's own store.
     pub const LOCAL: Self = Self(0);
+
+    /// Its number; 0 is the solver's own store.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
 }
 
 /// Whether an edge of a vertex may be merged with an edge of another vertex.

@@ -54,7 +54,10 @@ impl fmt::Display for OpFailure {
             &self.description
         };
         match self.input {
-            None if self.call == OpCall::Exec => write!(f, "{what}: {}", self.error),
+            // The error says best what it was about: a command, an address, a path of an input.
+            _ if matches!(self.call, OpCall::Exec | OpCall::CacheMap | OpCall::SlowKey) => {
+                write!(f, "{what}: {}", self.error)
+            }
             None => write!(f, "{what}: {}: {}", self.call, self.error),
             Some(input) => write!(f, "{what}: {} {input}: {}", self.call, self.error),
         }

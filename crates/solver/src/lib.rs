@@ -70,5 +70,8 @@ pub use op::{CacheMap, InputMap, Op, OpDefinition, OpError};
 pub use progress::{LogChunk, ProgressEvent, ProgressStream, Status, VertexUpdate};
 pub use results::MemoryResultStore;
 pub use session::Session;
-pub use trace::{Refusal, TraceEdge, TraceEvent, TraceSink};
+pub use trace::{
+    CancelCause, MergeReason, Refusal, RequestOutcome, TraceEdge, TraceEvent, TraceSink,
+    TraceStamp, TraceVertex,
+};
 pub use value::{LoadError, RecordId, ResultRef, ResultStore, StoreError, Value};

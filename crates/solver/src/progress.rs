@@ -84,6 +84,13 @@ pub enum ProgressEvent {
         /// The output.
         chunk: LogChunk,
     },
+    /// Why an operation has to run.
+    Explained {
+        /// The vertex.
+        vertex: Digest,
+        /// Why, for a person.
+        why: Arc<str>,
+    },
     /// Output was dropped because nobody read it in time.
     LogsDropped {
         /// The vertex.
@@ -99,6 +106,17 @@ pub(crate) enum Report {
     Status(Status),
     Log(LogChunk),
     Dropped(u64),
+    Explained(Arc<str>),
+}
+
+impl Report {
+    pub(crate) fn explanation(&self) -> Option<&Arc<str>> {
+        if let Self::Explained(why) = self {
+            Some(why)
+        } else {
+            None
+        }
+    }
 }
 
 /// Reports of one operation call on their way to the listeners: statuses coalesce, logs are bounded.
@@ -149,7 +167,7 @@ impl Reports {
                     (_, false) => waiting.push(Report::Dropped(chunk.data.len() as u64)),
                 }
             }
-            Report::Dropped(bytes) => waiting.push(Report::Dropped(bytes)),
+            Report::Dropped(_) | Report::Explained(_) => waiting.push(report),
         }
         wake
     }
@@ -165,6 +183,7 @@ enum Subject {
     Vertex(Digest),
     Status(Digest, Arc<str>),
     Dropped(Digest),
+    Explained(Digest),
 }
 
 /// What waits for the reader of one job, in order.
@@ -218,6 +237,14 @@ impl Channel {
             }
             Report::Log(chunk) => queue.drop_log(vertex, chunk.data.len() as u64),
             Report::Dropped(bytes) => queue.drop_log(vertex, bytes),
+            Report::Explained(why) => {
+                let subject = Subject::Explained(vertex);
+                let event = ProgressEvent::Explained { vertex, why };
+                match queue.waiting(&subject) {
+                    Some(old) => *old = event,
+                    None => queue.push(Some(subject), event),
+                }
+            }
         }
         drop(queue);
         self.wake.notify_one();
@@ -266,6 +293,7 @@ impl Queue {
             ProgressEvent::Vertex(update) => Subject::Vertex(update.digest),
             ProgressEvent::Status { vertex, status } => Subject::Status(*vertex, status.id.clone()),
             ProgressEvent::LogsDropped { vertex, .. } => Subject::Dropped(*vertex),
+            ProgressEvent::Explained { vertex, .. } => Subject::Explained(*vertex),
             ProgressEvent::Log { chunk, .. } => {
                 self.log_bytes -= chunk.data.len();
                 return Some(event);

@@ -2,7 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::{Digest, KeyId, OpCall, RecordId};
+use crate::{CacheSourceId, Digest, KeyId, OpCall, RecordId};
+
+/// A vertex, as it is named in events: its digest, and a number that tells live twins apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceVertex {
+    /// Its digest.
+    pub digest: Digest,
+    /// Unique for the life of the core.
+    pub id: u64,
+}
 
 /// An edge, as it is named in events: the vertex digest, the output index, and a number that tells live twins apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,7 +20,7 @@ pub struct TraceEdge {
     pub vertex: Digest,
     /// Output index.
     pub output: u32,
-    /// Unique for the life of the solver.
+    /// Unique for the life of the core.
     pub id: u64,
 }
 
@@ -29,30 +38,121 @@ pub enum Refusal {
     BothComplete,
 }
 
+/// By what two edges turned out to be equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MergeReason {
+    /// Keys of their definitions, or keys that a store gave them.
+    FastKey,
+    /// The content of at least one input.
+    SlowKey,
+}
+
+/// Why a call or a load is cancelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CancelCause {
+    /// What it would find out is not needed any more.
+    #[default]
+    NotNeeded,
+    /// The last request for it was cancelled.
+    RequestCancelled,
+    /// The last interested job was discarded.
+    JobDiscarded,
+    /// Its edge was merged into another.
+    Merged,
+    /// What it worked on failed, or was lost.
+    Failed,
+}
+
+/// How a request was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RequestOutcome {
+    /// With the result.
+    Built,
+    /// With a failure.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
 /// A scheduler event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TraceEvent {
+    /// Tracing began while there were jobs: what follows was before, as far as it is still alive.
+    Resumed,
     /// A job began.
     JobOpened {
         /// Its id.
         job: Arc<str>,
+        /// Whether it has a session.
+        session: bool,
+    },
+    /// A job's session opened or closed.
+    SessionChanged {
+        /// The job.
+        job: Arc<str>,
+        /// Whether it has one now.
+        session: bool,
     },
     /// A job ended.
     JobDiscarded {
         /// Its id.
         job: Arc<str>,
     },
+    /// A vertex became live.
+    VertexCreated {
+        /// The vertex.
+        vertex: TraceVertex,
+        /// Its name.
+        name: Arc<str>,
+        /// Its inputs.
+        inputs: Arc<[TraceEdge]>,
+        /// Whether the cache is not asked for it.
+        ignore_cache: bool,
+        /// Whether it is never merged.
+        never_merge: bool,
+    },
+    /// A vertex is not live any more.
+    VertexFreed {
+        /// The vertex.
+        vertex: TraceVertex,
+    },
+    /// An edge is not live any more.
+    EdgeFreed {
+        /// The edge.
+        edge: TraceEdge,
+    },
     /// A job loaded a graph.
     Loaded {
         /// The job; `None` for a build that an operation asked for.
         job: Option<Arc<str>>,
-        /// Digest of the root vertex.
-        root: Digest,
+        /// The operation that asked for it.
+        parent: Option<Digest>,
+        /// The root.
+        root: TraceEdge,
         /// Vertices in the graph.
         vertices: u64,
         /// How many of them were not live yet.
         created: u64,
+    },
+    /// The result of an edge is asked for.
+    Requested {
+        /// Names the request.
+        request: u64,
+        /// The job that asks; `None` for a build that an operation asks for.
+        job: Option<Arc<str>>,
+        /// The edge.
+        edge: TraceEdge,
+    },
+    /// A request is answered.
+    Answered {
+        /// The request.
+        request: u64,
+        /// With what.
+        outcome: RequestOutcome,
     },
     /// An edge reached a state.
     State {
@@ -67,6 +167,19 @@ pub enum TraceEvent {
         edge: TraceEdge,
         /// The key.
         key: KeyId,
+        /// Whether a store knew it.
+        stored: bool,
+    },
+    /// Stores answered whether something can be found.
+    Queried {
+        /// The edge.
+        edge: TraceEdge,
+        /// The input that the query was about; `None` for all of them.
+        input: Option<u32>,
+        /// Whether something leads on, or was found.
+        hit: bool,
+        /// Records that were found.
+        records: u32,
     },
     /// Two edges became one.
     Merged {
@@ -74,6 +187,8 @@ pub enum TraceEvent {
         source: TraceEdge,
         /// The one that survives.
         target: TraceEdge,
+        /// By what they are equal.
+        reason: MergeReason,
     },
     /// Two edges have an equal index key but stay apart.
     MergeRefused {
@@ -86,35 +201,74 @@ pub enum TraceEvent {
     },
     /// A call of an operation began.
     CallStarted {
-        /// Digest of the vertex.
-        vertex: Digest,
+        /// Unique for the life of the core.
+        task: u64,
+        /// The vertex.
+        vertex: TraceVertex,
         /// The call.
         call: OpCall,
         /// The input that it is about.
         input: Option<u32>,
+        /// The vertex whose operation is called, where that is another one.
+        actor: Option<Digest>,
     },
-    /// A call of an operation ended.
+    /// A call of an operation ended, and the outcome counts.
     CallEnded {
-        /// Digest of the vertex.
-        vertex: Digest,
+        /// The call's number.
+        task: u64,
+        /// The vertex.
+        vertex: TraceVertex,
         /// The call.
         call: OpCall,
+        /// The operation's digest or the key of the content.
+        digest: Option<Digest>,
         /// Why it failed.
         error: Option<Arc<str>>,
     },
-    /// A call or load is being cancelled because nobody waits for it any more.
-    CallCancelled {
-        /// Digest of the vertex.
-        vertex: Digest,
+    /// A record is being loaded.
+    LoadStarted {
+        /// Unique among loads and calls.
+        task: u64,
+        /// The edge.
+        edge: TraceEdge,
+        /// The record.
+        record: RecordId,
+        /// Where it is; 0 is the local store.
+        source: CacheSourceId,
+    },
+    /// A record was loaded.
+    LoadEnded {
+        /// The load's number.
+        task: u64,
+        /// The edge.
+        edge: TraceEdge,
     },
     /// A record did not load; the next one is tried.
     LoadFailed {
+        /// The load's number.
+        task: u64,
         /// The edge.
         edge: TraceEdge,
         /// The record.
         record: RecordId,
         /// Why.
         reason: Arc<str>,
+    },
+    /// A call or load is being cancelled because nobody waits for it any more.
+    CallCancelled {
+        /// Its number.
+        task: u64,
+        /// The vertex.
+        vertex: TraceVertex,
+        /// Why.
+        cause: CancelCause,
+    },
+    /// A call or load ended, and its outcome was let go of.
+    CallDropped {
+        /// Its number.
+        task: u64,
+        /// The vertex.
+        vertex: TraceVertex,
     },
     /// A result could not be recorded; it is still used.
     SaveFailed {
@@ -147,10 +301,37 @@ pub enum TraceEvent {
         /// Digest of the vertex whose operation is tried next.
         next: Digest,
     },
+    /// An operation tells why it has to run.
+    Explained {
+        /// Digest of the vertex.
+        vertex: Digest,
+        /// Why, for a person.
+        why: Arc<str>,
+    },
+    /// The core broke an invariant: everything live failed, and a new core took over.
+    Broken {
+        /// What was broken.
+        invariant: Arc<str>,
+    },
+}
+
+/// When an event happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceStamp {
+    /// Counts the inputs of the core.
+    pub position: u64,
+    /// Microseconds since 1970.
+    pub micros: u64,
 }
 
 /// Where trace events go. Must not block.
 pub trait TraceSink: Send + Sync + 'static {
-    /// Takes one event; `position` counts the inputs of the core.
-    fn event(&self, position: u64, event: TraceEvent);
+    /// Takes one event.
+    fn event(&self, at: TraceStamp, event: TraceEvent);
+
+    /// Number of the recording that is under way; 0 for none, and then no event is made. When another one begins while something is
+    /// live, its first event is [`TraceEvent::Resumed`], and what is live follows.
+    fn recording(&self) -> u64 {
+        1
+    }
 }

@@ -8,9 +8,11 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::Deserialize;
+use tokio::io::AsyncRead;
 use weld_digest::{Digest, Hasher};
 
 use crate::image::{
@@ -27,6 +29,19 @@ const ANNOTATION_IMAGE_NAME: &str = "io.containerd.image.name";
 pub struct OciLayout {
     root: OwnedFd,
     path: PathBuf,
+}
+
+/// The blobs of a layout that is not on this machine.
+#[async_trait]
+pub trait BlobProvider: Send + Sync + 'static {
+    /// What tells the layout from others, for people too.
+    fn name(&self) -> &str;
+
+    /// The content of a blob, not verified.
+    ///
+    /// # Errors
+    /// What opening meets.
+    async fn open(&self, digest: &Digest) -> io::Result<Box<dyn AsyncRead + Send + Unpin>>;
 }
 
 /// Which image of a layout is wanted.
@@ -81,6 +96,9 @@ pub enum LayoutError {
         /// What is wrong.
         reason: String,
     },
+    /// A layout that a client serves has no index to look a tag up in.
+    #[error("an image of the client's OCI layout {0} must be named by its digest")]
+    NoDigest(String),
     /// The wanted tag is not there.
     #[error("the OCI layout {path} has no image {tag:?}; it has {}", list(.available), path = path.display())]
     NoTag {
@@ -279,12 +297,11 @@ impl OciLayout {
     /// # Errors
     /// [`LayoutError`].
     pub fn file(&self, descriptor: &Descriptor) -> Result<File, LayoutError> {
-        let path = blob_path(&descriptor.digest);
-        let opened = self.open_file(&path).and_then(|file| {
-            let length = file.metadata()?.len();
-            Ok((file, length))
-        });
-        let (file, length) = opened.map_err(|source| self.unreadable(&path, source))?;
+        let file = self.blob(&descriptor.digest)?;
+        let length = file
+            .metadata()
+            .map_err(|source| self.unreadable(&blob_path(&descriptor.digest), source))?
+            .len();
         if length != descriptor.size {
             return Err(self.damaged(
                 &descriptor.digest,
@@ -292,6 +309,16 @@ impl OciLayout {
             ));
         }
         Ok(file)
+    }
+
+    /// As [`file`](Self::file), of a blob of which only the digest is known.
+    ///
+    /// # Errors
+    /// [`LayoutError`].
+    pub fn blob(&self, digest: &Digest) -> Result<File, LayoutError> {
+        let path = blob_path(digest);
+        self.open_file(&path)
+            .map_err(|source| self.unreadable(&path, source))
     }
 
     fn unlisted(&self, digest: &Digest) -> Result<Served, LayoutError> {

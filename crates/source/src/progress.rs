@@ -4,6 +4,11 @@
 //! receiver implements [`ProgressSink`] and maps them on the statuses of a vertex.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a running transfer is reported: more than anybody can see, and little work for
+/// transfers of many small parts.
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Where a transfer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,7 @@ impl Progress {
             name: name.into(),
             current: 0,
             total,
+            reported: None,
         };
         transfer.report(Phase::Started);
         transfer
@@ -92,18 +98,31 @@ pub struct Transfer {
     name: String,
     current: u64,
     total: Option<u64>,
+    /// When it was last said how much is done.
+    reported: Option<Instant>,
 }
 
 impl Transfer {
-    /// Reports `amount` more.
+    /// Reports `amount` more, at the latest with what comes next or the end.
     pub fn advance(&mut self, amount: u64) {
         self.set(self.current.saturating_add(amount));
     }
 
     /// Reports where the transfer stands, also when it fell back.
     pub fn set(&mut self, current: u64) {
+        let fell_back = current < self.current;
         self.current = current;
-        self.report(Phase::Running);
+        if self.progress.0.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let is_due = self
+            .reported
+            .is_none_or(|last| now.duration_since(last) >= INTERVAL);
+        if is_due || fell_back {
+            self.reported = Some(now);
+            self.report(Phase::Running);
+        }
     }
 
     /// Sets the total, once it is known.

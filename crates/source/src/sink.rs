@@ -81,6 +81,21 @@ impl<S: BlobSink + ?Sized> BlobSink for Box<S> {
     }
 }
 
+/// Writes all that a reader has.
+///
+/// # Errors
+/// What reading or writing meets.
+pub fn fill(sink: &mut impl BlobSink, from: &mut impl Read) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = from.read(&mut buffer)?;
+        match buffer.get(..count).filter(|read| !read.is_empty()) {
+            Some(read) => sink.write(Bytes::copy_from_slice(read))?,
+            None => return Ok(()),
+        }
+    }
+}
+
 /// Collects a small blob in memory.
 #[derive(Debug, Default)]
 pub struct MemorySink(Vec<u8>);

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use redb::{ReadableTable, WriteTransaction};
-use weld_solver::{KeyStore, RecordId};
+use weld_solver::RecordId;
 
 use crate::blobs::{ANONYMOUS, Blobs};
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, Ticket};
 use crate::gc::{self, Removable, Removal};
 use crate::object::{Object, SnapshotId};
 use crate::pins::{Claim, Pins};
@@ -38,6 +38,14 @@ struct Inner {
     trash: Trash,
     /// Sequence numbers from this on are of this process.
     first: u64,
+}
+
+/// A removal that the database is told of.
+struct QueuedRemoval {
+    /// Held until the files are taken away.
+    claims: Vec<Claim>,
+    /// `None` if there is nothing to be removed.
+    ticket: Option<Ticket<Removal>>,
 }
 
 /// Why something was not removed.
@@ -91,17 +99,24 @@ impl Collector {
         let mut removed = Vec::new();
         let mut released = Vec::new();
         let mut objects = objects.into_iter().peekable();
+        // While one batch is committed, the files of the one before are taken away.
+        let mut queued = None;
         while objects.peek().is_some() {
             let claims = self.claim(objects.by_ref().take(BATCH_LEN));
-            self.remove_claimed(claims, removable, &mut removed, &mut released)?;
+            if let Some(before) = queued.replace(self.queue_removal(claims, removable)) {
+                self.finish_removal(before, &mut removed, &mut released)?;
+            }
+        }
+        if let Some(last) = queued {
+            self.finish_removal(last, &mut removed, &mut released)?;
         }
         while !released.is_empty() {
             let garbage: HashSet<_> = std::mem::take(&mut released).into_iter().collect();
             let garbage: Vec<_> = garbage.into_iter().collect();
             for batch in garbage.chunks(BATCH_LEN) {
                 let claims = self.claim(batch.iter().cloned());
-                let unnamed = Removable::Unnamed;
-                self.remove_claimed(claims, unnamed, &mut removed, &mut released)?;
+                let queued = self.queue_removal(claims, Removable::Unnamed);
+                self.finish_removal(queued, &mut removed, &mut released)?;
             }
         }
         Ok(removed)
@@ -113,23 +128,27 @@ impl Collector {
             .collect()
     }
 
-    fn remove_claimed(
+    fn queue_removal(&self, claims: Vec<Claim>, removable: Removable) -> QueuedRemoval {
+        let objects: Vec<_> = claims.iter().map(|claim| claim.object().clone()).collect();
+        let ticket = (!objects.is_empty()).then(|| {
+            let update = move |tx: &WriteTransaction| gc::remove(tx, &objects, removable);
+            self.0.db.update(update)
+        });
+        QueuedRemoval { claims, ticket }
+    }
+
+    fn finish_removal(
         &self,
-        claims: Vec<Claim>,
-        removable: Removable,
+        queued: QueuedRemoval,
         removed: &mut Vec<Object>,
         released: &mut Vec<Object>,
     ) -> Result<(), CollectError> {
-        if claims.is_empty() {
+        let Some(ticket) = queued.ticket else {
             return Ok(());
-        }
-        let objects: Vec<_> = claims.iter().map(|claim| claim.object().clone()).collect();
-        let removal = self
-            .0
-            .db
-            .update(move |tx| gc::remove(tx, &objects, removable))
-            .wait()?;
+        };
+        let removal = ticket.wait()?;
         self.finish(&removal)?;
+        drop(queued.claims);
         removed.extend(removal.removed);
         released.extend(removal.released);
         Ok(())
@@ -138,9 +157,8 @@ impl Collector {
     /// Takes away what lies outside of the tables that the removal has changed. If the process ends
     /// before, the sweep takes the files, and the solver the keys, when it finds their results gone.
     fn finish(&self, removal: &Removal) -> Result<(), CollectError> {
-        for result in &removal.results {
-            self.0.keys.drop_record(RecordId(*result));
-        }
+        let results: Vec<_> = removal.results.iter().copied().map(RecordId).collect();
+        self.0.keys.drop_records(&results);
         self.discard(&removal.removed)?;
         self.discard(&removal.unknown)
     }

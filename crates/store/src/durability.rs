@@ -108,6 +108,22 @@ pub(crate) fn take_unsynced(tx: &WriteTransaction) -> Result<Vec<Object>, DbErro
     Ok(objects)
 }
 
+/// A text about the state directory.
+pub(crate) fn text(db: &Db, name: &str) -> Result<Option<String>, DbError> {
+    db.read(|tx| {
+        let text = tx.open_table(META_TEXT)?.get(name)?;
+        Ok(text.map(|text| text.value().to_owned()))
+    })
+}
+
+/// Sets a text about the state directory.
+pub(crate) fn set_text(db: &Db, name: &'static str, text: String) -> Ticket<()> {
+    db.update(move |tx| {
+        tx.open_table(META_TEXT)?.insert(name, text.as_str())?;
+        Ok(())
+    })
+}
+
 /// How the last process that had the directory left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastRun {
@@ -125,15 +141,6 @@ pub(crate) fn last_run(db: &Db, boot: &str) -> Result<LastRun, DbError> {
             clean: clean == Some(1),
             other_boot: last_boot.is_some_and(|last| last.value() != boot),
         })
-    })
-}
-
-/// Notes that a process of this boot has the directory.
-pub(crate) fn mark_running(db: &Db, boot: String) -> Ticket<()> {
-    db.update(move |tx| {
-        tx.open_table(META)?.insert(CLEAN, 0)?;
-        tx.open_table(META_TEXT)?.insert(BOOT, boot.as_str())?;
-        Ok(())
     })
 }
 
@@ -180,11 +187,30 @@ impl Sequence {
             let next = tx.open_table(META)?.get(NEXT)?;
             Ok(next.map_or(1, |next| next.value()))
         })?;
+        let nothing = Range {
+            next: first,
+            end: first,
+            reserved: None,
+        };
         Ok(Self {
             first,
-            state: Mutex::new(reserve(db, first)),
+            state: Mutex::new(nothing),
             db: db.clone(),
         })
+    }
+
+    /// Notes that a process of this boot has the directory, and takes the first numbers for it.
+    pub(crate) fn mark_running(&self, boot: String) {
+        let mut range = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = range.next + RESERVE;
+        range.end = end;
+        range.reserved = Some(self.db.update(move |tx| {
+            let mut table = tx.open_table(META)?;
+            table.insert(CLEAN, 0)?;
+            table.insert(NEXT, end)?;
+            tx.open_table(META_TEXT)?.insert(BOOT, boot.as_str())?;
+            Ok(())
+        }));
     }
 
     /// Numbers below are from earlier processes.

@@ -55,6 +55,7 @@ pub use object::{Object, SnapshotId};
 pub use pins::{Claim, Pin, Pins};
 pub use records::keys::Keys;
 pub use records::results::{Results, SavedResult};
+pub use records::steps::{StepName, Steps};
 pub use refs::Reference;
 pub use store::{OnDamage, OpenError, Store, StoreOptions};
 pub use usage::prune::{PruneOptions, UsageError};

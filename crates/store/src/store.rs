@@ -19,10 +19,14 @@ use crate::object::{Object, SnapshotId};
 use crate::pins::Pins;
 use crate::records::keys::Keys;
 use crate::records::results::Results;
-use crate::usage::Uses;
+use crate::records::steps::Steps;
+use crate::trash::Trash;
+use crate::usage::{Uses, uses};
 
 /// The version of the directory's layout and tables that this program writes.
 const FORMAT: u32 = 1;
+/// With fewer free bytes than this a start makes room first.
+const LOW_SPACE: u64 = 64 << 20;
 const FORMAT_FILE: &str = "format";
 const DATABASE: &str = "db";
 const FORMAT_NAME: &str = "weld-state";
@@ -148,6 +152,7 @@ struct Inner {
     blobs: Blobs,
     keys: Keys,
     results: Results,
+    steps: Steps,
     cache_mounts: CacheMounts,
     collector: Collector,
     keeper: Keeper,
@@ -158,8 +163,11 @@ impl Store {
     pub fn open(root: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenError> {
         let directory = Directory(root.as_ref());
         directory.create("")?;
+        // Before the lock, which is a file: nothing is left in what is not ours.
+        directory.check_own()?;
         let lock = directory.lock()?;
         directory.check_format()?;
+        directory.make_room()?;
         let boot = match options.boot_id.clone() {
             Some(boot) => boot,
             None => durability::boot_id().map_err(directory.error("read the boot id for", ""))?,
@@ -175,6 +183,7 @@ impl Store {
         let blobs = Blobs::open(directory.0, &db, &pins, &sequence)
             .map_err(directory.error("create", "content"))?;
         let keys = Keys::new(&db, &sequence);
+        let steps = Steps::open(&db).map_err(db_error)?;
         let collector = Collector::new(directory.0, &db, &pins, &blobs, &keys, sequence.first())
             .map_err(directory.error("create", "trash"))?;
         if last_run.other_boot {
@@ -183,7 +192,7 @@ impl Store {
                 source,
             })?;
         }
-        drop(durability::mark_running(&db, boot));
+        sequence.mark_running(boot);
         let keeper = Keeper::start(
             directory.0,
             &db,
@@ -196,6 +205,7 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             root: directory.0.to_owned(),
             keys,
+            steps,
             results: Results::new(&db, &pins, &uses, &sequence),
             cache_mounts: CacheMounts::new(directory.0, &db, &pins, &uses, &sequence),
             db,
@@ -226,6 +236,11 @@ impl Store {
     /// The solver's cache keys.
     pub fn keys(&self) -> &Keys {
         &self.0.keys
+    }
+
+    /// What is remembered of steps that ran.
+    pub fn steps(&self) -> &Steps {
+        &self.0.steps
     }
 
     /// The solver's results.
@@ -299,11 +314,12 @@ impl Store {
 impl Drop for Inner {
     fn drop(&mut self) {
         let swept = self.keeper.stop();
-        drop(self.uses.write(&self.db));
+        let counts = self.uses.take();
         let (collector, unused) = (self.collector.clone(), self.sequence.unused());
         let released = self.pins.take_released();
         // In the transaction, after all that was queued to name an object.
         drop(self.db.update(move |tx| {
+            uses::write(tx, &counts)?;
             let clean = swept && !collector.has_garbage(tx, &released)?;
             durability::mark_closed(tx, unused, clean)
         }));
@@ -411,20 +427,41 @@ impl Directory<'_> {
         Ok(())
     }
 
-    /// Marks a directory with nothing but our lock in it as a state directory.
-    fn initialise(&self) -> Result<(), OpenError> {
+    /// On a disk that is all but full, deletes what earlier processes took away already, so that
+    /// there is room to open the database, without which nothing else can be deleted.
+    fn make_room(&self) -> Result<(), OpenError> {
+        let space = rustix::fs::statvfs(self.0)
+            .map_err(|errno| self.error("measure the free space of", "")(errno.into()))?;
+        if space.f_bavail.saturating_mul(space.f_frsize) >= LOW_SPACE {
+            return Ok(());
+        }
+        Trash::open(self.0, 0)
+            .and_then(|trash| trash.empty())
+            .map_err(self.error("empty", "trash"))
+    }
+
+    /// Refuses a directory with something in it that is no state directory.
+    fn check_own(&self) -> Result<(), OpenError> {
         let entries = fs::read_dir(self.0).map_err(self.error("list", ""))?;
-        let foreign = entries.filter_map(Result::ok).any(|entry| {
+        let used = entries.filter_map(Result::ok).any(|entry| {
             !matches!(
                 entry.file_name().to_str(),
                 Some("lock" | "lost+found" | "format.new")
             )
         });
-        if foreign {
+        // The mark is the first that is made of a state directory, so it is looked for last: another
+        // process may be making this one.
+        if used && !self.0.join(FORMAT_FILE).exists() {
             return Err(OpenError::Foreign {
                 root: self.0.to_owned(),
             });
         }
+        Ok(())
+    }
+
+    /// Marks a directory with nothing but our lock in it as a state directory.
+    fn initialise(&self) -> Result<(), OpenError> {
+        self.check_own()?;
         fs::write(
             self.0.join("format.new"),
             format!("{FORMAT_NAME} {FORMAT}\n"),

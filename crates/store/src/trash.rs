@@ -2,10 +2,15 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::snapshot::remove::remove_at;
+
+/// Deleting waits for the medium where blocks are discarded at once: threads wait together.
+const MAX_THREADS: usize = 8;
+/// Below so many entries for each, more threads are not worth starting.
+const PER_THREAD: usize = 16;
 
 /// Where files go before they are deleted: taking them there is quick and atomic, deleting them
 /// takes its time and may be interrupted.
@@ -44,10 +49,26 @@ impl Trash {
     pub(crate) fn empty(&self) -> io::Result<()> {
         let _turn = self.emptying.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = File::open(&self.directory)?;
-        for entry in fs::read_dir(&self.directory)? {
-            remove_at(directory.as_fd(), &entry?.file_name())?;
-        }
-        Ok(())
+        let names = fs::read_dir(&self.directory)?
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<io::Result<Vec<_>>>()?;
+        let threads = (names.len() / PER_THREAD).clamp(1, MAX_THREADS);
+        let next = AtomicUsize::new(0);
+        let remove = || -> io::Result<()> {
+            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                remove_at(directory.as_fd(), name)?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(remove)).collect();
+            let own = remove();
+            let joined = others.into_iter().map(|thread| match thread.join() {
+                Ok(outcome) => outcome,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            std::iter::once(own).chain(joined).collect()
+        })
     }
 
     fn unused_name(&self) -> String {

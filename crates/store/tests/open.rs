@@ -1,10 +1,14 @@
 //! Opening, locking and closing a state directory.
 
-use std::fs;
+#![allow(clippy::unwrap_used, reason = "a test helper fails by panicking")]
 
+use std::fs;
+use std::path::Path;
+
+use weld_store::snapshot::{SnapshotError, Snapshots};
 use weld_store::{BlobInfo, OpenError, Store, StoreOptions};
 
-fn open(root: &std::path::Path) -> Result<Store, OpenError> {
+fn open(root: &Path) -> Result<Store, OpenError> {
     Store::open(root, StoreOptions::default())
 }
 
@@ -74,5 +78,77 @@ fn a_directory_with_other_things_is_refused_and_left_alone() {
     fs::write(root.path().join("precious"), "").unwrap();
     let error = open(root.path()).err().unwrap();
     assert!(matches!(error, OpenError::Foreign { .. }));
-    assert!(!root.path().join("format").exists());
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+}
+
+/// A file system of its own; gone with the value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(place.path())
+            .status()
+            .unwrap();
+        assert!(mounted.success());
+        Self(place)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmount = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.path())
+            .status();
+        assert!(unmount.unwrap().success());
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_of_what_was_taken_away_opens() {
+    let disk = SmallDisk::new("16m");
+    let root = disk.path().join("state");
+    drop(open(&root).unwrap());
+    let taken = root.join("trash/1-1");
+    fs::create_dir_all(&taken).unwrap();
+    fs::write(taken.join("file"), vec![1; 32 << 20]).unwrap_err();
+    open(&root).unwrap();
+    assert!(!taken.exists());
+}
+
+#[test]
+fn overlay_mounts_that_cannot_be_had_are_an_error_only_where_they_are_wanted() {
+    // An overlay mount cannot be the upper directory of another one.
+    let disk = SmallDisk::new("16m");
+    let path = |name: &str| disk.path().join(name);
+    for name in ["lower", "upper", "work", "mounted"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        path("lower").display(),
+        path("upper").display(),
+        path("work").display()
+    );
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "overlay", "-o", &options, "overlay"])
+        .arg(path("mounted"))
+        .status();
+    assert!(mounted.unwrap().success());
+    let store = open(&path("mounted").join("state")).unwrap();
+    let error = Snapshots::open_overlay(&store).err().unwrap();
+    assert!(matches!(error, SnapshotError::NoOverlay(_)), "{error}");
+    assert!(!Snapshots::open(&store).unwrap().is_overlay());
+    drop(store);
+    let unmounted = std::process::Command::new("umount")
+        .arg(path("mounted"))
+        .status();
+    assert!(unmounted.unwrap().success());
 }

@@ -10,9 +10,11 @@ mod report;
 mod run;
 mod solve;
 mod store;
+mod trace;
 mod units;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +45,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             solve::write_stdout(&page)
         }
         Command::Debug(DebugCommand::DumpLlb { dot, file }) => solve::dump(file.as_deref(), *dot),
+        Command::Trace(command) => trace::run(command),
         _ => with_engine(&cli),
     }
 }
@@ -56,12 +59,18 @@ fn with_engine(cli: &Cli) -> Result<(), Failure> {
         .build()
         .map_err(Failure::Start)?;
     let result = runtime.block_on(async {
-        let engine = Engine::open(config).await?;
+        let tracer = trace::tracer(&cli.command)?;
+        let sink = tracer.clone().map(|tracer| Arc::new(tracer) as _);
+        let mut engine = Engine::open_traced(config, sink).await?;
+        if matches!(&cli.command, Command::Build(args) if args.explain) {
+            engine.explain();
+        }
         let cancel = CancellationToken::new();
         let signals = tokio::spawn(on_signals(cancel.clone()));
         let result = command(&engine, &cli.command, cancel).await;
         signals.abort();
         engine.close().await;
+        trace::finish(tracer).await;
         result
     });
     runtime.shutdown_background();
@@ -91,6 +100,7 @@ async fn command(
             solve::write_stdout(&definition)
         }
         Command::Debug(DebugCommand::DumpLlb { .. })
+        | Command::Trace(_)
         | Command::Completion { .. }
         | Command::Man => Ok(()),
     }
@@ -129,10 +139,12 @@ fn config(args: &EngineArgs) -> Result<Config, Failure> {
     if let Some(program) = &args.oci_runtime {
         config.runtime = RuntimeKind::Oci(program.into());
     }
-    match args.snapshotter {
-        Snapshotter::Auto => {}
-        Snapshotter::Overlay => config.snapshotter = SnapshotterKind::Overlay,
-        Snapshotter::Copy => config.snapshotter = SnapshotterKind::Copy,
+    if let Some(snapshotter) = args.snapshotter {
+        config.snapshotter = match snapshotter {
+            Snapshotter::Auto => SnapshotterKind::Auto,
+            Snapshotter::Overlay => SnapshotterKind::Overlay,
+            Snapshotter::Copy => SnapshotterKind::Copy,
+        };
     }
     Ok(config)
 }

@@ -31,7 +31,10 @@ fn a_dockerfile_that_cannot_be_built_is_shown_where_it_is_wrong() {
         ),
         (
             "FROM base\nCOPY missing /x\n",
-            &["missing", "not found", "Dockerfile:2"],
+            &[
+                "failed to solve: [1/2] COPY missing /x: \"/missing\": not found",
+                ">>> COPY missing /x",
+            ],
         ),
         (
             "FROM base\nRUN exit 7\n",
@@ -49,6 +52,10 @@ fn a_dockerfile_that_cannot_be_built_is_shown_where_it_is_wrong() {
         (
             "FROM base\nRUN echo ${X:?is needed}\nARG X\nENV Y=${X:?is needed}\n",
             &["is needed"],
+        ),
+        (
+            "FROM base\nADD http://127.0.0.1:1/file /x\n",
+            &["cannot fetch http://127.0.0.1:1/file", ">>> ADD"],
         ),
         ("", &["Dockerfile"]),
     ] {
@@ -93,6 +100,24 @@ fn arguments_that_cannot_be_meant_are_refused() {
     bed.run(&["build", "/does/not/exist"])
         .fails(&["/does/not/exist"]);
     bed.run(&["biuld", "."]).fails(&["build"]);
+}
+
+#[test]
+fn a_context_without_a_dockerfile_is_told_as_such() {
+    let bed = Bed::new();
+    bed.file("other", "");
+    bed.build(&[])
+        .fails(&["failed to read dockerfile: Dockerfile: no such file in the context"]);
+}
+
+#[test]
+fn a_directory_of_other_things_is_no_state_directory() {
+    let bed = Bed::new();
+    bed.file("precious", "");
+    let context = bed.context();
+    bed.run(&["--root", context.to_str().unwrap(), "du"])
+        .fails(&["is not empty and not a weld state directory"]);
+    assert_eq!(std::fs::read_dir(context).unwrap().count(), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 
 mod support;
 
-use support::Bed;
+use support::{Bed, ended};
 
 #[test]
 fn run_in_both_forms_and_with_heredocs() {
@@ -248,4 +248,39 @@ fn onbuild_runs_in_the_child() {
         std::fs::read_to_string(out.join("out")).unwrap(),
         "triggered\n"
     );
+}
+
+#[test]
+fn a_context_comes_as_an_archive_of_any_compression() {
+    let bed = Bed::new();
+    bed.file("Dockerfile", "FROM scratch\nCOPY file /copied\n")
+        .file("file", "content");
+    let context = bed.context();
+    let context = context.to_str().unwrap();
+    for compression in ["--format=posix", "--gzip", "--bzip2", "--xz", "--zstd"] {
+        let archive = bed.path("context.tar");
+        let archive_name = archive.to_str().unwrap();
+        bed.tool(
+            "tar",
+            &[
+                compression,
+                "--create",
+                "-f",
+                archive_name,
+                "-C",
+                context,
+                ".",
+            ],
+        );
+        let _ = std::fs::remove_dir_all(bed.path("out"));
+        let built = bed
+            .command()
+            .args(["build", "--output", "out", "-"])
+            .stdin(std::fs::File::open(&archive).unwrap())
+            .output()
+            .unwrap();
+        ended(built).ok();
+        let copied = std::fs::read_to_string(bed.path("out/copied")).unwrap();
+        assert_eq!(copied, "content", "{compression}");
+    }
 }

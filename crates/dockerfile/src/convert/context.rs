@@ -256,7 +256,11 @@ impl MainContext {
                 .or_else(|| read.next().flatten())
                 .ok_or_else(|| ConvertError::NoDockerfile {
                     filename: filename.clone(),
-                    context: source.identifier(),
+                    context: match &source {
+                        // The name of a client's directory says nothing to a user.
+                        Source::Local(_) => "the context".to_owned(),
+                        other => other.identifier(),
+                    },
                 })?;
         Ok(DockerfileFiles {
             name: filename,

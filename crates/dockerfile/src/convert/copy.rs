@@ -5,8 +5,8 @@ use std::path::Path;
 use bytes::Bytes;
 use weld_digest::Digest;
 use weld_llb::{
-    Constraints, CopyAction, CopyMode, FileAttributes, FileChange, HttpSource, MkfileAction,
-    Output, Owner, ProgressGroup, Source, State, path,
+    CopyAction, CopyMode, FileAttributes, FileChange, HttpSource, MkfileAction, Output, Owner,
+    ProgressGroup, Source, State, path,
 };
 
 use super::ConvertError;
@@ -310,7 +310,7 @@ impl Converter<'_> {
         }
         git.checksum = git.checksum.or_else(|| add.checksum.clone());
         let source = Source::Git(git.to_source());
-        let constraints = Constraints::new().named(&plan.name);
+        let constraints = self.constraints(plan.instruction).named(&plan.name);
         let output = self.builder.add_source(source, constraints);
         Ok(self.copy_action(plan, Some(output), "/"))
     }
@@ -331,7 +331,7 @@ impl Converter<'_> {
             },
             ..HttpSource::default()
         });
-        let constraints = Constraints::new().named(&plan.name);
+        let constraints = self.constraints(plan.instruction).named(&plan.name);
         let output = self.builder.add_source(source, constraints);
         Ok(CopyAction {
             attempt_unpack: add.unpack.unwrap_or(false),

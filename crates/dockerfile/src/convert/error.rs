@@ -22,7 +22,7 @@ pub enum ConvertError {
         image: String,
     },
     /// There is no Dockerfile.
-    #[error("failed to read dockerfile: there is no {filename} in {context}")]
+    #[error("failed to read dockerfile: {filename}: no such file in {context}")]
     NoDockerfile {
         /// The file's name.
         filename: String,

@@ -32,7 +32,7 @@ fn a_dockerfile_may_be_called_otherwise_and_have_its_own_ignore_file() {
         .to_string();
     assert_eq!(
         error,
-        "failed to read dockerfile: there is no x in local://dockerfile"
+        "failed to read dockerfile: x: no such file in the context"
     );
 }
 

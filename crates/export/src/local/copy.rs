@@ -114,10 +114,11 @@ impl<'a> TreeCopy<'a> {
         let from = self.place.open(parent_of(first))?;
         let to = self.place.open(parent_of(&link.path))?;
         let fail = |errno: Errno| self.place.error("link", &link.path)(errno);
-        let partial = Partial::new(to.as_fd());
-        rustix::fs::linkat(&from, name_of(first), &to, partial.name(), AtFlags::empty())
-            .map_err(fail)?;
-        partial.publish(name_of(&link.path)).map_err(fail)
+        let (partial, ()) = Partial::make(to.as_fd(), name_of(&link.path), |name| {
+            rustix::fs::linkat(&from, name_of(first), &to, name, AtFlags::empty())
+        })
+        .map_err(fail)?;
+        partial.publish().map_err(fail)
     }
 
     fn finish(&self, directory: &Entry) -> Result<(), ExportError> {

@@ -1,7 +1,8 @@
 //! One file after another, put into one directory.
 
+use std::borrow::Cow;
 use std::cell::Cell;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,42 +24,68 @@ const SMALL: usize = 128 << 10;
 /// A large file is copied in pieces of this many bytes, between which progress is told.
 const PIECE: u64 = 16 << 20;
 
-/// A file under a name of its own until it is whole; removed if it never is.
+/// A file that is being made; removed if it never becomes whole. It has its real name from the
+/// start if nothing else has it, as with docker; else one of its own, until it is whole.
 pub(super) struct Partial<'d> {
     directory: BorrowedFd<'d>,
-    name: String,
+    name: Cow<'d, OsStr>,
+    real: &'d OsStr,
     published: Cell<bool>,
 }
 
 impl<'d> Partial<'d> {
-    pub(super) fn new(directory: BorrowedFd<'d>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self {
+    /// Makes what is to be called `name` by `make`, which is told what to call it for now and
+    /// must not replace anything.
+    pub(super) fn make<T>(
+        directory: BorrowedFd<'d>,
+        real: &'d OsStr,
+        make: impl Fn(&OsStr) -> Result<T, Errno>,
+    ) -> Result<(Self, T), Errno> {
+        let (name, made) = match make(real) {
+            Ok(made) => (Cow::Borrowed(real), made),
+            Err(Errno::EXIST) => {
+                let name = OsString::from(unused_name());
+                let made = make(&name)?;
+                (Cow::Owned(name), made)
+            }
+            Err(errno) => return Err(errno),
+        };
+        let partial = Self {
             directory,
-            name: format!(".weld-{}-{number}.partial", std::process::id()),
+            name,
+            real,
             published: Cell::new(false),
-        }
+        };
+        Ok((partial, made))
     }
 
-    pub(super) fn name(&self) -> &str {
+    /// What it is called now.
+    pub(super) fn name(&self) -> &OsStr {
         &self.name
     }
 
     /// Gives it its real name; what has that name goes.
-    pub(super) fn publish(&self, name: &OsStr) -> Result<(), Errno> {
+    pub(super) fn publish(&self) -> Result<(), Errno> {
         let rename =
-            || rustix::fs::renameat(self.directory, self.name.as_str(), self.directory, name);
-        match rename() {
-            Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) => {
-                remove(self.directory, name)?;
-                rename()?;
+            || rustix::fs::renameat(self.directory, self.name(), self.directory, self.real);
+        if self.name != self.real {
+            match rename() {
+                Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) => {
+                    remove(self.directory, self.real)?;
+                    rename()?;
+                }
+                other => other?,
             }
-            other => other?,
         }
         self.published.set(true);
         Ok(())
     }
+}
+
+fn unused_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!(".weld-{}-{number}.partial", std::process::id())
 }
 
 impl Drop for Partial<'_> {
@@ -66,10 +93,10 @@ impl Drop for Partial<'_> {
         if self.published.get() {
             return;
         }
-        match rustix::fs::unlinkat(self.directory, self.name.as_str(), AtFlags::empty()) {
+        match rustix::fs::unlinkat(self.directory, self.name(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => {
-                tracing::warn!(name = self.name, %error, "cannot remove a partial file");
+                tracing::warn!(name = %self.name.display(), %error, "cannot remove a partial file");
             }
         }
     }
@@ -112,54 +139,53 @@ impl<'a> Putter<'a> {
         if entry.metadata.file_type() == FileType::RegularFile {
             return self.regular(entry, &sources.file(entry)?);
         }
+        self.special(entry, sources)
+    }
+
+    /// Puts a symbolic link, a device or a pipe.
+    fn special(&self, entry: &Entry, sources: &SourceDirectories<'_>) -> Result<(), ExportError> {
         let fail = |errno: Errno| self.place.error("create", &entry.path)(errno);
-        let partial = Partial::new(self.directory);
-        match entry.metadata.file_type() {
+        let (directory, name) = (self.directory, name_of(&entry.path));
+        let partial = match entry.metadata.file_type() {
             FileType::Symlink => {
                 let target = sources.tree().link_target(entry)?;
-                rustix::fs::symlinkat(target, self.directory, partial.name()).map_err(fail)?;
+                let make = |name: &OsStr| rustix::fs::symlinkat(target, directory, name);
+                Partial::make(directory, name, make).map_err(fail)?.0
             }
             kind => {
                 let (major, minor) = entry.metadata.rdev;
                 let device = rustix::fs::makedev(major, minor);
                 let mode = Mode::from_raw_mode(entry.metadata.permissions());
-                rustix::fs::mknodat(self.directory, partial.name(), kind, mode, device)
-                    .and_then(|()| {
-                        // Without what the umask takes.
-                        rustix::fs::chmodat(self.directory, partial.name(), mode, AtFlags::empty())
-                    })
+                let make = |name: &OsStr| rustix::fs::mknodat(directory, name, kind, mode, device);
+                let (partial, ()) = Partial::make(directory, name, make).map_err(fail)?;
+                // Without what the umask takes.
+                rustix::fs::chmodat(directory, partial.name(), mode, AtFlags::empty())
                     .map_err(fail)?;
+                partial
             }
-        }
+        };
         let times = timestamps(entry.metadata.mtime);
-        rustix::fs::utimensat(
-            self.directory,
-            partial.name(),
-            &times,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .and_then(|()| partial.publish(name_of(&entry.path)))
-        .map_err(fail)
+        rustix::fs::utimensat(directory, partial.name(), &times, AtFlags::SYMLINK_NOFOLLOW)
+            .and_then(|()| partial.publish())
+            .map_err(fail)
     }
 
     fn regular(&mut self, entry: &Entry, from: &File) -> Result<(), ExportError> {
         let (place, path) = (self.place, entry.path.as_path());
         let fail = |errno: Errno| place.error("write", path)(errno);
-        let partial = Partial::new(self.directory);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(
-            self.directory,
-            partial.name(),
-            flags | OFlags::CLOEXEC,
-            Mode::RUSR | Mode::WUSR,
-        );
-        let file = File::from(file.map_err(fail)?);
+        let (partial, file) = Partial::make(self.directory, name_of(path), |name| {
+            let mode = Mode::RUSR | Mode::WUSR;
+            rustix::fs::openat(self.directory, name, flags | OFlags::CLOEXEC, mode)
+        })
+        .map_err(fail)?;
+        let file = File::from(file);
         self.content(entry, from, &file)?;
         set_xattrs(file.as_fd(), &entry.xattrs).map_err(fail)?;
         let mode = Mode::from_raw_mode(entry.metadata.permissions());
         rustix::fs::fchmod(&file, mode)
             .and_then(|()| rustix::fs::futimens(&file, &timestamps(entry.metadata.mtime)))
-            .and_then(|()| partial.publish(name_of(path)))
+            .and_then(|()| partial.publish())
             .map_err(fail)
     }
 

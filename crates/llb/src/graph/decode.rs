@@ -49,8 +49,12 @@ impl Graph {
                 limit: limits.bytes,
             });
         }
-        let definition = pb::Definition::decode(bytes).map_err(DecodeError::Definition)?;
-        Self::from_pb_within(definition, limits)
+        let Encoded {
+            def,
+            metadata,
+            source,
+        } = Encoded::decode(bytes).map_err(DecodeError::Definition)?;
+        Self::from_parts(def, Metadata::Encoded(metadata), source, limits)
     }
 
     /// The graph of a definition, within the default limits.
@@ -61,10 +65,19 @@ impl Graph {
     /// The graph of a definition. One without operations is an empty file system.
     pub fn from_pb_within(definition: pb::Definition, limits: Limits) -> Result<Self, DecodeError> {
         let pb::Definition {
-            mut def,
-            mut metadata,
+            def,
+            metadata,
             source,
         } = definition;
+        Self::from_parts(def, Metadata::Decoded(metadata), source, limits)
+    }
+
+    fn from_parts(
+        mut def: Vec<Bytes>,
+        metadata: Metadata,
+        source: Option<pb::Source>,
+        limits: Limits,
+    ) -> Result<Self, DecodeError> {
         // The terminal operation is not counted.
         if def.len() > limits.vertices.saturating_add(1) {
             return Err(DecodeError::TooManyVertices {
@@ -77,16 +90,16 @@ impl Graph {
         };
         let terminal_position = def.len();
         let terminal = Terminal::decode(terminal, terminal_position)?;
-        let terminal_metadata = metadata.remove(&terminal.digest.to_string());
-        let (mut vertices, inputs, positions) = decode_ops(def, limits)?;
-        attach_metadata(&mut vertices, metadata, &positions);
-        link(&mut vertices, inputs, &positions)?;
+        let (mut vertices, unlinked, positions) = decode_ops(def, limits)?;
+        let terminal_metadata =
+            metadata.attach(&mut vertices, &positions, terminal.digest.as_sha256())?;
+        link(&mut vertices, unlinked, &positions)?;
         let root = resolve(&terminal.input, terminal_position, 0, &vertices, &positions)?;
         let inputs_of = |vertex: usize| vertices.get(vertex).map_or(&[][..], Vertex::inputs);
         let order = topological_order(vertices.len(), inputs_of, root.vertex)
             .map_err(|position| cycle(position, &vertices))?;
         let mut graph = assemble(vertices, &order, root);
-        graph.terminal_metadata = terminal_metadata.unwrap_or_default();
+        graph.terminal_metadata = terminal_metadata;
         graph.attach_source(source.unwrap_or_default())?;
         Ok(graph)
     }
@@ -174,12 +187,79 @@ fn decode_op(bytes: Bytes, position: usize, digest: &Digest) -> Result<pb::Op, D
     })
 }
 
-/// Vertices that are not linked yet, the inputs of each, and where each digest is.
-type Unlinked = (Vec<Vertex>, Vec<Vec<pb::Input>>, Positions);
+/// A [`pb::Definition`] on the wire, with the metadata still as it came: a map of a million of them would
+/// cost more than all the rest.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Encoded {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    def: Vec<Bytes>,
+    #[prost(message, repeated, tag = "2")]
+    metadata: Vec<EncodedMetadata>,
+    #[prost(message, optional, tag = "3")]
+    source: Option<pb::Source>,
+}
+
+/// An entry of the map of metadata.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EncodedMetadata {
+    /// A text: the digest of an operation.
+    #[prost(bytes = "bytes", tag = "1")]
+    digest: Bytes,
+    /// A [`pb::OpMetadata`].
+    #[prost(bytes = "bytes", tag = "2")]
+    metadata: Bytes,
+}
+
+/// What is said of operations, by their digests.
+enum Metadata {
+    Decoded(BTreeMap<String, pb::OpMetadata>),
+    Encoded(Vec<EncodedMetadata>),
+}
+
+impl Metadata {
+    /// Gives each vertex its own; returns that of the terminal operation.
+    fn attach(
+        self,
+        vertices: &mut [Vertex],
+        positions: &Positions,
+        terminal: Option<&[u8; 32]>,
+    ) -> Result<pb::OpMetadata, DecodeError> {
+        let mut of_terminal = pb::OpMetadata::default();
+        let mut attach = |digest: &[u8], metadata: pb::OpMetadata| {
+            let Some(hash) = parse_sha256(digest) else {
+                return;
+            };
+            let position = positions.get(&hash).copied();
+            if let Some(vertex) = position.and_then(|position| vertices.get_mut(position)) {
+                vertex.metadata = Some(Box::new(metadata));
+            } else if terminal == Some(&hash) {
+                of_terminal = metadata;
+            }
+        };
+        match self {
+            Self::Decoded(map) => {
+                for (digest, metadata) in map {
+                    attach(digest.as_bytes(), metadata);
+                }
+            }
+            Self::Encoded(entries) => {
+                for EncodedMetadata { digest, metadata } in entries {
+                    let metadata =
+                        pb::OpMetadata::decode(metadata).map_err(DecodeError::Definition)?;
+                    attach(&digest, metadata);
+                }
+            }
+        }
+        Ok(of_terminal)
+    }
+}
+
+/// Vertices, the inputs of those that are not linked yet by their positions, and where each digest is.
+type Unlinked = (Vec<Vertex>, Vec<(usize, Vec<pb::Input>)>, Positions);
 
 fn decode_ops(def: Vec<Bytes>, limits: Limits) -> Result<Unlinked, DecodeError> {
-    let mut vertices = Vec::with_capacity(def.len());
-    let mut inputs = Vec::with_capacity(def.len());
+    let mut vertices: Vec<Vertex> = Vec::with_capacity(def.len());
+    let mut unlinked = Vec::new();
     let mut positions = Positions::with_capacity(def.len());
     let mut platforms = Platforms::default();
     for (position, bytes) in def.into_iter().enumerate() {
@@ -210,37 +290,28 @@ fn decode_ops(def: Vec<Bytes>, limits: Limits) -> Result<Unlinked, DecodeError> 
                 digest: digest.clone(),
                 source: Box::new(source),
             })?;
+        // Most come after what they work on. The others wait until all are known.
+        let edges = edges(&op.inputs, position, &vertices, &positions).unwrap_or_else(|_| {
+            unlinked.push((position, op.inputs));
+            Vec::new()
+        });
         vertices.push(Vertex {
             digest,
             bytes,
             op: typed,
-            inputs: Vec::new(),
+            inputs: edges,
             platform: op.platform.map(|platform| platforms.shared(platform)),
             worker_filters: op.constraints.unwrap_or_default().filter,
             metadata: None,
         });
-        inputs.push(op.inputs);
     }
-    Ok((vertices, inputs, positions))
-}
-
-fn attach_metadata(
-    vertices: &mut [Vertex],
-    metadata: BTreeMap<String, pb::OpMetadata>,
-    positions: &Positions,
-) {
-    for (digest, metadata) in metadata {
-        let position = parse_sha256(&digest).and_then(|hash| positions.get(&hash));
-        if let Some(vertex) = position.and_then(|&position| vertices.get_mut(position)) {
-            vertex.metadata = Some(Box::new(metadata));
-        }
-    }
+    Ok((vertices, unlinked, positions))
 }
 
 /// The hash of a SHA-256 digest. Definitions of a million operations spend much of their time here, so it
 /// allocates nothing.
-fn parse_sha256(digest: &str) -> Option<[u8; 32]> {
-    let hex = digest.strip_prefix("sha256:")?.as_bytes();
+fn parse_sha256(digest: &[u8]) -> Option<[u8; 32]> {
+    let hex = digest.strip_prefix(b"sha256:")?;
     let nibble = |digit: u8| match digit {
         b'0'..=b'9' => Some(digit - b'0'),
         b'a'..=b'f' => Some(digit - b'a' + 10),
@@ -261,15 +332,28 @@ fn parse_sha256(digest: &str) -> Option<[u8; 32]> {
 
 /// Most operations of a definition are for the same few platforms.
 #[derive(Default)]
-struct Platforms(HashMap<pb::Platform, Arc<Platform>>);
+struct Platforms {
+    all: HashMap<pb::Platform, Arc<Platform>>,
+    /// The last one: it is most often the next one.
+    last: Option<(pb::Platform, Arc<Platform>)>,
+}
 
 impl Platforms {
     fn shared(&mut self, platform: pb::Platform) -> Arc<Platform> {
-        if let Some(shared) = self.0.get(&platform) {
+        if let Some((last, shared)) = &self.last
+            && *last == platform
+        {
             return Arc::clone(shared);
         }
-        let shared = Arc::new(Platform::from(platform.clone()));
-        self.0.insert(platform, Arc::clone(&shared));
+        let shared = match self.all.get(&platform) {
+            Some(shared) => Arc::clone(shared),
+            None => {
+                let shared = Arc::new(Platform::from(platform.clone()));
+                self.all.insert(platform.clone(), Arc::clone(&shared));
+                shared
+            }
+        };
+        self.last = Some((platform, Arc::clone(&shared)));
         shared
     }
 }
@@ -281,7 +365,7 @@ fn resolve(
     vertices: &[Vertex],
     positions: &Positions,
 ) -> Result<Edge, DecodeError> {
-    let Some(hash) = parse_sha256(&input.digest) else {
+    let Some(hash) = parse_sha256(input.digest.as_bytes()) else {
         return Err(DecodeError::BadInputDigest {
             position,
             input: index,
@@ -311,17 +395,26 @@ fn resolve(
     }
 }
 
+fn edges(
+    inputs: &[pb::Input],
+    position: usize,
+    vertices: &[Vertex],
+    positions: &Positions,
+) -> Result<Vec<Edge>, DecodeError> {
+    let inputs = inputs.iter().enumerate();
+    inputs
+        .map(|(index, input)| resolve(input, position, index, vertices, positions))
+        .collect()
+}
+
+/// Links those whose inputs come after them, or do not exist.
 fn link(
     vertices: &mut [Vertex],
-    inputs: Vec<Vec<pb::Input>>,
+    unlinked: Vec<(usize, Vec<pb::Input>)>,
     positions: &Positions,
 ) -> Result<(), DecodeError> {
-    for (position, inputs) in inputs.into_iter().enumerate() {
-        let edges = inputs
-            .iter()
-            .enumerate()
-            .map(|(index, input)| resolve(input, position, index, vertices, positions))
-            .collect::<Result<_, _>>()?;
+    for (position, inputs) in unlinked {
+        let edges = edges(&inputs, position, vertices, positions)?;
         if let Some(vertex) = vertices.get_mut(position) {
             vertex.inputs = edges;
         }

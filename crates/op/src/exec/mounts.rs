@@ -235,9 +235,11 @@ impl Prepared {
             &ssh.id
         };
         let found = ctx
-            .with_session(|handle| {
-                let connector = session::of(&handle).and_then(|session| session.agent(id));
-                async move { Ok(connector) }
+            .with_session(|handle| async move {
+                match session::of(&handle) {
+                    Some(session) => session.agent(id).await.map_err(OpError::failed),
+                    None => Ok(None),
+                }
             })
             .await;
         let connector = match found {
@@ -295,6 +297,7 @@ impl Prepared {
                     CacheSharingOpt::Private => Sharing::Private,
                     CacheSharingOpt::Locked => Sharing::Locked,
                 },
+                record_type: RecordType::CacheMount,
                 description: format!("cached mount {dest} from exec {}", exec.description),
             };
             let snapshots = exec.worker.snapshots.clone();

@@ -16,6 +16,7 @@ use super::{Context, FileError, SequenceError};
 use crate::blocking::blocking;
 use crate::content::{self, Selector};
 use crate::digest::to_solver;
+use crate::recall::Step;
 use crate::{Tree, Worker};
 
 pub(crate) struct File {
@@ -49,11 +50,9 @@ impl Op<Tree> for File {
         input: u32,
         tree: &ResultRef<Tree>,
     ) -> Result<Option<Digest>, OpError> {
-        let mut inputs = cache_map(&self.op, self.inputs).inputs.into_iter();
-        let Some(content) = inputs.nth(input as usize).flatten() else {
+        let Some(selectors) = self.content_of(input) else {
             return Ok(None);
         };
-        let selectors = content.paths.into_iter().map(Selector::from).collect();
         content::key(tree, selectors).await.map(Some)
     }
 
@@ -115,6 +114,21 @@ impl Op<Tree> for File {
         }
         let outputs = done.ok_or(OpError::Cancelled)?;
         Ok(outputs.into_iter().map(Tree::of).collect())
+    }
+}
+
+impl File {
+    /// What of an input's content counts; `None` if only its own key does.
+    fn content_of(&self, input: u32) -> Option<Vec<Selector>> {
+        let mut inputs = cache_map(&self.op, self.inputs).inputs.into_iter();
+        let content = inputs.nth(input as usize).flatten()?;
+        Some(content.paths.into_iter().map(Selector::from).collect())
+    }
+}
+
+impl Step for File {
+    fn selectors(&self, input: u32) -> Vec<Selector> {
+        self.content_of(input).unwrap_or_default()
     }
 }
 

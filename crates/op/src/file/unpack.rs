@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
@@ -16,9 +16,10 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use weld_fileset::{Layers, Timestamp, Xattr};
-use weld_store::layer::{Entry, EntryKind, LayerError, TarReader, decompress};
+use weld_store::layer::{Entry, EntryKind, LayerError, TarReader};
 
 use super::actions::{create_symlink, set_owner_at, set_times_at};
+use super::archive::decompressed;
 use super::content::write_all_at;
 use super::copy::Copy;
 use super::destination::{
@@ -26,9 +27,6 @@ use super::destination::{
 };
 use super::resolve::{LastLink, resolve, resolve_in, split_last};
 use super::{Context, FileError};
-
-/// What a decompressor may take of memory, in KiB. `xz -9` needs 65 MiB.
-const MAX_XZ_MEMORY: u32 = 512 * 1024;
 
 const BUFFER: usize = 64 * 1024;
 
@@ -116,21 +114,6 @@ fn first_entry(file: File) -> Result<Option<(Archive, Entry)>, LayerError> {
         }
         Ok(None) | Err(_) => Ok(None),
     }
-}
-
-fn decompressed(mut file: BufReader<File>) -> std::io::Result<Box<dyn Read + Send>> {
-    let start = file.fill_buf()?;
-    if start.starts_with(b"BZh") {
-        return Ok(Box::new(bzip2::bufread::MultiBzDecoder::new(file)));
-    }
-    if start.starts_with(b"\xfd7zXZ\0") {
-        return Ok(Box::new(lzma_rust2::XzReader::new_mem_limit(
-            file,
-            true,
-            MAX_XZ_MEMORY,
-        )));
-    }
-    decompress(file)
 }
 
 struct Unpacker<'u> {

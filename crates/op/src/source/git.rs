@@ -154,7 +154,7 @@ impl Git {
         if let Some(resolved) = known.as_ref() {
             return Ok(resolved.clone());
         }
-        let source = self.worker.git_source().await.map_err(OpError::failed)?;
+        let source = self.worker.git_source().await;
         let work = reporting(ctx, |progress| async move {
             source.resolve(&access.spec, &progress).await
         });
@@ -184,9 +184,12 @@ impl Git {
 /// Finds a client with this agent, and makes a socket that leads to it.
 async fn forward(ctx: &OpContext<Tree>, id: &str) -> Result<ForwardedAgent, OpError> {
     let connector = ctx
-        .with_session(|handle| {
-            let connector = session::of(&handle).and_then(|session| session.agent(id));
-            async move { connector.ok_or_else(|| OpError::gone(CheckoutError::NoAgent(id.to_owned()))) }
+        .with_session(|handle| async move {
+            let connector = match session::of(&handle) {
+                Some(session) => session.agent(id).await.map_err(OpError::failed)?,
+                None => None,
+            };
+            connector.ok_or_else(|| OpError::gone(CheckoutError::NoAgent(id.to_owned())))
         })
         .await?;
     let failed = |source| {
@@ -214,6 +217,8 @@ async fn forward(ctx: &OpContext<Tree>, id: &str) -> Result<ForwardedAgent, OpEr
     })
 }
 
+impl crate::recall::Step for Git {}
+
 #[async_trait]
 impl Op<Tree> for Git {
     /// The commit is what counts, wherever it is from: mirrors of a repository share results.
@@ -233,7 +238,7 @@ impl Op<Tree> for Git {
     ) -> Result<Vec<Tree>, OpError> {
         let access = self.access(ctx).await?;
         let resolved = self.resolve(ctx, &access).await?;
-        let source = self.worker.git_source().await.map_err(OpError::failed)?;
+        let source = self.worker.git_source().await;
         let failed = |source| CheckoutError::Snapshot {
             name: self.description.clone(),
             source: Box::new(source),

@@ -22,7 +22,7 @@ use crate::reporting::reporting;
 use crate::{Tree, Worker};
 
 /// The permissions of a file for which none are stated.
-const DEFAULT_MODE: u32 = 0o600;
+pub(super) const DEFAULT_MODE: u32 = 0o600;
 
 /// The headers that are sent, as in BuildKit; others change nothing.
 const HEADERS: [&str; 2] = ["accept", "user-agent"];
@@ -346,6 +346,8 @@ fn remember(worker: &Worker, key: String, kept: &Kept) -> Result<(), BlobError> 
     }
     Ok(())
 }
+
+impl crate::recall::Step for Http {}
 
 #[async_trait]
 impl Op<Tree> for Http {

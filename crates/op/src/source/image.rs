@@ -14,14 +14,15 @@ use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
 use weld_source::image::{
     Descriptor, Document, DocumentError, MAX_CONFIG, Manifest, NoMatchError, Served,
 };
-use weld_source::oci_layout::{LayoutError, OciLayout, Selector};
+use weld_source::oci_layout::{LayoutError, Selector};
 use weld_source::registry::{Anonymous, Credentials, Registry, RegistryError};
 use weld_store::{BlobError, BlobInfo};
 
 use super::layers::{self, Layer, Origin};
+use super::layout::Layout;
 use crate::digest::to_solver;
 use crate::reporting::reporting;
-use crate::session::{self, Session};
+use crate::session::{self, Session, SessionError};
 use crate::{Tree, Worker};
 
 /// How many resolutions are kept in mind.
@@ -47,6 +48,9 @@ pub enum ImageError {
         "OCI layout {0:?} is not offered by the client: pass it with --build-context NAME=oci-layout://DIR"
     )]
     NoLayout(String),
+    /// The client cannot be asked.
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// It is not for the platform.
     #[error("{reference}: {source}")]
     NoMatch {
@@ -175,7 +179,18 @@ impl Resolutions {
 #[derive(Clone)]
 pub(crate) enum Place {
     Registry(Registry),
-    Layout(Arc<OciLayout>),
+    Layout(Layout),
+}
+
+impl Place {
+    /// The registries, as the client of a session or as nobody.
+    pub(super) fn registry(worker: &Worker, session: Option<&Arc<dyn Session>>) -> Self {
+        let credentials: Arc<dyn Credentials> = match session {
+            Some(session) => session.credentials(),
+            None => Arc::new(Anonymous),
+        };
+        Self::Registry(worker.registry_as(credentials))
+    }
 }
 
 impl Worker {
@@ -189,11 +204,7 @@ impl Worker {
         reference: &str,
         platform: &Platform,
     ) -> Result<Arc<Resolved>, ImageError> {
-        let credentials: Arc<dyn Credentials> = match session {
-            Some(session) => session.credentials(),
-            None => Arc::new(Anonymous),
-        };
-        let place = Place::Registry(self.registry_as(credentials));
+        let place = Place::registry(self, session);
         self.resolve_once(session, &place, reference, platform)
             .await
     }
@@ -224,7 +235,7 @@ impl Worker {
         let owner = session.map_or("", |session| session.id());
         let kind = match place {
             Place::Registry(_) => reference.to_owned(),
-            Place::Layout(layout) => format!("{}\n{reference}", layout.path().display()),
+            Place::Layout(layout) => format!("{}\n{reference}", layout.name()),
         };
         let key = (owner.to_owned(), kind, platform.clone());
         let resolution = self.resolutions.entry(key.clone());
@@ -246,10 +257,12 @@ impl Worker {
     ) -> Result<Resolved, ImageError> {
         let reference: Reference = text.parse::<Reference>()?.with_default_tag();
         let root = match place {
-            Place::Registry(registry) => registry.resolve(&reference).await?,
+            Place::Registry(registry) => match self.known(&reference).await? {
+                Some(known) => known,
+                None => registry.resolve(&reference).await?,
+            },
             Place::Layout(layout) => {
-                let (layout, selector) = (Arc::clone(layout), Selector::of(&reference));
-                let served = off_reactor(move || layout.resolve(&selector)).await??;
+                let served = layout.resolve(Selector::of(&reference)).await?;
                 weld_source::registry::Resolved {
                     descriptor: served.descriptor.clone(),
                     served: Some(served),
@@ -284,6 +297,42 @@ impl Worker {
         Err(ImageError::Nested(text.to_owned()))
     }
 
+    /// What a reference with a digest stands for, if the store has it: nobody needs to be asked.
+    async fn known(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<weld_source::registry::Resolved>, ImageError> {
+        let Some(digest) = reference.digest() else {
+            return Ok(None);
+        };
+        let (blobs, wanted) = (self.store.blobs().clone(), digest.clone());
+        let found = off_reactor(move || match blobs.get(&wanted)? {
+            Some(blob) if blob.size() <= MAX_CONFIG => {
+                let media_type = blob.info().media_type.clone().unwrap_or_default();
+                Ok(Some((blob.read_all(MAX_CONFIG)?, media_type)))
+            }
+            Some(_) | None => Ok(None),
+        })
+        .await?;
+        let found = found.map_err(|source| store_error(reference, source))?;
+        Ok(found.and_then(|(bytes, media_type)| {
+            let bytes = Bytes::from(bytes);
+            // What is something else than the registry said some time is asked for again.
+            let document = Document::parse(&bytes, &media_type).ok()?;
+            let size = bytes.len() as u64;
+            let descriptor = Descriptor::new(document.media_type(), digest.clone(), size);
+            let served = Served {
+                descriptor: descriptor.clone(),
+                bytes,
+                document,
+            };
+            Some(weld_source::registry::Resolved {
+                descriptor,
+                served: Some(served),
+            })
+        }))
+    }
+
     /// A manifest or index: the store's if it has it.
     async fn document(
         &self,
@@ -308,10 +357,7 @@ impl Worker {
             Place::Registry(registry) => Ok(registry
                 .fetch_document(reference.repository(), descriptor)
                 .await?),
-            Place::Layout(layout) => {
-                let (layout, descriptor) = (Arc::clone(layout), descriptor.clone());
-                Ok(off_reactor(move || layout.document(&descriptor)).await??)
-            }
+            Place::Layout(layout) => layout.document(descriptor).await,
         }
     }
 
@@ -332,10 +378,7 @@ impl Worker {
                             .fetch_bytes(reference.repository(), &manifest.config, MAX_CONFIG)
                             .await?
                     }
-                    Place::Layout(layout) => {
-                        let (layout, descriptor) = (Arc::clone(layout), manifest.config.clone());
-                        off_reactor(move || layout.bytes(&descriptor, MAX_CONFIG)).await??
-                    }
+                    Place::Layout(layout) => layout.bytes(&manifest.config, MAX_CONFIG).await?,
                 };
                 self.put(reference, fetched.clone(), &manifest.config.media_type)
                     .await?;
@@ -417,7 +460,7 @@ fn store_error(reference: &Reference, source: BlobError) -> ImageError {
     }
 }
 
-async fn off_reactor<T: Send + 'static>(
+pub(super) async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ImageError> {
     // The pool loses work only when the process shuts down.
@@ -430,11 +473,12 @@ pub(crate) async fn open_layout(
     session: Option<&Arc<dyn Session>>,
     name: &str,
 ) -> Result<Place, ImageError> {
-    let path = session
-        .and_then(|session| session.layout(name))
-        .ok_or_else(|| ImageError::NoLayout(name.to_owned()))?;
-    let layout = off_reactor(move || OciLayout::open(path)).await??;
-    Ok(Place::Layout(Arc::new(layout)))
+    let offered = match session {
+        Some(session) => session.layout(name).await?,
+        None => None,
+    };
+    let offered = offered.ok_or_else(|| ImageError::NoLayout(name.to_owned()))?;
+    Ok(Place::Layout(Layout::open(offered).await?))
 }
 
 /// An image as a vertex, from a registry or an OCI layout.
@@ -481,11 +525,7 @@ impl Image {
             let session = session.as_ref();
             match &self.wanted {
                 Wanted::Registry(image) => {
-                    let credentials: Arc<dyn Credentials> = match session {
-                        Some(session) => session.credentials(),
-                        None => Arc::new(Anonymous),
-                    };
-                    let place = Place::Registry(self.worker.registry_as(credentials));
+                    let place = Place::registry(&self.worker, session);
                     let resolved = self
                         .worker
                         .resolve_once(session, &place, &image.reference, &self.platform)
@@ -522,6 +562,8 @@ fn check(image: &ImageSource, resolved: &Resolved) -> Result<(), ImageError> {
         _ => Ok(()),
     }
 }
+
+impl crate::recall::Step for Image {}
 
 #[async_trait]
 impl Op<Tree> for Image {

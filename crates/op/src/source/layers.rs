@@ -3,7 +3,8 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::task::AbortOnDropHandle;
 use weld_digest::{Digest, FieldHasher};
 use weld_llb::reference::Repository;
@@ -11,7 +12,7 @@ use weld_source::image::Descriptor;
 use weld_source::oci_layout::LayoutError;
 use weld_source::progress::Progress;
 use weld_source::registry::RegistryError;
-use weld_source::sink::{BlobSink, TeeReader, Verdict, tee};
+use weld_source::sink::{BlobSink, TeeReader, Verdict, fill, tee};
 use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
 use weld_store::{
     BlobError, BlobInfo, BlobRef, Blobs, DbError, Expected, Ingest, NewUsage, Object, RecordType,
@@ -19,6 +20,7 @@ use weld_store::{
 };
 
 use super::image::Place;
+use super::layout::{self, Layout};
 use crate::{Tree, Worker};
 
 /// One layer.
@@ -205,7 +207,18 @@ async fn fetch(
     let sink = StoreSink::new(blobs.clone(), ingest, info);
     let registry = match &origin.place {
         Place::Registry(registry) => registry,
-        Place::Layout(layout) => {
+        Place::Layout(Layout::Blobs(blobs)) => {
+            let read_error = |source| LayersError::Read {
+                digest: digest.clone(),
+                source,
+            };
+            let content = layout::open(&**blobs, digest).await?;
+            let received = receive(content, sink, digest, progress).await;
+            let (sink, wanted) = (received.map_err(read_error)?, digest.clone());
+            let finished = tokio::task::spawn_blocking(move || finish(sink, &wanted));
+            return finished.await?.map(Fetched::Blob).map_err(read_error);
+        }
+        Place::Layout(Layout::Directory(layout)) => {
             let (layout, descriptor) = (Arc::clone(layout), layer.descriptor.clone());
             let copied = tokio::task::spawn_blocking(move || {
                 let mut file = layout.file(&descriptor)?;
@@ -379,16 +392,54 @@ impl BlobSink for StoreSink {
     }
 }
 
+/// How many pieces of a blob may wait to be written.
+const QUEUE: usize = 8;
+/// How large a piece may be, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// Writes what a client sends. Dropped, it ends at the next piece.
+pub(super) async fn receive<S: BlobSink>(
+    mut content: Box<dyn AsyncRead + Send + Unpin>,
+    mut sink: S,
+    digest: &Digest,
+    progress: &Progress,
+) -> io::Result<S> {
+    let mut transfer = progress.start(&digest.to_string(), "downloading", None);
+    let (pieces, mut queue) = tokio::sync::mpsc::channel::<Bytes>(QUEUE);
+    let writing = tokio::task::spawn_blocking(move || {
+        sink.restart()?;
+        while let Some(piece) = queue.blocking_recv() {
+            sink.write(piece)?;
+        }
+        Ok(sink)
+    });
+    let reading = async move {
+        loop {
+            let mut piece = BytesMut::with_capacity(PIECE);
+            if content.read_buf(&mut piece).await? == 0 {
+                break;
+            }
+            transfer.advance(piece.len() as u64);
+            if pieces.send(piece.freeze()).await.is_err() {
+                // What writing met is told below.
+                return Ok(());
+            }
+        }
+        transfer.complete();
+        Ok::<_, io::Error>(())
+    };
+    let (read, written) = tokio::join!(reading, writing);
+    read?;
+    written.map_err(io::Error::other)?
+}
+
 fn copy(from: &mut impl Read, mut sink: StoreSink, expected: &Digest) -> io::Result<BlobRef> {
     sink.restart()?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = from.read(&mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        sink.write(Bytes::copy_from_slice(&buffer[..count]))?;
-    }
+    fill(&mut sink, from)?;
+    finish(sink, expected)
+}
+
+fn finish(mut sink: StoreSink, expected: &Digest) -> io::Result<BlobRef> {
     match sink.finish(expected)? {
         Verdict::Right => sink
             .into_blob()

@@ -62,6 +62,8 @@ pub(crate) struct Local {
     pub(crate) synced: OnceLock<(Tree, Digest)>,
 }
 
+impl crate::recall::Step for Local {}
+
 #[async_trait]
 impl Op<Tree> for Local {
     async fn cache_map(&self, ctx: &OpContext<Tree>, _index: u32) -> Result<CacheMap, OpError> {
@@ -128,6 +130,7 @@ impl Local {
         };
         let provider = session
             .directory(name, selection)
+            .await
             .map_err(|error| OpError::failed(LocalError::Session(error)))?
             .ok_or_else(gone)?;
         let identity = session

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test helper fails by panicking")]
 
+mod blob;
 mod git;
 mod http;
+mod passthrough;
 mod server;
 mod world;

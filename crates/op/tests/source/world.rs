@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use weld_fileset::SelectionOptions;
 use weld_llb::{Builder, Constraints, Graph, Platform, Source};
-use weld_op::session::{Secret, Session, SessionError, lend};
+use weld_op::session::{Layout, Secret, Session, SessionError, lend};
 use weld_op::{Records, Tree, Worker, definition};
 use weld_runtime::{AgentConnector, Runtime, RuntimeConfig};
 use weld_solver::{JobOptions, SolveError, Solver, SolverOptions};
@@ -22,6 +22,8 @@ pub(crate) struct World {
     solver: Solver<Tree>,
     jobs: AtomicU32,
     pub(crate) secrets: BTreeMap<String, String>,
+    /// OCI layouts that clients offer.
+    pub(crate) layouts: BTreeMap<String, PathBuf>,
 }
 
 impl World {
@@ -39,6 +41,7 @@ impl World {
             worker,
             jobs: AtomicU32::new(0),
             secrets: BTreeMap::new(),
+            layouts: BTreeMap::new(),
         }
     }
 
@@ -46,13 +49,17 @@ impl World {
         let mut builder = Builder::new();
         let root = builder.add_source(source, Constraints::default());
         let message = builder.definition(Some(root), &Platform::host()).unwrap();
-        let graph = Graph::from_pb(message).unwrap();
-        let definition = definition(&self.worker, &graph, false).unwrap().unwrap();
+        self.solve_graph(&Graph::from_pb(message).unwrap()).await
+    }
+
+    pub(crate) async fn solve_graph(&self, graph: &Graph) -> Result<SnapshotRef, SolveError<Tree>> {
+        let definition = definition(&self.worker, graph, false).unwrap().unwrap();
         let number = self.jobs.fetch_add(1, Ordering::Relaxed);
         let mut job = JobOptions::new(format!("job-{number}"));
         job.session = Some(lend(Arc::new(Client {
             id: format!("client-{number}"),
             secrets: self.secrets.clone(),
+            layouts: self.layouts.clone(),
         })));
         let job = self.solver.new_job(job).await.unwrap();
         let built = job.solve(definition).await?;
@@ -63,6 +70,7 @@ impl World {
 struct Client {
     id: String,
     secrets: BTreeMap<String, String>,
+    layouts: BTreeMap<String, PathBuf>,
 }
 
 #[async_trait]
@@ -71,7 +79,7 @@ impl Session for Client {
         &self.id
     }
 
-    fn directory(
+    async fn directory(
         &self,
         _name: &str,
         _selection: SelectionOptions,
@@ -79,8 +87,8 @@ impl Session for Client {
         Ok(None)
     }
 
-    fn layout(&self, _name: &str) -> Option<PathBuf> {
-        None
+    async fn layout(&self, name: &str) -> Result<Option<Layout>, SessionError> {
+        Ok(self.layouts.get(name).cloned().map(Layout::Directory))
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {
@@ -88,8 +96,8 @@ impl Session for Client {
         Ok(secret.map(|secret| Secret::new(secret.clone().into_bytes())))
     }
 
-    fn agent(&self, _id: &str) -> Option<AgentConnector> {
-        None
+    async fn agent(&self, _id: &str) -> Result<Option<AgentConnector>, SessionError> {
+        Ok(None)
     }
 
     fn credentials(&self) -> Arc<dyn Credentials> {

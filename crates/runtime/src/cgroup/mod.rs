@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, symlinkat};
 use rustix::io::Errno;
@@ -32,8 +33,9 @@ pub(crate) struct Cgroups {
     system: System,
     parent: PathBuf,
     tag: String,
-    /// The device program of steps without devices of their own; `None` where BPF cannot be used.
-    program: Option<Program>,
+    /// The device program of steps without devices of their own, loaded for the first step;
+    /// `None` where BPF cannot be used.
+    program: OnceLock<Option<Program>>,
     /// Whether steps can make device nodes that work: not in a user namespace.
     restrict_devices: bool,
     /// A file with the parents, besides the configured one, that steps have used.
@@ -128,18 +130,22 @@ impl Cgroups {
             CgroupMode::Off => System::default(),
         };
         let restrict_devices = !crate::privilege::in_user_namespace()?;
-        let program = match system.unified {
-            Some(_) if restrict_devices => Program::load(&devices::rules(&[])).ok(),
-            _ => None,
-        };
         Ok(Self {
             system,
             parent: clean(&config.parent),
             tag,
-            program,
+            program: OnceLock::new(),
             restrict_devices,
             parents: state.join("cgroup-parents"),
         })
+    }
+
+    fn program(&self) -> Option<&Program> {
+        let load = || match self.system.unified {
+            Some(_) if self.restrict_devices => Program::load(&devices::rules(&[])).ok(),
+            _ => None,
+        };
+        self.program.get_or_init(load).as_ref()
     }
 
     /// Makes the cgroups of a step and sets its limits.
@@ -267,7 +273,7 @@ impl Cgroups {
     fn needs_devices(&self, cgroup: &StepCgroup, step: &StepSpec) -> bool {
         self.restrict_devices
             && step.security == Security::Sandbox
-            && (cgroup.unified.is_none() || self.program.is_none())
+            && (cgroup.unified.is_none() || self.program().is_none())
     }
 
     /// Allows the step its devices and no others.
@@ -276,7 +282,7 @@ impl Cgroups {
             return Ok(());
         }
         let rules = devices::rules(&step.devices);
-        if let (Some(group), Some(common)) = (&cgroup.unified, &self.program) {
+        if let (Some(group), Some(common)) = (&cgroup.unified, self.program()) {
             let own = match step.devices.is_empty() {
                 true => Ok(None),
                 false => Program::load(&rules).map(Some),

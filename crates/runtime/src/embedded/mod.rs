@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
 use rustix::process::{
@@ -50,7 +51,8 @@ pub(crate) struct Embedded {
     dns: DnsConfig,
     oom_score_adj: Option<i16>,
     held: Held,
-    filter: Filter,
+    /// Compiled for the first step.
+    filter: OnceLock<Filter>,
     set_groups: bool,
     /// This process; readable when it has ended.
     process: OwnedFd,
@@ -75,8 +77,6 @@ impl Embedded {
         oom_score_adj: Option<i16>,
     ) -> Result<Self, RuntimeError> {
         let held = Held::read().map_err(sandbox("read this process's capabilities"))?;
-        let bounding = capability::default_set() & held.bounding;
-        let filter = Filter::new(bounding).map_err(sandbox("compile the system call filter"))?;
         let process = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|errno| sandbox("open this process")(errno.into()))?;
         // Says `deny` in a user namespace without helpers.
@@ -88,10 +88,19 @@ impl Embedded {
             dns,
             oom_score_adj,
             held,
-            filter,
+            filter: OnceLock::new(),
             set_groups,
             process,
         })
+    }
+
+    fn filter(&self) -> Result<&Filter, RuntimeError> {
+        if let Some(filter) = self.filter.get() {
+            return Ok(filter);
+        }
+        let bounding = capability::default_set() & self.held.bounding;
+        let filter = Filter::new(bounding).map_err(sandbox("compile the system call filter"))?;
+        Ok(self.filter.get_or_init(|| filter))
     }
 
     pub(crate) fn cgroups(&self) -> &Cgroups {
@@ -169,6 +178,10 @@ impl Embedded {
         if control.is_killed() {
             return Err(RuntimeError::Cancelled);
         }
+        let filter = match step.security {
+            Security::Sandbox => Some(self.filter()?),
+            Security::Insecure => None,
+        };
         let child = Child {
             program: c_string("args", path.into_os_string().into_vec())?,
             args: c_strings("args", &step.args)?,
@@ -189,7 +202,7 @@ impl Embedded {
                 .map(rlimit::resolve)
                 .collect::<Result<_, _>>()?,
             capabilities: self.capabilities(step.security, ids.uid),
-            filter: (step.security == Security::Sandbox).then_some(&self.filter),
+            filter,
             oom_score_adj: self.oom_score_adj.map(decimal),
             new_cgroup_namespace: self.cgroups.namespaced() && cgroup.unified_dir().is_some(),
             cgroup: cgroup.unified_dir(),

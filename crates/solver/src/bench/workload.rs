@@ -8,7 +8,7 @@ use std::{
 use super::graph;
 use crate::{
     Job, JobOptions, MemoryKeyStore, MemoryResultStore, OpDefinition, SolveError, Solver,
-    SolverOptions,
+    SolverOptions, TraceSink,
 };
 
 /// A workload of the table in the specification.
@@ -102,9 +102,17 @@ type Outcome<R> = Result<R, SolveError<u64>>;
 
 impl Bench {
     fn new() -> Self {
+        Self::traced(None)
+    }
+
+    fn traced(trace: Option<Arc<dyn TraceSink>>) -> Self {
         let keys = Arc::<MemoryKeyStore>::default();
         let results = Arc::new(MemoryResultStore::default());
-        let solver = Solver::new(SolverOptions::default(), Arc::clone(&keys) as _, results);
+        let options = SolverOptions {
+            trace,
+            ..SolverOptions::default()
+        };
+        let solver = Solver::new(options, Arc::clone(&keys) as _, results);
         Self { solver, keys }
     }
 
@@ -159,6 +167,25 @@ impl Workload {
             Self::KeptJobs | Self::Discard => [50, 200, 800],
             Self::CancelBeside => [10_000, 100_000, 1_000_000],
         }
+    }
+
+    /// Measures a cold solve whose events go to `trace`, on the current runtime. The job is discarded when it was measured.
+    ///
+    /// # Errors
+    /// When the build fails.
+    pub async fn cold_traced(
+        size: usize,
+        trace: Option<Arc<dyn TraceSink>>,
+    ) -> Result<Measured, SolveError<u64>> {
+        let bench = Bench::traced(trace);
+        let definition = graph::layers("", size, 200, 3);
+        let count = definition.vertices().len();
+        let clock = Clock::start();
+        let job = solve(&bench, definition).await?;
+        let measured = clock.stop(Self::Cold, count);
+        job.discard().await;
+        bench.empty().await?;
+        Ok(measured)
     }
 
     /// Measures it at one size, on a runtime of its own.

@@ -31,6 +31,11 @@ impl<K> Id<K> {
         (u64::from(self.generation) << 32) | u64::from(self.index)
     }
 
+    /// The place in the arena; an id of another generation may have the same.
+    pub(crate) fn place(self) -> usize {
+        self.index as usize
+    }
+
     pub(crate) fn is_nil(self) -> bool {
         self.index == u32::MAX
     }

@@ -15,7 +15,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// hears of it.
     pub(super) fn call_failed(&mut self, task: &Task, call: OpCall, error: OpError) {
         let vertex = task.vertex;
-        self.trace_call_end(vertex, call, self.tracing.then(|| error.to_string()));
         match &error {
             OpError::LostInput { input, .. } => {
                 let at = if matches!(task.purpose, Purpose::Slot(_)) {

@@ -70,36 +70,38 @@ pub(crate) struct Label {
     pub(crate) description: Arc<str>,
 }
 
+/// Laid out in this order: what is looked at for every step comes first, so that it shares cache lines.
+#[repr(C)]
 pub(crate) struct Vertex<O> {
-    pub(crate) digest: Digest,
-    pub(crate) domain: Option<Box<Digest>>,
+    /// Live edges, in order of creation.
+    pub(crate) edges: SmallVec<[EdgeId; 1]>,
+    pub(crate) slots: Box<[Slot]>,
+    pub(crate) map_call: TaskSlot,
+    pub(crate) exec: TaskSlot,
+    pub(crate) ignore_cache: bool,
+    pub(crate) never_merge: bool,
+    pub(crate) public: bool,
+    /// Whether the last known map is the last one.
+    pub(crate) maps_end: bool,
+    /// Whether the cache map has steps on the results of inputs.
+    pub(crate) has_steps: bool,
+    /// Tasks that are not finished; they own the vertex.
+    pub(crate) tasks: u32,
+    pub(crate) maps: SmallVec<[Map; 1]>,
+    pub(crate) extra: Option<Box<VertexExtra>>,
+    pub(crate) op: O,
+    pub(crate) status: Status,
+    /// Jobs that loaded this vertex themselves, or whose operation did.
+    pub(crate) loaded: JobSet,
     /// Higher than the rank of everything that this vertex waits for.
     pub(crate) rank: u32,
     /// Order of creation; decides ties.
     pub(crate) seq: u64,
-    pub(crate) ignore_cache: bool,
-    pub(crate) never_merge: bool,
-    pub(crate) public: bool,
-    pub(crate) label: Label,
-    pub(crate) op: O,
-    pub(crate) slots: Box<[Slot]>,
-    /// Live edges, in order of creation.
-    pub(crate) edges: SmallVec<[EdgeId; 1]>,
-    pub(crate) maps: SmallVec<[Map; 1]>,
-    /// Whether the cache map has steps on the results of inputs.
-    pub(crate) has_steps: bool,
-    /// Whether the last known map is the last one.
-    pub(crate) maps_end: bool,
-    pub(crate) map_call: TaskSlot,
-    pub(crate) exec: TaskSlot,
     /// Epoch of the last walk that came by.
     pub(crate) mark: u64,
-    /// Tasks that are not finished; they own the vertex.
-    pub(crate) tasks: u32,
-    /// Jobs that loaded this vertex themselves, or whose operation did.
-    pub(crate) loaded: JobSet,
-    pub(crate) status: Status,
-    pub(crate) extra: Option<Box<VertexExtra>>,
+    pub(crate) domain: Option<Box<Digest>>,
+    pub(crate) digest: Digest,
+    pub(crate) label: Label,
 }
 
 /// What few vertices have.
@@ -289,52 +291,54 @@ pub(crate) enum Hit {
     No,
 }
 
+/// Laid out in this order: what is looked at for every step comes first, so that it shares cache lines.
+#[repr(C)]
 pub(crate) struct Edge<V> {
-    pub(crate) vertex: VertexId,
-    pub(crate) output: u32,
     pub(crate) phase: Phase,
-    pub(crate) owners: u32,
-    pub(crate) interest: JobSet,
-    /// Inputs of live vertices that resolve to this edge.
-    pub(crate) dependents: SmallVec<[Dependent; 1]>,
-    /// How many dependent edges want `CacheFast`, `CacheSlow` and `Complete`.
-    pub(crate) wants: [u32; 3],
-    pub(crate) requests: SmallVec<[Ticket; 1]>,
-    pub(crate) keys: SmallVec<[EdgeKey; 1]>,
-    pub(crate) slots: SmallVec<[EdgeSlot; 3]>,
+    pub(crate) output: u32,
+    pub(crate) vertex: VertexId,
     /// How many inputs are not as far as they are wanted to be.
     pub(crate) lacking: u32,
     /// How many inputs have not told their keys.
     pub(crate) unknown: u32,
-    pub(crate) result: Option<V>,
-    /// How many results this edge has had.
-    pub(crate) generation: u32,
-    /// Cache maps that were taken into account.
-    pub(crate) maps_seen: u32,
     /// Queries under way.
     pub(crate) queries: u32,
-    /// Answers to queries of an older epoch are not believed.
-    pub(crate) epoch: u32,
-    pub(crate) load: TaskSlot,
+    /// How many dependent edges want `CacheFast`, `CacheSlow` and `Complete`.
+    pub(crate) wants: [u32; 3],
+    pub(crate) slots: SmallVec<[EdgeSlot; 3]>,
+    pub(crate) requests: SmallVec<[Ticket; 1]>,
     /// No record can match, whatever is learnt of the inputs.
     pub(crate) no_match: bool,
     /// In the list of edges to advance.
     pub(crate) dirty: bool,
     /// In the index.
     pub(crate) indexed: bool,
-    /// Under these names.
-    pub(crate) names: Names,
     /// The index should be looked at: names of inputs came in.
     pub(crate) look: bool,
     /// Names of inputs came in since a match over all inputs was last asked for.
     pub(crate) unmatched: bool,
     pub(crate) need_map: bool,
     pub(crate) need_exec: bool,
+    /// Cache maps that were taken into account.
+    pub(crate) maps_seen: u32,
+    pub(crate) extra: Option<Box<EdgeExtra>>,
+    /// Inputs of live vertices that resolve to this edge.
+    pub(crate) dependents: SmallVec<[Dependent; 1]>,
+    pub(crate) result: Option<V>,
+    pub(crate) keys: SmallVec<[EdgeKey; 1]>,
+    /// How many results this edge has had.
+    pub(crate) generation: u32,
+    pub(crate) load: TaskSlot,
+    /// Answers to queries of an older epoch are not believed.
+    pub(crate) epoch: u32,
+    pub(crate) owners: u32,
+    pub(crate) interest: JobSet,
+    /// The names under which it is in the index.
+    pub(crate) names: Names,
     /// Where a forwarding edge leads in the end, as far as known: a short cut along its targets, owned by nobody.
     pub(crate) resolved: Cell<EdgeId>,
     /// Position in the list of merged edges of the target.
     pub(crate) position: u32,
-    pub(crate) extra: Option<Box<EdgeExtra>>,
 }
 
 /// What few edges have.

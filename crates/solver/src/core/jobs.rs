@@ -9,7 +9,7 @@ use super::{
     graph::{Asker, JobState, Phase, Request},
     io::{Built, EdgeId, JobId, RootId, SessionNo, TaskId, Ticket},
 };
-use crate::{Digest, Failure, TraceEvent};
+use crate::{Digest, Failure, RequestOutcome, TraceEvent};
 
 /// Small numbers for live jobs, so that sets of jobs are small.
 #[derive(Default)]
@@ -69,15 +69,22 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.job_slots.set(slot, Some(job));
         self.trace(|_| TraceEvent::JobOpened {
             job: Arc::clone(&id),
+            session: session.is_some(),
         });
         self.job_names.insert(id, job);
         self.reply(ticket, Ok(Reply::Job(job)));
     }
 
     pub(super) fn set_session(&mut self, job: JobId, session: Option<SessionNo>) {
-        if let Some(job) = self.jobs.get_mut(job) {
-            job.session = session;
-        }
+        let Some(job) = self.jobs.get_mut(job) else {
+            return;
+        };
+        job.session = session;
+        let job = Arc::clone(&job.id);
+        self.trace(|_| TraceEvent::SessionChanged {
+            job,
+            session: session.is_some(),
+        });
     }
 
     pub(super) fn build(&mut self, ticket: Ticket, job: JobId, root: RootId) {
@@ -123,6 +130,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Adds a request for the result of an edge, or answers it where the result is there.
     pub(super) fn ask(&mut self, ticket: Ticket, asker: Asker, edge: EdgeId) {
         let edge = self.find(edge);
+        self.trace(|core| TraceEvent::Requested {
+            request: ticket,
+            job: core.name_of(asker),
+            edge: core.trace_edge(edge),
+        });
         if self.edges[edge].phase == Phase::Complete {
             return self.answer_built(ticket, edge);
         }
@@ -140,6 +152,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let Some(value) = state.result.clone() else {
             return;
         };
+        self.trace_answer(ticket, RequestOutcome::Built);
         let keys = self.record_keys(edge);
         let generation = self.edges[edge].generation;
         self.reply(
@@ -164,6 +177,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn fail_requests(&mut self, edge: EdgeId, failure: &Failure<V>) {
         for ticket in std::mem::take(&mut self.edges[edge].requests) {
             self.forget_request(ticket);
+            self.trace_answer(ticket, RequestOutcome::Failed);
             self.reply(ticket, Err(failure.clone()));
         }
     }
@@ -192,6 +206,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let edge = request.edge;
         self.edges[edge].requests.retain(|other| *other != ticket);
         self.forget_request(ticket);
+        self.trace_answer(ticket, RequestOutcome::Cancelled);
         self.reply(ticket, Err(Failure::Cancelled));
         self.touch(edge);
     }

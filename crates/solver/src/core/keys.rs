@@ -146,6 +146,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.trace(|core| TraceEvent::Key {
             edge: core.trace_edge(edge),
             key: id,
+            stored,
         });
         if state_is_known(self.edges[edge].phase) {
             self.tell_dependents(edge, true);
@@ -369,6 +370,20 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         }
         let found = matches.keys.iter().any(|key| !key.records.is_empty());
+        self.trace(|core| TraceEvent::Queried {
+            edge: core.trace_edge(edge),
+            input: match query.subject {
+                Subject::Probe(slot) => Some(slot),
+                _ => None,
+            },
+            hit: !matches.keys.is_empty() || matches.hits.iter().any(|hit| *hit),
+            records: matches
+                .keys
+                .iter()
+                .map(|key| key.records.len() as u32)
+                .sum(),
+        });
+        let state = &mut self.edges[edge];
         match query.subject {
             Subject::Root(_) => {}
             Subject::Probe(slot) => {

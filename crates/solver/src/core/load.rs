@@ -60,7 +60,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.own_edge(loaded.root);
         self.welcome(job, newcomer);
         self.jobs[job].roots.push(loaded.root);
-        self.trace_loaded(Some(id), &loaded);
+        self.trace_loaded(Some(id), None, &loaded);
         self.reply(ticket, Ok(Reply::Root(RootId(loaded.root))));
     }
 
@@ -88,7 +88,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.adopt(parent, loaded.root);
         let (interested, listeners) = (self.interested_in(parent), self.listeners_of(parent));
         self.share(loaded.root, interested, listeners);
-        self.trace_loaded(None, &loaded);
+        self.trace_loaded(None, Some(parent), &loaded);
         self.ask(ticket, Asker::Task(task), loaded.root);
     }
 
@@ -168,10 +168,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    fn trace_loaded(&mut self, job: Option<std::sync::Arc<str>>, loaded: &Loaded) {
+    fn trace_loaded(
+        &mut self,
+        job: Option<std::sync::Arc<str>>,
+        parent: Option<VertexId>,
+        loaded: &Loaded,
+    ) {
         self.trace(|core| TraceEvent::Loaded {
             job,
-            root: core.vertices[core.edges[loaded.root].vertex].digest,
+            parent: parent.map(|parent| core.vertices[parent].digest),
+            root: core.trace_edge(loaded.root),
             vertices: loaded.vertices,
             created: loaded.created,
         });
@@ -362,6 +368,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 },
             );
         }
+        self.trace_created(id);
         id
     }
 

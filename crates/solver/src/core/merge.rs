@@ -5,7 +5,7 @@ use super::{
     graph::{Dependent, Phase, TaskSlot},
     io::EdgeId,
 };
-use crate::{Refusal, TraceEvent};
+use crate::{CancelCause, Refusal, TraceEvent};
 
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Merges two edges unless there is a reason not to. Returns whether they are one now.
@@ -70,10 +70,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Makes `source` forward to `target` for ever. Whatever waited for the source waits for the target from now on.
     fn merge(&mut self, source: EdgeId, target: EdgeId) {
-        self.trace(|core| TraceEvent::Merged {
-            source: core.trace_edge(source),
-            target: core.trace_edge(target),
-        });
+        if self.tracing {
+            let reason = self.merge_reason(source, target);
+            self.trace_merged(source, target, reason);
+        }
         #[cfg(feature = "sim")]
         self.audit_merge(source, target);
         self.unindex(source);
@@ -110,7 +110,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         state.need_exec = false;
         state.slots.iter_mut().for_each(|slot| slot.work = false);
         let load = state.load;
+        let cause = std::mem::replace(&mut self.cause, CancelCause::Merged);
         self.edges[source].load = self.wind(load);
+        self.cause = cause;
         self.retiring.push(source);
     }
 

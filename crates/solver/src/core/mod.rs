@@ -9,7 +9,8 @@
 //! - `demand` counts who wants an edge to reach which state; an edge that nobody wants anything of rests;
 //! - `ladder` takes an edge through its phases, one step at a time, whenever something changed (`advance`);
 //! - `keys` computes cache keys and handles the answers of stores, `index` finds live edges with equal keys, `merge` makes them one;
-//! - `tasks` starts and ends calls of operations, `failure` hands their errors up, `outcome` takes their results.
+//! - `tasks` starts and ends calls of operations, `failure` hands their errors up, `outcome` takes their results;
+//! - `tracing` tells what is live when somebody begins to watch.
 
 mod arena;
 mod chain;
@@ -32,6 +33,7 @@ mod progress;
 mod rank;
 mod table;
 mod tasks;
+mod tracing;
 mod walk;
 
 pub use invariants::Broken;
@@ -47,7 +49,7 @@ use jobset::JobSet;
 use smallvec::SmallVec;
 pub(crate) use table::{FixedState, mix};
 
-use crate::{TraceEdge, TraceEvent};
+use crate::{CancelCause, TraceEdge, TraceEvent, TraceVertex};
 
 /// A built-in mistake, to prove that the simulator finds it.
 #[cfg(feature = "sim")]
@@ -99,6 +101,8 @@ pub struct Core<O, V> {
     now: u64,
     position: u64,
     tracing: bool,
+    /// Why a task that is cancelled now is cancelled; for the trace.
+    cause: CancelCause,
     jobs: Arena<JobTag, JobState>,
     job_names: HashMap<std::sync::Arc<str>, JobId, FixedState>,
     job_slots: jobs::Slots,
@@ -156,6 +160,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             now: 0,
             position: 0,
             tracing: false,
+            cause: CancelCause::default(),
             jobs: Arena::default(),
             job_names: HashMap::default(),
             job_slots: jobs::Slots::default(),
@@ -179,11 +184,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
             #[cfg(feature = "sim")]
             audit: None,
         }
-    }
-
-    /// Switches trace events on or off.
-    pub fn set_tracing(&mut self, on: bool) {
-        self.tracing = on;
     }
 
     /// Builds a mistake in.
@@ -220,6 +220,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.now = now;
         self.position += 1;
         std::mem::swap(&mut self.effects, effects);
+        self.cause = input.cancel_cause();
         self.dispatch(input);
         self.settle();
         std::mem::swap(&mut self.effects, effects);
@@ -374,6 +375,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
             vertex: self.vertices[state.vertex].digest,
             output: state.output,
             id: edge.unique(),
+        }
+    }
+
+    fn trace_vertex(&self, vertex: VertexId) -> TraceVertex {
+        TraceVertex {
+            digest: self.vertices[vertex].digest,
+            id: vertex.unique(),
         }
     }
 

@@ -5,7 +5,10 @@ use super::{
     graph::{Map, Phase, Purpose, Status, Step, Task, TaskSlot, VertexId},
     io::{EdgeId, Effect, LoadFailure, Outcome, TaskId},
 };
-use crate::{CacheMap, Digest, Failure, KeyId, OpCall, Record, TraceEvent, digest::salted};
+use crate::{
+    CacheMap, CancelCause, Digest, Failure, KeyId, OpCall, OpError, Record, TraceEvent,
+    digest::salted,
+};
 
 /// How often one edge may lose its result before requests for it fail.
 const LOSS_LIMIT: u32 = 4;
@@ -25,8 +28,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
             && !(faulty!(self, CancelRecorded) && matches!(outcome, Outcome::Exec(Err(_))));
         let believed = self.clear_slot(id, &task) && !too_late;
         if believed {
+            self.trace_end(id, &task, &outcome);
             self.believe(&task, outcome);
         } else {
+            self.trace(|core| TraceEvent::CallDropped {
+                task: id.unique(),
+                vertex: core.trace_vertex(task.vertex),
+            });
             self.discard_outcome(outcome);
         }
         if self.vertices.contains(task.vertex) && !faulty!(self, WakeUpLost) {
@@ -81,6 +89,46 @@ impl<O: Clone, V: Clone> Core<O, V> {
         there
     }
 
+    /// Tells the trace how a task ended.
+    fn trace_end(&mut self, id: TaskId, task: &Task, outcome: &Outcome<V>) {
+        if !self.tracing {
+            return;
+        }
+        let (id, vertex) = (id.unique(), self.trace_vertex(task.vertex));
+        let ended = |call, digest, error: Option<&OpError>| TraceEvent::CallEnded {
+            task: id,
+            vertex,
+            call,
+            digest,
+            error: error.map(|error| error.to_string().into()),
+        };
+        let event = match outcome {
+            Outcome::CacheMap(Ok(map)) => ended(OpCall::CacheMap, Some(map.digest), None),
+            Outcome::CacheMap(Err(error)) => ended(OpCall::CacheMap, None, Some(error)),
+            Outcome::Preprocess(outcome) => ended(OpCall::Preprocess, None, outcome.as_ref().err()),
+            Outcome::SlowKey(Ok(key)) => ended(OpCall::SlowKey, *key, None),
+            Outcome::SlowKey(Err(error)) => ended(OpCall::SlowKey, None, Some(error)),
+            Outcome::Exec(outcome) => ended(OpCall::Exec, None, outcome.as_ref().err()),
+            Outcome::Load(outcome) => {
+                let Purpose::Load(edge) = task.purpose else {
+                    return;
+                };
+                let record = self.edges[edge].records().first().map(|record| record.id);
+                let edge = self.trace_edge(edge);
+                match (outcome, record) {
+                    (Err(failure), Some(record)) => TraceEvent::LoadFailed {
+                        task: id,
+                        edge,
+                        record,
+                        reason: failure.reason.clone(),
+                    },
+                    _ => TraceEvent::LoadEnded { task: id, edge },
+                }
+            }
+        };
+        self.effect(Effect::Trace(event));
+    }
+
     fn discard_outcome(&mut self, outcome: Outcome<V>) {
         match outcome {
             Outcome::Exec(Ok(values)) => self.effects.released.extend(values),
@@ -97,7 +145,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 self.call_failed(task, OpCall::CacheMap, error)
             }
             (Purpose::Slot(slot), Outcome::Preprocess(Ok(()))) => {
-                self.trace_call_end(vertex, OpCall::Preprocess, None);
                 self.vertices[vertex].slots[slot as usize].preprocess = Step::Done;
             }
             (Purpose::Slot(_), Outcome::Preprocess(Err(error))) => {
@@ -121,7 +168,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn take_map(&mut self, vertex: VertexId, map: CacheMap) {
-        self.trace_call_end(vertex, OpCall::CacheMap, None);
         self.calls_succeed(vertex);
         let domain = self.vertices[vertex]
             .domain
@@ -164,7 +210,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// A content key: one more name for the input, which may find a record or a live edge.
     fn take_content(&mut self, vertex: VertexId, slot: usize, key: Option<Digest>) {
-        self.trace_call_end(vertex, OpCall::SlowKey, None);
         self.calls_succeed(vertex);
         let state = &mut self.vertices[vertex].slots[slot];
         state.slow = Step::Done;
@@ -212,11 +257,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if extra.records.is_empty() {
             self.after_last_record(edge);
         }
-        self.trace(|core| TraceEvent::LoadFailed {
-            edge: core.trace_edge(edge),
-            record: record.id,
-            reason: failure.reason,
-        });
         if failure.gone {
             self.effect(Effect::DropRecord { record });
         }
@@ -231,7 +271,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn executed(&mut self, vertex: VertexId, values: Vec<V>) {
-        self.trace_call_end(vertex, OpCall::Exec, None);
         self.calls_succeed(vertex);
         let returned = values.len() as u32;
         let mut values: Vec<Option<V>> = values.into_iter().map(Some).collect();
@@ -333,6 +372,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         state.no_match = true;
         state.epoch += 1;
         state.queries = 0;
+        self.cause = CancelCause::Failed;
         self.trace(|core| TraceEvent::ResultLost {
             edge: core.trace_edge(edge),
         });

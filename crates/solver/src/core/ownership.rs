@@ -5,6 +5,7 @@ use super::{
     graph::{Phase, TaskSlot, VertexId},
     io::{EdgeId, Effect},
 };
+use crate::TraceEvent;
 
 impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn own_edge(&mut self, edge: EdgeId) {
@@ -28,6 +29,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.withdraw(edge);
         let load = self.edges[edge].load;
         self.wind(load);
+        self.trace(|core| TraceEvent::EdgeFreed {
+            edge: core.trace_edge(edge),
+        });
         let Some(state) = self.edges.remove(edge) else {
             return;
         };
@@ -76,6 +80,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let (declared, position) = (input.declared, input.position);
             self.remove_dependent(self.find(declared), position);
         }
+        self.trace(|core| TraceEvent::VertexFreed {
+            vertex: core.trace_vertex(vertex),
+        });
         let Some(state) = self.vertices.remove(vertex) else {
             return;
         };

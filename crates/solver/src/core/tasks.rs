@@ -1,7 +1,5 @@
 //! Tasks: calls of operations and loads of records, from start to cancel. Each vertex has at most one of a kind under way.
 
-use std::sync::Arc;
-
 use super::{
     Core,
     graph::{Given, Phase, Purpose, Slot, Status, Step, Task, TaskSlot, VertexId},
@@ -40,7 +38,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let index = self.vertices[vertex].maps.len() as u32;
         let (task, op) = self.start_task(vertex, Purpose::CacheMap, Given::new());
         self.vertices[vertex].map_call = TaskSlot::Running(task);
-        self.trace_call(vertex, OpCall::CacheMap, None);
+        self.trace_call(task, OpCall::CacheMap, None);
         self.effect(Effect::Start {
             task,
             call: Call::CacheMap { op, index },
@@ -65,7 +63,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         } else {
             (Call::SlowKey { op, input, value }, OpCall::SlowKey)
         };
-        self.trace_call(vertex, kind, Some(input));
+        self.trace_call(task, kind, Some(input));
         self.effect(Effect::Start { task, call });
     }
 
@@ -100,7 +98,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let (task, op) = self.start_task(vertex, Purpose::Exec, given);
         self.vertices[vertex].exec = TaskSlot::Running(task);
         self.set_status(vertex, Status::Started { at: self.now });
-        self.trace_call(vertex, OpCall::Exec, None);
+        self.trace_call(task, OpCall::Exec, None);
         self.effect(Effect::Start {
             task,
             call: Call::Exec { op, inputs },
@@ -122,6 +120,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
         });
         self.vertices[vertex].tasks += 1;
         self.edges[edge].load = TaskSlot::Running(task);
+        self.trace(|core| TraceEvent::LoadStarted {
+            task: task.unique(),
+            edge: core.trace_edge(edge),
+            record: record.id,
+            source: record.source,
+        });
         self.effect(Effect::Start {
             task,
             call: Call::Load { record },
@@ -141,7 +145,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             self.cancel_request(request);
         }
         self.trace(|core| TraceEvent::CallCancelled {
-            vertex: core.vertices[vertex].digest,
+            task: task.unique(),
+            vertex: core.trace_vertex(vertex),
+            cause: core.cause,
         });
         self.effect(Effect::Cancel { task });
     }
@@ -157,19 +163,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .unwrap_or(vertex)
     }
 
-    fn trace_call(&mut self, vertex: VertexId, call: OpCall, input: Option<u32>) {
-        self.trace(|core| TraceEvent::CallStarted {
-            vertex: core.vertices[vertex].digest,
-            call,
-            input,
-        });
-    }
-
-    pub(super) fn trace_call_end(&mut self, vertex: VertexId, call: OpCall, error: Option<String>) {
-        self.trace(|core| TraceEvent::CallEnded {
-            vertex: core.vertices[vertex].digest,
-            call,
-            error: error.map(Arc::from),
+    fn trace_call(&mut self, id: TaskId, call: OpCall, input: Option<u32>) {
+        self.trace(|core| {
+            let task = &core.tasks[id];
+            let actor = (task.actor != task.vertex).then(|| core.vertices[task.actor].digest);
+            TraceEvent::CallStarted {
+                task: id.unique(),
+                vertex: core.trace_vertex(task.vertex),
+                call,
+                input,
+                actor,
+            }
         });
     }
 }

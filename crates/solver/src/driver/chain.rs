@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::{CoreInput, CoreReply, Job, Root, Shared, Solver};
+use super::{
+    CoreInput, CoreReply, Job, Root, Shared, Solver,
+    pump::{now_micros, stamp},
+};
 use crate::{
     CacheSourceId, KeyStore, LoadError, Record, ResultRef, SolveError, TraceEvent, Value,
     chain::{CacheChains, Candidate, ChainOptions, SolvedEdge, Stores, walk},
@@ -32,7 +35,10 @@ impl<T: Value> Job<T> {
             if let Some(sink) = &shared.options.trace {
                 let reason = error.to_string().into();
                 let source = source.0;
-                sink.event(0, TraceEvent::SourceFailed { source, reason });
+                sink.event(
+                    stamp(0, now_micros()),
+                    TraceEvent::SourceFailed { source, reason },
+                );
             }
         };
         let stores = Stores::new(

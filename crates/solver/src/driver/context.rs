@@ -132,6 +132,11 @@ impl<T: Value> OpContext<T> {
         }));
     }
 
+    /// Tells every interested job, and the trace, why the operation has to run.
+    pub fn explain(&self, why: impl Into<Arc<str>>) {
+        self.report(Report::Explained(why.into()));
+    }
+
     fn report(&self, report: Report) {
         if self.control.reports.push(report) {
             self.shared

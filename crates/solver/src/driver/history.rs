@@ -1,6 +1,9 @@
 //! What running operations reported of themselves, for jobs that come later.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{LogChunk, Status, progress::Report};
 
@@ -26,6 +29,8 @@ struct History {
     bytes: usize,
     dropped: u64,
     bars: Vec<Status>,
+    /// Why the step was not cached.
+    why: Option<Arc<str>>,
 }
 
 impl Histories {
@@ -74,6 +79,8 @@ impl Histories {
         logs.for_each(|chunk| send(Report::Log(chunk.clone())));
         let bars = history.bars.iter();
         bars.for_each(|bar| send(Report::Status(bar.clone())));
+        let why = history.why.iter();
+        why.for_each(|why| send(Report::Explained(Arc::clone(why))));
     }
 }
 
@@ -83,6 +90,7 @@ impl History {
             Report::Log(chunk) => self.add_log(chunk.clone()),
             Report::Dropped(bytes) => self.dropped += bytes,
             Report::Status(bar) => self.add_bar(bar),
+            Report::Explained(why) => self.why = Some(Arc::clone(why)),
         }
     }
 
@@ -132,7 +140,7 @@ mod tests {
         histories.replay(ran, |report| match report {
             Report::Log(chunk) => kept += chunk.data.len(),
             Report::Dropped(bytes) => dropped += bytes,
-            Report::Status(_) => {}
+            Report::Status(_) | Report::Explained(_) => {}
         });
         (kept, dropped)
     }

@@ -119,7 +119,7 @@ impl<T: Value> Solver<T> {
     ) -> Self {
         let shared = Arc::new(Shared {
             inbox: Inbox::new(),
-            pump: Mutex::new(Pump::new(options.trace.is_some())),
+            pump: Mutex::new(Pump::new()),
             sessions: SessionTable::default(),
             sources: Sources::new(CacheSource { keys, results }),
             semaphore: options

@@ -18,9 +18,10 @@ use super::{
     sources::{Asked, unite},
 };
 use crate::{
-    CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, Value, VertexUpdate,
+    CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, TraceStamp, Value,
+    VertexUpdate,
     core::{Core, Effect, Effects, Input, JobId, QueryId, Reply, TaskId, Ticket, VertexNews},
-    progress::Channel,
+    progress::{Channel, Report},
 };
 
 /// Tasks that are polled first by one tokio task.
@@ -54,6 +55,8 @@ pub(super) struct Pump<T: Value> {
     asked: u64,
     histories: Histories,
     stopped: bool,
+    /// The recording that events go to; 0 for none.
+    recording: u64,
 }
 
 /// Ends the solver when the runtime drops its task.
@@ -79,11 +82,9 @@ pub(super) async fn run<T: Value>(shared: Arc<Shared<T>>) {
 }
 
 impl<T: Value> Pump<T> {
-    pub(super) fn new(tracing: bool) -> Self {
-        let mut core = Core::new();
-        core.set_tracing(tracing);
+    pub(super) fn new() -> Self {
         Self {
-            core,
+            core: Core::new(),
             epoch: 0,
             now: now_micros(),
             since_clock: 0,
@@ -98,6 +99,7 @@ impl<T: Value> Pump<T> {
             asked: 0,
             histories: Histories::default(),
             stopped: false,
+            recording: 0,
         }
     }
 
@@ -106,6 +108,7 @@ impl<T: Value> Pump<T> {
         let mut batch = std::mem::take(&mut self.batch);
         while shared.inbox.take(&mut batch) {
             self.read_clock();
+            self.switch_tracing(shared);
             for message in batch.drain(..) {
                 self.message(shared, message);
                 if self.starts.len() >= BATCH {
@@ -243,7 +246,7 @@ impl<T: Value> Pump<T> {
                             let heard = |source, failed: Option<TraceEvent>| {
                                 shared.sources.note(source, failed.is_none(), timeout);
                                 if let (Some(sink), Some(event)) = (&shared.options.trace, failed) {
-                                    sink.event(0, event);
+                                    sink.event(stamp(0, now_micros()), event);
                                 }
                             };
                             let matches = unite(answers, timeout, heard).await;
@@ -290,7 +293,25 @@ impl<T: Value> Pump<T> {
 
     fn trace(&self, shared: &Shared<T>, event: TraceEvent) {
         if let Some(sink) = &shared.options.trace {
-            sink.event(self.core.position(), event);
+            sink.event(stamp(self.core.position(), self.now), event);
+        }
+    }
+
+    /// Follows the sink: between two batches it may want events, or no more.
+    fn switch_tracing(&mut self, shared: &Arc<Shared<T>>) {
+        let Some(sink) = &shared.options.trace else {
+            return;
+        };
+        let recording = sink.recording();
+        if std::mem::replace(&mut self.recording, recording) == recording {
+            return;
+        }
+        let on = recording != 0;
+        if on && self.core.census() != crate::Census::default() {
+            self.core.resume_tracing(&mut self.effects);
+            self.carry_out(shared);
+        } else {
+            self.core.set_tracing(on);
         }
     }
 
@@ -387,6 +408,12 @@ impl<T: Value> Pump<T> {
             self.histories.add(ran, &reports);
         }
         self.carry_out(shared);
+        for why in reports.iter().filter_map(Report::explanation) {
+            if let Some(vertex) = self.core.vertex_of(task) {
+                let why = Arc::clone(why);
+                self.trace(shared, TraceEvent::Explained { vertex, why });
+            }
+        }
         for (job, digest) in self.core.listeners(task) {
             if let Some(channel) = self.channels.get(&job) {
                 reports
@@ -400,6 +427,10 @@ impl<T: Value> Pump<T> {
     fn start_anew(&mut self, shared: &Shared<T>, invariant: &str) {
         let invariant: Arc<str> = invariant.into();
         let position = self.core.position();
+        let event = TraceEvent::Broken {
+            invariant: Arc::clone(&invariant),
+        };
+        self.trace(shared, event);
         self.end_tasks();
         for (_, reply) in self.replies.drain() {
             let _ = reply.send(Err(SolveError::Invariant {
@@ -410,7 +441,6 @@ impl<T: Value> Pump<T> {
         shared.inbox.next_epoch();
         self.epoch = shared.inbox.epoch();
         self.start_over();
-        self.core.set_tracing(shared.options.trace.is_some());
     }
 
     fn start_over(&mut self) {
@@ -422,6 +452,7 @@ impl<T: Value> Pump<T> {
         self.histories = Histories::default();
         self.effects = Effects::default();
         self.core = Core::new();
+        self.recording = 0;
     }
 
     fn end_tasks(&mut self) {
@@ -455,7 +486,11 @@ fn drop_record<T: Value>(shared: &Shared<T>, record: Record) {
     }
 }
 
-fn now_micros() -> u64 {
+pub(super) fn stamp(position: u64, micros: u64) -> TraceStamp {
+    TraceStamp { position, micros }
+}
+
+pub(super) fn now_micros() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_micros() as u64)

@@ -16,7 +16,7 @@ use tokio::sync::{Barrier, Notify};
 use weld_solver::{
     Built, CacheMap, Census, Definition, Digest, InputMap, Job, JobOptions, KeyStore, LoadError,
     MemoryKeyStore, MergePolicy, Op, OpContext, OpDefinition, OpError, Output, RecordId, ResultRef,
-    ResultStore, Solver, SolverOptions, StoreError, TraceEvent, TraceSink, VertexDef,
+    ResultStore, Solver, SolverOptions, StoreError, TraceEvent, TraceSink, TraceStamp, VertexDef,
     VertexOptions,
 };
 
@@ -558,7 +558,7 @@ impl Results {
 pub(crate) struct Trace(pub(crate) Mutex<Vec<TraceEvent>>);
 
 impl TraceSink for Trace {
-    fn event(&self, _: u64, event: TraceEvent) {
+    fn event(&self, _: TraceStamp, event: TraceEvent) {
         self.0.lock().unwrap().push(event);
     }
 }

@@ -23,8 +23,9 @@ pub(super) fn file_name(stated: Option<&str>, headers: Option<&HeaderMap>, url: 
     }
 }
 
-/// The last component, or the default if it is none that a file could have.
-fn safe(name: &str) -> String {
+/// The last component of a name that somebody stated, or `download` if it is none that a file
+/// could have.
+pub fn safe(name: &str) -> String {
     let name = name.trim().trim_end_matches('/');
     let base = name.rsplit('/').next().unwrap_or_default();
     match base {

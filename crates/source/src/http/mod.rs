@@ -3,6 +3,8 @@
 
 mod file_name;
 
+pub use file_name::safe as safe_file_name;
+
 use std::fmt;
 use std::fs::{File, FileTimes};
 use std::io;

@@ -15,6 +15,9 @@ use super::index::TreeIndex;
 use super::stat::{Change, Stat};
 use super::sync::{ProviderError, TreeProvider};
 
+/// The extended attributes of how many files a job reads.
+const XATTRS_PIECE: usize = 64;
+
 /// Provides a directory of this machine, as docker's and BuildKit's clients do: owners are root,
 /// sockets are left out.
 pub struct HostDir {
@@ -115,11 +118,15 @@ impl TreeProvider for HostDir {
         let entries = self.walk().map_err(ProviderError::new)?;
         let mut stats = stats(entries);
         let mut changed = with_known_xattrs(&mut stats, known);
-        changed
-            .par_iter_mut()
-            .with_min_len(64)
-            .try_for_each(|stat| self.read_xattrs(stat))
-            .map_err(ProviderError::new)?;
+        let read = if changed.len() > XATTRS_PIECE {
+            let changed = changed.par_iter_mut().with_min_len(XATTRS_PIECE);
+            changed.try_for_each(|stat| self.read_xattrs(stat))
+        } else {
+            // Without starting threads.
+            let mut changed = changed.into_iter();
+            changed.try_for_each(|stat| self.read_xattrs(stat))
+        };
+        read.map_err(ProviderError::new)?;
         Ok(stats)
     }
 

@@ -234,7 +234,6 @@ const MAX_ERROR_TEXT: usize = 500;
 
 /// What a response says about an error: the registry's errors, a token server's, else the text.
 async fn detail(mut response: reqwest::Response) -> String {
-    let status = response.status();
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
         body.extend_from_slice(&chunk);
@@ -244,8 +243,8 @@ async fn detail(mut response: reqwest::Response) -> String {
     }
     let text = describe(&body);
     if text.is_empty() {
-        let reason = status.canonical_reason().unwrap_or("no reason given");
-        return reason.to_lowercase();
+        // The status itself is told anyway.
+        return "no reason given".to_owned();
     }
     text
 }

@@ -1,6 +1,7 @@
 use bytes::Bytes;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use weld_digest::Digest;
 
 use super::auth::Scopes;
 use super::config::Capability;
@@ -62,6 +63,71 @@ impl Registry {
                 Ok(sink)
             }
         }
+    }
+
+    /// The descriptor of a blob of which only the digest is known; the registry tells its size.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn describe_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Descriptor, RegistryError> {
+        let action = Action {
+            verb: "find blob",
+            object: repository.at(digest.clone()).to_string(),
+        };
+        let endpoints = self
+            .endpoints(repository, Capability::Pull, &action)
+            .await?;
+        let mut failures = Failures::new(action);
+        for endpoint in endpoints.iter() {
+            let size = self.with_retry(|| Box::pin(self.blob_size(endpoint, repository, digest)));
+            match size.await {
+                Ok(size) => {
+                    let media_type = "application/octet-stream".to_owned();
+                    return Ok(Descriptor::new(media_type, digest.clone(), size));
+                }
+                Err(failure) => failures.add(endpoint, failure),
+            }
+        }
+        Err(failures.into_error(repository.domain()))
+    }
+
+    /// Asked for with a HEAD; where that does not tell, as of a store behind the registry that
+    /// allows nothing but a GET, with the head of a GET.
+    async fn blob_size(
+        &self,
+        endpoint: &Endpoint,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<u64, Failure> {
+        let scopes = Scopes::repository(repository.path(), &["pull"]);
+        let object = format!("blobs/{digest}");
+        for method in [Method::HEAD, Method::GET] {
+            let is_last = method == Method::GET;
+            let make = |client: &reqwest::Client| {
+                client
+                    .request(method.clone(), endpoint.url(repository, &object))
+                    .header(ACCEPT_ENCODING, "identity")
+            };
+            let response = self.send(endpoint, &scopes, &make).await?;
+            if response.status() != StatusCode::OK {
+                if is_last {
+                    return Err(Failure::of(response).await);
+                }
+                continue;
+            }
+            let header = response.headers().get(CONTENT_LENGTH);
+            let length = header.and_then(|value| value.to_str().ok()?.parse().ok());
+            if let Some(length) = length {
+                return Ok(length);
+            }
+        }
+        Err(Failure::Protocol(
+            "it does not say how large the blob is".to_owned(),
+        ))
     }
 
     /// Fetches a small blob, such as an image's configuration, into memory. It does not wait for

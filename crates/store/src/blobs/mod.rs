@@ -164,7 +164,9 @@ impl Blobs {
         };
         match self.ingest(None, expected)? {
             Started::Present(blob) => {
-                drop(self.annotate(&blob, info));
+                if !blob.info().includes(&info) {
+                    drop(self.annotate(&blob, info));
+                }
                 Ok(blob)
             }
             Started::Ingest(mut ingest) => {
@@ -193,6 +195,13 @@ impl Blobs {
 }
 
 impl BlobInfo {
+    /// Whether there is nothing in `other` that would be added.
+    fn includes(&self, other: &Self) -> bool {
+        let mut merged = self.clone();
+        merged.merge(other.clone());
+        merged == *self
+    }
+
     fn merge(&mut self, other: Self) {
         self.media_type = self.media_type.take().or(other.media_type);
         self.diff_id = self.diff_id.take().or(other.diff_id);

@@ -9,7 +9,7 @@ use weld_digest::{Digest, Hasher};
 use weld_fileset::{Glob, ParentMatches, PatternMatcher, clean, has_wildcards};
 
 use super::node::{Kind, Node, feed};
-use super::{KeyError, KeyOptions, KeyTree};
+use super::{KeyEntry, KeyError, KeyOptions, KeyTree};
 
 /// A file that was visited.
 struct Visited {
@@ -60,6 +60,26 @@ pub(super) fn key(tree: &KeyTree, path: &str, options: &KeyOptions) -> Result<Di
         feed(&mut hasher, key);
     }
     Ok(hasher.finish())
+}
+
+/// The first files that `options` select at `path`, with their keys, and whether these are all.
+pub(super) fn entries(
+    tree: &KeyTree,
+    path: &str,
+    options: &KeyOptions,
+    limit: usize,
+) -> Result<(Vec<KeyEntry>, bool), KeyError> {
+    let (_, included) = Selection::new(tree, path, options)?.run(tree)?;
+    let mut files = included.iter().filter(|file| !file.node.is_directory());
+    let entries = files
+        .by_ref()
+        .take(limit)
+        .map(|file| {
+            let path = Path::new(std::ffi::OsStr::from_bytes(&file.path)).to_owned();
+            Ok((path, file.node.own()?))
+        })
+        .collect::<Result<Vec<_>, KeyError>>()?;
+    Ok((entries, files.next().is_none()))
 }
 
 /// The last component of a path, as Go's `path.Base` has it.

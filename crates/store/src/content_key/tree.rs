@@ -1,5 +1,6 @@
 //! A tree whose content keys are asked for.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,29 @@ impl KeyTree {
         key
     }
 
+    /// What the content key of a path is made of: the first files that `options` select, by their paths below the root, with their
+    /// keys; a directory that holds more than there is room for has one key for all that is in it. Returns also whether these are
+    /// all.
+    pub fn entries(
+        &self,
+        path: &str,
+        options: &KeyOptions,
+        limit: usize,
+    ) -> Result<(Vec<KeyEntry>, bool), KeyError> {
+        let filtered =
+            options.wildcard || !options.include.is_empty() || !options.exclude.is_empty();
+        let entries = if filtered {
+            select::entries(self, path, options, limit)
+        } else {
+            match self.resolve(path.as_bytes(), options.follow_links)? {
+                Some(start) => entries_below(path, start, limit),
+                None => Ok((Vec::new(), true)),
+            }
+        };
+        self.keep();
+        entries
+    }
+
     /// Keeps what was found.
     fn keep(&self) {
         Node::keep(&self.root);
@@ -122,6 +146,39 @@ impl KeyTree {
         }
         Ok(behind.pop())
     }
+}
+
+/// A path below the root of a tree, and the key of what is there.
+pub type KeyEntry = (PathBuf, [u8; 32]);
+
+/// Files breadth first, so that where there are too many, what is left has few, high directories.
+fn entries_below(
+    path: &str,
+    start: Arc<Node>,
+    limit: usize,
+) -> Result<(Vec<KeyEntry>, bool), KeyError> {
+    let mut entries = Vec::new();
+    let mut whole = true;
+    let path = format!("/{}", path.trim_matches('/'));
+    let mut ahead = VecDeque::from([(path.trim_end_matches('/').as_bytes().to_vec(), start)]);
+    while let Some((path, node)) = ahead.pop_front() {
+        let children = node.children()?;
+        let room = entries.len() + ahead.len() + children.len() <= limit;
+        if node.is_directory() && room {
+            for (name, child) in children {
+                ahead.push_back(([path.as_slice(), b"/", name].concat(), child.clone()));
+            }
+            if !children.is_empty() {
+                continue;
+            }
+        }
+        whole &= !node.is_directory() || children.is_empty();
+        if entries.len() == limit {
+            return Ok((entries, false));
+        }
+        entries.push((path_of(&path), node.whole()?));
+    }
+    Ok((entries, whole))
 }
 
 /// A path's components, the first of them last.

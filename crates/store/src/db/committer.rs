@@ -17,6 +17,11 @@ const MAX_GROUP_LEN: usize = 1024;
 
 /// An update without its type.
 pub(super) trait Job: Send {
+    /// Whether it writes nothing and only waits for those before it.
+    fn is_barrier(&self) -> bool {
+        false
+    }
+
     fn run(&mut self, transaction: &WriteTransaction) -> Result<(), DbError>;
     fn finish(self: Box<Self>, commit: Result<(), DbError>);
 }
@@ -61,6 +66,31 @@ where
         let outcome = commit.and_then(|()| value.ok_or(DbError::Closed));
         done(&outcome);
         slot.fill(outcome);
+    }
+}
+
+/// Is done when all jobs before it are.
+pub(super) struct Barrier(Arc<Slot<()>>);
+
+impl Barrier {
+    pub(super) fn new() -> (Self, Ticket<()>) {
+        let slot = Slot::new();
+        let ticket = slot.ticket();
+        (Self(slot), ticket)
+    }
+}
+
+impl Job for Barrier {
+    fn is_barrier(&self) -> bool {
+        true
+    }
+
+    fn run(&mut self, _: &WriteTransaction) -> Result<(), DbError> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, commit: Result<(), DbError>) {
+        self.0.fill(commit);
     }
 }
 
@@ -135,6 +165,9 @@ enum Outcome {
 }
 
 fn try_group(engine: &Engine, group: &mut [Box<dyn Job>]) -> Outcome {
+    if group.iter().all(|job| job.is_barrier()) {
+        return Outcome::Committed;
+    }
     let mut transaction = match engine.begin_write() {
         Ok(transaction) => transaction,
         Err(error) => return Outcome::CommitFailed(error),

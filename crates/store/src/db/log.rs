@@ -22,6 +22,9 @@ const LENGTH: u64 = 1 << 63;
 /// Groups longer than this are not written, and so not read.
 const MAX_ENTRIES: u32 = 1 << 20;
 
+/// How many entries of a group are read with its header.
+const USUAL_ENTRIES: usize = 60;
+
 /// A change of the storage.
 pub(super) enum Entry<'a> {
     /// A page with its new content.
@@ -156,22 +159,30 @@ impl Log {
     }
 
     fn read_group(&self, length: u64) -> io::Result<Option<Group>> {
-        let mut header = [0; GROUP_HEADER_LEN];
         let table_at = self.end + GROUP_HEADER_LEN as u64;
         if table_at > length {
             return Ok(None);
         }
-        self.file.read_exact_at(&mut header, self.end)?;
+        // The table of most groups comes with the header.
+        let mut start = [0; GROUP_HEADER_LEN + 8 * USUAL_ENTRIES];
+        let present = usize::try_from(length - self.end).unwrap_or(usize::MAX);
+        let start = &mut start[..present.min(GROUP_HEADER_LEN + 8 * USUAL_ENTRIES)];
+        self.file.read_exact_at(start, self.end)?;
+        let (header, start) = start.split_at(GROUP_HEADER_LEN);
         let count = number_32(&header[4..]);
-        let is_group = number_32(&header) == GROUP_MAGIC
+        let is_group = number_32(header) == GROUP_MAGIC
             && number(&header[8..]) == self.generation
             && count <= MAX_ENTRIES;
-        let pages_at = table_at + u64::from(count) * 8;
+        let table_len = count as usize * 8;
+        let pages_at = table_at + table_len as u64;
         if !is_group || pages_at > length {
             return Ok(None);
         }
-        let mut table = vec![0; count as usize * 8];
-        self.file.read_exact_at(&mut table, table_at)?;
+        let mut table = vec![0; table_len];
+        match start.get(..table_len) {
+            Some(start) => table.copy_from_slice(start),
+            None => self.file.read_exact_at(&mut table, table_at)?,
+        }
         let mut end = pages_at;
         let mut entries = Vec::with_capacity(count as usize);
         for code in table.chunks_exact(8).map(number) {

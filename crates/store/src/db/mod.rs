@@ -27,7 +27,7 @@ pub use ticket::Ticket;
 
 use crate::lock::DirectoryLock;
 
-use committer::{Committer, Job, Typed};
+use committer::{Barrier, Committer, Job, Typed};
 use engine::Engine;
 
 /// How many updates may wait for the committer; more make their callers wait.
@@ -87,6 +87,11 @@ impl Db {
         D: FnOnce(&Result<T, DbError>) + Send + 'static,
     {
         let (job, ticket) = Typed::new(update, done);
+        self.send(Box::new(job));
+        ticket
+    }
+
+    fn send(&self, job: Box<dyn Job>) {
         let queue = self
             .0
             .queue
@@ -95,13 +100,12 @@ impl Db {
             .clone();
         match queue {
             Some(queue) => {
-                if let Err(refused) = queue.send(Box::new(job)) {
+                if let Err(refused) = queue.send(job) {
                     refused.0.finish(Err(DbError::Closed));
                 }
             }
-            None => Box::new(job).finish(Err(DbError::Closed)),
+            None => job.finish(Err(DbError::Closed)),
         }
-        ticket
     }
 
     /// Reads one consistent state: all that was committed before. Must not be called within itself.
@@ -115,7 +119,9 @@ impl Db {
     /// Waits until all that was queued before is committed: it then survives the end of this
     /// process in any way.
     pub fn flush(&self) -> Result<(), DbError> {
-        self.update(|_| Ok(())).wait()
+        let (barrier, ticket) = Barrier::new();
+        self.send(Box::new(barrier));
+        ticket.wait()
     }
 
     /// Moves what is committed from the log into the database's file and syncs it; this also

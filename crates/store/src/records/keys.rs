@@ -84,6 +84,18 @@ impl Keys {
         })
     }
 
+    /// As [`KeyStore::drop_record`] for each, in one update.
+    pub(crate) fn drop_records(&self, records: &[RecordId]) {
+        if records.is_empty() {
+            return;
+        }
+        let outcome = self.front.edit(|rows| {
+            let mut records = records.iter();
+            records.try_for_each(|record| drop_record(rows, *record))
+        });
+        log("drop records from the cache keys", outcome);
+    }
+
     fn find_or_insert(
         &self,
         rows: &mut Edit<'_>,
@@ -141,8 +153,7 @@ impl KeyStore for Keys {
     }
 
     fn drop_record(&self, record: RecordId) {
-        let outcome = self.front.edit(|rows| drop_record(rows, record));
-        log("drop a record from the cache keys", outcome);
+        self.drop_records(&[record]);
     }
 
     fn entry(&self, key: KeyId) -> Answer<Option<KeyEntry>> {

@@ -3,3 +3,4 @@
 mod front;
 pub mod keys;
 pub mod results;
+pub mod steps;

@@ -1,10 +1,15 @@
 //! How snapshots keep their files.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::SnapshotError;
+use super::node::opaque_attribute;
+use crate::durability;
 use crate::mount::{MAX_OVERLAY_LOWERS, MountError, MountSpec, Mounted, OverlayUpper};
+use crate::store::Store;
 
 const _: () = assert!(MAX_LOWERS < MAX_OVERLAY_LOWERS);
 
@@ -12,6 +17,9 @@ const _: () = assert!(MAX_LOWERS < MAX_OVERLAY_LOWERS);
 const MAX_LOWERS: usize = 400;
 /// The same for kernels that take fewer.
 const MAX_LOWERS_LEGACY: usize = 128;
+
+/// The text about a state directory that says where overlays were found to work.
+const FOUND: &str = "overlay";
 
 /// How snapshots keep their files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +31,40 @@ pub(super) enum Driver {
 }
 
 impl Driver {
-    /// Finds out by trying what works in a state directory.
-    pub(super) fn probe(root: &Path) -> Result<Self, SnapshotError> {
+    /// What works in a state directory: what worked the last time, if nothing that matters is
+    /// different.
+    pub(super) fn find(store: &Store) -> Result<Self, SnapshotError> {
+        // Without knowing what matters, nothing is remembered.
+        let Ok(here) = circumstances(store.root()) else {
+            return Self::probe(store.root());
+        };
+        let found = durability::text(store.db(), FOUND)?;
+        for userxattr in [false, true] {
+            if found.as_deref() == Some(&remembered(&here, userxattr)) {
+                return Ok(Self::overlay(userxattr));
+            }
+        }
+        let driver = Self::probe(store.root())?;
+        if let Self::Overlay { userxattr, .. } = driver {
+            let text = remembered(&here, userxattr);
+            drop(durability::set_text(store.db(), FOUND, text));
+        }
+        Ok(driver)
+    }
+
+    fn overlay(userxattr: bool) -> Self {
+        Self::Overlay {
+            userxattr,
+            max_lowers: if crate::mount::takes_many_lowers() {
+                MAX_LOWERS
+            } else {
+                MAX_LOWERS_LEGACY
+            },
+        }
+    }
+
+    /// Finds out by trying.
+    fn probe(root: &Path) -> Result<Self, SnapshotError> {
         let probe = root.join(format!("probe-{}", std::process::id()));
         let driver = Self::probe_in(&probe);
         let removed = fs::remove_dir_all(&probe);
@@ -46,12 +86,7 @@ impl Driver {
                 &probe.join(if userxattr { "user" } else { "trusted" }),
                 userxattr,
             ) {
-                Ok(max_lowers) => {
-                    return Ok(Self::Overlay {
-                        userxattr,
-                        max_lowers,
-                    });
-                }
+                Ok(()) => return Ok(Self::overlay(userxattr)),
                 Err(Attempt::Mount(error)) => {
                     tracing::debug!(%error, userxattr, "no overlay mount");
                 }
@@ -68,17 +103,42 @@ impl Driver {
     }
 }
 
+fn remembered(here: &str, userxattr: bool) -> String {
+    let kind = if userxattr { "user" } else { "trusted" };
+    format!("{kind} {here}")
+}
+
+/// What decides whether overlays work: the kernel, the file system, and what this process may do.
+fn circumstances(root: &Path) -> io::Result<String> {
+    let boot = durability::boot_id()?;
+    let device = fs::metadata(root)?.dev();
+    let namespace = fs::read_link("/proc/self/ns/user")?;
+    let user = rustix::process::geteuid().as_raw();
+    let capabilities = rustix::thread::capabilities(None)?.effective;
+    Ok(format!(
+        "boot {boot} device {device} {} uid {user} capabilities {:x}",
+        namespace.display(),
+        capabilities.bits()
+    ))
+}
+
 enum Attempt {
     Mount(MountError),
     Directory(std::io::Error),
 }
 
-fn try_overlay(directory: &Path, userxattr: bool) -> Result<usize, Attempt> {
+fn is_opaque(directory: &Path, userxattr: bool) -> bool {
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(directory, opaque_attribute(userxattr), &mut value[..]);
+    length.is_ok_and(|length| value.get(..length) == Some(b"y"))
+}
+
+fn try_overlay(directory: &Path, userxattr: bool) -> Result<(), Attempt> {
     let path = |name| directory.join(name);
     for name in ["upper", "work", "lower", "lowest"] {
         fs::create_dir_all(path(name)).map_err(Attempt::Directory)?;
     }
-    fs::write(path("lower").join("file"), "").map_err(Attempt::Directory)?;
+    fs::create_dir_all(path("lower").join("directory")).map_err(Attempt::Directory)?;
     let upper = OverlayUpper {
         upper: path("upper"),
         work: path("work"),
@@ -86,16 +146,15 @@ fn try_overlay(directory: &Path, userxattr: bool) -> Result<usize, Attempt> {
     let lowers = vec![path("lower"), path("lowest")];
     let spec = MountSpec::layered(lowers, Some(upper), userxattr);
     let mount = Mounted::open(&spec).map_err(Attempt::Mount)?;
-    // Some systems mount, but cannot make the marks of a removal.
-    if fs::remove_file(mount.path().join("file")).is_err() {
+    // Some systems mount, but cannot make the marks of a removal; in a user namespace some make them
+    // as `user` attributes without being asked to.
+    let directory = mount.path().join("directory");
+    let made_anew = fs::remove_dir(&directory).and_then(|()| fs::create_dir(&directory));
+    if made_anew.is_err() || !is_opaque(&path("upper").join("directory"), userxattr) {
         return Err(Attempt::Mount(MountError::NotPermitted {
-            action: "remove a file through the overlay of",
-            path: directory.to_owned(),
+            action: "replace a directory through the overlay of",
+            path: path("upper"),
         }));
     }
-    Ok(if crate::mount::takes_many_lowers() {
-        MAX_LOWERS
-    } else {
-        MAX_LOWERS_LEGACY
-    })
+    Ok(())
 }

@@ -77,6 +77,9 @@ pub enum SnapshotError {
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
+    /// Overlay mounts are wanted and cannot be had.
+    #[error("overlay mounts cannot be made in {}: the kernel or the file system does not allow them", .0.display())]
+    NoOverlay(PathBuf),
     /// The directory of snapshots cannot be used.
     #[error("{action} {path:?}: {source}")]
     Directory {

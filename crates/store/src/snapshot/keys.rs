@@ -6,7 +6,7 @@ use super::SnapshotError;
 use super::driver::Driver;
 use super::handle::SnapshotRef;
 use super::store::{FILES, lock, open};
-use crate::content_key::{KeyError, KeyOptions, KeyTree};
+use crate::content_key::{KeyEntry, KeyError, KeyOptions, KeyTree};
 use crate::object::SnapshotId;
 
 /// The file of a layer's keys, beside its files.
@@ -17,6 +17,18 @@ impl SnapshotRef {
     pub fn content_key(&self, path: &str, options: &KeyOptions) -> Result<Digest, SnapshotError> {
         self.key_tree()?
             .content_key(path, options)
+            .map_err(|source| self.key_error(source))
+    }
+
+    /// What the content key of a path is made of: see [`KeyTree::entries`].
+    pub fn content_entries(
+        &self,
+        path: &str,
+        options: &KeyOptions,
+        limit: usize,
+    ) -> Result<(Vec<KeyEntry>, bool), SnapshotError> {
+        self.key_tree()?
+            .entries(path, options, limit)
             .map_err(|source| self.key_error(source))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +18,7 @@ use super::node::{Node, open_directory_at, xattrs_at};
 use super::record::{LayerDescriptor, Origin, Record, SNAPSHOTS};
 use super::{MutableSnapshot, SnapshotError, changes, farm};
 use crate::db::{decode, encode};
+use crate::durability;
 use crate::layer::{self, ApplyOptions, LayerError, Whiteouts};
 use crate::mount::{MountSpec, Mounted};
 use crate::object::{Object, SnapshotId};
@@ -57,8 +58,20 @@ impl Snapshots {
     /// plain copies.
     pub fn open(store: &Store) -> Result<Self, SnapshotError> {
         let directory = store.root().join("snapshots");
-        let driver = Driver::probe(store.root())?;
+        let driver = Driver::find(store)?;
         Self::with_driver(store, &directory, driver)
+    }
+
+    /// As [`Snapshots::open`], on overlay mounts always.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoOverlay`] where they cannot be had.
+    pub fn open_overlay(store: &Store) -> Result<Self, SnapshotError> {
+        let snapshots = Self::open(store)?;
+        match snapshots.0.driver {
+            Driver::Overlay { .. } => Ok(snapshots),
+            Driver::Copy => Err(SnapshotError::NoOverlay(store.root().to_owned())),
+        }
     }
 
     /// As [`Snapshots::open`], on plain copies always.
@@ -70,11 +83,14 @@ impl Snapshots {
     fn with_driver(store: &Store, directory: &Path, driver: Driver) -> Result<Self, SnapshotError> {
         let empty = store.root().join("empty");
         for path in [directory, &empty] {
-            fs::create_dir_all(path).map_err(|source| SnapshotError::Directory {
+            let is_new = create_directory(path).map_err(|source| SnapshotError::Directory {
                 action: "create",
                 path: path.to_owned(),
                 source,
             })?;
+            if is_new && path == directory {
+                spread_children(path);
+            }
         }
         Ok(Self(Arc::new(Inner {
             store: store.clone(),
@@ -272,8 +288,10 @@ impl Snapshots {
         drop(self.0.store.db().update_then(
             move |tx| {
                 tx.open_table(SNAPSHOTS)?.insert(id.0, row.as_slice())?;
-                if let Some(usage) = &usage {
-                    usage::record(tx, &object, usage)?;
+                match &usage {
+                    Some(usage) => usage::record(tx, &object, usage)?,
+                    // It is cached already, but its files are new.
+                    None => durability::written(tx, &object)?,
                 }
                 for parent in &parents {
                     refs::add(tx, &Reference::Snapshot(id), &Object::Snapshot(*parent))?;
@@ -446,6 +464,30 @@ impl Snapshots {
         spec: &MountSpec,
     ) -> Result<Mounted, SnapshotError> {
         Mounted::open(spec).map_err(SnapshotError::mount(id))
+    }
+}
+
+/// Makes a directory, if it is not there yet; tells whether it was not.
+fn create_directory(path: &Path) -> io::Result<bool> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks the file system to give what is in each subdirectory a place of its own, where it knows
+/// how to (ext4): snapshots have nothing to do with each other. Beside a snapshot that was just
+/// removed a new one would be slow to make, since ext4 without a journal looks at each inode that
+/// was freed within the last minutes before it takes another one.
+fn spread_children(directory: &Path) {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let spread = open_directory_at(CWD, directory.as_os_str()).and_then(|directory| {
+        let flags = ioctl_getflags(&directory)?;
+        Ok(ioctl_setflags(&directory, flags | IFlags::TOPDIR)?)
+    });
+    if let Err(error) = spread {
+        tracing::debug!(%error, "snapshots are not spread over the file system");
     }
 }
 

@@ -4,7 +4,7 @@ mod filter;
 mod inventory;
 pub mod prune;
 mod size;
-mod uses;
+pub(crate) mod uses;
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,6 +19,7 @@ use crate::object::Object;
 
 pub use filter::{Filter, FilterError};
 pub use inventory::UsageInfo;
+pub(crate) use size::on_disk;
 pub use uses::Uses;
 
 /// A row for every cached object, by its key.

@@ -5,6 +5,8 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use rayon::prelude::*;
+
 use super::filter::{Filter, FilterError};
 use super::inventory::{Inventory, UsageInfo};
 use super::{RecordType, USAGE, get, put, size};
@@ -144,17 +146,22 @@ impl Store {
         inventory: &mut Inventory,
         wanted: impl Fn(&UsageInfo) -> bool,
     ) -> Result<(), UsageError> {
-        let mut measured = Vec::new();
-        for index in 0..inventory.entries.len() {
-            let entry = &inventory.entries[index];
-            if entry.row.size.is_some() || !wanted(&inventory.info(index)) {
-                continue;
-            }
-            let path = self.collector().path(&entry.object);
-            let size = size::on_disk(&path).map_err(|source| UsageError::Measure {
-                object: entry.object.clone(),
+        let unmeasured: Vec<_> = (0..inventory.entries.len())
+            .filter(|index| inventory.entries[*index].row.size.is_none())
+            .filter(|index| wanted(&inventory.info(*index)))
+            .collect();
+        let sizes = unmeasured.into_par_iter().with_min_len(16).map(|index| {
+            let object = &inventory.entries[index].object;
+            let size = size::on_disk(&self.collector().path(object));
+            let size = size.map_err(|source| UsageError::Measure {
+                object: object.clone(),
                 source,
             })?;
+            Ok((index, size))
+        });
+        let sizes = sizes.collect::<Result<Vec<_>, UsageError>>()?;
+        let mut measured = Vec::new();
+        for (index, size) in sizes {
             let entry = &mut inventory.entries[index];
             entry.row.size = Some(size);
             // What changes in place, maybe now, is measured anew each time.

@@ -1,6 +1,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use redb::WriteTransaction;
+
 use super::{USAGE, get, put};
 use crate::clock;
 use crate::db::{Db, DbError, Ticket};
@@ -11,7 +13,7 @@ use crate::object::Object;
 #[derive(Clone, Default)]
 pub struct Uses(Arc<Mutex<Counts>>);
 
-type Counts = HashMap<Object, Use>;
+pub(crate) type Counts = HashMap<Object, Use>;
 
 /// Uses of one object.
 #[derive(Clone, Copy, Debug)]
@@ -46,20 +48,25 @@ impl Uses {
 
     /// Queues what was counted to be written.
     pub(crate) fn write(&self, db: &Db) -> Option<Ticket<()>> {
-        let counts = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        if counts.is_empty() {
-            return None;
-        }
-        Some(db.update(move |tx| {
-            for (object, used) in &counts {
-                let row = get(&tx.open_table(USAGE)?, object)?;
-                if let Some(mut row) = row {
-                    row.usage_count += used.count;
-                    row.last_used = row.last_used.max(used.last);
-                    put(tx, object, &row)?;
-                }
-            }
-            Ok::<_, DbError>(())
-        }))
+        let counts = self.take();
+        (!counts.is_empty()).then(|| db.update(move |tx| write(tx, &counts)))
     }
+
+    /// What was counted, to be [written](write).
+    pub(crate) fn take(&self) -> Counts {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Adds what was counted to what the database knows.
+pub(crate) fn write(tx: &WriteTransaction, counts: &Counts) -> Result<(), DbError> {
+    for (object, used) in counts {
+        let row = get(&tx.open_table(USAGE)?, object)?;
+        if let Some(mut row) = row {
+            row.usage_count += used.count;
+            row.last_used = row.last_used.max(used.last);
+            put(tx, object, &row)?;
+        }
+    }
+    Ok(())
 }

@@ -37,15 +37,10 @@ pub(crate) struct EngineArgs {
     /// Run steps with this OCI runtime (such as runc or crun) in place of the embedded one.
     #[arg(long, global = true, env = "WELD_OCI_RUNTIME", value_name = "PROGRAM", value_hint = ValueHint::ExecutablePath)]
     pub(crate) oci_runtime: Option<String>,
-    /// How snapshots are kept: auto tries overlayfs first.
-    #[arg(
-        long,
-        global = true,
-        env = "WELD_SNAPSHOTTER",
-        value_name = "KIND",
-        default_value = "auto"
-    )]
-    pub(crate) snapshotter: Snapshotter,
+    /// How snapshots are kept: with overlay mounts, as copies, or (auto) with overlay mounts where
+    /// they can be had [default: the configuration file's, or auto].
+    #[arg(long, global = true, env = "WELD_SNAPSHOTTER", value_name = "KIND")]
+    pub(crate) snapshotter: Option<Snapshotter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -65,6 +60,9 @@ pub(crate) enum Command {
     Du(DuArgs),
     /// Delete what no build uses, the least recently used first.
     Prune(PruneArgs),
+    /// Learn from a trace that `--trace FILE` wrote.
+    #[command(subcommand)]
+    Trace(super::trace::TraceCommand),
     /// Look inside.
     #[command(subcommand)]
     Debug(DebugCommand),
@@ -123,6 +121,10 @@ pub(crate) struct BuildArgs {
     /// Do not use the cache.
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// Tell beside each step that was not cached why it was not: which file, argument or input
+    /// differs from the last time.
+    #[arg(long)]
+    pub(crate) explain: bool,
     /// Do not use the cache for these stages.
     #[arg(long = "no-cache-filter", value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
@@ -160,11 +162,21 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
     #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+    #[command(flatten)]
     pub(crate) progress: ProgressArgs,
     /// The context: a directory, a git or HTTP address, or `-` for a tar archive or a Dockerfile
     /// on standard input.
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) context: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TraceArgs {
+    /// Write the scheduler's events to this file, a JSON object a line; compressed if its name ends
+    /// in .zst. `weld trace` reads it.
+    #[arg(long, env = "WELD_TRACE", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -208,6 +220,8 @@ pub(crate) struct SolveArgs {
     /// Write what was built as JSON.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) metadata_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
 }

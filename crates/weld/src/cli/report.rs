@@ -31,6 +31,12 @@ pub(crate) enum Failure {
     },
     #[error("{0}")]
     Privilege(#[from] weld_engine::PrivilegeError),
+    #[error("{0}")]
+    Trace(#[from] weld_trace::TraceError),
+    #[error("{0}")]
+    ReadTrace(#[from] weld_trace::ReadError),
+    #[error("the trace breaks rules {0} times")]
+    BrokenTrace(u64),
     #[error("cannot start: {0}")]
     Start(std::io::Error),
 }
@@ -63,6 +69,8 @@ usage_errors!(
     super::context::ContextError,
     super::offers::OfferError,
     super::outputs::OutputError,
+    weld_trace::FilterError,
+    weld_trace::HtmlError,
     super::units::UnitError
 );
 

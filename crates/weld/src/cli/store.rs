@@ -78,7 +78,7 @@ fn print_table(records: &[UsageRecord]) {
             record.id,
             !record.in_use,
             bytes(record.size),
-            record.last_used.map_or_else(|| "never".into(), ago),
+            ago(record.last_used),
             record.description
         );
     }
@@ -98,9 +98,7 @@ fn print_record(record: &UsageRecord) {
         println!("Description:\t{}", record.description);
     }
     println!("Usage count:\t{}", record.usage_count);
-    if let Some(last_used) = record.last_used {
-        println!("Last used:\t{}", ago(last_used));
-    }
+    println!("Last used:\t{}", ago(record.last_used));
     println!("Type:\t\t{}\n", record.kind);
 }
 

@@ -1,0 +1,142 @@
+//! What frontends ask of a build, wherever they run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weld_llb::{Graph, pb};
+use weld_op::Origin;
+use weld_op::session::Session;
+use weld_progress::Sender;
+
+use crate::error::BuildError;
+use crate::frontend::FrontendRequest;
+use crate::job::JobCore;
+use crate::reference::Ref;
+use crate::result::FrontendResult;
+
+/// The way from a frontend to the build that it works for. Cheap to clone.
+#[derive(Clone)]
+pub struct Bridge {
+    pub(crate) core: Arc<JobCore>,
+}
+
+/// What a frontend, or a client, wants to be solved.
+#[derive(Clone, Debug, Default)]
+pub struct SolveRequest {
+    /// What to solve.
+    pub input: SolveInput,
+    /// Build the results at once; otherwise they are built when they are needed.
+    pub evaluate: bool,
+    /// Build without the cache.
+    pub no_cache: bool,
+    /// Where results may be imported from.
+    pub cache_imports: Vec<CacheImport>,
+}
+
+/// What to solve.
+#[derive(Clone, Debug, Default)]
+pub enum SolveInput {
+    /// Nothing: the result is empty.
+    #[default]
+    Nothing,
+    /// A definition.
+    Definition(pb::Definition),
+    /// What a frontend makes of its options.
+    Frontend {
+        /// The frontend, such as `dockerfile.v0`.
+        name: String,
+        /// Its options.
+        opts: BTreeMap<String, String>,
+        /// Definitions by name.
+        inputs: BTreeMap<String, pb::Definition>,
+    },
+}
+
+/// A cache elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheImport {
+    /// Its kind, such as `registry`.
+    pub kind: String,
+    /// Where it is, by the names of the kind.
+    pub attrs: BTreeMap<String, String>,
+}
+
+impl Bridge {
+    pub(crate) const fn new(core: Arc<JobCore>) -> Self {
+        Self { core }
+    }
+
+    /// The session of the client.
+    pub fn session(&self) -> &Arc<dyn Session> {
+        &self.core.session
+    }
+
+    /// Where the build tells what happens.
+    pub fn progress(&self) -> &Sender {
+        &self.core.progress
+    }
+
+    /// Solves a definition, or asks a frontend what to solve.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn solve(&self, request: SolveRequest) -> Result<FrontendResult, BuildError> {
+        let stop = &self.core.stop;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(BuildError::Cancelled),
+            result = self.solve_now(request) => result,
+        }
+    }
+
+    async fn solve_now(&self, request: SolveRequest) -> Result<FrontendResult, BuildError> {
+        let result = match request.input {
+            SolveInput::Nothing => return Ok(FrontendResult::default()),
+            SolveInput::Definition(definition) => {
+                FrontendResult::single(Some(self.reference(definition, request.no_cache)?))
+            }
+            SolveInput::Frontend { name, opts, inputs } => {
+                let source = opts.get("source").cloned().unwrap_or_default();
+                let frontend = self.core.frontends.get(&name)?;
+                let request = FrontendRequest {
+                    opts,
+                    inputs,
+                    cache_imports: request.cache_imports,
+                };
+                // Frontends ask for solves in turn, which may be other frontends.
+                let solved = Box::pin(frontend.solve(self, request)).await;
+                solved.map_err(|error| error.of_frontend(name, source))?
+            }
+        };
+        if request.evaluate {
+            let evaluated = result.each_ref().map(Ref::evaluate);
+            futures_util::future::try_join_all(evaluated).await?;
+        }
+        Ok(result)
+    }
+
+    /// The file system that a definition makes.
+    ///
+    /// # Errors
+    /// [`BuildError`] if it is not a definition, or wants what it may not have.
+    pub fn reference(&self, definition: pb::Definition, no_cache: bool) -> Result<Ref, BuildError> {
+        self.reference_from(definition, no_cache, Origin::default())
+    }
+
+    /// The same, of a definition whose origin is known.
+    pub(crate) fn reference_from(
+        &self,
+        definition: pb::Definition,
+        no_cache: bool,
+        origin: Origin,
+    ) -> Result<Ref, BuildError> {
+        let graph = Graph::from_pb(definition)?;
+        self.core.check(&graph)?;
+        Ok(Ref::new(Arc::clone(&self.core), graph, no_cache, origin))
+    }
+
+    /// Tells the client of something that it should look at.
+    pub fn warn(&self, warning: weld_progress::Warning) {
+        self.core.progress.warning(warning);
+    }
+}

@@ -1,0 +1,113 @@
+//! The Dockerfile frontend.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use weld_dockerfile::convert::{self, ImageConfig, Request};
+use weld_op::Origin;
+
+use crate::bridge::Bridge;
+use crate::error::BuildError;
+use crate::frontend::{Frontend, FrontendRequest};
+use crate::host::DockerfileHost;
+use crate::metadata::{
+    self, IMAGE_BASE_CONFIG, IMAGE_CONFIG, Metadata, PLATFORMS, Place, SOURCE_DATE_EPOCH,
+};
+use crate::result::{FrontendResult, Refs};
+
+/// The name by which clients ask for it.
+pub(crate) const NAME: &str = "dockerfile.v0";
+
+/// Builds Dockerfiles.
+pub(crate) struct Dockerfile;
+
+#[async_trait]
+impl Frontend for Dockerfile {
+    async fn solve(
+        &self,
+        bridge: &Bridge,
+        request: FrontendRequest,
+    ) -> Result<FrontendResult, BuildError> {
+        let converted = convert(bridge, &request, bridge.session().id()).await?;
+        let multi_platform = converted.multi_platform;
+        let origin = origin(bridge, &request.opts);
+        let mut metadata = Metadata::new();
+        let mut refs = BTreeMap::new();
+        let mut single = None;
+        let mut places = Vec::with_capacity(converted.results.len());
+        for result in converted.results {
+            let reference = bridge.reference_from(result.definition, false, origin.clone())?;
+            let mut say = |key: &str, value: Bytes| {
+                let key = match multi_platform {
+                    true => format!("{key}/{}", result.id),
+                    false => key.to_owned(),
+                };
+                metadata.insert(key, value);
+            };
+            say(IMAGE_CONFIG, encode(&result.image)?);
+            if let Some(base) = &result.base_image {
+                say(IMAGE_BASE_CONFIG, encode(base)?);
+            }
+            if let Some(epoch) = result.epoch {
+                say(SOURCE_DATE_EPOCH, Bytes::from(epoch.to_string()));
+            }
+            if multi_platform {
+                refs.insert(result.id.clone(), Some(reference));
+            } else {
+                single = Some(reference);
+            }
+            places.push(Place {
+                id: result.id,
+                platform: result.platform,
+            });
+        }
+        metadata.insert(PLATFORMS.to_owned(), metadata::list_platforms(&places)?);
+        Ok(FrontendResult {
+            refs: match multi_platform {
+                true => Refs::Map(refs),
+                false => Refs::Single(single),
+            },
+            metadata,
+            attestations: BTreeMap::new(),
+        })
+    }
+}
+
+/// Converts the Dockerfile that a request is about, for a session of this id.
+pub(crate) async fn convert(
+    bridge: &Bridge,
+    request: &FrontendRequest,
+    session_id: &str,
+) -> Result<convert::Build, BuildError> {
+    let platform = bridge.core.worker.platform.clone();
+    let mut options =
+        Request::from_options(&request.opts, session_id, platform).map_err(BuildError::Option)?;
+    options.inputs.clone_from(&request.inputs);
+    let host = DockerfileHost { bridge };
+    Ok(convert::build(&host, &options).await?)
+}
+
+/// What tells a build's steps from those of other projects.
+fn origin(bridge: &Bridge, opts: &BTreeMap<String, String>) -> Origin {
+    let directory = |name: &str| bridge.session().directory_identity(name);
+    let main = ["context", "dockerfile"].map(|name| directory(name).unwrap_or_default());
+    let chosen = ["context", "filename", "contextsubdir"]
+        .map(|name| opts.get(name).map(String::as_str).unwrap_or_default());
+    Origin {
+        scope: [main.join("\n"), chosen.join("\n")].join("\n"),
+        build_args: opts
+            .keys()
+            .filter_map(|key| key.strip_prefix("build-arg:"))
+            .map(str::to_owned)
+            .collect(),
+    }
+}
+
+fn encode(config: &ImageConfig) -> Result<Bytes, BuildError> {
+    let encoded = serde_json::to_vec(config).map_err(|error| BuildError::Metadata {
+        key: IMAGE_CONFIG,
+        reason: error.to_string(),
+    })?;
+    Ok(Bytes::from(encoded))
+}

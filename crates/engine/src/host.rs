@@ -1,0 +1,190 @@
+//! The Dockerfile frontend's host: what it asks of the engine while it converts.
+
+use std::os::fd::AsFd;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use weld_dockerfile::SourceFile;
+use weld_dockerfile::convert::{Host, HostError, ImageRequest, ReadRequest, ResolvedImage};
+use weld_dockerfile::lint::Warning;
+use weld_fileset::SelectionOptions;
+use weld_llb::Source;
+
+use crate::bridge::Bridge;
+use crate::internal::Internal;
+
+pub(crate) struct DockerfileHost<'a> {
+    pub(crate) bridge: &'a Bridge,
+}
+
+#[async_trait]
+impl Host for DockerfileHost<'_> {
+    async fn resolve_image_config(
+        &self,
+        request: ImageRequest<'_>,
+    ) -> Result<ResolvedImage, HostError> {
+        let step = Internal::begin(
+            self.bridge.progress(),
+            &request.name,
+            &request.platform.to_string(),
+        );
+        let (worker, session) = (&self.bridge.core.worker, Some(self.bridge.session()));
+        let resolved = match request.layout {
+            Some(layout) => {
+                worker
+                    .resolve_layout(session, layout.store, request.reference, request.platform)
+                    .await
+            }
+            None => {
+                worker
+                    .resolve_image(session, request.reference, request.platform)
+                    .await
+            }
+        };
+        let resolved = step.end(resolved)?;
+        Ok(ResolvedImage {
+            reference: None,
+            digest: Some(resolved.digest.clone()),
+            config: resolved.config.clone(),
+        })
+    }
+
+    async fn read_files(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
+        let name = match request.paths.first() {
+            Some(path) if path.ends_with(".dockerignore") => {
+                "[internal] load .dockerignore".to_owned()
+            }
+            Some(path) => format!("[internal] load build definition from {path}"),
+            None => "[internal] load files".to_owned(),
+        };
+        let step = Internal::begin(self.bridge.progress(), &name, "");
+        let read = self.read(request).await;
+        step.end(read)
+    }
+
+    fn warn(&self, warning: &Warning, source: &SourceFile) {
+        self.bridge.warn(weld_progress::Warning {
+            vertex: weld_digest::Digest::sha256_of("[internal] lint"),
+            level: 1,
+            short: format!("{}: {}", warning.rule().name(), warning.finding).into_bytes(),
+            detail: vec![warning.rule().description().as_bytes().to_vec()],
+            url: warning.rule().url().to_owned(),
+            location: format!("{}:{}", source.name(), warning.lines.start),
+        });
+    }
+}
+
+impl DockerfileHost<'_> {
+    /// Files of a directory of the client's are read where they are; anything else is built.
+    async fn read(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
+        let Source::Local(local) = request.source else {
+            return self.build(request).await;
+        };
+        let selection = SelectionOptions {
+            follow_paths: request.paths.to_vec(),
+            ..SelectionOptions::default()
+        };
+        let Some(provider) = self
+            .bridge
+            .session()
+            .directory(&local.name, selection)
+            .await?
+        else {
+            return Err(format!("the client offers no directory {:?}", local.name).into());
+        };
+        let (paths, limit) = (request.paths.to_vec(), request.limit);
+        let read = tokio::task::spawn_blocking(move || read_provided(&*provider, &paths, limit));
+        read.await?
+    }
+
+    async fn build(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
+        let reference = self.bridge.reference(request.definition.clone(), false)?;
+        let tree = reference.tree().await?;
+        let Some(snapshot) = tree.snapshot().cloned() else {
+            return Ok(vec![None; request.paths.len()]);
+        };
+        let (paths, limit) = (request.paths.to_vec(), request.limit);
+        let read = tokio::task::spawn_blocking(move || -> Result<_, HostError> {
+            let root = snapshot.root()?;
+            Ok(read_beneath(&root, &paths, limit)?)
+        });
+        read.await?
+    }
+}
+
+fn read_provided(
+    provider: &dyn weld_source::local::TreeProvider,
+    paths: &[String],
+    limit: usize,
+) -> Result<Vec<Option<Bytes>>, HostError> {
+    use std::io::Read;
+    let stats = provider.stats(&weld_source::local::TreeIndex::empty())?;
+    let mut found = Vec::with_capacity(paths.len());
+    for path in paths {
+        let mut wanted = std::path::PathBuf::from(path.trim_start_matches('/'));
+        let mut content = None;
+        // A link leads to a file that was selected with it; a chain of them ends somewhere.
+        for _ in 0..40 {
+            let Some(number) = stats.iter().position(|stat| stat.path == wanted) else {
+                break;
+            };
+            let stat = &stats[number];
+            if let Some(target) = &stat.link_target {
+                let parent = stat
+                    .path
+                    .parent()
+                    .map(|path| path.to_string_lossy())
+                    .unwrap_or_default();
+                let rooted = weld_llb::path::join(&["/", &parent, &target.to_string_lossy()]);
+                wanted = rooted.trim_start_matches('/').into();
+                continue;
+            }
+            if stat.has_content() {
+                let mut bytes = Vec::new();
+                provider
+                    .open(number, stat)?
+                    .take(limit as u64)
+                    .read_to_end(&mut bytes)?;
+                content = Some(Bytes::from(bytes));
+            }
+            break;
+        }
+        found.push(content);
+    }
+    Ok(found)
+}
+
+/// Reads files beneath the root of a tree.
+fn read_beneath(
+    root: &impl AsFd,
+    paths: &[String],
+    limit: usize,
+) -> std::io::Result<Vec<Option<Bytes>>> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+    use std::io::Read;
+    paths
+        .iter()
+        .map(|path| {
+            let path = path.trim_start_matches('/');
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let opened = openat2(
+                root,
+                path,
+                flags,
+                Mode::empty(),
+                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+            );
+            let file = match opened {
+                Ok(file) => std::fs::File::from(file),
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            };
+            if !file.metadata()?.is_file() {
+                return Ok(None);
+            }
+            let mut bytes = Vec::new();
+            file.take(limit as u64).read_to_end(&mut bytes)?;
+            Ok(Some(Bytes::from(bytes)))
+        })
+        .collect()
+}

@@ -1,0 +1,219 @@
+//! One build of a client: what its frontends work through, and its results on their way out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use time::OffsetDateTime;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use weld_export::{Built, BuiltPlatform, ExportRequest, Exporter};
+use weld_llb::{Graph, NetMode, Op, SecurityMode};
+use weld_op::{Tree, Worker, session};
+use weld_progress::Sender;
+use weld_solver::{Job, JobOptions};
+
+use crate::bridge::Bridge;
+use crate::engine::Engine;
+use crate::error::BuildError;
+use crate::frontend::Frontends;
+use crate::metadata::{self, SOURCE_DATE_EPOCH};
+use crate::relay::relay;
+use crate::request::{BuildResponse, Entitlement};
+use crate::result::{FrontendResult, Refs};
+
+/// A build that a client opens.
+pub struct JobRequest {
+    /// Tells the build from all others that are open: the client's name for it.
+    pub id: String,
+    /// What the client offers: directories, secrets, agents, credentials.
+    pub session: Arc<dyn session::Session>,
+    /// What steps may do that they must not do by default.
+    pub entitlements: Vec<Entitlement>,
+}
+
+/// An open build. Dropping it ends it as [`BuildJob::close`] does, without waiting.
+pub struct BuildJob {
+    core: Arc<JobCore>,
+    events: Option<JoinHandle<()>>,
+}
+
+/// What a build has, shared by all that work for it.
+pub(crate) struct JobCore {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) exporter: Exporter,
+    pub(crate) frontends: Frontends,
+    pub(crate) session: Arc<dyn session::Session>,
+    pub(crate) entitlements: Vec<Entitlement>,
+    pub(crate) progress: Sender,
+    /// Fires when the build is cancelled and when it is closed.
+    pub(crate) stop: CancellationToken,
+    /// `None` once the build is closed.
+    job: Mutex<Option<Arc<Job<Tree>>>>,
+}
+
+impl JobCore {
+    /// The solver's side of the build.
+    pub(crate) fn solver_job(&self) -> Result<Arc<Job<Tree>>, BuildError> {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        job.clone().ok_or(BuildError::Cancelled)
+    }
+
+    fn take_job(&self) -> Option<Arc<Job<Tree>>> {
+        self.job
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// Whether the client allows all that the definition's steps do.
+    pub(crate) fn check(&self, graph: &Graph) -> Result<(), BuildError> {
+        for vertex in graph.vertices() {
+            let Op::Exec(exec) = vertex.op() else {
+                continue;
+            };
+            self.allow(&graph.name(vertex), exec.network, exec.security)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the client allows a step these rights.
+    pub(crate) fn allow(
+        &self,
+        step: &str,
+        network: NetMode,
+        security: SecurityMode,
+    ) -> Result<(), BuildError> {
+        let needs = [
+            (network == NetMode::Host, Entitlement::NetworkHost),
+            (
+                security == SecurityMode::Insecure,
+                Entitlement::SecurityInsecure,
+            ),
+        ];
+        for (needed, entitlement) in needs {
+            if needed && !self.entitlements.contains(&entitlement) {
+                return Err(BuildError::Entitlement {
+                    step: step.to_owned(),
+                    entitlement,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Opens a build, which tells `progress` of all that happens. When `cancel` fires, all that is
+    /// asked of it ends soon with [`BuildError::Cancelled`].
+    ///
+    /// # Errors
+    /// [`BuildError`], also if a build of this id is open.
+    pub async fn open_job(
+        &self,
+        request: JobRequest,
+        progress: Sender,
+        cancel: CancellationToken,
+    ) -> Result<BuildJob, BuildError> {
+        let mut options = JobOptions::new(request.id);
+        options.session = Some(session::lend(Arc::clone(&request.session)));
+        let job = self.solver.new_job(options).await?;
+        let events = tokio::spawn(relay(job.progress(), progress.clone(), self.explain));
+        Ok(BuildJob {
+            core: Arc::new(JobCore {
+                worker: Arc::clone(&self.worker),
+                exporter: self.exporter.clone(),
+                frontends: self.frontends.clone(),
+                session: request.session,
+                entitlements: request.entitlements,
+                progress,
+                stop: cancel.child_token(),
+                job: Mutex::new(Some(Arc::new(job))),
+            }),
+            events: Some(events),
+        })
+    }
+}
+
+impl BuildJob {
+    /// What frontends ask of the build. May be used from any number of tasks.
+    pub fn bridge(&self) -> Bridge {
+        Bridge::new(Arc::clone(&self.core))
+    }
+
+    /// Builds what is in a result and does all exports, one after another: they share layers.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn export(
+        &self,
+        result: &FrontendResult,
+        exports: &[ExportRequest],
+    ) -> Result<BuildResponse, BuildError> {
+        let stop = &self.core.stop;
+        let export = async {
+            let built = self.built(result).await?;
+            crate::export::all(&self.core, &built, exports).await
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(BuildError::Cancelled),
+            response = export => response,
+        }
+    }
+
+    /// What exporters read of a result.
+    async fn built(&self, result: &FrontendResult) -> Result<Built, BuildError> {
+        let refs = match &result.refs {
+            Refs::Single(reference) => vec![(None, reference.as_ref())],
+            Refs::Map(refs) => refs
+                .iter()
+                .map(|(name, reference)| (Some(name.as_str()), reference.as_ref()))
+                .collect(),
+        };
+        let platforms = metadata::platforms(&result.metadata)?;
+        let named = metadata::places(&refs, &platforms, &self.core.worker.platform)?;
+        let trees = named.iter().map(|(_, _, reference)| async move {
+            match reference {
+                Some(reference) => reference.tree().await,
+                None => Ok(Tree::scratch()),
+            }
+        });
+        let trees = futures_util::future::try_join_all(trees).await?;
+        let platforms = named.into_iter().zip(trees);
+        let platforms = platforms.map(|((name, platform, _), tree)| {
+            let of = |key| metadata::of_platform(&result.metadata, key, name).map(|v| v.to_vec());
+            BuiltPlatform {
+                platform,
+                tree: tree.snapshot().cloned(),
+                config: of(metadata::IMAGE_CONFIG),
+                base_config: of(metadata::IMAGE_BASE_CONFIG),
+            }
+        });
+        Ok(Built {
+            platforms: platforms.collect(),
+            is_multi_platform: matches!(result.refs, Refs::Map(_)),
+            epoch: metadata::epoch(&result.metadata, SOURCE_DATE_EPOCH)?
+                .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()),
+        })
+    }
+
+    /// Ends the build: what runs for it alone is cancelled.
+    pub async fn close(mut self) {
+        self.core.stop.cancel();
+        if let Some(job) = self.core.take_job()
+            && let Some(job) = Arc::into_inner(job)
+        {
+            job.discard().await;
+        }
+        // It ends with the job; what it could not pass on is not worth failing for.
+        if let Some(events) = self.events.take() {
+            let _ = events.await;
+        }
+    }
+}
+
+impl Drop for BuildJob {
+    fn drop(&mut self) {
+        self.core.stop.cancel();
+        drop(self.core.take_job());
+    }
+}

@@ -1,0 +1,178 @@
+//! What a step is made of, in a form that is small and that can be compared.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use weld_digest::Digest;
+use weld_llb::Vertex;
+use weld_store::StepName;
+
+/// Most files of one step that are remembered.
+pub(super) const FILES: usize = 768;
+/// Most fields of one step that are remembered.
+const FIELDS: usize = 512;
+/// Most characters of a value that are remembered; of a longer one the beginning and a digest.
+const VALUE: usize = 256;
+/// Most levels of a value.
+const DEPTH: usize = 8;
+
+/// What a step is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Recipe {
+    pub(super) name: String,
+    /// The digest of its cache map.
+    pub(super) op: Option<StepName>,
+    /// What its definition says: names such as `env.PATH` and `args`, and values.
+    pub(super) fields: Vec<(String, String)>,
+    pub(super) inputs: Vec<Input>,
+}
+
+/// An input of a step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Input {
+    pub(super) name: String,
+    /// The key of what the step sees of its content.
+    pub(super) content: Option<StepName>,
+    /// The record of its result.
+    pub(super) record: Option<u64>,
+    /// What the key is of: paths, and parts of keys.
+    pub(super) files: Vec<(String, [u8; 8])>,
+    /// Whether these are all.
+    pub(super) all_files: bool,
+}
+
+impl Recipe {
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        postcard::to_stdvec(self).ok()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
+/// A value that is not too long to be remembered; different ones stay different.
+pub(super) fn bounded(value: &str) -> String {
+    if value.chars().nth(VALUE).is_none() {
+        return value.to_owned();
+    }
+    let head: String = value.chars().take(VALUE).collect();
+    let digest = Digest::sha256_of(value).hex();
+    format!("{head}… ({})", digest.get(..12).unwrap_or_default())
+}
+
+/// What a vertex's definition says.
+pub(super) fn fields(vertex: &Vertex) -> Vec<(String, String)> {
+    let mut fields = Vec::new();
+    if let Some(platform) = vertex.platform() {
+        fields.push(("platform".to_owned(), platform.to_string()));
+    }
+    let op = vertex.op_to_json();
+    // In order, and never deeper than the definitions that we know are.
+    let mut ahead = vec![(String::new(), &op, 0)];
+    while let Some((name, value, depth)) = ahead.pop() {
+        if fields.len() == FIELDS {
+            break;
+        }
+        match value {
+            Value::Object(object) if depth < DEPTH => {
+                ahead.extend(object.iter().rev().map(|(key, value)| {
+                    let name = if name.is_empty() {
+                        key.clone()
+                    } else {
+                        format!("{name}.{key}")
+                    };
+                    (name, value, depth + 1)
+                }));
+            }
+            Value::Array(all) if name == "env" => {
+                for variable in all.iter().filter_map(Value::as_str) {
+                    let (key, value) = variable.split_once('=').unwrap_or((variable, ""));
+                    fields.push((format!("env.{key}"), bounded(value)));
+                }
+            }
+            Value::Array(all) if name == "args" => {
+                let args: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
+                let command = match args.as_slice() {
+                    ["/bin/sh", "-c", command] => (*command).to_owned(),
+                    args => args.join(" "),
+                };
+                fields.push((name, bounded(&command)));
+            }
+            Value::Array(all) if depth < DEPTH && all.iter().any(|value| value.is_object()) => {
+                ahead.extend(
+                    all.iter()
+                        .enumerate()
+                        .rev()
+                        .map(|(at, value)| (format!("{name}[{at}]"), value, depth + 1)),
+                );
+            }
+            Value::Null => {}
+            // A session is another one each time, and says nothing of what is made.
+            _ if name.ends_with("session") => {}
+            Value::String(text) => fields.push((name, bounded(&without_password(text)))),
+            other => fields.push((name, bounded(&other.to_string()))),
+        }
+    }
+    fields
+}
+
+/// An address without the user and password that it may have.
+fn without_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest.get(..end).and_then(|authority| authority.rfind('@')) {
+        // What names a digest has an `@`, too, but no colon in front of it.
+        Some(at) if rest[..at].contains(':') => format!("{scheme}://…{}", &rest[at..]),
+        _ => text.to_owned(),
+    }
+}
+
+/// The place of a step and its verb: `[build 2/4] RUN` of `[build 2/4] RUN make`.
+pub(super) fn place(name: &str) -> String {
+    let (place, rest) = match name.split_once("] ") {
+        Some((place, rest)) if place.starts_with('[') => (place, rest),
+        _ => ("", name),
+    };
+    let verb = rest.split_whitespace().next().unwrap_or_default();
+    format!("{place}] {verb}")
+}
+
+/// A place without its numbers.
+pub(super) fn without_counts(place: &str) -> String {
+    place
+        .chars()
+        .filter(|char| !char.is_ascii_digit())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_lose_their_passwords() {
+        for (address, kept) in [
+            ("https://user:secret@host/path@x", "https://…@host/path@x"),
+            ("git://host/path", "git://host/path"),
+            (
+                "docker-image://docker.io/library/a@sha256:00",
+                "docker-image://docker.io/library/a@sha256:00",
+            ),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(without_password(address), kept);
+        }
+    }
+
+    #[test]
+    fn places_are_read_from_names() {
+        assert_eq!(place("[build 2/4] RUN make -j"), "[build 2/4] RUN");
+        assert_eq!(without_counts("[build 12/14] RUN"), "[build /] RUN");
+        assert_eq!(place("RUN make"), "] RUN");
+        let long = "x".repeat(1000);
+        assert!(bounded(&long).chars().count() < 300);
+        assert_ne!(bounded(&long), bounded(&format!("{long}y")));
+    }
+}

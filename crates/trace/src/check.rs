@@ -1,0 +1,164 @@
+//! Replays a trace against the invariants of the solver.
+
+mod state;
+
+use std::{fmt, ops::ControlFlow};
+
+use serde::Serialize;
+
+use crate::read::{ReadError, Reader};
+use state::Replay;
+
+/// How many violations are told; the others are counted.
+const TOLD: usize = 100;
+
+/// An invariant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// Each line is an event.
+    Line,
+    /// Positions never fall.
+    Position,
+    /// A job is opened once, discarded once, and nothing is loaded or asked for outside of that.
+    Job,
+    /// A vertex or edge is referred to between its creation and its end only, and a vertex outlives its edges.
+    Ownership,
+    /// A forward never points at what was freed; nothing forwards twice, to itself, or round in a circle.
+    Merge,
+    /// A forwarding edge does nothing by itself any more.
+    Forwarded,
+    /// An edge's states only rise, except after a lost result or a record that did not load.
+    StateOrder,
+    /// Each request is answered exactly once.
+    Request,
+    /// Each call and load ends exactly once, as what it began as.
+    Call,
+    /// An operation runs at most once at a time.
+    RunsOnce,
+    /// Each result that is taken is let go of exactly once.
+    Result,
+    /// A session is lent by an open job that has one, and to vertices that the job is interested in only.
+    Session,
+    /// When all jobs are discarded, nothing is left.
+    Empty,
+    /// The solver itself found an invariant broken.
+    Broken,
+}
+
+impl Rule {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Line => "line",
+            Self::Position => "position",
+            Self::Job => "job",
+            Self::Ownership => "ownership",
+            Self::Merge => "merge",
+            Self::Forwarded => "forwarded",
+            Self::StateOrder => "state-order",
+            Self::Request => "request",
+            Self::Call => "call",
+            Self::RunsOnce => "runs-once",
+            Self::Result => "result",
+            Self::Session => "session",
+            Self::Empty => "empty",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// Where a trace breaks a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// Number of the line.
+    pub line: u64,
+    /// The rule.
+    pub rule: Rule,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// Lines that were checked.
+    pub lines: u64,
+    /// Violations in all.
+    pub count: u64,
+    /// The first of them.
+    pub violations: Vec<Violation>,
+    /// Why not everything could be checked.
+    pub limits: Vec<String>,
+}
+
+impl CheckReport {
+    /// Whether no rule is broken.
+    pub const fn is_good(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// Replays a trace against the invariants.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn check(reader: Reader) -> Result<CheckReport, ReadError> {
+    let mut replay = Replay::default();
+    let mut report = CheckReport::default();
+    let whole = reader.pieces(|piece| {
+        for (number, line) in piece.numbered() {
+            report.lines = number;
+            match line {
+                Ok(line) => replay.line(number, line, &mut report),
+                Err(error) => report.add(number, Rule::Line, error.to_string()),
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    if !whole {
+        report.limit("the last line is cut off");
+    }
+    replay.finish(&mut report);
+    Ok(report)
+}
+
+impl CheckReport {
+    fn add(&mut self, line: u64, rule: Rule, what: String) {
+        self.count += 1;
+        if self.violations.len() < TOLD {
+            self.violations.push(Violation { line, rule, what });
+        }
+    }
+
+    fn limit(&mut self, what: &str) {
+        if !self.limits.iter().any(|known| known == what) {
+            self.limits.push(what.to_owned());
+        }
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for limit in &self.limits {
+            writeln!(f, "not everything can be checked: {limit}")?;
+        }
+        for violation in &self.violations {
+            writeln!(
+                f,
+                "line {}: {}: {}",
+                violation.line,
+                violation.rule.name(),
+                violation.what
+            )?;
+        }
+        let told = self.violations.len() as u64;
+        if self.count > told {
+            writeln!(f, "and {} more", self.count - told)?;
+        }
+        match self.count {
+            0 => writeln!(f, "{} lines, no rule is broken", self.lines),
+            count => writeln!(f, "{} lines, rules are broken {count} times", self.lines),
+        }
+    }
+}

@@ -1,0 +1,638 @@
+//! The replay: what is live after each line.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{CheckReport, Rule};
+use crate::{
+    line::{Kind, Line, Text},
+    text::short,
+};
+
+/// What is live, as far as the trace tells.
+#[derive(Default)]
+pub(super) struct Replay {
+    position: u64,
+    line: u64,
+    /// The trace does not tell everything: it began in the middle, or lost lines. What is not known is then taken as it comes.
+    partial: bool,
+    ended: bool,
+    jobs: HashMap<String, Job>,
+    vertices: HashMap<u64, Vertex>,
+    /// Numbers of live vertices by digest.
+    digests: HashMap<String, Vec<u64>>,
+    edges: HashMap<u64, Edge>,
+    freed_edges: HashSet<u64>,
+    requests: HashMap<u64, u64>,
+    tasks: HashMap<u64, Task>,
+}
+
+#[derive(Default)]
+struct Job {
+    session: bool,
+    roots: Vec<u64>,
+}
+
+struct Vertex {
+    digest: String,
+    inputs: Vec<u64>,
+    /// Roots of builds that its operation asked for.
+    sub_builds: Vec<u64>,
+    edges: u32,
+    running: Option<u64>,
+}
+
+struct Edge {
+    vertex: String,
+    /// Number of the vertex, where only one can be meant.
+    owner: Option<u64>,
+    state: u8,
+    may_fall: bool,
+    complete: bool,
+    target: Option<u64>,
+    /// How many forward to it.
+    sources: u32,
+}
+
+struct Task {
+    call: String,
+    vertex: Option<u64>,
+    cancelled: bool,
+}
+
+impl Replay {
+    pub(super) fn line(&mut self, number: u64, line: &Line<'_>, report: &mut CheckReport) {
+        self.line = number;
+        if line.position > 0 {
+            if line.position < self.position {
+                let what = format!("position {} after {}", line.position, self.position);
+                report.add(number, Rule::Position, what);
+            }
+            self.position = line.position;
+        }
+        match line.kind {
+            Kind::TraceEnd => self.ended = true,
+            Kind::Lost => {
+                self.partial = true;
+                let count = line.count.unwrap_or(0);
+                report.limit(&format!("line {number}: {count} events were lost here"));
+            }
+            Kind::Resumed => {
+                self.partial = true;
+                report.limit("the trace begins in the middle");
+            }
+            Kind::JobOpened | Kind::Session | Kind::JobDiscarded => self.job(line, report),
+            Kind::Vertex => self.vertex(line, report),
+            Kind::VertexFreed => self.vertex_freed(line, report),
+            Kind::EdgeFreed => self.edge_freed(line, report),
+            Kind::Loaded => self.loaded(line, report),
+            Kind::Request => self.request(line, report),
+            Kind::Answer => {
+                let request = line.request.unwrap_or(0);
+                if self.requests.remove(&request).is_none() && !self.partial {
+                    let what = format!("request {request} is answered, but was not open");
+                    report.add(number, Rule::Request, what);
+                }
+            }
+            Kind::State => self.state(line, report),
+            Kind::Key | Kind::Query => {
+                self.active(line, report);
+            }
+            Kind::ResultLost => self.lost(line, report),
+            Kind::Merge => self.merge(line, report),
+            Kind::MergeRefused => {
+                self.touch(line.source, line.source_vertex, report);
+                self.touch(line.target, line.target_vertex, report);
+            }
+            Kind::CallStart | Kind::LoadStart => self.begin(line, report),
+            Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped => {
+                self.end(line, report)
+            }
+            Kind::Cancel => self.cancel(line, report),
+            Kind::SessionLent => self.session_lent(line, report),
+            Kind::Broken => {
+                let what = line.invariant.map(Text::value).unwrap_or_default();
+                report.add(number, Rule::Broken, what.into_owned());
+                *self = Self {
+                    line: number,
+                    partial: true,
+                    ..Self::default()
+                };
+            }
+            Kind::TraceStart
+            | Kind::SaveFailed
+            | Kind::SourceFailed
+            | Kind::Fallback
+            | Kind::Explained
+            | Kind::Other => {}
+        }
+    }
+
+    fn job(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let id = line.job.map(Text::value).unwrap_or_default().into_owned();
+        match line.kind {
+            Kind::JobOpened => {
+                let job = Job {
+                    session: line.session,
+                    ..Job::default()
+                };
+                if self.jobs.insert(id.clone(), job).is_some() {
+                    report.add(self.line, Rule::Job, format!("{id} is open already"));
+                }
+            }
+            Kind::JobDiscarded => {
+                if self.jobs.remove(&id).is_none() && !self.partial {
+                    report.add(
+                        self.line,
+                        Rule::Job,
+                        format!("{id} is discarded, but was not open"),
+                    );
+                }
+            }
+            _ => match self.jobs.get_mut(&id) {
+                Some(job) => job.session = line.session,
+                None if self.partial => {}
+                None => report.add(
+                    self.line,
+                    Rule::Job,
+                    format!("a session of {id}, which is not open"),
+                ),
+            },
+        }
+    }
+
+    fn vertex(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let (id, digest) = (line.id.unwrap_or(0), raw(line.vertex));
+        let Some(inputs) = line.input_edges() else {
+            return report.add(self.line, Rule::Line, "inputs are not edges".into());
+        };
+        let mut edges = Vec::new();
+        for (edge, vertex, _) in inputs {
+            edges.push(edge);
+            self.touch_edge(edge, vertex, report);
+        }
+        let vertex = Vertex {
+            digest: digest.to_owned(),
+            inputs: edges,
+            sub_builds: Vec::new(),
+            edges: 0,
+            running: None,
+        };
+        self.digests.entry(digest.to_owned()).or_default().push(id);
+        if self.vertices.insert(id, vertex).is_some() {
+            report.add(
+                self.line,
+                Rule::Ownership,
+                format!("vertex {id} is live already"),
+            );
+        }
+    }
+
+    fn vertex_freed(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let id = line.id.unwrap_or(0);
+        let Some(vertex) = self.vertices.remove(&id) else {
+            if !self.partial {
+                report.add(
+                    self.line,
+                    Rule::Ownership,
+                    format!("vertex {id} is freed, but is not live"),
+                );
+            }
+            return;
+        };
+        if let Some(ids) = self.digests.get_mut(&vertex.digest) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.digests.remove(&vertex.digest);
+            }
+        }
+        if vertex.edges > 0 && !self.partial {
+            let what = format!(
+                "vertex {} is freed before {} of its edges",
+                short(&vertex.digest),
+                vertex.edges
+            );
+            report.add(self.line, Rule::Ownership, what);
+        }
+        if let Some(task) = vertex.running {
+            let what = format!(
+                "vertex {} is freed while call {task} runs",
+                short(&vertex.digest)
+            );
+            report.add(self.line, Rule::Ownership, what);
+        }
+    }
+
+    /// Notes an edge that a line refers to; it must not have been freed.
+    fn touch_edge(&mut self, edge: u64, vertex: &str, report: &mut CheckReport) {
+        if self.freed_edges.contains(&edge) {
+            let what = format!("edge {edge} of {} was freed", short(vertex));
+            return report.add(self.line, Rule::Ownership, what);
+        }
+        if let Some(known) = self.edges.get(&edge) {
+            if known.vertex != vertex {
+                let what = format!(
+                    "edge {edge} is of {}, not of {}",
+                    short(&known.vertex),
+                    short(vertex)
+                );
+                report.add(self.line, Rule::Ownership, what);
+            }
+            return;
+        }
+        let owners = self
+            .digests
+            .get(vertex)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        if owners.is_empty() && !self.partial {
+            let what = format!(
+                "edge {edge} is of vertex {}, which is not live",
+                short(vertex)
+            );
+            report.add(self.line, Rule::Ownership, what);
+        }
+        let owner = if let [owner] = owners {
+            Some(*owner)
+        } else {
+            None
+        };
+        if let Some(vertex) = owner.and_then(|owner| self.vertices.get_mut(&owner)) {
+            vertex.edges += 1;
+        }
+        self.edges.insert(
+            edge,
+            Edge {
+                vertex: vertex.to_owned(),
+                owner,
+                state: 0,
+                may_fall: self.partial,
+                complete: false,
+                target: None,
+                sources: 0,
+            },
+        );
+    }
+
+    fn touch(&mut self, edge: Option<u64>, vertex: Option<Text<'_>>, report: &mut CheckReport) {
+        self.touch_edge(edge.unwrap_or(0), raw(vertex), report);
+    }
+
+    /// The edge of a line that only an edge which does not forward can have.
+    fn active(&mut self, line: &Line<'_>, report: &mut CheckReport) -> Option<&mut Edge> {
+        self.touch(line.edge, line.vertex, report);
+        let (number, id) = (self.line, line.edge.unwrap_or(0));
+        let edge = self.edges.get_mut(&id)?;
+        if let Some(target) = edge.target {
+            let what = format!(
+                "{} of edge {id}, which forwards to edge {target}",
+                line.kind.name()
+            );
+            report.add(number, Rule::Forwarded, what);
+        }
+        Some(edge)
+    }
+
+    fn edge_freed(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.touch(line.edge, line.vertex, report);
+        let id = line.edge.unwrap_or(0);
+        let Some(edge) = self.edges.remove(&id) else {
+            return;
+        };
+        self.freed_edges.insert(id);
+        if edge.sources > 0 {
+            let what = format!("edge {id} is freed while {} forward to it", edge.sources);
+            report.add(self.line, Rule::Merge, what);
+        }
+        if let Some(target) = edge.target.and_then(|target| self.edges.get_mut(&target)) {
+            target.sources = target.sources.saturating_sub(1);
+        }
+        if let Some(vertex) = edge.owner.and_then(|owner| self.vertices.get_mut(&owner)) {
+            vertex.edges = vertex.edges.saturating_sub(1);
+        }
+        let asked = self.requests.values().filter(|edge| **edge == id).count();
+        if asked > 0 && edge.target.is_none() {
+            let what = format!("edge {id} is freed with {asked} requests open");
+            report.add(self.line, Rule::Request, what);
+        }
+    }
+
+    fn loaded(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.touch(line.edge, line.vertex, report);
+        let root = line.edge.unwrap_or(0);
+        if let Some(job) = line.job {
+            match self.jobs.get_mut(job.value().as_ref()) {
+                Some(job) => job.roots.push(root),
+                None if self.partial => {}
+                None => {
+                    let what = format!("{} loads a graph, but is not open", job.value());
+                    report.add(self.line, Rule::Job, what);
+                }
+            }
+        }
+        for id in line
+            .parent
+            .and_then(|parent| self.digests.get(parent.raw()))
+            .into_iter()
+            .flatten()
+        {
+            if let Some(parent) = self.vertices.get_mut(id) {
+                parent.sub_builds.push(root);
+            }
+        }
+    }
+
+    fn request(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.touch(line.edge, line.vertex, report);
+        let request = line.request.unwrap_or(0);
+        if self
+            .requests
+            .insert(request, line.edge.unwrap_or(0))
+            .is_some()
+        {
+            report.add(
+                self.line,
+                Rule::Request,
+                format!("request {request} is open already"),
+            );
+        }
+        if let Some(job) = line.job.map(Text::value)
+            && !self.jobs.contains_key(job.as_ref())
+            && !self.partial
+        {
+            report.add(
+                self.line,
+                Rule::Job,
+                format!("{job} asks for a result, but is not open"),
+            );
+        }
+    }
+
+    fn state(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let number = self.line;
+        let state = match raw(line.state) {
+            "initial" => 0,
+            "cache-fast" => 1,
+            "cache-slow" => 2,
+            "complete" => 3,
+            other => return report.add(number, Rule::Line, format!("{other:?} is not a state")),
+        };
+        let id = line.edge.unwrap_or(0);
+        let Some(edge) = self.active(line, report) else {
+            return;
+        };
+        if state == 3 {
+            if std::mem::replace(&mut edge.complete, true) {
+                report.add(
+                    number,
+                    Rule::Result,
+                    format!("edge {id} has a result already"),
+                );
+            }
+        } else if state <= edge.state && !edge.may_fall {
+            let what = format!(
+                "edge {id} is {} after state {}",
+                raw(line.state),
+                edge.state
+            );
+            report.add(number, Rule::StateOrder, what);
+        }
+        edge.state = state;
+        edge.may_fall = false;
+    }
+
+    fn lost(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let (number, partial) = (self.line, self.partial);
+        let Some(edge) = self.active(line, report) else {
+            return;
+        };
+        if !std::mem::take(&mut edge.complete) && !partial {
+            let what = format!(
+                "edge {} loses a result that it does not have",
+                line.edge.unwrap_or(0)
+            );
+            report.add(number, Rule::Result, what);
+        }
+        edge.state = 2;
+        edge.may_fall = true;
+    }
+
+    fn merge(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.touch(line.source, line.source_vertex, report);
+        self.touch(line.target, line.target_vertex, report);
+        let (source, target) = (line.source.unwrap_or(0), line.target.unwrap_or(0));
+        let number = self.line;
+        let mut wrong = |what: String| report.add(number, Rule::Merge, what);
+        if source == target {
+            return wrong(format!("edge {source} is merged into itself"));
+        }
+        if let Some(other) = self.edges.get(&source).and_then(|edge| edge.target)
+            && !self.partial
+        {
+            wrong(format!("edge {source} forwards to edge {other} already"));
+        }
+        if let Some(other) = self.edges.get(&target).and_then(|edge| edge.target)
+            && !self.partial
+        {
+            wrong(format!(
+                "edge {target}, which forwards to edge {other}, is the target of a merge"
+            ));
+        }
+        let mut end = target;
+        let mut steps = 0;
+        while let Some(next) = self.edges.get(&end).and_then(|edge| edge.target) {
+            end = next;
+            steps += 1;
+            if end == source || steps > self.edges.len() {
+                return wrong(format!(
+                    "edges {source} and {target} would forward in a circle"
+                ));
+            }
+        }
+        if let Some(target) = self.edges.get_mut(&target) {
+            target.sources += 1;
+        }
+        if let Some(source) = self.edges.get_mut(&source) {
+            source.target = Some(target);
+        }
+        for edge in self.requests.values_mut() {
+            if *edge == source {
+                *edge = target;
+            }
+        }
+    }
+
+    fn begin(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let task = line.task.unwrap_or(0);
+        let mut of = None;
+        let call = if line.kind == Kind::LoadStart {
+            self.active(line, report);
+            "load"
+        } else {
+            of = line.id;
+            raw(line.call)
+        };
+        if let Some(id) = of
+            && !self.vertices.contains_key(&id)
+            && !self.partial
+        {
+            let what = format!(
+                "{call} of vertex {}, which is not live",
+                short(raw(line.vertex))
+            );
+            report.add(self.line, Rule::Ownership, what);
+        }
+        if call == "exec"
+            && let Some(vertex) = of.and_then(|id| self.vertices.get_mut(&id))
+            && let Some(other) = vertex.running.replace(task)
+        {
+            let what = format!(
+                "vertex {} runs as call {other} already",
+                short(&vertex.digest)
+            );
+            report.add(self.line, Rule::RunsOnce, what);
+        }
+        let begun = Task {
+            call: call.to_owned(),
+            vertex: of,
+            cancelled: false,
+        };
+        if self.tasks.insert(task, begun).is_some() {
+            report.add(self.line, Rule::Call, format!("call {task} runs already"));
+        }
+    }
+
+    fn end(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let number = self.line;
+        let task = line.task.unwrap_or(0);
+        if matches!(line.kind, Kind::LoadEnd | Kind::LoadFailed)
+            && let Some(edge) = self.active(line, report)
+        {
+            edge.may_fall |= line.kind == Kind::LoadFailed;
+        }
+        let Some(begun) = self.tasks.remove(&task) else {
+            if !self.partial {
+                report.add(
+                    number,
+                    Rule::Call,
+                    format!("call {task} ends, but does not run"),
+                );
+            }
+            return;
+        };
+        let call = match line.kind {
+            Kind::CallEnd => raw(line.call),
+            Kind::Dropped => begun.call.as_str(),
+            _ => "load",
+        };
+        if call != begun.call {
+            let what = format!("call {task} ends as {call}, but began as {}", begun.call);
+            report.add(number, Rule::Call, what);
+        }
+        if begun.cancelled && line.kind != Kind::Dropped {
+            let what = format!("the outcome of call {task} counts, although it was cancelled");
+            report.add(number, Rule::Call, what);
+        }
+        if let Some(vertex) = begun.vertex.and_then(|id| self.vertices.get_mut(&id))
+            && vertex.running == Some(task)
+        {
+            vertex.running = None;
+        }
+    }
+
+    fn cancel(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let task = line.task.unwrap_or(0);
+        match self.tasks.get_mut(&task) {
+            Some(known) => {
+                if std::mem::replace(&mut known.cancelled, true) {
+                    report.add(
+                        self.line,
+                        Rule::Call,
+                        format!("call {task} is cancelled twice"),
+                    );
+                }
+            }
+            None if self.partial => {}
+            None => report.add(
+                self.line,
+                Rule::Call,
+                format!("call {task} is cancelled, but does not run"),
+            ),
+        }
+    }
+
+    fn session_lent(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let id = line.job.map(Text::value).unwrap_or_default();
+        let Some(job) = self.jobs.get(id.as_ref()) else {
+            if !self.partial {
+                report.add(
+                    self.line,
+                    Rule::Session,
+                    format!("{id}, which is not open, lends a session"),
+                );
+            }
+            return;
+        };
+        if !job.session {
+            return report.add(
+                self.line,
+                Rule::Session,
+                format!("{id} lends a session, but has none"),
+            );
+        }
+        if !self.partial && !self.is_made_of(&job.roots, raw(line.vertex)) {
+            let what = format!(
+                "{id} lends its session to {}, which it has no interest in",
+                short(raw(line.vertex))
+            );
+            report.add(self.line, Rule::Session, what);
+        }
+    }
+
+    /// Whether a vertex can be reached from roots through inputs, forwards and builds that operations asked for.
+    fn is_made_of(&self, roots: &[u64], digest: &str) -> bool {
+        let mut seen = HashSet::new();
+        let mut ahead = roots.to_vec();
+        while let Some(id) = ahead.pop() {
+            let Some(edge) = self.edges.get(&id).filter(|_| seen.insert(id)) else {
+                continue;
+            };
+            if edge.vertex == digest {
+                return true;
+            }
+            ahead.extend(edge.target);
+            let owners = self.digests.get(&edge.vertex).into_iter().flatten();
+            for vertex in owners.filter_map(|owner| self.vertices.get(owner)) {
+                ahead.extend(vertex.inputs.iter().chain(&vertex.sub_builds));
+            }
+        }
+        false
+    }
+
+    pub(super) fn finish(self, report: &mut CheckReport) {
+        if !self.ended {
+            return report.limit("the trace has no end");
+        }
+        // What was cancelled may take its time; what it works for lives until then.
+        let winding = self.tasks.values().any(|task| task.cancelled);
+        if self.partial || winding || !self.jobs.is_empty() {
+            return;
+        }
+        let left = [
+            (self.vertices.len(), "vertices"),
+            (self.edges.len(), "edges"),
+            (self.requests.len(), "requests"),
+            (self.tasks.len(), "calls"),
+        ];
+        for (count, what) in left.into_iter().filter(|(count, _)| *count > 0) {
+            report.add(
+                self.line,
+                Rule::Empty,
+                format!("no job is open, but {count} {what} are left"),
+            );
+        }
+    }
+}
+
+fn raw<'a>(text: Option<Text<'a>>) -> &'a str {
+    text.map_or("", Text::raw)
+}

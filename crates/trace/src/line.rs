@@ -1,0 +1,610 @@
+//! One line of a trace, borrowed from its text.
+
+use std::borrow::Cow;
+
+use crate::scan::{Fields, Raw};
+
+/// Why a line is not an event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LineError {
+    /// It is not UTF-8.
+    #[error("not UTF-8")]
+    Encoding,
+    /// It is not a JSON object.
+    #[error("not a JSON object (column {column})")]
+    Json {
+        /// Where it ceases to be one.
+        column: usize,
+    },
+    /// It has no event.
+    #[error("no \"event\"")]
+    NoEvent,
+    /// A field is missing that every event of its kind has.
+    #[error("{event}: no {field:?}")]
+    Missing {
+        /// The event.
+        event: &'static str,
+        /// The field.
+        field: &'static str,
+    },
+    /// A field has a value of another kind.
+    #[error("{field:?}: {value:?} is not {expected}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What it has.
+        value: String,
+        /// What it should have.
+        expected: &'static str,
+    },
+}
+
+/// Which event a line is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// `trace-start`.
+    TraceStart,
+    /// `trace-end`.
+    TraceEnd,
+    /// `lost`.
+    Lost,
+    /// `resumed`.
+    Resumed,
+    /// `job-opened`.
+    JobOpened,
+    /// `session`.
+    Session,
+    /// `job-discarded`.
+    JobDiscarded,
+    /// `vertex`.
+    Vertex,
+    /// `vertex-freed`.
+    VertexFreed,
+    /// `edge-freed`.
+    EdgeFreed,
+    /// `loaded`.
+    Loaded,
+    /// `request`.
+    Request,
+    /// `answer`.
+    Answer,
+    /// `state`.
+    State,
+    /// `key`.
+    Key,
+    /// `query`.
+    Query,
+    /// `merge`.
+    Merge,
+    /// `merge-refused`.
+    MergeRefused,
+    /// `call-start`.
+    CallStart,
+    /// `call-end`.
+    CallEnd,
+    /// `load-start`.
+    LoadStart,
+    /// `load-end`.
+    LoadEnd,
+    /// `load-failed`.
+    LoadFailed,
+    /// `cancel`.
+    Cancel,
+    /// `dropped`.
+    Dropped,
+    /// `save-failed`.
+    SaveFailed,
+    /// `source-failed`.
+    SourceFailed,
+    /// `result-lost`.
+    ResultLost,
+    /// `session-lent`.
+    SessionLent,
+    /// `fallback`.
+    Fallback,
+    /// `explained`.
+    Explained,
+    /// `broken`.
+    Broken,
+    /// Something that this version does not know.
+    #[default]
+    Other,
+}
+
+impl Kind {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Self::Other as usize + 1;
+
+    /// Its name in a line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TraceStart => "trace-start",
+            Self::TraceEnd => "trace-end",
+            Self::Lost => "lost",
+            Self::Resumed => "resumed",
+            Self::JobOpened => "job-opened",
+            Self::Session => "session",
+            Self::JobDiscarded => "job-discarded",
+            Self::Vertex => "vertex",
+            Self::VertexFreed => "vertex-freed",
+            Self::EdgeFreed => "edge-freed",
+            Self::Loaded => "loaded",
+            Self::Request => "request",
+            Self::Answer => "answer",
+            Self::State => "state",
+            Self::Key => "key",
+            Self::Query => "query",
+            Self::Merge => "merge",
+            Self::MergeRefused => "merge-refused",
+            Self::CallStart => "call-start",
+            Self::CallEnd => "call-end",
+            Self::LoadStart => "load-start",
+            Self::LoadEnd => "load-end",
+            Self::LoadFailed => "load-failed",
+            Self::Cancel => "cancel",
+            Self::Dropped => "dropped",
+            Self::SaveFailed => "save-failed",
+            Self::SourceFailed => "source-failed",
+            Self::ResultLost => "result-lost",
+            Self::SessionLent => "session-lent",
+            Self::Fallback => "fallback",
+            Self::Explained => "explained",
+            Self::Broken => "broken",
+            Self::Other => "other",
+        }
+    }
+
+    fn of(name: &str) -> Self {
+        match name {
+            "trace-start" => Self::TraceStart,
+            "trace-end" => Self::TraceEnd,
+            "lost" => Self::Lost,
+            "resumed" => Self::Resumed,
+            "job-opened" => Self::JobOpened,
+            "session" => Self::Session,
+            "job-discarded" => Self::JobDiscarded,
+            "vertex" => Self::Vertex,
+            "vertex-freed" => Self::VertexFreed,
+            "edge-freed" => Self::EdgeFreed,
+            "loaded" => Self::Loaded,
+            "request" => Self::Request,
+            "answer" => Self::Answer,
+            "state" => Self::State,
+            "key" => Self::Key,
+            "query" => Self::Query,
+            "merge" => Self::Merge,
+            "merge-refused" => Self::MergeRefused,
+            "call-start" => Self::CallStart,
+            "call-end" => Self::CallEnd,
+            "load-start" => Self::LoadStart,
+            "load-end" => Self::LoadEnd,
+            "load-failed" => Self::LoadFailed,
+            "cancel" => Self::Cancel,
+            "dropped" => Self::Dropped,
+            "save-failed" => Self::SaveFailed,
+            "source-failed" => Self::SourceFailed,
+            "result-lost" => Self::ResultLost,
+            "session-lent" => Self::SessionLent,
+            "fallback" => Self::Fallback,
+            "explained" => Self::Explained,
+            "broken" => Self::Broken,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// All kinds, in their order.
+pub(crate) const ALL: [Kind; Kind::COUNT] = [
+    Kind::TraceStart,
+    Kind::TraceEnd,
+    Kind::Lost,
+    Kind::Resumed,
+    Kind::JobOpened,
+    Kind::Session,
+    Kind::JobDiscarded,
+    Kind::Vertex,
+    Kind::VertexFreed,
+    Kind::EdgeFreed,
+    Kind::Loaded,
+    Kind::Request,
+    Kind::Answer,
+    Kind::State,
+    Kind::Key,
+    Kind::Query,
+    Kind::Merge,
+    Kind::MergeRefused,
+    Kind::CallStart,
+    Kind::CallEnd,
+    Kind::LoadStart,
+    Kind::LoadEnd,
+    Kind::LoadFailed,
+    Kind::Cancel,
+    Kind::Dropped,
+    Kind::SaveFailed,
+    Kind::SourceFailed,
+    Kind::ResultLost,
+    Kind::SessionLent,
+    Kind::Fallback,
+    Kind::Explained,
+    Kind::Broken,
+    Kind::Other,
+];
+
+/// One event. What its kind does not have is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// Which event it is.
+    pub kind: Kind,
+    /// Number of the core's input that it came from.
+    pub position: u64,
+    /// Microseconds since 1970.
+    pub time: u64,
+    /// The inputs of a vertex, as JSON.
+    pub inputs: Option<&'a str>,
+    /// A job's id.
+    pub job: Option<Text<'a>>,
+    /// The name of a vertex.
+    pub name: Option<Text<'a>>,
+    /// What went wrong.
+    pub error: Option<Text<'a>>,
+    /// Why a step was not cached.
+    pub why: Option<Text<'a>>,
+    /// What was broken.
+    pub invariant: Option<Text<'a>>,
+    /// Digest of the vertex.
+    pub vertex: Option<Text<'a>>,
+    /// Digest of the vertex whose operation asked for a build.
+    pub parent: Option<Text<'a>>,
+    /// Digest of the vertex of the merged edge.
+    pub source_vertex: Option<Text<'a>>,
+    /// Digest of the vertex of the surviving edge.
+    pub target_vertex: Option<Text<'a>>,
+    /// Digest of the vertex whose operation is called.
+    pub actor: Option<Text<'a>>,
+    /// Digest of the vertex whose operation is tried next.
+    pub next: Option<Text<'a>>,
+    /// A cache key.
+    pub key: Option<Text<'a>>,
+    /// An operation's digest, or the key of a content.
+    pub digest: Option<Text<'a>>,
+    /// How a request was answered.
+    pub outcome: Option<Text<'a>>,
+    /// An edge's state.
+    pub state: Option<Text<'a>>,
+    /// Why edges were merged or not.
+    pub reason: Option<Text<'a>>,
+    /// Which call of an operation.
+    pub call: Option<Text<'a>>,
+    /// Why a call was cancelled.
+    pub cause: Option<Text<'a>>,
+    /// The version of the writer.
+    pub weld: Option<Text<'a>>,
+    /// Number of the vertex.
+    pub id: Option<u64>,
+    /// Number of the edge.
+    pub edge: Option<u64>,
+    /// Output index of the edge.
+    pub output: Option<u64>,
+    /// Vertices in a graph.
+    pub vertices: Option<u64>,
+    /// How many of them were new.
+    pub created: Option<u64>,
+    /// Number of the request.
+    pub request: Option<u64>,
+    /// Which input.
+    pub input: Option<u64>,
+    /// Records that were found.
+    pub records: Option<u64>,
+    /// Number of the merged edge, or of a cache source.
+    pub source: Option<u64>,
+    /// Output index of the merged edge.
+    pub source_output: Option<u64>,
+    /// Number of the surviving edge.
+    pub target: Option<u64>,
+    /// Output index of the surviving edge.
+    pub target_output: Option<u64>,
+    /// Number of the call or load.
+    pub task: Option<u64>,
+    /// Number of the record.
+    pub record: Option<u64>,
+    /// How many events are missing.
+    pub count: Option<u64>,
+    /// Events in the trace.
+    pub lines: Option<u64>,
+    /// Events that were lost.
+    pub lost: Option<u64>,
+    /// Version of the format.
+    pub version: Option<u64>,
+    /// Whether the job has a session.
+    pub session: bool,
+    /// Whether the cache is not asked.
+    pub ignore_cache: bool,
+    /// Whether it is never merged.
+    pub never_merge: bool,
+    /// Whether a store knew the key.
+    pub stored: bool,
+    /// Whether a query leads on.
+    pub hit: bool,
+}
+
+/// Text as it is written in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Text<'a>(&'a str);
+
+impl<'a> Text<'a> {
+    /// The text as it is written, which is what it says where it has no escapes: digests, words.
+    pub const fn raw(self) -> &'a str {
+        self.0
+    }
+
+    /// What it says.
+    pub fn value(self) -> Cow<'a, str> {
+        if !self.0.contains('\\') {
+            return Cow::Borrowed(self.0);
+        }
+        let quoted = format!("\"{}\"", self.0);
+        serde_json::from_str(&quoted).map_or(Cow::Borrowed(self.0), Cow::Owned)
+    }
+}
+
+/// An input of a vertex: the edge's number, the digest of its vertex, and its output.
+pub(crate) type InputEdge<'a> = (u64, &'a str, u32);
+
+impl<'a> Line<'a> {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// [`LineError`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, LineError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| LineError::Encoding)?;
+        let mut fields = Fields::new(text)?;
+        let mut line = Self::default();
+        let mut named = false;
+        let (mut position, mut time) = (false, false);
+        while let Some((name, value)) = fields.next()? {
+            match name {
+                "event" => {
+                    line.kind = Kind::of(text_of("event", value)?.0);
+                    named = true;
+                }
+                "position" => {
+                    line.position = number_of("position", value)?;
+                    position = true;
+                }
+                "time" => {
+                    line.time = number_of("time", value)?;
+                    time = true;
+                }
+                "inputs" => match value {
+                    Raw::Other(array) => line.inputs = Some(array),
+                    Raw::Text(text) => return Err(wrong("inputs", text, "an array")),
+                },
+                "job" => line.job = Some(text_of("job", value)?),
+                "name" => line.name = Some(text_of("name", value)?),
+                "error" => line.error = Some(text_of("error", value)?),
+                "why" => line.why = Some(text_of("why", value)?),
+                "invariant" => line.invariant = Some(text_of("invariant", value)?),
+                "vertex" => line.vertex = Some(text_of("vertex", value)?),
+                "parent" => line.parent = Some(text_of("parent", value)?),
+                "source_vertex" => line.source_vertex = Some(text_of("source_vertex", value)?),
+                "target_vertex" => line.target_vertex = Some(text_of("target_vertex", value)?),
+                "actor" => line.actor = Some(text_of("actor", value)?),
+                "next" => line.next = Some(text_of("next", value)?),
+                "key" => line.key = Some(text_of("key", value)?),
+                "digest" => line.digest = Some(text_of("digest", value)?),
+                "outcome" => line.outcome = Some(text_of("outcome", value)?),
+                "state" => line.state = Some(text_of("state", value)?),
+                "reason" => line.reason = Some(text_of("reason", value)?),
+                "call" => line.call = Some(text_of("call", value)?),
+                "cause" => line.cause = Some(text_of("cause", value)?),
+                "weld" => line.weld = Some(text_of("weld", value)?),
+                "id" => line.id = Some(number_of("id", value)?),
+                "edge" => line.edge = Some(number_of("edge", value)?),
+                "output" => line.output = Some(number_of("output", value)?),
+                "vertices" => line.vertices = Some(number_of("vertices", value)?),
+                "created" => line.created = Some(number_of("created", value)?),
+                "request" => line.request = Some(number_of("request", value)?),
+                "input" => line.input = Some(number_of("input", value)?),
+                "records" => line.records = Some(number_of("records", value)?),
+                "source" => line.source = Some(number_of("source", value)?),
+                "source_output" => line.source_output = Some(number_of("source_output", value)?),
+                "target" => line.target = Some(number_of("target", value)?),
+                "target_output" => line.target_output = Some(number_of("target_output", value)?),
+                "task" => line.task = Some(number_of("task", value)?),
+                "record" => line.record = Some(number_of("record", value)?),
+                "count" => line.count = Some(number_of("count", value)?),
+                "lines" => line.lines = Some(number_of("lines", value)?),
+                "lost" => line.lost = Some(number_of("lost", value)?),
+                "version" => line.version = Some(number_of("version", value)?),
+                "session" => line.session = flag_of("session", value)?,
+                "ignore_cache" => line.ignore_cache = flag_of("ignore_cache", value)?,
+                "never_merge" => line.never_merge = flag_of("never_merge", value)?,
+                "stored" => line.stored = flag_of("stored", value)?,
+                "hit" => line.hit = flag_of("hit", value)?,
+                _ => {}
+            }
+        }
+        if !named {
+            return Err(LineError::NoEvent);
+        }
+        let missing = line.missing(position, time);
+        match missing {
+            Some(field) => Err(LineError::Missing {
+                event: line.kind.name(),
+                field,
+            }),
+            None => Ok(line),
+        }
+    }
+
+    /// A field that every event of its kind has and this one does not.
+    fn missing(&self, position: bool, time: bool) -> Option<&'static str> {
+        let needed: &[(bool, &'static str)] = match self.kind {
+            Kind::Resumed | Kind::Other => &[],
+            Kind::TraceStart => &[(self.version.is_some(), "version")],
+            Kind::TraceEnd => &[
+                (self.lines.is_some(), "lines"),
+                (self.lost.is_some(), "lost"),
+            ],
+            Kind::Lost => &[(self.count.is_some(), "count")],
+            Kind::JobOpened | Kind::Session | Kind::JobDiscarded => &[(self.job.is_some(), "job")],
+            Kind::Vertex => &[
+                (self.vertex.is_some(), "vertex"),
+                (self.id.is_some(), "id"),
+                (self.name.is_some(), "name"),
+                (self.inputs.is_some(), "inputs"),
+            ],
+            Kind::VertexFreed => &[(self.vertex.is_some(), "vertex"), (self.id.is_some(), "id")],
+            Kind::EdgeFreed | Kind::Query | Kind::ResultLost => &[
+                (self.edge.is_some(), "edge"),
+                (self.vertex.is_some(), "vertex"),
+                (self.output.is_some(), "output"),
+            ],
+            Kind::Loaded => &[
+                (self.edge.is_some(), "edge"),
+                (self.vertex.is_some(), "vertex"),
+                (self.output.is_some(), "output"),
+                (self.vertices.is_some(), "vertices"),
+                (self.created.is_some(), "created"),
+            ],
+            Kind::Request => &[
+                (self.request.is_some(), "request"),
+                (self.edge.is_some(), "edge"),
+                (self.vertex.is_some(), "vertex"),
+                (self.output.is_some(), "output"),
+            ],
+            Kind::Answer => &[
+                (self.request.is_some(), "request"),
+                (self.outcome.is_some(), "outcome"),
+            ],
+            Kind::State => &[
+                (self.edge.is_some(), "edge"),
+                (self.vertex.is_some(), "vertex"),
+                (self.output.is_some(), "output"),
+                (self.state.is_some(), "state"),
+            ],
+            Kind::Key => &[
+                (self.edge.is_some(), "edge"),
+                (self.vertex.is_some(), "vertex"),
+                (self.output.is_some(), "output"),
+                (self.key.is_some(), "key"),
+            ],
+            Kind::Merge | Kind::MergeRefused => &[
+                (self.source.is_some(), "source"),
+                (self.source_vertex.is_some(), "source_vertex"),
+                (self.source_output.is_some(), "source_output"),
+                (self.target.is_some(), "target"),
+                (self.target_vertex.is_some(), "target_vertex"),
+                (self.target_output.is_some(), "target_output"),
+                (self.reason.is_some(), "reason"),
+            ],
+            Kind::CallStart | Kind::CallEnd => &[
+                (self.task.is_some(), "task"),
+                (self.vertex.is_some(), "vertex"),
+                (self.id.is_some(), "id"),
+                (self.call.is_some(), "call"),
+            ],
+            Kind::LoadStart => &[
+                (self.task.is_some(), "task"),
+                (self.edge.is_some(), "edge"),
+                (self.vertex.is_some(), "vertex"),
+                (self.output.is_some(), "output"),
+                (self.record.is_some(), "record"),
+                (self.source.is_some(), "source"),
+            ],
+            Kind::LoadEnd => &[
+                (self.task.is_some(), "task"),
+                (self.edge.is_some(), "edge"),
+                (self.vertex.is_some(), "vertex"),
+                (self.output.is_some(), "output"),
+            ],
+            Kind::LoadFailed => &[
+                (self.task.is_some(), "task"),
+                (self.edge.is_some(), "edge"),
+                (self.vertex.is_some(), "vertex"),
+                (self.output.is_some(), "output"),
+                (self.record.is_some(), "record"),
+                (self.error.is_some(), "error"),
+            ],
+            Kind::Cancel => &[
+                (self.task.is_some(), "task"),
+                (self.vertex.is_some(), "vertex"),
+                (self.id.is_some(), "id"),
+                (self.cause.is_some(), "cause"),
+            ],
+            Kind::Dropped => &[
+                (self.task.is_some(), "task"),
+                (self.vertex.is_some(), "vertex"),
+                (self.id.is_some(), "id"),
+            ],
+            Kind::SaveFailed => &[(self.error.is_some(), "error")],
+            Kind::SourceFailed => &[
+                (self.source.is_some(), "source"),
+                (self.error.is_some(), "error"),
+            ],
+            Kind::SessionLent => &[
+                (self.vertex.is_some(), "vertex"),
+                (self.job.is_some(), "job"),
+            ],
+            Kind::Fallback => &[
+                (self.vertex.is_some(), "vertex"),
+                (self.next.is_some(), "next"),
+            ],
+            Kind::Explained => &[
+                (self.vertex.is_some(), "vertex"),
+                (self.why.is_some(), "why"),
+            ],
+            Kind::Broken => &[(self.invariant.is_some(), "invariant")],
+        };
+        let common = [(position, "position"), (time, "time")];
+        let mut all = common.iter().chain(needed);
+        all.find(|(there, _)| !there).map(|(_, field)| *field)
+    }
+
+    /// The inputs of a vertex.
+    pub(crate) fn input_edges(&self) -> Option<Vec<InputEdge<'a>>> {
+        self.inputs.map_or_else(
+            || Some(Vec::new()),
+            |inputs| serde_json::from_str(inputs).ok(),
+        )
+    }
+}
+
+fn wrong(field: &'static str, value: &str, expected: &'static str) -> LineError {
+    LineError::Value {
+        field,
+        value: value.chars().take(80).collect(),
+        expected,
+    }
+}
+
+fn text_of<'a>(field: &'static str, value: Raw<'a>) -> Result<Text<'a>, LineError> {
+    match value {
+        Raw::Text(text) => Ok(Text(text)),
+        Raw::Other(other) => Err(wrong(field, other, "text")),
+    }
+}
+
+fn number_of(field: &'static str, value: Raw<'_>) -> Result<u64, LineError> {
+    match value {
+        Raw::Other(digits)
+            if digits.len() < 20 && digits.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            Ok(digits
+                .bytes()
+                .fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+        }
+        Raw::Other(other) => other.parse().map_err(|_| wrong(field, other, "a number")),
+        Raw::Text(text) => Err(wrong(field, text, "a number")),
+    }
+}
+
+fn flag_of(field: &'static str, value: Raw<'_>) -> Result<bool, LineError> {
+    match value {
+        Raw::Other("true") => Ok(true),
+        Raw::Other("false") => Ok(false),
+        Raw::Other(other) | Raw::Text(other) => Err(wrong(field, other, "true or false")),
+    }
+}

@@ -1,0 +1,394 @@
+//! What a trace amounts to. Reads it as a stream: no more is kept than what is live in it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    ops::ControlFlow,
+};
+
+use serde::Serialize;
+
+use crate::{
+    line::{Kind, Line, Text},
+    read::{ReadError, Reader},
+    text::{Micros, one_line, short},
+};
+
+/// How many of the slowest calls are told.
+const SLOWEST: usize = 10;
+
+/// Calls of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CallTotals {
+    /// How many began.
+    pub count: u64,
+    /// How many failed.
+    pub failed: u64,
+    /// How many were cancelled, or came too late.
+    pub dropped: u64,
+    /// Their time, in microseconds.
+    pub micros: u64,
+    /// The longest, in microseconds.
+    pub longest: u64,
+}
+
+/// A call that took long.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct SlowCall {
+    /// How long, in microseconds.
+    pub micros: u64,
+    /// The call.
+    pub call: String,
+    /// Digest of the vertex.
+    pub vertex: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What a trace amounts to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Events.
+    pub events: u64,
+    /// Events that the writer lost.
+    pub lost: u64,
+    /// Lines that are not events.
+    pub malformed: u64,
+    /// The first such line.
+    pub first_malformed: Option<(u64, String)>,
+    /// Whether the writer ended the trace.
+    pub ended: bool,
+    /// Microseconds from the first to the last event.
+    pub micros: u64,
+    /// Jobs that were opened, and those that were still open at the end.
+    pub jobs: u64,
+    /// Jobs that were not discarded.
+    pub open_jobs: u64,
+    /// Vertices that became live.
+    pub vertices: u64,
+    /// Vertices that still were at the end.
+    pub live_vertices: u64,
+    /// The most that were live at a time.
+    pub most_vertices: u64,
+    /// Loads of graphs, and the vertices in them, shared ones included.
+    pub loads: u64,
+    /// Vertices in all loaded graphs.
+    pub loaded_vertices: u64,
+    /// Results that came from operations that ran.
+    pub executed: u64,
+    /// Results that were loaded from records.
+    pub cached: u64,
+    /// Merges by reason.
+    pub merges: BTreeMap<String, u64>,
+    /// Refused merges by reason.
+    pub refusals: BTreeMap<String, u64>,
+    /// Cancelled calls by cause.
+    pub cancels: BTreeMap<String, u64>,
+    /// Answers by outcome.
+    pub answers: BTreeMap<String, u64>,
+    /// Calls and loads by kind.
+    pub calls: BTreeMap<String, CallTotals>,
+    /// Events by kind.
+    pub kinds: BTreeMap<String, u64>,
+    /// The slowest calls.
+    pub slowest: Vec<SlowCall>,
+}
+
+/// Reads a trace and sums it up.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn summary(reader: Reader) -> Result<Summary, ReadError> {
+    summary_of(reader, |_| true)
+}
+
+/// Sums up the lines that pass.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn summary_of(
+    reader: Reader,
+    mut passes: impl FnMut(&Line<'_>) -> bool,
+) -> Result<Summary, ReadError> {
+    let mut counting = Counting::default();
+    let whole = reader.pieces(|piece| {
+        for (number, line) in piece.numbered() {
+            match line {
+                Ok(line) if passes(line) => counting.line(line),
+                Ok(_) => {}
+                Err(error) => {
+                    counting.summary.malformed += 1;
+                    let first = &mut counting.summary.first_malformed;
+                    first.get_or_insert_with(|| (number, error.to_string()));
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(counting.finish(whole))
+}
+
+#[derive(Default)]
+struct Counting {
+    summary: Summary,
+    kinds: Vec<u64>,
+    start: Option<u64>,
+    end: u64,
+    /// Names of live vertices.
+    names: HashMap<u64, Box<str>>,
+    tasks: HashMap<u64, Running>,
+    calls: HashMap<&'static str, CallTotals>,
+    words: HashMap<(Kind, &'static str), u64>,
+    live: u64,
+}
+
+struct Running {
+    call: &'static str,
+    start: u64,
+}
+
+/// The words of the format, so that counting them copies nothing.
+fn word(text: Option<Text<'_>>) -> &'static str {
+    const WORDS: [&str; 21] = [
+        "fast-key",
+        "slow-key",
+        "never-merge",
+        "ignore-cache",
+        "ancestor",
+        "both-complete",
+        "not-needed",
+        "request-cancelled",
+        "job-discarded",
+        "merged",
+        "failed",
+        "built",
+        "cancelled",
+        "cache-map",
+        "preprocess",
+        "exec",
+        "load",
+        "initial",
+        "cache-fast",
+        "cache-slow",
+        "complete",
+    ];
+    let raw = text.map_or("", Text::raw);
+    WORDS
+        .iter()
+        .find(|word| **word == raw)
+        .copied()
+        .unwrap_or("other")
+}
+
+impl Counting {
+    fn line(&mut self, line: &Line<'_>) {
+        if self.kinds.is_empty() {
+            self.kinds = vec![0; Kind::COUNT];
+        }
+        self.start = Some(self.start.unwrap_or(line.time).min(line.time));
+        self.end = self.end.max(line.time);
+        match line.kind {
+            Kind::TraceStart => return,
+            Kind::TraceEnd => {
+                self.summary.ended = true;
+                return;
+            }
+            Kind::Lost => {
+                self.summary.lost += line.count.unwrap_or(0);
+                return;
+            }
+            _ => {}
+        }
+        self.summary.events += 1;
+        self.kinds[line.kind as usize] += 1;
+        match line.kind {
+            Kind::Vertex => {
+                self.live += 1;
+                self.summary.most_vertices = self.summary.most_vertices.max(self.live);
+                if let (Some(id), Some(name)) = (line.id, line.name) {
+                    self.names.insert(id, name.raw().into());
+                }
+            }
+            Kind::VertexFreed => {
+                self.live = self.live.saturating_sub(1);
+                line.id.map(|id| self.names.remove(&id));
+            }
+            Kind::Loaded => self.summary.loaded_vertices += line.vertices.unwrap_or(0),
+            Kind::Merge | Kind::MergeRefused => self.count(line.kind, line.reason),
+            Kind::Answer => self.count(line.kind, line.outcome),
+            Kind::Cancel => self.count(line.kind, line.cause),
+            Kind::CallStart => self.begin(line, word(line.call)),
+            Kind::LoadStart => self.begin(line, "load"),
+            Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped => self.end_of(line),
+            Kind::Broken => {
+                self.names.clear();
+                self.tasks.clear();
+                self.live = 0;
+            }
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, kind: Kind, text: Option<Text<'_>>) {
+        *self.words.entry((kind, word(text))).or_default() += 1;
+    }
+
+    fn begin(&mut self, line: &Line<'_>, call: &'static str) {
+        self.calls.entry(call).or_default().count += 1;
+        if let Some(task) = line.task {
+            let start = line.time;
+            self.tasks.insert(task, Running { call, start });
+        }
+    }
+
+    fn end_of(&mut self, line: &Line<'_>) {
+        let Some(running) = line.task.and_then(|task| self.tasks.remove(&task)) else {
+            return;
+        };
+        let micros = line.time.saturating_sub(running.start);
+        let totals = self.calls.entry(running.call).or_default();
+        totals.micros += micros;
+        totals.longest = totals.longest.max(micros);
+        totals.failed += u64::from(line.error.is_some());
+        totals.dropped += u64::from(line.kind == Kind::Dropped);
+        let good = line.error.is_none() && line.kind != Kind::Dropped;
+        match running.call {
+            "exec" if good => self.summary.executed += 1,
+            "load" if good => self.summary.cached += 1,
+            _ => {}
+        }
+        let slowest = &mut self.summary.slowest;
+        if slowest.len() == SLOWEST && slowest.last().is_some_and(|last| last.micros >= micros) {
+            return;
+        }
+        let name = line.id.and_then(|id| self.names.get(&id));
+        let entry = SlowCall {
+            micros,
+            call: running.call.to_owned(),
+            vertex: line
+                .vertex
+                .map_or_else(String::new, |text| text.raw().to_owned()),
+            name: name.map_or_else(String::new, |name| name.to_string()),
+        };
+        let at = slowest.partition_point(|other| other.micros >= micros);
+        slowest.insert(at, entry);
+        slowest.truncate(SLOWEST);
+    }
+
+    fn finish(self, whole: bool) -> Summary {
+        let mut summary = self.summary;
+        summary.ended &= whole;
+        summary.micros = self.end.saturating_sub(self.start.unwrap_or(self.end));
+        let of = |kind: Kind| self.kinds.get(kind as usize).copied().unwrap_or(0);
+        summary.jobs = of(Kind::JobOpened);
+        summary.open_jobs = summary.jobs.saturating_sub(of(Kind::JobDiscarded));
+        summary.vertices = of(Kind::Vertex);
+        summary.live_vertices = self.live;
+        summary.loads = of(Kind::Loaded);
+        for ((kind, word), count) in self.words {
+            let counts = match kind {
+                Kind::Merge => &mut summary.merges,
+                Kind::MergeRefused => &mut summary.refusals,
+                Kind::Cancel => &mut summary.cancels,
+                _ => &mut summary.answers,
+            };
+            counts.insert(word.to_owned(), count);
+        }
+        summary.calls = self
+            .calls
+            .into_iter()
+            .map(|(call, totals)| (call.to_owned(), totals))
+            .collect();
+        summary.kinds = crate::line::ALL
+            .iter()
+            .map(|kind| (kind.name().to_owned(), of(*kind)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        summary
+    }
+}
+
+fn counts(counts: &BTreeMap<String, u64>) -> String {
+    let all: Vec<String> = counts
+        .iter()
+        .map(|(word, count)| format!("{word} {count}"))
+        .collect();
+    all.join(", ")
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "events     {} in {}", self.events, Micros(self.micros))?;
+        if self.lost > 0 {
+            writeln!(f, "           {} events were lost by the writer", self.lost)?;
+        }
+        if let Some((line, error)) = &self.first_malformed {
+            writeln!(
+                f,
+                "           {} lines are not events, first line {line}: {error}",
+                self.malformed
+            )?;
+        }
+        if !self.ended {
+            writeln!(
+                f,
+                "           the trace has no end: its writer is still running, or was killed"
+            )?;
+        }
+        writeln!(
+            f,
+            "jobs       {} ({} still open)",
+            self.jobs, self.open_jobs
+        )?;
+        writeln!(
+            f,
+            "vertices   {} ({} live at the end, {} at most), {} in {} loaded graphs",
+            self.vertices, self.live_vertices, self.most_vertices, self.loaded_vertices, self.loads
+        )?;
+        writeln!(
+            f,
+            "results    {} executed, {} from records",
+            self.executed, self.cached
+        )?;
+        for (title, of) in [
+            ("answers", &self.answers),
+            ("merges", &self.merges),
+            ("refused", &self.refusals),
+            ("cancelled", &self.cancels),
+        ] {
+            if !of.is_empty() {
+                writeln!(f, "{title:<10} {}", counts(of))?;
+            }
+        }
+        writeln!(
+            f,
+            "\n{:<12} {:>9} {:>7} {:>8} {:>10} {:>10}",
+            "calls", "count", "failed", "dropped", "time", "longest"
+        )?;
+        for (call, totals) in &self.calls {
+            writeln!(
+                f,
+                "{call:<12} {:>9} {:>7} {:>8} {:>10} {:>10}",
+                totals.count,
+                totals.failed,
+                totals.dropped,
+                Micros(totals.micros),
+                Micros(totals.longest)
+            )?;
+        }
+        if !self.slowest.is_empty() {
+            writeln!(f, "\nslowest")?;
+        }
+        for slow in &self.slowest {
+            writeln!(
+                f,
+                "{:>10}  {:<10} {}  {}",
+                Micros(slow.micros),
+                slow.call,
+                short(&slow.vertex),
+                one_line(&slow.name)
+            )?;
+        }
+        Ok(())
+    }
+}

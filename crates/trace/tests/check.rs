@@ -1,0 +1,298 @@
+//! Sound traces pass, and each kind of corruption is found by its rule and its line.
+#![allow(clippy::unwrap_used, reason = "helpers may fail their test")]
+
+mod support;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use support::{chain, empty, eventful, job, solver};
+use tempfile::TempDir;
+use weld_trace::{CheckReport, Filter, Reader, Rule, Trace, Tracer};
+
+async fn lines() -> (TempDir, Vec<String>) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("trace.jsonl");
+    eventful(&file).await;
+    let text = std::fs::read_to_string(&file).unwrap();
+    (directory, text.lines().map(str::to_owned).collect())
+}
+
+fn check(directory: &TempDir, lines: &[String]) -> CheckReport {
+    let file: PathBuf = directory.path().join("changed.jsonl");
+    std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+    weld_trace::check(Reader::open(&file).unwrap()).unwrap()
+}
+
+#[track_caller]
+fn find(lines: &[String], parts: &[&str]) -> usize {
+    let found = lines
+        .iter()
+        .position(|line| parts.iter().all(|part| line.contains(part)));
+    found.unwrap_or_else(|| panic!("no line has {parts:?}"))
+}
+
+/// Asserts that the changed trace breaks the rule, first in this line (from 0).
+#[track_caller]
+fn breaks(directory: &TempDir, lines: &[String], rule: Rule, at: usize) {
+    let report = check(directory, lines);
+    let found = report
+        .violations
+        .iter()
+        .any(|violation| violation.rule == rule && violation.line == at as u64 + 1);
+    assert!(found, "{rule:?} in line {} is not in:\n{report}", at + 1);
+    assert!(!report.is_good());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
+    let (directory, sound) = lines().await;
+    let report = check(&directory, &sound);
+    assert!(report.is_good() && report.limits.is_empty(), "{report}");
+    assert_eq!(report.lines, sound.len() as u64);
+
+    // A request that is never answered, one that is answered twice.
+    let answer = find(&sound, &["\"answer\"", "built"]);
+    let mut changed = sound.clone();
+    changed.insert(answer, sound[answer].clone());
+    breaks(&directory, &changed, Rule::Request, answer + 1);
+    let mut changed = sound.clone();
+    changed.remove(answer);
+    assert!(!check(&directory, &changed).is_good());
+
+    // A call that ends twice; one that ends as another; one that never began.
+    let end = find(&sound, &["\"call-end\"", "\"exec\""]);
+    let mut changed = sound.clone();
+    changed.insert(end, sound[end].clone());
+    breaks(&directory, &changed, Rule::Call, end + 1);
+    let mut changed = sound.clone();
+    changed[end] = sound[end].replace("\"exec\"", "\"slow-key\"");
+    breaks(&directory, &changed, Rule::Call, end);
+
+    // Two runs at a time.
+    let start = find(&sound, &["\"call-start\"", "\"exec\""]);
+    let task = sound[start].split("\"task\":").nth(1).unwrap();
+    let task = task.split(',').next().unwrap();
+    let mut changed = sound.clone();
+    changed.insert(
+        start + 1,
+        sound[start].replace(&format!("\"task\":{task}"), "\"task\":99999999"),
+    );
+    breaks(&directory, &changed, Rule::RunsOnce, start + 1);
+
+    // A state that falls, a second result.
+    let complete = find(&sound, &["\"state\"", "\"complete\""]);
+    let mut changed = sound.clone();
+    changed.insert(complete + 1, sound[complete].clone());
+    breaks(&directory, &changed, Rule::Result, complete + 1);
+    let mut changed = sound.clone();
+    changed.insert(
+        complete + 1,
+        sound[complete].replace("\"complete\"", "\"cache-fast\""),
+    );
+    breaks(&directory, &changed, Rule::StateOrder, complete + 1);
+
+    // Merges: twice, into itself, and work of an edge that forwards.
+    let merge = find(&sound, &["\"merge\""]);
+    let mut changed = sound.clone();
+    changed.insert(merge + 1, sound[merge].clone());
+    breaks(&directory, &changed, Rule::Merge, merge + 1);
+    let value = |name: &str| {
+        let rest = sound[merge].split(&format!("\"{name}\":")).nth(1).unwrap();
+        rest.split([',', '}']).next().unwrap().to_owned()
+    };
+    let mut changed = sound.clone();
+    changed[merge] = sound[merge]
+        .replace(
+            &format!("\"target\":{}", value("target")),
+            &format!("\"target\":{}", value("source")),
+        )
+        .replace(&value("target_vertex"), &value("source_vertex"));
+    breaks(&directory, &changed, Rule::Merge, merge);
+    let mut changed = sound.clone();
+    changed.insert(
+        merge + 1,
+        format!(
+            "{{\"event\":\"state\",\"position\":0,\"time\":1,\"edge\":{},\"vertex\":{},\"output\":0,\"state\":\"complete\"}}",
+            value("source"),
+            value("source_vertex")
+        ),
+    );
+    breaks(&directory, &changed, Rule::Forwarded, merge + 1);
+
+    // Something that was freed is used; something is freed while others forward to it.
+    let freed = find(&sound, &["\"edge-freed\""]);
+    let mut changed = sound.clone();
+    changed.insert(freed + 1, sound[freed].clone());
+    breaks(&directory, &changed, Rule::Ownership, freed + 1);
+    let mut changed = sound.clone();
+    changed.insert(
+        merge + 1,
+        format!(
+            "{{\"event\":\"edge-freed\",\"position\":0,\"time\":1,\"edge\":{},\"vertex\":{},\"output\":0}}",
+            value("target"),
+            value("target_vertex")
+        ),
+    );
+    breaks(&directory, &changed, Rule::Merge, merge + 1);
+
+    // Jobs and sessions.
+    let discarded = find(&sound, &["\"job-discarded\""]);
+    let mut changed = sound.clone();
+    changed.insert(discarded + 1, sound[discarded].clone());
+    breaks(&directory, &changed, Rule::Job, discarded + 1);
+    let vertex = find(&sound, &["\"vertex\"", "\"name\":\"compile\""]);
+    let digest = sound[vertex].split("\"vertex\":").nth(1).unwrap();
+    let digest = digest.split(',').next().unwrap();
+    let mut changed = sound.clone();
+    changed.insert(
+        vertex + 1,
+        format!("{{\"event\":\"session-lent\",\"position\":0,\"time\":1,\"vertex\":{digest},\"job\":\"a\"}}"),
+    );
+    breaks(&directory, &changed, Rule::Session, vertex + 1);
+
+    // Something is left; a line is none; time runs backwards.
+    let last = sound
+        .iter()
+        .rposition(|line| line.contains("\"vertex-freed\""))
+        .unwrap();
+    let mut changed = sound.clone();
+    changed.remove(last);
+    assert!(
+        check(&directory, &changed)
+            .violations
+            .iter()
+            .any(|violation| violation.rule == Rule::Empty)
+    );
+    let mut changed = sound.clone();
+    changed[5] = "{\"event\":\"state\"".to_owned();
+    breaks(&directory, &changed, Rule::Line, 5);
+    let mut changed = sound.clone();
+    changed.insert(
+        sound.len() - 1,
+        "{\"event\":\"resumed-later\",\"position\":1,\"time\":1}".to_owned(),
+    );
+    breaks(&directory, &changed, Rule::Position, sound.len() - 1);
+
+    // Where lines are missing, what is unknown is not held against the trace.
+    let mut changed = sound.clone();
+    changed.drain(10..30);
+    changed.insert(
+        10,
+        "{\"event\":\"lost\",\"position\":0,\"time\":1,\"count\":20}".to_owned(),
+    );
+    let report = check(&directory, &changed);
+    assert!(
+        report
+            .limits
+            .iter()
+            .any(|limit| limit.contains("20 events were lost")),
+        "{report}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_may_begin_in_the_middle_and_the_writer_goes_on_to_another_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let tracer = Tracer::new();
+    let solver = solver(&tracer);
+    let before = job(&solver, "before").await;
+    before
+        .solve(chain("a", &["source", "compile"]))
+        .await
+        .unwrap();
+    for name in ["one.jsonl.zst", "two.jsonl"] {
+        let file = directory.path().join(name);
+        tracer.start(&file).unwrap();
+        tracer.start(&file).unwrap_err();
+        let during = job(&solver, name).await;
+        during
+            .solve(chain("a", &["source", "compile", "link"]))
+            .await
+            .unwrap();
+        during.discard().await;
+        let written = tracer.stop().unwrap().unwrap();
+        assert!(written.lines > 10 && written.lost == 0, "{written:?}");
+        let report = weld_trace::check(Reader::open(&file).unwrap()).unwrap();
+        assert!(report.is_good(), "{report}");
+        assert_eq!(report.limits, ["the trace begins in the middle"]);
+        let trace = Trace::read(&file).unwrap();
+        let jobs = weld_trace::jobs(&trace, &Filter::default()).unwrap().jobs;
+        assert_eq!(jobs.len(), 2, "{jobs:?}");
+    }
+    assert!(!tracer.is_on());
+    assert_eq!(tracer.stop().unwrap(), None);
+    before.discard().await;
+    empty(&solver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_cut_off_is_read_to_where_it_ends() {
+    let (directory, sound) = lines().await;
+    let file = directory.path().join("cut.jsonl");
+    let text = sound.join("\n");
+    std::fs::write(&file, &text[..text.len() / 2]).unwrap();
+    let summary = weld_trace::summary(Reader::open(&file).unwrap()).unwrap();
+    assert!(!summary.ended && summary.events > 10 && summary.malformed == 0);
+    let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+    for line in &sound {
+        packed.write_all(format!("{line}\n").as_bytes()).unwrap();
+        packed.flush().unwrap();
+    }
+    let packed = packed.finish().unwrap();
+    std::fs::write(&file, &packed[..packed.len() / 2]).unwrap();
+    let summary = weld_trace::summary(Reader::open(&file).unwrap()).unwrap();
+    assert!(!summary.ended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_find_no_room_are_counted_and_said() {
+    use weld_solver::{TraceEvent, TraceSink, TraceStamp};
+    let directory = tempfile::tempdir().unwrap();
+    // Nobody reads this pipe until all has been sent: the writer is stuck, the sender is not.
+    let pipe = directory.path().join("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let tracer = Tracer::new();
+    let opened = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::File::open(pipe).unwrap()
+    });
+    tracer.start(&pipe).unwrap();
+    let mut reader = opened.join().unwrap();
+    const SENT: u64 = 2_000_000;
+    for position in 1..=SENT {
+        let at = TraceStamp {
+            position,
+            micros: position,
+        };
+        tracer.event(at, TraceEvent::Resumed);
+    }
+    let read = std::thread::spawn(move || {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        text
+    });
+    let written = tracer.stop().unwrap().unwrap();
+    let text = read.join().unwrap();
+    assert!(written.lost > 0);
+    assert_eq!(written.lines + written.lost, SENT);
+    let said: u64 = text
+        .lines()
+        .filter(|line| line.contains("\"event\":\"lost\""))
+        .map(|line| {
+            line.split("\"count\":")
+                .nth(1)
+                .unwrap()
+                .trim_end_matches('}')
+                .parse::<u64>()
+                .unwrap()
+        })
+        .sum();
+    assert_eq!(said, written.lost);
+}

@@ -1,0 +1,213 @@
+//! What every report says of one recorded trace, held to files: `UPDATE_SNAPSHOTS=1 cargo test -p weld-trace --test reports` writes them,
+//! `UPDATE_TRACE=1` also records the trace anew.
+#![allow(clippy::unwrap_used, reason = "helpers may fail their test")]
+
+mod support;
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde::Serialize;
+use weld_trace::{Filter, Reader, Trace};
+
+fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
+}
+
+async fn recorded() -> PathBuf {
+    let file = data("eventful.jsonl");
+    if std::env::var_os("UPDATE_TRACE").is_some() {
+        std::fs::create_dir_all(data("")).unwrap();
+        support::eventful(&file).await;
+    }
+    file
+}
+
+#[track_caller]
+fn same(name: &str, text: &str) {
+    let file = data(name);
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&file, text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(
+        kept, text,
+        "{name} is not what the report says; see the top of this test's file"
+    );
+}
+
+#[track_caller]
+fn report(name: &str, report: &(impl Serialize + Display)) {
+    same(&format!("{name}.txt"), &report.to_string());
+    same(
+        &format!("{name}.json"),
+        &(serde_json::to_string_pretty(report).unwrap() + "\n"),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_report_says_what_it_said() {
+    let file = recorded().await;
+    let trace = Trace::read(&file).unwrap();
+    let all = Filter::default();
+    report(
+        "summary",
+        &weld_trace::summary(Reader::open(&file).unwrap()).unwrap(),
+    );
+    report("jobs", &weld_trace::jobs(&trace, &all).unwrap());
+    report("merges", &weld_trace::merges(&trace, &all).unwrap());
+    report("timeline", &weld_trace::timeline(&trace, &all).unwrap());
+    report(
+        "critical-path",
+        &weld_trace::critical_path(&trace, &all).unwrap(),
+    );
+    report("graph", &weld_trace::graph(&trace, &all).unwrap());
+    report(
+        "check",
+        &weld_trace::check(Reader::open(&file).unwrap()).unwrap(),
+    );
+    let named = |name: &str| Filter {
+        name: Some(name.to_owned()),
+        ..Filter::default()
+    };
+    let links = weld_trace::timeline(&trace, &named("LINK"))
+        .unwrap()
+        .vertices;
+    assert_eq!(links.len(), 3, "of a, b and cached");
+    report(
+        "vertex",
+        &weld_trace::vertex(&trace, &links[0].vertex).unwrap(),
+    );
+    report(
+        "why",
+        &weld_trace::why(&trace, None, &links[0].vertex).unwrap(),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_narrow_down() {
+    let file = recorded().await;
+    let trace = Trace::read(&file).unwrap();
+    let count = |filter: Filter| {
+        weld_trace::timeline(&trace, &filter)
+            .unwrap()
+            .vertices
+            .len()
+    };
+    let all = count(Filter::default());
+    let job = |id: &str| Filter {
+        job: Some(id.to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(count(job("a")), 4);
+    assert_eq!(count(job("failing")), 2);
+    let until = Filter {
+        until: Some(Duration::from_micros(1)),
+        ..Filter::default()
+    };
+    let since = Filter {
+        since: Some(Duration::from_secs(100)),
+        ..Filter::default()
+    };
+    assert!(count(until) < all);
+    assert_eq!(count(since), 0);
+    weld_trace::jobs(&trace, &job("nobody")).unwrap_err();
+    weld_trace::vertex(&trace, "").unwrap_err();
+    weld_trace::vertex(&trace, "sha256:ffffffffff").unwrap_err();
+    let selection_filter = job("failing");
+    let selection = trace.select(&selection_filter).unwrap();
+    let summary =
+        weld_trace::summary_of(Reader::open(&file).unwrap(), |line| selection.passes(line))
+            .unwrap();
+    assert_eq!(summary.jobs, 1);
+    assert_eq!(summary.calls["exec"].failed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_is_compared_with_the_one_before_it_in_another_trace() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut traces = Vec::new();
+    for (name, source) in [("before", "source"), ("after", "other source")] {
+        let file = directory.path().join(name);
+        let tracer = weld_trace::Tracer::new();
+        tracer.start(&file).unwrap();
+        let solver = support::solver(&tracer);
+        let job = support::job(&solver, name).await;
+        job.solve(support::chain(name, &[source, "compile"]))
+            .await
+            .unwrap();
+        job.discard().await;
+        support::empty(&solver).await;
+        tracer.stop().unwrap();
+        traces.push(Trace::read(&file).unwrap());
+    }
+    let filter = Filter {
+        name: Some("compile".to_owned()),
+        ..Filter::default()
+    };
+    let digest = weld_trace::timeline(&traces[1], &filter).unwrap().vertices[0]
+        .vertex
+        .clone();
+    let alone = weld_trace::why(&traces[1], None, &digest).unwrap();
+    assert!(
+        alone.reasons[0].contains("no earlier step is like it"),
+        "{alone}"
+    );
+    let why = weld_trace::why(&traces[1], Some(&traces[0]), &digest).unwrap();
+    assert_eq!(
+        why.reasons,
+        ["input 0 is other source, before it was source"]
+    );
+}
+
+/// The page in a real browser: it draws, and what it draws can be searched.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_works_in_a_browser() {
+    let browsers = ["chromium", "chromium-browser", "google-chrome"];
+    let Some(browser) = browsers
+        .iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok())
+    else {
+        eprintln!("skipped: none of {browsers:?} is installed");
+        return;
+    };
+    let file = recorded().await;
+    let page = weld_trace::html(&Trace::read(&file).unwrap(), &Filter::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("page.html");
+    let show = |page: &str| {
+        std::fs::write(&path, page).unwrap();
+        let output = Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"])
+            .arg(format!(
+                "--user-data-dir={}",
+                directory.path().join("profile").display()
+            ))
+            .arg(format!("file://{}", path.display()))
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shown = show(&page);
+    assert!(shown.contains("data-ready=\"yes\""), "{shown}");
+    assert_eq!(
+        shown.matches("<g transform").count(),
+        16,
+        "a box for each vertex"
+    );
+    assert!(
+        shown.contains("slow-key") || shown.contains("fast-key"),
+        "the merges"
+    );
+    // What a person would type.
+    let search = page.replace(
+        "document.body.dataset.ready = \"yes\";",
+        "byId(\"search\").value = \"LINK\"; draw(); document.body.dataset.ready = \"yes\";",
+    );
+    assert_ne!(search, page);
+    assert_eq!(show(&search).matches("<g transform").count(), 3);
+}
