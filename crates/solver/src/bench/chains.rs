@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::workload::Measured;
+use super::workload::{Measured, busy};
 use crate::{
     CacheSourceId, Digest, KeyId, KeyStore, MemoryKeyStore, Record, RecordId, SaveKey,
     chain::{ChainMode, ChainOptions, SolvedEdge, Stores, import, walk},
@@ -67,7 +67,7 @@ pub(super) fn measure(count: u64) -> Measured {
     let timeout = std::time::Duration::from_secs(10);
     let stores = vec![(CacheSourceId::LOCAL, keys as Arc<dyn KeyStore>)];
     let private = hashbrown::HashSet::default();
-    let begun = Instant::now();
+    let (begun, busy_before) = (Instant::now(), busy());
     let walked = walk(
         &edges,
         &private,
@@ -79,7 +79,7 @@ pub(super) fn measure(count: u64) -> Measured {
         .build()
         .map(|runtime| runtime.block_on(walked))
         .unwrap_or_default();
-    let elapsed = begun.elapsed();
+    let (elapsed, busy) = (begun.elapsed(), busy() - busy_before);
     let links = chains.links() as f64;
     let begun = Instant::now();
     let imported = import(chains).map_or(0, |(_, results)| results.len());
@@ -87,6 +87,7 @@ pub(super) fn measure(count: u64) -> Measured {
         workload: "cache-chains",
         count,
         elapsed,
+        busy,
         figures: vec![
             ("links", links),
             ("results", imported as f64),
