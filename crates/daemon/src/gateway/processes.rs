@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
-use weld_engine::{ProcessError, ProcessRequest, Stdio, StepProcess, Terminal};
+use weld_engine::{ProcessError, ProcessRequest, RuntimeError, Stdio, StepProcess, Terminal};
 use weld_proto::frontend::exec_message::Input;
 use weld_proto::frontend::{self as wire, ExecMessage};
 use weld_proto::google;
