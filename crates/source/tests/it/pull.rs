@@ -402,7 +402,7 @@ async fn a_busy_server_is_asked_again_when_it_says() {
         .await
         .unwrap_err();
     assert!(
-        error.to_string().ends_with("forbidden: forbidden"),
+        error.to_string().ends_with("forbidden: no reason given"),
         "{error}"
     );
     assert_eq!(forbidden.requests().len(), 1);
