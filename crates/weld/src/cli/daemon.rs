@@ -78,7 +78,7 @@ pub(crate) struct DaemonArgs {
     /// Whether to delete what is not used by itself.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     oci_worker_gc: Option<bool>,
-    /// What to keep: RESERVED[,FREE[,MAXIMUM]] in megabytes.
+    /// What to keep, in megabytes: RESERVED,FREE,MAXIMUM.
     #[arg(long, value_name = "SIZES")]
     oci_worker_gc_keepstorage: Option<String>,
     /// How many steps run at once.
