@@ -119,8 +119,8 @@ pub fn from_wire(stat: fsutil::Stat) -> Result<Stat, StatFormError> {
         mode,
         uid: stat.uid,
         gid: stat.gid,
-        size: match kind {
-            FileType::RegularFile => size,
+        size: match (kind, &hard_link) {
+            (FileType::RegularFile, None) => size,
             _ => 0,
         },
         mtime: Timestamp {

@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use weld_client::{Address, Client, TlsOptions};
 use weld_engine::Engine;
 
-use super::args::{EngineArgs, Snapshotter};
+use super::args::EngineArgs;
 use super::report::Failure;
 
 /// Where daemons listen if nobody says otherwise: ours and BuildKit's.
@@ -87,7 +87,7 @@ fn is_configured(args: &EngineArgs) -> bool {
     args.root.is_some()
         || args.config.is_some()
         || args.oci_runtime.is_some()
-        || args.snapshotter != Snapshotter::Auto
+        || args.snapshotter.is_some()
 }
 
 /// Whether a daemon is at the default place, and alive.

@@ -1,0 +1,122 @@
+//! The same command line, with a daemon that does the work: what the client offers goes to it over
+//! the session, and results come back.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use support::Bed;
+
+/// A daemon of the bed's own; stopped when dropped.
+struct Daemon {
+    child: Child,
+    address: String,
+}
+
+impl Daemon {
+    fn start(bed: &Bed) -> Self {
+        let address = format!("unix://{}", bed.path("daemon.sock").display());
+        let mut child = bed
+            .command()
+            .args(["daemon", "--addr", &address])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = lines.find(|line| {
+            line.as_ref()
+                .is_ok_and(|line| line.contains("running server"))
+        });
+        assert!(ready.is_some(), "the daemon did not start");
+        // It must not meet a full or closed pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn files_secrets_layouts_and_results_travel() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    bed.dockerfile(
+        "FROM base AS build\n\
+         RUN --mount=type=secret,id=token cp /run/secrets/token /token && mkdir /d && ln /token /d/link\n\
+         COPY . /context\n\
+         FROM scratch\n\
+         COPY --from=build /token /d /context /\n",
+    )
+    .file("kept", "kept")
+    .file("caf\u{e9}/x", "not ASCII")
+    .file(".dockerignore", "ignored\n")
+    .file("ignored", "no");
+    std::fs::write(bed.path("token"), "s3cr3t").unwrap();
+    let out = bed.path("out");
+    // What is there and has another kind goes, and the rest stays.
+    std::fs::create_dir_all(out.join("kept/was-a-directory")).unwrap();
+    std::fs::write(out.join("mine"), "mine").unwrap();
+    let output = format!("type=local,dest={}", out.display());
+    let archive = format!("type=oci,dest={}", bed.path("image.tar").display());
+    let secret = format!("id=token,src={}", bed.path("token").display());
+    let arguments = [
+        "--addr",
+        &daemon.address,
+        "--secret",
+        &secret,
+        "--output",
+        &output,
+        "--output",
+        &archive,
+    ];
+    let first = bed.build(&arguments).ok();
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    assert_eq!(read("token"), "s3cr3t");
+    assert_eq!(read("link"), "s3cr3t");
+    assert_eq!(read("kept"), "kept");
+    assert_eq!(read("caf\u{e9}/x"), "not ASCII");
+    assert_eq!(read("mine"), "mine");
+    assert!(!out.join("ignored").exists());
+    assert!(bed.path("image.tar").metadata().unwrap().len() > 1000);
+    assert!(!first.stderr.contains("s3cr3t"));
+    assert!(bed.build(&arguments).ok().cached_steps() >= 3);
+
+    let used = bed.run(&["du", "--addr", &daemon.address, "--json"]).ok();
+    assert!(used.stdout.contains("source.local"), "{}", used.stdout);
+    bed.run(&["prune", "--all", "--addr", &daemon.address]).ok();
+}
+
+#[test]
+fn failures_are_told_and_leave_nothing() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    bed.dockerfile("FROM base\nRUN echo before && false\n");
+    let output = format!("type=tar,dest={}", bed.path("out.tar").display());
+    bed.build(&["--addr", &daemon.address, "--output", &output])
+        .fails(&["before", "exit code: 1"]);
+    assert!(!bed.path("out.tar").exists());
+    bed.dockerfile("FROM base\nRUN --mount=type=secret,id=missing,required=true true\n");
+    bed.build(&["--addr", &daemon.address]).fails(&["missing"]);
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_an_error() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM scratch\n");
+    let address = format!("unix://{}", bed.path("nobody.sock").display());
+    bed.build(&["--addr", &address])
+        .fails(&["cannot connect to unix://", "nobody.sock"]);
+    bed.build(&["--addr", "ftp://x"]).fails(&["is no address"]);
+}
