@@ -1,10 +1,11 @@
-//! Developer commands: `cargo xtask demo`, `test`, `bench`, `sim`.
+//! Developer commands: `cargo xtask demo`, `test`, `bench`, `sim`, `stress`.
 
 mod bench;
 mod demo;
 mod packages;
 mod process;
 mod sim;
+mod stress;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Simulate the solver's core through random schedules and check every invariant.
     Sim(sim::SimArgs),
+    /// Run the solver's stress tests for long.
+    Stress(stress::StressArgs),
     /// Install what the tests need from Debian's packages and run every test.
     Test(test::TestArgs),
 }
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo(args) => demo::demo(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::simulate(&args),
+        Command::Stress(args) => stress::stress(&args),
         Command::Test(args) => test::run_tests(&args),
     }
 }

@@ -107,7 +107,7 @@ impl Client {
         rustix::rand::getrandom(&mut random, flags)
             .map_err(|error| ClientError::Session(error.to_string()))?;
         let reference = weld_digest::Digest::sha256_of(random).hex()[..25].to_owned();
-        let server = SessionServer::new(Arc::clone(&request.session), Arc::clone(&targets));
+        let server = SessionServer::new(Arc::clone(&request.session), targets);
         let session = server.start(&Caller::new(self.channel.clone())).await?;
         let watching = self.watch(reference.clone(), progress);
         let message = solve_request(reference, request);
@@ -128,9 +128,7 @@ impl Client {
             // forget to say so.
             drop(tokio::time::timeout(LAST_PROGRESS, watching).await);
         }
-        let attrs = outcome?;
-        targets.finish(&attrs).await?;
-        Ok(BuildResponse { attrs })
+        Ok(BuildResponse { attrs: outcome? })
     }
 
     /// Passes the progress of a build on until it ends.

@@ -8,7 +8,6 @@
 )]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures_util::StreamExt;
 use prost::Message;
@@ -18,7 +17,7 @@ use tonic::{Code, Status};
 use weld_daemon::gateway::Session;
 use weld_engine::{BuildJob, Config, Engine, HostSession, JobRequest, Refs};
 use weld_llb::{
-    Builder, Constraints, FileChange, MkdirAction, MkfileAction, Platform, Run, State, pb,
+    Builder, Constraints, FileChange, MkdirAction, MkfileAction, Output, Platform, Run, State, pb,
 };
 use weld_proto::frontend as wire;
 use weld_proto::frontend::exec_message::Input;
@@ -36,14 +35,11 @@ struct World {
 impl World {
     async fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        let config = Config {
-            root: root.path().join("state"),
-            ..Config::default()
-        };
+        let config = Config::new(root.path().join("state"));
         let engine = Engine::open(config).await.unwrap();
         let request = JobRequest {
             id: "job".to_owned(),
-            session: Arc::new(HostSession::new()),
+            session: HostSession::new().into_session(),
             entitlements: Vec::new(),
         };
         let (progress, _receiver) = weld_progress::channel();
@@ -155,7 +151,7 @@ impl Outcome {
     }
 }
 
-fn file(path: &str, mode: u32, data: impl Into<bytes::Bytes>) -> FileChange {
+fn file(path: &str, mode: u32, data: impl Into<bytes::Bytes>) -> FileChange<Output> {
     FileChange::Mkfile(MkfileAction {
         path: path.to_owned(),
         mode,
@@ -165,7 +161,7 @@ fn file(path: &str, mode: u32, data: impl Into<bytes::Bytes>) -> FileChange {
     })
 }
 
-fn dir(path: &str) -> FileChange {
+fn dir(path: &str) -> FileChange<Output> {
     FileChange::Mkdir(MkdirAction {
         path: path.to_owned(),
         mode: 0o755,

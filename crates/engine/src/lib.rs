@@ -61,5 +61,5 @@ pub use weld_export::{ExportKind, ExportRequest, ExportTarget};
 pub use weld_op::SandboxMountKind;
 pub use weld_op::session::Session;
 pub use weld_runtime::privilege::PrivilegeError;
-pub use weld_runtime::{Chunk, Stdio, StepProcess, Terminal};
+pub use weld_runtime::{Chunk, RuntimeError, Stdio, StepProcess, Terminal};
 pub use weld_solver::TraceSink;

@@ -50,8 +50,9 @@ pub struct Built {
     /// Whether several platforms were asked for, so that the result has an index or a directory
     /// for each, even if it is only one in the end.
     pub is_multi_platform: bool,
-    /// `SOURCE_DATE_EPOCH`: no time in an image's config, and no time of an exported file, is
-    /// later.
+    /// `SOURCE_DATE_EPOCH`: what is new in an image's config is no later, files of an exported
+    /// directory or tar archive are of this time, and with `rewrite-timestamp` files of new layers
+    /// are no later.
     pub epoch: Option<OffsetDateTime>,
 }
 

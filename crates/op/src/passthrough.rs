@@ -23,6 +23,8 @@ struct NoInputError {
     inputs: usize,
 }
 
+impl Step for Passthrough {}
+
 #[async_trait]
 impl Op<Tree> for Passthrough {
     async fn cache_map(&self, _ctx: &OpContext<Tree>, _index: u32) -> Result<CacheMap, OpError> {
@@ -61,5 +63,3 @@ impl Op<Tree> for Passthrough {
             .collect()
     }
 }
-
-impl Step for Passthrough {}

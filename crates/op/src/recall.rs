@@ -134,8 +134,8 @@ impl Remembered {
         }
     }
 
-    /// What names the step, and what it may be found by when its definition has changed: its whole name, then its place, then its
-    /// place's kind.
+    /// What names the step, and what it may be found by when its definition has changed: its whole name, then what it says, then its
+    /// place.
     fn slots(&self) -> (StepName, [StepName; 3]) {
         let hash = |slot: &str, text: &str| {
             let digest = FieldHasher::new("weld.step.slot.v1")
@@ -145,14 +145,14 @@ impl Remembered {
                 .finish();
             crate::digest::to_solver(&digest).0
         };
-        let place = recipe::place(&self.name);
+        let (place, text) = recipe::place_and_text(&self.name);
         let vertex = crate::digest::to_solver(self.vertex.digest()).0;
         (
             vertex,
             [
                 hash("name", &self.name),
+                hash("text", &text),
                 hash("place", &place),
-                hash("kind", &recipe::without_counts(&place)),
             ],
         )
     }

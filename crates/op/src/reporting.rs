@@ -104,7 +104,8 @@ impl ProgressSink for Relay {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.log_bytes + text.len() <= LOG_LIMIT {
             waiting.log_bytes += text.len();
-            waiting.logs.push_back(text.as_bytes().to_vec());
+            let ending = if text.ends_with('\n') { "" } else { "\n" };
+            waiting.logs.push_back([text, ending].concat().into_bytes());
         }
         drop(waiting);
         self.changed.notify_one();

@@ -10,10 +10,6 @@ pub(crate) mod local;
 mod secrets;
 mod upload;
 
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
-
 use tokio::sync::OnceCell;
 use weld_source::git::{GitConfig, GitSource};
 use weld_source::http::{HttpConfig, HttpError, HttpSource};
@@ -27,33 +23,14 @@ pub(crate) struct Outside {
     git: OnceCell<GitSource>,
 }
 
-/// The directory for repositories cannot be made.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot make the directory {path} for git repositories: {source}", path = path.display())]
-struct RepositoriesError {
-    path: PathBuf,
-    source: io::Error,
-}
-
 impl Worker {
     async fn http_source(&self) -> Result<&HttpSource, HttpError> {
         let made = || async { HttpSource::new(HttpConfig::default()) };
         self.outside.http.get_or_try_init(made).await
     }
 
-    async fn git_source(&self) -> Result<&GitSource, RepositoriesError> {
-        let made = || async {
-            let path = &self.repositories;
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .map_err(|source| RepositoriesError {
-                    path: path.clone(),
-                    source,
-                })?;
-            Ok(GitSource::new(GitConfig::new(path)))
-        };
-        self.outside.git.get_or_try_init(made).await
+    async fn git_source(&self) -> &GitSource {
+        let made = || async { GitSource::new(GitConfig::new(self.store.cache_mounts().clone())) };
+        self.outside.git.get_or_init(made).await
     }
 }

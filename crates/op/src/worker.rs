@@ -1,4 +1,3 @@
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use weld_llb::Platform;
@@ -25,8 +24,6 @@ pub struct Worker {
     pub registry: Registry,
     /// The platform of steps that name none.
     pub platform: Platform,
-    /// Where bare repositories are kept between fetches.
-    pub repositories: PathBuf,
     /// Whether steps tell why they run.
     pub explaining: Explaining,
     pub(crate) resolutions: Resolutions,
@@ -37,14 +34,12 @@ pub struct Worker {
 impl Worker {
     /// A worker.
     pub fn new(store: Store, snapshots: Snapshots, runtime: Runtime, registry: Registry) -> Self {
-        let repositories = store.root().join("git");
         Self {
             store,
             snapshots,
             runtime,
             registry,
             platform: Platform::host(),
-            repositories,
             explaining: Explaining::default(),
             resolutions: Resolutions::default(),
             outside: Outside::default(),

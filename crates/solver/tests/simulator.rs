@@ -1,5 +1,10 @@
 //! The simulator finds nothing in the core, and finds every mistake that is built in.
 
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
 use weld_solver::sim::{Fault, SimOptions, Step, play, run, schedule_of};
 
 fn from_environment(name: &str, default: u64) -> u64 {
@@ -9,30 +14,49 @@ fn from_environment(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
+/// Seeds that a thread takes at a time.
+const PIECE: u64 = 50;
+
+/// At least `WELD_SIM_CORE_STEPS` inputs of the core, on all processors: 2,000,000 in CI, a tenth of it elsewhere.
 #[test]
 fn no_invariant_breaks() {
-    let options = SimOptions {
-        from: from_environment("WELD_SIM_FROM", 1),
-        seeds: from_environment("WELD_SIM_SEEDS", 400),
-        steps: from_environment("WELD_SIM_STEPS", 400),
-        fault: None,
+    let in_ci = std::env::var_os("CI").is_some();
+    let default = if in_ci { 2_000_000 } else { 200_000 };
+    let budget = from_environment("WELD_SIM_CORE_STEPS", default);
+    let steps = from_environment("WELD_SIM_STEPS", 400);
+    let next = AtomicU64::new(from_environment("WELD_SIM_FROM", 1));
+    let (handled, merges) = (AtomicU64::new(0), AtomicU64::new(0));
+    let simulate = || {
+        while handled.load(Ordering::Relaxed) < budget {
+            let report = run(&SimOptions {
+                from: next.fetch_add(PIECE, Ordering::Relaxed),
+                seeds: PIECE,
+                steps,
+                fault: None,
+            });
+            if let Some(failed) = report.failed {
+                let steps: Vec<_> = failed.schedule.iter().map(ToString::to_string).collect();
+                panic!(
+                    "seed {}: {:?}\n{}\n{}",
+                    failed.seed,
+                    failed.violation,
+                    steps.join("\n"),
+                    failed.graph
+                );
+            }
+            handled.fetch_add(report.handled, Ordering::Relaxed);
+            merges.fetch_add(report.merges, Ordering::Relaxed);
+        }
     };
-    let report = run(&options);
-    println!(
-        "{} seeds, {} inputs, {} merges",
-        report.seeds, report.handled, report.merges
-    );
-    if let Some(failed) = report.failed {
-        let steps: Vec<_> = failed.schedule.iter().map(ToString::to_string).collect();
-        panic!(
-            "seed {}: {:?}\n{}\n{}",
-            failed.seed,
-            failed.violation,
-            steps.join("\n"),
-            failed.graph
-        );
-    }
-    assert!(report.merges > 0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(simulate)));
+        simulate();
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{handled:?} inputs, {merges:?} merges in {seconds:.1} s");
+    assert!(merges.into_inner() > 0);
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub struct CacheMountRequest {
     pub key: String,
     /// Who else may use it.
     pub sharing: Sharing,
+    /// What it is listed as: a cache mount, or another directory that is kept between builds.
+    pub record_type: RecordType,
     /// What a user reads of it.
     pub description: String,
 }
@@ -58,6 +60,12 @@ pub enum CacheMountError {
 /// The cache mounts of a state directory. Cheap to clone.
 #[derive(Clone)]
 pub struct CacheMounts(Arc<Inner>);
+
+impl std::fmt::Debug for CacheMounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CacheMounts({:?})", self.0.root)
+    }
+}
 
 struct Inner {
     root: PathBuf,
@@ -284,7 +292,7 @@ impl CacheMounts {
         let object = Object::Snapshot(id);
         let name = name(&request.key, id);
         let new = NewUsage {
-            record_type: RecordType::CacheMount,
+            record_type: request.record_type,
             description: request.description.clone(),
             mutable: true,
             size: None,

@@ -6,13 +6,14 @@ mod world;
 use std::fs;
 use std::path::Path;
 
-use weld_store::{CacheMount, CacheMountRequest, PruneOptions, Sharing, Store};
+use weld_store::{CacheMount, CacheMountRequest, PruneOptions, RecordType, Sharing, Store};
 use world::{open, open_on_boot};
 
 fn request(key: &str, sharing: Sharing) -> CacheMountRequest {
     CacheMountRequest {
         key: key.into(),
         sharing,
+        record_type: RecordType::CacheMount,
         description: format!("cached mount {key}"),
     }
 }

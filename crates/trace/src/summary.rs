@@ -134,8 +134,8 @@ struct Counting {
     kinds: Vec<u64>,
     start: Option<u64>,
     end: u64,
-    /// Names of live vertices.
-    names: HashMap<u64, Box<str>>,
+    /// Names of live vertices, by their digests.
+    names: HashMap<Box<str>, Box<str>>,
     tasks: HashMap<u64, Running>,
     calls: HashMap<&'static str, CallTotals>,
     words: HashMap<(Kind, &'static str), u64>,
@@ -205,13 +205,13 @@ impl Counting {
             Kind::Vertex => {
                 self.live += 1;
                 self.summary.most_vertices = self.summary.most_vertices.max(self.live);
-                if let (Some(id), Some(name)) = (line.id, line.name) {
-                    self.names.insert(id, name.raw().into());
+                if let (Some(digest), Some(name)) = (line.vertex, line.name) {
+                    self.names.insert(digest.raw().into(), name.raw().into());
                 }
             }
             Kind::VertexFreed => {
                 self.live = self.live.saturating_sub(1);
-                line.id.map(|id| self.names.remove(&id));
+                line.vertex.map(|digest| self.names.remove(digest.raw()));
             }
             Kind::Loaded => self.summary.loaded_vertices += line.vertices.unwrap_or(0),
             Kind::Merge | Kind::MergeRefused => self.count(line.kind, line.reason),
@@ -261,7 +261,7 @@ impl Counting {
         if slowest.len() == SLOWEST && slowest.last().is_some_and(|last| last.micros >= micros) {
             return;
         }
-        let name = line.id.and_then(|id| self.names.get(&id));
+        let name = line.vertex.and_then(|digest| self.names.get(digest.raw()));
         let entry = SlowCall {
             micros,
             call: running.call.to_owned(),

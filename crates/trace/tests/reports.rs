@@ -19,12 +19,17 @@ fn data(name: &str) -> PathBuf {
 }
 
 async fn recorded() -> PathBuf {
-    let file = data("eventful.jsonl");
-    if std::env::var_os("UPDATE_TRACE").is_some() {
-        std::fs::create_dir_all(data("")).unwrap();
-        support::eventful(&file).await;
-    }
-    file
+    // Recorded once, however many tests want it.
+    static RECORDED: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
+    let record = || async {
+        let file = data("eventful.jsonl");
+        if std::env::var_os("UPDATE_TRACE").is_some() {
+            std::fs::create_dir_all(data("")).unwrap();
+            support::eventful(&file).await;
+        }
+        file
+    };
+    RECORDED.get_or_init(record).await.clone()
 }
 
 #[track_caller]

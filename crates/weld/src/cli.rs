@@ -81,6 +81,14 @@ fn remote(cli: &Cli) -> Result<Option<(&ClientArgs, Address)>, Failure> {
         _ => return Ok(None),
     };
     let address = client.address(&cli.engine)?;
+    if trace::wanted(&cli.command) {
+        return match client.addr {
+            Some(_) => Err(Failure::usage(
+                "--trace and --explain are of builds in this process: leave out --addr and WELD_HOST",
+            )),
+            None => Ok(None),
+        };
+    }
     Ok(address.map(|address| (client, address)))
 }
 

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -177,14 +177,6 @@ impl Targets {
         read?;
         let written = written.map_err(|error| Status::internal(error.to_string()))?;
         written.map_err(|error| Status::internal(error.to_string()))
-    }
-
-    /// Does what is left to do once the daemon has told what it built.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn finish(&self, _response: &BTreeMap<String, String>) -> Result<(), ClientError> {
-        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
-use weld_engine::{ProcessError, ProcessRequest, Stdio, StepProcess, Terminal};
+use weld_engine::{ProcessError, ProcessRequest, RuntimeError, Stdio, StepProcess, Terminal};
 use weld_proto::frontend::exec_message::Input;
 use weld_proto::frontend::{self as wire, ExecMessage};
 use weld_proto::google;
@@ -316,11 +316,17 @@ fn exit(ended: Result<(), ProcessError>) -> wire::ExitMessage {
             .unwrap_or(UNKNOWN_CODE),
         ProcessError::Stopped(_) => UNKNOWN_CODE,
     };
+    let (status, message) = match &error {
+        ProcessError::Runtime(RuntimeError::Cancelled) => {
+            (Code::Cancelled, "context canceled".to_owned())
+        }
+        error => (Code::Unknown, error.to_string()),
+    };
     wire::ExitMessage {
         code,
         error: Some(google::Status {
-            code: Code::Unknown.into(),
-            message: error.to_string(),
+            code: status.into(),
+            message,
             details: vec![details::exit(code)],
         }),
     }

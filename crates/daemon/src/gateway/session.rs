@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+use prost::Message;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 use weld_engine::{
@@ -173,7 +175,8 @@ impl Session {
                 None => String::new(),
             };
             let bridge = self.bridge();
-            let inputs = bridge.failed_inputs(error).into_iter().map(Some);
+            let inputs = bridge.failed_inputs(error);
+            let inputs = inputs_by_mount(&step.op, inputs).into_iter();
             let inputs: Vec<_> = inputs.map(keep).collect();
             let mounts = bridge.failed_mounts(error).into_iter();
             let mounts: Vec<_> = mounts.map(keep).collect();
@@ -314,4 +317,17 @@ impl Session {
             subjects,
         })
     }
+}
+
+/// What a failed operation was given, as clients read it: of a process, one for each mount.
+fn inputs_by_mount(op: &Bytes, inputs: Vec<Ref>) -> Vec<Option<Ref>> {
+    let op = pb::Op::decode(op.clone()).ok().and_then(|op| op.op);
+    let Some(pb::op::Op::Exec(exec)) = op else {
+        return inputs.into_iter().map(Some).collect();
+    };
+    let of_mount = |mount: &pb::Mount| {
+        let index = usize::try_from(mount.input).ok()?;
+        inputs.get(index).cloned()
+    };
+    exec.mounts.iter().map(of_mount).collect()
 }

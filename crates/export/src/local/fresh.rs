@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags};
 
@@ -13,7 +14,7 @@ use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags};
 /// another one.
 pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path).is_err()
-        && let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+        && let (Some(parent), Some(_)) = (path.parent(), path.file_name())
     {
         let parent = match parent.as_os_str().is_empty() {
             true => Path::new("."),
@@ -22,11 +23,18 @@ pub(super) fn create_directory(path: &Path) -> io::Result<()> {
         fs::create_dir_all(parent)?;
         // Where this cannot be, any place does.
         if let Ok(apart) = Apart::make(parent) {
-            let made = apart.0.join(name);
+            // The name decides about the place: the same again would be where the last one was.
+            let made = apart.0.join(unused_name());
             let _ = fs::create_dir(&made).and_then(|()| apart.give(&made, path));
         }
     }
     fs::create_dir_all(path)
+}
+
+fn unused_name() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let moment = now.map_or(0, |now| now.as_nanos());
+    format!("{}-{moment}", std::process::id())
 }
 
 /// A directory whose subdirectories are spread over the file system; removed when it goes.

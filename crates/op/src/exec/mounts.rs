@@ -363,6 +363,7 @@ impl Prepared {
                     CacheSharingOpt::Private => Sharing::Private,
                     CacheSharingOpt::Locked => Sharing::Locked,
                 },
+                record_type: RecordType::CacheMount,
                 description: format!("cached mount {dest} from exec {}", exec.description),
             };
             let snapshots = exec.worker.snapshots.clone();

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use rustix::mount::OpenTreeFlags;
 use weld_llb::CacheSharingOpt;
 use weld_runtime::{AgentSocket, MountPlan, Secret, Source, StepMount, StepSpec};
-use weld_store::mount::Mounted;
+use weld_store::mount::{MountSpec, Mounted};
 use weld_store::snapshot::{MutableSnapshot, SnapshotError};
-use weld_store::{CacheMountRequest, Sharing};
+use weld_store::{CacheMountRequest, RecordType, Sharing};
 
 use super::ExecError;
 use super::mounts::absolute;
@@ -136,8 +136,14 @@ impl Sandbox {
             SandboxMountKind::Cache { id, sharing } => {
                 let cache = cache(worker, &dest, &id, sharing).await?;
                 let source = Source::Plan(MountPlan::Bind(cache.path()));
+                let view = Mounted::open(&MountSpec::bind(cache.path(), true));
+                let view = view.map_err(|source| ExecError::Mount {
+                    dest: dest.clone(),
+                    source: std::io::Error::other(source),
+                })?;
                 self._caches.push(cache);
                 self.mount(target, source, &selector, readonly);
+                return Ok(Some(Arc::new(view)));
             }
             SandboxMountKind::File { data, mode } => self.secrets.push(Secret {
                 target,
@@ -267,6 +273,7 @@ async fn cache(
             CacheSharingOpt::Private => Sharing::Private,
             CacheSharingOpt::Locked => Sharing::Locked,
         },
+        record_type: RecordType::CacheMount,
         description: format!("cached mount {dest} of a frontend's container"),
     };
     let empty = |_: &Path| Ok(());

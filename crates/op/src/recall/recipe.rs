@@ -129,22 +129,20 @@ fn without_password(text: &str) -> String {
     }
 }
 
-/// The place of a step and its verb: `[build 2/4] RUN` of `[build 2/4] RUN make`.
-pub(super) fn place(name: &str) -> String {
+/// The place of a step and its verb, `[build 2] RUN` of `[build 2/4] RUN make`, and what it says without its number, `[build] RUN make`.
+pub(super) fn place_and_text(name: &str) -> (String, String) {
     let (place, rest) = match name.split_once("] ") {
         Some((place, rest)) if place.starts_with('[') => (place, rest),
-        _ => ("", name),
+        _ => ("[", name),
     };
     let verb = rest.split_whitespace().next().unwrap_or_default();
-    format!("{place}] {verb}")
-}
-
-/// A place without its numbers.
-pub(super) fn without_counts(place: &str) -> String {
-    place
-        .chars()
-        .filter(|char| !char.is_ascii_digit())
-        .collect()
+    // The count of a stage's lines changes with each line that is added.
+    let index = place.rsplit_once('/').map_or(place, |(index, _)| index);
+    let label = index.trim_end_matches(|char: char| char.is_ascii_digit());
+    (
+        format!("{index}] {verb}"),
+        format!("{}] {rest}", label.trim_end()),
+    )
 }
 
 #[cfg(test)]
@@ -168,9 +166,17 @@ mod tests {
 
     #[test]
     fn places_are_read_from_names() {
-        assert_eq!(place("[build 2/4] RUN make -j"), "[build 2/4] RUN");
-        assert_eq!(without_counts("[build 12/14] RUN"), "[build /] RUN");
-        assert_eq!(place("RUN make"), "] RUN");
+        for (name, place, text) in [
+            (
+                "[build 2/4] RUN make -j",
+                "[build 2] RUN",
+                "[build] RUN make -j",
+            ),
+            ("[ 3/12] COPY . /app", "[ 3] COPY", "[] COPY . /app"),
+            ("RUN make", "[] RUN", "[] RUN make"),
+        ] {
+            assert_eq!(place_and_text(name), (place.to_owned(), text.to_owned()));
+        }
         let long = "x".repeat(1000);
         assert!(bounded(&long).chars().count() < 300);
         assert_ne!(bounded(&long), bounded(&format!("{long}y")));

@@ -154,7 +154,7 @@ impl Git {
         if let Some(resolved) = known.as_ref() {
             return Ok(resolved.clone());
         }
-        let source = self.worker.git_source().await.map_err(OpError::failed)?;
+        let source = self.worker.git_source().await;
         let work = reporting(ctx, |progress| async move {
             source.resolve(&access.spec, &progress).await
         });
@@ -238,7 +238,7 @@ impl Op<Tree> for Git {
     ) -> Result<Vec<Tree>, OpError> {
         let access = self.access(ctx).await?;
         let resolved = self.resolve(ctx, &access).await?;
-        let source = self.worker.git_source().await.map_err(OpError::failed)?;
+        let source = self.worker.git_source().await;
         let failed = |source| CheckoutError::Snapshot {
             name: self.description.clone(),
             source: Box::new(source),

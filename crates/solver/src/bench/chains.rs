@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::workload::Measured;
+use super::workload::{Measured, busy};
 use crate::{
     CacheSourceId, Digest, KeyId, KeyStore, MemoryKeyStore, Record, RecordId, SaveKey,
     chain::{ChainMode, ChainOptions, SolvedEdge, Stores, import, walk},
@@ -67,6 +67,7 @@ pub(super) fn measure(count: u64) -> Measured {
     let timeout = std::time::Duration::from_secs(10);
     let stores = vec![(CacheSourceId::LOCAL, keys as Arc<dyn KeyStore>)];
     let private = hashbrown::HashSet::default();
+    let busy_before = busy();
     let begun = Instant::now();
     let walked = walk(
         &edges,
@@ -80,6 +81,7 @@ pub(super) fn measure(count: u64) -> Measured {
         .map(|runtime| runtime.block_on(walked))
         .unwrap_or_default();
     let elapsed = begun.elapsed();
+    let busy = self::busy() - busy_before;
     let links = chains.links() as f64;
     let begun = Instant::now();
     let imported = import(chains).map_or(0, |(_, results)| results.len());
@@ -87,6 +89,7 @@ pub(super) fn measure(count: u64) -> Measured {
         workload: "cache-chains",
         count,
         elapsed,
+        busy,
         figures: vec![
             ("links", links),
             ("results", imported as f64),

@@ -376,7 +376,7 @@ async fn solve(bench: &Bench, definition: OpDefinition<u64>) -> Outcome<Job<u64>
 }
 
 /// Processor time of all threads of this process; zero where it cannot be told.
-fn busy() -> Duration {
+pub(super) fn busy() -> Duration {
     let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
         return Duration::ZERO;
     };

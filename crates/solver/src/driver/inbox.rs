@@ -48,60 +48,67 @@ pub(super) enum Message<T: Value> {
 }
 
 pub(super) struct Inbox<T: Value> {
-    waiting: Mutex<Waiting<T>>,
+    waiting: Mutex<Waiting<Message<T>>>,
     pub(super) wake: Notify,
     tickets: AtomicU64,
     /// Grows when the core is replaced because it broke an invariant.
     epoch: AtomicU32,
 }
 
-struct Waiting<T: Value> {
-    messages: Vec<Message<T>>,
+/// What waits, and whose turn it is to see to it: the protocol, without the lock around it.
+struct Waiting<M> {
+    messages: Vec<M>,
     /// Somebody drains the inbox, or is about to.
     attended: bool,
     /// The pump has ended: nothing will be answered.
     closed: bool,
 }
 
+impl<M> Waiting<M> {
+    const EMPTY: Self = Self {
+        messages: Vec::new(),
+        attended: false,
+        closed: false,
+    };
+
+    /// Adds messages. Returns whether it is the caller's turn to see to it that the inbox is drained: nobody else does.
+    #[must_use]
+    fn add(&mut self, messages: impl IntoIterator<Item = M>) -> bool {
+        self.messages.extend(messages);
+        !self.messages.is_empty() && !std::mem::replace(&mut self.attended, true)
+    }
+
+    /// Swaps what waits with the empty `into`. Returns whether there was anything; if not, it is nobody's turn any more.
+    #[must_use]
+    fn take(&mut self, into: &mut Vec<M>) -> bool {
+        std::mem::swap(into, &mut self.messages);
+        self.attended = !into.is_empty();
+        self.attended
+    }
+}
+
 impl<T: Value> Inbox<T> {
     pub(super) fn new() -> Self {
         Self {
-            waiting: Mutex::new(Waiting {
-                messages: Vec::new(),
-                attended: false,
-                closed: false,
-            }),
+            waiting: Mutex::new(Waiting::EMPTY),
             wake: Notify::new(),
             tickets: AtomicU64::new(1),
             epoch: AtomicU32::new(0),
         }
     }
 
-    /// Adds a message. Returns whether it is the caller's turn to see to it that the inbox is drained: nobody else does.
+    /// Adds a message. Returns whether it is the caller's turn to drain the inbox, or to have it drained.
     #[must_use]
     pub(super) fn send(&self, message: Message<T>) -> bool {
         let mut waiting = self.lock();
-        if waiting.closed {
-            return false;
-        }
-        waiting.messages.push(message);
-        !std::mem::replace(&mut waiting.attended, true)
+        !waiting.closed && waiting.add([message])
     }
 
     /// Adds messages, as [`send`](Self::send) does.
     #[must_use]
     pub(super) fn send_all(&self, messages: &mut Vec<Message<T>>) -> bool {
-        if messages.is_empty() {
-            return false;
-        }
         let mut waiting = self.lock();
-        if waiting.closed {
-            drop(waiting);
-            messages.clear();
-            return false;
-        }
-        waiting.messages.append(messages);
-        !std::mem::replace(&mut waiting.attended, true)
+        !waiting.closed && waiting.add(messages.drain(..))
     }
 
     /// Adds messages, as [`tell_pump`](Self::tell_pump) does.
@@ -118,17 +125,13 @@ impl<T: Value> Inbox<T> {
         }
     }
 
-    /// Swaps what waits with the empty `into`, for the one who drains the inbox. Returns whether there was anything; if not, it is
-    /// nobody's turn any more.
+    /// For the one whose turn it is: see [`Waiting::take`].
     #[must_use]
     pub(super) fn take(&self, into: &mut Vec<Message<T>>) -> bool {
-        let mut waiting = self.lock();
-        std::mem::swap(into, &mut waiting.messages);
-        waiting.attended = !into.is_empty();
-        waiting.attended
+        self.lock().take(into)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<Message<T>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -202,5 +205,124 @@ impl<T: Value> Drop for CancelOnDrop<'_, T> {
                 },
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use loom::{
+        sync::{Arc, Condvar, Mutex},
+        thread,
+    };
+
+    use super::Waiting;
+
+    /// The inbox with the locks of the model checker. The pump's list is what was handled.
+    struct Model {
+        waiting: Mutex<Waiting<u32>>,
+        pump: Mutex<Vec<u32>>,
+        /// A permit to wake up, as `Notify` keeps it.
+        permit: Mutex<bool>,
+        wake: Condvar,
+    }
+
+    impl Model {
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                waiting: Mutex::new(Waiting::EMPTY),
+                pump: Mutex::new(Vec::new()),
+                permit: Mutex::new(false),
+                wake: Condvar::new(),
+            })
+        }
+
+        fn send(&self, message: u32) -> bool {
+            self.waiting.lock().unwrap().add([message])
+        }
+
+        fn drain(&self) {
+            let mut pump = self.pump.lock().unwrap();
+            let mut batch = Vec::new();
+            while self.waiting.lock().unwrap().take(&mut batch) {
+                pump.append(&mut batch);
+            }
+        }
+
+        fn notify(&self) {
+            *self.permit.lock().unwrap() = true;
+            self.wake.notify_one();
+        }
+
+        /// The pump's own task, which is woken to handle what nobody else does, until it has seen `count` messages.
+        fn pump(&self, count: usize) {
+            while self.pump.lock().unwrap().len() < count {
+                let mut permit = self.permit.lock().unwrap();
+                while !std::mem::take(&mut *permit) {
+                    permit = self.wake.wait(permit).unwrap();
+                }
+                drop(permit);
+                self.drain();
+            }
+        }
+
+        fn check(&self, count: u32) {
+            let waiting = self.waiting.lock().unwrap();
+            assert!(waiting.messages.is_empty(), "nothing is forgotten");
+            assert!(!waiting.attended, "it is nobody's turn");
+            let mut handled = self.pump.lock().unwrap().clone();
+            handled.sort_unstable();
+            assert_eq!(handled, (0..count).collect::<Vec<_>>(), "each once");
+        }
+    }
+
+    /// In every interleaving of two tasks that drain the inbox themselves when it is their turn.
+    #[test]
+    fn what_tasks_send_is_handled_once_by_one_of_them() {
+        loom::model(|| {
+            let model = Model::new();
+            let other = Arc::clone(&model);
+            let task = thread::spawn(move || {
+                for message in [0, 1] {
+                    if other.send(message) {
+                        other.drain();
+                    }
+                }
+            });
+            for message in [2, 3] {
+                if model.send(message) {
+                    model.drain();
+                }
+            }
+            task.join().unwrap();
+            model.check(4);
+        });
+    }
+
+    /// In every interleaving of a client, which wakes the pump, with a task, which drains the inbox itself. A lost wake-up would leave
+    /// the pump waiting, which the model checker reports.
+    #[test]
+    fn no_wake_up_is_lost_between_clients_and_tasks() {
+        loom::model(|| {
+            let model = Model::new();
+            let task = Arc::clone(&model);
+            let task = thread::spawn(move || {
+                if task.send(0) {
+                    task.drain();
+                }
+            });
+            let client = Arc::clone(&model);
+            let client = thread::spawn(move || {
+                if client.send(1) {
+                    client.notify();
+                }
+            });
+            task.join().unwrap();
+            client.join().unwrap();
+            // Whoever's turn it was has drained it, or has left a permit.
+            if *model.permit.lock().unwrap() {
+                model.pump(2);
+            }
+            model.check(2);
+        });
     }
 }

@@ -129,7 +129,7 @@ struct Tables {
     by_id: HashTable<Entry>,
     /// First link of each name.
     by_name: HashTable<Entry>,
-    by_record: HashTable<Entry>,
+    by_record: HashTable<u32>,
 }
 
 impl MemoryKeyStore {
@@ -469,13 +469,15 @@ impl Tables {
             Some(last) => self.records[last].next = at,
             None => self.keys[key].records = at,
         }
-        add(&mut self.by_record, hash_record(id), at);
+        let records = &self.records;
+        self.by_record
+            .insert_unique(hash_record(id), at, |at| hash_record(records[*at].id));
     }
 
     fn stored(&self, record: RecordId) -> Vec<u32> {
-        let entries = self.by_record.iter_hash(widen(narrow(hash_record(record))));
+        let entries = self.by_record.iter_hash(hash_record(record));
         entries
-            .map(|entry| entry.at)
+            .copied()
             .filter(|at| self.records[*at].id == record)
             .collect()
     }
@@ -483,7 +485,8 @@ impl Tables {
     fn drop_record(&mut self, record: RecordId) {
         for at in self.stored(record) {
             let Stored { key, next, .. } = self.records[at];
-            if let Some(entry) = entry_of(&mut self.by_record, hash_record(record), at) {
+            let hash = hash_record(record);
+            if let Ok(entry) = self.by_record.find_entry(hash, |other| *other == at) {
                 entry.remove();
             }
             let before = self.records_of(key).take_while(|other| *other != at).last();

@@ -61,6 +61,20 @@ pub struct Step {
 }
 
 impl Step {
+    /// How many bytes a step is made of.
+    pub const BYTES: usize = 11;
+
+    /// A step out of bytes that a fuzzer made up: every action is as likely.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let [action, low, high, b @ ..] = bytes;
+        let (action, _) = WEIGHTS[usize::from(action) % WEIGHTS.len()];
+        Self {
+            action,
+            a: u64::from(u16::from_le_bytes([low, high])),
+            b: u64::from_le_bytes(b),
+        }
+    }
+
     pub(super) fn draw(rng: &mut Rng) -> Self {
         let total = WEIGHTS.iter().map(|(_, weight)| weight).sum();
         let mut at = rng.below(total);

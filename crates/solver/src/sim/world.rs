@@ -256,7 +256,10 @@ impl World {
             Effect::Query { query, .. } => format!("query {query:?}"),
             Effect::Save { keys, .. } => format!("save {keys:?}"),
             Effect::Progress { news, .. } => format!("{news:?}"),
-            Effect::Lost { .. } | Effect::DropRecord { .. } => String::new(),
+            Effect::Lost { .. }
+            | Effect::DropRecord { .. }
+            | Effect::Replay { .. }
+            | Effect::Forget { .. } => String::new(),
         };
         if self.loud {
             println!("{} {seen}", self.now);
@@ -292,7 +295,10 @@ impl World {
                 }
             }
             Effect::DropRecord { record } => self.drop_record(record.id),
-            Effect::Progress { .. } | Effect::Trace(_) => {}
+            Effect::Progress { .. }
+            | Effect::Replay { .. }
+            | Effect::Forget { .. }
+            | Effect::Trace(_) => {}
         }
         Ok(())
     }

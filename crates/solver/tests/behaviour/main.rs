@@ -15,6 +15,7 @@ mod failing;
 mod ignoring;
 mod merging;
 mod nesting;
+mod rows;
 mod sharing;
 mod support;
 mod weaknesses;

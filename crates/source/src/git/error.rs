@@ -1,6 +1,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use weld_store::CacheMountError;
+
 use super::url::GitUrlError;
 
 /// Why a commit could not be had. Remotes are shown without credentials.
@@ -23,6 +25,14 @@ pub enum GitError {
     /// Fetching by commit needs one.
     #[error("fetch-by-commit needs a full commit as reference or checksum")]
     FetchByCommit,
+    /// There is no place for a mirror.
+    #[error("cannot keep a mirror of {remote}: {source}")]
+    Mirror {
+        /// The remote.
+        remote: String,
+        /// Why.
+        source: Box<CacheMountError>,
+    },
     /// The program cannot be run.
     #[error("cannot run {program:?}: {source}")]
     Program {

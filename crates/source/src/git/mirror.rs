@@ -1,29 +1,17 @@
-use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
-use tokio::sync::OwnedMutexGuard;
 use weld_digest::Digest;
+use weld_store::{CacheMount, CacheMountRequest, CacheMounts, RecordType, Sharing};
 
 use super::command::Git;
 use super::error::GitError;
 use super::source::ResolvedCommit;
 use crate::retry::RetryPolicy;
 
-/// How long to wait before asking for a lock of another process again.
-const LOCK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// The mirrors of one directory, and who works on which.
+/// The mirrors of a store: directories that are kept between builds, each used by one at a time.
 #[derive(Debug)]
-pub(super) struct Mirrors {
-    root: PathBuf,
-    busy: Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>,
-}
+pub(super) struct Mirrors(CacheMounts);
 
 /// A mirror that nobody else works on: a bare repository with the commits that were asked for.
 /// Each is kept by a ref of ours, named by a digest of the ref that it was fetched as, so that no
@@ -32,20 +20,12 @@ pub(super) struct Mirror {
     directory: PathBuf,
     git: Git,
     remote: String,
-    _turn: OwnedMutexGuard<()>,
-    _lock: File,
+    _kept: CacheMount,
 }
 
 impl Mirrors {
-    pub(super) fn new(root: PathBuf) -> Self {
-        Self {
-            root,
-            busy: Mutex::default(),
-        }
-    }
-
-    pub(super) fn root(&self) -> &Path {
-        &self.root
+    pub(super) const fn new(directories: CacheMounts) -> Self {
+        Self(directories)
     }
 
     /// The mirror of a remote. `identity` tells remotes apart; `git` has what it takes to reach
@@ -56,58 +36,35 @@ impl Mirrors {
         remote: &str,
         git: &Git,
     ) -> Result<Mirror, GitError> {
-        let directory = self.root.join(Digest::sha256_of(identity).hex());
-        let turn = self.turn(&directory).lock_owned().await;
-        let path = directory.with_extension("lock");
-        let lock = lock_file(&path).await.map_err(|source| GitError::File {
-            action: "lock",
-            path,
-            source,
+        let request = CacheMountRequest {
+            key: format!("git/{}", Digest::sha256_of(identity).hex()),
+            sharing: Sharing::Locked,
+            record_type: RecordType::Regular,
+            description: format!("shared git repository of {remote}"),
+        };
+        let kept = self.0.acquire(&request, |_| Ok(())).await;
+        let kept = kept.map_err(|source| GitError::Mirror {
+            remote: remote.to_owned(),
+            source: Box::new(source),
         })?;
+        let directory = kept.path();
         Ok(Mirror {
             git: git.clone().in_repository(&directory),
             directory,
             remote: remote.to_owned(),
-            _turn: turn,
-            _lock: lock,
+            _kept: kept,
         })
-    }
-
-    fn turn(&self, directory: &Path) -> Arc<tokio::sync::Mutex<()>> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = busy.get(directory).and_then(Weak::upgrade) {
-            return turn;
-        }
-        busy.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::default();
-        busy.insert(directory.to_owned(), Arc::downgrade(&turn));
-        turn
-    }
-}
-
-/// Locks a file against other processes, asking again until it is free, so that a wait can be
-/// cancelled.
-async fn lock_file(path: &Path) -> io::Result<File> {
-    let file = tokio::fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .await?
-        .into_std()
-        .await;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => tokio::time::sleep(LOCK_INTERVAL).await,
-            Err(error) => return Err(error.into()),
-            Ok(()) => return Ok(file),
-        }
     }
 }
 
 impl Mirror {
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// A directory on the same disk, for what goes with the mirror at the latest.
+    pub(super) fn beside(&self) -> &Path {
+        self.directory.parent().unwrap_or(&self.directory)
     }
 
     pub(super) fn git(&self) -> &Git {

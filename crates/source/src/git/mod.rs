@@ -1,10 +1,11 @@
 //! Commits of git repositories, by the `git` program.
 //!
-//! A remote is mirrored once, in a bare repository below a directory that is given, as far as it
-//! was asked for; checkouts are made from there. The program runs without any of this machine's
+//! A remote is mirrored once, in a bare repository that the store keeps, as far as it was asked
+//! for; checkouts are made from there. The program runs without any of this machine's
 //! configuration, asks nobody anything, and speaks no protocol but those allowed. Credentials are
 //! passed in its environment, never among its arguments, and are removed from all that it says.
 
+mod checkout;
 mod command;
 mod error;
 mod mirror;

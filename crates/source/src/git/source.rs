@@ -1,11 +1,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use weld_store::CacheMounts;
+
+use super::checkout::Checkout;
 use super::command::Git;
 use super::error::GitError;
 use super::is_commit_name;
 use super::mirror::{Mirror, Mirrors};
-use super::subdir;
 use super::url::{GitUrl, scrub};
 use crate::progress::Progress;
 use crate::retry::RetryPolicy;
@@ -14,8 +16,8 @@ use crate::secret::Secret;
 /// How repositories are reached and where they are mirrored.
 #[derive(Clone, Debug)]
 pub struct GitConfig {
-    /// The directory of the mirrors; it must be there.
-    pub mirrors: PathBuf,
+    /// Where mirrors are kept.
+    pub mirrors: CacheMounts,
     /// The program.
     pub program: PathBuf,
     /// When a broken connection is tried again.
@@ -25,10 +27,10 @@ pub struct GitConfig {
 }
 
 impl GitConfig {
-    /// The `git` of the `PATH`, with mirrors in a directory.
-    pub fn new(mirrors: impl Into<PathBuf>) -> Self {
+    /// The `git` of the `PATH`, with mirrors in a store.
+    pub fn new(mirrors: CacheMounts) -> Self {
         Self {
-            mirrors: mirrors.into(),
+            mirrors,
             program: PathBuf::from("git"),
             retry: RetryPolicy::default(),
             allow_file: false,
@@ -137,11 +139,11 @@ pub struct GitSource {
 }
 
 /// A remote, and a git that can reach it.
-struct Access {
-    url: GitUrl,
+pub(super) struct Access {
+    pub(super) url: GitUrl,
     /// What tells it from others: the remote, with user and password if the URL has them.
     identity: String,
-    git: Git,
+    pub(super) git: Git,
     _known_hosts: Option<tempfile::NamedTempFile>,
 }
 
@@ -194,7 +196,6 @@ impl GitSource {
         mirror.fetch(resolved, &self.config.retry).await?;
         let commit = self.verify(spec, resolved, &access, &mirror).await?;
         let checkout = Checkout {
-            source: self,
             spec,
             resolved,
             commit,
@@ -245,14 +246,13 @@ impl GitSource {
         let Some(lines) = &spec.auth.known_hosts else {
             return Ok(None);
         };
-        let root = self.mirrors.root();
-        let written = tempfile::NamedTempFile::new_in(root).and_then(|mut file| {
+        let written = tempfile::NamedTempFile::new().and_then(|mut file| {
             io::Write::write_all(&mut file, lines.as_bytes())?;
             Ok(file)
         });
         written.map(Some).map_err(|source| GitError::File {
             action: "write known hosts into",
-            path: root.to_owned(),
+            path: std::env::temp_dir(),
             source,
         })
     }
@@ -453,219 +453,5 @@ fn ssh_command(known_hosts: Option<&Path>) -> String {
             let path = path.display().to_string().replace('\'', "'\\''");
             format!("{QUIET} -o StrictHostKeyChecking=yes -o 'UserKnownHostsFile=\"{path}\"'")
         }
-    }
-}
-
-/// One checkout.
-struct Checkout<'a> {
-    source: &'a GitSource,
-    spec: &'a GitSpec,
-    resolved: &'a ResolvedCommit,
-    commit: String,
-    access: &'a Access,
-    mirror: &'a Mirror,
-}
-
-impl Checkout<'_> {
-    async fn make(&self, directory: &Path) -> Result<(), GitError> {
-        let subdir = weld_fileset::clean(&format!("/{}", self.spec.subdir));
-        let subdir = subdir.trim_start_matches('/');
-        if subdir.is_empty() {
-            self.check_out(directory, self.spec.keep_git_dir).await?;
-        } else {
-            // Beside what is wanted, so that it can be moved.
-            let whole = self.temporary(directory)?;
-            self.check_out(whole.path(), false).await?;
-            self.take_subdir(whole, subdir, directory).await?;
-        }
-        if self.spec.mtime == MtimePolicy::Commit {
-            let seconds = self.commit_time().await?;
-            let path = directory.to_owned();
-            blocking("set the times of", directory, move || {
-                subdir::set_times(&path, seconds)
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn check_out(&self, directory: &Path, keep: bool) -> Result<(), GitError> {
-        let submodules = !self.spec.skip_submodules && self.has_submodules().await?;
-        if keep {
-            let git_dir = directory.join(".git");
-            self.with_own_repository(directory, &git_dir, submodules)
-                .await
-        } else if submodules {
-            let repository = self.temporary(self.source.mirrors.root())?;
-            let git_dir = repository.path().join("git");
-            self.with_own_repository(directory, &git_dir, true).await?;
-            let path = directory.to_owned();
-            blocking("tidy", directory, move || subdir::remove_git_files(&path)).await
-        } else {
-            self.write_from_mirror(directory).await
-        }
-    }
-
-    /// Writes the files straight from the mirror, with an index that is thrown away.
-    async fn write_from_mirror(&self, directory: &Path) -> Result<(), GitError> {
-        let scratch = self.temporary(self.source.mirrors.root())?;
-        let git = self
-            .mirror
-            .git()
-            .clone()
-            .with_work_tree(directory)
-            .with_env("GIT_INDEX_FILE", scratch.path().join("index"));
-        let action = self.action("check out");
-        git.run(&action, ["read-tree", "--reset", "-u", &self.commit])
-            .await?;
-        Ok(())
-    }
-
-    /// Fetches the commit from the mirror into a repository of its own and checks out there.
-    async fn with_own_repository(
-        &self,
-        directory: &Path,
-        git_dir: &Path,
-        submodules: bool,
-    ) -> Result<(), GitError> {
-        let action = self.action("check out");
-        let format = match self.commit.len() {
-            64 => "--object-format=sha256",
-            _ => "--object-format=sha1",
-        };
-        let git = self
-            .access
-            .git
-            .clone()
-            .in_repository(git_dir)
-            .with_work_tree(directory);
-        git.run(&action, ["init", "--quiet", format]).await?;
-        let from = format!("file://{}", self.mirror.directory().display());
-        let refspec = match self.resolved.reference.as_str() {
-            full if full.starts_with("refs/") => {
-                format!("+{}:{full}", Mirror::name_of(self.resolved))
-            }
-            _ => Mirror::name_of(self.resolved),
-        };
-        let fetch = [
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            "--update-head-ok",
-            "--depth=1",
-            "--end-of-options",
-            &from,
-            &refspec,
-        ];
-        git.run(&action, fetch).await?;
-        let checkout = ["checkout", "--quiet", "--detach", &self.commit];
-        git.run(&action, checkout).await?;
-        let origin = ["remote", "add", "origin", self.access.url.remote()];
-        git.run(&action, origin).await?;
-        if submodules {
-            let update = [
-                "submodule",
-                "--quiet",
-                "update",
-                "--init",
-                "--recursive",
-                "--depth=1",
-            ];
-            git.run(&self.action("update the submodules of"), update)
-                .await?;
-        }
-        let expire = ["reflog", "expire", "--all", "--expire=now"];
-        git.run(&action, expire).await?;
-        // It names the mirror.
-        match tokio::fs::remove_file(git_dir.join("FETCH_HEAD")).await {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(GitError::File {
-                action: "tidy",
-                path: git_dir.to_owned(),
-                source,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    async fn has_submodules(&self) -> Result<bool, GitError> {
-        let name = format!("{}:.gitmodules", self.commit);
-        let probe = self
-            .mirror
-            .git()
-            .run("look for submodules", ["cat-file", "-e", &name]);
-        match probe.await {
-            Ok(_) => Ok(true),
-            Err(GitError::Failed { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn take_subdir(
-        &self,
-        whole: tempfile::TempDir,
-        subdir: &str,
-        directory: &Path,
-    ) -> Result<(), GitError> {
-        let failed = |reason: String| GitError::Subdir {
-            remote: self.access.url.remote().to_owned(),
-            subdir: subdir.to_owned(),
-            commit: self.commit.clone(),
-            reason,
-        };
-        let (wanted, to) = (subdir.to_owned(), directory.to_owned());
-        let moved = tokio::task::spawn_blocking(move || {
-            subdir::move_up(whole.path(), &wanted, &to)?;
-            whole.close()
-        });
-        match moved.await {
-            Ok(outcome) => outcome.map_err(|error| failed(error.to_string())),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-
-    async fn commit_time(&self) -> Result<i64, GitError> {
-        let arguments = [
-            "log",
-            "-1",
-            "--format=%ct",
-            "--end-of-options",
-            &self.commit,
-        ];
-        let action = self.action("read the time of");
-        let output = self.mirror.git().run(&action, arguments).await?;
-        output.text().parse().map_err(|_| GitError::Failed {
-            action,
-            stderr: format!("git gave {:?} for a time", output.text()),
-        })
-    }
-
-    fn temporary(&self, beneath: &Path) -> Result<tempfile::TempDir, GitError> {
-        let made = tempfile::Builder::new()
-            .prefix(".weld-git-")
-            .tempdir_in(beneath);
-        made.map_err(|source| GitError::File {
-            action: "make a directory in",
-            path: beneath.to_owned(),
-            source,
-        })
-    }
-
-    fn action(&self, verb: &str) -> String {
-        format!("{verb} {} of {}", self.resolved.reference, self.access.url)
-    }
-}
-
-async fn blocking(
-    action: &'static str,
-    path: &Path,
-    work: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> Result<(), GitError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome.map_err(|source| GitError::File {
-            action,
-            path: path.to_owned(),
-            source,
-        }),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

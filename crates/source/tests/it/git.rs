@@ -11,6 +11,7 @@ use weld_source::git::{
     GitAuth, GitConfig, GitError, GitSource, GitSpec, MtimePolicy, ResolvedCommit,
 };
 use weld_source::progress::{Progress, ProgressSink, Status};
+use weld_store::{CacheMounts, PruneOptions, Store, StoreOptions};
 
 use crate::support::quick_retry;
 use crate::support::server::{Reply, Request, Server};
@@ -93,21 +94,34 @@ fn git_in(directory: &Path, arguments: &[&str]) -> String {
 
 struct World {
     source: GitSource,
-    mirrors: tempfile::TempDir,
+    store: Store,
+    state: tempfile::TempDir,
 }
 
 impl World {
     fn new() -> Self {
-        let mirrors = tempfile::tempdir().unwrap();
-        let config = GitConfig {
+        Self::with(|mirrors| GitConfig {
             allow_file: true,
             retry: quick_retry(),
-            ..GitConfig::new(mirrors.path())
-        };
+            ..GitConfig::new(mirrors)
+        })
+    }
+
+    fn with(config: impl FnOnce(CacheMounts) -> GitConfig) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state.path(), StoreOptions::default()).unwrap();
         Self {
-            source: GitSource::new(config),
-            mirrors,
+            source: GitSource::new(config(store.cache_mounts().clone())),
+            store,
+            state,
         }
+    }
+
+    /// The directories of the mirrors.
+    fn mirrors(&self) -> Vec<PathBuf> {
+        let snapshots = self.state.path().join("snapshots");
+        let kept = names(&snapshots).into_iter();
+        kept.map(|name| snapshots.join(name).join("fs")).collect()
     }
 
     async fn resolve(&self, spec: &GitSpec) -> Result<ResolvedCommit, GitError> {
@@ -190,11 +204,23 @@ async fn references_of_all_kinds_are_resolved_and_checked_out() {
     }
     let resolved = world.resolve(&spec(&repository.url(), "v1")).await.unwrap();
     assert_eq!(resolved.commit(), first);
-    assert_eq!(
-        names(world.mirrors.path()).len(),
-        2,
-        "one mirror and its lock"
-    );
+    assert_eq!(world.mirrors().len(), 1);
+    world.store.db().flush().unwrap();
+    let usage = world.store.disk_usage(&[]).unwrap();
+    let description = format!("shared git repository of {}", repository.url());
+    assert_eq!(usage.len(), 1);
+    assert_eq!(usage[0].description, description);
+    assert!(usage[0].mutable && usage[0].size.is_some_and(|size| size > 4096));
+    let everything = PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    };
+    assert_eq!(world.store.prune(&everything).unwrap().len(), 1);
+    assert_eq!(world.mirrors().len(), 0);
+    world
+        .checkout(&spec(&repository.url(), "main"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -301,7 +327,7 @@ async fn the_git_directory_is_kept_on_wish_and_is_a_usable_one() {
             Command::new("grep")
                 .args([
                     "-r",
-                    world.mirrors.path().to_str().unwrap(),
+                    world.state.path().to_str().unwrap(),
                     directory.path().to_str().unwrap(),
                 ])
                 .output()
@@ -344,11 +370,7 @@ async fn a_submodule_of_this_machines_files_is_refused() {
     outer.git(&["submodule", "--quiet", "add", &inner.url(), "inner"]);
     outer.commit_all();
     let server = backend(outer.path(), |_| true).await;
-    let mirrors = tempfile::tempdir().unwrap();
-    let world = World {
-        source: GitSource::new(GitConfig::new(mirrors.path())),
-        mirrors,
-    };
+    let world = World::with(GitConfig::new);
     let error = world
         .checkout(&spec(&server.url("/.git"), "main"))
         .await
@@ -451,7 +473,7 @@ async fn what_is_not_there_is_named() {
     assert!(matches!(error, GitError::NoDefaultBranch { .. }), "{error}");
     let config = GitConfig {
         program: PathBuf::from("/nonexistent/git"),
-        ..GitConfig::new(world.mirrors.path())
+        ..GitConfig::new(world.store.cache_mounts().clone())
     };
     let source = GitSource::new(config);
     let error = source
@@ -493,7 +515,7 @@ async fn a_mirror_that_is_damaged_is_made_anew() {
     let (repository, world) = (Repository::new(), World::new());
     let spec = spec(&repository.url(), "main");
     world.checkout(&spec).await.unwrap();
-    let mirror = world.mirrors.path().join(&names(world.mirrors.path())[0]);
+    let mirror = world.mirrors().remove(0);
     std::fs::write(mirror.join("HEAD"), "garbage").unwrap();
     world.checkout(&spec).await.unwrap();
     std::fs::write(mirror.join("shallow.lock"), "").unwrap();
@@ -659,7 +681,7 @@ async fn secrets_let_in_and_are_never_shown() {
             .await
             .unwrap();
         assert_eq!(read(&directory, "file"), "two");
-        for place in [directory.path(), world.mirrors.path()] {
+        for place in [directory.path(), world.state.path()] {
             let found = Command::new("grep")
                 .args(["-rE", "hidden|dXNlc"])
                 .arg(place)

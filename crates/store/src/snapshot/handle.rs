@@ -15,7 +15,7 @@ use crate::layer::root_of;
 use crate::mount::{MountSpec, Mounted, OverlayUpper};
 use crate::object::SnapshotId;
 use crate::pins::Pin;
-use crate::usage::NewUsage;
+use crate::usage::{self, NewUsage};
 
 /// A committed snapshot. While a handle lives, the snapshot and all that it is made of stay.
 #[derive(Clone)]
@@ -315,7 +315,8 @@ impl SnapshotRef {
 
     /// The bytes that it takes on disk, without what it shares with its parents.
     pub fn size(&self) -> Result<u64, SnapshotError> {
-        super::size::of_tree(self.id(), &self.directory())
+        let directory = self.directory();
+        usage::on_disk(&directory).map_err(SnapshotError::file(self.id(), "measure", &directory))
     }
 }
 

@@ -177,12 +177,12 @@ impl LocalTreeChange {
         };
         let snapshot = snapshots.publish(self.snapshot, origin, usage)?;
         let name = self.name;
-        drop(
-            snapshots
-                .store()
-                .db()
-                .update(move |tx| names::set(tx, &name, &Object::Snapshot(id))),
-        );
+        // Waited for, so that the next build, which may come at once, finds it.
+        let named = snapshots
+            .store()
+            .db()
+            .update(move |tx| names::set(tx, &name, &Object::Snapshot(id)));
+        named.wait()?;
         Ok(snapshot)
     }
 }

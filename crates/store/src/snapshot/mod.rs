@@ -19,7 +19,6 @@ pub(crate) mod node;
 mod record;
 pub(crate) mod remove;
 mod simple;
-mod size;
 mod store;
 
 pub use error::SnapshotError;

@@ -18,6 +18,7 @@ use super::node::{Node, open_directory_at, xattrs_at};
 use super::record::{LayerDescriptor, Origin, Record, SNAPSHOTS};
 use super::{MutableSnapshot, SnapshotError, changes, farm};
 use crate::db::{decode, encode};
+use crate::durability;
 use crate::layer::{self, ApplyOptions, LayerError, Whiteouts};
 use crate::mount::{MountSpec, Mounted};
 use crate::object::{Object, SnapshotId};
@@ -287,8 +288,10 @@ impl Snapshots {
         drop(self.0.store.db().update_then(
             move |tx| {
                 tx.open_table(SNAPSHOTS)?.insert(id.0, row.as_slice())?;
-                if let Some(usage) = &usage {
-                    usage::record(tx, &object, usage)?;
+                match &usage {
+                    Some(usage) => usage::record(tx, &object, usage)?,
+                    // It is cached already, but its files are new.
+                    None => durability::written(tx, &object)?,
                 }
                 for parent in &parents {
                     refs::add(tx, &Reference::Snapshot(id), &Object::Snapshot(*parent))?;

@@ -19,6 +19,7 @@ use crate::object::Object;
 
 pub use filter::{Filter, FilterError};
 pub use inventory::UsageInfo;
+pub(crate) use size::on_disk;
 pub use uses::Uses;
 
 /// A row for every cached object, by its key.

@@ -85,6 +85,19 @@ enum Format {
     Html,
 }
 
+/// Whether a command wants to be traced, or its steps explained.
+pub(crate) fn wanted(command: &Command) -> bool {
+    let trace = match command {
+        Command::Build(args) if args.explain => return true,
+        Command::Build(args) => &args.trace.trace,
+        Command::Solve(args) => &args.trace.trace,
+        _ => &None,
+    };
+    trace
+        .as_ref()
+        .is_some_and(|path| !path.as_os_str().is_empty())
+}
+
 /// The writer that a command is to have, already on.
 pub(crate) fn tracer(command: &Command) -> Result<Option<Tracer>, Failure> {
     let path = match command {
