@@ -6,6 +6,7 @@
 
 mod archive;
 mod blocking;
+pub mod cache;
 mod client;
 mod config;
 mod destination;

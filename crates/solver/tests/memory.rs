@@ -44,7 +44,7 @@ fn chain(who: &str, round: u64, length: u32) -> OpDefinition<u64> {
             .into_iter()
             .collect(),
         options: VertexOptions {
-            ignore_cache: round % 3 == 0,
+            ignore_cache: round.is_multiple_of(3),
             ..VertexOptions::default()
         },
     });

@@ -44,11 +44,11 @@ fn tests() -> BTreeSet<String> {
             let line = line.strip_prefix("async ").unwrap_or(line);
             if line.starts_with("#[tokio::test") || line == "#[test]" {
                 is_test = true;
-            } else if let Some(rest) = line.strip_prefix("fn ") {
-                if std::mem::take(&mut is_test) {
-                    let name = rest.split('(').next().unwrap();
-                    tests.insert(format!("{module}::{name}"));
-                }
+            } else if let Some(rest) = line.strip_prefix("fn ")
+                && std::mem::take(&mut is_test)
+            {
+                let name = rest.split('(').next().unwrap();
+                tests.insert(format!("{module}::{name}"));
             }
         }
     }

@@ -273,7 +273,7 @@ async fn cache(
             CacheSharingOpt::Private => Sharing::Private,
             CacheSharingOpt::Locked => Sharing::Locked,
         },
-        record_type: RecordType::CacheMount,
+        record_type: weld_store::RecordType::CacheMount,
         description: format!("cached mount {dest} of a frontend's container"),
     };
     let empty = |_: &Path| Ok(());

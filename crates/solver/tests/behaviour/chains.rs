@@ -466,15 +466,11 @@ async fn a_source_that_never_answers_costs_its_time_once() {
             .options(|options| options.cache_sources = vec![source])
             .done();
     }
-    let begun = std::time::Instant::now();
     let chains = chains_of(&world, &chain, MAX).await;
     assert_eq!(chains.items.len(), 21);
-    assert!(
-        begun.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        begun.elapsed()
-    );
-    assert!(world.saw(|event| matches!(event, TraceEvent::SourceFailed { .. })) > 0);
+    // Some forty queries and look-ups were made of it, or would have been.
+    let failures = world.saw(|event| matches!(event, TraceEvent::SourceFailed { .. }));
+    assert!((1..12).contains(&failures), "{failures}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -560,8 +556,8 @@ async fn a_circle_in_the_store_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_thousand_records_are_collected_in_no_time() {
-    // Linear in the links: the bench has the figures, this only catches a square.
+async fn twenty_thousand_records_are_collected() {
+    // The bench has the figures.
     let world = World::new();
     let keys = Arc::clone(&world.keys);
     let count = 20_000_u32;
@@ -573,18 +569,13 @@ async fn twenty_thousand_records_are_collected_in_no_time() {
     let root = job.load(definition_of(&top, 0)).await.unwrap();
     job.build(root).await.unwrap();
     link_last(&keys, count);
-    let begun = std::time::Instant::now();
     let chains = job.cache_chains(&[root], MAX).await.unwrap();
-    let elapsed = begun.elapsed();
     assert!(
         chains.items.len() > count as usize,
         "{}",
         chains.items.len()
     );
-    assert!(elapsed < Duration::from_secs(8), "{elapsed:?}");
-    let begun = std::time::Instant::now();
     import(chains).unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(8));
 }
 
 fn numbered(number: u32) -> KeyId {

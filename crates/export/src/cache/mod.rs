@@ -1,0 +1,33 @@
+//! The build cache in BuildKit's form: an index or a manifest of layers, and a config that says which keys lead to them.
+
+mod config;
+mod read;
+mod write;
+
+pub use config::{CONFIG_MEDIA_TYPE, CacheConfig, LayerRow, RecordRow, ResultRow};
+pub use read::{CacheReadError, read_config};
+pub use write::{CacheManifest, ManifestOptions, write_manifest};
+
+use weld_digest::Digest;
+use weld_source::image::Descriptor;
+
+/// The annotation of a layer that tells the digest of its content as it is unpacked.
+pub const ANNOTATION_UNCOMPRESSED: &str = "containerd.io/uncompressed";
+
+/// A result that can be carried away: layers, lowest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// The layers; each has [`ANNOTATION_UNCOMPRESSED`].
+    pub layers: Vec<Descriptor>,
+}
+
+impl Remote {
+    /// The digests of the layers as they are unpacked; `None` where one does not tell.
+    pub fn diff_ids(&self) -> Option<Vec<Digest>> {
+        let of = |layer: &Descriptor| layer.annotations.get(ANNOTATION_UNCOMPRESSED)?.parse().ok();
+        self.layers.iter().map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

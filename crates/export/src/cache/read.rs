@@ -1,0 +1,240 @@
+//! From a config to chains.
+
+use std::collections::HashMap;
+
+use weld_digest::Digest;
+use weld_solver::chain::{CacheChains, ChainItem, ChainLink, ChainResult};
+use weld_source::image::Descriptor;
+
+use super::Remote;
+use super::config::{CacheConfig, InputRow, RecordRow};
+
+/// The largest config that is read: some hundred thousand records.
+const MAX_CONFIG: usize = 256 << 20;
+/// Most layers of one result.
+const MAX_LAYERS: usize = 4096;
+
+/// Why a cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheReadError {
+    /// It is too large.
+    #[error("the cache config has {0} bytes, and {MAX_CONFIG} is the most that is read")]
+    TooLarge(usize),
+    /// It is not JSON of the right shape.
+    #[error("malformed cache config: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A record refers to one that is not there.
+    #[error("record {record} of the cache refers to record {link}, and there are {count}")]
+    Record {
+        /// The record.
+        record: usize,
+        /// What it refers to.
+        link: i64,
+        /// How many there are.
+        count: usize,
+    },
+    /// Records refer to one another in a circle.
+    #[error("record {0} of the cache refers to itself, directly or not")]
+    Circle(usize),
+    /// An input of a record is empty.
+    #[error("record {0} of the cache has an input that nothing can stand for")]
+    EmptyInput(usize),
+    /// A layer is not there.
+    #[error("the cache refers to layer {layer}, and there are {count}")]
+    Layer {
+        /// The layer.
+        layer: i64,
+        /// How many there are.
+        count: usize,
+    },
+    /// Layers have one another as parents, or there are too many.
+    #[error("layer {0} of the cache has over {MAX_LAYERS} parents")]
+    Parents(i64),
+    /// A record is named by a digest that no key can have.
+    #[error("record {record} of the cache is named {digest}, which is not SHA-256")]
+    Algorithm {
+        /// The record.
+        record: usize,
+        /// Its name.
+        digest: Digest,
+    },
+}
+
+/// Reads a config. A result whose layers are not all among `blobs` is left out.
+///
+/// # Errors
+/// [`CacheReadError`] says what is wrong, and where.
+pub fn read_config(
+    bytes: &[u8],
+    blobs: &HashMap<Digest, Descriptor>,
+) -> Result<CacheChains<Remote>, CacheReadError> {
+    if bytes.len() > MAX_CONFIG {
+        return Err(CacheReadError::TooLarge(bytes.len()));
+    }
+    let config: CacheConfig = serde_json::from_slice(bytes)?;
+    let order = in_order(&config.records)?;
+    let mut places = vec![0; order.len()];
+    for (place, at) in (0..).zip(&order) {
+        if let Some(slot) = places.get_mut(*at) {
+            *slot = place;
+        }
+    }
+    let mut items = Vec::with_capacity(order.len());
+    for at in order {
+        let Some(record) = config.records.get(at) else {
+            continue;
+        };
+        items.push(ChainItem {
+            class: class(at, &record.digest)?,
+            inputs: record
+                .inputs
+                .iter()
+                .map(|input| input.iter().filter_map(|row| link(row, &places)).collect())
+                .collect(),
+            results: results(record, &config, blobs)?,
+        });
+    }
+    Ok(CacheChains { items })
+}
+
+fn class(record: usize, digest: &Digest) -> Result<weld_solver::Digest, CacheReadError> {
+    match digest.as_sha256() {
+        Some(hash) => Ok(weld_solver::Digest(*hash)),
+        None => Err(CacheReadError::Algorithm {
+            record,
+            digest: digest.clone(),
+        }),
+    }
+}
+
+fn link(row: &InputRow, places: &[u32]) -> Option<ChainLink> {
+    let item = *places.get(usize::try_from(row.link).ok()?)?;
+    let selector = (!row.selector.is_empty()).then(|| {
+        let parsed = row.selector.parse::<Digest>().ok();
+        let hash = parsed.as_ref().and_then(Digest::as_sha256).copied();
+        // A selector of another form is as good as a name.
+        hash.map_or_else(
+            || weld_solver::Digest::of(&row.selector),
+            weld_solver::Digest,
+        )
+    });
+    Some(ChainLink { item, selector })
+}
+
+/// Records, inputs before what uses them: BuildKit sorts them by their digests.
+fn in_order(records: &[RecordRow]) -> Result<Vec<usize>, CacheReadError> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum State {
+        New,
+        Open,
+        Done,
+    }
+    let mut states = vec![State::New; records.len()];
+    let mut order = Vec::with_capacity(records.len());
+    let mut work: Vec<(usize, bool)> = Vec::new();
+    for start in 0..records.len() {
+        work.push((start, false));
+        while let Some((at, done)) = work.pop() {
+            let (Some(state), Some(record)) = (states.get_mut(at), records.get(at)) else {
+                continue;
+            };
+            if done {
+                *state = State::Done;
+                order.push(at);
+                continue;
+            }
+            match *state {
+                State::Done => continue,
+                State::Open => return Err(CacheReadError::Circle(at)),
+                State::New => *state = State::Open,
+            }
+            work.push((at, true));
+            for input in &record.inputs {
+                if input.is_empty() {
+                    return Err(CacheReadError::EmptyInput(at));
+                }
+                for row in input {
+                    let below = usize::try_from(row.link).ok();
+                    let below = below.filter(|below| *below < records.len()).ok_or(
+                        CacheReadError::Record {
+                            record: at,
+                            link: row.link,
+                            count: records.len(),
+                        },
+                    )?;
+                    match states.get(below) {
+                        Some(State::Open) => return Err(CacheReadError::Circle(below)),
+                        Some(State::New) => work.push((below, false)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    Ok(order)
+}
+
+fn results(
+    record: &RecordRow,
+    config: &CacheConfig,
+    blobs: &HashMap<Digest, Descriptor>,
+) -> Result<Vec<ChainResult<Remote>>, CacheReadError> {
+    let mut results = Vec::new();
+    let mut add = |layers: Vec<i64>, created: time::OffsetDateTime| {
+        let remote = remote(&layers, config, blobs)?;
+        let created = u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+        results.extend(remote.map(|value| ChainResult { value, created }));
+        Ok::<_, CacheReadError>(())
+    };
+    for result in &record.results {
+        add(stack(result.layer, config)?, result.created_at)?;
+    }
+    for chain in &record.chains {
+        add(chain.layers.clone(), chain.created_at)?;
+    }
+    results.sort_by_key(|result| std::cmp::Reverse(result.created));
+    Ok(results)
+}
+
+/// A layer with its parents, lowest first.
+fn stack(top: i64, config: &CacheConfig) -> Result<Vec<i64>, CacheReadError> {
+    let mut stack = Vec::new();
+    let mut next = top;
+    while next != -1 {
+        if stack.len() == MAX_LAYERS {
+            return Err(CacheReadError::Parents(top));
+        }
+        stack.push(next);
+        let at = usize::try_from(next).ok();
+        let row = at.and_then(|at| config.layers.get(at));
+        next = row
+            .ok_or(CacheReadError::Layer {
+                layer: next,
+                count: config.layers.len(),
+            })?
+            .parent;
+    }
+    stack.reverse();
+    Ok(stack)
+}
+
+fn remote(
+    layers: &[i64],
+    config: &CacheConfig,
+    blobs: &HashMap<Digest, Descriptor>,
+) -> Result<Option<Remote>, CacheReadError> {
+    let mut found = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let at = usize::try_from(*layer).ok();
+        let row = at.and_then(|at| config.layers.get(at));
+        let row = row.ok_or(CacheReadError::Layer {
+            layer: *layer,
+            count: config.layers.len(),
+        })?;
+        match blobs.get(&row.blob) {
+            Some(descriptor) => found.push(descriptor.clone()),
+            None => return Ok(None),
+        }
+    }
+    Ok((!found.is_empty()).then_some(Remote { layers: found }))
+}

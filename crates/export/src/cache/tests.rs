@@ -1,0 +1,199 @@
+use std::collections::HashMap;
+
+use weld_digest::Digest;
+use weld_solver::chain::{CacheChains, ChainItem, ChainLink, ChainResult};
+use weld_source::image::{Descriptor, Index, Manifest, media_type};
+
+use super::*;
+
+fn class(name: &str) -> weld_solver::Digest {
+    weld_solver::Digest::of(name)
+}
+
+fn layer(name: &str) -> Descriptor {
+    let mut layer = Descriptor::of(media_type::OCI_LAYER_GZIP, name.as_bytes());
+    let diff_id = Digest::sha256_of(format!("unpacked {name}").as_bytes());
+    layer
+        .annotations
+        .insert(ANNOTATION_UNCOMPRESSED.to_owned(), diff_id.to_string());
+    layer
+}
+
+fn link(item: u32, selector: Option<&str>) -> ChainLink {
+    ChainLink {
+        item,
+        selector: selector.map(class),
+    }
+}
+
+fn item(name: &str, inputs: Vec<Vec<ChainLink>>, layers: &[&str]) -> ChainItem<Remote> {
+    let result = ChainResult {
+        value: Remote {
+            layers: layers.iter().map(|name| layer(name)).collect(),
+        },
+        created: 1_700_000_000_123,
+    };
+    ChainItem {
+        class: class(name),
+        inputs,
+        results: Some(result)
+            .filter(|_| !layers.is_empty())
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn chains() -> CacheChains<Remote> {
+    CacheChains {
+        items: vec![
+            item("base", vec![], &[]),
+            item("content", vec![], &[]),
+            item(
+                "step",
+                vec![vec![link(0, Some("part")), link(1, None)]],
+                &["a", "b"],
+            ),
+            item(
+                "top",
+                vec![vec![link(2, None)], vec![link(0, None)]],
+                &["a", "b", "c"],
+            ),
+        ],
+    }
+}
+
+fn blobs(layers: &[Descriptor]) -> HashMap<Digest, Descriptor> {
+    layers
+        .iter()
+        .map(|layer| (layer.digest.clone(), layer.clone()))
+        .collect()
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    let written = write_manifest(&chains(), ManifestOptions::default())
+        .unwrap()
+        .unwrap();
+    assert_eq!(written.layers.len(), 3, "each blob once");
+    let read = read_config(&written.config, &blobs(&written.layers)).unwrap();
+    assert_eq!(read.items.len(), 4);
+    for item in &chains().items {
+        let same = read.items.iter().find(|read| read.class == item.class);
+        assert_eq!(same.map(|read| &read.results), Some(&item.results));
+    }
+    weld_solver::chain::import(read).unwrap();
+}
+
+#[test]
+fn the_config_has_the_fields_of_buildkit() {
+    let written = write_manifest(&chains(), ManifestOptions::default())
+        .unwrap()
+        .unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&written.config).unwrap();
+    assert_eq!(config["layers"][0]["parent"], -1);
+    assert!(
+        config["layers"][1].get("parent").is_none(),
+        "a 0 is left out"
+    );
+    assert_eq!(config["layers"][2]["parent"], 1);
+    let step = &config["records"][2];
+    assert_eq!(step["layers"][0]["layer"], 1);
+    assert_eq!(step["layers"][0]["createdAt"], "2023-11-14T22:13:20.123Z");
+    assert_eq!(step["inputs"][0][1]["link"], 1);
+    assert!(step["inputs"][0][1].get("selector").is_none());
+    let selector = Digest::from_sha256(class("part").0).to_string();
+    assert_eq!(step["inputs"][0][0]["selector"], selector);
+    let manifest: Manifest = serde_json::from_slice(&written.manifest).unwrap();
+    assert_eq!(manifest.config.media_type, CONFIG_MEDIA_TYPE);
+}
+
+#[test]
+fn an_index_has_the_config_among_its_layers() {
+    for (oci_types, expected) in [
+        (true, media_type::OCI_LAYER_GZIP),
+        (false, media_type::DOCKER_LAYER_GZIP),
+    ] {
+        let options = ManifestOptions {
+            image_manifest: false,
+            oci_types,
+        };
+        let written = write_manifest(&chains(), options).unwrap().unwrap();
+        let index: Index = serde_json::from_slice(&written.manifest).unwrap();
+        assert_eq!(index.manifests[0].media_type, expected);
+        assert_eq!(index.manifests[3].media_type, CONFIG_MEDIA_TYPE);
+        assert_eq!(index.manifests[3].digest, written.config_descriptor.digest);
+    }
+}
+
+#[test]
+fn a_cache_without_results_is_not_written() {
+    let empty = CacheChains {
+        items: vec![item("base", vec![], &[])],
+    };
+    let written = write_manifest(&empty, ManifestOptions::default()).unwrap();
+    assert!(written.is_none());
+}
+
+#[test]
+fn records_in_the_order_of_buildkit_are_read() {
+    // Sorted by digest: what is used may come after what uses it, and results may be told layer by layer.
+    let (a, b) = (layer("a"), layer("b"));
+    let digest = |name: &str| Digest::from_sha256(class(name).0);
+    let text = format!(
+        r#"{{"layers":[{{"blob":"{}","parent":-1}},{{"blob":"{}"}}],
+        "records":[
+        {{"digest":"{}","inputs":[[{{"selector":"not a digest","link":1}}]],
+          "chains":[{{"layers":[1,0],"createdAt":"0001-01-01T00:00:00Z"}}]}},
+        {{"digest":"{}","unknown":true}}]}}"#,
+        a.digest,
+        b.digest,
+        digest("top"),
+        digest("base"),
+    );
+    let read = read_config(text.as_bytes(), &blobs(&[a.clone(), b.clone()])).unwrap();
+    let classes: Vec<_> = read.items.iter().map(|item| item.class).collect();
+    assert_eq!(classes, [class("base"), class("top")]);
+    assert_eq!(read.items[1].inputs[0][0], link(0, Some("not a digest")));
+    assert_eq!(read.items[1].results[0].value.layers, [b, a.clone()]);
+    assert_eq!(read.items[1].results[0].created, 0);
+    let without = read_config(text.as_bytes(), &blobs(&[a])).unwrap();
+    assert!(without.items[1].results.is_empty(), "a layer is missing");
+}
+
+#[test]
+fn what_is_wrong_is_told() {
+    let digest = Digest::from_sha256(class("x").0);
+    let refused = |records: &str, layers: &str| {
+        let text = format!(r#"{{"layers":[{layers}],"records":[{records}]}}"#);
+        read_config(text.as_bytes(), &HashMap::new())
+            .unwrap_err()
+            .to_string()
+    };
+    let record = |rest: &str| format!(r#"{{"digest":"{digest}"{rest}}}"#);
+    let circle = record(r#","inputs":[[{"link":0}]]"#);
+    assert!(refused(&circle, "").contains("refers to itself"));
+    let dangling = record(r#","inputs":[[{"link":7}]]"#);
+    assert!(refused(&dangling, "").contains("refers to record 7"));
+    let empty = record(r#","inputs":[[]]"#);
+    assert!(refused(&empty, "").contains("nothing can stand for"));
+    let result = record(r#","layers":[{"layer":0,"createdAt":"2024-01-01T00:00:00Z"}]"#);
+    assert!(refused(&result, "").contains("refers to layer 0"));
+    let loops = format!(r#"{{"blob":"{digest}"}}"#);
+    assert!(refused(&result, &loops).contains("parents"));
+    assert!(read_config(b"{", &HashMap::new()).is_err());
+}
+
+#[test]
+fn twenty_thousand_records_are_written_and_read() {
+    let mut items = vec![item("base", vec![], &[])];
+    let names: Vec<String> = (0..20_000).map(|at| format!("layer {at}")).collect();
+    for (at, name) in (1..).zip(&names) {
+        let inputs = vec![vec![link(at - 1, None), link(0, Some("part"))]];
+        items.push(item(name, inputs, &["a", "b", name]));
+    }
+    let written = write_manifest(&CacheChains { items }, ManifestOptions::default())
+        .unwrap()
+        .unwrap();
+    let read = read_config(&written.config, &blobs(&written.layers)).unwrap();
+    assert_eq!(read.items.len(), 20_001);
+}

@@ -1,0 +1,184 @@
+//! From chains to a manifest.
+
+use std::collections::{BTreeMap, HashMap};
+
+use time::OffsetDateTime;
+use weld_digest::Digest;
+use weld_solver::chain::{CacheChains, ChainItem};
+use weld_source::image::{Descriptor, Index, Manifest, media_type};
+
+use super::Remote;
+use super::config::{CONFIG_MEDIA_TYPE, CacheConfig, InputRow, LayerRow, RecordRow, ResultRow};
+
+/// How a manifest is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManifestOptions {
+    /// An image manifest whose config is the cache's; otherwise an index that has it among the layers.
+    pub image_manifest: bool,
+    /// OCI's media types; otherwise docker's, which only an index may have.
+    pub oci_types: bool,
+}
+
+impl Default for ManifestOptions {
+    fn default() -> Self {
+        Self {
+            image_manifest: true,
+            oci_types: true,
+        }
+    }
+}
+
+/// A cache, ready to be stored.
+#[derive(Clone, Debug)]
+pub struct CacheManifest {
+    /// The manifest's descriptor.
+    pub descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Vec<u8>,
+    /// The config's descriptor.
+    pub config_descriptor: Descriptor,
+    /// The config.
+    pub config: Vec<u8>,
+    /// The blobs that the manifest names beside the config, each once.
+    pub layers: Vec<Descriptor>,
+}
+
+/// Writes the manifest of a cache; `None` if no result is in it.
+///
+/// # Errors
+/// If JSON cannot be made of it.
+pub fn write_manifest(
+    chains: &CacheChains<Remote>,
+    options: ManifestOptions,
+) -> Result<Option<CacheManifest>, serde_json::Error> {
+    let (config, mut layers) = write_config(chains);
+    if config.layers.is_empty() {
+        return Ok(None);
+    }
+    for layer in &mut layers {
+        layer.media_type = match options.oci_types {
+            true => media_type::oci_layer_type(&layer.media_type).to_owned(),
+            false => media_type::docker_layer_type(&layer.media_type).to_owned(),
+        };
+    }
+    let config = serde_json::to_vec(&config)?;
+    let config_descriptor = Descriptor::of(CONFIG_MEDIA_TYPE, &config);
+    let (media_type, manifest) = if options.image_manifest {
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: media_type::OCI_MANIFEST.to_owned(),
+            artifact_type: None,
+            config: config_descriptor.clone(),
+            layers: layers.clone(),
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        (media_type::OCI_MANIFEST, serde_json::to_vec(&manifest)?)
+    } else {
+        let media_type = match options.oci_types {
+            true => media_type::OCI_INDEX,
+            false => media_type::DOCKER_MANIFEST_LIST,
+        };
+        let mut manifests = layers.clone();
+        manifests.push(config_descriptor.clone());
+        let index = Index {
+            schema_version: 2,
+            media_type: media_type.to_owned(),
+            artifact_type: None,
+            manifests,
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        (media_type, serde_json::to_vec(&index)?)
+    };
+    Ok(Some(CacheManifest {
+        descriptor: Descriptor::of(media_type, &manifest),
+        manifest,
+        config_descriptor,
+        config,
+        layers,
+    }))
+}
+
+/// The config of a cache, and the blobs that it names, each once. Linear in what there is.
+fn write_config(chains: &CacheChains<Remote>) -> (CacheConfig, Vec<Descriptor>) {
+    let mut layers = Layers::default();
+    let records = chains
+        .items
+        .iter()
+        .map(|item| write_record(item, &mut layers))
+        .collect();
+    let config = CacheConfig {
+        layers: layers.rows,
+        records,
+    };
+    (config, layers.blobs)
+}
+
+fn write_record(item: &ChainItem<Remote>, layers: &mut Layers) -> RecordRow {
+    let best = item
+        .results
+        .iter()
+        .filter(|result| !result.value.layers.is_empty())
+        .max_by_key(|result| result.created);
+    let results = best.map(|result| ResultRow {
+        layer: layers.add(&result.value.layers),
+        created_at: moment(result.created),
+    });
+    let inputs = item.inputs.iter().map(|input| {
+        let links = input.iter().map(|link| InputRow {
+            selector: link
+                .selector
+                .map(|selector| Digest::from_sha256(selector.0).to_string())
+                .unwrap_or_default(),
+            link: i64::from(link.item),
+        });
+        links.collect()
+    });
+    RecordRow {
+        results: results.into_iter().collect(),
+        chains: Vec::new(),
+        digest: Digest::from_sha256(item.class.0),
+        inputs: inputs.collect(),
+    }
+}
+
+/// A moment in milliseconds since 1970; one that no calendar has counts as then.
+fn moment(milliseconds: u64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+#[derive(Default)]
+struct Layers {
+    rows: Vec<LayerRow>,
+    /// Rows by blob and parent.
+    places: HashMap<(Digest, i64), i64>,
+    blobs: Vec<Descriptor>,
+    known: std::collections::HashSet<Digest>,
+}
+
+impl Layers {
+    /// Adds a stack of layers; returns the position of the uppermost.
+    fn add(&mut self, stack: &[Descriptor]) -> i64 {
+        let mut parent = -1;
+        for layer in stack {
+            let next = self.rows.len() as i64;
+            let place = *self
+                .places
+                .entry((layer.digest.clone(), parent))
+                .or_insert(next);
+            if place == next {
+                self.rows.push(LayerRow {
+                    blob: layer.digest.clone(),
+                    parent,
+                });
+            }
+            if self.known.insert(layer.digest.clone()) {
+                self.blobs.push(layer.clone());
+            }
+            parent = place;
+        }
+        parent
+    }
+}
