@@ -9,7 +9,7 @@ use weld_llb::CacheSharingOpt;
 use weld_runtime::{AgentSocket, MountPlan, Secret, Source, StepMount, StepSpec};
 use weld_store::mount::{MountSpec, Mounted};
 use weld_store::snapshot::{MutableSnapshot, SnapshotError};
-use weld_store::{CacheMountRequest, RecordType, Sharing};
+use weld_store::{CacheMountRequest, Sharing};
 
 use super::ExecError;
 use super::mounts::absolute;
