@@ -37,7 +37,6 @@ impl Client {
             reserved_space: bytes(options.keep_storage),
             max_used_space: bytes(options.max_used),
             min_free_space: bytes(options.min_free),
-            ..PruneRequest::default()
         });
         let mut answers = self.control().prune(request).await?.into_inner();
         let mut removed = Vec::new();

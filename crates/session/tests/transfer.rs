@@ -1,6 +1,8 @@
 //! Trees over fsutil's protocol: what is sent arrives, and what is malformed is an error to the
 //! one who receives it, with nothing written where it must not be.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;

@@ -2,6 +2,8 @@
 //!
 //! `WELD_STRESS_ROUNDS` sets the rounds of the first test, `WELD_STRESS_SECONDS` the time of the second one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{
     sync::{
         Arc,
@@ -136,8 +138,8 @@ impl Op<Counted> for Work {
             .iter()
             .map(|input| InputMap {
                 selector: None,
-                slow_key: (input + self.spec) % 4 == 0,
-                preprocess: (input + self.spec) % 5 == 0,
+                slow_key: (input + self.spec).is_multiple_of(4),
+                preprocess: (input + self.spec).is_multiple_of(5),
             })
             .collect();
         Ok(map)

@@ -9,7 +9,7 @@ use weld_llb::CacheSharingOpt;
 use weld_runtime::{AgentSocket, MountPlan, Secret, Source, StepMount, StepSpec};
 use weld_store::mount::{MountSpec, Mounted};
 use weld_store::snapshot::{MutableSnapshot, SnapshotError};
-use weld_store::{CacheMountRequest, Sharing};
+use weld_store::{CacheMountRequest, RecordType, Sharing};
 
 use super::ExecError;
 use super::mounts::absolute;
@@ -273,7 +273,7 @@ async fn cache(
             CacheSharingOpt::Private => Sharing::Private,
             CacheSharingOpt::Locked => Sharing::Locked,
         },
-        record_type: weld_store::RecordType::CacheMount,
+        record_type: RecordType::CacheMount,
         description: format!("cached mount {dest} of a frontend's container"),
     };
     let empty = |_: &Path| Ok(());

@@ -404,7 +404,7 @@ pub(super) async fn receive<S: BlobSink>(
     digest: &Digest,
     progress: &Progress,
 ) -> io::Result<S> {
-    let mut transfer = progress.start(&digest.to_string(), "downloading", None);
+    let mut transfer = progress.start(digest.to_string(), "downloading", None);
     let (pieces, mut queue) = tokio::sync::mpsc::channel::<Bytes>(QUEUE);
     let writing = tokio::task::spawn_blocking(move || {
         sink.restart()?;

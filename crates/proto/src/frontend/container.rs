@@ -68,6 +68,10 @@ pub mod exec_message {
 
     /// What is said about a process.
     #[derive(Clone, PartialEq, prost::Oneof)]
+    #[allow(
+        clippy::large_enum_variant,
+        reason = "prost decodes in place; one is alive per message"
+    )]
     pub enum Input {
         /// Starts it.
         #[prost(message, tag = "2")]
