@@ -24,6 +24,8 @@ pub(super) struct Plan {
     pub(super) entitlements: Vec<Entitlement>,
     pub(super) exporters: Vec<Exporter>,
     pub(super) cache_imports: Vec<CacheImport>,
+    /// What the client is to be told of its request.
+    pub(super) warnings: Vec<String>,
     /// Whether the history is to know of it.
     pub(super) recorded: bool,
 }
@@ -47,17 +49,14 @@ impl Plan {
         }
         unsupported(&request)?;
         let cache = request.cache.take().unwrap_or_default();
-        if let Some(export) = cache_exports(&cache).next() {
-            return Err(Status::unimplemented(format!(
-                "cache exporter {export:?} is not supported by weld"
-            )));
-        }
+        let warnings = cache_exports(&cache)?;
         let entitlements = entitlements(&request.entitlements, &config.entitlements)?;
         let frontend = frontend(&mut request, config)?;
         let exporters = exporters(&mut request);
         let work = work(&mut request);
         Ok(Self {
             cache_imports: cache_imports(cache),
+            warnings,
             reference: request.reference,
             session: request.session,
             work,
@@ -164,14 +163,29 @@ fn work(request: &mut SolveRequest) -> Work {
     }
 }
 
-/// The kinds of the places that cache is to be written to.
-fn cache_exports(cache: &CacheOptions) -> impl Iterator<Item = &str> {
-    let old = Some("registry").filter(|_| !cache.export_ref_deprecated.is_empty());
-    cache
-        .exports
-        .iter()
-        .map(|export| export.kind.as_str())
-        .chain(old)
+/// Cache is written nowhere in this version. Where a build is of use without it (cache beside an
+/// image, or where errors are to be ignored) the client is warned; otherwise it is refused.
+fn cache_exports(cache: &CacheOptions) -> Result<Vec<String>, Status> {
+    let refused = |kind: &str| {
+        Status::unimplemented(format!("cache exporter {kind:?} is not supported by weld"))
+    };
+    if !cache.export_ref_deprecated.is_empty() {
+        return Err(refused("registry"));
+    }
+    let mut warnings = Vec::new();
+    for export in &cache.exports {
+        let ignored = export.attrs.get("ignore-error");
+        let ignored = ignored.is_some_and(|value| matches!(value.as_str(), "true" | "1" | "t"));
+        if export.kind != "inline" && !ignored {
+            return Err(refused(&export.kind));
+        }
+        let kind = &export.kind;
+        warnings.push(format!(
+            "cache exporter {kind:?} is not supported by weld: no cache is exported"
+        ));
+    }
+    warnings.dedup();
+    Ok(warnings)
 }
 
 fn cache_imports(cache: CacheOptions) -> Vec<CacheImport> {
@@ -243,6 +257,25 @@ mod tests {
             attrs(&[("name", "a"), (EPOCH_ATTR, "7")])
         );
         assert_eq!(read.cache_imports[0].attrs, attrs(&[("ref", "r")]));
+    }
+
+    #[test]
+    fn a_build_without_its_inline_cache_is_still_of_use() {
+        let export = |kind: &str, pairs| SolveRequest {
+            cache: Some(CacheOptions {
+                exports: vec![CacheOptionsEntry {
+                    kind: kind.to_owned(),
+                    attrs: attrs(pairs),
+                }],
+                ..CacheOptions::default()
+            }),
+            ..SolveRequest::default()
+        };
+        assert!(plan(SolveRequest::default()).unwrap().warnings.is_empty());
+        assert_eq!(plan(export("inline", &[])).unwrap().warnings.len(), 1);
+        let ignored = plan(export("local", &[("ignore-error", "true")])).unwrap();
+        assert_eq!(ignored.warnings.len(), 1);
+        assert!(plan(export("local", &[])).is_err());
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl Build {
         progress: weld_progress::Sender,
     ) -> Result<BuildResponse, Status> {
         let cancel = &self.running.build().cancel;
+        self.warn(&progress);
         let client = tokio::select! {
             () = cancel.cancelled() => return Err(cancelled()),
             client = self.session() => client?,
@@ -136,6 +137,25 @@ impl Build {
         let built = built.await;
         job.close().await;
         built
+    }
+
+    /// Tells the client what it should know of its request.
+    fn warn(&self, progress: &weld_progress::Sender) {
+        for warning in &self.plan.warnings {
+            let name = "[internal] reading the request";
+            let mut vertex = weld_progress::Vertex::new(Digest::sha256_of(name), name);
+            let now = weld_progress::Timestamp::from(SystemTime::now());
+            (vertex.started, vertex.completed) = (Some(now), Some(now));
+            progress.warning(weld_progress::Warning {
+                vertex: vertex.digest.clone(),
+                level: 1,
+                short: warning.clone().into_bytes(),
+                detail: Vec::new(),
+                url: String::new(),
+                location: String::new(),
+            });
+            progress.vertex(vertex);
+        }
     }
 
     async fn session(&self) -> Result<Option<Arc<ClientSession>>, Status> {

@@ -1,0 +1,303 @@
+//! The daemon's services, through the wire: a server on a socket, and plain messages.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint, Uri};
+use weld_daemon::Server;
+use weld_daemon::config::DaemonConfig;
+use weld_proto::control::control_client::ControlClient;
+use weld_proto::control::{
+    BuildHistoryEventType, BuildHistoryRequest, DiskUsageRequest, InfoRequest, ListWorkersRequest,
+    PruneRequest, SolveRequest, StatusRequest, UpdateBuildHistoryRequest,
+};
+use weld_proto::health::health_client::HealthClient;
+use weld_proto::pb::{self, file_action};
+use weld_proto::session::health::{HealthCheckRequest, ServingStatus};
+use weld_proto::Message;
+
+/// A daemon of its own for one test.
+struct Daemon {
+    channel: Channel,
+    stop: CancellationToken,
+    served: tokio::task::JoinHandle<()>,
+    _root: tempfile::TempDir,
+}
+
+impl Daemon {
+    async fn start() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let socket = root.path().join("sock");
+        let mut config = DaemonConfig::new(root.path().join("state"));
+        config.listen.addresses = vec![format!("unix://{}", socket.display())];
+        config.drain_timeout = Duration::from_secs(10);
+        let server = Server::bind(config).await.unwrap();
+        let stop = CancellationToken::new();
+        let served = tokio::spawn({
+            let stop = stop.clone();
+            async move { server.run(stop).await.unwrap() }
+        });
+        Self {
+            channel: connect(&socket).await,
+            stop,
+            served,
+            _root: root,
+        }
+    }
+
+    fn control(&self) -> ControlClient<Channel> {
+        ControlClient::new(self.channel.clone())
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.served.await.unwrap();
+    }
+}
+
+async fn connect(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move {
+                let stream = tokio::net::UnixStream::connect(socket).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        }))
+        .await
+        .unwrap()
+}
+
+/// A definition of one file in an empty tree.
+fn one_file(content: &str) -> pb::Definition {
+    let action = pb::FileAction {
+        input: pb::EMPTY_INPUT,
+        secondary_input: pb::EMPTY_INPUT,
+        output: 0,
+        action: Some(file_action::Action::MkFile(pb::FileActionMkFile {
+            path: "/file".to_owned(),
+            mode: 0o644,
+            data: content.to_owned().into(),
+            owner: None,
+            timestamp: -1,
+        })),
+    };
+    let file = pb::Op {
+        op: Some(pb::op::Op::File(pb::FileOp {
+            actions: vec![action],
+        })),
+        ..pb::Op::default()
+    };
+    let file = file.encode_to_vec();
+    let last = pb::Op {
+        inputs: vec![pb::Input {
+            digest: weld_digest::Digest::sha256_of(&file).to_string(),
+            index: 0,
+        }],
+        ..pb::Op::default()
+    };
+    pb::Definition {
+        def: vec![file.into(), last.encode_to_vec().into()],
+        ..pb::Definition::default()
+    }
+}
+
+fn solve(reference: &str, content: &str) -> SolveRequest {
+    SolveRequest {
+        reference: reference.to_owned(),
+        definition: Some(one_file(content)),
+        ..SolveRequest::default()
+    }
+}
+
+async fn steps(daemon: &Daemon, reference: &str) -> Vec<String> {
+    let request = StatusRequest {
+        reference: reference.to_owned(),
+    };
+    let response = daemon.control().status(request).await.unwrap();
+    assert!(response.metadata().contains_key("buildkit-current-timestamp"));
+    let mut messages = response.into_inner();
+    let mut completed = Vec::new();
+    while let Some(message) = messages.message().await.unwrap() {
+        let done = message.vertexes.into_iter().filter(|vertex| vertex.completed.is_some());
+        completed.extend(done.map(|vertex| vertex.digest));
+    }
+    completed
+}
+
+async fn events(daemon: &Daemon, filter: &[&str]) -> Vec<(i32, String)> {
+    let request = BuildHistoryRequest {
+        early_exit: true,
+        filter: filter.iter().map(|filter| (*filter).to_owned()).collect(),
+        ..BuildHistoryRequest::default()
+    };
+    let mut events = daemon.control().listen_build_history(request).await.unwrap().into_inner();
+    let mut found = Vec::new();
+    while let Some(event) = events.message().await.unwrap() {
+        found.push((event.kind, event.record.unwrap().reference));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_and_the_version_are_told() {
+    let daemon = Daemon::start().await;
+    let workers = |filter: &[&str]| ListWorkersRequest {
+        filter: filter.iter().map(|filter| (*filter).to_owned()).collect(),
+    };
+    let all = daemon.control().list_workers(workers(&[])).await.unwrap().into_inner();
+    let [worker] = all.record.as_slice() else {
+        panic!("{all:?}");
+    };
+    assert_eq!(worker.platforms[0].os, "linux");
+    assert!(!worker.gc_policy.is_empty());
+    let same = daemon.control().list_workers(workers(&[&format!("id=={}", worker.id)])).await;
+    assert_eq!(same.unwrap().into_inner().record.len(), 1);
+    let none = daemon.control().list_workers(workers(&["id==other"])).await;
+    assert!(none.unwrap().into_inner().record.is_empty());
+    let wrong = daemon.control().list_workers(workers(&["id==\""])).await.unwrap_err();
+    assert_eq!(wrong.code(), Code::InvalidArgument);
+    let info = daemon.control().info(InfoRequest {}).await.unwrap().into_inner();
+    assert!(info.buildkit_version.unwrap().version.starts_with('v'));
+    daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_is_told_while_it_runs_and_remembered_after_it() {
+    let daemon = Daemon::start().await;
+    // Opened before the build begins.
+    let early = steps(&daemon, "one");
+    let mut control = daemon.control();
+    let (early, built) = tokio::join!(early, control.solve(solve("one", "a")));
+    built.unwrap();
+    assert_eq!(early.len(), 1, "{early:?}");
+    assert_eq!(steps(&daemon, "one").await, early);
+    assert_eq!(steps(&daemon, "one").await, early);
+
+    let complete = i32::from(BuildHistoryEventType::Complete);
+    assert_eq!(events(&daemon, &[]).await, [(complete, "one".to_owned())]);
+    assert!(events(&daemon, &["status==error"]).await.is_empty());
+
+    let usage = daemon.control().disk_usage(DiskUsageRequest::default()).await.unwrap();
+    let usage = usage.into_inner().record;
+    assert!(!usage.is_empty() && usage.iter().all(|record| !record.id.starts_with("sha256:")));
+    let mut pruned = daemon.control().prune(PruneRequest::default()).await.unwrap().into_inner();
+    assert!(pruned.message().await.unwrap().is_some());
+
+    let change = |pinned, delete| UpdateBuildHistoryRequest {
+        reference: "one".to_owned(),
+        pinned,
+        delete,
+        finalize: false,
+    };
+    daemon.control().update_build_history(change(true, false)).await.unwrap();
+    daemon.control().update_build_history(change(false, true)).await.unwrap();
+    assert!(events(&daemon, &[]).await.is_empty());
+    let gone = daemon.control().update_build_history(change(false, true)).await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+    daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_told_and_remembered() {
+    let daemon = Daemon::start().await;
+    let request = SolveRequest {
+        frontend: "nothing.v0".to_owned(),
+        ..solve("bad", "a")
+    };
+    let error = daemon.control().solve(request).await.unwrap_err();
+    assert!(error.message().contains("nothing.v0"), "{error}");
+    assert_eq!(events(&daemon, &["status==error"]).await.len(), 1);
+
+    let internal = SolveRequest {
+        internal: true,
+        ..solve("inside", "a")
+    };
+    daemon.control().solve(internal).await.unwrap();
+    assert_eq!(events(&daemon, &[]).await.len(), 1);
+    // In no history, but its progress can still be had.
+    assert_eq!(steps(&daemon, "inside").await.len(), 1);
+
+    for (request, code) in [
+        (solve("", "a"), Code::InvalidArgument),
+        (
+            SolveRequest {
+                session: "nobody".to_owned(),
+                ..solve("alone", "a")
+            },
+            Code::NotFound,
+        ),
+        (
+            SolveRequest {
+                entitlements: vec!["security.insecure".to_owned()],
+                ..solve("root", "a")
+            },
+            Code::PermissionDenied,
+        ),
+    ] {
+        let error = daemon.control().solve(request).await.unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+    }
+    daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_cancels_its_build() {
+    let daemon = Daemon::start().await;
+    // Nobody is the frontend of this build: it waits.
+    let request = SolveRequest {
+        definition: None,
+        ..solve("waits", "a")
+    };
+    let mut control = daemon.control();
+    let building = tokio::spawn(async move { control.solve(request).await });
+    let mut news = daemon
+        .control()
+        .listen_build_history(BuildHistoryRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let began = news.message().await.unwrap().unwrap();
+    assert_eq!(began.kind, i32::from(BuildHistoryEventType::Started));
+    building.abort();
+    let ended = news.message().await.unwrap().unwrap();
+    assert_eq!(ended.kind, i32::from(BuildHistoryEventType::Complete));
+    assert!(ended.record.unwrap().error.unwrap().message.contains("context canceled"));
+    assert_eq!(events(&daemon, &["status==canceled"]).await.len(), 1);
+    drop(news);
+    daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_draining_no_build_begins() {
+    let daemon = Daemon::start().await;
+    let request = SolveRequest {
+        definition: None,
+        ..solve("waits", "a")
+    };
+    let mut control = daemon.control();
+    let building = tokio::spawn(async move { control.solve(request).await });
+    let mut news = daemon
+        .control()
+        .listen_build_history(BuildHistoryRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    news.message().await.unwrap().unwrap();
+    let mut health = HealthClient::new(daemon.channel.clone());
+    let mut states = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let serving = states.message().await.unwrap().unwrap();
+    assert_eq!(serving.status, i32::from(ServingStatus::Serving));
+    daemon.stop.cancel();
+    let stopping = states.message().await.unwrap().unwrap();
+    assert_eq!(stopping.status, i32::from(ServingStatus::NotServing));
+    let refused = daemon.control().solve(solve("late", "a")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    // The last build ends, and with it the daemon.
+    building.abort();
+    drop((news, states));
+    daemon.served.await.unwrap();
+}
