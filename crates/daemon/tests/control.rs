@@ -1,5 +1,7 @@
 //! The daemon's services, through the wire: a server on a socket, and plain messages.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 use weld_daemon::Server;
 use weld_daemon::config::DaemonConfig;
+use weld_proto::Message;
 use weld_proto::control::control_client::ControlClient;
 use weld_proto::control::{
     BuildHistoryEventType, BuildHistoryRequest, DiskUsageRequest, InfoRequest, ListWorkersRequest,
@@ -16,7 +19,6 @@ use weld_proto::control::{
 use weld_proto::health::health_client::HealthClient;
 use weld_proto::pb::{self, file_action};
 use weld_proto::session::health::{HealthCheckRequest, ServingStatus};
-use weld_proto::Message;
 
 /// A daemon of its own for one test.
 struct Daemon {
@@ -77,7 +79,7 @@ fn one_file(content: &str) -> pb::Definition {
         input: pb::EMPTY_INPUT,
         secondary_input: pb::EMPTY_INPUT,
         output: 0,
-        action: Some(file_action::Action::MkFile(pb::FileActionMkFile {
+        action: Some(file_action::Action::Mkfile(pb::FileActionMkFile {
             path: "/file".to_owned(),
             mode: 0o644,
             data: content.to_owned().into(),
@@ -118,11 +120,18 @@ async fn steps(daemon: &Daemon, reference: &str) -> Vec<String> {
         reference: reference.to_owned(),
     };
     let response = daemon.control().status(request).await.unwrap();
-    assert!(response.metadata().contains_key("buildkit-current-timestamp"));
+    assert!(
+        response
+            .metadata()
+            .contains_key("buildkit-current-timestamp")
+    );
     let mut messages = response.into_inner();
     let mut completed = Vec::new();
     while let Some(message) = messages.message().await.unwrap() {
-        let done = message.vertexes.into_iter().filter(|vertex| vertex.completed.is_some());
+        let done = message
+            .vertexes
+            .into_iter()
+            .filter(|vertex| vertex.completed.is_some());
         completed.extend(done.map(|vertex| vertex.digest));
     }
     completed
@@ -134,7 +143,12 @@ async fn events(daemon: &Daemon, filter: &[&str]) -> Vec<(i32, String)> {
         filter: filter.iter().map(|filter| (*filter).to_owned()).collect(),
         ..BuildHistoryRequest::default()
     };
-    let mut events = daemon.control().listen_build_history(request).await.unwrap().into_inner();
+    let mut events = daemon
+        .control()
+        .listen_build_history(request)
+        .await
+        .unwrap()
+        .into_inner();
     let mut found = Vec::new();
     while let Some(event) = events.message().await.unwrap() {
         found.push((event.kind, event.record.unwrap().reference));
@@ -148,19 +162,36 @@ async fn the_worker_and_the_version_are_told() {
     let workers = |filter: &[&str]| ListWorkersRequest {
         filter: filter.iter().map(|filter| (*filter).to_owned()).collect(),
     };
-    let all = daemon.control().list_workers(workers(&[])).await.unwrap().into_inner();
+    let all = daemon
+        .control()
+        .list_workers(workers(&[]))
+        .await
+        .unwrap()
+        .into_inner();
     let [worker] = all.record.as_slice() else {
         panic!("{all:?}");
     };
     assert_eq!(worker.platforms[0].os, "linux");
     assert!(!worker.gc_policy.is_empty());
-    let same = daemon.control().list_workers(workers(&[&format!("id=={}", worker.id)])).await;
+    let same = daemon
+        .control()
+        .list_workers(workers(&[&format!("id=={}", worker.id)]))
+        .await;
     assert_eq!(same.unwrap().into_inner().record.len(), 1);
     let none = daemon.control().list_workers(workers(&["id==other"])).await;
     assert!(none.unwrap().into_inner().record.is_empty());
-    let wrong = daemon.control().list_workers(workers(&["id==\""])).await.unwrap_err();
+    let wrong = daemon
+        .control()
+        .list_workers(workers(&["id==\""]))
+        .await
+        .unwrap_err();
     assert_eq!(wrong.code(), Code::InvalidArgument);
-    let info = daemon.control().info(InfoRequest {}).await.unwrap().into_inner();
+    let info = daemon
+        .control()
+        .info(InfoRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert!(info.buildkit_version.unwrap().version.starts_with('v'));
     daemon.end().await;
 }
@@ -181,10 +212,19 @@ async fn a_build_is_told_while_it_runs_and_remembered_after_it() {
     assert_eq!(events(&daemon, &[]).await, [(complete, "one".to_owned())]);
     assert!(events(&daemon, &["status==error"]).await.is_empty());
 
-    let usage = daemon.control().disk_usage(DiskUsageRequest::default()).await.unwrap();
+    let usage = daemon
+        .control()
+        .disk_usage(DiskUsageRequest::default())
+        .await
+        .unwrap();
     let usage = usage.into_inner().record;
     assert!(!usage.is_empty() && usage.iter().all(|record| !record.id.starts_with("sha256:")));
-    let mut pruned = daemon.control().prune(PruneRequest::default()).await.unwrap().into_inner();
+    let mut pruned = daemon
+        .control()
+        .prune(PruneRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     assert!(pruned.message().await.unwrap().is_some());
 
     let change = |pinned, delete| UpdateBuildHistoryRequest {
@@ -193,10 +233,22 @@ async fn a_build_is_told_while_it_runs_and_remembered_after_it() {
         delete,
         finalize: false,
     };
-    daemon.control().update_build_history(change(true, false)).await.unwrap();
-    daemon.control().update_build_history(change(false, true)).await.unwrap();
+    daemon
+        .control()
+        .update_build_history(change(true, false))
+        .await
+        .unwrap();
+    daemon
+        .control()
+        .update_build_history(change(false, true))
+        .await
+        .unwrap();
     assert!(events(&daemon, &[]).await.is_empty());
-    let gone = daemon.control().update_build_history(change(false, true)).await.unwrap_err();
+    let gone = daemon
+        .control()
+        .update_build_history(change(false, true))
+        .await
+        .unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
     daemon.end().await;
 }
@@ -265,7 +317,15 @@ async fn a_client_that_goes_away_cancels_its_build() {
     building.abort();
     let ended = news.message().await.unwrap().unwrap();
     assert_eq!(ended.kind, i32::from(BuildHistoryEventType::Complete));
-    assert!(ended.record.unwrap().error.unwrap().message.contains("context canceled"));
+    assert!(
+        ended
+            .record
+            .unwrap()
+            .error
+            .unwrap()
+            .message
+            .contains("context canceled")
+    );
     assert_eq!(events(&daemon, &["status==canceled"]).await.len(), 1);
     drop(news);
     daemon.end().await;
@@ -288,13 +348,21 @@ async fn while_draining_no_build_begins() {
         .into_inner();
     news.message().await.unwrap().unwrap();
     let mut health = HealthClient::new(daemon.channel.clone());
-    let mut states = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut states = health
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let serving = states.message().await.unwrap().unwrap();
     assert_eq!(serving.status, i32::from(ServingStatus::Serving));
     daemon.stop.cancel();
     let stopping = states.message().await.unwrap().unwrap();
     assert_eq!(stopping.status, i32::from(ServingStatus::NotServing));
-    let refused = daemon.control().solve(solve("late", "a")).await.unwrap_err();
+    let refused = daemon
+        .control()
+        .solve(solve("late", "a"))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     // The last build ends, and with it the daemon.
     building.abort();

@@ -13,6 +13,7 @@ pub const LLB_UNSUPPORTED: &[&str] = &[
     cap::REMOTE_CACHE_GHA,
     cap::REMOTE_CACHE_S3,
     cap::REMOTE_CACHE_AZ_BLOB,
+    cap::SOURCE_POLICY,
     cap::SOURCE_POLICY_SESSION,
 ];
 

@@ -49,13 +49,18 @@ impl Plan {
         }
         unsupported(&request)?;
         let cache = request.cache.take().unwrap_or_default();
-        let warnings = cache_exports(&cache)?;
+        let mut warnings = cache_exports(&cache)?;
         let entitlements = entitlements(&request.entitlements, &config.entitlements)?;
         let frontend = frontend(&mut request, config)?;
         let exporters = exporters(&mut request);
         let work = work(&mut request);
+        let cache_imports = cache_imports(cache);
+        warnings.extend(cache_imports.iter().map(|import| {
+            let kind = &import.kind;
+            format!("importing a {kind} cache is not supported by weld: only this daemon's cache is used")
+        }));
         Ok(Self {
-            cache_imports: cache_imports(cache),
+            cache_imports,
             warnings,
             reference: request.reference,
             session: request.session,
@@ -81,12 +86,29 @@ fn unsupported(request: &SolveRequest) -> Result<(), Status> {
         (request.enable_session_exporter, "exporters of sessions"),
         (request.proxy_network, "proxy networks"),
     ];
+    if let Some(name) = attestation(&request.frontend_attrs) {
+        return Err(Status::unimplemented(format!(
+            "attestations ({name}) are not supported by weld"
+        )));
+    }
     match wants.iter().find(|(wanted, _)| *wanted) {
         Some((_, what)) => Err(Status::unimplemented(format!(
             "{what} are not supported by weld"
         ))),
         None => Ok(()),
     }
+}
+
+/// An attestation that is asked for. What clients add of themselves (`inline-only`) is not.
+fn attestation(attrs: &BTreeMap<String, String>) -> Option<&str> {
+    let attestations = attrs
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix("attest:")?, value)));
+    let mut wanted = attestations.filter(|(_, value)| {
+        let mut fields = value.split(',');
+        !fields.any(|field| matches!(field, "false" | "disabled=true" | "inline-only=true"))
+    });
+    wanted.next().map(|(name, _)| name)
 }
 
 fn entitlements(asked: &[String], allowed: &[Entitlement]) -> Result<Vec<Entitlement>, Status> {
@@ -276,6 +298,34 @@ mod tests {
         let ignored = plan(export("local", &[("ignore-error", "true")])).unwrap();
         assert_eq!(ignored.warnings.len(), 1);
         assert!(plan(export("local", &[])).is_err());
+    }
+
+    #[test]
+    fn attestations_are_refused_when_the_user_asked_for_them() {
+        let ask = |value: &str| SolveRequest {
+            frontend_attrs: attrs(&[("attest:provenance", value)]),
+            ..SolveRequest::default()
+        };
+        for value in ["false", "disabled=true", "mode=min,inline-only=true"] {
+            assert!(plan(ask(value)).is_ok(), "{value}");
+        }
+        for value in ["", "mode=max", "mode=min,inline-only=false"] {
+            let refused = plan(ask(value)).err().unwrap();
+            assert!(refused.message().contains("provenance"), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_imported_is_told_of() {
+        let read = plan(SolveRequest {
+            cache: Some(CacheOptions {
+                import_refs_deprecated: vec!["r".to_owned()],
+                ..CacheOptions::default()
+            }),
+            ..SolveRequest::default()
+        });
+        let warnings = read.unwrap().warnings;
+        assert!(warnings[0].contains("registry"), "{warnings:?}");
     }
 
     #[test]

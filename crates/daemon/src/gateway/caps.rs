@@ -4,7 +4,7 @@ use weld_proto::apicaps::ApiCap;
 use weld_proto::frontend::caps;
 
 /// What the service has of what clients may ask for.
-const HAS: [&str; 25] = [
+const HAS: [&str; 24] = [
     caps::SOLVE_BASE,
     caps::SOLVE_INLINE_RETURN,
     caps::RESOLVE_IMAGE,
@@ -14,7 +14,6 @@ const HAS: [&str; 25] = [
     caps::RETURN_MAP,
     caps::READ_DIR,
     caps::STAT_FILE,
-    caps::IMPORT_CACHES,
     caps::PROTO_REF_ARRAY,
     caps::REFERENCE_OUTPUT,
     caps::FRONTEND_INPUTS,

@@ -25,6 +25,7 @@ impl Session {
         &self,
         request: wire::ResolveImageConfigRequest,
     ) -> Result<wire::ResolveImageConfigResponse, Status> {
+        no_policies(&request.source_policies)?;
         let layout = request.resolver_type == LAYOUT_RESOLVER;
         let asked = ImageConfigRequest {
             reference: request.r#ref.clone(),
@@ -45,6 +46,7 @@ impl Session {
         &self,
         request: wire::ResolveSourceMetaRequest,
     ) -> Result<wire::ResolveSourceMetaResponse, Status> {
+        no_policies(&request.source_policies)?;
         let source = request.source;
         let source = source.ok_or_else(|| Status::invalid_argument("source is required"))?;
         let image = request.image.unwrap_or_default();
@@ -114,6 +116,7 @@ impl Session {
         &self,
         request: wire::SolveRequest,
     ) -> Result<wire::SolveResponse, Status> {
+        no_policies(&request.source_policies)?;
         let definition = request
             .definition
             .filter(|definition| !definition.def.is_empty());
@@ -276,4 +279,14 @@ fn with_attrs(mut result: FrontendResult, attrs: &[u8]) -> Result<FrontendResult
         result.metadata.entry(key).or_insert_with(|| value.into());
     }
     Ok(result)
+}
+
+/// Policies protect: a build that would go on without them is refused.
+fn no_policies(policies: &[weld_proto::sourcepolicy::Policy]) -> Result<(), Status> {
+    if policies.iter().all(|policy| policy.rules.is_empty()) {
+        return Ok(());
+    }
+    Err(Status::unimplemented(
+        "source policies are not supported by weld",
+    ))
 }

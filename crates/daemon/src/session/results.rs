@@ -143,7 +143,7 @@ impl ResultReceiver for ClientResults {
 /// The client's half of the call, once it has begun.
 enum Answer {
     Pending(tokio::sync::oneshot::Receiver<Option<Streaming<Packet>>>),
-    Started(Streaming<Packet>),
+    Started(Box<Streaming<Packet>>),
     Ended,
 }
 
@@ -159,7 +159,7 @@ impl futures_util::Stream for Answer {
             match &mut *self {
                 Self::Pending(answer) => {
                     *self = match ready!(std::pin::Pin::new(answer).poll(cx)) {
-                        Ok(Some(stream)) => Self::Started(stream),
+                        Ok(Some(stream)) => Self::Started(Box::new(stream)),
                         _ => Self::Ended,
                     };
                 }

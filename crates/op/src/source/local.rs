@@ -13,7 +13,7 @@ use weld_digest::{Digest, FieldHasher};
 use weld_fileset::SelectionOptions;
 use weld_llb::LocalSource;
 use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
-use weld_source::local::{StoreSyncError, TreeIndex, TreeProvider, sync_into_store};
+use weld_source::local::{Differ, StoreSyncError, TreeIndex, TreeProvider, sync_into_store};
 use weld_source::progress::Progress;
 use weld_store::{NewUsage, RecordType};
 
@@ -168,12 +168,23 @@ impl Local {
             mutable: false,
             size: None,
         };
-        let stored = sync_into_store(provider, &self.worker.snapshots, &key, usage, &progress)
-            .await
-            .map_err(|source| LocalError::Sync {
-                name: self.source.name.clone(),
-                source: Box::new(source),
-            })?;
+        let differ = match self.source.differ.as_deref() {
+            Some("none") => Differ::None,
+            _ => Differ::Metadata,
+        };
+        let stored = sync_into_store(
+            provider,
+            &self.worker.snapshots,
+            &key,
+            differ,
+            usage,
+            &progress,
+        )
+        .await
+        .map_err(|source| LocalError::Sync {
+            name: self.source.name.clone(),
+            source: Box::new(source),
+        })?;
         let content = content_digest(&stored.synced.index);
         Ok((Tree::of(stored.snapshot), content))
     }

@@ -48,6 +48,17 @@ impl TreeIndex {
         &self.entries
     }
 
+    /// The index with no file's content known: all of them are transferred anew.
+    pub(super) fn without_contents(mut self) -> Self {
+        for entry in &mut self.entries {
+            entry.settled = false;
+            if entry.stat.has_content() {
+                entry.digest = None;
+            }
+        }
+        self
+    }
+
     /// The index as bytes, to be kept beside the tree.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(&self.entries)

@@ -21,5 +21,5 @@ pub use dir_target::DirTarget;
 pub use host_dir::{HostDir, HostDirError};
 pub use index::{DecodeIndexError, IndexEntry, TreeIndex};
 pub use stat::{Change, Stat, StatError};
-pub use store_tree::{StoreSyncError, StoredTree, sync_into_store};
+pub use store_tree::{Differ, StoreSyncError, StoredTree, sync_into_store};
 pub use sync::{ProviderError, SyncError, Synced, TreeProvider, TreeTarget, sync};

@@ -46,6 +46,16 @@ pub struct StoredTree {
     pub synced: Synced,
 }
 
+/// How it is found out which files changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Differ {
+    /// By their metadata: size, times, mode, owner.
+    #[default]
+    Metadata,
+    /// Not at all: every file is transferred.
+    None,
+}
+
 /// Brings the copy that the store has under `key` in step with what `provider` has, and returns
 /// it. The content keys of its files are found on the way.
 ///
@@ -55,12 +65,17 @@ pub async fn sync_into_store<P: TreeProvider + ?Sized>(
     provider: Arc<P>,
     snapshots: &Snapshots,
     key: &str,
+    differ: Differ,
     usage: NewUsage,
     progress: &Progress,
 ) -> Result<StoredTree, StoreSyncError> {
     let (snapshots, key) = (snapshots.clone(), key.to_owned());
     let (target, previous) =
         blocking(move || Ok(StoreTarget::open(snapshots.local_tree(&key)?))).await?;
+    let previous = match differ {
+        Differ::Metadata => previous,
+        Differ::None => previous.without_contents(),
+    };
     let target = Arc::new(target);
     let synced = sync(provider, Arc::clone(&target), Arc::new(previous), progress).await?;
     blocking(move || {

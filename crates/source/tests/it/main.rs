@@ -44,7 +44,7 @@ fn futures_can_be_tasks() {
         is_send(|| git.checkout(absent(), absent(), absent(), progress));
         is_send(|| {
             let provider: std::sync::Arc<dyn local::TreeProvider> = absent();
-            local::sync_into_store(provider, absent(), "", absent(), progress)
+            local::sync_into_store(provider, absent(), "", absent(), absent(), progress)
         });
     }
     let _ = all;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weld_fileset::SelectionOptions;
-use weld_source::local::{HostDir, sync_into_store};
+use weld_source::local::{Differ, HostDir, StoredTree, sync_into_store};
 use weld_source::progress::Progress;
 use weld_store::content_key::KeyOptions;
 use weld_store::snapshot::{SnapshotRef, Snapshots};
@@ -47,6 +47,10 @@ impl World {
 }
 
 async fn sync_to(snapshots: &Snapshots, from: &Path) -> SnapshotRef {
+    sync_by(Differ::Metadata, snapshots, from).await.snapshot
+}
+
+async fn sync_by(differ: Differ, snapshots: &Snapshots, from: &Path) -> StoredTree {
     let usage = NewUsage {
         record_type: RecordType::LocalSource,
         description: "local source".to_owned(),
@@ -54,10 +58,16 @@ async fn sync_to(snapshots: &Snapshots, from: &Path) -> SnapshotRef {
         size: None,
     };
     let provider = Arc::new(HostDir::open(from, SelectionOptions::default()).unwrap());
-    sync_into_store(provider, snapshots, "context", usage, &Progress::none())
-        .await
-        .unwrap()
-        .snapshot
+    sync_into_store(
+        provider,
+        snapshots,
+        "context",
+        differ,
+        usage,
+        &Progress::none(),
+    )
+    .await
+    .unwrap()
 }
 
 /// The keys of all that is at the top of a copy: its root is the engine's.
@@ -151,4 +161,26 @@ async fn an_unchanged_tree_is_the_same_snapshot() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let first = world.sync().await.id();
     assert_eq!(world.sync().await.id(), first);
+}
+
+#[tokio::test]
+async fn without_a_differ_every_file_is_transferred() {
+    let world = World::new();
+    world.write("a", "one");
+    world.write("sub/b", "two");
+    // What changed within the last clock tick is read once more.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.sync().await;
+    let sync = |differ| {
+        let (snapshots, from) = (world.snapshots.clone(), world.from.path().to_owned());
+        async move { sync_by(differ, &snapshots, &from).await }
+    };
+    let trusting = sync(Differ::Metadata).await;
+    assert_eq!(trusting.synced.fetched, 0);
+    let all = sync(Differ::None).await;
+    assert_eq!(all.synced.fetched, 6);
+    assert_eq!(
+        keys(&trusting.snapshot, world.from.path()),
+        keys(&all.snapshot, world.from.path())
+    );
 }
