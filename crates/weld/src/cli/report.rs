@@ -103,10 +103,10 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
             eprintln!("------");
         }
     }
-    if let Failure::Build { error, .. } = failure {
-        if let Some(excerpt) = error.source_excerpt() {
-            eprint!("{excerpt}");
-        }
+    if let Failure::Build { error, .. } = failure
+        && let Some(excerpt) = error.source_excerpt()
+    {
+        eprint!("{excerpt}");
     }
     eprintln!("{red}ERROR:{plain} {failure}");
     if let Some(hint) = hint(failure) {
