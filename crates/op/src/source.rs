@@ -7,6 +7,7 @@ pub(crate) mod image;
 mod layers;
 mod layout;
 pub(crate) mod local;
+mod pieces;
 mod secrets;
 mod upload;
 

@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use bytes::Bytes;
+use tokio::io::AsyncRead;
 use tokio_util::task::AbortOnDropHandle;
 use weld_digest::{Digest, FieldHasher};
 use weld_llb::reference::Repository;
@@ -21,6 +21,7 @@ use weld_store::{
 
 use super::image::Place;
 use super::layout::{self, Layout};
+use super::pieces;
 use crate::{Tree, Worker};
 
 /// One layer.
@@ -392,45 +393,22 @@ impl BlobSink for StoreSink {
     }
 }
 
-/// How many pieces of a blob may wait to be written.
-const QUEUE: usize = 8;
-/// How large a piece may be, in bytes.
-const PIECE: usize = 256 << 10;
-
 /// Writes what a client sends. Dropped, it ends at the next piece.
 pub(super) async fn receive<S: BlobSink>(
-    mut content: Box<dyn AsyncRead + Send + Unpin>,
+    content: Box<dyn AsyncRead + Send + Unpin>,
     mut sink: S,
     digest: &Digest,
     progress: &Progress,
 ) -> io::Result<S> {
-    let mut transfer = progress.start(digest.to_string(), "downloading", None);
-    let (pieces, mut queue) = tokio::sync::mpsc::channel::<Bytes>(QUEUE);
-    let writing = tokio::task::spawn_blocking(move || {
+    let transfer = progress.start(digest.to_string(), "downloading", None);
+    let write = move |pieces: &mut dyn Iterator<Item = Bytes>| {
         sink.restart()?;
-        while let Some(piece) = queue.blocking_recv() {
+        for piece in pieces {
             sink.write(piece)?;
         }
         Ok(sink)
-    });
-    let reading = async move {
-        loop {
-            let mut piece = BytesMut::with_capacity(PIECE);
-            if content.read_buf(&mut piece).await? == 0 {
-                break;
-            }
-            transfer.advance(piece.len() as u64);
-            if pieces.send(piece.freeze()).await.is_err() {
-                // What writing met is told below.
-                return Ok(());
-            }
-        }
-        transfer.complete();
-        Ok::<_, io::Error>(())
     };
-    let (read, written) = tokio::join!(reading, writing);
-    read?;
-    written.map_err(io::Error::other)?
+    pieces::relay(content, transfer, write).await?
 }
 
 fn copy(from: &mut impl Read, mut sink: StoreSink, expected: &Digest) -> io::Result<BlobRef> {

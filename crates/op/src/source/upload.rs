@@ -4,24 +4,19 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
+use bytes::Bytes;
 use url::Url;
 use weld_digest::{Digest, Hasher};
 use weld_solver::{OpContext, OpError};
 use weld_source::http::Download;
 use weld_source::progress::Progress;
 
+use super::pieces;
 use crate::Tree;
 use crate::session::{self, SessionError, Upload};
 
 /// The server that there is not.
 const HOST: &str = "buildkit-session";
-/// How many pieces may wait to be written.
-const QUEUE: usize = 8;
-/// How large a piece may be, in bytes.
-const PIECE: usize = 256 << 10;
 
 /// Why a stream does not become a file.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +35,6 @@ pub(super) enum UploadError {
         expected: Digest,
         actual: Digest,
     },
-    #[error("writing was stopped: {0}")]
-    Stopped(#[from] tokio::task::JoinError),
 }
 
 /// The path of a URL that means a client's stream.
@@ -65,49 +58,33 @@ pub(super) async fn open(ctx: &OpContext<Tree>, path: &str) -> Result<Upload, Op
 
 /// Writes the stream to `file`. Dropped, it ends at the next piece.
 pub(super) async fn receive(
-    mut content: Upload,
+    content: Upload,
     file: File,
     filename: String,
     expected: Option<&Digest>,
     progress: &Progress,
 ) -> Result<(File, Download), UploadError> {
-    let mut transfer = progress.start("transferring", "receiving upload", None);
-    let (pieces, mut queue) = mpsc::channel::<Bytes>(QUEUE);
+    let transfer = progress.start("transferring", "receiving upload", None);
     let mut hasher = match expected {
         Some(digest) => Hasher::new(digest.algorithm()),
         None => Hasher::sha256(),
     };
-    let writing = tokio::task::spawn_blocking(move || {
+    let write = move |pieces: &mut dyn Iterator<Item = Bytes>| {
         let mut writer = &file;
         let mut size = 0;
-        while let Some(piece) = queue.blocking_recv() {
+        for piece in pieces {
             hasher.update(&piece);
             writer.write_all(&piece)?;
             size += piece.len() as u64;
         }
-        Ok::<_, io::Error>((file, size, hasher.finish()))
-    });
-    let reading = async move {
-        loop {
-            let mut piece = BytesMut::with_capacity(PIECE);
-            if content.read_buf(&mut piece).await? == 0 {
-                break;
-            }
-            transfer.advance(piece.len() as u64);
-            // What writing met is told by itself.
-            if pieces.send(piece.freeze()).await.is_err() {
-                return Ok(());
-            }
-        }
-        transfer.complete();
-        Ok::<_, io::Error>(())
+        Ok((file, size, hasher.finish()))
     };
-    let (read, written) = tokio::join!(reading, writing);
-    read.map_err(|source| UploadError::Receive {
+    let relayed = pieces::relay(content, transfer, write).await;
+    let written = relayed.map_err(|source| UploadError::Receive {
         name: filename.clone(),
         source,
     })?;
-    let (file, size, digest) = written?.map_err(|source| UploadError::Write {
+    let (file, size, digest) = written.map_err(|source| UploadError::Write {
         name: filename.clone(),
         source,
     })?;
