@@ -40,5 +40,5 @@ pub(super) async fn relay<T: Send + 'static>(
     };
     let (read, written) = tokio::join!(reading, writing);
     read?;
-    Ok(written.map_err(io::Error::other)?)
+    written.map_err(io::Error::other)
 }
