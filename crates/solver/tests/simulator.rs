@@ -59,6 +59,13 @@ fn no_invariant_breaks() {
     assert!(merges.into_inner() > 0);
 }
 
+/// An input that had led somewhere lost its names when its edge was forced to run: the core asked for nothing, again and again.
+#[test]
+fn an_input_that_lost_its_names_is_let_go() {
+    let played = play(6452, &schedule_of(6452, 400), None);
+    assert!(played.violation.is_none(), "{:?}", played.violation);
+}
+
 #[test]
 fn a_run_repeats_exactly() {
     for seed in 1..40 {

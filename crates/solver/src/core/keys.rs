@@ -327,7 +327,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if inputs.iter().any(|input| input.keys.is_empty()) {
             for slot in 0..count {
                 let state = &self.edges[edge].slots[slot];
-                if state.fresh || state.hit == Hit::Unknown {
+                // What once led somewhere may have lost its names since: its edge was forced to run.
+                if state.fresh || state.hit == Hit::Unknown || inputs[slot].keys.is_empty() {
                     self.probe(edge, slot);
                 }
             }

@@ -22,6 +22,9 @@ pub(super) enum Progress {
     Wait,
 }
 
+/// No edge takes this many steps at one input; the driver starts anew with another core where one does.
+const ROUND_LIMIT: u32 = 1 << 20;
+
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Takes an edge as far as it can go now.
     pub(super) fn advance(&mut self, edge: EdgeId) {
@@ -38,7 +41,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         } else if state.desired() == EdgeState::Initial {
             self.rest(edge);
         } else {
-            loop {
+            for round in 0.. {
+                assert!(round < ROUND_LIMIT, "an edge does not come to rest");
                 let state = &self.edges[edge];
                 if state.look && state.unknown == 0 && self.look_for_twin(edge) {
                     break;
