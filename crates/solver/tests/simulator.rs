@@ -66,6 +66,13 @@ fn an_input_that_lost_its_names_is_let_go() {
     assert!(played.violation.is_none(), "{:?}", played.violation);
 }
 
+/// A public vertex of one domain found the record of an equal vertex, not public, of the domain without a name.
+#[test]
+fn only_public_records_are_public() {
+    let played = play(505_757, &schedule_of(505_757, 1000), None);
+    assert!(played.violation.is_none(), "{:?}", played.violation);
+}
+
 #[test]
 fn a_run_repeats_exactly() {
     for seed in 1..40 {

@@ -165,7 +165,7 @@ impl TaskSlot {
 
 /// A cache map, as far as the core needs it.
 pub(crate) struct Map {
-    /// Digest of the operation, salted with the isolation domain unless the vertex is public.
+    /// Digest of the operation, salted with the isolation domain, or as public.
     pub(crate) op: Digest,
     /// Per input; `None` where no input has a selector.
     pub(crate) selectors: Option<Box<[Option<Digest>]>>,

@@ -175,9 +175,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .copied()
             .filter(|_| !faulty!(self, DomainsShared));
         let state = &mut self.vertices[vertex];
+        // A public vertex finds what public ones of any domain made, and nothing else: of the domain without a name, too.
         let op = match domain {
-            Some(domain) if !state.public => salted(domain, map.digest),
-            _ => map.digest,
+            _ if state.public => salted(Digest::of(b"public"), map.digest),
+            Some(domain) => salted(domain, map.digest),
+            None => map.digest,
         };
         if state.maps.is_empty() {
             for (slot, input) in state.slots.iter_mut().zip(&map.inputs) {
