@@ -73,6 +73,13 @@ fn only_public_records_are_public() {
     assert!(played.violation.is_none(), "{:?}", played.violation);
 }
 
+/// A merged edge kept its vertex, an input of which had been merged into what owned the edge: a circle of owners.
+#[test]
+fn owners_in_a_circle_are_freed() {
+    let played = play(6466, &schedule_of(6466, 400), None);
+    assert!(played.violation.is_none(), "{:?}", played.violation);
+}
+
 #[test]
 fn a_run_repeats_exactly() {
     for seed in 1..40 {

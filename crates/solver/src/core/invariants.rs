@@ -141,6 +141,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 || !self.dirty.is_empty()
                 || !self.doomed.is_empty()
                 || !self.retiring.is_empty()
+                || !self.suspects.is_empty()
             {
                 return broken("no work is left over", id);
             }

@@ -325,10 +325,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .map(|slot| self.input_keys(edge, slot, KeyUse::finds))
             .collect();
         if inputs.iter().any(|input| input.keys.is_empty()) {
-            for slot in 0..count {
+            for (slot, input) in inputs.iter().enumerate() {
                 let state = &self.edges[edge].slots[slot];
                 // What once led somewhere may have lost its names since: its edge was forced to run.
-                if state.fresh || state.hit == Hit::Unknown || inputs[slot].keys.is_empty() {
+                if state.fresh || state.hit == Hit::Unknown || input.keys.is_empty() {
                     self.probe(edge, slot);
                 }
             }

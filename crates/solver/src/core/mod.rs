@@ -14,6 +14,7 @@
 
 mod arena;
 mod chain;
+mod cycles;
 mod demand;
 mod failure;
 mod graph;
@@ -116,6 +117,8 @@ pub struct Core<O, V> {
     requests: HashMap<Ticket, Request, FixedState>,
     dirty: VecDeque<EdgeId>,
     doomed: Vec<EdgeId>,
+    /// Edges that lost an owner, still have one, and are of interest to nobody.
+    suspects: Vec<EdgeId>,
     /// Merged edges that still want what they wanted, until their targets have taken over.
     retiring: Vec<EdgeId>,
     effects: Effects<O, V>,
@@ -173,6 +176,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             requests: HashMap::default(),
             dirty: VecDeque::new(),
             doomed: Vec::new(),
+            suspects: Vec::new(),
             retiring: Vec::new(),
             effects: Effects::default(),
             next_seq: 0,
@@ -278,6 +282,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 }
             } else if let Some(edge) = self.doomed.pop() {
                 self.free_edge(edge);
+            } else if !self.suspects.is_empty() {
+                self.collect_cycles();
             } else {
                 return;
             }

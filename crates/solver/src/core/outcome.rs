@@ -42,6 +42,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         self.call_borrowers(&task);
         self.free_vertex_if_unowned(task.vertex);
+        self.suspect_vertex(task.vertex);
         if task.actor != task.vertex {
             self.free_vertex_if_unowned(task.actor);
         }

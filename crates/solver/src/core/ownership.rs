@@ -17,6 +17,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         state.owners -= 1;
         if state.owners == 0 {
             self.doomed.push(edge);
+        } else {
+            self.suspect(edge);
         }
     }
 
@@ -52,7 +54,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// Takes the merged edge at `position` out of the target's list.
-    fn detach_merged(&mut self, target: EdgeId, position: u32) {
+    pub(super) fn detach_merged(&mut self, target: EdgeId, position: u32) {
         let Some(extra) = self
             .edges
             .get_mut(target)
@@ -73,6 +75,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if !state.edges.is_empty() || state.tasks > 0 {
             return;
         }
+        self.detach_vertex(vertex);
+        self.remove_vertex(vertex, |_| false);
+    }
+
+    /// Takes a vertex that is about to go out of all that lists it.
+    pub(super) fn detach_vertex(&mut self, vertex: VertexId) {
         self.remove_live(vertex);
         // While the vertex is still there: it may be in the same list more than once.
         for slot in 0..self.vertices[vertex].slots.len() {
@@ -80,25 +88,29 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let (declared, position) = (input.declared, input.position);
             self.remove_dependent(self.find(declared), position);
         }
+        for root in self.vertices[vertex].sub_builds().to_vec() {
+            let found = self.find(root);
+            if let Some(extra) = self.edges[found].extra.as_mut()
+                && let Some(at) = extra.parents.iter().position(|parent| *parent == vertex)
+            {
+                extra.parents.swap_remove(at);
+            }
+        }
+    }
+
+    /// Removes a vertex that nothing lists any more. It lets go of what it owns but for what is `gone` already.
+    pub(super) fn remove_vertex(&mut self, vertex: VertexId, gone: impl Fn(&EdgeId) -> bool) {
         self.trace(|core| TraceEvent::VertexFreed {
             vertex: core.trace_vertex(vertex),
         });
         let Some(state) = self.vertices.remove(vertex) else {
             return;
         };
-        state
-            .slots
-            .iter()
-            .for_each(|slot| self.release_edge(slot.declared));
-        for root in state.sub_builds() {
-            let found = self.find(*root);
-            if let Some(extra) = self.edges[found].extra.as_mut()
-                && let Some(at) = extra.parents.iter().position(|parent| *parent == vertex)
-            {
-                extra.parents.swap_remove(at);
-            }
-            self.release_edge(*root);
-        }
+        let declared = state.slots.iter().map(|slot| slot.declared);
+        let owned = declared.chain(state.sub_builds().iter().copied());
+        owned
+            .filter(|edge| !gone(edge))
+            .for_each(|edge| self.release_edge(edge));
         if state.extra.as_ref().is_some_and(|extra| extra.reported) {
             let ran = vertex.unique();
             self.effect(Effect::Forget { ran });
