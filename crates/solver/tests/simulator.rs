@@ -80,6 +80,13 @@ fn owners_in_a_circle_are_freed() {
     assert!(played.violation.is_none(), "{:?}", played.violation);
 }
 
+/// What waited for an operation was not told when that one's vertex had run through yet another one's operation.
+#[test]
+fn borrowers_of_a_borrower_are_called() {
+    let played = play(39_410, &schedule_of(39_410, 400), None);
+    assert!(played.violation.is_none(), "{:?}", played.violation);
+}
+
 #[test]
 fn a_run_repeats_exactly() {
     for seed in 1..40 {

@@ -50,12 +50,15 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// The operation is free again: whoever waited to run it may go on.
     fn call_borrowers(&mut self, task: &Task) {
-        let Some(extra) = &mut self.vertices[task.actor].extra else {
-            return;
-        };
-        for borrower in std::mem::take(&mut extra.borrowers) {
-            if self.vertices.contains(borrower) {
-                self.touch_all(borrower);
+        // A vertex that runs through another one's operation keeps its own from borrowers as well.
+        for lender in [task.actor, task.vertex] {
+            let Some(extra) = &mut self.vertices[lender].extra else {
+                continue;
+            };
+            for borrower in std::mem::take(&mut extra.borrowers) {
+                if self.vertices.contains(borrower) {
+                    self.touch_all(borrower);
+                }
             }
         }
     }
