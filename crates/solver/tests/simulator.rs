@@ -87,6 +87,13 @@ fn borrowers_of_a_borrower_are_called() {
     assert!(played.violation.is_none(), "{:?}", played.violation);
 }
 
+/// An ordinary edge brought the records that it had found into one that was forced to run, which loaded them.
+#[test]
+fn what_is_forced_to_run_loads_nothing_that_others_found() {
+    let played = play(515_293, &schedule_of(515_293, 1000), None);
+    assert!(played.violation.is_none(), "{:?}", played.violation);
+}
+
 #[test]
 fn a_run_repeats_exactly() {
     for seed in 1..40 {

@@ -2,7 +2,7 @@
 
 use super::{
     Core, EdgeState, faulty,
-    graph::{Dependent, Phase, TaskSlot},
+    graph::{Dependent, KeyUse, Phase, TaskSlot},
     io::EdgeId,
 };
 use crate::{CancelCause, Refusal, TraceEvent};
@@ -148,8 +148,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if more_links {
             self.edges[target].extra_mut().links.extend(links);
         }
+        // An edge that is forced to run neither loads what others found nor lets anything be found through it.
+        let forced = self.vertices[self.edges[target].vertex].ignore_cache
+            && !faulty!(self, IgnoreCacheMerged);
         for key in keys {
-            self.add_key(target, key.id, key.usage, key.stored);
+            let usage = if forced && key.usage == KeyUse::Full {
+                KeyUse::Record
+            } else {
+                key.usage
+            };
+            self.add_key(target, key.id, usage, key.stored);
         }
         let records = self.edges[source]
             .extra
@@ -157,7 +165,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .map(|extra| std::mem::take(&mut extra.records))
             .unwrap_or_default();
         if self.edges[target].phase != Phase::Complete {
-            self.add_records(target, records);
+            if !forced {
+                self.add_records(target, records);
+            }
         } else if more_links || more_keys {
             let root = self.edges[target].slots.is_empty();
             let value = self.edges[target].result.clone().filter(|_| root);
