@@ -94,6 +94,13 @@ fn what_is_forced_to_run_loads_nothing_that_others_found() {
     assert!(played.violation.is_none(), "{:?}", played.violation);
 }
 
+/// An operation that was called in place of one that is forced to run is a run, too.
+#[test]
+fn a_fallback_of_what_is_forced_to_run_is_a_run() {
+    let played = play(522_201, &schedule_of(522_201, 1000), None);
+    assert!(played.violation.is_none(), "{:?}", played.violation);
+}
+
 #[test]
 fn a_run_repeats_exactly() {
     for seed in 1..40 {

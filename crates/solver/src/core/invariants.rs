@@ -75,6 +75,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
         false
     }
 
+    /// Whether a task works for a vertex that is forced to run, perhaps through another one's operation.
+    #[cfg(feature = "sim")]
+    pub fn is_forced(&self, task: crate::core::TaskId) -> bool {
+        let task = self.tasks.get(task);
+        task.is_some_and(|task| self.vertices[task.vertex].ignore_cache)
+    }
+
     /// Checks with a plain walk that neither of two edges waits for the other.
     #[cfg(feature = "sim")]
     pub(super) fn audit_merge(&mut self, source: super::EdgeId, target: super::EdgeId) {

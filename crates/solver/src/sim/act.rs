@@ -329,7 +329,7 @@ impl World {
                 }),
                 (_, Some(stored)) => {
                     let (value, domain, public) = (stored.value, stored.domain, stored.public);
-                    Ok(self.produce(value, None, domain, public, running.cancelled))
+                    Ok(self.produce(value, None, domain, public, running))
                 }
             }),
             Call::Exec { op, inputs } => {
@@ -377,13 +377,7 @@ impl World {
         let outputs = spec.outputs + u32::from(op.spec.is_multiple_of(3));
         let made = (0..outputs).map(|output| {
             let value = self.universe.compute(op.spec, output, &values, nested);
-            self.produce(
-                value,
-                Some(Arc::clone(op)),
-                op.domain,
-                spec.public,
-                running.cancelled,
-            )
+            self.produce(value, Some(Arc::clone(op)), op.domain, spec.public, running)
         });
         Ok(made.collect())
     }
@@ -394,8 +388,9 @@ impl World {
         by: Option<Arc<OpInfo>>,
         domain: u64,
         public: bool,
-        poisoned: bool,
+        running: &Running,
     ) -> SimValue {
+        let forced = by.is_some() && self.core.is_forced(running.id);
         self.produced += 1;
         *self.alive.borrow_mut() += 1;
         let alive = Rc::clone(&self.alive);
@@ -403,9 +398,10 @@ impl World {
             id: self.produced,
             value,
             by,
+            forced,
             domain,
             public,
-            poisoned,
+            poisoned: running.cancelled,
             alive,
         }))
     }

@@ -52,6 +52,8 @@ pub(super) struct ValueInfo {
     pub(super) value: u64,
     /// The operation that computed it; `None` where it came from a record.
     pub(super) by: Option<Arc<OpInfo>>,
+    /// Whether it was computed for a vertex that is forced to run.
+    pub(super) forced: bool,
     pub(super) domain: u64,
     pub(super) public: bool,
     /// From a run that was cancelled: must not be used.
@@ -508,7 +510,7 @@ impl World {
         }
         let bound = self.universe.specs[root.spec].bound;
         let by = value.by.as_ref();
-        if root.info.ignore_cache && !bound && by.is_none_or(|by| !by.ignore_cache) {
+        if root.info.ignore_cache && !bound && !value.forced {
             return violation("an ignore-cache vertex runs", &root.info);
         }
         if root.info.never_merge && by.is_some_and(|by| by.digest != root.info.digest) {
