@@ -361,7 +361,8 @@ impl Platform {
 }
 
 fn check_part(text: &str, part: &str, also: &str) -> Result<(), ParsePlatformError> {
-    let valid = !part.is_empty()
+    // `.` and `..` would vanish, or take their neighbour with them, where the text form is cleaned as a path.
+    let valid = !matches!(part, "" | "." | "..")
         && part
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-' || also.contains(c));
@@ -531,6 +532,8 @@ mod tests {
             ("", "not a valid part"),
             ("linux/", "not a valid part"),
             ("linux/a*", "not a valid part"),
+            ("linux/..", "not a valid part"),
+            ("linux/arm/.", "not a valid part"),
             ("nosuch", "unknown operating system"),
             ("a/b/c/d", "expected os"),
             ("windows(10", "not a valid part"),
