@@ -135,6 +135,39 @@ fn a_pushed_image_is_pulled_again() {
 }
 
 #[test]
+fn an_image_that_is_had_is_not_fetched_again() {
+    let bed = Bed::new();
+    let registry = Registry::start().unwrap();
+    registry
+        .push_layout(base_layout(), "latest", "base:latest")
+        .unwrap();
+    let host = registry.host();
+    std::fs::write(
+        bed.path("weld.toml"),
+        format!("[registry.\"{host}\"]\nhttp = true\n"),
+    )
+    .unwrap();
+    let context = bed.context();
+    let context = context.to_str().unwrap();
+    let build = |command: &str| {
+        bed.dockerfile(&format!("FROM {host}/base\nRUN {command}\n"));
+        bed.run(&["--config", "weld.toml", "build", context]).ok();
+    };
+    let gets = || {
+        let log = std::fs::read_to_string(registry.log()).unwrap();
+        log.matches("\"GET /v2/base/").count()
+    };
+    build("true");
+    let fetched = gets();
+    assert!(fetched >= 3, "manifest, config and layer: {fetched}");
+    // What nothing names goes now.
+    bed.run(&["prune", "--keep-duration", "1000h"]).ok();
+    // Long enough for the collector that runs after the start.
+    build("sleep 1");
+    assert_eq!(gets(), fetched);
+}
+
+#[test]
 fn several_platforms_make_an_index() {
     let bed = Bed::new();
     bed.dockerfile("FROM scratch\nARG TARGETARCH\nCOPY file-$TARGETARCH /file\n");

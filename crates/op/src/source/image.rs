@@ -16,7 +16,7 @@ use weld_source::image::{
 };
 use weld_source::oci_layout::{LayoutError, Selector};
 use weld_source::registry::{Anonymous, Credentials, Registry, RegistryError};
-use weld_store::{BlobError, BlobInfo};
+use weld_store::{BlobError, BlobInfo, Object, names};
 
 use super::layers::{self, Layer, Origin};
 use super::layout::Layout;
@@ -443,12 +443,23 @@ impl Worker {
         bytes: Bytes,
         media_type: &str,
     ) -> Result<(), ImageError> {
-        let blobs = self.store.blobs().clone();
+        let store = self.store.clone();
         let info = BlobInfo {
             media_type: Some(media_type.to_owned()),
             ..BlobInfo::default()
         };
-        let put = off_reactor(move || blobs.put(&bytes, info).map(drop)).await?;
+        let put = off_reactor(move || {
+            let blob = store.blobs().put(&bytes, info)?;
+            let object = Object::Blob(blob.digest().clone());
+            let name = format!("image-document:{}", blob.digest());
+            store.uses().add(&object);
+            if store.db().read(|tx| names::get(tx, &name))?.is_none() {
+                // Nobody waits for it: without the name, it is asked for again some day.
+                drop(store.db().update(move |tx| names::set(tx, &name, &object)));
+            }
+            Ok(())
+        });
+        let put: Result<(), BlobError> = put.await?;
         put.map_err(|source| store_error(reference, source))
     }
 }
