@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use weld_digest::Digest;
@@ -508,33 +508,5 @@ proptest! {
                 prop_assert_eq!(&entry.digest, &expected);
             }
         }
-    }
-}
-
-/// The figure that a build of an unchanged context rests on; run by hand with `--ignored`.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn measure_20_000_files() {
-    let world = World::new();
-    for number in 0..20_000_usize {
-        let size = [100, 1000, 5000, 20_000][number % 4];
-        let path = format!("d{}/e{}/f{number}.txt", number % 200, number % 7);
-        world.write(&path, &"x".repeat(size));
-    }
-    world.settle();
-    let mut bytes = TreeIndex::empty().encode();
-    for what in ["first", "unchanged", "unchanged", "unchanged", "unchanged"] {
-        let started = Instant::now();
-        let previous = Arc::new(TreeIndex::decode(&bytes).unwrap());
-        let decoded = started.elapsed();
-        let provider = HostDir::open(&world.from, SelectionOptions::default()).unwrap();
-        let target = DirTarget::open(&world.to).unwrap();
-        let progress = Progress::none();
-        let synced = sync(Arc::new(provider), Arc::new(target), previous, &progress)
-            .await
-            .unwrap();
-        let total = started.elapsed();
-        bytes = synced.index.encode();
-        println!("{what}: {total:?}, of that {decoded:?} to read the index");
     }
 }

@@ -1,116 +1,27 @@
-//! Images as sources: what a reference stands for, and its layers as a tree.
+//! What a reference stands for: asked for once in a session, its documents kept in the store.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::OnceCell;
-use weld_digest::{Digest, FieldHasher};
-use weld_llb::reference::{ParseReferenceError, Reference};
-use weld_llb::{ImageSource, OciLayoutSource, Platform};
-use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
-use weld_source::image::{
-    Descriptor, Document, DocumentError, MAX_CONFIG, Manifest, NoMatchError, Served,
-};
-use weld_source::oci_layout::{LayoutError, Selector};
-use weld_source::registry::{Anonymous, Credentials, Registry, RegistryError};
+use weld_digest::Digest;
+use weld_llb::Platform;
+use weld_llb::reference::Reference;
+use weld_source::image::{Descriptor, Document, MAX_CONFIG, Manifest, Served};
+use weld_source::oci_layout::Selector;
+use weld_source::registry::{Anonymous, Credentials, Registry};
 use weld_store::{BlobError, BlobInfo, Object, names};
 
-use super::layers::{self, Layer, Origin};
-use super::layout::Layout;
-use crate::digest::to_solver;
-use crate::reporting::reporting;
-use crate::session::{self, Session, SessionError};
-use crate::{Tree, Worker};
+use super::ImageError;
+use super::error::INDEX_DEPTH;
+use crate::Worker;
+use crate::session::Session;
+use crate::source::layout::Layout;
 
 /// How many resolutions are kept in mind.
 const RESOLUTIONS: usize = 1000;
-
-/// How deep indexes may be nested.
-const INDEX_DEPTH: usize = 4;
-
-/// Why an image cannot be had.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ImageError {
-    /// The reference is none.
-    #[error(transparent)]
-    Reference(#[from] ParseReferenceError),
-    /// The registry does not give it.
-    #[error(transparent)]
-    Registry(Arc<RegistryError>),
-    /// The OCI layout does not give it.
-    #[error(transparent)]
-    Layout(Arc<LayoutError>),
-    /// The client does not offer the OCI layout.
-    #[error(
-        "OCI layout {0:?} is not offered by the client: pass it with --build-context NAME=oci-layout://DIR"
-    )]
-    NoLayout(String),
-    /// The client cannot be asked.
-    #[error(transparent)]
-    Session(#[from] SessionError),
-    /// It is not for the platform.
-    #[error("{reference}: {source}")]
-    NoMatch {
-        /// The image.
-        reference: String,
-        /// What is wanted and what there is.
-        source: Arc<NoMatchError>,
-    },
-    /// Its manifest or index is not one.
-    #[error("{reference}: {source}")]
-    Document {
-        /// The image.
-        reference: String,
-        /// What is wrong.
-        source: Arc<DocumentError>,
-    },
-    /// Its config is not one.
-    #[error("{reference}: the image config {digest} is not valid: {reason}")]
-    Config {
-        /// The image.
-        reference: String,
-        /// The config's digest.
-        digest: Digest,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Its indexes are nested too deeply.
-    #[error("{0}: more than {INDEX_DEPTH} indexes in one another")]
-    Nested(String),
-    /// It has another digest than the definition says.
-    #[error("{reference}: the digest is {actual}, and {expected} is required")]
-    Checksum {
-        /// The image.
-        reference: String,
-        /// What is required.
-        expected: Digest,
-        /// What it is.
-        actual: Digest,
-    },
-    /// What was fetched cannot be kept.
-    #[error("{reference}: {source}")]
-    Store {
-        /// The image.
-        reference: String,
-        /// Why.
-        source: Arc<BlobError>,
-    },
-}
-
-impl From<RegistryError> for ImageError {
-    fn from(error: RegistryError) -> Self {
-        Self::Registry(Arc::new(error))
-    }
-}
-
-impl From<LayoutError> for ImageError {
-    fn from(error: LayoutError) -> Self {
-        Self::Layout(Arc::new(error))
-    }
-}
 
 /// What a reference stands for on one platform.
 #[derive(Clone, Debug)]
@@ -184,7 +95,7 @@ pub(crate) enum Place {
 
 impl Place {
     /// The registries, as the client of a session or as nobody.
-    pub(super) fn registry(worker: &Worker, session: Option<&Arc<dyn Session>>) -> Self {
+    pub(in crate::source) fn registry(worker: &Worker, session: Option<&Arc<dyn Session>>) -> Self {
         let credentials: Arc<dyn Credentials> = match session {
             Some(session) => session.credentials(),
             None => Arc::new(Anonymous),
@@ -225,7 +136,7 @@ impl Worker {
             .await
     }
 
-    async fn resolve_once(
+    pub(super) async fn resolve_once(
         &self,
         session: Option<&Arc<dyn Session>>,
         place: &Place,
@@ -471,7 +382,7 @@ fn store_error(reference: &Reference, source: BlobError) -> ImageError {
     }
 }
 
-pub(super) async fn off_reactor<T: Send + 'static>(
+pub(in crate::source) async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ImageError> {
     // The pool loses work only when the process shuts down.
@@ -490,151 +401,4 @@ pub(crate) async fn open_layout(
     };
     let offered = offered.ok_or_else(|| ImageError::NoLayout(name.to_owned()))?;
     Ok(Place::Layout(Layout::open(offered).await?))
-}
-
-/// An image as a vertex, from a registry or an OCI layout.
-pub(crate) struct Image {
-    pub(crate) worker: Arc<Worker>,
-    pub(crate) wanted: Wanted,
-    pub(crate) platform: Platform,
-    pub(crate) description: String,
-}
-
-pub(crate) enum Wanted {
-    Registry(ImageSource),
-    Layout(OciLayoutSource),
-}
-
-impl Wanted {
-    fn layer_limit(&self) -> Option<u64> {
-        match self {
-            Self::Registry(image) => image.layer_limit,
-            Self::Layout(image) => image.layer_limit,
-        }
-    }
-}
-
-impl Image {
-    async fn resolve(
-        &self,
-        ctx: &OpContext<Tree>,
-    ) -> Result<(Arc<Resolved>, Place, Reference), OpError> {
-        if let Some(handle) = ctx.next_session(&[]).await {
-            drop(handle);
-            return ctx
-                .with_session(|handle| async move { self.resolve_with(session::of(&handle)).await })
-                .await;
-        }
-        self.resolve_with(None).await
-    }
-
-    async fn resolve_with(
-        &self,
-        session: Option<Arc<dyn Session>>,
-    ) -> Result<(Arc<Resolved>, Place, Reference), OpError> {
-        let resolved = async {
-            let session = session.as_ref();
-            match &self.wanted {
-                Wanted::Registry(image) => {
-                    let place = Place::registry(&self.worker, session);
-                    let resolved = self
-                        .worker
-                        .resolve_once(session, &place, &image.reference, &self.platform)
-                        .await?;
-                    check(image, &resolved)?;
-                    Ok((resolved, place, image.reference.parse()?))
-                }
-                Wanted::Layout(image) => {
-                    let place =
-                        open_layout(session, image.store.as_deref().unwrap_or_default()).await?;
-                    let resolved = self
-                        .worker
-                        .resolve_once(session, &place, &image.reference, &self.platform)
-                        .await?;
-                    Ok((resolved, place, image.reference.parse()?))
-                }
-            }
-        };
-        match resolved.await {
-            // Another client may offer it.
-            Err(error @ ImageError::NoLayout(_)) => Err(OpError::gone(error)),
-            other => other.map_err(OpError::failed),
-        }
-    }
-}
-
-fn check(image: &ImageSource, resolved: &Resolved) -> Result<(), ImageError> {
-    match &image.checksum {
-        Some(expected) if *expected != resolved.digest => Err(ImageError::Checksum {
-            reference: image.reference.clone(),
-            expected: expected.clone(),
-            actual: resolved.digest.clone(),
-        }),
-        _ => Ok(()),
-    }
-}
-
-impl crate::recall::Step for Image {}
-
-#[async_trait]
-impl Op<Tree> for Image {
-    /// Known by its manifest first, then by its layers alone: the same layers may be found under
-    /// another name, or with another config.
-    async fn cache_map(&self, ctx: &OpContext<Tree>, index: u32) -> Result<CacheMap, OpError> {
-        let (resolved, ..) = self.resolve(ctx).await?;
-        let limit = self.wanted.layer_limit().unwrap_or(u64::MAX);
-        let digest = match index {
-            0 => FieldHasher::new("weld.op.image.manifest.v1")
-                .digest(&resolved.manifest_digest)
-                .number(limit),
-            _ => {
-                let count = usize::try_from(limit)
-                    .unwrap_or(usize::MAX)
-                    .min(resolved.diff_ids.len());
-                resolved.diff_ids[..count].iter().fold(
-                    FieldHasher::new("weld.op.image.layers.v1").number(count as u64),
-                    |hasher, id| hasher.digest(id),
-                )
-            }
-        };
-        let mut map = CacheMap::new(to_solver(&digest.finish()));
-        map.more = index == 0;
-        Ok(map)
-    }
-
-    async fn exec(
-        &self,
-        ctx: &OpContext<Tree>,
-        _inputs: Vec<ResultRef<Tree>>,
-    ) -> Result<Vec<Tree>, OpError> {
-        let (resolved, place, reference) = self.resolve(ctx).await?;
-        let limit = self
-            .wanted
-            .layer_limit()
-            .and_then(|limit| usize::try_from(limit).ok())
-            .unwrap_or(usize::MAX);
-        let layers: Vec<Layer> = resolved
-            .manifest
-            .layers
-            .iter()
-            .zip(&resolved.diff_ids)
-            .take(limit)
-            .map(|(descriptor, diff_id)| Layer {
-                descriptor: descriptor.clone(),
-                diff_id: diff_id.clone(),
-            })
-            .collect();
-        let origin = Origin {
-            place,
-            repository: reference.repository().clone(),
-        };
-        let work = reporting(ctx, |progress| {
-            layers::tree(&self.worker, origin, layers, &self.description, progress)
-        });
-        let tree = tokio::select! {
-            tree = work => tree.map_err(OpError::failed)?,
-            () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
-        };
-        Ok(vec![tree])
-    }
 }
