@@ -8,6 +8,7 @@ use crate::clock;
 use crate::collector::{CollectError, Collector};
 use crate::db::Db;
 use crate::durability;
+use crate::reserve;
 use crate::usage::Uses;
 
 /// Leaves the first moments of a process to its work.
@@ -113,6 +114,9 @@ impl Shared {
         }
         self.collector.collect_released()?;
         self.collector.empty_trash()?;
+        if let Err(error) = reserve::make(&self.root) {
+            tracing::warn!(%error, "cannot put space by for a full disk");
+        }
         if self.db.wants_checkpoint() {
             self.db.checkpoint()?;
         }

@@ -20,6 +20,7 @@ use crate::pins::Pins;
 use crate::records::keys::Keys;
 use crate::records::results::Results;
 use crate::records::steps::Steps;
+use crate::reserve;
 use crate::trash::Trash;
 use crate::usage::{Uses, uses};
 
@@ -27,6 +28,8 @@ use crate::usage::{Uses, uses};
 const FORMAT: u32 = 1;
 /// With fewer free bytes than this a start makes room first.
 const LOW_SPACE: u64 = 64 << 20;
+/// Free space below which the database may fail to open, in bytes.
+const NO_SPACE: u64 = 2 << 20;
 const FORMAT_FILE: &str = "format";
 const DATABASE: &str = "db";
 const FORMAT_NAME: &str = "weld-state";
@@ -427,17 +430,22 @@ impl Directory<'_> {
         Ok(())
     }
 
-    /// On a disk that is all but full, deletes what earlier processes took away already, so that
-    /// there is room to open the database, without which nothing else can be deleted.
+    /// On a disk that is all but full, deletes what earlier processes took away already, and then
+    /// gives back the reserve, so that there is room to open the database, without which nothing
+    /// else can be deleted.
     fn make_room(&self) -> Result<(), OpenError> {
-        let space = rustix::fs::statvfs(self.0)
-            .map_err(|errno| self.error("measure the free space of", "")(errno.into()))?;
-        if space.f_bavail.saturating_mul(space.f_frsize) >= LOW_SPACE {
+        let free =
+            || reserve::free_space(self.0).map_err(self.error("measure the free space of", ""));
+        if free()? >= LOW_SPACE {
             return Ok(());
         }
         Trash::open(self.0, 0)
             .and_then(|trash| trash.empty())
-            .map_err(self.error("empty", "trash"))
+            .map_err(self.error("empty", "trash"))?;
+        if free()? < NO_SPACE {
+            reserve::spend(self.0).map_err(self.error("remove", "reserve"))?;
+        }
+        Ok(())
     }
 
     /// Refuses a directory with something in it that is no state directory.

@@ -353,3 +353,36 @@ fn a_full_disk_is_told_of_and_the_state_stays_sound() {
     store.sweep().unwrap();
     assert_tidy(&store);
 }
+
+#[test]
+fn a_full_disk_can_be_opened_and_pruned_after_a_kill() {
+    let Some(disk) = SmallDisk::mount(32) else {
+        return;
+    };
+    let root = disk.0.path();
+    let mut writer = spawn("write", root);
+    let mut output = BufReader::new(writer.stdout.take().unwrap());
+    wait_for(&mut output, "committed");
+    while !root.join("reserve").exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    // Not ours, so nothing that is deleted makes room at the start.
+    let mut file = fs::File::create(root.join("filler")).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
+    let _ = fs::remove_dir_all(root.join("trash"));
+
+    let store = open(root);
+    store.sweep().unwrap();
+    store
+        .prune(&PruneOptions {
+            all: true,
+            ..PruneOptions::default()
+        })
+        .unwrap();
+    assert_tidy(&store);
+    make_result(&store, &Made::default());
+    store.db().flush().unwrap();
+}
