@@ -55,7 +55,7 @@ pub use request::{BuildInput, BuildRequest, BuildResponse, Entitlement, ParseEnt
 pub use result::{Attestation, AttestationKind, FrontendResult, Refs, Subject};
 pub use source_meta::{ImageConfigRequest, ResolvedSource, SourceMeta, SourceMetaRequest};
 pub use ssh_agent::AgentError;
-pub use usage::{PruneOptions, StoreError, UsageRecord};
+pub use usage::{CheckError, CheckReport, PruneOptions, RepairReport, StoreError, UsageRecord};
 pub use weld_dockerfile::Error as DockerfileError;
 pub use weld_export::{ExportKind, ExportRequest, ExportTarget};
 pub use weld_op::SandboxMountKind;

@@ -6,6 +6,8 @@ use weld_store::{Store, UsageError, UsageInfo};
 
 use crate::engine::Engine;
 
+pub use weld_store::check::{CheckReport, RepairReport};
+
 /// What is kept on disk, and since when it was not used.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -94,6 +96,29 @@ impl Engine {
             min_free: options.min_free,
         })?;
         Ok(removed.into_iter().map(UsageRecord::from).collect())
+    }
+}
+
+/// Why the state directory could not be verified.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot verify the state directory: {0}")]
+pub struct CheckError(#[from] weld_store::check::CheckError);
+
+impl Engine {
+    /// Verifies the state directory; nothing may be built meanwhile. Blocks.
+    ///
+    /// # Errors
+    /// [`CheckError`]; what is damaged is in the report.
+    pub fn check(&self) -> Result<CheckReport, CheckError> {
+        Ok(self.worker.store.check(|_| {})?)
+    }
+
+    /// Drops what a check found to be damaged, with what was made of it. Blocks.
+    ///
+    /// # Errors
+    /// [`CheckError`].
+    pub fn repair(&self, report: &CheckReport) -> Result<RepairReport, CheckError> {
+        Ok(self.worker.store.repair(report)?)
     }
 }
 

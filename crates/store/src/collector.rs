@@ -156,7 +156,7 @@ impl Collector {
 
     /// Takes away what lies outside of the tables that the removal has changed. If the process ends
     /// before, the sweep takes the files, and the solver the keys, when it finds their results gone.
-    fn finish(&self, removal: &Removal) -> Result<(), CollectError> {
+    pub(crate) fn finish(&self, removal: &Removal) -> Result<(), CollectError> {
         let results: Vec<_> = removal.results.iter().copied().map(RecordId).collect();
         self.0.keys.drop_records(&results);
         self.discard(&removal.removed)?;

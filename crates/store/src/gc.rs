@@ -90,8 +90,16 @@ pub(crate) fn remove(
 
 /// Removes all that a power loss may have damaged, with what was made of it.
 pub(crate) fn remove_lost(tx: &WriteTransaction) -> Result<Removal, DbError> {
+    let lost = durability::take_unsynced(tx)?;
+    remove_damaged(tx, lost)
+}
+
+/// Removes objects, whoever names them, with what was made of them.
+pub(crate) fn remove_damaged(
+    tx: &WriteTransaction,
+    mut lost: Vec<Object>,
+) -> Result<Removal, DbError> {
     let mut removal = Removal::default();
-    let mut lost = durability::take_unsynced(tx)?;
     let mut tables = Tables::open(tx)?;
     let mut seen = HashSet::new();
     while let Some(object) = lost.pop() {

@@ -20,11 +20,13 @@
 //! | `ingest/` | blobs that are coming in |
 //! | `snapshots/ID/` | the files of a snapshot or cache mount |
 //! | `trash/` | what is being deleted |
+//! | `reserve` | space put by, so that a full disk can be opened |
 //!
 //! All functions block; asynchronous callers run them on a pool for blocking work.
 
 pub mod blobs;
 pub mod cache_mounts;
+pub mod check;
 mod clock;
 mod collector;
 pub mod content_key;
@@ -40,6 +42,7 @@ mod object;
 mod pins;
 pub mod records;
 pub mod refs;
+mod reserve;
 pub mod snapshot;
 mod store;
 mod trash;

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use weld_client::Address;
 use weld_engine::{Config, Engine, RuntimeKind, SnapshotterKind};
 
-use args::{Cli, Command, DebugCommand, EngineArgs, Snapshotter};
+use args::{Cli, Command, DebugCommand, EngineArgs, Snapshotter, StoreCommand};
 use daemon::Place;
 use place::{ClientArgs, Worker};
 use report::Failure;
@@ -151,6 +151,7 @@ async fn command(
         Command::Solve(args) => solve::solve(worker, args, cancel).await,
         Command::Du(args) => store::du(worker, args).await,
         Command::Prune(args) => store::prune(worker, args).await,
+        Command::Store(StoreCommand::Check { repair }) => store::check(worker, *repair),
         Command::Debug(DebugCommand::EmitLlb(args)) => {
             // Only an engine in this process is ever asked.
             let Worker::Engine(engine) = worker else {

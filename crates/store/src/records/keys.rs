@@ -84,6 +84,19 @@ impl Keys {
         })
     }
 
+    /// All results that keys lead to.
+    pub(crate) fn records(&self) -> Result<BTreeSet<RecordId>, DbError> {
+        self.front.read(|rows| {
+            rows.scan(b"o")?
+                .map(|row| {
+                    let (row, _) = row?;
+                    let id = row.get(1..).and_then(|rest| rest.first_chunk());
+                    Ok(RecordId(u64::from_be_bytes(*id.ok_or(MALFORMED)?)))
+                })
+                .collect()
+        })
+    }
+
     /// As [`KeyStore::drop_record`] for each, in one update.
     pub(crate) fn drop_records(&self, records: &[RecordId]) {
         if records.is_empty() {

@@ -29,4 +29,4 @@ pub use node::FileTime;
 pub use record::LayerDescriptor;
 pub use store::{Made, Snapshots};
 
-pub(crate) use record::{create_tables, forget};
+pub(crate) use record::{LAYERS, Origin, Record, SNAPSHOTS, create_tables, forget};

@@ -64,6 +64,9 @@ pub(crate) enum Command {
     Du(DuArgs),
     /// Delete what no build uses, the least recently used first.
     Prune(PruneArgs),
+    /// Verify the state directory, and mend it.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Serve BuildKit's API to `buildctl`, `docker buildx` and other clients.
     Daemon(Box<DaemonArgs>),
     /// Connect standard input and output to a daemon, for clients that come by ssh.
@@ -272,6 +275,19 @@ pub(crate) struct PruneArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Verify every blob, snapshot, record and reference; fails if something is wrong.
+    ///
+    /// Nothing else may use the state directory meanwhile: stop the daemon that does.
+    Check {
+        /// Drop exactly what is damaged, with what was made of it: steps whose results go run again
+        /// in the next build.
+        #[arg(long)]
+        repair: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -23,6 +23,12 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Store(#[from] weld_engine::StoreError),
     #[error("{0}")]
+    Check(#[from] weld_engine::CheckError),
+    #[error(
+        "the state directory is damaged in {0} places; `weld store check --repair` drops what is damaged"
+    )]
+    Damaged(usize),
+    #[error("{0}")]
     Definition(#[from] weld_engine::DefinitionError),
     #[error("{error}")]
     Build {

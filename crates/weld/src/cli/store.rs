@@ -1,4 +1,4 @@
-//! `weld du` and `weld prune`.
+//! `weld du`, `weld prune` and `weld store`.
 
 use std::time::{Duration, SystemTime};
 
@@ -66,6 +66,44 @@ pub(crate) async fn prune(worker: &Worker, args: &PruneArgs) -> Result<(), Failu
         bytes(removed.iter().map(|record| record.size).sum())
     );
     Ok(())
+}
+
+/// Verifies the state directory of this process.
+pub(crate) fn check(worker: &Worker, repair: bool) -> Result<(), Failure> {
+    // Only an engine in this process is ever asked.
+    let Worker::Engine(engine) = worker else {
+        return Ok(());
+    };
+    let report = engine.check()?;
+    println!(
+        "Checked:\t{} blobs ({}), {} snapshots, {} results, {} references",
+        report.blobs,
+        bytes(report.bytes),
+        report.snapshots,
+        report.results,
+        report.references
+    );
+    for problem in &report.problems {
+        println!("{problem}");
+    }
+    let count = report.problems.len();
+    println!("Problems:\t{count}");
+    if count == 0 {
+        return Ok(());
+    }
+    if !repair {
+        return Err(Failure::Damaged(count));
+    }
+    let repaired = engine.repair(&report)?;
+    println!(
+        "Dropped:\t{} objects, {} results",
+        repaired.objects.len(),
+        repaired.results
+    );
+    match engine.check()?.problems.len() {
+        0 => Ok(()),
+        left => Err(Failure::Damaged(left)),
+    }
 }
 
 fn print_json(records: &[UsageRecord]) -> Result<(), Failure> {
