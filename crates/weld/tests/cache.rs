@@ -111,3 +111,42 @@ fn usage_is_listed_and_pruned() {
     let again = bed.build(&[]).ok();
     assert_eq!(again.stderr.matches("RUN --mount=type=cache").count(), 1);
 }
+
+#[test]
+fn a_damaged_state_directory_is_found_out_and_mended() {
+    let bed = Bed::new();
+    bed.file("a", "a").file("c", "c").dockerfile(DOCKERFILE);
+    let build = || bed.build(&["--output", "type=oci,dest=image.tar"]).ok();
+    build();
+    let sound = bed.run(&["store", "check"]).ok();
+    assert!(sound.stdout.ends_with("Problems:\t0\n"), "{}", sound.stdout);
+
+    // One bit of each blob.
+    let blobs = std::fs::read_dir(bed.path("state/content/blobs/sha256")).unwrap();
+    let mut damaged = 0;
+    for blob in blobs {
+        let path = blob.unwrap().path();
+        let mut content = std::fs::read(&path).unwrap();
+        content[0] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, content).unwrap();
+        damaged += 1;
+    }
+    assert!(damaged > 0);
+    let found = bed.run(&["store", "check"]);
+    assert!(
+        found.stdout.contains("its content has the digest sha256:"),
+        "{}",
+        found.stdout
+    );
+    found.fails(&[
+        "the state directory is damaged in",
+        "weld store check --repair",
+    ]);
+
+    bed.run(&["store", "check", "--repair"]).ok();
+    bed.run(&["store", "check"]).ok();
+    build();
+    let layers = bed.tool("skopeo", &["inspect", "oci-archive:image.tar"]);
+    assert!(layers.contains("\"Layers\""), "{layers}");
+}
