@@ -48,6 +48,16 @@ impl ClientError {
             _ => false,
         }
     }
+
+    /// The lines of the Dockerfile that it is about.
+    pub fn source_excerpt(&self) -> Option<String> {
+        match self {
+            Self::Daemon(status) => crate::details::sources(status)
+                .iter()
+                .find_map(weld_engine::SourceRanges::excerpt),
+            _ => None,
+        }
+    }
 }
 
 fn text(status: &Status) -> String {

@@ -6,6 +6,7 @@
 
 mod address;
 mod client;
+mod details;
 mod error;
 pub mod serve;
 mod status;

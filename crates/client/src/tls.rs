@@ -46,12 +46,7 @@ impl TlsOptions {
         let config = ClientTlsConfig::new().domain_name(name);
         let config = match &self.ca {
             Some(path) => config.ca_certificate(Certificate::from_pem(read(path)?)),
-            None => config.ca_certificates(
-                rustls_native_certs::load_native_certs()
-                    .certs
-                    .iter()
-                    .map(|der| Certificate::from_pem(pem(der))),
-            ),
+            None => config.with_native_roots(),
         };
         match (&self.cert, &self.key) {
             (None, None) => Ok(config),
@@ -69,10 +64,4 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
         path: path.to_owned(),
         source,
     })
-}
-
-fn pem(der: &[u8]) -> String {
-    use base64::Engine as _;
-    let text = base64::prelude::BASE64_STANDARD.encode(der);
-    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }

@@ -31,9 +31,10 @@ impl SourceFile {
         &self.data
     }
 
-    /// Some lines as a person reads them, with what is around them; `None` if they are not there.
-    pub fn excerpt(&self, lines: LineRange) -> Option<String> {
-        crate::excerpt::render(self, &[lines], None)
+    /// Some lines as a person reads them, with what is around them and a caret under `mark`; `None`
+    /// if they are not there.
+    pub fn excerpt(&self, lines: &[LineRange], mark: Option<Mark>) -> Option<String> {
+        crate::excerpt::render(self, lines, mark)
     }
 
     /// The lines without their endings, for showing; bytes that are not UTF-8 are replaced.

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use weld_digest::Digest;
-use weld_dockerfile::{LineRange, SourceFile};
+use weld_dockerfile::{LineRange, Mark, SourceFile};
 use weld_export::ExportError;
 use weld_llb::{Graph, pb};
 use weld_op::digest::from_solver;
@@ -159,14 +159,27 @@ pub struct SourceRanges {
 }
 
 impl SourceRanges {
-    /// The lines as a person reads them, with what is around them.
-    fn excerpt(&self) -> Option<String> {
-        let range = self.ranges.first()?;
-        let line = |position: Option<pb::Position>| u32::try_from(position?.line).ok();
-        let start = line(range.start)?;
-        let end = line(range.end).unwrap_or(start);
+    /// The lines as a person reads them, with what is around them, and a caret under the range that
+    /// tells its characters.
+    pub fn excerpt(&self) -> Option<String> {
+        let number = |number: i32| u32::try_from(number).ok();
+        let lines = |range: &pb::Range| {
+            let start = number(range.start?.line)?;
+            let end = range.end.and_then(|end| number(end.line));
+            Some(LineRange::new(start, end.unwrap_or(start)))
+        };
+        let mark = |range: &pb::Range| {
+            let (start, end) = (range.start?, range.end?);
+            let width = number(end.character.checked_sub(start.character)?)?;
+            (start.line == end.line && width > 0).then_some(Mark {
+                line: number(start.line)?,
+                column: number(start.character)?.saturating_add(1),
+                width,
+            })
+        };
+        let ranges: Vec<_> = self.ranges.iter().filter_map(lines).collect();
         let file = SourceFile::new(self.info.filename.as_str(), self.info.data.to_vec());
-        file.excerpt(LineRange::new(start, end))
+        file.excerpt(&ranges, self.ranges.iter().find_map(mark))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use weld_fileset::SelectionOptions;
-use weld_op::session::{Layout, Secret, Session, SessionError as OpSessionError};
+use weld_op::session::{Layout, Secret, Session, SessionError as OpSessionError, Upload};
+use weld_proto::session::upload::HOST as UPLOAD_HOST;
 use weld_runtime::AgentConnector;
 use weld_source::local::{HostDir, TreeProvider};
 use weld_source::oci_layout::{OciLayout, Selector};
@@ -102,6 +103,8 @@ pub struct HostSession {
     layouts: BTreeMap<String, PathBuf>,
     secrets: HashMap<String, SecretSource>,
     agents: HashMap<String, AgentConnector>,
+    /// By the path of their URLs; each is read once.
+    uploads: Mutex<HashMap<String, Upload>>,
     /// Agents that were started for keys; they end with the session.
     key_agents: Vec<KeyAgent>,
 }
@@ -243,6 +246,16 @@ impl HostSession {
         }
     }
 
+    /// Offers a stream, such as standard input, that can be read once; returns its URL.
+    pub fn add_upload(&mut self, stream: Upload) -> String {
+        let uploads = self.uploads.get_mut();
+        let uploads = uploads.unwrap_or_else(PoisonError::into_inner);
+        let path = format!("/{}", uploads.len());
+        let url = format!("http://{UPLOAD_HOST}{path}");
+        uploads.insert(path, stream);
+        url
+    }
+
     /// The session, complete.
     pub fn into_session(self) -> Arc<dyn Session> {
         let mut random = [0; 16];
@@ -327,6 +340,12 @@ impl Session for Offered {
 
     async fn agent(&self, id: &str) -> Result<Option<AgentConnector>, OpSessionError> {
         Ok(self.offers.agents.get(id).cloned())
+    }
+
+    async fn upload(&self, path: &str) -> Result<Option<Upload>, OpSessionError> {
+        let uploads = self.offers.uploads.lock();
+        let mut uploads = uploads.unwrap_or_else(PoisonError::into_inner);
+        Ok(uploads.remove(path))
     }
 
     fn credentials(&self) -> Arc<dyn Credentials> {

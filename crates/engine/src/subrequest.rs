@@ -216,7 +216,7 @@ fn write_warning(text: &mut String, warning: &Warning, source: &SourceFile) {
         "" => String::new(),
         url => format!(" - {url}"),
     };
-    let excerpt = source.excerpt(warning.lines).unwrap_or_default();
+    let excerpt = source.excerpt(&[warning.lines], None).unwrap_or_default();
     // A text has room for more.
     let _ = write!(
         text,

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser};
 use tokio_util::sync::CancellationToken;
 use weld_client::Address;
+use weld_daemon::gateway::{IMAGE_FRONTEND, ImageFrontend};
 use weld_engine::{Config, Engine, RuntimeKind, SnapshotterKind};
 
 use args::{Cli, Command, DebugCommand, EngineArgs, Snapshotter, StoreCommand};
@@ -129,6 +130,8 @@ fn with_engine(cli: &Cli) -> Result<(), Failure> {
         if matches!(&cli.command, Command::Build(args) if args.explain) {
             engine.explain();
         }
+        let images = Arc::new(ImageFrontend::new(Vec::new()));
+        engine.add_frontend(IMAGE_FRONTEND, images);
         let worker = Worker::Engine(engine);
         let result = until_signals(&worker, &cli.command).await;
         if let Worker::Engine(engine) = worker {
@@ -157,7 +160,7 @@ async fn command(
             let Worker::Engine(engine) = worker else {
                 return Ok(());
             };
-            let prepared = build::prepare(args)?;
+            let prepared = build::prepare(args, false)?;
             let definition =
                 engine
                     .definition(prepared.request)

@@ -91,7 +91,17 @@ fn files_secrets_layouts_and_results_travel() {
     assert!(!out.join("ignored").exists());
     assert!(bed.path("image.tar").metadata().unwrap().len() > 1000);
     assert!(!first.stderr.contains("s3cr3t"));
-    assert!(bed.build(&arguments).ok().cached_steps() >= 3);
+    let again = bed.build(&arguments).ok();
+    assert!(again.cached_steps() >= 3);
+    // Also what only told of itself, and then was not needed, comes to an end.
+    let begun = again
+        .stderr
+        .lines()
+        .filter_map(|line| line.split_once(" [internal] load build context"));
+    for (number, _) in begun {
+        let ended = |line: &str| line.starts_with(&format!("{number} DONE"));
+        assert!(again.stderr.lines().any(ended), "{}", again.stderr);
+    }
 
     let used = bed.run(&["du", "--addr", &daemon.address, "--json"]).ok();
     assert!(used.stdout.contains("source.local"), "{}", used.stdout);
@@ -105,10 +115,65 @@ fn failures_are_told_and_leave_nothing() {
     bed.dockerfile("FROM base\nRUN echo before && false\n");
     let output = format!("type=tar,dest={}", bed.path("out.tar").display());
     bed.build(&["--addr", &daemon.address, "--output", &output])
-        .fails(&["before", "exit code: 1"]);
+        .fails(&[
+            "before",
+            "exit code: 1",
+            "Dockerfile:2",
+            ">>> RUN echo before",
+        ]);
     assert!(!bed.path("out.tar").exists());
     bed.dockerfile("FROM base\nRUN --mount=type=secret,id=missing,required=true true\n");
     bed.build(&["--addr", &daemon.address]).fails(&["missing"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_dockerfile_is_pointed_at() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    bed.dockerfile("FROM base\nRUN --mount=type=nonsense true\n");
+    // The same words and carets, whoever builds.
+    let root = bed.path("other-state");
+    let here = bed.build(&["--addr", "none", "--root", root.to_str().unwrap()]);
+    let here = here.fails(&["^^^"]);
+    let there = bed.build(&["--addr", &daemon.address]).fails(&["^^^"]);
+    let excerpt = |text: &str| -> Vec<String> {
+        let lines = text.lines().skip_while(|line| !line.starts_with("---"));
+        lines.take(5).map(str::to_owned).collect()
+    };
+    assert_eq!(excerpt(&here.stderr), excerpt(&there.stderr));
+}
+
+#[test]
+fn an_archive_on_standard_input_is_handed_on() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    bed.dockerfile("FROM scratch\nCOPY file /\n")
+        .file("file", "from an archive");
+    let context = bed.context();
+    let archive = bed.path("context.tar");
+    bed.tool(
+        "tar",
+        &[
+            "-C",
+            context.to_str().unwrap(),
+            "-cf",
+            archive.to_str().unwrap(),
+            ".",
+        ],
+    );
+    let out = bed.path("out");
+    let output = format!("type=local,dest={}", out.display());
+    let built = bed
+        .command()
+        .args(["build", "--addr", &daemon.address, "--output", &output, "-"])
+        .stdin(std::fs::File::open(&archive).unwrap())
+        .output()
+        .unwrap();
+    support::ended(built).ok();
+    assert_eq!(
+        std::fs::read_to_string(out.join("file")).unwrap(),
+        "from an archive"
+    );
 }
 
 #[test]

@@ -46,8 +46,8 @@ fn a_dockerfile_that_cannot_be_built_is_shown_where_it_is_wrong() {
         ),
         ("FROM base\nUSER nobodyknows\nRUN true\n", &["nobodyknows"]),
         (
-            "# syntax=example.org/other/frontend\nFROM base\n",
-            &["example.org/other/frontend", "not supported"],
+            "# syntax=127.0.0.1:1/other/frontend\nFROM base\n",
+            &["127.0.0.1:1/other/frontend", "cannot"],
         ),
         (
             "FROM base\nRUN echo ${X:?is needed}\nARG X\nENV Y=${X:?is needed}\n",

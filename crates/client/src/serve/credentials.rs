@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tonic::{Request, Response, Status};
 use weld_op::session::Session;
 use weld_proto::session::auth::{
@@ -8,14 +9,56 @@ use weld_proto::session::auth::{
     VerifyTokenAuthorityResponse,
 };
 use weld_proto::session::servers::Auth;
-use weld_source::registry::{Credential, CredentialsError, TokenRequest};
+use weld_source::registry::{
+    Credential, CredentialsError, DockerConfig, Registry, RegistryConfig, TokenRequest,
+};
 
-/// Who the session's user is at registries.
-pub(super) struct Offered(pub(super) Arc<dyn Session>);
+use super::token_authority::{self, AuthorityError, TokenAuthority};
 
-/// What daemons understand as the wish that they fetch tokens themselves.
-fn no_tokens() -> Status {
-    Status::unavailable("this client fetches no tokens")
+/// The variable by which users want their daemon to fetch tokens, with their credentials.
+const NO_CLIENT_TOKEN: &str = "BUILDKIT_NO_CLIENT_TOKEN";
+
+/// Who the session's user is at registries. Tokens are fetched here, so that credentials need not
+/// leave the client.
+pub(super) struct Offered {
+    session: Arc<dyn Session>,
+    registry: Registry,
+}
+
+impl Offered {
+    pub(super) fn new(session: Arc<dyn Session>) -> Self {
+        Self {
+            registry: Registry::new(RegistryConfig::default(), session.credentials()),
+            session,
+        }
+    }
+
+    async fn authority(&self, host: String, salt: Bytes) -> Result<TokenAuthority, Status> {
+        let fetches_none = std::env::var(NO_CLIENT_TOKEN).is_ok_and(|value| {
+            matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True")
+        });
+        if fetches_none {
+            // What daemons understand as the wish that they fetch tokens themselves.
+            return Err(Status::unavailable("this client fetches no tokens"));
+        }
+        let credential = self.session.credentials().get(&host).await;
+        let anonymous = credential.map_err(failed)? == Credential::Anonymous;
+        let made = tokio::task::spawn_blocking(move || {
+            if anonymous {
+                return TokenAuthority::new(&salt, None);
+            }
+            let config = DockerConfig::of_user();
+            let seed = match config.directory() {
+                Some(directory) => token_authority::seed(directory, &host)?,
+                None => return Err(AuthorityError::Key),
+            };
+            TokenAuthority::new(&salt, Some(&seed))
+        });
+        let made = made
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
+        made.map_err(|error| Status::internal(error.to_string()))
+    }
 }
 
 fn failed(error: CredentialsError) -> Status {
@@ -29,8 +72,8 @@ impl Auth for Offered {
         request: Request<CredentialsRequest>,
     ) -> Result<Response<CredentialsResponse>, Status> {
         let host = request.into_inner().host;
-        let credential = self.0.credentials().get(&host).await.map_err(failed)?;
-        Ok(Response::new(match credential {
+        let credential = self.session.credentials().get(&host).await;
+        Ok(Response::new(match credential.map_err(failed)? {
             Credential::Anonymous => CredentialsResponse::default(),
             Credential::Basic { username, password } => CredentialsResponse {
                 username,
@@ -59,8 +102,7 @@ impl Auth for Offered {
             service: request.service,
             scopes: request.scopes,
         };
-        let issued = self.0.credentials().token(&wanted).await.map_err(failed)?;
-        let issued = issued.ok_or_else(no_tokens)?;
+        let issued = self.registry.issue_token(&wanted).await.map_err(failed)?;
         Ok(Response::new(FetchTokenResponse {
             token: issued.token.expose().to_owned(),
             expires_in: i64::try_from(issued.expires_in).unwrap_or(i64::MAX),
@@ -70,15 +112,23 @@ impl Auth for Offered {
 
     async fn get_token_authority(
         &self,
-        _request: Request<GetTokenAuthorityRequest>,
+        request: Request<GetTokenAuthorityRequest>,
     ) -> Result<Response<GetTokenAuthorityResponse>, Status> {
-        Err(no_tokens())
+        let GetTokenAuthorityRequest { host, salt } = request.into_inner();
+        let authority = self.authority(host, salt).await?;
+        Ok(Response::new(GetTokenAuthorityResponse {
+            public_key: Bytes::copy_from_slice(authority.public_key()),
+        }))
     }
 
     async fn verify_token_authority(
         &self,
-        _request: Request<VerifyTokenAuthorityRequest>,
+        request: Request<VerifyTokenAuthorityRequest>,
     ) -> Result<Response<VerifyTokenAuthorityResponse>, Status> {
-        Err(no_tokens())
+        let request = request.into_inner();
+        let authority = self.authority(request.host, request.salt).await?;
+        Ok(Response::new(VerifyTokenAuthorityResponse {
+            signed: authority.sign(&request.payload).into(),
+        }))
     }
 }

@@ -8,8 +8,11 @@ mod health;
 mod results;
 mod secrets;
 mod targets;
+mod token_authority;
+mod uploads;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
@@ -21,10 +24,12 @@ use tonic::service::Routes;
 use weld_op::session::Session;
 use weld_proto::content::content_server::ContentServer;
 use weld_proto::health::health_server::HealthServer;
-use weld_proto::session::servers::{AuthServer, FileSyncServer, SecretsServer, SshServer};
+use weld_proto::session::servers::{
+    AuthServer, FileSyncServer, SecretsServer, SshServer, UploadServer,
+};
 use weld_proto::session::{
     BytesMessage, HEADER_ID, HEADER_METHOD, HEADER_SHARED_KEY, auth, content, filesync,
-    health as health_messages, secrets as secret_messages, ssh,
+    health as health_messages, secrets as secret_messages, ssh, upload,
 };
 use weld_session::{Caller, MAX_MESSAGE, Tunnel};
 
@@ -34,8 +39,16 @@ pub use targets::Targets;
 /// The method of the control service that carries sessions.
 const SESSION: &str = "/moby.buildkit.v1.Control/Session";
 
+/// How long to wait before each attempt to connect again: daemons wait for some seconds.
+const RECONNECT: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+
 /// What is served.
-const METHODS: [&str; 12] = [
+const METHODS: [&str; 13] = [
     health_messages::CHECK,
     filesync::DIFF_COPY,
     filesync::SEND,
@@ -48,6 +61,7 @@ const METHODS: [&str; 12] = [
     ssh::FORWARD_AGENT,
     content::INFO,
     content::READ,
+    upload::PULL,
 ];
 
 /// Serves what a session offers, and takes results.
@@ -56,7 +70,8 @@ pub struct SessionServer {
     targets: Arc<Targets>,
 }
 
-/// A session that is being served, until dropped.
+/// A session that is being served, until dropped. Where the connection breaks off and the daemon
+/// is still there, it is made anew.
 pub struct Serving {
     ended: CancellationToken,
     _task: AbortOnDropHandle<()>,
@@ -81,6 +96,42 @@ impl SessionServer {
     /// # Errors
     /// [`ClientError`] if the daemon does not take it.
     pub async fn start(self, daemon: &Caller) -> Result<Serving, ClientError> {
+        let mut connection = self.connect(daemon).await?;
+        let ended = CancellationToken::new();
+        let over = ended.clone().drop_guard();
+        let daemon = daemon.clone();
+        let task = tokio::spawn(async move {
+            let _over = over;
+            loop {
+                // Never an error: only this task could abort it, and what panics is over as well.
+                let _ = connection.await;
+                tracing::debug!("the session's connection broke off");
+                match self.reconnect(&daemon).await {
+                    Some(next) => connection = next,
+                    None => return,
+                }
+            }
+        });
+        Ok(Serving {
+            ended,
+            _task: AbortOnDropHandle::new(task),
+        })
+    }
+
+    /// Connects again, which a daemon waits for a little.
+    async fn reconnect(&self, daemon: &Caller) -> Option<AbortOnDropHandle<()>> {
+        for pause in RECONNECT {
+            tokio::time::sleep(pause).await;
+            match self.connect(daemon).await {
+                Ok(connection) => return Some(connection),
+                Err(error) => tracing::debug!(%error, "the session cannot be connected again"),
+            }
+        }
+        None
+    }
+
+    /// Opens a stream and serves in it, until that ends.
+    async fn connect(&self, daemon: &Caller) -> Result<AbortOnDropHandle<()>, ClientError> {
         let (answers, incoming) = tokio::sync::oneshot::channel();
         let incoming = futures_util::stream::once(incoming);
         let incoming = futures_util::StreamExt::flat_map(incoming, |stream| match stream {
@@ -93,10 +144,8 @@ impl SessionServer {
         }));
         self.describe(request.metadata_mut())?;
         let routes = self.routes();
-        let ended = CancellationToken::new();
-        let over = ended.clone().drop_guard();
-        let task = tokio::spawn(async move {
-            let _over = over;
+        // The daemon's answer may begin with the first that is asked over the stream.
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             builder.http2().max_header_list_size(1 << 20);
             let builder = builder.http2_only();
@@ -105,16 +154,12 @@ impl SessionServer {
             if let Err(error) = connection.await {
                 tracing::debug!("the session ended: {error}");
             }
-        });
-        let serving = Serving {
-            ended,
-            _task: AbortOnDropHandle::new(task),
-        };
+        }));
         let answer = daemon
             .streaming::<_, BytesMessage>(SESSION, request)
             .await?;
         drop(answers.send(answer.into_inner()));
-        Ok(serving)
+        Ok(task)
     }
 
     fn describe(&self, metadata: &mut tonic::metadata::MetadataMap) -> Result<(), ClientError> {
@@ -152,9 +197,10 @@ impl SessionServer {
                     .max_encoding_message_size(MAX_MESSAGE),
             )
             .add_service(results::FileSend(Arc::clone(&self.targets)))
-            .add_service(AuthServer::new(credentials::Offered(session())))
+            .add_service(AuthServer::new(credentials::Offered::new(session())))
             .add_service(SecretsServer::new(secrets::Offered(session())))
             .add_service(SshServer::new(agents::Offered(session())))
             .add_service(ContentServer::new(blobs::Stores(session())))
+            .add_service(UploadServer::new(uploads::Offered(session())))
     }
 }

@@ -66,9 +66,21 @@ fn of_dockerfile(error: &weld_engine::DockerfileError) -> Option<Any> {
         line: i32::try_from(line).unwrap_or(i32::MAX),
         character: 0,
     };
-    let ranges = error.ranges().iter().map(|lines| pb::Range {
+    let lines = error.ranges().iter().map(|lines| pb::Range {
         start: Some(position(lines.start)),
         end: Some(position(lines.end)),
+    });
+    // Within the lines, the characters at fault: who shows lines alone shows the same.
+    let fragment = error.marked().map(|mark| {
+        let at = |column: u32| pb::Position {
+            character: i32::try_from(column).unwrap_or(i32::MAX),
+            ..position(mark.line)
+        };
+        let first = mark.column.saturating_sub(1);
+        pb::Range {
+            start: Some(at(first)),
+            end: Some(at(first.saturating_add(mark.width))),
+        }
     });
     Some(source(&SourceRanges {
         info: pb::SourceInfo {
@@ -77,7 +89,7 @@ fn of_dockerfile(error: &weld_engine::DockerfileError) -> Option<Any> {
             definition: None,
             language: "Dockerfile".to_owned(),
         },
-        ranges: ranges.collect(),
+        ranges: lines.chain(fragment).collect(),
     }))
 }
 

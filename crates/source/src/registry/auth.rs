@@ -62,7 +62,7 @@ impl Scopes {
 
 /// Keeps challenges and tokens per host, for one holder of credentials.
 pub(super) struct Authorizer {
-    credentials: Arc<dyn Credentials>,
+    pub(super) credentials: Arc<dyn Credentials>,
     /// The outer lock is held for a look-up only; the inner one while a token is fetched, so
     /// that requests that start together fetch one.
     hosts: Mutex<HashMap<String, Arc<Mutex<Host>>>>,
@@ -174,7 +174,7 @@ impl Authorizer {
             service,
             scopes: grant.scopes.texts(),
         };
-        let issued = self.issue(client, &request).await?;
+        let issued = issue(&*self.credentials, client, &request).await?;
         let lifetime = Duration::from_secs(issued.expires_in);
         let header = bearer(&issued.token);
         grant.token = Some(Token {
@@ -184,44 +184,45 @@ impl Authorizer {
         });
         Ok(Some(header))
     }
+}
 
-    async fn issue(
-        &self,
-        client: &reqwest::Client,
-        request: &TokenRequest,
-    ) -> Result<IssuedToken, Failure> {
-        if let Some(issued) = self.credentials.token(request).await? {
-            return Ok(issued);
-        }
-        let credential = self.credentials.get(&request.host).await?;
-        let issued = match &credential {
-            Credential::RegistryToken(token) => {
-                return Ok(IssuedToken {
-                    token: token.clone(),
-                    expires_in: DEFAULT_LIFETIME,
-                });
-            }
-            Credential::IdentityToken(token) => refresh(client, request, token).await,
-            Credential::Basic { username, password } => {
-                let user = Some((username.as_str(), password));
-                match fetch(client, request, user).await {
-                    // Some servers know OAuth's way alone (GCR, JFrog).
-                    Err(Failure::NotFound(_) | Failure::Unauthorized(_)) => {
-                        login(client, request, username, password).await
-                    }
-                    Err(Failure::Status { status, .. }) if status.as_u16() == 405 => {
-                        login(client, request, username, password).await
-                    }
-                    other => other,
-                }
-            }
-            Credential::Anonymous => fetch(client, request, None).await,
-        };
-        issued.map_err(|failure| Failure::Token {
-            realm: host_of(&request.realm),
-            source: Box::new(failure),
-        })
+/// A token from its server, as who `credentials` say, or from them if they fetch tokens themselves.
+pub(super) async fn issue(
+    credentials: &dyn Credentials,
+    client: &reqwest::Client,
+    request: &TokenRequest,
+) -> Result<IssuedToken, Failure> {
+    if let Some(issued) = credentials.token(request).await? {
+        return Ok(issued);
     }
+    let credential = credentials.get(&request.host).await?;
+    let issued = match &credential {
+        Credential::RegistryToken(token) => {
+            return Ok(IssuedToken {
+                token: token.clone(),
+                expires_in: DEFAULT_LIFETIME,
+            });
+        }
+        Credential::IdentityToken(token) => refresh(client, request, token).await,
+        Credential::Basic { username, password } => {
+            let user = Some((username.as_str(), password));
+            match fetch(client, request, user).await {
+                // Some servers know OAuth's way alone (GCR, JFrog).
+                Err(Failure::NotFound(_) | Failure::Unauthorized(_)) => {
+                    login(client, request, username, password).await
+                }
+                Err(Failure::Status { status, .. }) if status.as_u16() == 405 => {
+                    login(client, request, username, password).await
+                }
+                other => other,
+            }
+        }
+        Credential::Anonymous => fetch(client, request, None).await,
+    };
+    issued.map_err(|failure| Failure::Token {
+        realm: host_of(&request.realm),
+        source: Box::new(failure),
+    })
 }
 
 fn bearer(token: &Secret) -> Secret {

@@ -118,6 +118,11 @@ impl DockerConfig {
         }
     }
 
+    /// The directory that it is in; `None` if the user has no home.
+    pub fn directory(&self) -> Option<&Path> {
+        self.path.as_deref().and_then(Path::parent)
+    }
+
     async fn read(&self) -> Result<Option<(&Path, File)>, DockerConfigError> {
         let Some(path) = &self.path else {
             return Ok(None);

@@ -24,6 +24,10 @@ struct Scheme {
     state: AtomicU8,
 }
 
+/// Docker Hub, as references name it, and the host that serves it.
+pub(super) const HUB: &str = "docker.io";
+pub(super) const HUB_HOST: &str = "registry-1.docker.io";
+
 const HTTPS: u8 = 0;
 const HTTP: u8 = 1;
 
@@ -37,7 +41,7 @@ impl Endpoint {
             endpoints.push(Self::mirror(domain, mirror, config)?);
         }
         let host = match domain {
-            "docker.io" => "registry-1.docker.io",
+            HUB => HUB_HOST,
             other => other,
         };
         let all = vec![Capability::Pull, Capability::Resolve, Capability::Push];

@@ -98,6 +98,31 @@ impl Registry {
         }
     }
 
+    /// A token from a registry's token server, as who we are: for one who may have the token and
+    /// not the credentials.
+    ///
+    /// # Errors
+    /// [`CredentialsError`] if there is none.
+    pub async fn issue_token(
+        &self,
+        request: &TokenRequest,
+    ) -> Result<IssuedToken, CredentialsError> {
+        let failed = |reason: String| CredentialsError::Provider {
+            host: request.host.clone(),
+            reason,
+        };
+        let domain = match request.host.as_str() {
+            endpoint::HUB_HOST => endpoint::HUB,
+            host => host,
+        };
+        let endpoints = self.all_endpoints(domain).await;
+        let endpoints = endpoints.map_err(|error| failed(error.to_string()))?;
+        let own = endpoints.iter().find(|endpoint| !endpoint.is_mirror());
+        let own = own.ok_or_else(|| failed("there is no such registry".to_owned()))?;
+        let issued = auth::issue(&*self.authorizer.credentials, &own.client, request).await;
+        issued.map_err(|failure| failed(failure.to_string()))
+    }
+
     /// The endpoints of a registry that may be used for `capability`, mirrors first.
     async fn endpoints(
         &self,

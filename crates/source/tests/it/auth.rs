@@ -365,3 +365,34 @@ async fn a_redirect_to_another_host_takes_no_credentials_along() {
 fn descriptor_of_other() -> Descriptor {
     Descriptor::of("x", b"more")
 }
+
+#[tokio::test]
+async fn a_token_is_issued_for_one_who_may_not_have_the_credentials() {
+    let world = TokenWorld::new(
+        |request| match request.header("authorization") {
+            "" => Reply::new(401, "nobody"),
+            _ => Reply::new(200, r#"{"token": "issued", "expires_in": 120}"#),
+        },
+        |_, token| token == "issued",
+    )
+    .await;
+    let wanted = TokenRequest {
+        host: world.registry.host.clone(),
+        realm: world.tokens.url("/token"),
+        service: "the service".to_owned(),
+        scopes: vec!["repository:app:pull".to_owned()],
+    };
+    let issued = registry(fixed("user", "pass")).issue_token(&wanted).await;
+    let issued = issued.unwrap();
+    assert_eq!((issued.token.expose(), issued.expires_in), ("issued", 120));
+    let asked = world.tokens.requests();
+    assert!(
+        asked[0].target.contains("scope=repository%3Aapp%3Apull"),
+        "{}",
+        asked[0].target
+    );
+    let refused = registry(Arc::new(Anonymous)).issue_token(&wanted).await;
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains(&wanted.host), "{error}");
+    assert!(!error.contains("pass"), "{error}");
+}

@@ -19,7 +19,7 @@ pub(crate) async fn build(
     args: &BuildArgs,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
-    let prepared = prepare(args)?;
+    let prepared = prepare(args, matches!(worker, Worker::Daemon(_)))?;
     if prepared.request.exports.is_empty() && !args.progress.quiet {
         eprintln!(
             "WARNING: no output was asked for: the result stays in the cache only. \
@@ -47,11 +47,11 @@ pub(crate) struct Prepared {
     _inputs: Inputs,
 }
 
-/// Turns options into a request.
-pub(crate) fn prepare(args: &BuildArgs) -> Result<Prepared, Failure> {
+/// Turns options into a request; `remote` if it is for a daemon.
+pub(crate) fn prepare(args: &BuildArgs, remote: bool) -> Result<Prepared, Failure> {
     let mut attrs = attributes(args)?;
     let mut session = HostSession::new();
-    let mut inputs = Inputs::default();
+    let mut inputs = Inputs::new(remote);
     inputs.add_main(
         &mut session,
         &mut attrs,

@@ -34,12 +34,22 @@ pub(crate) enum ContextError {
 }
 
 /// What was set up for a build; temporary directories live as long as this does.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Inputs {
     temporary: Vec<TempDir>,
+    streams: bool,
 }
 
 impl Inputs {
+    /// Nothing yet. An archive on standard input is unpacked here, or with `streams` handed on as
+    /// it comes, which is what serves a builder at the other end of a connection.
+    pub(crate) const fn new(streams: bool) -> Self {
+        Self {
+            temporary: Vec::new(),
+            streams,
+        }
+    }
+
     /// Offers the main context and the Dockerfile, and tells the frontend where they are.
     pub(crate) fn add_main(
         &mut self,
@@ -103,21 +113,28 @@ impl Inputs {
             return Err(ContextError::EmptyStdin);
         }
         let is_archive = weld_engine::is_archive(&head);
-        let whole = head.as_slice().chain(stdin);
         if !is_archive {
+            let whole = head.as_slice().chain(stdin);
             let dockerfile = self.stdin_dockerfile(whole)?;
             let empty = self.temporary()?;
             session.add_directory("context", &empty)?;
             session.add_directory("dockerfile", &dockerfile)?;
             return Ok(());
         }
+        if let Some(file) = file {
+            attrs.insert("filename".into(), file.to_owned());
+        }
+        if self.streams {
+            let head = std::io::Cursor::new(head);
+            let whole = tokio::io::AsyncReadExt::chain(head, tokio::io::stdin());
+            attrs.insert("context".into(), session.add_upload(Box::new(whole)));
+            return Ok(());
+        }
+        let whole = head.as_slice().chain(stdin);
         let unpacked = self.temporary()?;
         unpack_context(whole, &unpacked).map_err(ContextError::Unpack)?;
         session.add_directory("context", &unpacked)?;
         session.add_directory("dockerfile", &unpacked)?;
-        if let Some(file) = file {
-            attrs.insert("filename".into(), file.to_owned());
-        }
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use clap::{ArgAction, Args, Parser, ValueHint};
 use tokio_util::sync::CancellationToken;
 use weld_daemon::Server;
 use weld_daemon::config::{
-    DaemonConfig, GcSizes, LogFormat, LogLevel, Space, TlsConfig, default_file, default_gc,
-    duration,
+    DaemonConfig, GcSizes, LogFormat, LogLevel, OtlpConfig, Space, TlsConfig, default_file,
+    default_gc, duration,
 };
 use weld_engine::RuntimeKind;
 
@@ -271,6 +271,10 @@ fn configuration(place: &Place, args: &DaemonArgs) -> Result<DaemonConfig, Failu
         config.listen.addresses = vec!["unix:///run/buildkit/buildkitd.sock".to_owned()];
     }
     config.warnings.extend(args.unsupported.warnings());
+    match OtlpConfig::from_variables(|name| std::env::var(name).ok()) {
+        Ok(otlp) => config.otlp = otlp,
+        Err(error) => config.warnings.push(error.to_string()),
+    }
     Ok(config)
 }
 

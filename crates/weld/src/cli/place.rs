@@ -35,6 +35,10 @@ pub(crate) struct ClientArgs {
     /// The client's key.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tlskey: Option<PathBuf>,
+    /// A directory with the three as ca.pem, cert.pem and key.pem (or ca.crt, tls.crt, tls.key).
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath,
+        conflicts_with_all = ["tlscacert", "tlscert", "tlskey"])]
+    pub(crate) tlsdir: Option<PathBuf>,
     /// The name in the daemon's certificate, if it is not the host's.
     #[arg(long, value_name = "NAME")]
     pub(crate) tlsservername: Option<String>,
@@ -68,12 +72,22 @@ impl ClientArgs {
     }
 
     pub(crate) async fn connect(&self, address: &Address) -> Result<Client, Failure> {
+        let of_directory = |names: [&str; 2]| {
+            let directory = self.tlsdir.as_deref()?;
+            let paths = names.map(|name| directory.join(name));
+            paths.into_iter().find(|path| path.exists())
+        };
         let tls = TlsOptions {
-            ca: self.tlscacert.clone(),
-            cert: self.tlscert.clone(),
-            key: self.tlskey.clone(),
+            ca: of_directory(["ca.pem", "ca.crt"]).or_else(|| self.tlscacert.clone()),
+            cert: of_directory(["cert.pem", "tls.crt"]).or_else(|| self.tlscert.clone()),
+            key: of_directory(["key.pem", "tls.key"]).or_else(|| self.tlskey.clone()),
             server_name: self.tlsservername.clone(),
         };
+        if self.tlsdir.is_some() && tls.ca.is_none() && tls.cert.is_none() {
+            return Err(Failure::usage(
+                "--tlsdir: there is neither ca.pem nor cert.pem in it",
+            ));
+        }
         Ok(Client::connect(address, &tls).await?)
     }
 }

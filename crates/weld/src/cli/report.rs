@@ -109,9 +109,12 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
             eprintln!("------");
         }
     }
-    if let Failure::Build { error, .. } = failure
-        && let Some(excerpt) = error.source_excerpt()
-    {
+    let excerpt = match failure {
+        Failure::Build { error, .. } => error.source_excerpt(),
+        Failure::Remote { error, .. } => error.source_excerpt(),
+        _ => None,
+    };
+    if let Some(excerpt) = excerpt {
         eprint!("{excerpt}");
     }
     eprintln!("{red}ERROR:{plain} {failure}");
