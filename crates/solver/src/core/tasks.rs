@@ -163,7 +163,19 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .unwrap_or(vertex)
     }
 
-    fn trace_call(&mut self, id: TaskId, call: OpCall, input: Option<u32>) {
+    /// The job that a task works for, by its slot; the first of several.
+    pub fn job_of(&self, task: TaskId) -> Option<u32> {
+        let task = self.tasks.get(task)?;
+        let interested = || {
+            let edges = self.vertices[task.vertex].edges.iter();
+            edges
+                .flat_map(|edge| self.edges[*edge].interest.iter())
+                .next()
+        };
+        task.on_behalf.or_else(interested)
+    }
+
+    pub(super) fn trace_call(&mut self, id: TaskId, call: OpCall, input: Option<u32>) {
         self.trace(|core| {
             let task = &core.tasks[id];
             let actor = (task.actor != task.vertex).then(|| core.vertices[task.actor].digest);

@@ -9,13 +9,14 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::AbortHandle,
-};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{CoreInput, CoreReply, Shared, inbox::Message};
+use super::{
+    CoreInput, CoreReply, Shared,
+    inbox::Message,
+    slots::{Holder, Slot, Slots},
+};
 use crate::{
     Built, LogChunk, OpDefinition, OpError, ResultRef, Session, SolveError, Status, Value,
     core::{TaskId, Ticket},
@@ -24,25 +25,26 @@ use crate::{
 
 /// The execution slot of an operation: taken while it executes, given back while it waits for a build of its own.
 pub(super) struct ExecSlot {
-    semaphore: Option<Arc<Semaphore>>,
-    held: Mutex<Option<OwnedSemaphorePermit>>,
+    slots: Option<Arc<Slots>>,
+    holder: Holder,
+    held: Mutex<Option<Slot>>,
 }
 
 impl ExecSlot {
-    pub(super) fn new(semaphore: Option<Arc<Semaphore>>) -> Self {
+    pub(super) fn new(slots: Option<Arc<Slots>>, holder: Holder) -> Self {
         Self {
-            semaphore,
+            slots,
+            holder,
             held: Mutex::new(None),
         }
     }
 
     pub(super) async fn take(&self) {
-        let Some(semaphore) = &self.semaphore else {
+        let Some(slots) = &self.slots else {
             return;
         };
-        // The semaphore is never closed; an error would only mean one step more at a time.
-        let permit = Arc::clone(semaphore).acquire_owned().await.ok();
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+        let slot = slots.take(self.holder).await;
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(slot);
     }
 
     fn give_back(&self) {

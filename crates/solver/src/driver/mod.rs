@@ -8,6 +8,7 @@ mod job;
 mod pump;
 mod run;
 mod running;
+mod slots;
 mod sources;
 
 use std::{
@@ -20,8 +21,8 @@ pub use context::{NoSession, OpContext, SessionClosed};
 use inbox::{Inbox, Message};
 pub use job::{Job, JobOptions, ProvenanceVertex, Root};
 use pump::Pump;
+use slots::Slots;
 use sources::Sources;
-use tokio::sync::Semaphore;
 
 use crate::{
     CacheSourceId, Digest, KeyStore, Op, ResultRef, ResultStore, Session, SolveError, TraceSink,
@@ -38,7 +39,7 @@ const ANY_EPOCH: u32 = u32::MAX;
 /// How a solver behaves.
 #[derive(Clone)]
 pub struct SolverOptions {
-    /// How many operations execute at once; no limit where `None`.
+    /// How many operations execute at once, shared evenly by the jobs that want to; no limit where `None`.
     pub parallelism: Option<usize>,
     /// How long an operation may take to end after it was cancelled; then its future is dropped.
     pub cancel_grace: Duration,
@@ -73,7 +74,7 @@ pub(crate) struct Shared<T: Value> {
     pump: Mutex<Pump<T>>,
     sessions: SessionTable,
     sources: Sources<T>,
-    semaphore: Option<Arc<Semaphore>>,
+    slots: Option<Arc<Slots>>,
     options: SolverOptions,
 }
 
@@ -122,9 +123,7 @@ impl<T: Value> Solver<T> {
             pump: Mutex::new(Pump::new()),
             sessions: SessionTable::default(),
             sources: Sources::new(CacheSource { keys, results }),
-            semaphore: options
-                .parallelism
-                .map(|limit| Arc::new(Semaphore::new(limit.max(1)))),
+            slots: options.parallelism.map(Slots::new),
             options,
         });
         tokio::spawn(pump::run(Arc::clone(&shared)));

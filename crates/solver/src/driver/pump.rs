@@ -269,6 +269,7 @@ impl<T: Value> Pump<T> {
                     epoch: self.epoch,
                     call,
                     control,
+                    holder: self.core.job_of(task),
                 });
             }
             Effect::Cancel { task } => self.cancel(shared, task),

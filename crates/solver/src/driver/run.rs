@@ -13,6 +13,7 @@ use super::{
     CoreInput, Shared,
     context::{ExecSlot, OpContext, TaskControl},
     inbox::Message,
+    slots::Holder,
 };
 use crate::{
     CacheSourceId, LoadError, Op, OpError, Record, ResultRef, ResultStore, Value,
@@ -31,6 +32,8 @@ pub(super) struct Start<T: Value> {
     pub(super) epoch: u32,
     pub(super) call: DriverCall<T>,
     pub(super) control: Arc<TaskControl>,
+    /// The job that it is for.
+    pub(super) holder: Holder,
 }
 
 /// The kind of a call, for the outcome of one that does not end by itself.
@@ -155,6 +158,7 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) -> Message<T> {
         epoch,
         call,
         control,
+        holder,
     } = start;
     let kind = match &call {
         Call::CacheMap { .. } => Kind::CacheMap,
@@ -163,8 +167,8 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) -> Message<T> {
         Call::Load { .. } => Kind::Load,
         Call::Exec { .. } => Kind::Exec,
     };
-    let semaphore = if matches!(kind, Kind::Exec) {
-        shared.semaphore.clone()
+    let slots = if matches!(kind, Kind::Exec) {
+        shared.slots.clone()
     } else {
         None
     };
@@ -173,7 +177,7 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) -> Message<T> {
         epoch,
         shared,
         control,
-        slot: ExecSlot::new(semaphore),
+        slot: ExecSlot::new(slots, holder),
         waiting: Mutex::new(0),
     };
     let guard = Guard {
