@@ -94,9 +94,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
             for at in 0..self.vertices[vertex].slots.len() {
                 let declared = self.vertices[vertex].slots[at].declared;
                 let input = self.edges[declared].vertex;
-                if self.vertices[input].status == Status::Pending {
-                    self.set_status(input, Status::Cached { at: self.now });
-                    work.push(input);
+                match self.vertices[input].status {
+                    Status::Pending => {
+                        self.set_status(input, Status::Cached { at: self.now });
+                        work.push(input);
+                    }
+                    // It told of itself when its keys were computed, and that was all.
+                    Status::Started { at: from } if self.vertices[input].tasks == 0 => {
+                        self.set_status(input, Status::Completed { from, at: self.now });
+                    }
+                    _ => {}
                 }
             }
         }
