@@ -2,118 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::Path;
-use std::time::Duration;
+mod support;
 
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint, Uri};
-use weld_daemon::Server;
-use weld_daemon::config::DaemonConfig;
-use weld_proto::Message;
-use weld_proto::control::control_client::ControlClient;
 use weld_proto::control::{
     BuildHistoryEventType, BuildHistoryRequest, DiskUsageRequest, InfoRequest, ListWorkersRequest,
     PruneRequest, SolveRequest, StatusRequest, UpdateBuildHistoryRequest,
 };
 use weld_proto::health::health_client::HealthClient;
-use weld_proto::pb::{self, file_action};
 use weld_proto::session::health::{HealthCheckRequest, ServingStatus};
 
-/// A daemon of its own for one test.
-struct Daemon {
-    channel: Channel,
-    stop: CancellationToken,
-    served: tokio::task::JoinHandle<()>,
-    _root: tempfile::TempDir,
-}
-
-impl Daemon {
-    async fn start() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let socket = root.path().join("sock");
-        let mut config = DaemonConfig::new(root.path().join("state"));
-        config.listen.addresses = vec![format!("unix://{}", socket.display())];
-        config.drain_timeout = Duration::from_secs(10);
-        let server = Server::bind(config).await.unwrap();
-        let stop = CancellationToken::new();
-        let served = tokio::spawn({
-            let stop = stop.clone();
-            async move { server.run(stop).await.unwrap() }
-        });
-        Self {
-            channel: connect(&socket).await,
-            stop,
-            served,
-            _root: root,
-        }
-    }
-
-    fn control(&self) -> ControlClient<Channel> {
-        ControlClient::new(self.channel.clone())
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        self.served.await.unwrap();
-    }
-}
-
-async fn connect(socket: &Path) -> Channel {
-    let socket = socket.to_owned();
-    Endpoint::from_static("http://localhost")
-        .connect_with_connector(tower::service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move {
-                let stream = tokio::net::UnixStream::connect(socket).await?;
-                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-            }
-        }))
-        .await
-        .unwrap()
-}
-
-/// A definition of one file in an empty tree.
-fn one_file(content: &str) -> pb::Definition {
-    let action = pb::FileAction {
-        input: pb::EMPTY_INPUT,
-        secondary_input: pb::EMPTY_INPUT,
-        output: 0,
-        action: Some(file_action::Action::Mkfile(pb::FileActionMkFile {
-            path: "/file".to_owned(),
-            mode: 0o644,
-            data: content.to_owned().into(),
-            owner: None,
-            timestamp: -1,
-        })),
-    };
-    let file = pb::Op {
-        op: Some(pb::op::Op::File(pb::FileOp {
-            actions: vec![action],
-        })),
-        ..pb::Op::default()
-    };
-    let file = file.encode_to_vec();
-    let last = pb::Op {
-        inputs: vec![pb::Input {
-            digest: weld_digest::Digest::sha256_of(&file).to_string(),
-            index: 0,
-        }],
-        ..pb::Op::default()
-    };
-    pb::Definition {
-        def: vec![file.into(), last.encode_to_vec().into()],
-        ..pb::Definition::default()
-    }
-}
-
-fn solve(reference: &str, content: &str) -> SolveRequest {
-    SolveRequest {
-        reference: reference.to_owned(),
-        definition: Some(one_file(content)),
-        ..SolveRequest::default()
-    }
-}
+use support::{Daemon, solve};
 
 async fn steps(daemon: &Daemon, reference: &str) -> Vec<String> {
     let request = StatusRequest {

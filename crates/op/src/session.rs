@@ -64,6 +64,13 @@ pub trait Session: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Another session, by its id, of whoever serves this one: a definition may want the directory
+    /// of a session that has no build of its own.
+    async fn other(&self, id: &str) -> Option<Arc<dyn Session>> {
+        let _ = id;
+        None
+    }
+
     /// Who the client is at registries.
     fn credentials(&self) -> Arc<dyn Credentials>;
 }

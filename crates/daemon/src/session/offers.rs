@@ -15,7 +15,7 @@ use weld_runtime::AgentConnector;
 use weld_source::local::TreeProvider;
 use weld_source::registry::Credentials;
 
-use super::manager::ClientSession;
+use super::manager::{ClientSession, SessionManager};
 use super::{agent, blobs, credentials, files};
 
 /// How large a secret may be, in bytes: what BuildKit's clients send.
@@ -25,12 +25,14 @@ const MAX_SECRET: usize = 500 << 10;
 pub struct SessionOffers {
     session: Arc<ClientSession>,
     credentials: Arc<dyn Credentials>,
+    all: SessionManager,
 }
 
 impl SessionOffers {
-    /// What the client of `session` offers.
-    pub fn new(session: Arc<ClientSession>) -> Self {
+    /// What the client of `session` offers, which is one of `all`.
+    pub fn new(session: Arc<ClientSession>, all: SessionManager) -> Self {
         Self {
+            all,
             credentials: Arc::new(credentials::ClientCredentials::new(Arc::clone(&session))),
             session,
         }
@@ -149,6 +151,11 @@ impl Session for SessionOffers {
             .map_ok(|message| message.data)
             .map_err(std::io::Error::other);
         Ok(Some(Box::new(StreamReader::new(pieces))))
+    }
+
+    async fn other(&self, id: &str) -> Option<Arc<dyn Session>> {
+        let session = self.all.get(id).await.ok()?;
+        Some(Arc::new(Self::new(session, self.all.clone())))
     }
 
     fn credentials(&self) -> Arc<dyn Credentials> {

@@ -115,14 +115,12 @@ impl Local {
         let gone = || OpError::gone(LocalError::NotOffered(name.clone()));
         let session = session.ok_or_else(gone)?;
         // A definition may want the directory of one session and no other's.
-        if self
-            .source
-            .session
-            .as_deref()
-            .is_some_and(|wanted| wanted != session.id())
-        {
-            return Err(gone());
-        }
+        let session = match self.source.session.as_deref() {
+            Some(wanted) if wanted != session.id() => {
+                session.other(wanted).await.ok_or_else(gone)?
+            }
+            _ => session,
+        };
         let selection = SelectionOptions {
             include_patterns: self.source.include_patterns.clone(),
             exclude_patterns: self.source.exclude_patterns.clone(),

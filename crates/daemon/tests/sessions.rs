@@ -1,0 +1,91 @@
+//! Sessions: which one a build asks, and when it comes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weld_client::serve::{Serving, SessionServer, Targets};
+use weld_engine::{HostSession, Session};
+use weld_proto::control::SolveRequest;
+use weld_proto::pb;
+use weld_session::Caller;
+
+use support::{Daemon, definition, solve};
+
+/// A session that offers one directory.
+fn offering(name: &str, directory: &Path) -> Arc<dyn Session> {
+    let mut session = HostSession::new();
+    session.add_directory(name, directory).unwrap();
+    session.into_session()
+}
+
+async fn serve(daemon: &Daemon, session: &Arc<dyn Session>) -> Serving {
+    let targets = Arc::new(Targets::new(&[]).unwrap());
+    let server = SessionServer::new(Arc::clone(session), targets);
+    server
+        .start(&Caller::new(daemon.connect().await))
+        .await
+        .unwrap()
+}
+
+/// Wants the directory `context`, perhaps of one session and no other.
+fn wanting_context(reference: &str, session: &str, of: Option<&str>) -> SolveRequest {
+    let attrs = of.map(|id| ("local.session".to_owned(), id.to_owned()));
+    let source = pb::Op {
+        op: Some(pb::op::Op::Source(pb::SourceOp {
+            identifier: "local://context".to_owned(),
+            attrs: attrs.into_iter().collect(),
+        })),
+        ..pb::Op::default()
+    };
+    SolveRequest {
+        session: session.to_owned(),
+        definition: Some(definition(source)),
+        ..solve(reference, "")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_may_name_a_session_that_has_no_build() {
+    let daemon = Daemon::start().await;
+    let (mine, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let own = offering("other", mine.path());
+    let other = offering("context", shared.path());
+    let _served = (serve(&daemon, &own).await, serve(&daemon, &other).await);
+    let named = wanting_context("named", own.id(), Some(other.id()));
+    daemon.control().solve(named).await.unwrap();
+    let unnamed = wanting_context("unnamed", own.id(), None);
+    let error = daemon.control().solve(unnamed).await.unwrap_err();
+    assert!(error.message().contains("context"), "{error}");
+    daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_may_come_late_and_come_again() {
+    let daemon = Daemon::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let session = offering("context", directory.path());
+    let mut control = daemon.control();
+    let request = wanting_context("late", session.id(), None);
+    let building = tokio::spawn(async move { control.solve(request).await });
+    // The build begins, and has nobody to ask.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!building.is_finished());
+    let first = serve(&daemon, &session).await;
+    building.await.unwrap().unwrap();
+    drop(first);
+    let again = serve(&daemon, &session).await;
+    let request = wanting_context("again", session.id(), None);
+    daemon.control().solve(request).await.unwrap();
+    // While it is served, the same session may be connected once more: the newer one counts.
+    let twice = serve(&daemon, &session).await;
+    drop(again);
+    let request = wanting_context("twice", session.id(), None);
+    daemon.control().solve(request).await.unwrap();
+    drop(twice);
+    daemon.end().await;
+}
