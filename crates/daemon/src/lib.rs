@@ -13,5 +13,6 @@ mod random;
 mod selector;
 mod server;
 pub mod session;
+mod telemetry;
 
 pub use server::{Connection, ListenError, Peer, ServeError, Server};

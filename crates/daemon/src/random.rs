@@ -1,4 +1,4 @@
-//! Names that nobody can guess.
+//! Names and bytes that nobody can guess.
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -12,4 +12,11 @@ pub(crate) fn name() -> std::io::Result<String> {
         .filter_map(|byte| DIGITS.get(usize::from(byte % 32)))
         .map(|digit| char::from(*digit))
         .collect())
+}
+
+/// Random bytes; `None` where there is no randomness.
+pub(crate) fn bytes<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom(&mut bytes, GetRandomFlags::empty()).ok()?;
+    Some(bytes)
 }

@@ -7,7 +7,7 @@ use weld_op::{Records, Tree, Worker};
 use weld_progress::Sender;
 use weld_runtime::privilege::PrivilegeError;
 use weld_runtime::{Runtime, RuntimeConfig, RuntimeError};
-use weld_solver::{Solver, SolverOptions, TraceSink};
+use weld_solver::{Census, Solver, SolverOptions, TraceSink};
 use weld_source::registry::{Anonymous, Registry};
 use weld_store::snapshot::{SnapshotError, Snapshots};
 use weld_store::{Store, StoreOptions};
@@ -107,7 +107,8 @@ impl Engine {
         raise_file_limit();
         let worker = Arc::new(tokio::task::spawn_blocking(move || open_worker(config)).await??);
         worker.runtime.clean_leftovers().await?;
-        worker.explaining.set(trace.is_some());
+        let recording = |trace: &Arc<dyn TraceSink>| trace.recording() != 0;
+        worker.explaining.set(trace.as_ref().is_some_and(recording));
         let options = SolverOptions {
             parallelism: Some(parallelism),
             trace,
@@ -135,6 +136,18 @@ impl Engine {
     pub fn explain(&mut self) {
         self.explain = true;
         self.worker.explaining.set(true);
+    }
+
+    /// Whether steps that run compare themselves with what is remembered of them, and tell a trace
+    /// why they run. On from the beginning where a trace is.
+    pub fn set_explaining(&self, on: bool) {
+        self.worker.explaining.set(on || self.explain);
+    }
+
+    /// How much of builds is live; `None` if the solver is gone. What it tells its trace sink before
+    /// has arrived there.
+    pub async fn census(&self) -> Option<Census> {
+        self.solver.census().await.ok()
     }
 
     /// Makes a frontend known, such as one that runs images. Builds that are open do not hear of it.

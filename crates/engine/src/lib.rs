@@ -62,4 +62,4 @@ pub use weld_op::SandboxMountKind;
 pub use weld_op::session::Session;
 pub use weld_runtime::privilege::PrivilegeError;
 pub use weld_runtime::{Chunk, RuntimeError, Stdio, StepProcess, Terminal};
-pub use weld_solver::TraceSink;
+pub use weld_solver::{Census, TraceSink};

@@ -1,6 +1,7 @@
 //! The solver's scheduler events, as lines of JSON, and what can be learnt from them.
 //!
 //! - [`Tracer`] takes events from a solver and writes them to a file, one JSON object a line, never in the solver's way.
+//! - [`Observer`] is a [`Tracer`] that can also be asked, at any time, what is live.
 //! - [`Trace`] reads such a file, whole or piece by piece; [`summary`] needs no more memory than what is live in it.
 //! - The reports ([`jobs`], [`vertex`], [`merges`], [`timeline`], [`critical_path`], [`why`], [`graph`], [`check`]) are data for JSON
 //!   and print themselves as text; [`html`] has them all on one page.
@@ -14,6 +15,7 @@ mod filter;
 mod html;
 mod line;
 mod model;
+mod observer;
 mod read;
 mod reports;
 mod scan;
@@ -29,6 +31,7 @@ pub use filter::{Filter, FilterError, Selection};
 pub use html::{HtmlError, html};
 pub use line::{Kind, Line, LineError, Text};
 pub use model::Trace;
+pub use observer::{LookGuard, Observer};
 pub use read::{Piece, ReadError, Reader};
 pub use reports::{
     GraphReport, JobReport, JobsReport, MergeEntry, MergesReport, TimelineEntry, TimelineReport,

@@ -166,13 +166,21 @@ impl Vertex {
             .any(|call| call.believed && call.error.is_none())
     }
 
-    /// How it ended, in a word.
+    /// Whether a call of it has not ended.
+    fn is_busy(&self, trace: &Trace) -> bool {
+        let mut calls = self.calls.iter().map(|at| &trace.calls[*at]);
+        calls.any(|call| call.end.is_none() && call.cancelled.is_none())
+    }
+
+    /// How it ended, or how far it is, in a word.
     pub(crate) fn outcome(&self, trace: &Trace) -> &'static str {
         let failed = |call: &Call| call.error.is_some() && call.call != "load";
         if self.merged_into.is_some() {
             "merged"
         } else if self.completed.is_some() && self.loaded(trace) && !self.ran(trace) {
             "cached"
+        } else if self.completed.is_some() && self.calls.is_empty() {
+            "complete"
         } else if self.completed.is_some() {
             "ran"
         } else if self.calls.iter().any(|at| failed(&trace.calls[*at])) {
@@ -182,6 +190,8 @@ impl Vertex {
             .any(|call| call.cancelled.is_some())
         {
             "cancelled"
+        } else if !trace.ended && self.is_busy(trace) {
+            "running"
         } else if self.calls.is_empty() {
             "untouched"
         } else {
@@ -243,7 +253,7 @@ impl Trace {
         Ok(trace)
     }
 
-    fn line(&mut self, line: &Line<'_>) {
+    pub(crate) fn line(&mut self, line: &Line<'_>) {
         // Events of a cache source have no position; their time is right all the same.
         if self.start == 0 || (line.time > 0 && line.time < self.start) {
             self.start = line.time;

@@ -628,6 +628,7 @@ impl fmt::Display for GraphReport {
                 "cached" => "#d5f2d5",
                 "merged" => "#eeddff",
                 "failed" => "#ffd0d0",
+                "running" => "#fff0c0",
                 _ => "#eeeeee",
             };
             let name = one_line(&node.name)

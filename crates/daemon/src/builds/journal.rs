@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
 use tokio::sync::watch;
-use weld_progress::{Batch, Log, Receiver};
+use weld_progress::{Batch, Log, Receiver, Timestamp, Vertex};
 use weld_proto::control::StatusResponse;
 
 use super::messages::from_batch;
+use crate::telemetry::StepSpan;
 
 /// How much is read at once.
 const CHUNK: usize = 256 << 10;
@@ -24,6 +25,8 @@ const CHUNK: usize = 256 << 10;
 const MAX_MESSAGE: usize = 64 << 20;
 /// How many steps are counted; a definition has fewer.
 const MAX_STEPS: usize = 1 << 20;
+/// How many characters of a step's name, or error, are kept for its span.
+const MAX_NAME: usize = 256;
 
 /// A build's progress, told and kept.
 pub(crate) struct Journal {
@@ -48,10 +51,13 @@ struct Counts {
     clipped: bool,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Step {
+    name: String,
     cached: bool,
-    completed: bool,
+    started: Option<Timestamp>,
+    completed: Option<Timestamp>,
+    error: String,
 }
 
 /// The numbers of a build.
@@ -111,9 +117,27 @@ impl Journal {
         Summary {
             total: number(counts.steps.len()),
             cached: steps(|step| step.cached),
-            completed: steps(|step| step.completed),
+            completed: steps(|step| step.completed.is_some()),
             warnings: number(counts.warnings),
         }
+    }
+
+    /// The steps that have begun and ended, as spans.
+    pub(crate) fn steps(&self) -> Vec<StepSpan> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let steps = counts.steps.iter().filter_map(|(digest, step)| {
+            Some(StepSpan {
+                digest: digest.to_string(),
+                name: step.name.clone(),
+                started: step.started?.into(),
+                completed: step.completed?.into(),
+                cached: step.cached,
+                error: step.error.clone(),
+            })
+        });
+        let mut steps: Vec<_> = steps.collect();
+        steps.sort_by_key(|step| step.started);
+        steps
     }
 
     /// Counts what is in a batch, and takes out of it the logs that are too many.
@@ -123,8 +147,7 @@ impl Journal {
         for vertex in &batch.vertexes {
             if counts.steps.len() < MAX_STEPS || counts.steps.contains_key(&vertex.digest) {
                 let step = counts.steps.entry(vertex.digest.clone()).or_default();
-                step.cached |= vertex.cached;
-                step.completed |= vertex.completed.is_some();
+                step.take(vertex);
             }
         }
         let limit = self.log_limit;
@@ -144,6 +167,20 @@ impl Journal {
         blocking(move || file.write_all_at(&bytes, offset)).await?;
         self.end.send_modify(|end| end.bytes = offset + length);
         Ok(())
+    }
+}
+
+impl Step {
+    fn take(&mut self, vertex: &Vertex) {
+        if self.name.is_empty() {
+            self.name = vertex.name.chars().take(MAX_NAME).collect();
+        }
+        self.cached |= vertex.cached;
+        self.started = self.started.or(vertex.started);
+        self.completed = vertex.completed.or(self.completed);
+        if !vertex.error.is_empty() {
+            self.error = vertex.error.chars().take(MAX_NAME).collect();
+        }
     }
 }
 
@@ -301,7 +338,7 @@ impl Read for Section {
 mod tests {
     use super::*;
     use weld_digest::Digest;
-    use weld_progress::{Stream, Timestamp, Vertex, channel};
+    use weld_progress::{Stream, channel};
 
     fn log(data: &str) -> Log {
         Log {

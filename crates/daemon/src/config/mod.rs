@@ -5,7 +5,7 @@ mod file;
 pub mod size;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weld_engine::Entitlement;
@@ -13,6 +13,7 @@ use weld_llb::Platform;
 
 pub use crate::history::HistoryConfig;
 pub use crate::session::SessionConfig;
+pub use crate::telemetry::{ForwardError, OtlpConfig};
 pub use file::{FileError, default_file};
 pub use size::Space;
 
@@ -45,6 +46,8 @@ pub struct DaemonConfig {
     pub drain_timeout: Duration,
     /// What is logged.
     pub log: LogConfig,
+    /// Where spans of builds and clients are passed on to.
+    pub otlp: Option<OtlpConfig>,
     /// What was asked for and has no effect: to be told at the start.
     pub warnings: Vec<String>,
 }
@@ -62,6 +65,15 @@ pub struct ListenConfig {
     pub tls: Option<TlsConfig>,
     /// Whether TCP may go without TLS.
     pub allow_plain_tcp: bool,
+}
+
+impl ListenConfig {
+    /// Whether a socket lies in a directory, or below.
+    pub(crate) fn lies_beneath(&self, directory: &Path) -> bool {
+        let paths = self.addresses.iter();
+        let mut paths = paths.filter_map(|address| address.strip_prefix("unix://"));
+        paths.any(|path| Path::new(path).starts_with(directory))
+    }
 }
 
 /// Files of certificates, PEM.
@@ -240,6 +252,7 @@ impl DaemonConfig {
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(60),
             log: LogConfig::default(),
+            otlp: None,
             warnings: Vec::new(),
         }
     }

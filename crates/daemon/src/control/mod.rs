@@ -33,6 +33,7 @@ use weld_proto::telemetry::trace_service_server::TraceServiceServer;
 use crate::config::Limits;
 use crate::server::Shared;
 use crate::session::SessionStream;
+use crate::telemetry::SpanContext;
 
 pub(crate) use workers::platforms;
 
@@ -75,7 +76,8 @@ pub(crate) fn add_services(
             shared.engine.store().clone(),
         )))
         .add_service(
-            TraceServiceServer::new(traces::Traces).max_decoding_message_size(limits.message),
+            TraceServiceServer::new(traces::Traces(Arc::clone(&shared.telemetry)))
+                .max_decoding_message_size(limits.message),
         )
         .add_service(HealthServer::new(health::Health::new(
             shared.draining.clone(),
@@ -138,7 +140,8 @@ impl control_server::Control for Control {
         &self,
         request: Request<control::SolveRequest>,
     ) -> Result<Response<control::SolveResponse>, Status> {
-        solve::solve(&self.shared, request.into_inner())
+        let span = SpanContext::of_call(request.metadata());
+        solve::solve(&self.shared, request.into_inner(), span)
             .await
             .map(Response::new)
     }
@@ -204,8 +207,9 @@ impl control_server::Control for Control {
         let reference = request.reference.as_str();
         if request.delete {
             history.delete(reference).await?;
-        } else if !request.finalize {
-            // What is to be finalized is final already: nothing is added after a build's end.
+        } else if request.finalize {
+            self.shared.telemetry.finalize(reference).await;
+        } else {
             let pin = |record: &mut control::BuildHistoryRecord| record.pinned = request.pinned;
             history.update(reference, pin, Vec::new()).await?;
         }

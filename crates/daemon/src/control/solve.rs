@@ -15,19 +15,24 @@ use super::exporters;
 use super::request::{Plan, Work};
 use crate::builds::{Journal, LiveBuild, Running, Section};
 use crate::gateway::to_status;
-use crate::history::{HistoryError, Kept};
+use crate::history::{History, HistoryError, Kept};
 use crate::metrics::Outcome;
 use crate::server::Shared;
 use crate::session::{ClientSession, SessionOffers};
+use crate::telemetry::{Recorder, SpanContext};
 
 /// What the history's progress is.
 const STATUS_TYPE: &str = "application/vnd.buildkit.status.v0";
 /// What the history's errors are, spelled as BuildKit spells it.
 const ERROR_TYPE: &str = "application/vnd.googeapis.google.rpc.status+proto";
 
+/// What the history's traces are.
+const TRACE_TYPE: &str = "application/vnd.buildkit.otlp.json.v0";
+
 pub(super) async fn solve(
     shared: &Arc<Shared>,
     request: SolveRequest,
+    span: Option<SpanContext>,
 ) -> Result<SolveResponse, Status> {
     let plan = Plan::read(request, &shared.config)?;
     let cancel = CancellationToken::new();
@@ -46,6 +51,7 @@ pub(super) async fn solve(
         shared: Arc::clone(shared),
         plan,
         running,
+        recorder: shared.telemetry.record(span),
     };
     let built = shared.tasks.spawn(task.run()).await;
     gone.disarm();
@@ -56,6 +62,7 @@ struct Build {
     shared: Arc<Shared>,
     plan: Plan,
     running: Running,
+    recorder: Option<Recorder>,
 }
 
 impl Build {
@@ -69,7 +76,10 @@ impl Build {
         self.count(built.as_ref().err());
         if recorded {
             match self.remember(&built).await {
-                Ok(()) => self.running.forget(),
+                Ok(()) => {
+                    self.running.forget();
+                    self.trace(built.as_ref().err());
+                }
                 Err(error) => {
                     tracing::error!(build = self.plan.reference, %error, "cannot be remembered");
                     self.shared.history.abandoned(&self.plan.reference);
@@ -80,6 +90,26 @@ impl Build {
         built.map(|response| SolveResponse {
             exporter_response: response.attrs,
         })
+    }
+
+    /// Tells the build's spans, and has its trace join its record once it is whole.
+    fn trace(&mut self, error: Option<&Status>) {
+        let Some(recorder) = self.recorder.take() else {
+            return;
+        };
+        let build = self.running.build();
+        let steps = build.journal.steps();
+        recorder.tell(build.started, error.map(Status::message), steps);
+        let (shared, reference) = (Arc::clone(&self.shared), self.plan.reference.clone());
+        self.shared.tasks.spawn(async move {
+            let (spans, _kept) = recorder.late(&reference, &shared.draining).await;
+            let kept = keep_trace(&shared.history, &reference, spans).await;
+            match kept {
+                // It was deleted meanwhile.
+                Ok(()) | Err(HistoryError::Absent(_)) => {}
+                Err(error) => tracing::warn!(build = reference, %error, "the trace is not kept"),
+            }
+        });
     }
 
     /// Builds, with all that happens in the journal.
@@ -104,7 +134,10 @@ impl Build {
             client = self.session() => client?,
         };
         let session: Arc<dyn Session> = match &client {
-            Some(client) => Arc::new(SessionOffers::new(Arc::clone(client))),
+            Some(client) => Arc::new(SessionOffers::new(
+                Arc::clone(client),
+                self.shared.sessions.clone(),
+            )),
             None => HostSession::new().into_session(),
         };
         let mut exports = exporters::requests(&self.plan.exporters, |number| {
@@ -258,6 +291,17 @@ impl Build {
         blobs.extend(result_blob(&self.shared, record.result.as_ref()).await);
         history.completed(record, blobs).await
     }
+}
+
+async fn keep_trace(
+    history: &Arc<History>,
+    reference: &str,
+    spans: Vec<u8>,
+) -> Result<(), HistoryError> {
+    let trace = history.keep(spans, TRACE_TYPE).await?;
+    let descriptor = trace.descriptor();
+    let add = |record: &mut BuildHistoryRecord| record.trace = Some(descriptor);
+    history.update(reference, add, vec![trace.digest()]).await
 }
 
 /// The blob of an image that was built, which the history keeps.

@@ -1,17 +1,22 @@
-//! Spans that clients send. There is no collector to pass them on to: they are taken and dropped.
+//! Spans that clients send.
+
+use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use weld_proto::telemetry::trace_service_server::TraceService;
 use weld_proto::telemetry::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 
-pub(super) struct Traces;
+use crate::telemetry::Telemetry;
+
+pub(super) struct Traces(pub(super) Arc<Telemetry>);
 
 #[tonic::async_trait]
 impl TraceService for Traces {
     async fn export(
         &self,
-        _request: Request<ExportTraceServiceRequest>,
+        request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.0.take(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse {}))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -14,11 +14,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
+use super::inspect::{GraphFormat, InspectError};
 use super::{ListenError, Shared, listen};
 use crate::config::ListenConfig;
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 64;
+
+/// What there is.
+const INDEX: &str = "/metrics\n/debug/builds\n/debug/graph?format=dot|json|html\n/debug/trace\n\
+    POST /debug/trace/on?seconds=300\nPOST /debug/trace/off\n";
 
 /// Any connection.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -70,8 +75,8 @@ impl Listener {
             let shared = Arc::clone(&shared);
             connections.spawn(async move {
                 let service = service_fn(move |request| {
-                    let answer = answer(&shared, &request);
-                    async move { Ok::<_, Infallible>(answer) }
+                    let shared = Arc::clone(&shared);
+                    async move { Ok::<_, Infallible>(answer(&shared, &request).await) }
                 });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(hyper_util::rt::TokioTimer::new())
@@ -84,33 +89,66 @@ impl Listener {
     }
 }
 
-fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path().trim_end_matches('/');
-    if request.method() != Method::GET {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+    let posts = matches!(path, "/debug/trace/on" | "/debug/trace/off");
+    if (request.method() == Method::POST) != posts
+        || !matches!(*request.method(), Method::GET | Method::POST)
+    {
+        let wanted = if posts { "only POST\n" } else { "only GET\n" };
+        return text(StatusCode::METHOD_NOT_ALLOWED, wanted.to_owned());
     }
     match path {
-        "/metrics" => {
-            let metrics = shared
-                .metrics
-                .render(shared.builds.count(), shared.sessions.count());
-            let mut response = text(StatusCode::OK, metrics);
-            if let Ok(kind) = "text/plain; version=0.0.4".parse() {
-                response.headers_mut().insert(CONTENT_TYPE, kind);
-            }
-            response
-        }
+        "/metrics" => of_type("text/plain; version=0.0.4", shared.metrics_text().await),
         "/debug/builds" => text(StatusCode::OK, builds(shared)),
-        "/debug/graph" | "/debug/trace" => text(
-            StatusCode::NOT_IMPLEMENTED,
-            format!("{path} needs the solver's trace, which this version does not write\n"),
-        ),
+        "/debug/graph" | "/debug/trace" | "/debug/trace/on" | "/debug/trace/off" => {
+            match inspect(shared, path, request.uri().query().unwrap_or_default()).await {
+                Ok(response) => response,
+                Err(error) => text(status_of(&error), format!("{error}\n")),
+            }
+        }
         path if path.starts_with("/debug/pprof") => text(
             StatusCode::NOT_IMPLEMENTED,
             "profiles in this form are those of Go programs; use perf\n".to_owned(),
         ),
-        "" | "/debug" => text(StatusCode::OK, "/metrics\n/debug/builds\n".to_owned()),
+        "" | "/debug" => text(StatusCode::OK, INDEX.to_owned()),
         _ => text(StatusCode::NOT_FOUND, "not found\n".to_owned()),
+    }
+}
+
+async fn inspect(
+    shared: &Shared,
+    path: &str,
+    query: &str,
+) -> Result<Response<Full<Bytes>>, InspectError> {
+    let parameter = |wanted: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs
+            .find(|(key, _)| *key == wanted)
+            .map_or("", |(_, value)| value)
+    };
+    let inspector = shared.inspector.as_ref().ok_or(InspectError::Ended)?;
+    let engine = &shared.engine;
+    Ok(match path {
+        "/debug/graph" => {
+            let format: GraphFormat = parameter("format").parse()?;
+            of_type(format.media_type(), inspector.graph(engine, format).await?)
+        }
+        "/debug/trace/on" => {
+            let begun = inspector.begin(engine, parameter("seconds")).await?;
+            of_type("application/json", begun)
+        }
+        "/debug/trace/off" => of_type("application/json", inspector.end(engine).await?),
+        _ => of_type("application/json", inspector.state()),
+    })
+}
+
+fn status_of(error: &InspectError) -> StatusCode {
+    match error {
+        InspectError::Format(_) | InspectError::Seconds(_) => StatusCode::BAD_REQUEST,
+        InspectError::Trace(weld_trace::TraceError::Busy(_)) => StatusCode::CONFLICT,
+        InspectError::Page(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -131,6 +169,13 @@ fn builds(shared: &Shared) -> String {
         lines.push('\n');
     }
     lines
+}
+
+fn of_type(kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, body);
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -25,6 +25,7 @@ async fn tidy(shared: &Arc<Shared>) {
     loop {
         interval.tick().await;
         shared.builds.tidy();
+        shared.tidy_trace().await;
         if let Err(error) = shared.history.tidy().await {
             tracing::warn!(%error, "old builds cannot be forgotten");
         }
@@ -44,6 +45,7 @@ async fn collect(shared: &Arc<Shared>) {
                 let options = options(policy, shared.engine.store().root());
                 let removed = shared.engine.store().prune(&options)?;
                 let bytes: u64 = removed.iter().filter_map(|info| info.size).sum();
+                shared.metrics.collected(removed.len(), bytes);
                 if bytes > 0 {
                     tracing::info!(count = removed.len(), bytes, "deleted what was not used");
                 }

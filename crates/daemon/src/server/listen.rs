@@ -92,7 +92,29 @@ enum Listener {
 pub(super) struct Listeners {
     listeners: Vec<Listener>,
     addresses: Vec<String>,
-    connections: usize,
+    counter: Counter,
+}
+
+/// Counts connections, of which there may only be so many.
+#[derive(Clone)]
+pub(super) struct Counter {
+    room: Arc<Semaphore>,
+    limit: usize,
+}
+
+impl Counter {
+    fn new(limit: usize) -> Self {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        Self {
+            room: Arc::new(Semaphore::new(limit)),
+            limit,
+        }
+    }
+
+    /// How many there are, with those that listeners wait for, one each.
+    pub(super) fn open(&self) -> usize {
+        self.limit.saturating_sub(self.room.available_permits())
+    }
 }
 
 impl Listeners {
@@ -104,7 +126,7 @@ impl Listeners {
         let mut this = Self {
             listeners: Vec::new(),
             addresses: Vec::new(),
-            connections,
+            counter: Counter::new(connections),
         };
         for address in &config.addresses {
             let (scheme, rest) = address
@@ -136,6 +158,10 @@ impl Listeners {
 
     pub(super) fn addresses(&self) -> &[String] {
         &self.addresses
+    }
+
+    pub(super) fn counter(&self) -> Counter {
+        self.counter.clone()
     }
 
     fn add(&mut self, address: String, listener: Listener) {
@@ -197,7 +223,7 @@ impl Listeners {
     /// Accepts until it is dropped.
     pub(super) fn connections(self) -> Connections {
         let (sender, receiver) = mpsc::channel(64);
-        let limit = Arc::new(Semaphore::new(self.connections.min(Semaphore::MAX_PERMITS)));
+        let limit = self.counter.room;
         let mut tasks = JoinSet::new();
         for listener in self.listeners {
             tasks.spawn(accept(listener, sender.clone(), Arc::clone(&limit)));

@@ -2,6 +2,7 @@
 
 mod debug;
 pub(crate) mod housekeeping;
+mod inspect;
 mod listen;
 mod notify;
 
@@ -18,8 +19,10 @@ use crate::config::DaemonConfig;
 use crate::control::Control;
 use crate::gateway::{Gateway, IMAGE_FRONTEND, ImageFrontend};
 use crate::history::History;
-use crate::metrics::Metrics;
+use crate::metrics::{Live, Metrics};
 use crate::session::SessionManager;
+use crate::telemetry::{ForwardError, Telemetry};
+use inspect::Inspector;
 
 pub use listen::{Connection, ListenError, Peer};
 
@@ -51,6 +54,9 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+    /// Spans cannot be passed on.
+    #[error(transparent)]
+    Telemetry(#[from] ForwardError),
     /// The server failed.
     #[error("serve: {0}")]
     Transport(#[from] tonic::transport::Error),
@@ -65,6 +71,11 @@ pub(crate) struct Shared {
     pub(crate) sessions: SessionManager,
     pub(crate) gateway: Gateway,
     pub(crate) metrics: Metrics,
+    pub(crate) telemetry: Arc<Telemetry>,
+    /// Of the solver; only where there is a debug address.
+    inspector: Option<Inspector>,
+    /// How many connections there are.
+    connections: listen::Counter,
     pub(crate) worker_id: String,
     /// Where builds keep what they need while they run.
     pub(crate) scratch: std::path::PathBuf,
@@ -74,6 +85,27 @@ pub(crate) struct Shared {
     pub(crate) gc_due: tokio::sync::Notify,
     /// Fires when no new builds are taken any more.
     pub(crate) draining: CancellationToken,
+}
+
+impl Shared {
+    /// Ends a trace of the solver whose time is over.
+    async fn tidy_trace(&self) {
+        if let Some(inspector) = &self.inspector {
+            inspector.tidy(&self.engine).await;
+        }
+    }
+
+    /// All numbers in Prometheus' text form.
+    async fn metrics_text(&self) -> String {
+        let live = Live {
+            builds: self.builds.count(),
+            sessions: self.sessions.count(),
+            connections: self.connections.open(),
+            census: self.engine.census().await,
+            spans: self.telemetry.counts(),
+        };
+        self.metrics.render(&live)
+    }
 }
 
 /// A daemon that is ready to serve.
@@ -89,15 +121,27 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub async fn bind(mut config: DaemonConfig) -> Result<Self, ServeError> {
-        let mut engine = Engine::open(config.engine.clone()).await?;
+        // First: who connects while the engine opens is answered as soon as it is there. A state
+        // directory must be empty when it is made, so sockets in it come after it.
+        let early = !config.listen.lies_beneath(&config.engine.root);
+        let early = match early {
+            true => Some(Self::listen(&config).await?),
+            false => None,
+        };
+        // Who cannot be asked need not watch.
+        let observer = config.debug_address.as_ref().map(|_| Arc::default());
+        let sink = observer.as_ref().map(Inspector::sink);
+        let mut engine = Engine::open_traced(config.engine.clone(), sink).await?;
         if config.frontends.gateway {
             let repositories = config.frontends.gateway_repositories.clone();
             let images = Arc::new(ImageFrontend::new(repositories));
             engine.add_frontend(IMAGE_FRONTEND, images);
         }
         let engine = Arc::new(engine);
-        // After the engine: sockets may lie in the state directory, which must be empty at first.
-        let listeners = listen::Listeners::bind(&config.listen, config.limits.connections).await?;
+        let listeners = match early {
+            Some(listeners) => listeners,
+            None => Self::listen(&config).await?,
+        };
         let debug = match &config.debug_address {
             Some(address) => Some(debug::Listener::bind(address).await?),
             None => None,
@@ -112,7 +156,12 @@ impl Server {
             config.platforms = crate::control::platforms(engine.platform());
         }
         let sessions = SessionManager::new(config.sessions.clone());
+        let inspector = observer.map(|observer| Inspector::new(observer, &root));
+        let telemetry = Telemetry::new(config.otlp.as_ref())?;
         let shared = Arc::new(Shared {
+            inspector,
+            telemetry,
+            connections: listeners.counter(),
             builds: Builds::new(config.limits.builds),
             config,
             engine,
@@ -131,6 +180,10 @@ impl Server {
             listeners,
             debug,
         })
+    }
+
+    async fn listen(config: &DaemonConfig) -> Result<listen::Listeners, ListenError> {
+        listen::Listeners::bind(&config.listen, config.limits.connections).await
     }
 
     /// The addresses that clients may connect to.

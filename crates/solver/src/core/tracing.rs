@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{
     Core, Input,
-    graph::{Asker, Phase},
+    graph::{Asker, Phase, Purpose},
     io::{EdgeId, Effects, TaskId, Ticket},
 };
-use crate::{CancelCause, EdgeState, MergeReason, RequestOutcome, TraceEvent};
+use crate::{CancelCause, EdgeState, MergeReason, OpCall, RequestOutcome, TraceEvent};
 
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Digest of the vertex that a task works for.
@@ -21,7 +21,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.tracing = on;
     }
 
-    /// Switches trace events on and tells what is live: jobs, vertices, states, forwards, open requests.
+    /// Switches trace events on and tells what is live: jobs, vertices, states, forwards, calls, open requests.
     pub fn resume_tracing(&mut self, effects: &mut Effects<O, V>) {
         self.tracing = true;
         std::mem::swap(&mut self.effects, effects);
@@ -57,6 +57,20 @@ impl<O: Clone, V: Clone> Core<O, V> {
             if let Phase::Forwarded(target) = self.edges[edge].phase {
                 self.trace_merged(edge, target, MergeReason::FastKey);
             }
+        }
+        // Loads and work on inputs are short: they are told when they end.
+        let calls: Vec<_> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| !task.cancelled)
+            .filter_map(|(id, task)| match task.purpose {
+                Purpose::CacheMap => Some((id, OpCall::CacheMap)),
+                Purpose::Exec => Some((id, OpCall::Exec)),
+                Purpose::Slot(_) | Purpose::Load(_) => None,
+            })
+            .collect();
+        for (task, call) in calls {
+            self.trace_call(task, call, None);
         }
         let mut requests: Vec<_> = self
             .requests

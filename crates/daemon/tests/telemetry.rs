@@ -1,0 +1,168 @@
+//! Spans: kept with the build that they belong to, and passed on to a collector.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+use weld_daemon::config::OtlpConfig;
+use weld_proto::content::content_client::ContentClient;
+use weld_proto::control::{BuildHistoryRequest, UpdateBuildHistoryRequest};
+use weld_proto::session::content::ReadContentRequest;
+use weld_proto::telemetry::trace_service_client::TraceServiceClient;
+use weld_proto::telemetry::trace_service_server::{TraceService, TraceServiceServer};
+use weld_proto::telemetry::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse, ResourceSpans, ScopeSpans, Span,
+};
+
+use support::{Daemon, solve};
+
+const TRACE: [u8; 16] = [7; 16];
+const PARENT: &str = "00-07070707070707070707070707070707-0101010101010101-01";
+
+/// Passes on the names of the spans that it gets.
+struct Collector(mpsc::Sender<String>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        assert_eq!(request.metadata().get("key").unwrap(), "secret");
+        let resources = request.into_inner().resource_spans.into_iter();
+        let scopes = resources.flat_map(|resource| resource.scope_spans);
+        for span in scopes.flat_map(|scope| scope.spans) {
+            self.0.send(span.name).await.unwrap();
+        }
+        Ok(Response::new(ExportTraceServiceResponse {}))
+    }
+}
+
+fn spans_of_a_client(trace: [u8; 16]) -> ExportTraceServiceRequest {
+    let span = Span {
+        trace_id: trace.to_vec().into(),
+        span_id: vec![1; 8].into(),
+        name: "what the client did".to_owned(),
+        ..Span::default()
+    };
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans {
+            scope_spans: vec![ScopeSpans {
+                spans: vec![span],
+                ..ScopeSpans::default()
+            }],
+            ..ResourceSpans::default()
+        }],
+    }
+}
+
+/// The trace that the history has of a build, a line for each span.
+async fn kept(daemon: &Daemon, reference: &str) -> Vec<serde_json::Value> {
+    let finalize = UpdateBuildHistoryRequest {
+        reference: reference.to_owned(),
+        finalize: true,
+        ..UpdateBuildHistoryRequest::default()
+    };
+    daemon
+        .control()
+        .update_build_history(finalize)
+        .await
+        .unwrap();
+    let request = BuildHistoryRequest {
+        reference: reference.to_owned(),
+        early_exit: true,
+        ..BuildHistoryRequest::default()
+    };
+    let answer = daemon
+        .control()
+        .listen_build_history(request)
+        .await
+        .unwrap();
+    let event = answer.into_inner().message().await.unwrap().unwrap();
+    let trace = event.record.unwrap().trace.expect("the record has a trace");
+    assert_eq!(trace.media_type, "application/vnd.buildkit.otlp.json.v0");
+    let read = ReadContentRequest {
+        digest: trace.digest,
+        ..ReadContentRequest::default()
+    };
+    let mut content = ContentClient::new(daemon.channel.clone());
+    let mut pieces = content.read(read).await.unwrap().into_inner();
+    let mut text = Vec::new();
+    while let Some(piece) = pieces.message().await.unwrap() {
+        text.extend_from_slice(&piece.data);
+    }
+    let lines = std::str::from_utf8(&text).unwrap().lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_join_the_history_and_reach_the_collector() {
+    let (sender, mut collected) = mpsc::channel(100);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let incoming = futures_util::stream::unfold(listener, |listener| async {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((accepted, listener))
+    });
+    let collector = tonic::transport::Server::builder()
+        .add_service(TraceServiceServer::new(Collector(sender)))
+        .serve_with_incoming(Box::pin(incoming));
+    let collector = tokio::spawn(collector);
+    let daemon = Daemon::start_with(|config| {
+        config.otlp = Some(OtlpConfig {
+            endpoint,
+            headers: BTreeMap::from([("key".to_owned(), "secret".to_owned())]),
+            timeout: Duration::from_secs(10),
+            certificate: None,
+        });
+    })
+    .await;
+    let mut request = Request::new(solve("traced", "a"));
+    request
+        .metadata_mut()
+        .insert("traceparent", PARENT.parse().unwrap());
+    daemon.control().solve(request).await.unwrap();
+    let mut traces = TraceServiceClient::new(daemon.channel.clone());
+    // Of the build's trace, and of another.
+    traces.export(spans_of_a_client(TRACE)).await.unwrap();
+    traces.export(spans_of_a_client([9; 16])).await.unwrap();
+
+    let spans = kept(&daemon, "traced").await;
+    let name = |span: &serde_json::Value| span["Name"].as_str().unwrap().to_owned();
+    let names: Vec<_> = spans.iter().map(name).collect();
+    assert_eq!(spans.len(), 3, "{names:?}");
+    assert!(
+        names.contains(&"what the client did".to_owned()),
+        "{names:?}"
+    );
+    let build = &spans[0];
+    assert_eq!(name(build), "moby.buildkit.v1.Control/Solve");
+    assert_eq!(build["Parent"]["SpanID"], "0101010101010101");
+    assert_eq!(
+        build["SpanContext"]["TraceID"],
+        "07070707070707070707070707070707"
+    );
+    let step = &spans[1];
+    assert_eq!(step["Parent"]["SpanID"], build["SpanContext"]["SpanID"]);
+    assert!(step["StartTime"].as_str().unwrap() <= step["EndTime"].as_str().unwrap());
+
+    let mut passed_on = Vec::new();
+    while passed_on.len() < 4 {
+        passed_on.push(collected.recv().await.unwrap());
+    }
+    let count = passed_on
+        .iter()
+        .filter(|name| *name == "what the client did")
+        .count();
+    assert_eq!(count, 2, "{passed_on:?}");
+    daemon.end().await;
+    collector.abort();
+}
