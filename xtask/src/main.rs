@@ -1,10 +1,11 @@
-//! Developer commands: `cargo xtask demo`, `test`, `bench`, `sim`, `stress`.
+//! Developer commands: `cargo xtask demo`, `test`, `bench`, `sim`, `soak`, `stress`.
 
 mod bench;
 mod demo;
 mod packages;
 mod process;
 mod sim;
+mod soak;
 mod stress;
 mod test;
 
@@ -26,6 +27,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Simulate the solver's core through random schedules and check every invariant.
     Sim(sim::SimArgs),
+    /// Have many clients build with a daemon, and kill half of them.
+    Soak(soak::SoakArgs),
     /// Run the solver's stress tests for long.
     Stress(stress::StressArgs),
     /// Install what the tests need from Debian's packages and run every test.
@@ -37,6 +40,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo(args) => demo::demo(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::simulate(&args),
+        Command::Soak(args) => soak::soak(&args),
         Command::Stress(args) => stress::stress(&args),
         Command::Test(args) => test::run_tests(&args),
     }
