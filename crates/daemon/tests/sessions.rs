@@ -4,13 +4,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weld_client::serve::{Serving, SessionServer, Targets};
 use weld_engine::{HostSession, Session};
-use weld_proto::control::SolveRequest;
+use weld_proto::control::{SolveRequest, StatusRequest};
 use weld_proto::pb;
 use weld_session::Caller;
 
@@ -54,10 +55,29 @@ async fn a_definition_may_name_a_session_that_has_no_build() {
     let daemon = Daemon::start().await;
     let (mine, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let own = offering("other", mine.path());
+    std::fs::write(shared.path().join("file"), "content").unwrap();
     let other = offering("context", shared.path());
     let _served = (serve(&daemon, &own).await, serve(&daemon, &other).await);
     let named = wanting_context("named", own.id(), Some(other.id()));
     daemon.control().solve(named).await.unwrap();
+    // Clients take each start that they hear of for a stretch of time, which has to have an end.
+    let status = StatusRequest {
+        reference: "named".to_owned(),
+    };
+    let mut messages = daemon.control().status(status).await.unwrap().into_inner();
+    let (mut begun, mut ended) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(message) = messages.message().await.unwrap() {
+        for vertex in message.vertexes {
+            let started = vertex.started.map(|at| (at.seconds, at.nanos));
+            let Some(started) = started else { continue };
+            begun.insert((vertex.digest.clone(), started));
+            if vertex.completed.is_some() {
+                ended.insert((vertex.digest, started));
+            }
+        }
+    }
+    assert!(!begun.is_empty());
+    assert_eq!(begun, ended);
     let unnamed = wanting_context("unnamed", own.id(), None);
     let error = daemon.control().solve(unnamed).await.unwrap_err();
     assert!(error.message().contains("context"), "{error}");

@@ -97,7 +97,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.vertices[vertex].leave_builds();
         let (task, op) = self.start_task(vertex, Purpose::Exec, given);
         self.vertices[vertex].exec = TaskSlot::Running(task);
-        self.set_status(vertex, Status::Started { at: self.now });
+        // Where it told of itself before, it goes on: clients take another start for another stretch of time, and wait for the end of
+        // each.
+        let at = match self.vertices[vertex].status {
+            Status::Started { at } => at,
+            _ => self.now,
+        };
+        self.set_status(vertex, Status::Started { at });
         self.trace_call(task, OpCall::Exec, None);
         self.effect(Effect::Start {
             task,
