@@ -141,3 +141,44 @@ fn a_change_that_is_given_up_leaves_nothing_to_trust() {
     let tree = snapshots.local_tree("context").unwrap();
     assert!(tree.index().is_empty() && tree.unchanged().is_none());
 }
+
+#[test]
+fn keys_of_directories_follow_what_changes_beneath_them() {
+    let state = tempfile::tempdir().unwrap();
+    let store = Store::open(state.path(), StoreOptions::default()).unwrap();
+    let snapshots = Snapshots::open(&store).unwrap();
+    let directories = ["", "a", "a/b", "a/c", "d"];
+    let keys = |snapshot: &SnapshotRef| directories.map(|path| key(snapshot, path));
+    let make = |name: &str, files: &[(&str, &str)]| {
+        let change = snapshots.local_tree(name).unwrap().change().unwrap();
+        for directory in directories {
+            fs::create_dir_all(change.files().join(directory)).unwrap();
+        }
+        let keys: Vec<_> = files
+            .iter()
+            .map(|(name, content)| put(&change, name, content))
+            .collect();
+        change.commit(b"index", keys, usage()).unwrap()
+    };
+    let files = [
+        ("a/b/x", "one"),
+        ("a/b/y", "two"),
+        ("a/c/z", "three"),
+        ("d/w", "four"),
+    ];
+    let before = keys(&make("context", &files));
+
+    let change = snapshots.local_tree("context").unwrap().change().unwrap();
+    let changed = vec![put(&change, "a/b/x", "other")];
+    fs::remove_file(change.files().join("d/w")).unwrap();
+    let gone = [(PathBuf::from("d/w"), None)];
+    let changed = changed.into_iter().chain(gone);
+    let after = keys(&change.commit(b"index", changed, usage()).unwrap());
+    let files = [("a/b/x", "other"), ("a/b/y", "two"), ("a/c/z", "three")];
+    assert_eq!(after, keys(&make("another", &files)));
+    let same: Vec<_> = (0..directories.len())
+        .filter(|place| before[*place] == after[*place])
+        .map(|place| directories[place])
+        .collect();
+    assert_eq!(same, ["a/c"]);
+}

@@ -191,25 +191,19 @@ impl Local {
 /// The digest of what a tree holds: all but times, which change nothing in what is built.
 fn content_digest(index: &TreeIndex) -> Digest {
     let entries = index.entries();
-    let path = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
     entries
         .iter()
         .fold(
             FieldHasher::new("weld.local.content.v1").number(entries.len() as u64),
             |hasher, entry| {
                 let stat = &entry.stat;
-                let link = stat
-                    .link_target
-                    .as_deref()
-                    .or(stat.hard_link.as_deref())
-                    .map(path)
-                    .unwrap_or_default();
+                let link = stat.link_target.as_deref().or(stat.hard_link.as_deref());
                 let hasher = hasher
-                    .bytes(&path(&stat.path))
+                    .bytes(bytes_of(&stat.path))
                     .number(u64::from(stat.mode))
                     .number(u64::from(stat.uid) << 32 | u64::from(stat.gid))
                     .number(u64::from(stat.rdev.0) << 32 | u64::from(stat.rdev.1))
-                    .bytes(&link)
+                    .bytes(link.map_or(b"", bytes_of))
                     .number(stat.xattrs.len() as u64);
                 let hasher = stat.xattrs.iter().fold(hasher, |hasher, (name, value)| {
                     hasher.bytes(name.as_encoded_bytes()).bytes(value)
@@ -221,4 +215,8 @@ fn content_digest(index: &TreeIndex) -> Digest {
             },
         )
         .finish()
+}
+
+fn bytes_of(path: &Path) -> &[u8] {
+    path.as_os_str().as_encoded_bytes()
 }

@@ -187,15 +187,18 @@ impl LocalTreeChange {
     }
 }
 
-/// The keys after changes. Those of directories with what is in them are found again.
+/// The keys after changes. Those of directories with what is in them are found again where
+/// something changed beneath; the others stay, so that they need not be looked into.
 fn changed_keys(
     mut kept: KeyMap,
     keys: impl IntoIterator<Item = (PathBuf, Option<Digest>)>,
 ) -> KeyMap {
-    for known in kept.values_mut() {
-        known.whole = None;
-    }
     for (path, key) in keys {
+        for above in path.ancestors().skip(1) {
+            if let Some(known) = kept.get_mut(above.as_os_str().as_bytes()) {
+                known.whole = None;
+            }
+        }
         let path = path.as_os_str().as_bytes().to_vec();
         match key.and_then(|key| key.as_sha256().copied()) {
             Some(own) => {
@@ -211,11 +214,8 @@ fn changed_keys(
         }
     }
     // The root of a copy is the engine's and has no metadata of the client's.
-    let root = Keys {
-        own: Hasher::sha256().finish().as_sha256().copied(),
-        whole: None,
-    };
-    kept.insert(Vec::new(), root);
+    let root = kept.entry(Vec::new()).or_default();
+    root.own = Hasher::sha256().finish().as_sha256().copied();
     kept
 }
 
