@@ -1,15 +1,16 @@
 //! From the wire to a [`Graph`]. Nothing here recurses over the input.
 
+mod ops;
+
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 use weld_digest::Digest;
 use weld_proto::pb;
 
+use self::ops::{AT_ONCE, decode_ops, on_all};
 use super::{DecodeError, Edge, Graph, SourceLocation, Vertex};
-use crate::{Op, OpError, Platform};
 
 /// How much a definition may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,10 +245,13 @@ impl Metadata {
                 }
             }
             Self::Encoded(entries) => {
-                for EncodedMetadata { digest, metadata } in entries {
-                    let metadata =
-                        pb::OpMetadata::decode(metadata).map_err(DecodeError::Definition)?;
-                    attach(&digest, metadata);
+                for entries in entries.chunks(AT_ONCE) {
+                    let decode = |(_, entry): (usize, &EncodedMetadata)| {
+                        pb::OpMetadata::decode(entry.metadata.clone())
+                    };
+                    for (entry, metadata) in entries.iter().zip(on_all(entries, decode)) {
+                        attach(&entry.digest, metadata.map_err(DecodeError::Definition)?);
+                    }
                 }
             }
         }
@@ -257,57 +261,6 @@ impl Metadata {
 
 /// Vertices, the inputs of those that are not linked yet by their positions, and where each digest is.
 type Unlinked = (Vec<Vertex>, Vec<(usize, Vec<pb::Input>)>, Positions);
-
-fn decode_ops(def: Vec<Bytes>, limits: Limits) -> Result<Unlinked, DecodeError> {
-    let mut vertices: Vec<Vertex> = Vec::with_capacity(def.len());
-    let mut unlinked = Vec::new();
-    let mut positions = Positions::with_capacity(def.len());
-    let mut platforms = Platforms::default();
-    for (position, bytes) in def.into_iter().enumerate() {
-        let digest = Digest::sha256_of(&bytes);
-        if let Some(hash) = digest.as_sha256()
-            && let Some(first) = positions.insert(*hash, position)
-        {
-            return Err(DecodeError::Duplicate {
-                first,
-                second: position,
-                digest,
-            });
-        }
-        let op = decode_op(bytes.clone(), position, &digest)?;
-        if op.inputs.len() > limits.inputs {
-            return Err(DecodeError::TooManyInputs {
-                position,
-                inputs: op.inputs.len(),
-                limit: limits.inputs,
-            });
-        }
-        let typed = op
-            .op
-            .ok_or(OpError::Unknown)
-            .and_then(|typed| Op::from_pb(typed, op.inputs.len()))
-            .map_err(|source| DecodeError::Op {
-                position,
-                digest: digest.clone(),
-                source: Box::new(source),
-            })?;
-        // Most come after what they work on. The others wait until all are known.
-        let edges = edges(&op.inputs, position, &vertices, &positions).unwrap_or_else(|_| {
-            unlinked.push((position, op.inputs));
-            Vec::new()
-        });
-        vertices.push(Vertex {
-            digest,
-            bytes,
-            op: typed,
-            inputs: edges,
-            platform: op.platform.map(|platform| platforms.shared(platform)),
-            worker_filters: op.constraints.unwrap_or_default().filter,
-            metadata: None,
-        });
-    }
-    Ok((vertices, unlinked, positions))
-}
 
 /// The hash of a SHA-256 digest. Definitions of a million operations spend much of their time here, so it
 /// allocates nothing.
@@ -329,34 +282,6 @@ fn parse_sha256(digest: &[u8]) -> Option<[u8; 32]> {
         *byte = nibble(*high)? << 4 | nibble(*low)?;
     }
     Some(hash)
-}
-
-/// Most operations of a definition are for the same few platforms.
-#[derive(Default)]
-struct Platforms {
-    all: HashMap<pb::Platform, Arc<Platform>>,
-    /// The last one: it is most often the next one.
-    last: Option<(pb::Platform, Arc<Platform>)>,
-}
-
-impl Platforms {
-    fn shared(&mut self, platform: pb::Platform) -> Arc<Platform> {
-        if let Some((last, shared)) = &self.last
-            && *last == platform
-        {
-            return Arc::clone(shared);
-        }
-        let shared = match self.all.get(&platform) {
-            Some(shared) => Arc::clone(shared),
-            None => {
-                let shared = Arc::new(Platform::from(platform.clone()));
-                self.all.insert(platform.clone(), Arc::clone(&shared));
-                shared
-            }
-        };
-        self.last = Some((platform, Arc::clone(&shared)));
-        shared
-    }
 }
 
 fn resolve(
