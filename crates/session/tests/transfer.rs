@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use weld_fileset::SelectionOptions;
 use weld_proto::fsutil::{Packet, PacketType, Stat};
-use weld_session::transfer::{ReceiveOptions, RemoteTree, Sent, send};
+use weld_session::transfer::{ReceiveOptions, RemoteTree, Sent, packets, send};
 use weld_source::local::{DirTarget, HostDir, SyncError, Synced, TreeIndex, sync};
 use weld_source::progress::Progress;
 
@@ -326,7 +326,7 @@ async fn copy(
     into: &Path,
     previous: TreeIndex,
 ) -> (Result<Sent, String>, Result<Synced, String>) {
-    let (to_receiver, incoming) = mpsc::channel::<Packet>(8);
+    let (to_receiver, incoming) = packets();
     let (to_sender, requests) = mpsc::channel::<Packet>(8);
     let pour = |receiver: mpsc::Receiver<Packet>| {
         stream::unfold(receiver, |mut receiver| async move {
@@ -335,7 +335,8 @@ async fn copy(
         .boxed()
     };
     let provider = Arc::new(HostDir::open(from, SelectionOptions::default()).unwrap());
-    let tree = RemoteTree::start(pour(incoming), to_sender, options());
+    let incoming = incoming.map(Ok::<_, Status>);
+    let tree = RemoteTree::start(incoming, to_sender, options());
     let (sent, synced) = tokio::join!(
         send(provider, pour(requests), to_receiver),
         into_directory(tree, into, previous)
@@ -421,7 +422,7 @@ async fn requests_for_what_there_is_not_are_refused() {
     fs::write(from.path().join("file"), "x").unwrap();
     for ids in [vec![0], vec![2], vec![u32::MAX], vec![1, 1]] {
         let provider = Arc::new(HostDir::open(from.path(), SelectionOptions::default()).unwrap());
-        let (outgoing, mut packets) = mpsc::channel(100);
+        let (outgoing, mut packets) = packets();
         let (ask, requests) = mpsc::channel::<Packet>(10);
         let requests = stream::unfold(requests, |mut requests| async move {
             Some((Ok::<_, Status>(requests.recv().await?), requests))
@@ -429,7 +430,7 @@ async fn requests_for_what_there_is_not_are_refused() {
         let talk = async move {
             // All stats first.
             while packets
-                .recv()
+                .next()
                 .await
                 .is_some_and(|packet: Packet| packet.stat.is_some())
             {}
@@ -441,7 +442,7 @@ async fn requests_for_what_there_is_not_are_refused() {
                 drop(ask.send(request).await);
             }
             let mut told = String::new();
-            while let Some(packet) = packets.recv().await {
+            while let Some(packet) = packets.next().await {
                 if packet.r#type == i32::from(PacketType::Err) {
                     told = String::from_utf8_lossy(&packet.data).into_owned();
                 }

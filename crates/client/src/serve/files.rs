@@ -1,8 +1,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
-use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
 use weld_fileset::SelectionOptions;
@@ -11,24 +11,24 @@ use weld_proto::fsutil::Packet;
 use weld_proto::session::filesync::{DIR_NAME, EXCLUDE_PATTERNS, FOLLOW_PATHS, INCLUDE_PATTERNS};
 use weld_proto::session::servers::FileSync;
 use weld_session::metadata;
-use weld_session::transfer::send;
-
-/// How many packets may wait to be sent.
-const QUEUE: usize = 64;
+use weld_session::transfer::{packets, send};
 
 /// The session's directories.
 pub(super) struct Directories(pub(super) Arc<dyn Session>);
 
 /// What goes to the daemon, and who makes it.
 pub(super) struct Packets {
-    outgoing: mpsc::Receiver<Packet>,
+    outgoing: BoxStream<'static, Packet>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Packets {
-    pub(super) fn new(outgoing: mpsc::Receiver<Packet>, task: AbortOnDropHandle<()>) -> Self {
+    pub(super) fn new(
+        outgoing: impl Stream<Item = Packet> + Send + 'static,
+        task: AbortOnDropHandle<()>,
+    ) -> Self {
         Self {
-            outgoing,
+            outgoing: outgoing.boxed(),
             _task: task,
         }
     }
@@ -41,7 +41,9 @@ impl Stream for Packets {
         mut self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
-        self.outgoing.poll_recv(cx).map(|packet| packet.map(Ok))
+        self.outgoing
+            .poll_next_unpin(cx)
+            .map(|packet| packet.map(Ok))
     }
 }
 
@@ -64,7 +66,7 @@ impl FileSync for Directories {
         let provider = provider.map_err(|error| Status::internal(error.to_string()))?;
         let provider = provider
             .ok_or_else(|| Status::not_found(format!("no access allowed to dir {name:?}")))?;
-        let (sender, outgoing) = mpsc::channel(QUEUE);
+        let (sender, outgoing) = packets();
         let incoming = request.into_inner().boxed();
         let task = tokio::spawn(async move {
             match send(provider, incoming, sender).await {

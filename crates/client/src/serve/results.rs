@@ -87,7 +87,8 @@ impl StreamingService<Packet> for Trees {
         let (targets, number) = (Arc::clone(&self.0), self.1);
         Box::pin(async move {
             let is_whole = is_multi_platform(request.metadata());
-            let (outgoing, packets) = mpsc::channel(QUEUE);
+            let (outgoing, mut packets) = mpsc::channel(QUEUE);
+            let packets = futures_util::stream::poll_fn(move |cx| packets.poll_recv(cx));
             let incoming = request.into_inner();
             let failed = outgoing.clone();
             let task = tokio::spawn(async move {

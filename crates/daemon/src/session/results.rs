@@ -7,7 +7,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
 use tonic::{Request, Status, Streaming};
 use weld_export::{ClientTarget, Content, ResultBlob, ResultReceiver};
@@ -16,7 +15,7 @@ use weld_proto::session::BytesMessage;
 use weld_proto::session::filesync::{
     EXPORTER_ID, EXPORTER_META_PREFIX, EXPORTER_MULTI_PLATFORM, SEND,
 };
-use weld_session::transfer::{SendError, send};
+use weld_session::transfer::{SendError, packets, send};
 use weld_session::{Caller, Pieces};
 use weld_source::local::TreeProvider;
 
@@ -24,8 +23,6 @@ use super::blobs::put_blob;
 use super::manager::ClientSession;
 use super::offers::reason;
 
-/// How many packets may wait to be sent.
-const QUEUE: usize = 64;
 /// How much of a file goes into one message, in bytes.
 const PIECE: usize = 256 << 10;
 
@@ -59,8 +56,7 @@ impl ClientResults {
 impl ResultReceiver for ClientResults {
     async fn tree(&self, files: Arc<dyn TreeProvider>) -> io::Result<()> {
         let caller = self.caller().await?;
-        let (outgoing, mut packets) = mpsc::channel::<Packet>(QUEUE);
-        let packets = futures_util::stream::poll_fn(move |cx| packets.poll_recv(cx));
+        let (outgoing, packets) = packets();
         let mut request = Request::new(packets);
         self.mark(request.metadata_mut());
         request

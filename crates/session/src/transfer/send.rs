@@ -9,10 +9,13 @@ use tonic::Status;
 use weld_proto::fsutil::{Packet, PacketType};
 use weld_source::local::{ProviderError, Stat, TreeIndex, TreeProvider};
 
+use super::packets::{Batch, Left, PacketSender};
 use super::wire::{StatFormError, to_wire};
 
-/// How many files are sent at a time.
+/// How many threads read files at a time.
 const PARALLEL: usize = 4;
+/// How many files one of them reads before it gives way, if so many are asked for.
+const FILES_AT_ONCE: usize = 32;
 /// How many requests may wait.
 const QUEUE: usize = 128;
 /// How much of a file goes into one packet, in bytes.
@@ -65,6 +68,12 @@ pub enum SendError {
     Truncated,
 }
 
+impl From<Left> for SendError {
+    fn from(_: Left) -> Self {
+        Self::Truncated
+    }
+}
+
 /// Sends a tree: what the other end asks comes from `incoming`, and `outgoing` leads to it.
 ///
 /// # Errors
@@ -72,7 +81,7 @@ pub enum SendError {
 pub async fn send<S>(
     provider: Arc<dyn TreeProvider>,
     incoming: S,
-    outgoing: mpsc::Sender<Packet>,
+    outgoing: PacketSender,
 ) -> Result<Sent, SendError>
 where
     S: Stream<Item = Result<Packet, Status>> + Send + Unpin,
@@ -87,7 +96,7 @@ where
                 ..Packet::default()
             };
             // It may be gone.
-            drop(outgoing.send(packet).await);
+            drop(outgoing.send(vec![packet]).await);
         }
     }
     sent
@@ -96,7 +105,7 @@ where
 async fn send_packets<S>(
     provider: Arc<dyn TreeProvider>,
     incoming: S,
-    outgoing: &mpsc::Sender<Packet>,
+    outgoing: &PacketSender,
 ) -> Result<Sent, SendError>
 where
     S: Stream<Item = Result<Packet, Status>> + Send + Unpin,
@@ -122,7 +131,11 @@ where
         sending.take_requests(incoming, queue),
         sending.serve(requests),
     )?;
-    sending.packet(PacketType::Fin, Packet::default()).await?;
+    let end = Packet {
+        r#type: PacketType::Fin.into(),
+        ..Packet::default()
+    };
+    outgoing.send(vec![end]).await?;
     Ok(Sent {
         paths: stats.len(),
         files: sending.files.into_inner(),
@@ -138,30 +151,31 @@ struct Sending<'a> {
     listed: AtomicUsize,
     files: AtomicU64,
     bytes: AtomicU64,
-    outgoing: &'a mpsc::Sender<Packet>,
+    outgoing: &'a PacketSender,
 }
 
 impl Sending<'_> {
-    async fn packet(&self, kind: PacketType, packet: Packet) -> Result<(), SendError> {
-        let packet = Packet {
-            r#type: kind.into(),
-            ..packet
-        };
-        let sent = self.outgoing.send(packet).await;
-        sent.map_err(|_| SendError::Truncated)
-    }
-
     async fn list(&self) -> Result<(), SendError> {
+        let mut batch = Batch::default();
         for stat in self.stats {
             let packet = Packet {
+                r#type: PacketType::Stat.into(),
                 stat: Some(to_wire(stat)?),
                 ..Packet::default()
             };
             // Before it is sent: it may be asked for at once.
             self.listed.fetch_add(1, Ordering::Release);
-            self.packet(PacketType::Stat, packet).await?;
+            if let Some(batch) = batch.push(packet) {
+                self.outgoing.send(batch).await?;
+            }
         }
-        self.packet(PacketType::Stat, Packet::default()).await
+        let end = Packet {
+            r#type: PacketType::Stat.into(),
+            ..Packet::default()
+        };
+        let mut rest = batch.take();
+        rest.push(end);
+        Ok(self.outgoing.send(rest).await?)
     }
 
     async fn take_requests<S>(
@@ -210,57 +224,96 @@ impl Sending<'_> {
 
     async fn serve(&self, requests: mpsc::Receiver<usize>) -> Result<(), SendError> {
         let requests = futures_util::stream::unfold(requests, |mut requests| async move {
-            let number = requests.recv().await?;
-            Some((Ok(number), requests))
+            Some((requests.recv().await?, requests))
         });
         requests
-            .try_for_each_concurrent(PARALLEL, |number| self.file(number))
+            .ready_chunks(FILES_AT_ONCE)
+            .map(Ok)
+            .try_for_each_concurrent(PARALLEL, |numbers| self.files(numbers))
             .await
     }
 
-    async fn file(&self, number: usize) -> Result<(), SendError> {
-        let Some(stat) = self.stats.get(number).cloned() else {
-            return Ok(());
+    async fn files(&self, numbers: Vec<usize>) -> Result<(), SendError> {
+        let asked = numbers.into_iter();
+        let mut reading = Reading {
+            provider: Arc::clone(self.provider),
+            files: asked
+                .filter_map(|number| Some((number, self.stats.get(number)?.clone())))
+                .collect(),
+            outgoing: self.outgoing.clone(),
+            batch: Batch::default(),
+            bytes: 0,
         };
-        let id = u32::try_from(number).unwrap_or(u32::MAX);
-        let (provider, outgoing) = (Arc::clone(self.provider), self.outgoing.clone());
-        let sent = tokio::task::spawn_blocking(move || {
-            let unreadable = |source| SendError::Read {
-                path: stat.path.clone(),
-                source,
-            };
-            let mut content = provider.open(number, &stat).map_err(unreadable)?;
-            let mut bytes = 0;
-            // Most files are small: no more is allocated than they need.
-            let expected = usize::try_from(stat.size).unwrap_or(PIECE).min(PIECE);
-            loop {
-                let data = piece(&mut *content, expected).map_err(unreadable)?;
-                let last = data.is_empty();
-                bytes += data.len() as u64;
-                let packet = Packet {
-                    r#type: PacketType::Data.into(),
-                    id,
-                    data,
-                    ..Packet::default()
-                };
-                let sent = outgoing.blocking_send(packet);
-                sent.map_err(|_| SendError::Truncated)?;
-                if last {
-                    return Ok::<_, SendError>(bytes);
-                }
-            }
-        });
+        let files = reading.files.len() as u64;
+        let sent = tokio::task::spawn_blocking(move || reading.run());
         let bytes = match sent.await {
             Ok(sent) => sent?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        self.files.fetch_add(1, Ordering::Relaxed);
+        self.files.fetch_add(files, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 }
 
-/// As much as fits in a packet; empty at the end.
+/// Files that one thread reads, one after the other.
+struct Reading {
+    provider: Arc<dyn TreeProvider>,
+    files: Vec<(usize, Stat)>,
+    outgoing: PacketSender,
+    batch: Batch,
+    bytes: u64,
+}
+
+impl Reading {
+    fn run(&mut self) -> Result<u64, SendError> {
+        for (number, stat) in std::mem::take(&mut self.files) {
+            self.file(number, &stat)?;
+        }
+        let rest = self.batch.take();
+        if !rest.is_empty() {
+            self.outgoing.blocking_send(rest)?;
+        }
+        Ok(self.bytes)
+    }
+
+    fn file(&mut self, number: usize, stat: &Stat) -> Result<(), SendError> {
+        let unreadable = |source| SendError::Read {
+            path: stat.path.clone(),
+            source,
+        };
+        let mut content = self.provider.open(number, stat).map_err(unreadable)?;
+        // Most files are small: no more is allocated than they need.
+        let expected = usize::try_from(stat.size).unwrap_or(PIECE).min(PIECE);
+        loop {
+            let data = piece(&mut *content, expected).map_err(unreadable)?;
+            let last = data.len() < PIECE;
+            self.bytes += data.len() as u64;
+            if !data.is_empty() {
+                self.data(number, data)?;
+            }
+            if last {
+                return self.data(number, Bytes::new());
+            }
+        }
+    }
+
+    fn data(&mut self, number: usize, data: Bytes) -> Result<(), SendError> {
+        let packet = Packet {
+            r#type: PacketType::Data.into(),
+            // As it was asked for.
+            id: u32::try_from(number).unwrap_or(u32::MAX),
+            data,
+            ..Packet::default()
+        };
+        match self.batch.push(packet) {
+            Some(batch) => Ok(self.outgoing.blocking_send(batch)?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// As much as fits in a packet; less only at the end.
 fn piece(content: &mut dyn Read, expected: usize) -> io::Result<Bytes> {
     let mut piece = Vec::with_capacity(expected);
     content.take(PIECE as u64).read_to_end(&mut piece)?;
