@@ -3,8 +3,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use redb::{ReadableTable, WriteTransaction};
 use weld_solver::RecordId;
@@ -19,8 +19,11 @@ use crate::refs::{HOLDERS, holders};
 use crate::trash::Trash;
 use crate::usage::USAGE;
 
-/// How many objects one transaction removes: it makes other updates wait for as long.
-const BATCH_LEN: usize = 256;
+/// How many objects one transaction removes at least, at first, and at most. Many at once touch
+/// each page of the tables once instead of many times.
+const BATCH_LENS: (usize, usize, usize) = (64, 256, 4096);
+/// How long a transaction that removes should take: other updates wait for as long.
+const BATCH_TIME: Duration = Duration::from_millis(40);
 
 /// An ingest with a reference that nobody went on with for so long is dropped.
 const INGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -38,6 +41,8 @@ struct Inner {
     trash: Trash,
     /// Sequence numbers from this on are of this process.
     first: u64,
+    /// How many objects the next transaction removes.
+    batch_len: Arc<AtomicUsize>,
 }
 
 /// A removal that the database is told of.
@@ -45,7 +50,7 @@ struct QueuedRemoval {
     /// Held until the files are taken away.
     claims: Vec<Claim>,
     /// `None` if there is nothing to be removed.
-    ticket: Option<Ticket<Removal>>,
+    ticket: Option<Ticket<(Instant, Removal)>>,
 }
 
 /// Why something was not removed.
@@ -62,6 +67,18 @@ pub enum CollectError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// Has the next transactions be about as long as they should, after one that removed so many.
+fn adapt(batch_len: &AtomicUsize, removed: usize, took: Duration) {
+    let (least, _, most) = BATCH_LENS;
+    let fits = removed as u128 * BATCH_TIME.as_nanos() / took.as_nanos().max(1);
+    let fits = usize::try_from(fits).unwrap_or(most);
+    // What a small one took says little of large ones.
+    let length = fits.min(removed.saturating_mul(2)).clamp(least, most);
+    if removed >= batch_len.load(Ordering::Relaxed) || length < removed {
+        batch_len.store(length, Ordering::Relaxed);
+    }
 }
 
 fn remove_error(path: &Path) -> impl FnOnce(io::Error) -> CollectError {
@@ -86,6 +103,7 @@ impl Collector {
             keys: keys.clone(),
             trash: Trash::open(root, first)?,
             first,
+            batch_len: Arc::new(AtomicUsize::new(BATCH_LENS.1)),
         })))
     }
 
@@ -102,7 +120,7 @@ impl Collector {
         // While one batch is committed, the files of the one before are taken away.
         let mut queued = None;
         while objects.peek().is_some() {
-            let claims = self.claim(objects.by_ref().take(BATCH_LEN));
+            let claims = self.claim(objects.by_ref().take(self.batch_len()));
             if let Some(before) = queued.replace(self.queue_removal(claims, removable)) {
                 self.finish_removal(before, &mut removed, &mut released)?;
             }
@@ -113,13 +131,17 @@ impl Collector {
         while !released.is_empty() {
             let garbage: HashSet<_> = std::mem::take(&mut released).into_iter().collect();
             let garbage: Vec<_> = garbage.into_iter().collect();
-            for batch in garbage.chunks(BATCH_LEN) {
+            for batch in garbage.chunks(self.batch_len()) {
                 let claims = self.claim(batch.iter().cloned());
                 let queued = self.queue_removal(claims, Removable::Unnamed);
                 self.finish_removal(queued, &mut removed, &mut released)?;
             }
         }
         Ok(removed)
+    }
+
+    fn batch_len(&self) -> usize {
+        self.0.batch_len.load(Ordering::Relaxed)
     }
 
     fn claim(&self, objects: impl Iterator<Item = Object>) -> Vec<Claim> {
@@ -131,8 +153,16 @@ impl Collector {
     fn queue_removal(&self, claims: Vec<Claim>, removable: Removable) -> QueuedRemoval {
         let objects: Vec<_> = claims.iter().map(|claim| claim.object().clone()).collect();
         let ticket = (!objects.is_empty()).then(|| {
-            let update = move |tx: &WriteTransaction| gc::remove(tx, &objects, removable);
-            self.0.db.update(update)
+            let asked = objects.len();
+            let remove = move |tx: &WriteTransaction| {
+                Ok((Instant::now(), gc::remove(tx, &objects, removable)?))
+            };
+            let batch_len = Arc::clone(&self.0.batch_len);
+            self.0.db.update_then(remove, move |outcome| {
+                if let Ok((began, _)) = outcome {
+                    adapt(&batch_len, asked, began.elapsed());
+                }
+            })
         });
         QueuedRemoval { claims, ticket }
     }
@@ -146,7 +176,7 @@ impl Collector {
         let Some(ticket) = queued.ticket else {
             return Ok(());
         };
-        let removal = ticket.wait()?;
+        let (_, removal) = ticket.wait()?;
         self.finish(&removal)?;
         drop(queued.claims);
         removed.extend(removal.removed);
@@ -215,7 +245,7 @@ impl Collector {
     ///
     /// Returns whether it came to its end before `stop` was set.
     pub(crate) fn sweep(&self, stop: &AtomicBool) -> Result<bool, CollectError> {
-        for batch in self.unnamed_objects()?.chunks(BATCH_LEN) {
+        for batch in self.unnamed_objects()?.chunks(self.batch_len()) {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }

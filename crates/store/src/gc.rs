@@ -6,7 +6,7 @@
 //! [`Reference::Snapshot`](crate::Reference::Snapshot)). A snapshot stays while somebody refers to
 //! it or it is pinned; an update that adds a reference is to be queued while the object is pinned.
 //! The files are removed by the collector; rows in other tables by the module's function in
-//! [`FORGET_SNAPSHOT`], in the transaction that removes the snapshot.
+//! [`FORGET_SNAPSHOTS`], in the transaction that removes the snapshot.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,12 @@ use crate::records::results::RESULTS;
 use crate::refs::{Edges, Reference};
 use crate::usage::USAGE;
 
-/// Removes a module's rows about a snapshot. It must not open the tables of usage, references,
-/// names, blobs and results.
-type ForgetSnapshot = fn(&WriteTransaction, SnapshotId) -> Result<(), DbError>;
+/// Removes a module's rows about snapshots: of all that a transaction removes at once, since
+/// opening a table costs more than removing a row.
+type ForgetSnapshots = fn(&WriteTransaction, &[SnapshotId]) -> Result<(), DbError>;
 
-/// What every module has to remove from its tables with a snapshot.
-const FORGET_SNAPSHOT: &[ForgetSnapshot] = &[crate::snapshot::forget];
+/// What every module has to remove from its tables with snapshots.
+const FORGET_SNAPSHOTS: &[ForgetSnapshots] = &[crate::snapshot::forget];
 
 /// Where a snapshot's files are: all of them are beneath this directory, named by its number, so
 /// that the collector finds what no record names.
@@ -85,7 +85,22 @@ pub(crate) fn remove(
             tables.remove(object, holders, &mut removal)?;
         }
     }
+    drop(tables);
+    forget(tx, &removal)?;
     Ok(removal)
+}
+
+/// Has all modules forget the snapshots that are removed.
+fn forget(tx: &WriteTransaction, removal: &Removal) -> Result<(), DbError> {
+    let objects = removal.removed.iter().chain(&removal.unknown);
+    let snapshots: Vec<_> = objects
+        .filter_map(|object| match object {
+            Object::Snapshot(id) => Some(*id),
+            Object::Blob(_) => None,
+        })
+        .collect();
+    let mut modules = FORGET_SNAPSHOTS.iter();
+    modules.try_for_each(|forget| forget(tx, &snapshots))
 }
 
 /// Removes all that a power loss may have damaged, with what was made of it.
@@ -114,13 +129,13 @@ pub(crate) fn remove_damaged(
         }));
         tables.remove(&object, holders, &mut removal)?;
     }
+    drop(tables);
+    forget(tx, &removal)?;
     Ok(removal)
 }
 
-/// The tables that name objects, open for as long as many are removed. A module's
-/// [`ForgetSnapshot`] is called while they are.
+/// The tables that name objects, open for as long as many are removed.
 struct Tables<'tx> {
-    tx: &'tx WriteTransaction,
     edges: Edges<'tx>,
     usage: Table<'tx, &'static [u8], &'static [u8]>,
     blobs: Table<'tx, &'static str, &'static [u8]>,
@@ -131,7 +146,6 @@ struct Tables<'tx> {
 impl<'tx> Tables<'tx> {
     fn open(tx: &'tx WriteTransaction) -> Result<Self, DbError> {
         Ok(Self {
-            tx,
             edges: Edges::open(tx)?,
             usage: tx.open_table(USAGE)?,
             blobs: tx.open_table(BLOBS)?,
@@ -166,12 +180,7 @@ impl<'tx> Tables<'tx> {
                 self.blobs.remove(digest.to_string().as_str())?;
                 Reference::Blob(digest.clone())
             }
-            Object::Snapshot(id) => {
-                for forget in FORGET_SNAPSHOT {
-                    forget(self.tx, *id)?;
-                }
-                Reference::Snapshot(*id)
-            }
+            Object::Snapshot(id) => Reference::Snapshot(*id),
         };
         removal.released.extend(self.edges.release(&made_of)?);
         let list = if known {

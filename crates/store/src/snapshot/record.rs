@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use redb::{TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use weld_digest::Digest;
 
@@ -21,10 +21,17 @@ pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
 }
 
 /// Removes a snapshot's rows.
-pub(crate) fn forget(tx: &WriteTransaction, id: SnapshotId) -> Result<(), DbError> {
-    tx.open_table(SNAPSHOTS)?.remove(id.0)?;
+pub(crate) fn forget(tx: &WriteTransaction, ids: &[SnapshotId]) -> Result<(), DbError> {
+    let mut snapshots = tx.open_table(SNAPSHOTS)?;
     let mut layers = tx.open_table(LAYERS)?;
-    layers.retain_in((id.0, 0)..=(id.0, u8::MAX), |_, _| false)?;
+    for id in ids {
+        snapshots.remove(id.0)?;
+        let all = (id.0, 0)..=(id.0, u8::MAX);
+        // Most have none.
+        if layers.range(all.clone())?.next().is_some() {
+            layers.retain_in(all, |_, _| false)?;
+        }
+    }
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::object::Object;
 use crate::store::Store;
 
 /// How many objects are removed before the caller hears of them.
-const STEP_LEN: usize = 1024;
+const STEP_LEN: usize = 4096;
 
 /// What to remove. Without sizes, everything that the other options mean; with sizes, what was
 /// not used for the longest time until the sizes are kept.
