@@ -60,9 +60,21 @@ impl ClientError {
     }
 }
 
+/// What went wrong, with what is behind it where the connection broke: that alone tells of a
+/// certificate that lacks, or of TLS where none is spoken.
 fn text(status: &Status) -> String {
-    match status.message() {
+    let mut text = match status.message() {
         "" => status.code().to_string(),
         message => message.to_owned(),
+    };
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        let reason = cause.to_string();
+        if !text.contains(&reason) {
+            text.push_str(": ");
+            text.push_str(&reason);
+        }
+        source = cause.source();
     }
+    text
 }

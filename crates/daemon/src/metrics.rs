@@ -66,6 +66,12 @@ impl Metrics {
         }
     }
 
+    /// How many builds have ended.
+    pub(crate) fn ended(&self) -> u64 {
+        let ends = [&self.completed, &self.failed, &self.canceled];
+        ends.map(|count| count.load(Ordering::Relaxed)).iter().sum()
+    }
+
     /// Counts what was deleted because nobody used it.
     pub(crate) fn collected(&self, records: usize, bytes: u64) {
         self.collected.fetch_add(records as u64, Ordering::Relaxed);

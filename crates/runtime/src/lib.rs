@@ -38,6 +38,7 @@ mod embedded;
 mod error;
 mod identity;
 mod layout;
+pub mod memory;
 mod mount;
 mod oci;
 mod output;

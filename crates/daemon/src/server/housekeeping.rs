@@ -22,9 +22,16 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 async fn tidy(shared: &Arc<Shared>) {
     let mut interval = tokio::time::interval(TIDY_INTERVAL);
+    let mut given_back = 0;
     loop {
         interval.tick().await;
         shared.builds.tidy();
+        let ended = shared.metrics.ended();
+        if shared.builds.count() == 0 && ended != given_back {
+            given_back = ended;
+            // Of no use to wait for, but it takes its time.
+            let _ = tokio::task::spawn_blocking(weld_runtime::memory::give_back).await;
+        }
         shared.tidy_trace().await;
         if let Err(error) = shared.history.tidy().await {
             tracing::warn!(%error, "old builds cannot be forgotten");
