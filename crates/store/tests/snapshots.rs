@@ -238,6 +238,104 @@ fn merge_and_diff_mean_what_layers_mean() {
 }
 
 #[test]
+fn a_difference_of_merges_has_every_layer_that_was_added() {
+    for overlay in [true, false] {
+        let fixture = fixture(overlay);
+        let merge = |inputs: &[&SnapshotRef]| {
+            let inputs: Vec<_> = inputs.iter().map(|&input| input.clone()).collect();
+            fixture.snapshots.merge(&inputs, usage()).unwrap()
+        };
+        let diff = |lower, upper| {
+            let made = fixture.snapshots.diff(Some(lower), Some(upper), usage());
+            made.unwrap()
+        };
+        let file = |base: Option<&SnapshotRef>, name: &'static str| {
+            fixture.make(base, |root| fs::write(root.join(name), name).unwrap())
+        };
+        let without = |base: &SnapshotRef, name: &'static str| {
+            fixture.make(Some(base), |root| fs::remove_file(root.join(name)).unwrap())
+        };
+        let (a, b, e) = (file(None, "a"), file(None, "b"), file(None, "e"));
+        let ab = merge(&[&a, &b]);
+        let with_d = file(Some(&ab), "d");
+
+        // `a` is there twice, and what was removed from it and from `d` is removed elsewhere too.
+        let again = without(&merge(&[&a, &e]), "a");
+        let upper = without(&merge(&[&with_d, &again]), "d");
+        assert_eq!(names(&upper), ["b", "e"], "{overlay}");
+        let merged = merge(&[&with_d, &diff(&ab, &upper)]);
+        assert_eq!(names(&merged), ["b", "e"], "{overlay}");
+
+        // A layer of a difference, with what is below it beside that.
+        let both = file(Some(&a), "b");
+        let removing = without(&diff(&a, &both), "b");
+        let merged = merge(&[&both, &removing]);
+        assert_eq!(names(&merged), ["a"], "{overlay}");
+        let layers = merged.layer_snapshots();
+        assert_eq!(layers, [a.clone(), both, removing], "{overlay}");
+
+        // What was added to a merge that had to be combined.
+        let without_b = without(&ab, "b");
+        let removal = diff(&ab, &without_b);
+        let lower = merge(&[&ab, &removal]);
+        let added = diff(&lower, &merge(&[&ab, &removal, &e]));
+        assert_eq!(names(&added), ["e"], "{overlay}");
+    }
+}
+
+#[test]
+fn what_was_only_copied_up_is_no_change() {
+    for overlay in [true, false] {
+        let fixture = fixture(overlay);
+        let base = fixture.make(None, |root| {
+            fs::create_dir_all(root.join("kept/in")).unwrap();
+            fs::create_dir(root.join("changed")).unwrap();
+            for name in ["kept/file", "moved", "changed/file"] {
+                fs::write(root.join(name), name).unwrap();
+            }
+        });
+        let top = fixture.make(Some(&base), |root| {
+            // As for what is mounted in a step: there for some time, then taken away.
+            fs::write(root.join("kept/in/stub"), "").unwrap();
+            fs::remove_file(root.join("kept/in/stub")).unwrap();
+            fs::rename(root.join("moved"), root.join("elsewhere")).unwrap();
+            fs::rename(root.join("elsewhere"), root.join("moved")).unwrap();
+            fs::write(root.join("changed/file"), "other").unwrap();
+        });
+        let difference = fixture
+            .snapshots
+            .diff(Some(&base), Some(&top), usage())
+            .unwrap();
+        let merged = fixture.snapshots.merge(&[difference], usage()).unwrap();
+        let elsewhere = fixture.make(None, |root| fs::write(root.join("x"), "").unwrap());
+        let merged = fixture
+            .snapshots
+            .merge(&[elsewhere, merged], usage())
+            .unwrap();
+        assert_eq!(
+            names(&merged),
+            ["changed", "changed/file", "x"],
+            "{overlay}"
+        );
+    }
+}
+
+#[test]
+fn merges_of_merges_cost_no_more_than_they_have_snapshots() {
+    let fixture = fixture(true);
+    let file =
+        |name: &'static str| fixture.make(None, |root| fs::write(root.join(name), name).unwrap());
+    let (mut older, mut newer) = (file("a"), file("b"));
+    for _ in 0..80 {
+        let merged = fixture.snapshots.merge(&[older, newer.clone()], usage());
+        (older, newer) = (newer, merged.unwrap());
+    }
+    assert_eq!(newer.layer_snapshots().len(), 2);
+    let difference = fixture.snapshots.diff(Some(&older), Some(&newer), usage());
+    assert_eq!(names(&difference.unwrap()), [""; 0]);
+}
+
+#[test]
 fn layers_are_made_once_and_rebuild_the_snapshot() {
     let fixture = fixture(true);
     let base = fixture.make(None, |root| fs::write(root.join("file"), "1").unwrap());

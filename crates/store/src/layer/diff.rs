@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::compress::LayerWriter;
 use super::{Entry, EntryKind, LayerError, WHITEOUT_PREFIX};
 use crate::snapshot::FileTime;
-use crate::snapshot::changes::{Change, Found, TreeError, layer_changes, tree_changes};
+use crate::snapshot::changes::{Change, Found, Reading, TreeError, layer_changes, tree_changes};
 use crate::snapshot::node::{
     Node, Xattrs, is_overlay_attribute, open_file_at, read_link_at, xattrs_at, xattrs_of,
 };
@@ -74,7 +74,13 @@ pub fn write_diff(
             upper,
             below,
             userxattr,
-        } => layer_changes(upper, below, userxattr, visit),
+        } => {
+            let reading = Reading {
+                userxattr,
+                directory_times: false,
+            };
+            layer_changes(upper, below, reading, visit)
+        }
         DiffSource::Trees { lower, upper } => tree_changes(lower, upper, visit),
     }
 }

@@ -42,15 +42,25 @@ pub(crate) struct TreeError {
 
 /// How the files of a directory relate to those below it.
 enum Mode {
-    /// They are an overlay's own: all of them are changes, whiteouts say what is gone, and what
-    /// of the directory below has no counterpart stays.
-    Layer,
+    /// They are an overlay's own: whiteouts say what is gone, and what of the directory below has
+    /// no counterpart stays. What is equal below is no change: it was only copied up.
+    Layer(OwnedFd),
     /// As above, but nothing of the directory below stays.
     Opaque(OwnedFd),
     /// They are the whole: what is equal below is no change, what has no counterpart is gone.
     Whole(OwnedFd),
     /// There is nothing below them.
     New,
+}
+
+/// How an overlay's upper directory is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading {
+    /// Marks are in `user.overlay.*` attributes.
+    pub(crate) userxattr: bool,
+    /// A directory of another time is a change, not only what is in it: a tree that changes are
+    /// applied to becomes exactly what the overlay shows.
+    pub(crate) directory_times: bool,
 }
 
 /// Visits the changes that an overlay's upper directory makes to the tree `below`.
@@ -60,12 +70,12 @@ enum Mode {
 pub(crate) fn layer_changes<E: From<TreeError>>(
     upper: BorrowedFd<'_>,
     below: Option<BorrowedFd<'_>>,
-    userxattr: bool,
+    reading: Reading,
     visit: impl FnMut(Change<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let walk = Walk {
-        below,
-        opaque: opaque_attribute(userxattr),
+        opaque: opaque_attribute(reading.userxattr),
+        directory_times: reading.directory_times,
         path: Vec::new(),
         stack: Vec::new(),
         visit,
@@ -74,7 +84,7 @@ pub(crate) fn layer_changes<E: From<TreeError>>(
     let opaque = walk.is_opaque(&root, OsStr::new("."))?;
     let mode = match below {
         Some(below) if opaque => Mode::Opaque(walk.opened(below, OsStr::new("."))?),
-        Some(_) => Mode::Layer,
+        Some(below) => Mode::Layer(walk.opened(below, OsStr::new("."))?),
         None => Mode::New,
     };
     walk.run(root, mode)
@@ -87,8 +97,8 @@ pub(crate) fn tree_changes<E: From<TreeError>>(
     visit: impl FnMut(Change<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let walk = Walk {
-        below: None,
         opaque: opaque_attribute(false),
+        directory_times: false,
         path: Vec::new(),
         stack: Vec::new(),
         visit,
@@ -101,9 +111,9 @@ pub(crate) fn tree_changes<E: From<TreeError>>(
     walk.run(root, mode)
 }
 
-struct Walk<'a, V> {
-    below: Option<BorrowedFd<'a>>,
+struct Walk<V> {
     opaque: &'static str,
+    directory_times: bool,
     path: Vec<u8>,
     stack: Vec<Level>,
     visit: V,
@@ -120,7 +130,7 @@ struct Level {
     untold: Option<Node>,
 }
 
-impl<'a, E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<'a, V> {
+impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
     fn run(mut self, root: OwnedFd, mode: Mode) -> Result<(), E> {
         self.enter(root, mode, None)?;
         while let Some(level) = self.stack.last_mut() {
@@ -182,14 +192,32 @@ impl<'a, E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<'a, V> 
         match &level.mode {
             Mode::New => Ok(Child::Changed(Mode::New)),
             Mode::Opaque(_) | Mode::Whole(_) if !below => Ok(Child::Changed(Mode::New)),
-            Mode::Layer => {
-                if !node.is_directory() || !self.is_opaque(&level.directory, name)? {
-                    return Ok(Child::Changed(Mode::Layer));
+            Mode::Layer(lower) => {
+                let lower_node = match Node::at(lower, name) {
+                    Ok(lower_node) => lower_node,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        return Ok(Child::Changed(Mode::New));
+                    }
+                    Err(error) => return Err(self.fault("read")(error).into()),
+                };
+                let open = || open_directory_at(lower, name).map_err(self.fault("open"));
+                if node.is_directory() && self.is_opaque(&level.directory, name)? {
+                    return Ok(Child::Changed(match lower_node.is_directory() {
+                        true => Mode::Opaque(open()?),
+                        false => Mode::New,
+                    }));
                 }
-                Ok(Child::Changed(match self.directory_below()? {
-                    Some(below) => Mode::Opaque(below),
-                    None => Mode::New,
-                }))
+                let same = is_same(lower, &lower_node, &level.directory, node, name)
+                    .map_err(self.fault("compare"))?
+                    && (!self.directory_times || lower_node.mtime == node.mtime);
+                let mode = match node.is_directory() && lower_node.is_directory() {
+                    true => Mode::Layer(open()?),
+                    false => Mode::New,
+                };
+                Ok(match same {
+                    true => Child::Same(mode),
+                    false => Child::Changed(mode),
+                })
             }
             Mode::Opaque(lower) => {
                 let lower_node = Node::at(lower, name).map_err(self.fault("read"))?;
@@ -217,27 +245,6 @@ impl<'a, E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<'a, V> 
         }
     }
 
-    /// The directory of the current path in the tree below, if it is one there.
-    fn directory_below(&self) -> Result<Option<OwnedFd>, E> {
-        use rustix::fs::{Mode, OFlags, ResolveFlags};
-        use rustix::io::Errno;
-        let Some(below) = self.below else {
-            return Ok(None);
-        };
-        let found = rustix::fs::openat2(
-            below,
-            OsStr::from_bytes(&self.path),
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        );
-        match found {
-            Ok(directory) => Ok(Some(directory)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(errno) => Err(self.fault("open")(errno.into()).into()),
-        }
-    }
-
     fn is_opaque(&self, directory: &OwnedFd, name: &OsStr) -> Result<bool, E> {
         let value = xattr_at(directory, name, self.opaque).map_err(self.fault("read"))?;
         Ok(value.is_some_and(|value| value == b"y"))
@@ -246,7 +253,7 @@ impl<'a, E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<'a, V> 
     fn enter(&mut self, directory: OwnedFd, mode: Mode, untold: Option<Node>) -> Result<(), E> {
         let names = sorted_names(&directory).map_err(self.fault("list"))?;
         let names_below = match &mode {
-            Mode::Layer | Mode::New => Vec::new(),
+            Mode::Layer(_) | Mode::New => Vec::new(),
             Mode::Opaque(lower) | Mode::Whole(lower) => {
                 sorted_names(lower).map_err(self.fault("list"))?
             }
@@ -354,22 +361,13 @@ fn is_same(
     if node.inode == lower_node.inode {
         return Ok(true);
     }
-    let facts = |node: &Node| {
-        (
-            node.kind,
-            node.mode,
-            node.uid,
-            node.gid,
-            node.device,
-            node.mtime,
-        )
-    };
+    let facts = |node: &Node| (node.kind, node.mode, node.uid, node.gid, node.device);
     if facts(node) != facts(lower_node) {
         return Ok(false);
     }
-    // A directory's own size follows from how it was filled.
+    // A directory's own size and time follow from how it was filled, and come with what is in it.
     // A file with a new name beside it comes with all its names, so that they are one file again.
-    let of_file = |node: &Node| (node.size, node.links);
+    let of_file = |node: &Node| (node.size, node.links, node.mtime);
     if !node.is_directory() && of_file(node) != of_file(lower_node) {
         return Ok(false);
     }

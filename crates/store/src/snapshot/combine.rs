@@ -1,9 +1,10 @@
 //! Snapshots made of snapshots: merges, differences, and combinations of many layers.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::changes::{Change, TreeError, layer_changes, tree_changes};
+use super::changes::{Change, Reading, TreeError, layer_changes, tree_changes};
 use super::driver::Driver;
 use super::farm::{Farm, Removals};
 use super::handle::SnapshotRef;
@@ -12,6 +13,9 @@ use super::store::{FILES, lock, open};
 use super::{MutableSnapshot, SnapshotError, Snapshots};
 use crate::usage::NewUsage;
 
+/// How many layers are looked at to tell whether a snapshot was made from another. Merges of
+/// merges may come to any number.
+const MAX_CHAIN: usize = 1 << 16;
 /// The directory of a combination of all of a snapshot's layers.
 const FLAT: &str = "flat";
 
@@ -63,11 +67,10 @@ impl Snapshots {
         };
         lower.check_unpacked()?;
         upper.check_unpacked()?;
-        let (below, layers) = (lower.layer_snapshots(), upper.layer_snapshots());
         let (lower_id, upper_id) = (lower.id().0, upper.id().0);
-        if layers.starts_with(&below) {
-            let layers = &layers[below.len()..];
-            let simple = self.is_overlay() && all_simple(layers)?;
+        if let Some(layers) = layers_between(lower, upper, MAX_CHAIN) {
+            let layers = only_uppermost(layers);
+            let simple = self.is_overlay() && all_simple(&layers)?;
             let origin = Origin::Range {
                 lower: lower_id,
                 upper: upper_id,
@@ -77,7 +80,7 @@ impl Snapshots {
                 return self.publish_virtual(origin, None, usage);
             }
             let snapshot = self.allocate(None)?;
-            self.combine(&snapshot, layers)?;
+            self.combine(&snapshot, &layers)?;
             return self.publish(snapshot, origin, usage);
         }
         let snapshot = self.allocate(None)?;
@@ -119,9 +122,46 @@ impl Snapshots {
 }
 
 impl SnapshotRef {
-    /// The snapshots whose layers, one after another, make this one: those of a manifest.
+    /// The snapshots whose layers, one after another, make this one: those of a manifest. A layer
+    /// that occurs several times is only its uppermost occurrence, which hides the others.
     pub fn layer_snapshots(&self) -> Vec<SnapshotRef> {
         // Depth first, the uppermost first, then turned around.
+        let mut found = Vec::new();
+        let mut ahead = vec![self.clone()];
+        let (mut visited, mut listed) = (HashSet::new(), HashSet::new());
+        while let Some(next) = ahead.pop() {
+            // Of what was visited before, all layers are found.
+            if !visited.insert(next.id()) {
+                continue;
+            }
+            match next.record().origin {
+                Origin::Layer { .. } => {
+                    ahead.extend(next.parents().iter().cloned());
+                    if listed.insert(next.id()) {
+                        found.push(next);
+                    }
+                }
+                Origin::Difference { .. } => {
+                    if listed.insert(next.id()) {
+                        found.push(next);
+                    }
+                }
+                Origin::Merge { .. } => ahead.extend(next.parents().iter().cloned()),
+                Origin::Range { .. } => {
+                    // Layers without what is below them, which may be visited elsewhere.
+                    let layers = next.range_layers(usize::MAX).unwrap_or_default();
+                    let new = layers.into_iter().rev();
+                    found.extend(new.filter(|layer| listed.insert(layer.id())));
+                }
+            }
+        }
+        found.reverse();
+        found
+    }
+
+    /// All its layers, lowest first, each as often as it occurs: what tells whether one snapshot
+    /// was made from another. `None` if there are more than `limit`, as there may be of few merges.
+    fn chain(&self, limit: usize) -> Option<Vec<SnapshotRef>> {
         let mut found = Vec::new();
         let mut ahead = vec![self.clone()];
         while let Some(next) = ahead.pop() {
@@ -133,21 +173,25 @@ impl SnapshotRef {
                 Origin::Difference { .. } => found.push(next),
                 Origin::Merge { .. } => ahead.extend(next.parents().iter().cloned()),
                 Origin::Range { .. } => {
-                    let [lower, upper] = next.parents() else {
-                        continue;
-                    };
-                    // Ranges are of chains that were made one from another, so that this ends.
-                    let below = lower.layer_snapshots().len();
-                    let mut layers = upper.layer_snapshots().split_off(below);
-                    layers.reverse();
-                    found.append(&mut layers);
+                    let layers = next.range_layers(limit)?;
+                    found.extend(layers.into_iter().rev());
                 }
             }
+            if found.len() + ahead.len() > limit {
+                return None;
+            }
         }
-        let mut seen = std::collections::HashSet::new();
-        found.retain(|layer| seen.insert(layer.id()));
         found.reverse();
-        found
+        Some(found)
+    }
+
+    /// The layers of a range, lowest first. Ranges are of chains that were made one from another,
+    /// so that this ends.
+    fn range_layers(&self, limit: usize) -> Option<Vec<SnapshotRef>> {
+        match self.parents() {
+            [lower, upper] => layers_between(lower, upper, limit),
+            _ => None,
+        }
     }
 
     /// Visits the changes of its layer.
@@ -160,7 +204,10 @@ impl SnapshotRef {
             ChangeSource::Layer { upper, below } => layer_changes(
                 upper.as_fd(),
                 below.as_ref().map(AsFd::as_fd),
-                self.userxattr(),
+                Reading {
+                    userxattr: self.userxattr(),
+                    directory_times: false,
+                },
                 visit,
             ),
             ChangeSource::Trees { lower, upper } => {
@@ -267,7 +314,10 @@ impl SnapshotRef {
             layer_changes(
                 upper.as_fd(),
                 Some(below.as_fd()),
-                self.userxattr(),
+                Reading {
+                    userxattr: self.userxattr(),
+                    directory_times: true,
+                },
                 |change| farm.change(change),
             )
             .map_err(fault())?;
@@ -287,6 +337,29 @@ pub(super) enum ChangeSource {
         lower: Option<OwnedFd>,
         upper: OwnedFd,
     },
+}
+
+/// The layers that were added to `lower` to make `upper`, if it was made so. `None` also if that
+/// cannot be told within `limit` layers.
+fn layers_between(
+    lower: &SnapshotRef,
+    upper: &SnapshotRef,
+    limit: usize,
+) -> Option<Vec<SnapshotRef>> {
+    let below = lower.chain(limit)?;
+    let mut layers = upper.chain(limit)?;
+    layers
+        .starts_with(&below)
+        .then(|| layers.split_off(below.len()))
+}
+
+/// Drops of equal layers all but the uppermost, which hides the others.
+fn only_uppermost(mut layers: Vec<SnapshotRef>) -> Vec<SnapshotRef> {
+    let mut seen = HashSet::new();
+    layers.reverse();
+    layers.retain(|layer| seen.insert(layer.id()));
+    layers.reverse();
+    layers
 }
 
 /// Whether layers can be mounted over anything: none removes something, and none of the marks

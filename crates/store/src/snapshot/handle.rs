@@ -203,7 +203,9 @@ impl SnapshotRef {
                 .cloned()
         };
         let own = vec![self.id()];
-        match &lock(&self.0.state).origin {
+        // Not held meanwhile: a range looks at its own record again.
+        let origin = lock(&self.0.state).origin.clone();
+        match &origin {
             Origin::Layer { marked, .. } => match of(0) {
                 Some(mut stack) => {
                     stack.layers.push(self.id());
@@ -238,14 +240,12 @@ impl SnapshotRef {
             }
             Origin::Range {
                 combined: false, ..
-            } => {
-                let below = of(0).map_or(0, |stack| stack.layers.len());
-                let layers = of(1).map(|stack| stack.layers).unwrap_or_default();
-                Stack {
-                    layers: layers.get(below..).unwrap_or_default().to_vec(),
-                    marked: false,
-                }
-            }
+            } => Stack {
+                // Each can be mounted over anything; the parents' own directories may be of other
+                // combinations.
+                layers: self.layer_snapshots().iter().map(Self::id).collect(),
+                marked: false,
+            },
             Origin::Range { combined: true, .. } | Origin::Difference { .. } => Stack {
                 layers: own,
                 marked: false,

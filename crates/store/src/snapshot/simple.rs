@@ -6,12 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::changes::Change;
 use super::node::{Node, names, opaque_attribute, open_directory_at, xattr_at};
 use super::record::Origin;
 use super::store::open;
 use super::{SnapshotError, SnapshotRef};
 
-/// Whether an overlay's layer removes nothing. An overlay marks each new directory as hiding all
+/// Whether an overlay's layer removes nothing, and has nothing that it did not change: what was
+/// only copied up would hide what others have there. An overlay marks each new directory as hiding all
 /// that is below it, also where nothing is; such marks are taken away here, since they mean
 /// nothing where they are and would mean something elsewhere.
 pub(super) fn is_simple(layer: &SnapshotRef) -> Result<bool, SnapshotError> {
@@ -23,6 +25,7 @@ pub(super) fn is_simple(layer: &SnapshotRef) -> Result<bool, SnapshotError> {
     let below = layer.parents().first().map(SnapshotRef::root).transpose()?;
     let files = layer.files();
     let mut ahead = vec![(open(id, &files)?, Vec::new())];
+    let mut entries = 0_usize;
     while let Some((directory, path)) = ahead.pop() {
         let fault = |action| SnapshotError::file(id, action, OsStr::from_bytes(&path));
         for name in names(&directory).map_err(fault("list"))? {
@@ -30,6 +33,7 @@ pub(super) fn is_simple(layer: &SnapshotRef) -> Result<bool, SnapshotError> {
             if node.is_whiteout() {
                 return Ok(false);
             }
+            entries += 1;
             if !node.is_directory() {
                 continue;
             }
@@ -58,5 +62,13 @@ pub(super) fn is_simple(layer: &SnapshotRef) -> Result<bool, SnapshotError> {
             ahead.push((opened, child));
         }
     }
-    Ok(true)
+    if below.is_none() {
+        return Ok(true);
+    }
+    let mut put = 0_usize;
+    layer.changes(|change| {
+        put += usize::from(matches!(change, Change::Put(_)));
+        Ok(())
+    })?;
+    Ok(put == entries)
 }
