@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 use weld_llb::{Graph, pb};
-use weld_op::{Origin, Tree, definition_from};
+use weld_op::{Origin, Tree, definition_from, retired_cache_mounts};
 use weld_solver::SolveError;
 
 use crate::error::BuildError;
@@ -130,6 +130,18 @@ impl Ref {
         tokio::task::spawn_blocking(work).await?
     }
 
+    /// Steps that are to run in any case find none of what others left in their cache mounts.
+    async fn retire_cache_mounts(&self) -> Result<(), BuildError> {
+        let inner = &*self.0;
+        let ids = retired_cache_mounts(&inner.graph, inner.no_cache);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let store = inner.job.worker.store.clone();
+        let retire = move || store.cache_mounts().retire(ids);
+        Ok(tokio::task::spawn_blocking(retire).await??)
+    }
+
     /// The files.
     pub(crate) async fn tree(&self) -> Result<Tree, BuildError> {
         let inner = &*self.0;
@@ -143,6 +155,7 @@ impl Ref {
             let Some(definition) = definition else {
                 return Ok(Ok(Tree::scratch()));
             };
+            self.retire_cache_mounts().await?;
             let job = inner.job.solver_job()?;
             match job.solve(definition).await {
                 Ok(built) => Ok(Ok((*built.value).clone())),

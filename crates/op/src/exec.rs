@@ -9,7 +9,7 @@ mod sandbox;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use weld_llb::{ExecOp, LinuxResources, NetMode, Platform, SecurityMode};
+use weld_llb::{ExecOp, LinuxResources, MountKind, NetMode, Platform, SecurityMode};
 use weld_runtime::{ExitStatus, Network, Resources, RuntimeError, Security, StepSpec, User};
 use weld_solver::{CacheMap, Digest, Op, OpContext, OpError, ResultRef};
 use weld_store::CacheMountError;
@@ -35,7 +35,7 @@ pub enum ExecError {
         mounts: Vec<Option<Tree>>,
     },
     /// It could not be run.
-    #[error("process {command:?} could not be run: {source}")]
+    #[error("process {command:?} did not complete successfully: {source}")]
     Runtime {
         /// The program and its arguments.
         command: String,
@@ -175,6 +175,14 @@ impl Step for Exec {
     }
 }
 
+/// The ids of the cache mounts of an operation.
+pub(crate) fn cache_ids(op: &ExecOp) -> impl Iterator<Item = String> {
+    op.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Cache(cache) => Some(mounts::cache_id(&mount.dest, cache).to_owned()),
+        _ => None,
+    })
+}
+
 impl Exec {
     fn spec(&self, prepared: &mut mounts::Prepared) -> Result<StepSpec, ExecError> {
         let process = &self.op.process;
@@ -184,6 +192,7 @@ impl Exec {
         spec.mounts = std::mem::take(&mut prepared.mounts);
         spec.secrets = std::mem::take(&mut prepared.secrets);
         spec.agents = std::mem::take(&mut prepared.agents);
+        spec.remove_stub_parents = process.remove_mount_stubs_recursive;
         spec.env = environment::variables(&self.op, std::mem::take(&mut prepared.secret_env));
         spec.cwd = if process.cwd.is_empty() {
             "/".into()

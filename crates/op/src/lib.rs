@@ -22,7 +22,7 @@ mod worker;
 pub use exec::{ExecError, Sandbox, SandboxMount, SandboxMountKind};
 pub use recall::{Explaining, Origin};
 pub use records::Records;
-pub use resolve::{ResolveError, definition, definition_from};
+pub use resolve::{ResolveError, definition, definition_from, retired_cache_mounts};
 pub use source::image::{ImageError, Resolved};
 pub use tree::Tree;
 pub use worker::Worker;

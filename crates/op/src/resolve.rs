@@ -115,6 +115,22 @@ pub fn definition_from(
     )?))
 }
 
+/// The cache mounts that a definition wants to start anew: those of steps that are to run in any
+/// case.
+pub fn retired_cache_mounts(graph: &Graph, no_cache: bool) -> Vec<String> {
+    let forced = graph
+        .vertices()
+        .iter()
+        .filter(|vertex| no_cache || vertex.metadata().ignore_cache);
+    forced
+        .filter_map(|vertex| match vertex.op() {
+            LlbOp::Exec(exec) => Some(exec.as_ref()),
+            _ => None,
+        })
+        .flat_map(crate::exec::cache_ids)
+        .collect()
+}
+
 fn output(vertex: usize, index: usize) -> Result<Output, ResolveError> {
     let number = |number| u32::try_from(number).map_err(|_| ResolveError::TooLarge);
     Ok(Output {

@@ -31,6 +31,8 @@ pub enum Sharing {
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct CacheMountRequest {
+    /// What a user calls it, by which it is retired ([`CacheMounts::retire`]).
+    pub id: String,
     /// Its id, with whatever else makes it another one, such as the digest of its first content.
     pub key: String,
     /// Who else may use it.
@@ -75,6 +77,8 @@ struct Inner {
     sequence: Arc<Sequence>,
     /// By key, in the order in which they were made.
     directories: Mutex<HashMap<String, Vec<Directory>>>,
+    /// By id, the sequence number before which directories are not used any more.
+    retired: Mutex<HashMap<String, SnapshotId>>,
     released: watch::Sender<()>,
 }
 
@@ -114,6 +118,7 @@ impl CacheMounts {
             uses: uses.clone(),
             sequence: sequence.clone(),
             directories: Mutex::default(),
+            retired: Mutex::default(),
             released: watch::channel(()).0,
         }))
     }
@@ -121,6 +126,39 @@ impl CacheMounts {
     /// Tells of releases that come after this call: subscribe, then try, then wait.
     pub fn releases(&self) -> watch::Receiver<()> {
         self.0.released.subscribe()
+    }
+
+    /// Has those who ask from now on get new directories of these ids. Who uses one keeps it.
+    ///
+    /// # Errors
+    /// If the database failed.
+    pub fn retire(&self, ids: impl IntoIterator<Item = String>) -> Result<(), CacheMountError> {
+        for id in ids {
+            // May wait for the committer, which must not have to wait for the lock.
+            let before = SnapshotId(self.0.sequence.next()?);
+            let retired = self.0.retired.lock();
+            retired
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(id, before);
+        }
+        Ok(())
+    }
+
+    /// Forgets the directories of a key that are retired.
+    fn forget_retired(&self, request: &CacheMountRequest, known: &mut Vec<Directory>) {
+        let retired = self.0.retired.lock();
+        let retired = retired.unwrap_or_else(PoisonError::into_inner);
+        let Some(before) = retired.get(&request.id).copied() else {
+            return;
+        };
+        known.retain(|directory| {
+            let keeps = directory.id >= before;
+            if !keeps {
+                let name = name(&request.key, directory.id);
+                drop(self.0.db.update(move |tx| names::remove(tx, &name)));
+            }
+            keeps
+        });
     }
 
     /// Takes a directory, or `None` if one has to be waited for ([`CacheMounts::releases`]).
@@ -137,6 +175,7 @@ impl CacheMounts {
         let mut all = self.lock();
         self.load(&mut all, &request.key)?;
         let known = all.entry(request.key.clone()).or_default();
+        self.forget_retired(request, known);
         let id = loop {
             match choose(known, request.sharing) {
                 Choice::Wait => return Ok(None),

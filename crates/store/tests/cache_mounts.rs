@@ -11,6 +11,7 @@ use world::{open, open_on_boot};
 
 fn request(key: &str, sharing: Sharing) -> CacheMountRequest {
     CacheMountRequest {
+        id: key.into(),
         key: key.into(),
         sharing,
         record_type: RecordType::CacheMount,
@@ -49,6 +50,38 @@ fn sharing_decides_who_gets_what() {
     drop(private);
     let other = acquire(&store, "k", Sharing::Shared).unwrap();
     assert_ne!(other.path(), path, "the private one is free now");
+}
+
+#[test]
+fn what_is_retired_is_used_by_no_one_new() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let based = CacheMountRequest {
+        key: "k:base".into(),
+        ..request("k", Sharing::Locked)
+    };
+    let acquire_based = || {
+        let mounts = store.cache_mounts();
+        mounts.try_acquire(&based, |_| Ok(())).unwrap().unwrap()
+    };
+    let (used, of_base) = (
+        acquire(&store, "k", Sharing::Locked).unwrap(),
+        acquire_based(),
+    );
+    let (path, base_path) = (used.path(), of_base.path());
+    drop(of_base);
+    store.cache_mounts().retire(["k".to_owned()]).unwrap();
+
+    let new = acquire(&store, "k", Sharing::Locked).unwrap();
+    assert_ne!(new.path(), path, "not waited for, and not shared");
+    assert!(path.is_dir(), "who uses it keeps it");
+    assert_ne!(acquire_based().path(), base_path);
+    let new_path = new.path();
+    drop((used, new));
+    assert_eq!(
+        acquire(&store, "k", Sharing::Shared).unwrap().path(),
+        new_path
+    );
 }
 
 #[test]

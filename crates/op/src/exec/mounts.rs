@@ -1,5 +1,6 @@
 //! What a step sees: its root, its mounts, its secrets.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -349,6 +350,8 @@ impl Prepared {
             })
             .collect();
         wanted.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        // The same one in several places of a step is one, whoever else may use it.
+        let mut held: HashMap<String, PathBuf> = HashMap::new();
         for (key, dest, cache, base) in wanted {
             if let Some(index) = cache.output {
                 self.outputs.push((
@@ -356,8 +359,14 @@ impl Prepared {
                     Made::AsIs(base.clone().map_or_else(Tree::scratch, Tree::of)),
                 ));
             }
+            if let Some(path) = held.get(&key) {
+                let source = Source::Plan(MountPlan::Bind(path.clone()));
+                self.mount(exec, dest, source, &cache.selector, cache.readonly);
+                continue;
+            }
             let request = CacheMountRequest {
-                key,
+                id: cache_id(dest, cache).to_owned(),
+                key: key.clone(),
                 sharing: match cache.sharing {
                     CacheSharingOpt::Shared => Sharing::Shared,
                     CacheSharingOpt::Private => Sharing::Private,
@@ -384,6 +393,7 @@ impl Prepared {
                 })
             })?;
             let source = Source::Plan(MountPlan::Bind(acquired.path()));
+            held.insert(key, acquired.path());
             self._caches.push(acquired);
             self.mount(exec, dest, source, &cache.selector, cache.readonly);
         }
@@ -391,9 +401,14 @@ impl Prepared {
     }
 }
 
+/// What a user calls a cache mount.
+pub(super) fn cache_id<'a>(dest: &'a str, cache: &'a CacheMount) -> &'a str {
+    if cache.id.is_empty() { dest } else { &cache.id }
+}
+
 /// What tells a cache mount's directory from others: its id, and what it starts with.
 fn key(dest: &str, cache: &CacheMount, base: Option<&SnapshotRef>) -> String {
-    let id = if cache.id.is_empty() { dest } else { &cache.id };
+    let id = cache_id(dest, cache);
     match base {
         None => id.to_owned(),
         Some(base) => {

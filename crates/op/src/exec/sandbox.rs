@@ -267,6 +267,7 @@ async fn cache(
 ) -> Result<weld_store::CacheMount, ExecError> {
     let id = if id.is_empty() { dest } else { id };
     let request = CacheMountRequest {
+        id: id.to_owned(),
         key: id.to_owned(),
         sharing: match sharing {
             CacheSharingOpt::Shared => Sharing::Shared,

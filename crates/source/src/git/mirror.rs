@@ -36,8 +36,11 @@ impl Mirrors {
         remote: &str,
         git: &Git,
     ) -> Result<Mirror, GitError> {
+        let key = format!("git/{}", Digest::sha256_of(identity).hex());
         let request = CacheMountRequest {
-            key: format!("git/{}", Digest::sha256_of(identity).hex()),
+            // No cache mount's id that a user may have: those have nothing before them.
+            id: format!("\0{key}"),
+            key,
             sharing: Sharing::Locked,
             record_type: RecordType::Regular,
             description: format!("shared git repository of {remote}"),
@@ -243,7 +246,7 @@ fn says(error: &GitError, texts: &[&str]) -> bool {
 }
 
 /// Whether the server cannot fetch a part of the history: a plain web server cannot.
-fn is_refused_depth(error: &GitError) -> bool {
+pub(super) fn is_refused_depth(error: &GitError) -> bool {
     says(error, &["shallow", "--depth"])
 }
 
