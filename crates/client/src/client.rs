@@ -128,7 +128,10 @@ impl Client {
             // forget to say so.
             drop(tokio::time::timeout(LAST_PROGRESS, watching).await);
         }
-        Ok(BuildResponse { attrs: outcome? })
+        Ok(BuildResponse {
+            attrs: outcome?,
+            exports: Vec::new(),
+        })
     }
 
     /// Passes the progress of a build on until it ends.

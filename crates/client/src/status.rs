@@ -4,6 +4,7 @@ use prost_types::Timestamp;
 use weld_digest::Digest;
 use weld_progress as progress;
 use weld_proto::control::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
+use weld_proto::pb;
 
 /// Passes a message on; what names no step is left out.
 pub(crate) fn forward(message: StatusResponse, to: &progress::Sender) {
@@ -74,13 +75,27 @@ fn warning(warning: VertexWarning) -> Option<progress::Warning> {
         (Some(info), None) => info.filename.clone(),
         (None, _) => String::new(),
     };
+    let position = |position: Option<pb::Position>| progress::Position {
+        line: position.map_or(0, |position| position.line),
+        character: position.map_or(0, |position| position.character),
+    };
+    let ranges = warning.ranges.into_iter();
+    let ranges = ranges.map(|range| progress::Range {
+        start: position(range.start),
+        end: position(range.end),
+    });
     Some(progress::Warning {
-        vertex: warning.vertex.parse().ok()?,
         level: warning.level.try_into().unwrap_or(1),
-        short: warning.short.into(),
         detail: warning.detail.into_iter().map(Into::into).collect(),
         url: warning.url,
         location,
+        source: warning.info.map(|info| progress::SourceInfo {
+            filename: info.filename,
+            data: info.data.into(),
+            language: info.language,
+        }),
+        ranges: ranges.collect(),
+        ..progress::Warning::new(warning.vertex.parse().ok()?, warning.short)
     })
 }
 

@@ -28,6 +28,7 @@ struct World {
     client: LlbBridgeClient<Channel>,
     session: Session,
     job: BuildJob,
+    progress: weld_progress::Receiver,
     _engine: Engine,
     _root: tempfile::TempDir,
 }
@@ -42,8 +43,8 @@ impl World {
             session: HostSession::new().into_session(),
             entitlements: Vec::new(),
         };
-        let (progress, _receiver) = weld_progress::channel();
-        let job = engine.open_job(request, progress, CancellationToken::new());
+        let (sender, progress) = weld_progress::channel();
+        let job = engine.open_job(request, sender, CancellationToken::new());
         let job = job.await.unwrap();
         let inputs = BTreeMap::from([("context".to_owned(), hello())]);
         let session = Session::new(job.bridge(), inputs);
@@ -68,6 +69,7 @@ impl World {
             client: LlbBridgeClient::new(channel).max_decoding_message_size(64 << 20),
             session,
             job,
+            progress,
             _engine: engine,
             _root: root,
         }
@@ -494,4 +496,132 @@ async fn further_processes_join_the_first() {
         "it is not the first of the sandbox: {pid}"
     );
     assert_eq!(seen, "seen\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_ends_and_others_go_on() {
+    let mut world = World::new().await;
+    let mut builder = Builder::new();
+    let root = shell(&mut builder).output;
+    let definition = builder.definition(root, &Platform::host()).unwrap();
+    let id = world.solve(definition).await.unwrap();
+    world.container("c", &id).await;
+    for (mode, part) in [
+        (
+            i32::from(pb::SecurityMode::Insecure),
+            "security.insecure is not allowed",
+        ),
+        (2, "invalid security mode 2"),
+    ] {
+        let Input::Init(init) = init("c", "true", &[1], false) else {
+            unreachable!();
+        };
+        let refused = Input::Init(wire::InitMessage {
+            security: mode,
+            ..init
+        });
+        let out = world.exec("p", vec![refused]).await;
+        assert!(out.started && out.done, "{mode}");
+        let message = out.exit.unwrap().error.unwrap().message;
+        assert!(message.contains(part), "{message}");
+    }
+    let out = world.exec("q", vec![init("c", "echo on", &[1], false)]);
+    assert_eq!(out.await.text(), "on\n");
+}
+
+#[tokio::test]
+async fn a_container_that_still_runs_says_so_when_it_is_released() {
+    let mut world = World::new().await;
+    let mut builder = Builder::new();
+    let root = shell(&mut builder).output;
+    let definition = builder.definition(root, &Platform::host()).unwrap();
+    let id = world.solve(definition).await.unwrap();
+    world.container("c", &id).await;
+    let (sender, receiver) = tokio::sync::mpsc::channel(8);
+    let requests = futures_util::stream::unfold(receiver, |mut receiver| async {
+        Some((receiver.recv().await?, receiver))
+    });
+    let sleeping = wire::ExecMessage {
+        process_id: "p".to_owned(),
+        input: Some(init("c", "echo ready; read x", &[0, 1], false)),
+    };
+    sender.send(sleeping).await.unwrap();
+    let answers = world.client.exec_process(requests).await.unwrap();
+    let mut answers = answers.into_inner();
+    loop {
+        match answers.next().await.unwrap().unwrap().input.unwrap() {
+            Input::File(file) if !file.data.is_empty() => break,
+            _ => {}
+        }
+    }
+    let release = wire::ReleaseContainerRequest {
+        container_id: "c".to_owned(),
+    };
+    let released = world.client.release_container(release).await.unwrap_err();
+    assert_eq!(released.code(), Code::Cancelled);
+}
+
+#[tokio::test]
+async fn warnings_keep_the_lines_that_they_are_about() {
+    let mut world = World::new().await;
+    let position = |line, character| Some(pb::Position { line, character });
+    let warned = world.client.warn(wire::WarnRequest {
+        digest: weld_digest::Digest::sha256_of("step").to_string(),
+        level: 1,
+        short: "short".into(),
+        info: Some(pb::SourceInfo {
+            filename: "file".to_owned(),
+            data: "content".into(),
+            language: "lang".to_owned(),
+            definition: None,
+        }),
+        ranges: vec![pb::Range {
+            start: position(3, 1),
+            end: position(4, 2),
+        }],
+        ..wire::WarnRequest::default()
+    });
+    warned.await.unwrap();
+    let batch = world.progress.receive().await.unwrap();
+    let warning = &batch.warnings[0];
+    let source = warning.source.as_ref().unwrap();
+    assert_eq!(
+        (source.filename.as_str(), &source.data[..]),
+        ("file", &b"content"[..])
+    );
+    let range = warning.ranges[0];
+    assert_eq!((range.start.line, range.end.character), (3, 2));
+}
+
+#[tokio::test]
+async fn results_for_other_platforms_than_asked_for_are_told() {
+    let mut world = World::new().await;
+    let id = world.solve(hello()).await.unwrap();
+    let returned = world.client.return_result(wire::ReturnRequest {
+        result: Some(wire::Result {
+            result: Some(wire::result::Result::Ref(wire::Ref { id, def: None })),
+            ..wire::Result::default()
+        }),
+        error: None,
+    });
+    returned.await.unwrap();
+    let result = world.session.result().await.unwrap();
+    let check = |platforms: &str| {
+        let opts = BTreeMap::from([("platform".to_owned(), platforms.to_owned())]);
+        world.job.check_platforms(&opts, &result).unwrap();
+    };
+    check(&Platform::host().to_string());
+    check("linux/amd64,linux/arm64");
+    check("plan9/mips");
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let batch = world.progress.receive().await.unwrap();
+        let warnings = batch.warnings.into_iter();
+        told.extend(warnings.map(|warning| String::from_utf8(warning.short).unwrap()));
+    }
+    assert_eq!(
+        told[0],
+        "Multiple platforms requested but result is not multi-platform"
+    );
+    assert!(told[1].contains("plan9/mips"), "{}", told[1]);
 }

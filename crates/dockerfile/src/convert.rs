@@ -9,6 +9,7 @@ mod config;
 mod context;
 mod copy;
 mod dispatch;
+mod epoch;
 mod error;
 mod git_ref;
 mod go_format;
@@ -27,7 +28,7 @@ use weld_llb::{Platform, pb};
 
 use crate::directive;
 use crate::error::Error;
-use crate::lint::{LintConfig, Linter, Warning};
+use crate::lint::{LintConfig, Linter, Warning, check_syntax};
 use crate::source::SourceFile;
 use crate::stage::Dockerfile;
 
@@ -74,17 +75,26 @@ pub struct PlatformBuild {
 pub async fn read(host: &dyn Host, request: &Request) -> Result<SourceFile, Error> {
     let context = MainContext::open(host, request).await?;
     let files = context.read_dockerfile(host, request).await?;
-    Ok(SourceFile::new(files.name.as_str(), files.data.to_vec()))
+    Ok(files.source)
 }
 
 /// Reads a Dockerfile and converts it for each platform that `request` asks for.
 pub async fn build(host: &dyn Host, request: &Request) -> Result<Build, Error> {
     let context = MainContext::open(host, request).await?;
     let files = context.read_dockerfile(host, request).await?;
-    let source = SourceFile::new(files.name.as_str(), files.data.to_vec());
+    let source = files.source.clone();
     syntax_line::check(request, &source)?;
-    let dockerfile = crate::parse(&source)?;
+    let dockerfile = match crate::parse(&source) {
+        Ok(dockerfile) => dockerfile,
+        Err(error) => {
+            lint_before(host, request, &source, &error);
+            return Err(error);
+        }
+    };
     let ignore = context.ignore_patterns(host, request, &files).await?;
+    let request = &*epoch::resolved(host, request, &dockerfile, &context)
+        .await
+        .map_err(|error| error.in_file(&source))?;
     let lint = lint_config(request, &source)?;
     let conversions = targets(request).into_iter().enumerate();
     let conversions = conversions.map(|(index, platform)| Conversion {
@@ -108,6 +118,24 @@ pub async fn build(host: &dyn Host, request: &Request) -> Result<Build, Error> {
         warnings: warnings.into_iter().next().unwrap_or_default(),
         source,
     })
+}
+
+/// Tells what the linter finds in what stands before an error of syntax.
+fn lint_before(host: &dyn Host, request: &Request, source: &SourceFile, error: &Error) {
+    let Some(lines) = error.ranges().first() else {
+        return;
+    };
+    let before = source.data().split_inclusive(|byte| *byte == b'\n');
+    let before = before.take(lines.start.saturating_sub(1) as usize);
+    let before = SourceFile::new(source.name(), before.collect::<Vec<_>>().concat());
+    let (Ok(dockerfile), Ok(config)) = (crate::parse(&before), lint_config(request, source)) else {
+        return;
+    };
+    let mut linter = Linter::new(config);
+    check_syntax(&dockerfile, &mut linter);
+    for warning in linter.warnings() {
+        host.warn(warning, source);
+    }
 }
 
 fn lint_config(request: &Request, source: &SourceFile) -> Result<LintConfig, Error> {
@@ -157,6 +185,12 @@ impl Conversion<'_> {
         converter.link_stages()?;
         converter.resolve(target).await?;
         converter.dispatch(target)?;
+        if self.request.all_stages {
+            for stage in 0..self.dockerfile.stages.len() {
+                converter.resolve(stage).await?;
+                converter.dispatch(stage)?;
+            }
+        }
         Ok(target)
     }
 }

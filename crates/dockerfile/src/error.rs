@@ -432,7 +432,7 @@ pub enum ErrorKind {
     Device(#[from] DeviceError),
     /// `--chmod` is neither octal nor symbolic.
     #[error(
-        "invalid chmod parameter: '{value}'. it should be an octal string between 0 and 07777, or a symbolic mode such as u=rwX,go=rX"
+        "invalid chmod parameter: '{value}'. it should be octal string and between 0 and 07777, or a symbolic mode such as u=rwX,go=rX"
     )]
     InvalidChmod {
         /// The value.

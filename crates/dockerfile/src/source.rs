@@ -3,13 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
+use weld_llb::pb;
+
 /// A Dockerfile as it was read: its name for messages, and its bytes.
 ///
 /// Cheap to clone; errors carry one so that they can show the source.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub struct SourceFile {
     name: Arc<str>,
     data: Arc<[u8]>,
+    /// What builds the file: clients that show it may have it built.
+    definition: Option<Arc<pb::Definition>>,
 }
 
 impl SourceFile {
@@ -18,7 +22,21 @@ impl SourceFile {
         Self {
             name: name.into(),
             data: data.into(),
+            definition: None,
         }
+    }
+
+    /// The same, of which is known what builds it.
+    pub(crate) fn built_by(self, definition: pb::Definition) -> Self {
+        Self {
+            definition: Some(Arc::new(definition)),
+            ..self
+        }
+    }
+
+    /// What builds the file, if it is known.
+    pub fn definition(&self) -> Option<&pb::Definition> {
+        self.definition.as_deref()
     }
 
     /// The name used in messages, usually the path as the user gave it.
@@ -49,6 +67,9 @@ impl SourceFile {
             .collect()
     }
 }
+
+/// A definition has nothing that is unlike itself.
+impl Eq for SourceFile {}
 
 impl fmt::Debug for SourceFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -39,7 +39,7 @@ fn misspelt_words_get_a_suggestion() {
         ),
         (
             "FROM a\nCOPY --form=b x y\n",
-            "Dockerfile:2: unknown flag: --form (did you mean --from?)",
+            "Dockerfile:2: unknown flag: --form (did you mean from?)",
             "--form=b",
         ),
         (
@@ -69,7 +69,7 @@ fn the_caret_follows_continuation_lines() {
     );
     assert_eq!(
         message,
-        "Dockerfile:5: unknown flag: --mounts (did you mean --mount?)"
+        "Dockerfile:5: unknown flag: --mounts (did you mean mount?)"
     );
     assert_eq!(fragment, "--mounts=y");
     let (message, fragment) = told("FROM a\nENV a=b \\\n   한국 \\\n   c=d\n");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use weld_llb::{HostIp, NetMode, SecretEnv, SecurityMode};
+use weld_llb::{HostIp, NetMode, Platform, SecretEnv, SecurityMode};
 use weld_op::{Sandbox, SandboxMount, SandboxMountKind, Tree};
 use weld_runtime::{ExitStatus, Network, RuntimeError, Security, StepProcess, StepSpec, User};
 
@@ -21,6 +21,10 @@ use crate::reference::Ref;
 /// The path of processes that have none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The same, of Windows.
+const WINDOWS_PATH: &str =
+    r"PATH=c:\Windows\System32;c:\Windows;C:\Windows\System32\WindowsPowerShell\v1.0";
+
 /// A container that a frontend wants.
 #[derive(Clone, Debug, Default)]
 pub struct ContainerRequest {
@@ -32,6 +36,8 @@ pub struct ContainerRequest {
     pub extra_hosts: Vec<HostIp>,
     /// The host's name.
     pub hostname: String,
+    /// Whose programs it runs; that of steps if there is none.
+    pub platform: Option<Platform>,
 }
 
 /// A mount of a container.
@@ -65,6 +71,8 @@ pub struct Container {
     network: Network,
     extra_hosts: Vec<(String, std::net::IpAddr)>,
     hostname: String,
+    /// What its processes have for a path if they say nothing.
+    path: &'static str,
     stop: CancellationToken,
     processes: TaskTracker,
 }
@@ -192,6 +200,10 @@ impl Bridge {
             },
             extra_hosts,
             hostname: request.hostname,
+            path: match &request.platform {
+                Some(platform) if platform.os == "windows" => WINDOWS_PATH,
+                _ => DEFAULT_PATH,
+            },
             stop: self.core.stop.child_token(),
             processes: TaskTracker::new(),
         })
@@ -215,7 +227,7 @@ impl Container {
                 env.push(entry.to_owned());
             }
         };
-        default(DEFAULT_PATH);
+        default(self.path);
         if request.terminal {
             default("TERM=xterm");
         }
@@ -351,11 +363,13 @@ impl Container {
         Ok(tokio::task::spawn_blocking(work).await??)
     }
 
-    /// Ends all processes, and waits until they are gone.
-    pub async fn release(&self) {
+    /// Ends all processes, and waits until they are gone; whether they had ended by themselves.
+    pub async fn release(&self) -> bool {
+        let ended = self.processes.is_empty();
         self.stop.cancel();
         self.processes.close();
         self.processes.wait().await;
+        ended
     }
 }
 

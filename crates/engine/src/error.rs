@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use weld_digest::Digest;
-use weld_dockerfile::{LineRange, Mark, SourceFile};
+use weld_dockerfile::{ErrorKind, LineRange, Mark, SourceFile};
 use weld_export::ExportError;
 use weld_llb::{Graph, pb};
 use weld_op::digest::from_solver;
@@ -118,6 +118,9 @@ pub enum BuildError {
     /// Work on a thread that may block ended early.
     #[error("a task ended early: {0}")]
     Stopped(#[from] tokio::task::JoinError),
+    /// Cache mounts cannot be started anew.
+    #[error("start cache mounts anew: {0}")]
+    CacheMounts(#[from] weld_store::CacheMountError),
     /// What a source stands for cannot be found out.
     #[error("failed to resolve source metadata for {name}: {source}")]
     Source {
@@ -313,7 +316,9 @@ fn failed_step(failure: &SolveError<Tree>, graph: &Graph) -> Option<FailedStep> 
     let mut vertices = graph.vertices().iter();
     let index = vertices.position(|vertex| *vertex.digest() == digest)?;
     let vertex = graph.vertex(index)?;
-    let sources = graph.locations(index).iter().filter_map(|location| {
+    // What a step was told of last is nearest to it: clients read the innermost first.
+    let locations = graph.locations(index).iter().rev();
+    let sources = locations.filter_map(|location| {
         Some(SourceRanges {
             info: graph.files().get(location.file)?.clone(),
             ranges: location.ranges.clone(),
@@ -330,10 +335,12 @@ fn failed_step(failure: &SolveError<Tree>, graph: &Graph) -> Option<FailedStep> 
 
 /// As clients of BuildKit know it: what is no Dockerfile names its line, what cannot be converted
 /// has its place in the details.
-fn dockerfile_reason(error: &weld_dockerfile::Error) -> String {
+pub(crate) fn dockerfile_reason(error: &weld_dockerfile::Error) -> String {
     let line = error.ranges().first().map(|lines| lines.start);
     match (error.kind(), line) {
-        (weld_dockerfile::ErrorKind::Convert(_), _) | (_, None) => error.message(),
+        (ErrorKind::Convert(_) | ErrorKind::LintViolations { .. }, _) | (_, None) => {
+            error.message()
+        }
         (_, Some(line)) => format!("dockerfile parse error on line {line}: {}", error.message()),
     }
 }

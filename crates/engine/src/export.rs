@@ -24,7 +24,9 @@ pub(crate) async fn all(
             .exporter
             .export(request, built, credentials, &transfers, &job.stop)
             .await;
-        response.attrs.extend(step.end(exported)?);
+        let told = step.end(exported)?;
+        response.attrs.extend(told.clone());
+        response.exports.push(told);
     }
     Ok(response)
 }

@@ -8,10 +8,11 @@ use weld_dockerfile::SourceFile;
 use weld_dockerfile::convert::{Host, HostError, ImageRequest, ReadRequest, ResolvedImage};
 use weld_dockerfile::lint::Warning;
 use weld_fileset::SelectionOptions;
-use weld_llb::Source;
+use weld_llb::{Source, pb};
 
 use crate::bridge::Bridge;
 use crate::internal::Internal;
+use crate::source_time;
 
 pub(crate) struct DockerfileHost<'a> {
     pub(crate) bridge: &'a Bridge,
@@ -62,14 +63,50 @@ impl Host for DockerfileHost<'_> {
         step.end(read)
     }
 
+    async fn source_time(
+        &self,
+        definition: &pb::Definition,
+        source: &Source,
+    ) -> Result<Option<i64>, HostError> {
+        let tree = self
+            .bridge
+            .reference(definition.clone(), false)?
+            .tree()
+            .await?;
+        let Some(snapshot) = tree.snapshot().cloned() else {
+            return Ok(None);
+        };
+        let filename = match source {
+            Source::Http(http) => http.file.filename.clone(),
+            _ => None,
+        };
+        let find = move || -> Result<_, HostError> {
+            Ok(source_time::of(&snapshot.root()?, filename.as_deref())?)
+        };
+        tokio::task::spawn_blocking(find).await?
+    }
+
     fn warn(&self, warning: &Warning, source: &SourceFile) {
+        let vertex = weld_digest::Digest::sha256_of("[internal] lint");
+        let (rule, line) = (warning.rule().name(), warning.lines.start);
+        let short = format!("{rule}: {} (line {line})", warning.finding);
+        let position = |line: u32| weld_progress::Position {
+            line: i32::try_from(line).unwrap_or(i32::MAX),
+            character: 0,
+        };
         self.bridge.warn(weld_progress::Warning {
-            vertex: weld_digest::Digest::sha256_of("[internal] lint"),
-            level: 1,
-            short: format!("{}: {}", warning.rule().name(), warning.finding).into_bytes(),
             detail: vec![warning.rule().description().as_bytes().to_vec()],
             url: warning.rule().url().to_owned(),
-            location: format!("{}:{}", source.name(), warning.lines.start),
+            source: Some(weld_progress::SourceInfo {
+                filename: source.name().to_owned(),
+                data: source.data().to_vec(),
+                language: "Dockerfile".to_owned(),
+            }),
+            ranges: vec![weld_progress::Range {
+                start: position(warning.lines.start),
+                end: position(warning.lines.end),
+            }],
+            ..weld_progress::Warning::new(vertex, short)
         });
     }
 }
@@ -77,7 +114,7 @@ impl Host for DockerfileHost<'_> {
 impl DockerfileHost<'_> {
     /// Files of a directory of the client's are read where they are; anything else is built.
     async fn read(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
-        let Source::Local(local) = request.source else {
+        let Some(Source::Local(local)) = request.source else {
             return self.build(request).await;
         };
         let selection = SelectionOptions {

@@ -36,6 +36,12 @@ impl Internal {
         }))
     }
 
+    /// Tells the client of something that it should look at.
+    pub(crate) fn warn(&self, short: String) {
+        let warning = weld_progress::Warning::new(self.vertex.digest.clone(), short);
+        self.progress.warning(warning);
+    }
+
     /// Ends the step as `result` says.
     pub(crate) fn end<T, E: std::fmt::Display>(mut self, result: Result<T, E>) -> Result<T, E> {
         self.vertex.completed = Some(OffsetDateTime::now_utc());

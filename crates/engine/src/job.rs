@@ -1,5 +1,6 @@
 //! One build of a client: what its frontends work through, and its results on their way out.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
@@ -15,7 +16,9 @@ use crate::bridge::Bridge;
 use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::frontend::Frontends;
+use crate::internal::Internal;
 use crate::metadata::{self, SOURCE_DATE_EPOCH};
+use crate::platforms;
 use crate::relay::relay;
 use crate::request::{BuildResponse, Entitlement};
 use crate::result::{FrontendResult, Refs};
@@ -158,6 +161,26 @@ impl BuildJob {
             () = stop.cancelled() => Err(BuildError::Cancelled),
             response = export => response,
         }
+    }
+
+    /// Tells the client where a result is not for the platforms that `opts` ask for.
+    ///
+    /// # Errors
+    /// If the result's own list of platforms is malformed.
+    pub fn check_platforms(
+        &self,
+        opts: &BTreeMap<String, String>,
+        result: &FrontendResult,
+    ) -> Result<(), BuildError> {
+        let found = platforms::mismatches(opts, result, &self.core.worker.platform)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let step = Internal::begin(&self.core.progress, "verifying build result", "");
+        for short in found {
+            step.warn(short);
+        }
+        step.end(Ok(()))
     }
 
     /// What exporters read of a result.

@@ -66,9 +66,25 @@ pub(crate) fn platforms(metadata: &Metadata) -> Result<Vec<Place>, BuildError> {
     let Some(listed) = metadata.get(PLATFORMS) else {
         return Ok(Vec::new());
     };
-    let listed: Listed =
+    let listed: Option<Listed> =
         serde_json::from_slice(listed).map_err(|error| malformed(PLATFORMS, error))?;
-    let places = listed.platforms.unwrap_or_default().into_iter();
+    let places = listed.unwrap_or_default().platforms.unwrap_or_default();
+    if places.is_empty() {
+        let reason = "invalid empty platforms index for exporter";
+        return Err(malformed(PLATFORMS, reason));
+    }
+    if places.iter().any(|place| place.id.is_empty()) {
+        let reason = "invalid empty platform key for exporter";
+        return Err(malformed(PLATFORMS, reason));
+    }
+    let wrong = |place: &&ListedPlatform| {
+        place.platform.os.is_empty() || place.platform.architecture.is_empty()
+    };
+    if let Some(place) = places.iter().find(wrong) {
+        let reason = format!("invalid platform value for {:?}", place.id);
+        return Err(malformed(PLATFORMS, reason));
+    }
+    let places = places.into_iter();
     Ok(places
         .map(|place| {
             let mut platform = Platform::new(

@@ -19,7 +19,7 @@ pub(crate) async fn relay(mut events: ProgressStream, progress: Sender, explain:
                     status.name.to_string()
                 },
                 vertex: from_solver(vertex),
-                name: String::new(),
+                name: status.id.to_string(),
                 total: status.total,
                 current: status.current,
                 timestamp: OffsetDateTime::now_utc(),

@@ -41,6 +41,8 @@ pub enum BuildInput {
 pub struct BuildResponse {
     /// What the exporters tell, by BuildKit's names: `containerimage.digest` and others.
     pub attrs: BTreeMap<String, String>,
+    /// What each exporter told, in their order; empty for a build that was done elsewhere.
+    pub exports: Vec<BTreeMap<String, String>>,
 }
 
 impl BuildResponse {

@@ -1,17 +1,22 @@
 //! What a client may ask of the Dockerfile frontend other than to build.
 
 use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
-use weld_dockerfile::convert::{self, Request};
+use weld_dockerfile::convert::{
+    self, Host, HostError, ImageRequest, ReadRequest, Request, ResolvedImage,
+};
 use weld_dockerfile::lint::Warning;
 use weld_dockerfile::{LineRange, SourceFile};
+use weld_llb::{Source, pb};
 
 use crate::bridge::Bridge;
 use crate::dockerfile::options;
-use crate::error::BuildError;
+use crate::error::{BuildError, dockerfile_reason};
 use crate::frontend::FrontendRequest;
 use crate::host::DockerfileHost;
 use crate::result::FrontendResult;
@@ -172,13 +177,54 @@ async fn targets(bridge: &Bridge, request: &Request) -> Result<FrontendResult, B
     result(&list, text, None)
 }
 
+/// Keeps what the linter finds instead of telling it at once.
+struct LintHost<'a> {
+    inner: DockerfileHost<'a>,
+    warnings: Mutex<Vec<Warning>>,
+}
+
+#[async_trait]
+impl Host for LintHost<'_> {
+    async fn resolve_image_config(
+        &self,
+        request: ImageRequest<'_>,
+    ) -> Result<ResolvedImage, HostError> {
+        self.inner.resolve_image_config(request).await
+    }
+
+    async fn read_files(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
+        self.inner.read_files(request).await
+    }
+
+    async fn source_time(
+        &self,
+        definition: &pb::Definition,
+        source: &Source,
+    ) -> Result<Option<i64>, HostError> {
+        self.inner.source_time(definition, source).await
+    }
+
+    fn warn(&self, warning: &Warning, _source: &SourceFile) {
+        let warnings = self.warnings.lock();
+        warnings
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(warning.clone());
+    }
+}
+
 async fn lint(bridge: &Bridge, request: &Request) -> Result<FrontendResult, BuildError> {
-    let host = DockerfileHost { bridge };
-    let source = convert::read(&host, request).await?;
-    let (warnings, error) = match convert::build(&host, request).await {
-        Ok(build) => (build.warnings, None),
-        Err(error) => (Vec::new(), Some(error)),
+    let host = LintHost {
+        inner: DockerfileHost { bridge },
+        warnings: Mutex::default(),
     };
+    let request = Request {
+        all_stages: true,
+        ..request.clone()
+    };
+    let source = convert::read(&host, &request).await?;
+    let error = convert::build(&host, &request).await.err();
+    let warnings = host.warnings.into_inner();
+    let warnings = warnings.unwrap_or_else(PoisonError::into_inner);
     let mut text = String::new();
     for warning in &warnings {
         write_warning(&mut text, warning, &source);
@@ -193,7 +239,8 @@ async fn lint(bridge: &Bridge, request: &Request) -> Result<FrontendResult, Buil
         }],
     });
     if let (Some(error), Some(object)) = (&error, results.as_object_mut()) {
-        let value = json!({"message": error.to_string(), "location": location(error.ranges())});
+        let message = dockerfile_reason(error);
+        let value = json!({"message": message, "location": location(error.ranges())});
         object.insert("buildError".to_owned(), value);
     }
     let clean = error.is_none() && text.is_empty();

@@ -111,6 +111,8 @@ pub(crate) fn judge(
     match (written, sent) {
         (Ok(()), sent) => sent.map_err(send_error),
         (Err(error), Err(source)) if is_broken_pipe(&error) => Err(send_error(source)),
+        // The client is content with less, or with having been told.
+        (Err(error), Ok(())) if is_broken_pipe(&error) => Ok(()),
         (Err(error), _) => Err(error),
     }
 }

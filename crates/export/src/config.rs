@@ -12,9 +12,15 @@ pub enum ConfigError {
     /// It is not JSON of the right shape.
     #[error("the image config is not valid: {0}")]
     Invalid(#[from] serde_json::Error),
+    /// It is JSON's `null`.
+    #[error("invalid null image config for export")]
+    Null,
     /// A field that every image has is missing.
-    #[error("the image config names no {0}")]
+    #[error("invalid image config for export: missing {0}")]
     Missing(&'static str),
+    /// Only one of two fields is there that make a platform.
+    #[error("invalid image config: os and architecture must be specified together: missing {0}")]
+    HalfPlatform(&'static str),
 }
 
 /// What the config needs to know of one layer.
@@ -99,15 +105,17 @@ pub(crate) fn complete(
     epoch: Option<OffsetDateTime>,
     base: Option<&[u8]>,
 ) -> Result<Vec<u8>, ConfigError> {
-    let mut config: Map<String, Value> = serde_json::from_slice(config)?;
-    for field in ["os", "architecture"] {
-        if config
-            .get(field)
-            .and_then(Value::as_str)
-            .is_none_or(str::is_empty)
-        {
-            return Err(ConfigError::Missing(field));
-        }
+    let config: Option<Map<String, Value>> = serde_json::from_slice(config)?;
+    let mut config = config.ok_or(ConfigError::Null)?;
+    let names = |field: &str| {
+        let value = config.get(field).and_then(Value::as_str);
+        value.is_some_and(|value| !value.is_empty())
+    };
+    match (names("os"), names("architecture")) {
+        (true, true) => {}
+        (false, true) => return Err(ConfigError::HalfPlatform("os")),
+        (true, false) => return Err(ConfigError::HalfPlatform("architecture")),
+        (false, false) => return Err(ConfigError::Missing("os")),
     }
     let given = config
         .remove("history")
@@ -317,8 +325,9 @@ mod tests {
     #[test]
     fn what_is_no_config_is_refused() {
         for (config, part) in [
-            ("{}", "no os"),
-            (r#"{"os":"linux"}"#, "no architecture"),
+            ("null", "invalid null image config"),
+            ("{}", "missing os"),
+            (r#"{"os":"linux"}"#, "together: missing architecture"),
             ("[]", "not valid"),
         ] {
             let error = complete(config.as_bytes(), &[], None, None)

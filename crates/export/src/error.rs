@@ -146,7 +146,8 @@ pub enum ExportError {
     },
     /// Two platforms have the same file, and no directories of their own.
     #[error(
-        "cannot write {path:?} of {second}: {first} has it too; use platform-split=true or other names"
+        "cannot overwrite {} from {first} with {second} when split option is disabled: use platform-split=true or other names",
+        path.display()
     )]
     Overwrite {
         /// The file.

@@ -444,7 +444,8 @@ struct FilesExport {
 
 impl FilesExport {
     fn new(built: &Built, options: &FileOptions) -> Result<Self, ExportError> {
-        let epoch = options.epoch.or(built.epoch).map(|epoch| Timestamp {
+        let of_result = built.epoch.filter(|_| !options.no_epoch);
+        let epoch = options.epoch.or(of_result).map(|epoch| Timestamp {
             seconds: epoch.unix_timestamp(),
             nanoseconds: 0,
         });

@@ -108,7 +108,8 @@ impl Assembly<'_> {
     }
 
     fn epoch(&self) -> Option<OffsetDateTime> {
-        self.options.epoch.or(self.built.epoch)
+        let built = self.built.epoch.filter(|_| !self.options.no_epoch);
+        self.options.epoch.or(built)
     }
 
     fn has_index(&self) -> bool {
@@ -347,6 +348,9 @@ impl Assembly<'_> {
     }
 }
 
+/// The annotation of a layer whose times were brought down to an epoch, which is its value.
+const REWRITTEN: &str = "buildkit/rewritten-timestamp";
+
 /// What there is of an image in the making.
 #[derive(Default)]
 struct Parts {
@@ -406,7 +410,12 @@ impl Wanted {
                 return Ok(layer);
             }
         }
-        snapshot.layer(options)
+        let mut layer = snapshot.layer(options)?;
+        if let Some(epoch) = options.max_mtime {
+            let annotations = &mut layer.descriptor.annotations;
+            annotations.insert(REWRITTEN.to_owned(), epoch.to_string());
+        }
+        Ok(layer)
     }
 }
 

@@ -33,6 +33,8 @@ pub struct ImageOptions {
     pub rewrite_timestamp: bool,
     /// `source-date-epoch`.
     pub epoch: Option<OffsetDateTime>,
+    /// `source-date-epoch=`: the result's own epoch does not count.
+    pub no_epoch: bool,
     /// `tar=false`: a directory instead of an archive.
     pub directory: bool,
     /// `annotation…`.
@@ -141,6 +143,7 @@ impl Default for ImageOptions {
             force_compression: false,
             rewrite_timestamp: false,
             epoch: None,
+            no_epoch: false,
             directory: false,
             annotations: Vec::new(),
         }
@@ -174,7 +177,10 @@ impl ImageOptions {
                 "compression-level" => level = Some(reader.level()?),
                 "force-compression" => options.force_compression = reader.flag()?,
                 "rewrite-timestamp" => options.rewrite_timestamp = reader.flag()?,
-                "source-date-epoch" => options.epoch = reader.epoch()?,
+                "source-date-epoch" => {
+                    options.epoch = reader.epoch()?;
+                    options.no_epoch = options.epoch.is_none();
+                }
                 "tar" => options.directory = !reader.flag()?,
                 // They are about an image store, which there is none of.
                 "store" | "unpack" | "name-canonical" => drop(reader.flag()?),
@@ -182,7 +188,14 @@ impl ImageOptions {
             }
         }
         options.compression = options.compression.at_level(level);
-        options.oci_types = options.choose_types(kind, oci_types)?;
+        options.oci_types = oci_types.unwrap_or(true);
+        if !options.oci_types && !options.annotations.is_empty() {
+            return Err(OptionError::Conflict {
+                kind: kind.name(),
+                first: "annotations",
+                second: "oci-mediatypes=false",
+            });
+        }
         if options.directory && !matches!(kind, ExportKind::OciArchive | ExportKind::DockerArchive)
         {
             return Err(OptionError::Conflict {
@@ -192,24 +205,6 @@ impl ImageOptions {
             });
         }
         Ok(options)
-    }
-
-    /// OCI's media types unless docker's are asked for, which cannot say everything.
-    fn choose_types(&self, kind: ExportKind, asked: Option<bool>) -> Result<bool, OptionError> {
-        let conflict = |first| OptionError::Conflict {
-            kind: kind.name(),
-            first,
-            second: "oci-mediatypes=false",
-        };
-        if asked == Some(false) {
-            if matches!(self.compression, Compression::Zstd(_)) {
-                return Err(conflict("compression=zstd"));
-            }
-            if !self.annotations.is_empty() {
-                return Err(conflict("annotations"));
-            }
-        }
-        Ok(asked.unwrap_or(true))
     }
 
     /// The annotations of one place, for one platform (`None` where there is no platform).
@@ -254,6 +249,8 @@ pub struct FileOptions {
     pub mode: LocalMode,
     /// `source-date-epoch`: the time of all files.
     pub epoch: Option<OffsetDateTime>,
+    /// `source-date-epoch=`: the result's own epoch does not count.
+    pub no_epoch: bool,
 }
 
 impl FileOptions {
@@ -277,7 +274,10 @@ impl FileOptions {
             };
             match key.as_str() {
                 "platform-split" => options.platform_split = Some(reader.flag()?),
-                "source-date-epoch" => options.epoch = reader.epoch()?,
+                "source-date-epoch" => {
+                    options.epoch = reader.epoch()?;
+                    options.no_epoch = options.epoch.is_none();
+                }
                 "mode" if kind == ExportKind::Local => options.mode = reader.mode()?,
                 _ => return Err(reader.unknown(known)),
             }
@@ -415,15 +415,8 @@ mod tests {
         assert!(oci(ExportKind::Image, &[]));
         assert!(!oci(ExportKind::Image, &[("oci-mediatypes", "false")]));
         assert!(oci(ExportKind::DockerArchive, &[]));
-        let error = parse(
-            ExportKind::Image,
-            &[("oci-mediatypes", "false"), ("compression", "zstd")],
-        );
-        assert!(
-            error
-                .unwrap_err()
-                .contains("compression=zstd conflicts with oci-mediatypes=false")
-        );
+        let zstd = [("oci-mediatypes", "false"), ("compression", "zstd")];
+        assert!(!oci(ExportKind::Image, &zstd));
     }
 
     #[test]

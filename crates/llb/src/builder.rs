@@ -206,12 +206,17 @@ impl Builder {
 
     /// Adds a source file that operations come from.
     pub fn add_file(&mut self, name: &str, language: &str, data: impl Into<Bytes>) -> SourceFileId {
-        self.files.push(pb::SourceInfo {
+        self.add_source_file(pb::SourceInfo {
             filename: name.to_owned(),
             data: data.into(),
             definition: None,
             language: language.to_owned(),
-        });
+        })
+    }
+
+    /// The same, of a file of which more may be known.
+    pub fn add_source_file(&mut self, file: pb::SourceInfo) -> SourceFileId {
+        self.files.push(file);
         SourceFileId(self.files.len() - 1)
     }
 

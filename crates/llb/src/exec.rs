@@ -154,7 +154,7 @@ pub enum ExecError {
     #[error("exec has no mount at /")]
     NoRoot,
     /// A number stands for no value of an enumeration that is known.
-    #[error("exec: unknown {what} {value}")]
+    #[error("exec: invalid {what} {value}")]
     UnknownValue {
         /// The enumeration.
         what: &'static str,

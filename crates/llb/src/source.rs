@@ -223,7 +223,15 @@ pub enum SourceError {
     /// The identifier names nothing.
     #[error("source {0:?} names nothing behind its scheme")]
     Empty(String),
-    /// An attribute's value is malformed.
+    /// Only a part of the layers is wanted, and that part is none.
+    #[error("source {identifier:?}: invalid layer limit {value:?}")]
+    LayerLimit {
+        /// The source.
+        identifier: String,
+        /// The limit.
+        value: String,
+    },
+    /// An attribute has a value that it cannot have.
     #[error("source {identifier:?}: attribute {name}={value:?}: expected {expected}")]
     BadAttribute {
         /// The identifier.

@@ -198,7 +198,7 @@ fn operations_that_make_no_sense_are_refused() {
                     ..output("/a", 1)
                 },
             ]),
-            "unknown mount type 9",
+            "invalid mount type 9",
         ),
         (
             exec(vec![

@@ -2,6 +2,7 @@
 
 use weld_digest::FieldHasher;
 use weld_solver::{Digest, OpError};
+use weld_store::SnapshotId;
 use weld_store::content_key::{KeyError, KeyOptions};
 use weld_store::snapshot::SnapshotError;
 
@@ -12,9 +13,9 @@ use crate::digest::to_solver;
 /// Why a part of a tree has no key.
 #[derive(Debug, thiserror::Error)]
 enum ContentError {
-    /// What is selected cannot be read: for a user the path is enough.
-    #[error(transparent)]
-    Selected(KeyError),
+    /// What is selected cannot be read.
+    #[error("failed to calculate checksum of ref {id}: {source}")]
+    Selected { id: SnapshotId, source: KeyError },
     #[error(transparent)]
     Snapshot(SnapshotError),
 }
@@ -22,7 +23,7 @@ enum ContentError {
 impl From<SnapshotError> for ContentError {
     fn from(error: SnapshotError) -> Self {
         match error {
-            SnapshotError::Key { source, .. } => Self::Selected(source),
+            SnapshotError::Key { id, source } => Self::Selected { id, source },
             other => Self::Snapshot(other),
         }
     }

@@ -16,5 +16,8 @@ mod units;
 pub use build::{FailedStep, Outcome};
 pub use channel::{LOG_LIMIT, Receiver, Sender, channel};
 pub use display::{Display, Mode, ParseModeError};
-pub use model::{Batch, Log, ProgressGroup, Stream, Timestamp, TransferStatus, Vertex, Warning};
+pub use model::{
+    Batch, Log, Position, ProgressGroup, Range, SourceInfo, Stream, Timestamp, TransferStatus,
+    Vertex, Warning,
+};
 pub use units::bytes;

@@ -188,6 +188,73 @@ pub struct Warning {
     /// The file and the lines that it is about, such as `Dockerfile:3`; empty if there are none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub location: String,
+    /// The same file with its content, for those who show lines of it.
+    #[serde(
+        default,
+        rename = "sourceInfo",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub source: Option<SourceInfo>,
+    /// The ranges of it.
+    #[serde(default, rename = "range", skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<Range>,
+}
+
+impl Warning {
+    /// A warning of one line.
+    pub fn new(vertex: Digest, short: impl Into<Vec<u8>>) -> Self {
+        Self {
+            vertex,
+            level: 1,
+            short: short.into(),
+            detail: Vec::new(),
+            url: String::new(),
+            location: String::new(),
+            source: None,
+            ranges: Vec::new(),
+        }
+    }
+}
+
+/// A file that a build was described in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceInfo {
+    /// Its name.
+    #[serde(default)]
+    pub filename: String,
+    /// What is in it.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "to_base64",
+        deserialize_with = "from_base64"
+    )]
+    pub data: Vec<u8>,
+    /// What it is written in, such as `Dockerfile`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub language: String,
+}
+
+/// From one place to another, the latter included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// The first place.
+    #[serde(default)]
+    pub start: Position,
+    /// The last place.
+    #[serde(default)]
+    pub end: Position,
+}
+
+/// A place in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The line, counted from 1.
+    #[serde(default)]
+    pub line: i32,
+    /// The character in it, counted from 0.
+    #[serde(default)]
+    pub character: i32,
 }
 
 const fn stdout() -> Stream {

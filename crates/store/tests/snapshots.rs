@@ -272,7 +272,7 @@ fn a_difference_of_merges_has_every_layer_that_was_added() {
         let merged = merge(&[&both, &removing]);
         assert_eq!(names(&merged), ["a"], "{overlay}");
         let layers = merged.layer_snapshots();
-        assert_eq!(layers, [a.clone(), both, removing], "{overlay}");
+        assert_eq!(layers, [a.clone(), both.clone(), removing], "{overlay}");
 
         // What was added to a merge that had to be combined.
         let without_b = without(&ab, "b");

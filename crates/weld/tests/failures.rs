@@ -32,7 +32,8 @@ fn a_dockerfile_that_cannot_be_built_is_shown_where_it_is_wrong() {
         (
             "FROM base\nCOPY missing /x\n",
             &[
-                "failed to solve: [1/2] COPY missing /x: \"/missing\": not found",
+                "failed to solve: [1/2] COPY missing /x: failed to calculate checksum of ref",
+                "\"/missing\": not found",
                 ">>> COPY missing /x",
             ],
         ),

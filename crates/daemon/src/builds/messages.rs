@@ -83,25 +83,31 @@ fn status(status: progress::TransferStatus) -> VertexStatus {
 }
 
 fn warning(warning: progress::Warning) -> VertexWarning {
-    let place = warning.location.rsplit_once(':');
-    let place = place.and_then(|(file, line)| Some((file, line.parse::<i32>().ok()?)));
-    let position = |line| Some(pb::Position { line, character: 0 });
+    let position = |position: progress::Position| {
+        Some(pb::Position {
+            line: position.line,
+            character: position.character,
+        })
+    };
     VertexWarning {
         vertex: warning.vertex.to_string(),
         level: warning.level.into(),
         short: warning.short.into(),
         detail: warning.detail.into_iter().map(Bytes::from).collect(),
         url: warning.url,
-        info: place.map(|(file, _)| pb::SourceInfo {
-            filename: file.to_owned(),
-            ..pb::SourceInfo::default()
+        info: warning.source.map(|source| pb::SourceInfo {
+            filename: source.filename,
+            data: source.data.into(),
+            language: source.language,
+            definition: None,
         }),
-        ranges: place
-            .map(|(_, line)| pb::Range {
-                start: position(line),
-                end: position(line),
-            })
+        ranges: warning
+            .ranges
             .into_iter()
+            .map(|range| pb::Range {
+                start: position(range.start),
+                end: position(range.end),
+            })
             .collect(),
     }
 }

@@ -36,8 +36,8 @@ pub(super) fn requests(
 }
 
 /// What a frontend says and what exporters are told complement each other: metadata that is given
-/// to an exporter as an attribute is the result's, and the name `*` is the one that the frontend
-/// chose.
+/// to an exporter as an attribute is the result's, annotations of the result are those of all its
+/// images unless the client says otherwise, and the name `*` is the one that the frontend chose.
 pub(super) fn complement(requests: &mut [ExportRequest], metadata: &mut BTreeMap<String, Bytes>) {
     for request in requests {
         let is_metadata = |key: &String| key.starts_with("containerimage.");
@@ -52,6 +52,13 @@ pub(super) fn complement(requests: &mut [ExportRequest], metadata: &mut BTreeMap
                 metadata.insert(key, Bytes::from(value));
             }
         }
+        if is_image(request.kind) {
+            let annotations = metadata.iter().filter(|(key, _)| is_annotation(key));
+            for (key, value) in annotations {
+                let attr = request.attrs.entry(key.clone());
+                attr.or_insert_with(|| String::from_utf8_lossy(value).into_owned());
+            }
+        }
         let chosen = metadata.get(IMAGE_NAME).filter(|name| !name.is_empty());
         if let Some(name) = request.attrs.get_mut("name")
             && name == "*"
@@ -60,6 +67,26 @@ pub(super) fn complement(requests: &mut [ExportRequest], metadata: &mut BTreeMap
             *name = String::from_utf8_lossy(chosen).into_owned();
         }
     }
+}
+
+const fn is_image(kind: ExportKind) -> bool {
+    matches!(
+        kind,
+        ExportKind::Image | ExportKind::OciArchive | ExportKind::DockerArchive
+    )
+}
+
+/// Whether metadata is an annotation, in the words of the exporters' attributes.
+fn is_annotation(key: &str) -> bool {
+    let place = key.split(['.', '[']).next().unwrap_or_default();
+    matches!(
+        place,
+        "annotation"
+            | "annotation-manifest"
+            | "annotation-manifest-descriptor"
+            | "annotation-index"
+            | "annotation-index-descriptor"
+    ) && key != place
 }
 
 /// The client as a target.
@@ -97,31 +124,30 @@ struct OciDescriptor {
 }
 
 /// What the history says of the results, from what the exporters told.
-pub(super) fn results(
-    exporters: &[Exporter],
-    response: &BTreeMap<String, String>,
-) -> Option<BuildResultInfo> {
-    let encoded = response.get("containerimage.descriptor")?;
+pub(super) fn results(exports: &[BTreeMap<String, String>]) -> Option<BuildResultInfo> {
+    let images = exports.iter().enumerate().filter_map(|(number, told)| {
+        let number = i64::try_from(number).ok()?;
+        Some((number, descriptor(told)?))
+    });
+    let results: BTreeMap<_, _> = images.collect();
+    Some(BuildResultInfo {
+        result_deprecated: Some(results.first_key_value()?.1.clone()),
+        results,
+        attestations: Vec::new(),
+    })
+}
+
+/// The image that an exporter made, if it made one.
+fn descriptor(told: &BTreeMap<String, String>) -> Option<Descriptor> {
+    let encoded = told.get("containerimage.descriptor")?;
     let json = base64::engine::general_purpose::STANDARD
         .decode(encoded)
         .ok()?;
     let descriptor: OciDescriptor = serde_json::from_slice(&json).ok()?;
-    let descriptor = Descriptor {
+    Some(Descriptor {
         media_type: descriptor.media_type,
         digest: descriptor.digest,
         size: descriptor.size,
         annotations: descriptor.annotations,
-    };
-    let is_image =
-        |exporter: &Exporter| matches!(exporter.kind.as_str(), "image" | "oci" | "docker");
-    let images = exporters
-        .iter()
-        .enumerate()
-        .filter(|(_, exporter)| is_image(exporter));
-    let numbers = images.filter_map(|(number, _)| i64::try_from(number).ok());
-    Some(BuildResultInfo {
-        results: numbers.map(|number| (number, descriptor.clone())).collect(),
-        result_deprecated: Some(descriptor),
-        attestations: Vec::new(),
     })
 }

@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub(super) frontend_attrs: BTreeMap<String, String>,
     pub(super) entitlements: Vec<Entitlement>,
     pub(super) exporters: Vec<Exporter>,
+    /// Whether the client is asked for further ones once the result is known.
+    pub(super) session_exporters: bool,
     pub(super) cache_imports: Vec<CacheImport>,
     /// What the client is to be told of its request.
     pub(super) warnings: Vec<String>,
@@ -69,6 +71,7 @@ impl Plan {
             frontend_attrs: request.frontend_attrs,
             entitlements,
             exporters,
+            session_exporters: request.enable_session_exporter,
             recorded: !request.internal,
         })
     }
@@ -83,7 +86,6 @@ fn unsupported(request: &SolveRequest) -> Result<(), Status> {
                 || !request.source_policy_session.is_empty(),
             "source policies",
         ),
-        (request.enable_session_exporter, "exporters of sessions"),
         (request.proxy_network, "proxy networks"),
     ];
     if let Some(name) = attestation(&request.frontend_attrs) {
@@ -151,6 +153,7 @@ fn frontend(request: &mut SolveRequest, config: &DaemonConfig) -> Result<String,
     Ok(request.frontend.clone())
 }
 
+/// A time that names a source is the frontend's to find out, which tells it with its result.
 fn exporters(request: &mut SolveRequest) -> Vec<Exporter> {
     let mut exporters = std::mem::take(&mut request.exporters);
     if exporters.is_empty() && !request.exporter_deprecated.is_empty() {
@@ -162,7 +165,7 @@ fn exporters(request: &mut SolveRequest) -> Vec<Exporter> {
     if let Some(epoch) = request
         .frontend_attrs
         .get(EPOCH_ARG)
-        .filter(|epoch| !epoch.is_empty())
+        .filter(|epoch| epoch.parse::<i64>().is_ok())
     {
         for exporter in &mut exporters {
             let attr = exporter.attrs.entry(EPOCH_ATTR.to_owned());
@@ -333,10 +336,6 @@ mod tests {
         for request in [
             SolveRequest {
                 proxy_network: true,
-                ..SolveRequest::default()
-            },
-            SolveRequest {
-                enable_session_exporter: true,
                 ..SolveRequest::default()
             },
             SolveRequest {

@@ -1,5 +1,6 @@
 //! One build, from the client's request to what is remembered of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,14 +8,15 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use weld_digest::Digest;
-use weld_engine::{BuildJob, BuildResponse, HostSession, JobRequest, Session};
-use weld_proto::control::{BuildHistoryRecord, SolveRequest, SolveResponse};
+use weld_engine::{BuildJob, BuildResponse, ExportRequest, HostSession, JobRequest, Session};
+use weld_proto::control::{BuildHistoryRecord, Exporter, SolveRequest, SolveResponse};
 use weld_proto::google;
+use weld_proto::session::exporter::FindExportersRequest;
 
 use super::exporters;
 use super::request::{Plan, Work};
 use crate::builds::{Journal, LiveBuild, Running, Section};
-use crate::gateway::to_status;
+use crate::gateway::{Attached, to_status};
 use crate::history::{History, HistoryError, Kept};
 use crate::metrics::Outcome;
 use crate::server::Shared;
@@ -154,7 +156,17 @@ impl Build {
             .open_job(request, progress, cancel.clone());
         let job = job.await.map_err(|error| to_status(&error))?;
         let built = async {
-            let mut result = self.result(&job).await?;
+            let (mut result, attached) = self.result(&job).await?;
+            if let Some(attached) = attached.filter(|_| self.plan.session_exporters) {
+                let named = self.session_exports(client.as_ref(), &attached, &result);
+                let named = tokio::select! {
+                    named = named => named?,
+                    () = cancel.cancelled() => return Err(cancelled()),
+                };
+                exports.extend(named);
+            }
+            job.check_platforms(&self.plan.frontend_attrs, &result)
+                .map_err(|error| to_status(&error))?;
             exporters::complement(&mut exports, &mut result.metadata);
             let response = job.export(&result, &exports).await;
             let mut response = response.map_err(|error| to_status(&error))?;
@@ -163,6 +175,12 @@ impl Build {
                 if key.starts_with("frontend.") {
                     let value = String::from_utf8_lossy(value).into_owned();
                     response.attrs.insert(key.clone(), value);
+                }
+            }
+            if let Some(client) = client.as_ref().filter(|_| self.plan.session_exporters) {
+                tokio::select! {
+                    told = client.finalize_export(response.attrs.clone()) => told?,
+                    () = cancel.cancelled() => return Err(cancelled()),
                 }
             }
             Ok(response)
@@ -179,14 +197,8 @@ impl Build {
             let mut vertex = weld_progress::Vertex::new(Digest::sha256_of(name), name);
             let now = weld_progress::Timestamp::from(SystemTime::now());
             (vertex.started, vertex.completed) = (Some(now), Some(now));
-            progress.warning(weld_progress::Warning {
-                vertex: vertex.digest.clone(),
-                level: 1,
-                short: warning.clone().into_bytes(),
-                detail: Vec::new(),
-                url: String::new(),
-                location: String::new(),
-            });
+            let warning = warning.clone();
+            progress.warning(weld_progress::Warning::new(vertex.digest.clone(), warning));
             progress.vertex(vertex);
         }
     }
@@ -198,24 +210,61 @@ impl Build {
         Ok(Some(self.shared.sessions.get(&self.plan.session).await?))
     }
 
-    async fn result(&self, job: &BuildJob) -> Result<weld_engine::FrontendResult, Status> {
+    /// What is built, and the client's way to look into it where it has one.
+    async fn result(
+        &self,
+        job: &BuildJob,
+    ) -> Result<(weld_engine::FrontendResult, Option<Attached>), Status> {
         let bridge = job.bridge();
-        let result = match &self.plan.work {
+        let gateway = &self.shared.gateway;
+        let attach = |inputs| gateway.attach(&self.plan.reference, job.bridge(), inputs);
+        let (result, attached) = match &self.plan.work {
             Work::Solve(input) => {
                 let request = weld_engine::SolveRequest {
                     input: input.clone(),
                     cache_imports: self.plan.cache_imports.clone(),
                     ..weld_engine::SolveRequest::default()
                 };
-                bridge.solve(request).await
+                let result = bridge.solve(request).await;
+                let looks = self.plan.session_exporters;
+                (result, looks.then(|| attach(BTreeMap::new())).transpose()?)
             }
             Work::Client(inputs) => {
-                let gateway = &self.shared.gateway;
-                let attached = gateway.attach(&self.plan.reference, bridge, inputs.clone())?;
-                attached.result().await
+                let attached = attach(inputs.clone())?;
+                (attached.result().await, Some(attached))
             }
         };
-        result.map_err(|error| to_status(&error))
+        Ok((result.map_err(|error| to_status(&error))?, attached))
+    }
+
+    /// The exporters that the client names now that it can look into what was built.
+    async fn session_exports(
+        &self,
+        client: Option<&Arc<ClientSession>>,
+        attached: &Attached,
+        result: &weld_engine::FrontendResult,
+    ) -> Result<Vec<ExportRequest>, Status> {
+        let session = client.ok_or_else(|| {
+            Status::invalid_argument("exporters can only be asked of a client with a session")
+        })?;
+        let metadata = result.metadata.iter();
+        let question = FindExportersRequest {
+            metadata: metadata
+                .map(|(key, value)| (key.clone(), value.to_vec()))
+                .collect(),
+            refs: attached.keep(result)?,
+        };
+        let named = session.find_exporters(question).await?.into_iter();
+        let named: Vec<_> = named
+            .map(|exporter| Exporter {
+                kind: exporter.r#type,
+                attrs: exporter.attrs,
+            })
+            .collect();
+        let first = self.plan.exporters.len();
+        exporters::requests(&named, |number| {
+            exporters::to_client(client, first + number)
+        })
     }
 
     fn count(&self, error: Option<&Status>) {
@@ -274,7 +323,7 @@ impl Build {
         match built {
             Ok(response) => {
                 record.exporter_response = response.attrs.clone();
-                record.result = exporters::results(&self.plan.exporters, &response.attrs);
+                record.result = exporters::results(&response.exports);
             }
             Err(status) => {
                 let message = error_message(status);

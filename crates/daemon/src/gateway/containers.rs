@@ -37,6 +37,7 @@ impl Session {
             network: Some(network),
             extra_hosts: request.extra_hosts,
             hostname: request.hostname,
+            platform: convert::platform(request.platform),
         };
         let made = self.bridge().new_container(asked).await;
         let made = Arc::new(made.map_err(|error| self.solve_error(&error))?);
@@ -113,8 +114,11 @@ impl Session {
         let id = &request.container_id;
         let container = self.containers().remove(id);
         let container = container.ok_or_else(|| missing(id))?;
-        container.release().await;
-        Ok(wire::ReleaseContainerResponse {})
+        match container.release().await {
+            true => Ok(wire::ReleaseContainerResponse {}),
+            // As clients know it: processes were still running.
+            false => Err(Status::cancelled("context canceled")),
+        }
     }
 
     pub(super) fn container(&self, id: &str) -> Result<Arc<Container>, Status> {

@@ -66,30 +66,32 @@ fn of_dockerfile(error: &weld_engine::DockerfileError) -> Option<Any> {
         line: i32::try_from(line).unwrap_or(i32::MAX),
         character: 0,
     };
-    let lines = error.ranges().iter().map(|lines| pb::Range {
-        start: Some(position(lines.start)),
-        end: Some(position(lines.end)),
-    });
-    // Within the lines, the characters at fault: who shows lines alone shows the same.
-    let fragment = error.marked().map(|mark| {
+    // Each line by itself, as those of steps are; in one of them, the characters at fault.
+    let lines = error.ranges().iter();
+    let lines = lines.flat_map(|lines| lines.start..=lines.end);
+    let ranges = lines.map(|line| {
         let at = |column: u32| pb::Position {
             character: i32::try_from(column).unwrap_or(i32::MAX),
-            ..position(mark.line)
+            ..position(line)
         };
-        let first = mark.column.saturating_sub(1);
+        let mark = error.marked().filter(|mark| mark.line == line);
+        let (start, end) = mark.map_or((0, 0), |mark| {
+            let first = mark.column.saturating_sub(1);
+            (first, first.saturating_add(mark.width))
+        });
         pb::Range {
-            start: Some(at(first)),
-            end: Some(at(first.saturating_add(mark.width))),
+            start: Some(at(start)),
+            end: Some(at(end)),
         }
     });
     Some(source(&SourceRanges {
         info: pb::SourceInfo {
             filename: file.name().to_owned(),
             data: file.data().to_vec().into(),
-            definition: None,
+            definition: file.definition().cloned(),
             language: "Dockerfile".to_owned(),
         },
-        ranges: lines.chain(fragment).collect(),
+        ranges: ranges.collect(),
     }))
 }
 
@@ -104,10 +106,29 @@ fn source(source: &SourceRanges) -> Any {
     let info = json!({
         "filename": source.info.filename,
         "data": BASE64_STANDARD.encode(&source.info.data),
+        "definition": source.info.definition.as_ref().map(definition),
         "language": source.info.language,
     });
     let value = json!({"info": info, "ranges": ranges.collect::<Vec<_>>()});
     detail("errdefs.Source", &value)
+}
+
+/// What a source file was made by.
+fn definition(definition: &pb::Definition) -> Value {
+    let operations = definition.def.iter();
+    let metadata = definition.metadata.iter();
+    let metadata = metadata.map(|(digest, metadata)| {
+        let metadata = json!({
+            "ignore_cache": metadata.ignore_cache,
+            "description": metadata.description,
+            "caps": metadata.caps,
+        });
+        (digest.clone(), metadata)
+    });
+    json!({
+        "def": operations.map(|operation| BASE64_STANDARD.encode(operation)).collect::<Vec<_>>(),
+        "metadata": metadata.collect::<serde_json::Map<_, _>>(),
+    })
 }
 
 /// The frontends that an error went through, the innermost first.

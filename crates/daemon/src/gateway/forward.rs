@@ -52,6 +52,15 @@ impl Attached {
     pub async fn result(&self) -> Result<FrontendResult, BuildError> {
         self.session.result().await
     }
+
+    /// The ids by which the client can look into what was built.
+    ///
+    /// # Errors
+    /// If the client holds too many results already.
+    pub fn keep(&self, result: &FrontendResult) -> Result<Vec<String>, Status> {
+        let refs = result.each_ref().cloned();
+        refs.map(|reference| self.session.keep(reference)).collect()
+    }
 }
 
 impl Drop for Attached {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
@@ -16,7 +17,7 @@ use tonic::{Code, Status};
 use weld_engine::{ProcessError, ProcessRequest, RuntimeError, Stdio, StepProcess, Terminal};
 use weld_proto::frontend::exec_message::Input;
 use weld_proto::frontend::{self as wire, ExecMessage};
-use weld_proto::google;
+use weld_proto::{google, pb};
 
 use super::session::Session;
 use super::{details, signals};
@@ -99,8 +100,10 @@ where
                     "Process {id} already exists"
                 )));
             }
-            let process = start(session, &id, init, sender, &mut tasks).await?;
-            running.insert(id, process);
+            match start(session, &id, init, sender, &mut tasks).await {
+                Ok(process) => drop(running.insert(id, process)),
+                Err(status) => refuse(sender, &id, &status).await?,
+            }
             continue;
         }
         let process = running.get_mut(&id);
@@ -211,7 +214,9 @@ async fn start(
 ) -> Result<Running, Status> {
     let container = session.container(&init.container_id)?;
     let (stdio, ends) = streams(&init)?;
-    let security = init.security();
+    let security = pb::SecurityMode::try_from(init.security).map_err(|_| {
+        Status::invalid_argument(format!("invalid security mode {}", init.security))
+    })?;
     let meta = init.meta.unwrap_or_default();
     let process = container.start(ProcessRequest {
         args: meta.args,
@@ -251,6 +256,23 @@ async fn start(
         let _ = send(&sender, &id, Input::Done(wire::DoneMessage {})).await;
     });
     Ok(running)
+}
+
+/// Tells of a process that cannot be started: as one that has ended, since others go on and clients
+/// wait for its start.
+async fn refuse(sender: &Sender, id: &str, status: &Status) -> Result<(), Status> {
+    send(sender, id, Input::Started(wire::StartedMessage {})).await?;
+    let detailed = google::Status::decode(status.details()).ok();
+    let exit = wire::ExitMessage {
+        code: UNKNOWN_CODE,
+        error: Some(google::Status {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: detailed.map(|status| status.details).unwrap_or_default(),
+        }),
+    };
+    send(sender, id, Input::Exit(exit)).await?;
+    send(sender, id, Input::Done(wire::DoneMessage {})).await
 }
 
 async fn send(sender: &Sender, id: &str, input: Input) -> Result<(), Status> {

@@ -9,6 +9,7 @@ use weld_engine::{
     SolveRequest, SourceMeta, SourceMetaRequest,
 };
 use weld_proto::frontend as wire;
+use weld_proto::pb;
 use weld_proto::types::WorkerRecord;
 
 use super::session::Session;
@@ -19,6 +20,10 @@ const LAYOUT_RESOLVER: i32 = 1;
 
 /// The longest text of a warning, in bytes.
 const MAX_WARNING: usize = 1 << 20;
+/// The largest file that a warning may be about, in bytes.
+const MAX_WARNING_FILE: usize = 2 << 20;
+/// How many ranges of it a warning may have; further ones are left out.
+const MAX_WARNING_RANGES: usize = 100;
 
 impl Session {
     pub(super) async fn resolve_image_config(
@@ -234,8 +239,9 @@ impl Session {
         let vertex = request.digest.parse().map_err(|error| {
             Status::invalid_argument(format!("digest of a warning's vertex: {error}"))
         })?;
+        let file = request.info.as_ref().map_or(0, |info| info.data.len());
         let size = request.short.len() + request.detail.iter().map(Bytes::len).sum::<usize>();
-        if size > MAX_WARNING {
+        if size > MAX_WARNING || file > MAX_WARNING_FILE {
             return Err(Status::invalid_argument("a warning is too long"));
         }
         let level = u32::try_from(request.level).unwrap_or(0).max(1);
@@ -245,13 +251,28 @@ impl Session {
             (Some(info), None) => info.filename.clone(),
             (None, _) => String::new(),
         };
+        let position = |position: Option<pb::Position>| weld_progress::Position {
+            line: position.map_or(0, |position| position.line),
+            character: position.map_or(0, |position| position.character),
+        };
+        let ranges = request.ranges.iter().take(MAX_WARNING_RANGES);
         self.bridge().warn(weld_progress::Warning {
-            vertex,
             level,
-            short: request.short.to_vec(),
             detail: request.detail.iter().map(|line| line.to_vec()).collect(),
             url: request.url,
             location,
+            source: request.info.map(|info| weld_progress::SourceInfo {
+                filename: info.filename,
+                data: info.data.to_vec(),
+                language: info.language,
+            }),
+            ranges: ranges
+                .map(|range| weld_progress::Range {
+                    start: position(range.start),
+                    end: position(range.end),
+                })
+                .collect(),
+            ..weld_progress::Warning::new(vertex, request.short)
         });
         Ok(wire::WarnResponse {})
     }

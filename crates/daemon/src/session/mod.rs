@@ -4,6 +4,7 @@ mod agent;
 mod blobs;
 mod connection;
 mod credentials;
+mod exporters;
 mod files;
 mod manager;
 mod offers;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use weld_export::{ClientTarget, Content, ResultBlob, ResultReceiver};
 use weld_proto::fsutil::Packet;
 use weld_proto::session::BytesMessage;
@@ -104,12 +104,19 @@ impl ResultReceiver for ClientResults {
             }
         }
         let call = async {
-            let answer = caller
-                .streaming_fallible::<_, _, BytesMessage>(SEND, request)
-                .await;
-            let mut answer = answer.map_err(to_io)?.into_inner();
-            while answer.message().await.map_err(to_io)?.is_some() {}
-            Ok(())
+            let answer = async {
+                let answer = caller
+                    .streaming_fallible::<_, _, BytesMessage>(SEND, request)
+                    .await;
+                let mut answer = answer?.into_inner();
+                while answer.message().await?.is_some() {}
+                Ok::<(), Status>(())
+            };
+            match answer.await {
+                // A client that has the file already, or wants nothing but to hear of it.
+                Err(status) if status.code() == Code::AlreadyExists => Ok(()),
+                told => told.map_err(to_io),
+            }
         };
         let pump = async {
             loop {

@@ -11,6 +11,7 @@ use super::host::{Host, ReadRequest};
 use super::{ConvertError, HostFailure, Request};
 use crate::error::Error;
 use crate::ignore;
+use crate::source::SourceFile;
 
 /// The ignore file of a directory that has none of its own for the Dockerfile.
 const IGNORE_FILE: &str = ".dockerignore";
@@ -26,17 +27,15 @@ pub(super) struct MainContext {
     /// The files, if they are not the client's directory.
     remote: Option<Graph>,
     /// What holds the Dockerfile, if it is not the client's.
-    dockerfile: Option<(pb::Definition, Source)>,
+    dockerfile: Option<(pb::Definition, Option<Source>)>,
     /// The Dockerfile's path, if the context says it.
     filename: Option<String>,
 }
 
 /// The Dockerfile and the ignore file beside it.
 pub(super) struct DockerfileFiles {
-    /// The name for messages.
-    pub(super) name: String,
     /// The Dockerfile.
-    pub(super) data: Bytes,
+    pub(super) source: SourceFile,
     /// The ignore file for this Dockerfile alone: its name and content.
     ignore: Option<(String, Bytes)>,
 }
@@ -84,15 +83,13 @@ pub(super) async fn read_ignore_file(
     let read = host
         .read_files(ReadRequest {
             definition: &definition,
-            source: &source,
+            source: Some(&source),
             paths: &[IGNORE_FILE.to_owned()],
             limit: ignore::MAX_SIZE.saturating_add(1),
         })
-        .await
-        .map_err(|error| ConvertError::Read {
-            what: format!("{IGNORE_FILE} of {name}"),
-            source: HostFailure::from(error),
-        })?;
+        .await;
+    // A directory that cannot be had says so where something of it is used, if anything is.
+    let read = read.unwrap_or_default();
     match read.into_iter().next().flatten() {
         Some(data) => parse_ignore_file(IGNORE_FILE, &data),
         None => Ok(Vec::new()),
@@ -131,7 +128,8 @@ impl MainContext {
         let dockerfile = match input(&request.dockerfile_name) {
             Some(definition) if !request.local_dockerfile => {
                 let graph = input_graph(&request.dockerfile_name, definition.clone())?;
-                Some((definition, first_source(&graph)))
+                let source = only_source(&graph);
+                Some((definition, source))
             }
             _ => None,
         };
@@ -160,7 +158,7 @@ impl MainContext {
         let definition = definition_of(request, source.clone(), constraints)?;
         Ok(Self {
             remote: Some(own_graph(definition.clone())?),
-            dockerfile: Some((definition, source)),
+            dockerfile: Some((definition, Some(source))),
             filename: None,
         })
     }
@@ -184,7 +182,7 @@ impl MainContext {
         let read = host
             .read_files(ReadRequest {
                 definition: &definition,
-                source: &source,
+                source: Some(&source),
                 paths: &[DOWNLOAD.to_owned()],
                 limit: SNIFFED,
             })
@@ -197,7 +195,7 @@ impl MainContext {
         if !is_archive(&head) {
             return Ok(Self {
                 remote: Some(own_graph(definition.clone())?),
-                dockerfile: Some((definition, source)),
+                dockerfile: Some((definition, Some(source))),
                 filename: Some(DOWNLOAD.to_owned()),
             });
         }
@@ -214,9 +212,14 @@ impl MainContext {
             .map_err(ConvertError::from)?;
         Ok(Self {
             remote: Some(own_graph(definition.clone())?),
-            dockerfile: Some((definition, source)),
+            dockerfile: Some((definition, Some(source))),
             filename: None,
         })
+    }
+
+    /// What the files are, if they are not the client's directory.
+    pub(super) const fn remote(&self) -> Option<&Graph> {
+        self.remote.as_ref()
     }
 
     /// Reads the Dockerfile and the ignore file beside it.
@@ -235,12 +238,15 @@ impl MainContext {
             Some((definition, source)) if !request.local_dockerfile => {
                 (definition.clone(), source.clone())
             }
-            _ => local_dockerfile(request, &filename, &paths)?,
+            _ => {
+                let (definition, source) = local_dockerfile(request, &filename, &paths)?;
+                (definition, Some(source))
+            }
         };
         let read = host
             .read_files(ReadRequest {
                 definition: &definition,
-                source: &source,
+                source: source.as_ref(),
                 paths: &paths,
                 limit: MAX_DOCKERFILE,
             })
@@ -258,13 +264,12 @@ impl MainContext {
                     filename: filename.clone(),
                     context: match &source {
                         // The name of a client's directory says nothing to a user.
-                        Source::Local(_) => "the context".to_owned(),
-                        other => other.identifier(),
+                        None | Some(Source::Local(_)) => "the context".to_owned(),
+                        Some(other) => other.identifier(),
                     },
                 })?;
         Ok(DockerfileFiles {
-            name: filename,
-            data,
+            source: SourceFile::new(filename.as_str(), data.to_vec()).built_by(definition),
             ignore: ignore.map(|data| (ignore_name, data)),
         })
     }
@@ -386,16 +391,15 @@ pub(super) fn input_graph(name: &str, definition: pb::Definition) -> Result<Grap
     )
 }
 
-/// What to call the place of a file that a definition holds.
-fn first_source(graph: &Graph) -> Source {
-    graph
-        .vertices()
-        .iter()
-        .find_map(|vertex| match vertex.op() {
+/// The source that a definition is, if it is nothing else.
+fn only_source(graph: &Graph) -> Option<Source> {
+    match graph.vertices() {
+        [only] => match only.op() {
             weld_llb::Op::Source(source) => Some((**source).clone()),
             _ => None,
-        })
-        .unwrap_or_else(|| Source::Local(LocalSource::default()))
+        },
+        _ => None,
+    }
 }
 
 /// Whether a file that starts so is an archive: compressed, or a tar header whose checksum is right.

@@ -37,7 +37,7 @@ struct Plan<'a> {
 }
 
 /// What a source's text means.
-enum Location {
+pub(super) enum Location {
     Git(Box<GitRef>),
     Url,
     Path,
@@ -367,7 +367,7 @@ fn is_linked(transfer: &Transfer) -> bool {
     transfer.link && transfer.chmod.as_ref().is_none_or(String::is_empty)
 }
 
-fn locate(source: &str) -> Result<Location, ErrorKind> {
+pub(super) fn locate(source: &str) -> Result<Location, ErrorKind> {
     if let Some(git) = GitRef::parse(source).map_err(ConvertError::from)?
         && !git.like_a_path
     {
@@ -380,7 +380,7 @@ fn locate(source: &str) -> Result<Location, ErrorKind> {
 }
 
 /// The last element of a URL's path.
-fn url_filename(url: &str) -> String {
+pub(super) fn url_filename(url: &str) -> String {
     let without_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
     let path = without_scheme.split_once('/').map_or("", |(_, path)| path);
     let path = path.split(['?', '#']).next().unwrap_or_default();

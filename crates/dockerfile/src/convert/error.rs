@@ -190,11 +190,19 @@ pub enum ConvertError {
         /// The signal.
         signal: String,
     },
-    /// `SOURCE_DATE_EPOCH` is no number.
-    #[error("invalid SOURCE_DATE_EPOCH: {value}: a number of seconds since 1970 is needed")]
+    /// `SOURCE_DATE_EPOCH` is no number, and names nothing.
+    #[error(
+        "invalid SOURCE_DATE_EPOCH: {value}: a number of seconds since 1970 is needed, or context, or the name of a stage or context"
+    )]
     Epoch {
         /// The value.
         value: String,
+    },
+    /// `SOURCE_DATE_EPOCH` names a stage that is more than a source.
+    #[error("SOURCE_DATE_EPOCH stage {reason}")]
+    EpochStage {
+        /// What is wrong with it.
+        reason: String,
     },
     /// A named context's value is malformed.
     #[error("invalid context specifier {value:?} for {name}: {reason}")]

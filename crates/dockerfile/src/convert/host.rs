@@ -24,6 +24,15 @@ pub trait Host: Send + Sync {
     /// for, `None` where there is no such file.
     async fn read_files(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError>;
 
+    /// The time of what a definition of one source and nothing else holds, in seconds since 1970:
+    /// a commit's, that of which a server says that a file was changed then, or that of the newest
+    /// file of an archive.
+    async fn source_time(
+        &self,
+        definition: &pb::Definition,
+        source: &Source,
+    ) -> Result<Option<i64>, HostError>;
+
     /// Hears of what the linter found.
     fn warn(&self, warning: &Warning, source: &SourceFile);
 }
@@ -66,11 +75,11 @@ pub struct ResolvedImage {
 /// Files that are wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadRequest<'a> {
-    /// What builds the file system that holds them; its one source is `source`.
+    /// What builds the file system that holds them.
     pub definition: &'a pb::Definition,
-    /// Where they come from. A host that has the directory at hand may read them there, as long as it
-    /// resolves paths beneath its root.
-    pub source: &'a Source,
+    /// Where they come from, if the definition is this source and nothing else. A host that has the
+    /// directory at hand may read them there, as long as it resolves paths beneath its root.
+    pub source: Option<&'a Source>,
     /// The paths, relative to the root.
     pub paths: &'a [String],
     /// Read no more than this of each file, in bytes.

@@ -91,6 +91,7 @@ impl Converter<'_> {
     }
 }
 
+/// Each line by itself, as clients expect them.
 pub(super) fn ranges(lines: LineRange) -> Vec<Range> {
     let position = |line: u32| {
         Some(Position {
@@ -98,10 +99,13 @@ pub(super) fn ranges(lines: LineRange) -> Vec<Range> {
             character: 0,
         })
     };
-    vec![Range {
-        start: position(lines.start),
-        end: position(lines.end),
-    }]
+    let lines = lines.start..=lines.end;
+    lines
+        .map(|line| Range {
+            start: position(line),
+            end: position(line),
+        })
+        .collect()
 }
 
 /// `->arm64` where a stage that runs on `base` says that it builds for another platform.

@@ -46,6 +46,8 @@ pub struct Request {
     pub labels: BTreeMap<String, String>,
     /// The stage to build; the last one if absent.
     pub target: Option<String>,
+    /// Convert stages that the target does not need as well, for what the linter finds in them.
+    pub all_stages: bool,
     /// The platforms to build for; that of the build if empty, or what the base image is for.
     pub platforms: Vec<Platform>,
     /// Whether the result is an index even for one platform.
@@ -141,6 +143,7 @@ impl Request {
             build_args: BTreeMap::new(),
             labels: BTreeMap::new(),
             target: None,
+            all_stages: false,
             platforms: Vec::new(),
             multi_platform: false,
             build_platform,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weld_fileset::PatternMatcher;
-use weld_llb::{Builder, EnvList, Output, Platform, ProxyEnv, SourceFileId, State};
+use weld_llb::{Builder, EnvList, Output, Platform, ProxyEnv, SourceFileId, State, pb};
 
 use super::context::MainContext;
 use super::host::Host;
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::instruction::{Instruction, Kind};
 use crate::lint::{Finding, Linter, Warning, check_syntax, checks};
 use crate::shell::Expander;
-use crate::source::LineRange;
+use crate::source::{LineRange, SourceFile};
 use crate::stage::{Dockerfile, Stage};
 use crate::suggest;
 
@@ -114,6 +114,16 @@ pub(super) struct Converter<'a> {
     pub(super) context_paths: BTreeSet<String>,
 }
 
+/// The Dockerfile as what operations come from.
+fn add_source_file(builder: &mut Builder, source: &SourceFile) -> SourceFileId {
+    builder.add_source_file(pb::SourceInfo {
+        filename: source.name().to_owned(),
+        data: source.data().to_vec().into(),
+        definition: source.definition().cloned(),
+        language: "Dockerfile".to_owned(),
+    })
+}
+
 impl<'a> Converter<'a> {
     pub(super) fn new(conversion: &Conversion<'a>, mut linter: Linter) -> Result<Self, Error> {
         let (request, dockerfile) = (conversion.request, conversion.dockerfile);
@@ -137,7 +147,7 @@ impl<'a> Converter<'a> {
         let ignored = PatternMatcher::new(conversion.ignore).map_err(ConvertError::from)?;
         let mut builder = Builder::new();
         let source = &dockerfile.source;
-        let file = builder.add_file(source.name(), "Dockerfile", source.data().to_vec());
+        let file = add_source_file(&mut builder, source);
         let context_output = conversion.context.add_to(&mut builder, request);
         Ok(Self {
             host: conversion.host,

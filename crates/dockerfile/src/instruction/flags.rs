@@ -86,7 +86,7 @@ fn parse_flag(text: &str, mark: Mark, specs: &[Spec], before: &Flags) -> Result<
     let flag = || written.to_owned();
     let Some((name, takes)) = specs.iter().find(|(name, _)| *name == written) else {
         let names = specs.iter().map(|(name, _)| *name);
-        let suggestion = suggest::closest(written, names).map(|name| format!("--{name}"));
+        let suggestion = suggest::closest(written, names).map(|name| name.to_string());
         return Err(Error::new(ErrorKind::UnknownFlag { flag: flag() }).suggest(suggestion));
     };
     if *takes != Takes::List && before.mark(name).is_some() {

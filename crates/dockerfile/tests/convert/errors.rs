@@ -91,7 +91,7 @@ fn errors_say_what_is_wrong_and_where() {
         ),
         (
             "FROM base\nCOPY --chmod=888 a /",
-            "Dockerfile:2: invalid chmod parameter: '888'. it should be an octal string between 0 and 07777, or a symbolic mode such as u=rwX,go=rX",
+            "Dockerfile:2: invalid chmod parameter: '888'. it should be octal string and between 0 and 07777, or a symbolic mode such as u=rwX,go=rX",
         ),
         (
             "FROM base\nSTOPSIGNAL SIGNOPE",
@@ -111,7 +111,7 @@ fn errors_say_what_is_wrong_and_where() {
         ),
         (
             "ARG SOURCE_DATE_EPOCH=x\nFROM base",
-            "Dockerfile: invalid SOURCE_DATE_EPOCH: x: a number of seconds since 1970 is needed",
+            "Dockerfile: invalid SOURCE_DATE_EPOCH: x: a number of seconds since 1970 is needed, or context, or the name of a stage or context",
         ),
     ] {
         assert_eq!(error(dockerfile, &[]).to_string(), message, "{dockerfile}");

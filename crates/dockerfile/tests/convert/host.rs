@@ -20,6 +20,8 @@ pub(crate) struct FakeHost {
     /// Configs by reference; of a layout by its store's name.
     images: BTreeMap<String, String>,
     pub(crate) warnings: Mutex<Vec<String>>,
+    /// Of all sources.
+    time: Option<i64>,
     /// What was resolved: the reference and the platform.
     pub(crate) resolved: Mutex<Vec<String>>,
     /// What was read: the source and the paths.
@@ -59,8 +61,9 @@ impl Host for FakeHost {
         // What a host is to build is a definition like any other.
         Graph::from_pb(request.definition.clone())?;
         let context = match request.source {
-            Source::Local(local) => local.name.clone(),
-            source => source.identifier(),
+            Some(Source::Local(local)) => local.name.clone(),
+            Some(source) => source.identifier(),
+            None => "a definition".to_owned(),
         };
         let paths = request.paths.join(",");
         self.read
@@ -72,6 +75,14 @@ impl Host for FakeHost {
             .iter()
             .map(|path| self.files.get(&(context.clone(), path.clone())).cloned())
             .collect())
+    }
+
+    async fn source_time(
+        &self,
+        _definition: &weld_llb::pb::Definition,
+        _source: &Source,
+    ) -> Result<Option<i64>, HostError> {
+        Ok(self.time)
     }
 
     fn warn(&self, warning: &Warning, _: &SourceFile) {
@@ -95,6 +106,11 @@ impl FakeHost {
         let data = Bytes::copy_from_slice(data.as_ref());
         self.files
             .insert((context.to_owned(), path.to_owned()), data);
+        self
+    }
+
+    pub(crate) fn time(mut self, time: i64) -> Self {
+        self.time = Some(time);
         self
     }
 

@@ -5,6 +5,7 @@
 mod buildkit;
 mod configs;
 mod contexts;
+mod epoch;
 mod errors;
 mod graphs;
 mod host;

@@ -225,6 +225,6 @@ async fn a_bad_config_is_told_with_its_platform() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "linux/amd64: the image config names no os"
+        "linux/amd64: invalid image config for export: missing os"
     );
 }

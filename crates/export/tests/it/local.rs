@@ -174,7 +174,7 @@ async fn platforms_have_directories_of_their_own() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot write \"one\" of linux/arm64: linux/amd64 has it too; use platform-split=true or other names"
+        "cannot overwrite one from linux/amd64 with linux/arm64 when split option is disabled: use platform-split=true or other names"
     );
 }
 

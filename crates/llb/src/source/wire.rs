@@ -91,6 +91,19 @@ impl Attributes<'_> {
             .transpose()
     }
 
+    /// A number of layers, of which an image has at least one.
+    fn layer_limit(&self, name: &str) -> Result<Option<u64>, SourceError> {
+        let Some(value) = self.text(name) else {
+            return Ok(None);
+        };
+        let limit = value.parse().ok().filter(|limit| *limit > 0);
+        let limit = limit.ok_or_else(|| SourceError::LayerLimit {
+            identifier: self.identifier.to_owned(),
+            value,
+        })?;
+        Ok(Some(limit))
+    }
+
     fn list(&self, name: &str) -> Result<Vec<String>, SourceError> {
         let Some(value) = self.text(name) else {
             return Ok(Vec::new());
@@ -131,7 +144,7 @@ impl Attributes<'_> {
             reference: name.to_owned(),
             resolve_mode,
             record_type: self.text(attr::IMAGE_RECORD_TYPE),
-            layer_limit: self.parsed(attr::IMAGE_LAYER_LIMIT, "a number of layers")?,
+            layer_limit: self.layer_limit(attr::IMAGE_LAYER_LIMIT)?,
             checksum: self.parsed(attr::IMAGE_CHECKSUM, "a digest")?,
         })
     }
@@ -141,7 +154,7 @@ impl Attributes<'_> {
             reference: name.to_owned(),
             session: self.text(attr::OCI_LAYOUT_SESSION),
             store: self.text(attr::OCI_LAYOUT_STORE),
-            layer_limit: self.parsed(attr::OCI_LAYOUT_LAYER_LIMIT, "a number of layers")?,
+            layer_limit: self.layer_limit(attr::OCI_LAYOUT_LAYER_LIMIT)?,
         })
     }
 

@@ -10,7 +10,7 @@ use weld_store::layer::LayerError;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// A path that must be there is not.
-    #[error("{path:?}: not found")]
+    #[error("{}: no such file or directory", .path.display())]
     NotFound {
         /// The path.
         path: PathBuf,

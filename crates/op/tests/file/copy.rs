@@ -94,8 +94,11 @@ fn where_things_go() {
 #[test]
 fn what_cannot_be_is_said() {
     let table: [(Copy, &str); 11] = [
-        (action("/none", "/x"), "\"/none\": not found"),
-        (dockerfile("/none", "/x"), "\"/none\": not found"),
+        (action("/none", "/x"), "/none: no such file or directory"),
+        (
+            dockerfile("/none", "/x"),
+            "/none: no such file or directory",
+        ),
         (
             action("/file/none", "/x"),
             "\"/file/none\": not a directory",
@@ -128,7 +131,7 @@ fn what_cannot_be_is_said() {
                 create_dest_path: false,
                 ..action("/file", "/no/such/place")
             },
-            "\"/no/such\": not found",
+            "/no/such: no such file or directory",
         ),
         (
             action("/loop/x", "/y"),
@@ -352,7 +355,7 @@ fn include_and_exclude_patterns() {
     }
     run(&["a/b/c"], &[], &["/d/a/b/c", "/d/a/b"]).unwrap();
     let error = run(&["a/b/c", "x/y"], &[], &["/d/a/b/c", "/d/x/y"]).unwrap_err();
-    assert_eq!(error.to_string(), "\"/d/x/y\": not found");
+    assert_eq!(error.to_string(), "/d/x/y: no such file or directory");
 }
 
 #[test]

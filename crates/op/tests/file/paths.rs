@@ -83,7 +83,7 @@ fn directories() {
     );
 
     let error = mkdir("/none/x").run(&mut tree, None).unwrap_err();
-    assert_eq!(error.to_string(), "\"/none/x\": not found");
+    assert_eq!(error.to_string(), "/none/x: no such file or directory");
     let error = MakeDir {
         make_parents: true,
         ..mkdir("/file")
@@ -137,7 +137,7 @@ fn files() {
     assert_eq!(mode(&root.join("dir/old")), 0o604);
 
     let error = mkfile("/none/x", "").run(&mut tree, None).unwrap_err();
-    assert_eq!(error.to_string(), "\"/none/x\": not found");
+    assert_eq!(error.to_string(), "/none/x: no such file or directory");
     for path in ["/dir", "/"] {
         let error = mkfile(path, "").run(&mut tree, None).unwrap_err();
         assert_eq!(error.to_string(), format!("{path:?}: is a directory"));
@@ -164,7 +164,7 @@ fn symbolic_links() {
     let error = symlink_to("x", "/none/file")
         .run(&mut tree, None)
         .unwrap_err();
-    assert_eq!(error.to_string(), "\"/none/file\": not found");
+    assert_eq!(error.to_string(), "/none/file: no such file or directory");
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn removal() {
     assert_eq!(listing(&outside), ["victim"]);
 
     let error = remove("/none").run(&mut tree).unwrap_err();
-    assert_eq!(error.to_string(), "\"/none\": not found");
+    assert_eq!(error.to_string(), "/none: no such file or directory");
     for path in ["/", "", "..", "a/..", "../..", "/."] {
         let error = remove(path).run(&mut tree).unwrap_err();
         assert!(
@@ -225,7 +225,7 @@ fn removal() {
         );
     }
     let error = remove("../outside").run(&mut tree).unwrap_err();
-    assert_eq!(error.to_string(), "\"/outside\": not found");
+    assert_eq!(error.to_string(), "/outside: no such file or directory");
 }
 
 #[test]

@@ -261,7 +261,7 @@ fn failures_say_which_action() {
     ];
     let error = world.run(actions, &[]).unwrap_err();
     assert!(matches!(error, SequenceError::Action { action: 1, .. }));
-    assert_eq!(error.to_string(), "\"/foo\": not found");
+    assert_eq!(error.to_string(), "/foo: no such file or directory");
     let actions = vec![do_to(FileInput::Input(3), Some(0), mkdir("/x"))];
     let error = world.run(actions, &[]).unwrap_err();
     assert!(matches!(error, SequenceError::BadInput { action: 0 }));

@@ -167,7 +167,10 @@ async fn a_missing_branch_and_a_missing_agent_are_named() {
         .solve(Source::Git(remote.source("nowhere")))
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("no ref \"nowhere\""), "{error}");
+    assert!(
+        error.to_string().contains("does not contain ref nowhere"),
+        "{error}"
+    );
     let mut source = remote.source("main");
     source.mount_ssh_sock = Some("key".to_owned());
     let error = world.solve(Source::Git(source)).await.unwrap_err();

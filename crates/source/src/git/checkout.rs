@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::error::GitError;
-use super::mirror::Mirror;
+use super::mirror::{Mirror, is_refused_depth};
 use super::source::{Access, GitSpec, MtimePolicy, ResolvedCommit};
 use super::subdir;
 
@@ -114,16 +114,15 @@ impl Checkout<'_> {
         let origin = ["remote", "add", "origin", self.access.url.remote()];
         git.run(&action, origin).await?;
         if submodules {
-            let update = [
-                "submodule",
-                "--quiet",
-                "update",
-                "--init",
-                "--recursive",
-                "--depth=1",
-            ];
-            git.run(&self.action("update the submodules of"), update)
-                .await?;
+            let action = self.action("update the submodules of");
+            let update = ["submodule", "--quiet", "update", "--init", "--recursive"];
+            let shallow = update.iter().copied().chain(["--depth=1"]);
+            match git.run(&action, shallow.collect::<Vec<_>>()).await {
+                Err(error) if is_refused_depth(&error) => {
+                    git.run(&action, update).await?;
+                }
+                other => drop(other?),
+            }
         }
         let expire = ["reflog", "expire", "--all", "--expire=now"];
         git.run(&action, expire).await?;

@@ -50,7 +50,7 @@ pub enum GitError {
         stderr: String,
     },
     /// The remote has no such reference.
-    #[error("repository {remote} has no ref {reference:?}")]
+    #[error("repository does not contain ref {reference} ({remote})")]
     NoReference {
         /// The remote.
         remote: String,
@@ -64,7 +64,7 @@ pub enum GitError {
         remote: String,
     },
     /// The reference stands for another commit than it should.
-    #[error("ref {reference:?} of {remote} is {actual}, not {expected} as its checksum says")]
+    #[error("expected checksum to match {expected}, got {actual} for {reference:?} of {remote}")]
     Mismatch {
         /// The remote.
         remote: String,

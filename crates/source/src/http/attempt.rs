@@ -10,7 +10,7 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
 use weld_digest::Algorithm;
 
-use super::download::etag;
+use super::download::{bare, etag};
 use super::file_name::file_name;
 use super::{Download, Fetched, HttpError, HttpRequest};
 use crate::progress::Transfer;
@@ -84,7 +84,7 @@ impl Fetch<'_> {
     fn with_conditions(&self, request: RequestBuilder) -> RequestBuilder {
         let etags: Vec<_> = self
             .usable()
-            .filter_map(|(_, download)| Some(format!("\"{}\"", download.etag.as_ref()?)))
+            .filter_map(|(_, download)| download.etag.clone())
             .collect();
         if !etags.is_empty() {
             return request.header(IF_NONE_MATCH, etags.join(", "));
@@ -132,9 +132,10 @@ impl Fetch<'_> {
 
     pub(super) fn same_etag(&self, headers: &HeaderMap) -> Option<Fetched> {
         let etag = etag(headers)?;
+        let is_same = |kept: &String| bare(kept) == bare(&etag);
         let same = self
             .usable()
-            .find(|(_, download)| download.etag.as_ref() == Some(&etag));
+            .find(|(_, download)| download.etag.as_ref().is_some_and(is_same));
         same.map(|(index, _)| self.unchanged(index, headers))
     }
 

@@ -55,16 +55,26 @@ impl Download {
     }
 }
 
-/// The entity tag without quotes and weakness: servers are not consistent about them.
+/// As the server wrote it, who may have left out the quotes and does not know it with them.
 pub(super) fn etag(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(ETAG)?.to_str().ok()?.trim();
-    let bare = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');
-    (!bare.is_empty()).then(|| bare.to_owned())
+    (!bare(text).is_empty()).then(|| text.to_owned())
+}
+
+/// What two tags for the same file have in common: servers are not consistent about quotes and
+/// weakness.
+pub(super) fn bare(etag: &str) -> &str {
+    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
 pub(super) fn last_modified(headers: &HeaderMap) -> Option<i64> {
     let text = headers.get(LAST_MODIFIED)?.to_str().ok()?;
-    let time: SystemTime = httpdate::parse_http_date(text).ok()?;
+    // Some servers call it UTC.
+    let text = match text.strip_suffix(" UTC") {
+        Some(time) => format!("{time} GMT"),
+        None => text.to_owned(),
+    };
+    let time: SystemTime = httpdate::parse_http_date(&text).ok()?;
     let seconds = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
     i64::try_from(seconds).ok()
 }

@@ -29,7 +29,7 @@ pub enum HttpError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The server refused.
-    #[error("cannot fetch {url}: {status}")]
+    #[error("cannot fetch {url}: invalid response status {status}")]
     Status {
         /// The URL.
         url: String,

@@ -66,7 +66,7 @@ async fn a_file_is_fetched_with_what_the_server_says_of_it() {
         size: 7,
         filename: "named by.server".to_owned(),
         last_modified: Some(1_445_412_480),
-        etag: Some("v1".to_owned()),
+        etag: Some("W/\"v1\"".to_owned()),
     };
     assert_eq!(download, expected);
     let attributes = FileAttributes {
@@ -113,7 +113,7 @@ async fn a_file_that_did_not_change_is_not_sent_again() {
     let request = HttpRequest::new(server.url("/old"));
     let (_, first) = fetched(&request, &[]).await;
     let other = Download {
-        etag: Some("else".to_owned()),
+        etag: Some("\"else\"".to_owned()),
         ..first.clone()
     };
     match fetch(&request, &[other.clone(), first.clone()])
@@ -242,7 +242,7 @@ async fn a_download_goes_on_if_it_is_still_the_same_file() {
         assert!(content(file) == whole, "{changes} {ranges}");
         assert_eq!(
             download.etag.as_deref(),
-            Some(if changes { "v2" } else { "v1" })
+            Some(if changes { "\"v2\"" } else { "\"v1\"" })
         );
         assert_eq!(server.requests().len(), 2);
     }
@@ -258,7 +258,7 @@ async fn refusals_and_limits_are_clear() {
     })
     .await;
     for (path, part, requests) in [
-        ("/gone", "/gone: 404 Not Found", 1),
+        ("/gone", "/gone: invalid response status 404 Not Found", 1),
         ("/large", "larger than the limit of 10485760 bytes", 1),
         ("/down", "503 Service Unavailable", 4),
     ] {

@@ -62,7 +62,7 @@ pub enum ImageError {
     #[error("{0}: more than {INDEX_DEPTH} indexes in one another")]
     Nested(String),
     /// It has another digest than the definition says.
-    #[error("{reference}: the digest is {actual}, and {expected} is required")]
+    #[error("image digest {actual} for {reference} does not match expected checksum {expected}")]
     Checksum {
         /// The image.
         reference: String,

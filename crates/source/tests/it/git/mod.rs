@@ -413,7 +413,7 @@ async fn checksums_are_held_to() {
         .to_string();
     assert!(
         error.contains(&format!(
-            "ref \"main\" of {} is {main}, not {first}",
+            "expected checksum to match {first}, got {main} for \"main\" of {}",
             repository.url()
         )),
         "{error}"
@@ -441,8 +441,8 @@ async fn what_is_not_there_is_named() {
     let (repository, world) = (Repository::new(), World::new());
     let absent = "1".repeat(40);
     for (reference, part) in [
-        ("nope", "has no ref \"nope\""),
-        (absent.as_str(), &format!("has no ref \"{absent}\"")),
+        ("nope", "does not contain ref nope"),
+        (absent.as_str(), &format!("does not contain ref {absent}")),
         ("--upload-pack=evil", "invalid git reference"),
         ("a b", "invalid git reference"),
     ] {
