@@ -8,6 +8,7 @@
 //! All `async` functions may be cancelled by dropping their future; blocking work runs on the
 //! runtime's blocking pool.
 
+pub mod blob_store;
 pub mod git;
 pub mod http;
 pub mod image;

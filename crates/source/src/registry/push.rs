@@ -125,6 +125,47 @@ impl Registry {
         Err(failures.into_error(repository.domain()))
     }
 
+    /// Sees to it that a repository has a blob whose content is not here: it is there already, or
+    /// the registry has it in one of the other repositories. False if neither.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn link_blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        mount_from: &[Repository],
+    ) -> Result<bool, RegistryError> {
+        let upload = BlobUpload {
+            descriptor: descriptor.clone(),
+            content: Arc::new(Bytes::new()),
+            mount_from: mount_from.to_vec(),
+        };
+        let action = Action {
+            verb: "push blob",
+            object: repository.at(descriptor.digest.clone()).to_string(),
+        };
+        let digest = descriptor.digest.to_string();
+        let push = Push {
+            registry: self,
+            repository,
+            upload: &upload,
+            transfer: Arc::new(Mutex::new(Progress::none().start(&digest, &digest, None))),
+            unreadable: Arc::default(),
+        };
+        let endpoints = self
+            .endpoints(repository, Capability::Push, &action)
+            .await?;
+        let mut failures = Failures::new(action);
+        for endpoint in endpoints.iter() {
+            match self.with_retry(|| Box::pin(push.link(endpoint))).await {
+                Ok(linked) => return Ok(linked.is_some()),
+                Err(failure) => failures.add(endpoint, failure),
+            }
+        }
+        Err(failures.into_error(repository.domain()))
+    }
+
     /// Pushes a manifest or index under the tag of `reference`, or, if it has none, under its
     /// digest. All that it refers to must be there already.
     ///
@@ -244,13 +285,21 @@ impl Push<'_> {
         }
     }
 
-    async fn blob(&self, endpoint: &Endpoint) -> Result<Pushed, Failure> {
+    /// Links the blob without its content, if that can be done.
+    async fn link(&self, endpoint: &Endpoint) -> Result<Option<Pushed>, Failure> {
         if self.exists(endpoint).await? {
-            return Ok(Pushed::Existing);
+            return Ok(Some(Pushed::Existing));
         }
-        let location = match self.begin(endpoint).await? {
-            Begun::Mounted => return Ok(Pushed::Mounted),
-            Begun::At(location) => location,
+        Ok(self.mount(endpoint).await?.then_some(Pushed::Mounted))
+    }
+
+    async fn blob(&self, endpoint: &Endpoint) -> Result<Pushed, Failure> {
+        if let Some(linked) = self.link(endpoint).await? {
+            return Ok(linked);
+        }
+        let scopes = push_scopes(self.repository);
+        let Begun::At(location) = self.ask(endpoint, &scopes, "").await? else {
+            return Ok(Pushed::Mounted);
         };
         match self.registry.shared.config.upload_chunk {
             Some(size) if size > 0 && size < self.size() => {
@@ -278,8 +327,8 @@ impl Push<'_> {
         }
     }
 
-    /// Asks for an upload, or for a link from another repository instead.
-    async fn begin(&self, endpoint: &Endpoint) -> Result<Begun, Failure> {
+    /// Asks for a link from another repository.
+    async fn mount(&self, endpoint: &Endpoint) -> Result<bool, Failure> {
         let sources = self.upload.mount_from.iter().filter(|source| {
             source.domain() == self.repository.domain() && source.path() != self.repository.path()
         });
@@ -291,7 +340,7 @@ impl Push<'_> {
                 .append_pair("from", source.path())
                 .finish();
             match self.ask(endpoint, &scopes, &format!("?{query}")).await {
-                Ok(Begun::Mounted) => return Ok(Begun::Mounted),
+                Ok(Begun::Mounted) => return Ok(true),
                 // The registry does not have it there and began an upload.
                 Ok(Begun::At(location)) => self.abandon(endpoint, location).await,
                 // It may not be read there.
@@ -304,7 +353,7 @@ impl Push<'_> {
                 Err(failure) => return Err(failure),
             }
         }
-        self.ask(endpoint, &push_scopes(self.repository), "").await
+        Ok(false)
     }
 
     async fn ask(

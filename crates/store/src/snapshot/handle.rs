@@ -146,6 +146,11 @@ impl SnapshotRef {
         layers
     }
 
+    /// Whether all its files are here.
+    pub fn is_unpacked(&self) -> bool {
+        self.check_unpacked().is_ok()
+    }
+
     pub(super) fn check_unpacked(&self) -> Result<(), SnapshotError> {
         if self.0.usable.get().is_some() {
             return Ok(());

@@ -11,6 +11,7 @@ use super::combine::ChangeSource;
 use super::handle::SnapshotRef;
 use super::record::{LAYERS, LayerDescriptor};
 use super::store::lock;
+use crate::Ticket;
 use crate::blobs::{BlobInfo, BlobRef, Expected, Started};
 use crate::db::{decode, encode};
 use crate::layer::{self, Compression, DiffOptions, DiffSource};
@@ -140,7 +141,9 @@ impl SnapshotRef {
         }
         self.check_unpacked()?;
         let made = self.make_layer(options)?;
-        self.save_layer(key(compression), &made.descriptor, made.blob.as_ref())?;
+        // Waited for, since whoever asks next reads what is committed.
+        self.save_layer(key(compression), &made.descriptor, made.blob.as_ref())?
+            .wait()?;
         Ok(made)
     }
 
@@ -198,8 +201,49 @@ impl SnapshotRef {
         })
     }
 
+    /// The blob of its own layer as [`layer`](Self::layer) would give it, if that need not be made:
+    /// it is here, or it is known where it is to be had. To be asked of those that
+    /// [`SnapshotRef::layer_snapshots`] gives.
+    pub fn known_blob(
+        &self,
+        compression: Compression,
+        force: bool,
+    ) -> Result<Option<LayerBlob>, SnapshotError> {
+        if let Some(known) = self.known_layer(ORIGINAL)? {
+            let kind = Compression::of_media_type(&known.descriptor.media_type);
+            if !force || kind.is_some_and(|kind| kind.is_same_kind(compression)) {
+                return Ok(Some(known));
+            }
+        }
+        let known = self.known_layer(key(compression))?;
+        Ok(known.filter(|known| known.blob.is_some()))
+    }
+
+    /// The digest of its own layer's content, if it was made of a blob.
+    pub fn diff_id(&self) -> Result<Option<weld_digest::Digest>, SnapshotError> {
+        let known = self.known_layer(ORIGINAL)?;
+        Ok(known.map(|known| known.descriptor.diff_id))
+    }
+
+    /// Keeps the blob that it was made of, which came after the snapshot was declared, as long as the
+    /// snapshot.
+    pub fn keep_blob(&self, blob: &BlobRef) -> Result<(), SnapshotError> {
+        let Some(known) = self.known_layer(ORIGINAL)? else {
+            return Ok(());
+        };
+        if known.descriptor.digest != *blob.digest() {
+            return Ok(());
+        }
+        self.save_layer(ORIGINAL, &known.descriptor, Some(blob))?
+            .wait()?;
+        Ok(())
+    }
+
     /// Keeps in mind the blob that it was made of.
-    pub(super) fn remember_layer(&self, descriptor: &LayerDescriptor) -> Result<(), SnapshotError> {
+    pub(super) fn remember_layer(
+        &self,
+        descriptor: &LayerDescriptor,
+    ) -> Result<Ticket<()>, SnapshotError> {
         let blob = self.snapshots().store().blobs().get(&descriptor.digest)?;
         self.save_layer(ORIGINAL, descriptor, blob.as_ref())
     }
@@ -224,23 +268,17 @@ impl SnapshotRef {
         key: u8,
         descriptor: &LayerDescriptor,
         blob: Option<&BlobRef>,
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<Ticket<()>, SnapshotError> {
         let row = encode(descriptor)?;
         let id = self.id();
         let object = blob.map(|blob| Object::Blob(blob.digest().clone()));
-        // Waited for, since whoever asks next reads what is committed.
-        self.snapshots()
-            .store()
-            .db()
-            .update(move |tx| {
-                tx.open_table(LAYERS)?.insert((id.0, key), row.as_slice())?;
-                match &object {
-                    Some(object) => refs::add(tx, &Reference::Snapshot(id), object),
-                    None => Ok(()),
-                }
-            })
-            .wait()?;
-        Ok(())
+        Ok(self.snapshots().store().db().update(move |tx| {
+            tx.open_table(LAYERS)?.insert((id.0, key), row.as_slice())?;
+            match &object {
+                Some(object) => refs::add(tx, &Reference::Snapshot(id), object),
+                None => Ok(()),
+            }
+        }))
     }
 }
 

@@ -364,7 +364,8 @@ impl Snapshots {
             marked: true,
         };
         let snapshot = self.publish(snapshot, origin, usage)?;
-        snapshot.remember_layer(descriptor)?;
+        // Waited for, since whoever asks next reads what is committed.
+        snapshot.remember_layer(descriptor)?.wait()?;
         Ok(snapshot)
     }
 
@@ -375,13 +376,46 @@ impl Snapshots {
         descriptor: &LayerDescriptor,
         usage: NewUsage,
     ) -> Result<SnapshotRef, SnapshotError> {
+        let (snapshot, committed) = self.declare_one(parent, descriptor, usage)?;
+        committed.wait()?;
+        Ok(snapshot)
+    }
+
+    /// The snapshots that layers will make of `parent` and of one another, lowest first, each with
+    /// its usage; one commit is waited for.
+    pub fn declare_stack(
+        &self,
+        parent: Option<&SnapshotRef>,
+        layers: impl IntoIterator<Item = (LayerDescriptor, NewUsage)>,
+    ) -> Result<Vec<SnapshotRef>, SnapshotError> {
+        let mut declared: Vec<SnapshotRef> = Vec::new();
+        let mut last = None;
+        for (descriptor, usage) in layers {
+            let below = declared.last().or(parent);
+            let (snapshot, committed) = self.declare_one(below, &descriptor, usage)?;
+            declared.push(snapshot);
+            last = Some(committed);
+        }
+        // Updates commit in the order in which they were queued.
+        if let Some(last) = last {
+            last.wait()?;
+        }
+        Ok(declared)
+    }
+
+    fn declare_one(
+        &self,
+        parent: Option<&SnapshotRef>,
+        descriptor: &LayerDescriptor,
+        usage: NewUsage,
+    ) -> Result<(SnapshotRef, crate::Ticket<()>), SnapshotError> {
         let origin = Origin::Layer {
             parent: parent.map(|parent| parent.id().0),
             marked: true,
         };
         let snapshot = self.publish_virtual(origin, Some(descriptor.clone()), usage)?;
-        snapshot.remember_layer(descriptor)?;
-        Ok(snapshot)
+        let committed = snapshot.remember_layer(descriptor)?;
+        Ok((snapshot, committed))
     }
 
     /// Unpacks a declared snapshot, whose parents are unpacked. Does nothing if it is.

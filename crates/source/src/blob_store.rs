@@ -1,0 +1,308 @@
+//! Stores of blobs that can also be written to: where a client keeps a build cache.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use rustix::fs::FlockOperation;
+use tokio::io::AsyncRead;
+use weld_digest::{Digest, Hasher};
+
+use crate::image::{ANNOTATION_REF_NAME, Descriptor, Index, media_type};
+use crate::oci_layout::{BlobProvider, OciLayout};
+
+/// A store of blobs that takes more of them.
+#[async_trait]
+pub trait BlobStore: BlobProvider {
+    /// The length of a blob, in bytes; `None` if it is not there.
+    ///
+    /// # Errors
+    /// What asking meets.
+    async fn size(&self, digest: &Digest) -> io::Result<Option<u64>>;
+
+    /// Takes the content of `file`, of this digest and length, unless it is there.
+    ///
+    /// # Errors
+    /// What reading and writing meet; the store then has nothing new.
+    async fn put(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()>;
+}
+
+/// An OCI layout in a directory of this machine, as a store.
+#[derive(Debug)]
+pub struct LayoutStore {
+    path: PathBuf,
+    name: String,
+}
+
+impl LayoutStore {
+    /// The layout at `path`, which need not be there yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self {
+            name: path.display().to_string(),
+            path,
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        let algorithm = self.path.join("blobs").join(digest.algorithm().name());
+        algorithm.join(digest.hex())
+    }
+
+    /// A blob's file and length, not verified; `None` if there is none.
+    ///
+    /// # Errors
+    /// What opening meets.
+    pub fn find(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+        match OciLayout::of_blobs(&self.path) {
+            Ok(layout) => layout.find_blob(digest).map_err(io::Error::other),
+            Err(_) if !self.path.exists() => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// Starts to write a blob. It is there when [`LayoutWriter::commit`] says so, and not before.
+    ///
+    /// # Errors
+    /// What making files meets.
+    pub fn write(&self, digest: &Digest) -> io::Result<LayoutWriter> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let target = self.blob(digest);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let ingests = self.path.join("ingest");
+        fs::create_dir_all(&ingests)?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let partial = ingests.join(format!("weld-{}-{number}", std::process::id()));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&partial)?;
+        Ok(LayoutWriter {
+            file,
+            partial: Some(partial),
+            target,
+            hasher: Hasher::new(digest.algorithm()),
+            expected: digest.clone(),
+            length: 0,
+        })
+    }
+
+    /// What the index lists under a tag; `None` if nothing.
+    ///
+    /// # Errors
+    /// What reading meets, also if it is no index.
+    pub fn tagged(&self, tag: &str) -> io::Result<Option<Descriptor>> {
+        let index = self.index()?;
+        let mut manifests = index.manifests.into_iter();
+        Ok(manifests.find(|entry| {
+            let name = entry.annotations.get(ANNOTATION_REF_NAME);
+            name.is_some_and(|name| name == tag)
+        }))
+    }
+
+    /// Lists a manifest under a tag, in place of what was listed under it.
+    ///
+    /// # Errors
+    /// What reading and writing meet.
+    pub fn tag(&self, tag: &str, mut descriptor: Descriptor) -> io::Result<()> {
+        fs::create_dir_all(&self.path)?;
+        // Other writers of the index, BuildKit's client among them, hold the same lock.
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.path.join("index.json.lock"))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+        let marker = self.path.join("oci-layout");
+        if !marker.exists() {
+            fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
+        let mut index = self.index()?;
+        index.manifests.retain(|entry| {
+            let name = entry.annotations.get(ANNOTATION_REF_NAME);
+            name.is_none_or(|name| name != tag) && entry.digest != descriptor.digest
+        });
+        descriptor
+            .annotations
+            .insert(ANNOTATION_REF_NAME.to_owned(), tag.to_owned());
+        index.manifests.push(descriptor);
+        let encoded = serde_json::to_vec(&index)?;
+        let partial = self.path.join(format!("index.json.{}", std::process::id()));
+        fs::write(&partial, encoded)?;
+        fs::rename(&partial, self.path.join("index.json"))
+    }
+
+    fn index(&self) -> io::Result<Index> {
+        let empty = Index {
+            schema_version: 2,
+            media_type: media_type::OCI_INDEX.to_owned(),
+            artifact_type: None,
+            manifests: Vec::new(),
+            subject: None,
+            annotations: std::collections::BTreeMap::new(),
+        };
+        match OciLayout::of_blobs(&self.path) {
+            Ok(_) if !self.path.join("index.json").exists() => Ok(empty),
+            Ok(layout) => layout.index().map_err(io::Error::other),
+            Err(_) if !self.path.exists() => Ok(empty),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// Copies a blob into it, unless it is there.
+    fn copy(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()> {
+        if self.find(digest)?.is_some_and(|(_, length)| length == size) {
+            return Ok(());
+        }
+        let mut source = File::open(file)?;
+        let mut writer = self.write(digest)?;
+        let mut piece = vec![0; 256 << 10];
+        loop {
+            match source.read(&mut piece)? {
+                0 => return writer.commit(),
+                count => writer.append(&piece[..count])?,
+            }
+        }
+    }
+}
+
+/// A blob on its way into a layout. Dropped before it is committed, it leaves nothing.
+#[must_use = "the blob is not there before it is committed"]
+pub struct LayoutWriter {
+    file: File,
+    partial: Option<PathBuf>,
+    target: PathBuf,
+    hasher: Hasher,
+    expected: Digest,
+    length: u64,
+}
+
+impl LayoutWriter {
+    /// How much was written, in bytes.
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Writes more.
+    ///
+    /// # Errors
+    /// What writing meets.
+    pub fn append(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.file.write_all(piece)?;
+        self.hasher.update(piece);
+        self.length += piece.len() as u64;
+        Ok(())
+    }
+
+    /// Puts the blob in place.
+    ///
+    /// # Errors
+    /// If its content is another than its digest says, or it cannot be put there.
+    pub fn commit(mut self) -> io::Result<()> {
+        let algorithm = self.expected.algorithm();
+        let hasher = std::mem::replace(&mut self.hasher, Hasher::new(algorithm));
+        let actual = hasher.finish();
+        if actual != self.expected {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("blob {} came with digest {actual}", self.expected),
+            ));
+        }
+        if let Some(partial) = &self.partial {
+            fs::rename(partial, &self.target)?;
+        }
+        self.partial = None;
+        Ok(())
+    }
+}
+
+impl Drop for LayoutWriter {
+    fn drop(&mut self) {
+        if let Some(partial) = &self.partial
+            && let Err(error) = fs::remove_file(partial)
+        {
+            tracing::warn!(path = %partial.display(), %error, "cannot remove a partial blob");
+        }
+    }
+}
+
+#[async_trait]
+impl BlobProvider for LayoutStore {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn open(&self, digest: &Digest) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        let (store, wanted) = (Self::new(self.path.clone()), digest.clone());
+        let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await??;
+        match found {
+            Some((file, _)) => Ok(Box::new(tokio::fs::File::from_std(file))),
+            None => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{} has no blob {digest}", self.name),
+            )),
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for LayoutStore {
+    async fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        let (store, digest) = (Self::new(self.path.clone()), digest.clone());
+        let found = tokio::task::spawn_blocking(move || store.find(&digest)).await??;
+        Ok(found.map(|(_, length)| length))
+    }
+
+    async fn put(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()> {
+        let (store, digest) = (Self::new(self.path.clone()), digest.clone());
+        let file = file.to_owned();
+        tokio::task::spawn_blocking(move || store.copy(&digest, size, &file)).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_put_is_found_and_tagged() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LayoutStore::new(directory.path().join("cache"));
+        let digest = Digest::sha256_of(b"content");
+        assert_eq!(store.size(&digest).await.unwrap(), None);
+        assert!(store.tagged("latest").unwrap().is_none());
+        let file = directory.path().join("file");
+        fs::write(&file, b"content").unwrap();
+        store.put(&digest, 7, &file).await.unwrap();
+        store.put(&digest, 7, &file).await.unwrap();
+        assert_eq!(store.size(&digest).await.unwrap(), Some(7));
+        for tag in ["latest", "other", "latest"] {
+            let descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest.clone(), 7);
+            store.tag(tag, descriptor).unwrap();
+        }
+        assert_eq!(store.tagged("latest").unwrap().unwrap().digest, digest);
+        assert!(OciLayout::open(store.path()).is_ok(), "a layout for others");
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_is_not_what_it_says_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LayoutStore::new(directory.path());
+        let digest = Digest::sha256_of(b"content");
+        let file = directory.path().join("file");
+        fs::write(&file, b"another").unwrap();
+        assert!(store.put(&digest, 7, &file).await.is_err());
+        assert_eq!(store.size(&digest).await.unwrap(), None);
+        let ingests = fs::read_dir(directory.path().join("ingest")).unwrap();
+        assert_eq!(ingests.count(), 0);
+    }
+}
