@@ -8,6 +8,7 @@ mod content;
 pub mod digest;
 mod exec;
 pub mod file;
+pub mod lazy;
 mod merge;
 mod passthrough;
 mod recall;

@@ -105,6 +105,12 @@ impl Remembered {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Fetches what of an input is not here: operations read it.
+    async fn realize(&self, ctx: &OpContext<Tree>, input: u32, tree: &Tree) -> Result<(), OpError> {
+        let worker = &self.surroundings.worker;
+        worker.realize_input(ctx, input, tree).await
+    }
+
     /// What it is made of, with the content of its inputs as far as that is in its key.
     async fn recipe(&self, inputs: &[ResultRef<Tree>]) -> Recipe {
         let keys = self.keys().clone();
@@ -236,6 +242,7 @@ impl Op<Tree> for Remembered {
         input: u32,
         tree: &ResultRef<Tree>,
     ) -> Result<(), OpError> {
+        self.realize(ctx, input, tree).await?;
         self.step.preprocess(ctx, input, tree).await
     }
 
@@ -245,6 +252,7 @@ impl Op<Tree> for Remembered {
         input: u32,
         tree: &ResultRef<Tree>,
     ) -> Result<Option<Digest>, OpError> {
+        self.realize(ctx, input, tree).await?;
         let key = self.step.slow_key(ctx, input, tree).await?;
         if let Some(content) = self.keys().contents.get_mut(input as usize) {
             *content = key.map(|key| key.0);
@@ -257,6 +265,9 @@ impl Op<Tree> for Remembered {
         ctx: &OpContext<Tree>,
         inputs: Vec<ResultRef<Tree>>,
     ) -> Result<Vec<Tree>, OpError> {
+        for (input, tree) in (0..).zip(&inputs) {
+            self.realize(ctx, input, tree).await?;
+        }
         let recipe = self.recipe(&inputs).await;
         if self.surroundings.worker.explaining.is_on() {
             ctx.explain(self.why(&recipe));

@@ -3,7 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use weld_llb::{Graph, Op as LlbOp, Source, Vertex};
-use weld_solver::{Definition, MergePolicy, Op, OpDefinition, Output, VertexDef, VertexOptions};
+use weld_solver::{
+    CacheSourceId, Definition, MergePolicy, Op, OpDefinition, Output, VertexDef, VertexOptions,
+};
 
 use crate::digest::to_solver;
 use crate::exec::Exec;
@@ -46,10 +48,11 @@ pub fn definition(
     graph: &Graph,
     no_cache: bool,
 ) -> Result<Option<OpDefinition<Tree>>, ResolveError> {
-    definition_from(worker, graph, no_cache, Origin::default())
+    definition_from(worker, graph, no_cache, Origin::default(), Vec::new())
 }
 
-/// The same, for a graph whose origin is known: its steps are compared with those that came from there before.
+/// The same, for a graph whose origin is known: its steps are compared with those that came from there before. Results may also come
+/// from `sources`.
 ///
 /// # Errors
 /// [`ResolveError`].
@@ -58,6 +61,7 @@ pub fn definition_from(
     graph: &Graph,
     no_cache: bool,
     origin: Origin,
+    sources: Vec<CacheSourceId>,
 ) -> Result<Option<OpDefinition<Tree>>, ResolveError> {
     let surroundings = Arc::new(Surroundings {
         worker: Arc::clone(worker),
@@ -103,6 +107,7 @@ pub fn definition_from(
                         .as_ref()
                         .is_none_or(|export| export.value),
                     description: Arc::from(name.as_str()),
+                    cache_sources: sources.clone(),
                     ..VertexOptions::default()
                 },
                 name: Arc::from(name),

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tokio::io::AsyncRead;
 use weld_fileset::SelectionOptions;
 use weld_runtime::AgentConnector;
+use weld_source::blob_store::BlobStore;
 use weld_source::local::TreeProvider;
 use weld_source::oci_layout::BlobProvider;
 use weld_source::registry::Credentials;
@@ -41,6 +42,16 @@ pub trait Session: Send + Sync + 'static {
     /// # Errors
     /// [`SessionError`] if the client cannot be asked.
     async fn layout(&self, name: &str) -> Result<Option<Layout>, SessionError>;
+
+    /// The store of blobs that the client has under an id such as `local:DIR`, for build caches;
+    /// `None` if it has none.
+    ///
+    /// # Errors
+    /// [`SessionError`] if the client cannot be asked.
+    async fn blob_store(&self, id: &str) -> Result<Option<Arc<dyn BlobStore>>, SessionError> {
+        let _ = id;
+        Ok(None)
+    }
 
     /// The secret of that id; `None` if the client does not offer it.
     ///
@@ -106,6 +117,14 @@ pub enum SessionError {
     Layout {
         /// The layout's name.
         name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A store of blobs cannot be had.
+    #[error("content store {id:?}: {reason}")]
+    BlobStore {
+        /// The store's id.
+        id: String,
         /// Why.
         reason: String,
     },

@@ -26,16 +26,17 @@ use crate::{Tree, Worker};
 
 /// One layer.
 #[derive(Clone)]
-pub(super) struct Layer {
-    pub(super) descriptor: Descriptor,
-    pub(super) diff_id: Digest,
+pub(crate) struct Layer {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: Digest,
 }
 
 /// Where layers come from.
 #[derive(Clone)]
-pub(super) struct Origin {
-    pub(super) place: Place,
-    pub(super) repository: Repository,
+pub(crate) struct Origin {
+    pub(crate) place: Place,
+    /// The repository, if it is in a registry.
+    pub(crate) repository: Option<Repository>,
 }
 
 /// Why layers do not become a tree.
@@ -57,6 +58,8 @@ pub(crate) enum LayersError {
     },
     #[error("layer {digest}: cannot read it: {source}")]
     Read { digest: Digest, source: io::Error },
+    #[error("it is in a registry, and nobody says in which repository")]
+    NoRepository,
     #[error("cannot look a layer up: {0}")]
     Database(#[from] DbError),
     #[error("unpacking was stopped: {0}")]
@@ -83,7 +86,7 @@ pub(super) async fn tree(
     description: &str,
     progress: Progress,
 ) -> Result<Tree, LayersError> {
-    let chain = chain_names(&layers);
+    let chain = chain_names(layers.iter().map(|layer| &layer.diff_id));
     let (mut parent, present) = known(worker, &chain).await?;
     let mut fetches = Vec::new();
     for (number, layer) in layers.iter().enumerate().skip(present) {
@@ -128,12 +131,11 @@ pub(super) async fn tree(
 }
 
 /// The names under which snapshots of layer stacks are found again, lowest first.
-fn chain_names(layers: &[Layer]) -> Vec<String> {
+pub(crate) fn chain_names<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Vec<String> {
     let mut below = None;
-    layers
-        .iter()
-        .map(|layer| {
-            let hasher = FieldHasher::new("weld.chain.v1").digest(&layer.diff_id);
+    diff_ids
+        .map(|diff_id| {
+            let hasher = FieldHasher::new("weld.chain.v1").digest(diff_id);
             let chain = match &below {
                 Some(below) => hasher.digest(below),
                 None => hasher,
@@ -154,13 +156,7 @@ async fn known(
     let (worker, chain) = (Arc::clone(worker), chain.to_vec());
     tokio::task::spawn_blocking(move || {
         for (number, name) in chain.iter().enumerate().rev() {
-            let object = worker.store.db().read(|tx| names::get(tx, name))?;
-            let Some(Object::Snapshot(id)) = object else {
-                continue;
-            };
-            // One that was removed meanwhile is not there.
-            if let Ok(Some(snapshot)) = worker.snapshots.get(id) {
-                worker.store.uses().add(&Object::Snapshot(id));
+            if let Some(snapshot) = named(&worker, name)? {
                 return Ok((Some(snapshot), number + 1));
             }
         }
@@ -169,12 +165,50 @@ async fn known(
     .await?
 }
 
-enum Fetched {
+/// The snapshot of a stack that has this name.
+pub(crate) fn named(worker: &Worker, name: &str) -> Result<Option<SnapshotRef>, DbError> {
+    let object = worker.store.db().read(|tx| names::get(tx, name))?;
+    let Some(Object::Snapshot(id)) = object else {
+        return Ok(None);
+    };
+    // One that was removed meanwhile is not there.
+    let snapshot = worker.snapshots.get(id).ok().flatten();
+    if snapshot.is_some() {
+        worker.store.uses().add(&Object::Snapshot(id));
+    }
+    Ok(snapshot)
+}
+
+/// Has an unpacked stack found again by the layers that it is made of.
+pub(crate) fn name_stack(worker: &Worker, top: &SnapshotRef) {
+    let layers = top.layer_snapshots();
+    let mut diff_ids = Vec::with_capacity(layers.len());
+    for layer in &layers {
+        match layer.diff_id() {
+            Ok(Some(diff_id)) => diff_ids.push(diff_id),
+            // One that no image has: nobody would look for it.
+            _ => return,
+        }
+    }
+    let Some(name) = chain_names(diff_ids.iter()).pop() else {
+        return;
+    };
+    let object = Object::Snapshot(top.id());
+    // Nobody waits for it: without the name, the layer is unpacked again some day.
+    drop(
+        worker
+            .store
+            .db()
+            .update(move |tx| names::set(tx, &name, &object)),
+    );
+}
+
+pub(crate) enum Fetched {
     Blob(BlobRef),
     Unpacked(SnapshotRef),
 }
 
-async fn fetch(
+pub(crate) async fn fetch(
     worker: &Arc<Worker>,
     origin: &Origin,
     layer: &Layer,
@@ -202,12 +236,19 @@ async fn fetch(
     };
     let info = BlobInfo {
         media_type: Some(layer.descriptor.media_type.clone()),
-        labels: [("weld.source".to_owned(), origin.repository.to_string())].into(),
+        labels: origin
+            .repository
+            .iter()
+            .map(|repository| ("weld.source".to_owned(), repository.to_string()))
+            .collect(),
         diff_id: Some(layer.diff_id.clone()),
     };
     let sink = StoreSink::new(blobs.clone(), ingest, info);
-    let registry = match &origin.place {
-        Place::Registry(registry) => registry,
+    let (registry, repository) = match &origin.place {
+        Place::Registry(registry) => {
+            let repository = origin.repository.as_ref();
+            (registry, repository.ok_or(LayersError::NoRepository)?)
+        }
         Place::Layout(Layout::Blobs(blobs)) => {
             let read_error = |source| LayersError::Read {
                 digest: digest.clone(),
@@ -235,8 +276,7 @@ async fn fetch(
         Some(parent) if sink.position() == 0 => {
             let (sink, reader) = tee(sink);
             let unpacking = unpack(worker, parent, layer, description, reader);
-            let fetching =
-                registry.fetch_blob(&origin.repository, &layer.descriptor, sink, progress);
+            let fetching = registry.fetch_blob(repository, &layer.descriptor, sink, progress);
             let (fetched, unpacked) = tokio::join!(fetching, unpacking);
             let blob = fetched?.into_inner().into_blob();
             match (unpacked, blob) {
@@ -248,7 +288,7 @@ async fn fetch(
         }
         _ => {
             let sink = registry
-                .fetch_blob(&origin.repository, &layer.descriptor, sink, progress)
+                .fetch_blob(repository, &layer.descriptor, sink, progress)
                 .await?;
             let blob = sink.into_blob().ok_or_else(|| LayersError::Read {
                 digest: digest.clone(),

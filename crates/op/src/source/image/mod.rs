@@ -156,7 +156,7 @@ impl Op<Tree> for Image {
             .collect();
         let origin = Origin {
             place,
-            repository: reference.repository().clone(),
+            repository: Some(reference.repository().clone()),
         };
         let work = reporting(ctx, |progress| {
             layers::tree(&self.worker, origin, layers, &self.description, progress)

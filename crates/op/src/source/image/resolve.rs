@@ -95,7 +95,7 @@ pub(crate) enum Place {
 
 impl Place {
     /// The registries, as the client of a session or as nobody.
-    pub(in crate::source) fn registry(worker: &Worker, session: Option<&Arc<dyn Session>>) -> Self {
+    pub(crate) fn registry(worker: &Worker, session: Option<&Arc<dyn Session>>) -> Self {
         let credentials: Arc<dyn Credentials> = match session {
             Some(session) => session.credentials(),
             None => Arc::new(Anonymous),
