@@ -2,8 +2,10 @@
 
 mod base_image;
 mod busybox;
+mod proxy;
 mod registry;
 
 pub use base_image::write as write_base_image;
 pub use busybox::{find as static_busybox, is_static};
+pub use proxy::{Fault, Proxy};
 pub use registry::Registry;
