@@ -13,7 +13,8 @@ use weld_engine::{BuildInput, BuildRequest, BuildResponse};
 use weld_export::ExportRequest;
 use weld_proto::control::control_client::ControlClient;
 use weld_proto::control::{
-    CacheOptions, Exporter, InfoRequest, InfoResponse, SolveRequest, StatusRequest,
+    CacheOptions, CacheOptionsEntry, Exporter, InfoRequest, InfoResponse, SolveRequest,
+    StatusRequest,
 };
 use weld_session::{Caller, MAX_MESSAGE};
 
@@ -189,11 +190,40 @@ fn solve_request(reference: String, request: BuildRequest) -> SolveRequest {
         exporters,
         exporter_deprecated: deprecated,
         exporter_attrs_deprecated: deprecated_attrs,
-        cache: Some(CacheOptions::default()),
+        cache: Some(CacheOptions {
+            exports: request
+                .cache_exports
+                .iter()
+                .map(|export| CacheOptionsEntry {
+                    kind: export.kind.clone(),
+                    attrs: export.attrs.clone(),
+                })
+                .collect(),
+            imports: request
+                .cache_imports
+                .iter()
+                .map(|import| CacheOptionsEntry {
+                    kind: import.kind.clone(),
+                    attrs: import.attrs.clone(),
+                })
+                .collect(),
+            ..CacheOptions::default()
+        }),
         ..SolveRequest::default()
     };
     match request.input {
-        BuildInput::Dockerfile { attrs } => {
+        BuildInput::Dockerfile { mut attrs } => {
+            if !request.cache_imports.is_empty() {
+                let imports = request.cache_imports.iter();
+                let entries: Vec<_> = imports
+                    .map(|import| serde_json::json!({"Type": import.kind, "Attrs": import.attrs}))
+                    .collect();
+                // Where frontends of BuildKit look for them.
+                attrs.insert(
+                    "cache-imports".to_owned(),
+                    serde_json::Value::from(entries).to_string(),
+                );
+            }
             message.frontend = "dockerfile.v0".to_owned();
             message.frontend_attrs = attrs;
         }

@@ -316,7 +316,7 @@ async fn what_is_returned_is_the_result_of_the_build() {
     };
     let read = reference.read_file("/dir/hello", None).await.unwrap();
     assert_eq!(read, "hello, world");
-    assert!(world.job.export(&result, &[]).await.is_ok());
+    assert!(world.job.export(&result, &[], &[]).await.is_ok());
 }
 
 #[tokio::test]

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weld_llb::{Graph, Platform, pb};
+use weld_op::ExecError;
 use weld_op::session::Session;
-use weld_op::{ExecError, Origin};
 use weld_progress::Sender;
 
+use crate::cache::CacheImport;
 use crate::error::BuildError;
 use crate::frontend::FrontendRequest;
 use crate::job::JobCore;
-use crate::reference::Ref;
+use crate::reference::{Building, Ref};
 use crate::result::FrontendResult;
 
 /// The way from a frontend to the build that it works for. Cheap to clone.
@@ -52,15 +53,6 @@ pub enum SolveInput {
     },
 }
 
-/// A cache elsewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheImport {
-    /// Its kind, such as `registry`.
-    pub kind: String,
-    /// Where it is, by the names of the kind.
-    pub attrs: BTreeMap<String, String>,
-}
-
 impl Bridge {
     pub(crate) const fn new(core: Arc<JobCore>) -> Self {
         Self { core }
@@ -93,7 +85,12 @@ impl Bridge {
         let result = match request.input {
             SolveInput::Nothing => return Ok(FrontendResult::default()),
             SolveInput::Definition(definition) => {
-                FrontendResult::single(Some(self.reference(definition, request.no_cache)?))
+                let how = Building {
+                    no_cache: request.no_cache,
+                    imports: request.cache_imports,
+                    ..Building::default()
+                };
+                FrontendResult::single(Some(self.reference_as(definition, how)?))
             }
             SolveInput::Frontend { name, opts, inputs } => {
                 let source = opts.get("source").cloned().unwrap_or_default();
@@ -120,19 +117,22 @@ impl Bridge {
     /// # Errors
     /// [`BuildError`] if it is not a definition, or wants what it may not have.
     pub fn reference(&self, definition: pb::Definition, no_cache: bool) -> Result<Ref, BuildError> {
-        self.reference_from(definition, no_cache, Origin::default())
+        let how = Building {
+            no_cache,
+            ..Building::default()
+        };
+        self.reference_as(definition, how)
     }
 
-    /// The same, of a definition whose origin is known.
-    pub(crate) fn reference_from(
+    /// The same, of which more is known.
+    pub(crate) fn reference_as(
         &self,
         definition: pb::Definition,
-        no_cache: bool,
-        origin: Origin,
+        how: Building,
     ) -> Result<Ref, BuildError> {
         let graph = Graph::from_pb(definition)?;
         self.core.check(&graph)?;
-        Ok(Ref::new(Arc::clone(&self.core), graph, no_cache, origin))
+        Ok(Ref::new(Arc::clone(&self.core), graph, how))
     }
 
     /// The platform that steps run on.

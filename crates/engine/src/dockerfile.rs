@@ -9,12 +9,14 @@ use weld_dockerfile::convert::{self, ConvertError, ImageConfig, Request};
 use weld_op::Origin;
 
 use crate::bridge::{Bridge, SolveInput, SolveRequest};
+use crate::cache;
 use crate::error::BuildError;
 use crate::frontend::{Frontend, FrontendRequest};
 use crate::host::DockerfileHost;
 use crate::metadata::{
     self, IMAGE_BASE_CONFIG, IMAGE_CONFIG, Metadata, PLATFORMS, Place, SOURCE_DATE_EPOCH,
 };
+use crate::reference::Building;
 use crate::result::{FrontendResult, Refs};
 use crate::subrequest;
 
@@ -42,13 +44,17 @@ impl Frontend for Dockerfile {
             Ok(converted) => converted,
         };
         let multi_platform = converted.multi_platform;
-        let origin = origin(bridge, &request.opts);
+        let how = Building {
+            no_cache: false,
+            imports: cache::of_options(&request.opts, &request.cache_imports)?,
+            origin: origin(bridge, &request.opts),
+        };
         let mut metadata = Metadata::new();
         let mut refs = BTreeMap::new();
         let mut single = None;
         let mut places = Vec::with_capacity(converted.results.len());
         for result in converted.results {
-            let reference = bridge.reference_from(result.definition, false, origin.clone())?;
+            let reference = bridge.reference_as(result.definition, how.clone())?;
             let mut say = |key: &str, value: Bytes| {
                 let key = match multi_platform {
                     true => format!("{key}/{}", result.id),

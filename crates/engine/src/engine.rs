@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use weld_export::Exporter;
+use weld_export::cache::{CacheExportOptions, CacheOrigin};
 use weld_op::{Records, Tree, Worker};
 use weld_progress::Sender;
 use weld_runtime::privilege::PrivilegeError;
@@ -13,6 +14,7 @@ use weld_store::snapshot::{SnapshotError, Snapshots};
 use weld_store::{Store, StoreOptions};
 
 use crate::bridge::{SolveInput, SolveRequest};
+use crate::cache::CacheExportError;
 use crate::config::{Config, RuntimeKind, SnapshotterKind};
 use crate::dockerfile::{self, Dockerfile};
 use crate::error::BuildError;
@@ -169,6 +171,13 @@ impl Engine {
         for export in &request.exports {
             Exporter::validate(export)?;
         }
+        for export in &request.cache_exports {
+            CacheExportOptions::check(&export.kind, &export.attrs)
+                .map_err(CacheExportError::Option)?;
+        }
+        for import in &request.cache_imports {
+            CacheOrigin::parse(&import.kind, &import.attrs).map_err(CacheExportError::Option)?;
+        }
         let solve = match request.input {
             BuildInput::Definition {
                 definition,
@@ -176,6 +185,7 @@ impl Engine {
             } => SolveRequest {
                 input: SolveInput::Definition(definition.graph().to_pb()),
                 no_cache,
+                cache_imports: request.cache_imports,
                 ..SolveRequest::default()
             },
             BuildInput::Dockerfile { attrs } => SolveRequest {
@@ -184,6 +194,7 @@ impl Engine {
                     opts: attrs,
                     inputs: BTreeMap::new(),
                 },
+                cache_imports: request.cache_imports,
                 ..SolveRequest::default()
             },
         };
@@ -194,7 +205,10 @@ impl Engine {
         };
         let job = self.open_job(job, progress, cancel).await?;
         let response = match job.bridge().solve(solve).await {
-            Ok(result) => job.export(&result, &request.exports).await,
+            Ok(result) => {
+                job.export(&result, &request.exports, &request.cache_exports)
+                    .await
+            }
             Err(error) => Err(error),
         };
         job.close().await;

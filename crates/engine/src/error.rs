@@ -6,12 +6,14 @@ use weld_dockerfile::{ErrorKind, LineRange, Mark, SourceFile};
 use weld_export::ExportError;
 use weld_llb::{Graph, pb};
 use weld_op::digest::from_solver;
+use weld_op::lazy::LostLayer;
 use weld_op::session::SessionError;
 use weld_op::{ExecError, ResolveError, Tree};
 use weld_proto::google::Status;
 use weld_solver::{OpCall, OpError, ResultRef, SolveError};
 use weld_store::snapshot::SnapshotError;
 
+use crate::cache::CacheExportError;
 use crate::files::FileError;
 use crate::request::Entitlement;
 
@@ -132,6 +134,12 @@ pub enum BuildError {
     /// A result could not be delivered.
     #[error("failed to export: {0}")]
     Export(#[from] ExportError),
+    /// A cache could not be written.
+    #[error("failed to export the cache: {0}")]
+    CacheExport(#[from] CacheExportError),
+    /// A layer of a cached result cannot be had, and nobody knows what made it.
+    #[error(transparent)]
+    Lost(#[from] LostLayer),
     /// The client does not serve what it offers.
     #[error(transparent)]
     Session(#[from] SessionError),

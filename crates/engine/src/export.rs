@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use weld_export::{Built, ExportKind, ExportRequest};
+use weld_op::lazy::Need;
 
 use crate::error::BuildError;
 use crate::internal::Internal;
@@ -29,6 +30,29 @@ pub(crate) async fn all(
         response.exports.push(told);
     }
     Ok(response)
+}
+
+/// What exports need of a result; nothing if its being there is enough.
+pub(crate) fn need(exports: &[ExportRequest]) -> Option<Need> {
+    let is_set = |request: &ExportRequest, attribute: &str| {
+        let value = request.attrs.get(attribute);
+        value.is_some_and(|value| {
+            !matches!(
+                value.as_str(),
+                "0" | "f" | "F" | "false" | "False" | "FALSE"
+            )
+        })
+    };
+    let needs = exports.iter().filter_map(|request| match request.kind {
+        ExportKind::CacheOnly => None,
+        ExportKind::Local | ExportKind::Tar => Some(Need::Files),
+        // Layers that are compressed or written anew are made of files.
+        _ if is_set(request, "force-compression") || is_set(request, "rewrite-timestamp") => {
+            Some(Need::Files)
+        }
+        _ => Some(Need::Blobs),
+    });
+    needs.max()
 }
 
 const fn name(request: &ExportRequest) -> &'static str {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use weld_llb::pb;
 
-use crate::bridge::{Bridge, CacheImport};
+use crate::bridge::Bridge;
+use crate::cache::CacheImport;
 use crate::error::BuildError;
 use crate::result::FrontendResult;
 

@@ -9,6 +9,7 @@ use weld_fileset::SelectionOptions;
 use weld_op::session::{Layout, Secret, Session, SessionError as OpSessionError, Upload};
 use weld_proto::session::upload::HOST as UPLOAD_HOST;
 use weld_runtime::AgentConnector;
+use weld_source::blob_store::{BlobStore, LayoutStore};
 use weld_source::local::{HostDir, TreeProvider};
 use weld_source::oci_layout::{OciLayout, Selector};
 use weld_source::registry::{Credentials, DockerConfig};
@@ -101,6 +102,7 @@ pub enum LayoutReference {
 pub struct HostSession {
     directories: BTreeMap<String, PathBuf>,
     layouts: BTreeMap<String, PathBuf>,
+    stores: BTreeMap<String, Arc<LayoutStore>>,
     secrets: HashMap<String, SecretSource>,
     agents: HashMap<String, AgentConnector>,
     /// By the path of their URLs; each is read once.
@@ -134,6 +136,14 @@ impl HostSession {
                 name: name.to_owned(),
             }),
         }
+    }
+
+    /// Offers a directory as the store of a build cache; it is made when something is written. Naming
+    /// one twice is naming it once.
+    pub fn add_blob_store(&mut self, directory: &str) -> Arc<LayoutStore> {
+        let id = format!("local:{directory}");
+        let store = self.stores.entry(id);
+        Arc::clone(store.or_insert_with(|| Arc::new(LayoutStore::new(directory))))
     }
 
     /// Offers an OCI layout; returns the address under which the frontend finds the image.
@@ -311,6 +321,11 @@ impl Session for Offered {
     async fn layout(&self, name: &str) -> Result<Option<Layout>, OpSessionError> {
         let path = self.offers.layouts.get(name).cloned();
         Ok(path.map(Layout::Directory))
+    }
+
+    async fn blob_store(&self, id: &str) -> Result<Option<Arc<dyn BlobStore>>, OpSessionError> {
+        let store = self.offers.stores.get(id);
+        Ok(store.map(|store| Arc::clone(store) as Arc<dyn BlobStore>))
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>, OpSessionError> {

@@ -3,22 +3,26 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weld_export::{Built, BuiltPlatform, ExportRequest, Exporter};
 use weld_llb::{Graph, NetMode, Op, SecurityMode};
+use weld_op::lazy::Need;
 use weld_op::{Tree, Worker, session};
 use weld_progress::Sender;
-use weld_solver::{Job, JobOptions};
+use weld_solver::{Job, JobOptions, Solver};
 
 use crate::bridge::Bridge;
+use crate::cache::{self, CacheExport, Imports};
 use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::frontend::Frontends;
 use crate::internal::Internal;
 use crate::metadata::{self, SOURCE_DATE_EPOCH};
 use crate::platforms;
+use crate::reference::Ref;
 use crate::relay::relay;
 use crate::request::{BuildResponse, Entitlement};
 use crate::result::{FrontendResult, Refs};
@@ -47,6 +51,10 @@ pub(crate) struct JobCore {
     pub(crate) session: Arc<dyn session::Session>,
     pub(crate) entitlements: Vec<Entitlement>,
     pub(crate) progress: Sender,
+    /// Loads what caches are made of.
+    pub(crate) solver: Solver<Tree>,
+    /// The caches that the build reads.
+    pub(crate) imports: Imports,
     /// Fires when the build is cancelled and when it is closed.
     pub(crate) stop: CancellationToken,
     /// `None` once the build is closed.
@@ -128,6 +136,8 @@ impl Engine {
                 session: request.session,
                 entitlements: request.entitlements,
                 progress,
+                imports: Imports::new(self.solver.clone()),
+                solver: self.solver.clone(),
                 stop: cancel.child_token(),
                 job: Mutex::new(Some(Arc::new(job))),
             }),
@@ -142,7 +152,8 @@ impl BuildJob {
         Bridge::new(Arc::clone(&self.core))
     }
 
-    /// Builds what is in a result and does all exports, one after another: they share layers.
+    /// Builds what is in a result and does all exports, one after another: they share layers. The
+    /// caches come last.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -150,11 +161,18 @@ impl BuildJob {
         &self,
         result: &FrontendResult,
         exports: &[ExportRequest],
+        caches: &[CacheExport],
     ) -> Result<BuildResponse, BuildError> {
         let stop = &self.core.stop;
         let export = async {
-            let built = self.built(result).await?;
-            crate::export::all(&self.core, &built, exports).await
+            let need = crate::export::need(exports);
+            let inline = caches.iter().any(|export| export.kind == "inline");
+            let built = self.built(result, need, inline).await?;
+            let mut response = crate::export::all(&self.core, &built, exports).await?;
+            let roots: Vec<_> = result.each_ref().filter_map(Ref::root).collect();
+            let told = cache::all(&self.core, &roots, caches).boxed().await?;
+            response.attrs.extend(told);
+            Ok(response)
         };
         tokio::select! {
             biased;
@@ -184,7 +202,12 @@ impl BuildJob {
     }
 
     /// What exporters read of a result.
-    async fn built(&self, result: &FrontendResult) -> Result<Built, BuildError> {
+    async fn built(
+        &self,
+        result: &FrontendResult,
+        need: Option<Need>,
+        inline: bool,
+    ) -> Result<Built, BuildError> {
         let refs = match &result.refs {
             Refs::Single(reference) => vec![(None, reference.as_ref())],
             Refs::Map(refs) => refs
@@ -196,19 +219,27 @@ impl BuildJob {
         let named = metadata::places(&refs, &platforms, &self.core.worker.platform)?;
         let trees = named.iter().map(|(_, _, reference)| async move {
             match reference {
-                Some(reference) => reference.tree().await,
-                None => Ok(Tree::scratch()),
+                Some(reference) => {
+                    let tree = reference.tree_for(need).await?;
+                    let cache = match reference.root().filter(|_| inline) {
+                        Some(root) => Some(cache::inline(&self.core, root).boxed().await?),
+                        None => None,
+                    };
+                    Ok::<_, BuildError>((tree, cache))
+                }
+                None => Ok((Tree::scratch(), None)),
             }
         });
         let trees = futures_util::future::try_join_all(trees).await?;
         let platforms = named.into_iter().zip(trees);
-        let platforms = platforms.map(|((name, platform, _), tree)| {
+        let platforms = platforms.map(|((name, platform, _), (tree, cache))| {
             let of = |key| metadata::of_platform(&result.metadata, key, name).map(|v| v.to_vec());
             BuiltPlatform {
                 platform,
                 tree: tree.snapshot().cloned(),
                 config: of(metadata::IMAGE_CONFIG),
                 base_config: of(metadata::IMAGE_BASE_CONFIG),
+                cache,
             }
         });
         Ok(Built {

@@ -10,6 +10,7 @@
 //! come to.
 
 mod bridge;
+mod cache;
 mod caps;
 mod config;
 mod container;
@@ -37,7 +38,8 @@ mod ssh_agent;
 mod subrequest;
 mod usage;
 
-pub use bridge::{Bridge, CacheImport, SolveInput, SolveRequest};
+pub use bridge::{Bridge, SolveInput, SolveRequest};
+pub use cache::{CacheExport, CacheExportError, CacheImport};
 pub use caps::{LLB_UNSUPPORTED, llb_caps};
 pub use config::{Config, ConfigError, RuntimeKind, SnapshotterKind};
 pub use container::{
@@ -65,3 +67,4 @@ pub use weld_op::session::Session;
 pub use weld_runtime::privilege::PrivilegeError;
 pub use weld_runtime::{Chunk, RuntimeError, Stdio, StepProcess, Terminal};
 pub use weld_solver::{Census, TraceSink};
+pub use weld_source::blob_store::LayoutStore;

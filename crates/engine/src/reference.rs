@@ -5,13 +5,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::OnceCell;
+use futures_util::FutureExt;
+use tokio::sync::{Mutex, OnceCell};
 use weld_llb::{Graph, pb};
+use weld_op::lazy::Need;
 use weld_op::{Origin, Tree, definition_from, retired_cache_mounts};
-use weld_solver::SolveError;
+use weld_solver::{Built, ResultRef, Root, SolveError};
 
+use crate::cache::CacheImport;
 use crate::error::BuildError;
 use crate::files::{self, FileError, FileRange, Stat};
+use crate::internal::Internal;
 use crate::job::JobCore;
 
 /// A file system that is built when it is first needed. Cheap to clone; its result is kept from
@@ -22,20 +26,49 @@ pub struct Ref(Arc<Inner>);
 struct Inner {
     job: Arc<JobCore>,
     graph: Graph,
-    no_cache: bool,
-    origin: Origin,
+    how: Building,
     /// Failures of steps are remembered as well; a cancelled attempt is not.
-    result: OnceCell<Result<Tree, SolveError<Tree>>>,
+    result: OnceCell<Result<Evaluated, SolveError<Tree>>>,
+    /// What took the result's place when that was lost.
+    renewed: Mutex<Option<Evaluated>>,
 }
 
+/// How a definition is built.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Building {
+    /// Without the cache.
+    pub(crate) no_cache: bool,
+    /// With results from these caches.
+    pub(crate) imports: Vec<CacheImport>,
+    /// Where it comes from.
+    pub(crate) origin: Origin,
+}
+
+/// What was built.
+#[derive(Clone)]
+struct Evaluated {
+    tree: Tree,
+    /// By what the solver knows it, if it was built by it.
+    built: Option<(Root, Built<ResultRef<Tree>>)>,
+}
+
+impl From<Tree> for Evaluated {
+    fn from(tree: Tree) -> Self {
+        Self { tree, built: None }
+    }
+}
+
+/// How often a result may be lost: what is made anew is not lazy itself, so once is enough.
+const RENEWALS: usize = 3;
+
 impl Ref {
-    pub(crate) fn new(job: Arc<JobCore>, graph: Graph, no_cache: bool, origin: Origin) -> Self {
+    pub(crate) fn new(job: Arc<JobCore>, graph: Graph, how: Building) -> Self {
         Self(Arc::new(Inner {
             job,
             graph,
-            no_cache,
-            origin,
+            how,
             result: OnceCell::new(),
+            renewed: Mutex::default(),
         }))
     }
 
@@ -44,9 +77,9 @@ impl Ref {
         Self(Arc::new(Inner {
             job,
             graph: Graph::empty(),
-            no_cache: false,
-            origin: Origin::default(),
-            result: OnceCell::new_with(Some(Ok(tree))),
+            how: Building::default(),
+            result: OnceCell::new_with(Some(Ok(tree.into()))),
+            renewed: Mutex::default(),
         }))
     }
 
@@ -65,7 +98,7 @@ impl Ref {
     /// # Errors
     /// [`BuildError`].
     pub async fn evaluate(&self) -> Result<(), BuildError> {
-        self.tree().await.map(drop)
+        self.evaluated().await.map(drop)
     }
 
     /// Reads a file, or a part of it.
@@ -133,7 +166,7 @@ impl Ref {
     /// Steps that are to run in any case find none of what others left in their cache mounts.
     async fn retire_cache_mounts(&self) -> Result<(), BuildError> {
         let inner = &*self.0;
-        let ids = retired_cache_mounts(&inner.graph, inner.no_cache);
+        let ids = retired_cache_mounts(&inner.graph, inner.how.no_cache);
         if ids.is_empty() {
             return Ok(());
         }
@@ -142,23 +175,100 @@ impl Ref {
         Ok(tokio::task::spawn_blocking(retire).await??)
     }
 
-    /// The files.
+    /// By what the solver knows it, once it is built.
+    pub(crate) fn root(&self) -> Option<Root> {
+        let evaluated = self.0.result.get()?.as_ref().ok()?;
+        evaluated.built.as_ref().map(|(root, _)| *root)
+    }
+
+    /// The files, which are here.
     pub(crate) async fn tree(&self) -> Result<Tree, BuildError> {
+        self.tree_for(Some(Need::Files)).await
+    }
+
+    /// The files, of which what is needed is here. Cached layers that cannot be had are made anew.
+    pub(crate) async fn tree_for(&self, need: Option<Need>) -> Result<Tree, BuildError> {
+        let evaluated = self.evaluated().await?;
+        let Some(need) = need.filter(|_| evaluated.tree.is_lazy()) else {
+            return Ok(evaluated.tree);
+        };
+        let stop = &self.0.job.stop;
+        tokio::select! {
+            biased;
+            tree = self.realize(evaluated, need) => tree,
+            () = stop.cancelled() => Err(BuildError::Cancelled),
+        }
+    }
+
+    async fn realize(&self, first: Evaluated, need: Need) -> Result<Tree, BuildError> {
+        let inner = &*self.0;
+        // One at a time: they would bring the same.
+        let mut renewed = inner.renewed.lock().await;
+        let mut current = renewed.clone().unwrap_or(first);
+        for _ in 0..RENEWALS {
+            let key = inner.graph.root().and_then(|edge| {
+                let vertex = inner.graph.vertex(edge.vertex)?;
+                Some(vertex.digest().to_string())
+            });
+            let name = "fetching cached layers";
+            let step = Internal::begin(&inner.job.progress, name, &key.unwrap_or_default());
+            let (worker, session) = (&inner.job.worker, Some(&inner.job.session));
+            let progress = step.transfers();
+            let realized = worker
+                .realize(&current.tree, need, session, &progress)
+                .boxed();
+            let lost = match step.end(realized.await) {
+                Ok(()) => return Ok(current.tree),
+                Err(lost) => lost,
+            };
+            let Some((root, built)) = &current.built else {
+                return Err(lost.into());
+            };
+            let job = inner.job.solver_job()?;
+            match job.rebuild(*root, built).await {
+                Ok(built) => {
+                    current = Evaluated {
+                        tree: (*built.value).clone(),
+                        built: Some((*root, built)),
+                    };
+                    *renewed = Some(current.clone());
+                }
+                Err(failure) => return Err(BuildError::failed(failure, &inner.graph)),
+            }
+        }
+        Ok(current.tree)
+    }
+
+    /// What was built; cached layers of it may be elsewhere.
+    async fn evaluated(&self) -> Result<Evaluated, BuildError> {
         let inner = &*self.0;
         let build = || async {
+            let sources = inner
+                .job
+                .imports
+                .sources(&inner.job, &inner.how.imports)
+                .boxed();
             let definition = definition_from(
                 &inner.job.worker,
                 &inner.graph,
-                inner.no_cache,
-                inner.origin.clone(),
+                inner.how.no_cache,
+                inner.how.origin.clone(),
+                sources.await,
             )?;
             let Some(definition) = definition else {
-                return Ok(Ok(Tree::scratch()));
+                return Ok(Ok(Tree::scratch().into()));
             };
             self.retire_cache_mounts().await?;
             let job = inner.job.solver_job()?;
-            match job.solve(definition).await {
-                Ok(built) => Ok(Ok((*built.value).clone())),
+            let solved = async {
+                let root = job.load(definition).await?;
+                Ok((root, job.build(root).await?))
+            };
+            match solved.await {
+                Ok((root, built)) => Ok(Ok(Evaluated {
+                    tree: (*built.value).clone(),
+                    built: Some((root, built)),
+                })),
                 Err(failure) if is_cancelled(&failure) => Err(BuildError::Cancelled),
                 Err(failure) => Ok(Err(failure)),
             }
@@ -169,7 +279,7 @@ impl Ref {
             () = inner.job.stop.cancelled() => return Err(BuildError::Cancelled),
         };
         match built {
-            Ok(tree) => Ok(tree.clone()),
+            Ok(evaluated) => Ok(evaluated.clone()),
             Err(failure) => Err(BuildError::failed(failure.clone(), &inner.graph)),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weld_export::ExportRequest;
 use weld_op::session::Session;
 
+use crate::cache::{CacheExport, CacheImport};
 use crate::definition::Definition;
 
 /// One build that a client asks for.
@@ -14,6 +15,10 @@ pub struct BuildRequest {
     pub input: BuildInput,
     /// What to do with the result; nothing leaves it in the cache.
     pub exports: Vec<ExportRequest>,
+    /// Caches elsewhere that are read.
+    pub cache_imports: Vec<CacheImport>,
+    /// Caches elsewhere that are written.
+    pub cache_exports: Vec<CacheExport>,
     /// What steps may do that they must not do by default.
     pub entitlements: Vec<Entitlement>,
     /// What the client offers: directories, secrets, agents, credentials.

@@ -93,6 +93,7 @@ async fn measure(
             tree: Some(tree.clone()),
             config: None,
             base_config: None,
+            cache: None,
         }],
         is_multi_platform: false,
         epoch: None,

@@ -1,10 +1,13 @@
 //! The image config: what the frontend made, with the layers and their history filled in.
 
+use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use weld_digest::Digest;
 use weld_llb::Platform;
+
+use crate::inline;
 
 /// Why an image config cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +98,7 @@ fn inherited(history: &[History], base: Option<&[u8]>) -> usize {
         .count()
 }
 
-/// Fills in `rootfs`, `history` and `created`; with an epoch, no new entry is later than it.
+/// Fills in `rootfs`, `history`, `created` and the build cache; with an epoch, no new entry is later than it.
 ///
 /// # Errors
 /// [`ConfigError`] if the config is not one.
@@ -104,6 +107,7 @@ pub(crate) fn complete(
     layers: &[LayerFacts],
     epoch: Option<OffsetDateTime>,
     base: Option<&[u8]>,
+    cache: Option<&[u8]>,
 ) -> Result<Vec<u8>, ConfigError> {
     let config: Option<Map<String, Value>> = serde_json::from_slice(config)?;
     let mut config = config.ok_or(ConfigError::Null)?;
@@ -142,6 +146,12 @@ pub(crate) fn complete(
         created(config.get("created"), &history, epoch)?,
     );
     config.insert("history".into(), serde_json::to_value(&history)?);
+    // That of a base image says nothing of this one.
+    config.remove(inline::FIELD);
+    if let Some(cache) = cache {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(cache);
+        config.insert(inline::FIELD.into(), encoded.into());
+    }
     Ok(serde_json::to_vec(&config)?)
 }
 
@@ -330,7 +340,7 @@ mod tests {
             (r#"{"os":"linux"}"#, "together: missing architecture"),
             ("[]", "not valid"),
         ] {
-            let error = complete(config.as_bytes(), &[], None, None)
+            let error = complete(config.as_bytes(), &[], None, None, None)
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(part), "{config}: {error}");

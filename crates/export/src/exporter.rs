@@ -20,6 +20,7 @@ use crate::client::{self, ResultTree, send_error};
 use crate::destination::{self, Destination};
 use crate::error::write_error;
 use crate::image::{Assembly, Image};
+use crate::inline::InlineCache;
 use crate::local::LocalExport;
 use crate::options::{FileOptions, ImageOptions, LocalMode};
 use crate::push::Push;
@@ -40,6 +41,8 @@ pub struct BuiltPlatform {
     pub config: Option<Vec<u8>>,
     /// The config of the image that it started from.
     pub base_config: Option<Vec<u8>>,
+    /// The cache that the image's config is to hold.
+    pub cache: Option<InlineCache>,
 }
 
 /// What was built.

@@ -94,9 +94,30 @@ impl Assembly<'_> {
         let mut image = Parts::default();
         for platform in &self.built.platforms {
             let layers = self.layers(platform).await?;
-            self.add_platform(&mut image, platform, layers).await?;
+            let cache = self.inline_cache(platform)?;
+            self.add_platform(&mut image, platform, layers, cache)
+                .await?;
         }
         self.complete(image).await
+    }
+
+    /// The build cache that a platform's config is to hold.
+    fn inline_cache(&self, platform: &BuiltPlatform) -> Result<Option<Vec<u8>>, ExportError> {
+        let (Some(cache), Some(tree)) = (&platform.cache, &platform.tree) else {
+            return Ok(None);
+        };
+        // Layers that are written anew are not what was built.
+        if self.layer_options().max_mtime.is_some() {
+            return Ok(None);
+        }
+        let layers = tree.layer_snapshots();
+        let layers: Vec<_> = layers.iter().map(SnapshotRef::id).collect();
+        cache
+            .records(&layers)
+            .map_err(|source| ExportError::Encode {
+                what: "build cache",
+                source,
+            })
     }
 
     fn types(&self) -> Types {
@@ -239,6 +260,7 @@ impl Assembly<'_> {
         parts: &mut Parts,
         platform: &BuiltPlatform,
         layers: Vec<ImageLayer>,
+        cache: Option<Vec<u8>>,
     ) -> Result<(), ExportError> {
         let name = platform.platform.to_string();
         let failed = |source: ConfigError| ExportError::Config {
@@ -255,7 +277,8 @@ impl Assembly<'_> {
         };
         let facts: Vec<_> = layers.iter().map(|layer| layer.facts.clone()).collect();
         let base = platform.base_config.as_deref();
-        let config = config::complete(given, &facts, self.epoch(), base).map_err(failed)?;
+        let config = config::complete(given, &facts, self.epoch(), base, cache.as_deref())
+            .map_err(failed)?;
         parts.created = parts.created.max(config::created_at(&config));
         let config_descriptor = Descriptor::of(self.types().config(), &config);
         let descriptors: Vec<_> = layers
@@ -439,6 +462,8 @@ fn base_layers(platform: &BuiltPlatform) -> Arc<[Digest]> {
 
 /// Whether an annotation of a layer is for others: not what engines note for themselves.
 fn is_public(key: &str) -> bool {
-    !matches!(key, "containerd.io/uncompressed" | "buildkit/createdat")
+    !matches!(key, "containerd.io/uncompressed")
+        && !key.starts_with("buildkit/")
+        && !key.starts_with("weld.")
         && !key.starts_with("containerd.io/distribution.source.")
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod caches;
 mod context;
 mod daemon;
 mod dial;

@@ -15,7 +15,7 @@ use crate::process::build_weld;
 /// `cargo xtask bench end-to-end`.
 #[derive(Args)]
 pub(crate) struct EndToEndArgs {
-    /// Only the groups whose name contains this: steps, context, big, many.
+    /// Only the groups whose name contains this: steps, context, big, many, cache.
     #[arg(long, default_value = "")]
     only: String,
     /// Where inputs and state are kept [default: a temporary directory]; on the disk to measure.
@@ -54,6 +54,7 @@ pub(crate) fn run(args: &EndToEndArgs) -> anyhow::Result<()> {
         ("context", Bench::context),
         ("big", Bench::big),
         ("many", Bench::many),
+        ("cache", Bench::cache),
     ] {
         if name.contains(&args.only) {
             bench.clean()?;
@@ -203,6 +204,31 @@ impl Bench {
             "one-RUN build, each of 50 in a row",
             median(50, build)?,
             Some(0.0904),
+        );
+        Ok(())
+    }
+
+    fn cache(&self) -> anyhow::Result<()> {
+        let lines: String = (0..15)
+            .map(|number| format!("RUN echo z{number} > /z{number}\n"))
+            .collect();
+        let file = self.dockerfile("c7", &format!("FROM busybox\n{lines}"))?;
+        let cache = format!("type=registry,ref={}/bench/cache:a", self.registry.host());
+        let to = format!("{cache},mode=max");
+        let cost = self.build(&file, &file, &["--cache-to", &to])?;
+        tell(
+            "15 RUN and cache export, registry, mode=max",
+            cost,
+            Some(1.08),
+        );
+        let import = || {
+            self.clean()?;
+            self.build(&file, &file, &["--cache-from", &cache])
+        };
+        tell(
+            "15 RUN, all from the imported cache",
+            median(5, import)?,
+            Some(0.162),
         );
         Ok(())
     }

@@ -48,7 +48,7 @@ const RECONNECT: [Duration; 4] = [
 ];
 
 /// What is served.
-const METHODS: [&str; 13] = [
+const METHODS: [&str; 14] = [
     health_messages::CHECK,
     filesync::DIFF_COPY,
     filesync::SEND,
@@ -62,6 +62,7 @@ const METHODS: [&str; 13] = [
     content::INFO,
     content::READ,
     upload::PULL,
+    content::WRITE,
 ];
 
 /// Serves what a session offers, and takes results.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use tonic::Status;
-use weld_engine::{CacheImport, Entitlement, SolveInput};
+use weld_engine::{CacheExport, CacheImport, Entitlement, SolveInput};
+use weld_export::cache::CacheExportOptions;
 use weld_proto::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest};
 use weld_proto::pb;
 
@@ -26,8 +27,7 @@ pub(super) struct Plan {
     /// Whether the client is asked for further ones once the result is known.
     pub(super) session_exporters: bool,
     pub(super) cache_imports: Vec<CacheImport>,
-    /// What the client is to be told of its request.
-    pub(super) warnings: Vec<String>,
+    pub(super) cache_exports: Vec<CacheExport>,
     /// Whether the history is to know of it.
     pub(super) recorded: bool,
 }
@@ -50,20 +50,16 @@ impl Plan {
             )));
         }
         unsupported(&request)?;
-        let cache = request.cache.take().unwrap_or_default();
-        let mut warnings = cache_exports(&cache)?;
+        let mut cache = request.cache.take().unwrap_or_default();
+        let cache_exports = cache_exports(&mut cache)?;
         let entitlements = entitlements(&request.entitlements, &config.entitlements)?;
         let frontend = frontend(&mut request, config)?;
         let exporters = exporters(&mut request);
         let work = work(&mut request);
         let cache_imports = cache_imports(cache);
-        warnings.extend(cache_imports.iter().map(|import| {
-            let kind = &import.kind;
-            format!("importing a {kind} cache is not supported by weld: only this daemon's cache is used")
-        }));
         Ok(Self {
             cache_imports,
-            warnings,
+            cache_exports,
             reference: request.reference,
             session: request.session,
             work,
@@ -188,29 +184,29 @@ fn work(request: &mut SolveRequest) -> Work {
     }
 }
 
-/// Cache is written nowhere in this version. Where a build is of use without it (cache beside an
-/// image, or where errors are to be ignored) the client is warned; otherwise it is refused.
-fn cache_exports(cache: &CacheOptions) -> Result<Vec<String>, Status> {
-    let refused = |kind: &str| {
-        Status::unimplemented(format!("cache exporter {kind:?} is not supported by weld"))
-    };
+/// The caches to write, in the old form too. They are checked before anything is built.
+fn cache_exports(cache: &mut CacheOptions) -> Result<Vec<CacheExport>, Status> {
+    let mut exports: Vec<_> = std::mem::take(&mut cache.exports)
+        .into_iter()
+        .map(|entry| CacheExport {
+            kind: entry.kind,
+            attrs: entry.attrs,
+        })
+        .collect();
     if !cache.export_ref_deprecated.is_empty() {
-        return Err(refused("registry"));
+        let mut attrs = std::mem::take(&mut cache.export_attrs_deprecated);
+        let reference = std::mem::take(&mut cache.export_ref_deprecated);
+        attrs.insert("ref".to_owned(), reference);
+        exports.push(CacheExport {
+            kind: "registry".to_owned(),
+            attrs,
+        });
     }
-    let mut warnings = Vec::new();
-    for export in &cache.exports {
-        let ignored = export.attrs.get("ignore-error");
-        let ignored = ignored.is_some_and(|value| matches!(value.as_str(), "true" | "1" | "t"));
-        if export.kind != "inline" && !ignored {
-            return Err(refused(&export.kind));
-        }
-        let kind = &export.kind;
-        warnings.push(format!(
-            "cache exporter {kind:?} is not supported by weld: no cache is exported"
-        ));
+    for export in &exports {
+        CacheExportOptions::check(&export.kind, &export.attrs)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
     }
-    warnings.dedup();
-    Ok(warnings)
+    Ok(exports)
 }
 
 fn cache_imports(cache: CacheOptions) -> Vec<CacheImport> {
@@ -285,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_without_its_inline_cache_is_still_of_use() {
+    fn caches_to_write_are_checked_at_once() {
         let export = |kind: &str, pairs| SolveRequest {
             cache: Some(CacheOptions {
                 exports: vec![CacheOptionsEntry {
@@ -296,11 +292,19 @@ mod tests {
             }),
             ..SolveRequest::default()
         };
-        assert!(plan(SolveRequest::default()).unwrap().warnings.is_empty());
-        assert_eq!(plan(export("inline", &[])).unwrap().warnings.len(), 1);
-        let ignored = plan(export("local", &[("ignore-error", "true")])).unwrap();
-        assert_eq!(ignored.warnings.len(), 1);
-        assert!(plan(export("local", &[])).is_err());
+        assert_eq!(plan(export("inline", &[])).unwrap().cache_exports.len(), 1);
+        let refused = plan(export("local", &[])).err().unwrap();
+        assert!(refused.message().contains("requires dest"), "{refused}");
+        let old = SolveRequest {
+            cache: Some(CacheOptions {
+                export_ref_deprecated: "r".to_owned(),
+                export_attrs_deprecated: attrs(&[("mode", "max")]),
+                ..CacheOptions::default()
+            }),
+            ..SolveRequest::default()
+        };
+        let export = &plan(old).unwrap().cache_exports[0];
+        assert_eq!(export.attrs, attrs(&[("mode", "max"), ("ref", "r")]));
     }
 
     #[test]
@@ -319,36 +323,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_cannot_be_imported_is_told_of() {
-        let read = plan(SolveRequest {
-            cache: Some(CacheOptions {
-                import_refs_deprecated: vec!["r".to_owned()],
-                ..CacheOptions::default()
-            }),
-            ..SolveRequest::default()
-        });
-        let warnings = read.unwrap().warnings;
-        assert!(warnings[0].contains("registry"), "{warnings:?}");
-    }
-
-    #[test]
     fn what_is_not_there_is_refused() {
-        for request in [
-            SolveRequest {
-                proxy_network: true,
-                ..SolveRequest::default()
-            },
-            SolveRequest {
-                cache: Some(CacheOptions {
-                    exports: vec![CacheOptionsEntry {
-                        kind: "s3".to_owned(),
-                        attrs: BTreeMap::new(),
-                    }],
-                    ..CacheOptions::default()
-                }),
-                ..SolveRequest::default()
-            },
-        ] {
+        for request in [SolveRequest {
+            proxy_network: true,
+            ..SolveRequest::default()
+        }] {
             let status = plan(request).err().unwrap();
             assert_eq!(status.code(), tonic::Code::Unimplemented);
         }

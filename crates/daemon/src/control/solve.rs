@@ -130,7 +130,6 @@ impl Build {
         progress: weld_progress::Sender,
     ) -> Result<BuildResponse, Status> {
         let cancel = &self.running.build().cancel;
-        self.warn(&progress);
         let client = tokio::select! {
             () = cancel.cancelled() => return Err(cancelled()),
             client = self.session() => client?,
@@ -168,7 +167,9 @@ impl Build {
             job.check_platforms(&self.plan.frontend_attrs, &result)
                 .map_err(|error| to_status(&error))?;
             exporters::complement(&mut exports, &mut result.metadata);
-            let response = job.export(&result, &exports).await;
+            let response = job
+                .export(&result, &exports, &self.plan.cache_exports)
+                .await;
             let mut response = response.map_err(|error| to_status(&error))?;
             // What frontends tell their clients.
             for (key, value) in &result.metadata {
@@ -188,19 +189,6 @@ impl Build {
         let built = built.await;
         job.close().await;
         built
-    }
-
-    /// Tells the client what it should know of its request.
-    fn warn(&self, progress: &weld_progress::Sender) {
-        for warning in &self.plan.warnings {
-            let name = "[internal] reading the request";
-            let mut vertex = weld_progress::Vertex::new(Digest::sha256_of(name), name);
-            let now = weld_progress::Timestamp::from(SystemTime::now());
-            (vertex.started, vertex.completed) = (Some(now), Some(now));
-            let warning = warning.clone();
-            progress.warning(weld_progress::Warning::new(vertex.digest.clone(), warning));
-            progress.vertex(vertex);
-        }
     }
 
     async fn session(&self) -> Result<Option<Arc<ClientSession>>, Status> {

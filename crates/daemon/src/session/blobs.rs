@@ -1,6 +1,7 @@
 //! Content stores of clients.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,14 +10,15 @@ use futures_util::TryStreamExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Request, Status};
 use weld_digest::Digest;
 use weld_export::ResultBlob;
 use weld_proto::session::content::{
-    EXPORT_STORE, INFO, InfoRequest, InfoResponse, LAYOUT_PREFIX, READ, ReadContentRequest,
-    ReadContentResponse, STORE_ID, WRITE, WriteAction, WriteContentRequest, WriteContentResponse,
+    INFO, InfoRequest, InfoResponse, LAYOUT_PREFIX, READ, ReadContentRequest, ReadContentResponse,
+    STORE_ID, WRITE, WriteAction, WriteContentRequest, WriteContentResponse,
 };
+use weld_source::blob_store::BlobStore;
 use weld_source::oci_layout::BlobProvider;
 
 use super::connection::Connection;
@@ -39,6 +41,62 @@ impl ClientBlobs {
             session,
         }
     }
+
+    /// The store of that id.
+    pub(super) fn store(session: Arc<ClientSession>, id: &str) -> Self {
+        Self {
+            store: id.to_owned(),
+            name: format!("{id} of the client"),
+            session,
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for ClientBlobs {
+    async fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        let connection = self.session.connection().await.map_err(to_io)?;
+        size(&connection, &self.store, digest).await
+    }
+
+    async fn put(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()> {
+        let connection = self.session.connection().await.map_err(to_io)?;
+        let blob = ResultBlob {
+            digest: digest.clone(),
+            size,
+            path: file.to_owned(),
+        };
+        put_blob(&connection, &self.store, &blob).await
+    }
+}
+
+/// A store's id as calls carry it.
+fn store_value(id: &str) -> io::Result<MetadataValue<Ascii>> {
+    MetadataValue::try_from(id).map_err(|_| {
+        let reason = format!("{id:?} contains value with non-printable ASCII characters");
+        io::Error::new(io::ErrorKind::InvalidInput, reason)
+    })
+}
+
+/// The length of a blob in one of the client's stores; `None` if it is not there.
+async fn size(connection: &Connection, store: &str, digest: &Digest) -> io::Result<Option<u64>> {
+    let mut request = Request::new(InfoRequest {
+        digest: digest.to_string(),
+    });
+    let store = store_value(store)?;
+    request.metadata_mut().insert(STORE_ID, store);
+    match connection
+        .caller
+        .unary::<_, InfoResponse>(INFO, request)
+        .await
+    {
+        Ok(answer) => {
+            let size = answer.into_inner().info.map_or(0, |info| info.size);
+            Ok(Some(u64::try_from(size).unwrap_or(0)))
+        }
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(to_io(status)),
+    }
 }
 
 #[async_trait]
@@ -54,7 +112,7 @@ impl BlobProvider for ClientBlobs {
             offset: 0,
             size: 0,
         });
-        let store = MetadataValue::try_from(self.store.as_str()).map_err(io::Error::other)?;
+        let store = store_value(&self.store)?;
         request.metadata_mut().insert(STORE_ID, store);
         let answer = connection
             .caller
@@ -72,20 +130,18 @@ impl BlobProvider for ClientBlobs {
 /// How much of a blob goes into one message, in bytes.
 const PIECE: usize = 1 << 20;
 
-/// Writes a blob into the client's store for results, unless it is there.
-pub(super) async fn put_blob(connection: &Connection, blob: &ResultBlob) -> io::Result<()> {
-    let store = MetadataValue::from_static(EXPORT_STORE);
-    let digest = blob.digest.to_string();
-    let mut request = Request::new(InfoRequest {
-        digest: digest.clone(),
-    });
-    request.metadata_mut().insert(STORE_ID, store.clone());
-    let caller = &connection.caller;
-    match caller.unary::<_, InfoResponse>(INFO, request).await {
-        Ok(_) => return Ok(()),
-        Err(status) if status.code() == Code::NotFound => {}
-        Err(status) => return Err(to_io(status)),
+/// Writes a blob into one of the client's stores, unless it is there.
+pub(super) async fn put_blob(
+    connection: &Connection,
+    store: &str,
+    blob: &ResultBlob,
+) -> io::Result<()> {
+    if size(connection, store, &blob.digest).await?.is_some() {
+        return Ok(());
     }
+    let store = store_value(store)?;
+    let digest = blob.digest.to_string();
+    let caller = &connection.caller;
     let (outgoing, mut requests) = mpsc::channel::<WriteContentRequest>(4);
     let requests = futures_util::stream::poll_fn(move |cx| requests.poll_recv(cx));
     let mut request = Request::new(requests);

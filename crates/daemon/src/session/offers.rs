@@ -12,6 +12,7 @@ use weld_op::session::{Layout, Secret, Session, SessionError, Upload};
 use weld_proto::session::secrets::{GET_SECRET, GetSecretRequest, GetSecretResponse};
 use weld_proto::session::{BytesMessage, content, filesync, upload};
 use weld_runtime::AgentConnector;
+use weld_source::blob_store::BlobStore;
 use weld_source::local::TreeProvider;
 use weld_source::registry::Credentials;
 
@@ -81,6 +82,18 @@ impl Session for SessionOffers {
         }
         let blobs = blobs::ClientBlobs::layout(Arc::clone(&self.session), name);
         Ok(Some(Layout::Blobs(Arc::new(blobs))))
+    }
+
+    async fn blob_store(&self, id: &str) -> Result<Option<Arc<dyn BlobStore>>, SessionError> {
+        let error = |status: Status| SessionError::BlobStore {
+            id: id.to_owned(),
+            reason: reason(&status),
+        };
+        if !self.session.serves(content::READ).await.map_err(error)? {
+            return Ok(None);
+        }
+        let blobs = blobs::ClientBlobs::store(Arc::clone(&self.session), id);
+        Ok(Some(Arc::new(blobs)))
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {

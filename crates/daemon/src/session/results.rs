@@ -12,6 +12,7 @@ use tonic::{Code, Request, Status, Streaming};
 use weld_export::{ClientTarget, Content, ResultBlob, ResultReceiver};
 use weld_proto::fsutil::Packet;
 use weld_proto::session::BytesMessage;
+use weld_proto::session::content::EXPORT_STORE;
 use weld_proto::session::filesync::{
     EXPORTER_ID, EXPORTER_META_PREFIX, EXPORTER_MULTI_PLATFORM, SEND,
 };
@@ -137,7 +138,7 @@ impl ResultReceiver for ClientResults {
     async fn blobs(&self, blobs: Vec<ResultBlob>) -> io::Result<()> {
         let connection = self.session.connection().await.map_err(to_io)?;
         for blob in blobs {
-            put_blob(&connection, &blob).await?;
+            put_blob(&connection, EXPORT_STORE, &blob).await?;
         }
         Ok(())
     }

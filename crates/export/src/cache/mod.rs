@@ -1,12 +1,21 @@
 //! The build cache in BuildKit's form: an index or a manifest of layers, and a config that says which keys lead to them.
 
 mod config;
+mod options;
 mod read;
+mod upload;
 mod write;
 
 pub use config::{CONFIG_MEDIA_TYPE, CacheConfig, LayerRow, RecordRow, ResultRow};
-pub use read::{CacheReadError, read_config};
+pub use options::{
+    CacheDestination, CacheExportOptions, CacheOptionError, CacheOrigin, ignores_errors,
+};
+pub use read::{CacheReadError, read_config, read_inline};
+pub use upload::{CacheLayer, CacheSink, CacheWriteError, LayerFetch, write_cache};
+pub(crate) use write::image_records;
 pub use write::{CacheManifest, ManifestOptions, write_manifest};
+
+use std::sync::Arc;
 
 use weld_digest::Digest;
 use weld_source::image::Descriptor;
@@ -18,13 +27,14 @@ pub const ANNOTATION_UNCOMPRESSED: &str = "containerd.io/uncompressed";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
     /// The layers; each has [`ANNOTATION_UNCOMPRESSED`].
-    pub layers: Vec<Descriptor>,
+    pub layers: Vec<Arc<Descriptor>>,
 }
 
 impl Remote {
     /// The digests of the layers as they are unpacked; `None` where one does not tell.
     pub fn diff_ids(&self) -> Option<Vec<Digest>> {
-        let of = |layer: &Descriptor| layer.annotations.get(ANNOTATION_UNCOMPRESSED)?.parse().ok();
+        let of =
+            |layer: &Arc<Descriptor>| layer.annotations.get(ANNOTATION_UNCOMPRESSED)?.parse().ok();
         self.layers.iter().map(of).collect()
     }
 }

@@ -1,13 +1,14 @@
 //! From a config to chains.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use weld_digest::Digest;
 use weld_solver::chain::{CacheChains, ChainItem, ChainLink, ChainResult};
 use weld_source::image::Descriptor;
 
 use super::Remote;
-use super::config::{CacheConfig, InputRow, RecordRow};
+use super::config::{CacheConfig, InputRow, LayerRow, RecordRow};
 
 /// The largest config that is read: some hundred thousand records.
 const MAX_CONFIG: usize = 256 << 20;
@@ -66,12 +67,44 @@ pub enum CacheReadError {
 /// [`CacheReadError`] says what is wrong, and where.
 pub fn read_config(
     bytes: &[u8],
-    blobs: &HashMap<Digest, Descriptor>,
+    blobs: &HashMap<Digest, Arc<Descriptor>>,
 ) -> Result<CacheChains<Remote>, CacheReadError> {
     if bytes.len() > MAX_CONFIG {
         return Err(CacheReadError::TooLarge(bytes.len()));
     }
-    let config: CacheConfig = serde_json::from_slice(bytes)?;
+    chains(serde_json::from_slice(bytes)?, blobs)
+}
+
+/// Reads the records that an image's config carries; they mean the image's layers, lowest first.
+///
+/// # Errors
+/// [`CacheReadError`] says what is wrong, and where.
+pub fn read_inline(
+    records: &[u8],
+    layers: &[Arc<Descriptor>],
+) -> Result<CacheChains<Remote>, CacheReadError> {
+    if records.len() > MAX_CONFIG {
+        return Err(CacheReadError::TooLarge(records.len()));
+    }
+    let rows = (-1..).zip(layers).map(|(parent, layer)| LayerRow {
+        blob: layer.digest.clone(),
+        parent,
+    });
+    let config = CacheConfig {
+        layers: rows.collect(),
+        records: serde_json::from_slice(records)?,
+    };
+    let blobs = layers
+        .iter()
+        .map(|layer| (layer.digest.clone(), Arc::clone(layer)))
+        .collect();
+    chains(config, &blobs)
+}
+
+fn chains(
+    config: CacheConfig,
+    blobs: &HashMap<Digest, Arc<Descriptor>>,
+) -> Result<CacheChains<Remote>, CacheReadError> {
     let order = in_order(&config.records)?;
     let mut places = vec![0; order.len()];
     for (place, at) in (0..).zip(&order) {
@@ -177,7 +210,7 @@ fn in_order(records: &[RecordRow]) -> Result<Vec<usize>, CacheReadError> {
 fn results(
     record: &RecordRow,
     config: &CacheConfig,
-    blobs: &HashMap<Digest, Descriptor>,
+    blobs: &HashMap<Digest, Arc<Descriptor>>,
 ) -> Result<Vec<ChainResult<Remote>>, CacheReadError> {
     let mut results = Vec::new();
     let mut add = |layers: Vec<i64>, created: time::OffsetDateTime| {
@@ -221,7 +254,7 @@ fn stack(top: i64, config: &CacheConfig) -> Result<Vec<i64>, CacheReadError> {
 fn remote(
     layers: &[i64],
     config: &CacheConfig,
-    blobs: &HashMap<Digest, Descriptor>,
+    blobs: &HashMap<Digest, Arc<Descriptor>>,
 ) -> Result<Option<Remote>, CacheReadError> {
     let mut found = Vec::with_capacity(layers.len());
     for layer in layers {
@@ -232,7 +265,7 @@ fn remote(
             count: config.layers.len(),
         })?;
         match blobs.get(&row.blob) {
-            Some(descriptor) => found.push(descriptor.clone()),
+            Some(descriptor) => found.push(Arc::clone(descriptor)),
             None => return Ok(None),
         }
     }

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use weld_digest::Digest;
 use weld_solver::chain::{CacheChains, ChainItem, ChainLink, ChainResult};
@@ -29,7 +30,7 @@ fn link(item: u32, selector: Option<&str>) -> ChainLink {
 fn item(name: &str, inputs: Vec<Vec<ChainLink>>, layers: &[&str]) -> ChainItem<Remote> {
     let result = ChainResult {
         value: Remote {
-            layers: layers.iter().map(|name| layer(name)).collect(),
+            layers: layers.iter().map(|name| Arc::new(layer(name))).collect(),
         },
         created: 1_700_000_000_123,
     };
@@ -62,10 +63,10 @@ fn chains() -> CacheChains<Remote> {
     }
 }
 
-fn blobs(layers: &[Descriptor]) -> HashMap<Digest, Descriptor> {
+fn blobs(layers: &[Descriptor]) -> HashMap<Digest, Arc<Descriptor>> {
     layers
         .iter()
-        .map(|layer| (layer.digest.clone(), layer.clone()))
+        .map(|layer| (layer.digest.clone(), Arc::new(layer.clone())))
         .collect()
 }
 
@@ -154,7 +155,10 @@ fn records_in_the_order_of_buildkit_are_read() {
     let classes: Vec<_> = read.items.iter().map(|item| item.class).collect();
     assert_eq!(classes, [class("base"), class("top")]);
     assert_eq!(read.items[1].inputs[0][0], link(0, Some("not a digest")));
-    assert_eq!(read.items[1].results[0].value.layers, [b, a.clone()]);
+    assert_eq!(
+        read.items[1].results[0].value.layers,
+        [Arc::new(b), Arc::new(a.clone())]
+    );
     assert_eq!(read.items[1].results[0].created, 0);
     let without = read_config(text.as_bytes(), &blobs(&[a])).unwrap();
     assert!(without.items[1].results.is_empty(), "a layer is missing");

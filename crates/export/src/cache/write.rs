@@ -1,6 +1,7 @@
 //! From chains to a manifest.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 use weld_digest::Digest;
@@ -8,7 +9,9 @@ use weld_solver::chain::{CacheChains, ChainItem};
 use weld_source::image::{Descriptor, Index, Manifest, media_type};
 
 use super::Remote;
-use super::config::{CONFIG_MEDIA_TYPE, CacheConfig, InputRow, LayerRow, RecordRow, ResultRow};
+use super::config::{
+    CONFIG_MEDIA_TYPE, CacheConfig, ChainRow, InputRow, LayerRow, RecordRow, ResultRow,
+};
 
 /// How a manifest is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +118,32 @@ fn write_config(chains: &CacheChains<Remote>) -> (CacheConfig, Vec<Descriptor>) 
     (config, layers.blobs)
 }
 
+/// The records of a cache whose results are positions of an image's layers, lowest first.
+pub(crate) fn image_records(chains: &CacheChains<Vec<i64>>) -> Result<Vec<u8>, serde_json::Error> {
+    let records = chains.items.iter().map(|item| {
+        let (mut results, mut in_pieces) = (Vec::new(), Vec::new());
+        for result in &item.results {
+            let created_at = moment(result.created);
+            match result.value.last() {
+                // The lowest layers of the image, as they are.
+                Some(top) if result.value.iter().copied().eq(0..=*top) => results.push(ResultRow {
+                    layer: *top,
+                    created_at,
+                }),
+                _ => in_pieces.push(ChainRow {
+                    layers: result.value.clone(),
+                    created_at,
+                }),
+            }
+        }
+        RecordRow {
+            chains: in_pieces,
+            ..record(item, results)
+        }
+    });
+    serde_json::to_vec(&records.collect::<Vec<_>>())
+}
+
 fn write_record(item: &ChainItem<Remote>, layers: &mut Layers) -> RecordRow {
     let best = item
         .results
@@ -125,6 +154,10 @@ fn write_record(item: &ChainItem<Remote>, layers: &mut Layers) -> RecordRow {
         layer: layers.add(&result.value.layers),
         created_at: moment(result.created),
     });
+    record(item, results.into_iter().collect())
+}
+
+fn record<R>(item: &ChainItem<R>, results: Vec<ResultRow>) -> RecordRow {
     let inputs = item.inputs.iter().map(|input| {
         let links = input.iter().map(|link| InputRow {
             selector: link
@@ -136,7 +169,7 @@ fn write_record(item: &ChainItem<Remote>, layers: &mut Layers) -> RecordRow {
         links.collect()
     });
     RecordRow {
-        results: results.into_iter().collect(),
+        results,
         chains: Vec::new(),
         digest: Digest::from_sha256(item.class.0),
         inputs: inputs.collect(),
@@ -160,7 +193,7 @@ struct Layers {
 
 impl Layers {
     /// Adds a stack of layers; returns the position of the uppermost.
-    fn add(&mut self, stack: &[Descriptor]) -> i64 {
+    fn add(&mut self, stack: &[Arc<Descriptor>]) -> i64 {
         let mut parent = -1;
         for layer in stack {
             let next = self.rows.len() as i64;
@@ -175,7 +208,7 @@ impl Layers {
                 });
             }
             if self.known.insert(layer.digest.clone()) {
-                self.blobs.push(layer.clone());
+                self.blobs.push(Descriptor::clone(layer));
             }
             parent = place;
         }

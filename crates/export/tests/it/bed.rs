@@ -141,6 +141,7 @@ pub(crate) fn one(tree: Option<SnapshotRef>) -> Built {
             platform,
             tree,
             base_config: None,
+            cache: None,
         }],
         is_multi_platform: false,
         epoch: None,
@@ -156,6 +157,7 @@ pub(crate) fn two(amd64: SnapshotRef, arm64: SnapshotRef) -> Built {
         platform,
         tree: Some(arm64),
         base_config: None,
+        cache: None,
     });
     built.is_multi_platform = true;
     built

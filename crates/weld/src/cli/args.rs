@@ -129,6 +129,8 @@ pub(crate) struct BuildArgs {
     /// Push the image: short for --output type=image,push=true.
     #[arg(long)]
     pub(crate) push: bool,
+    #[command(flatten)]
+    pub(crate) caches: CacheArgs,
     /// Do not use the cache.
     #[arg(long)]
     pub(crate) no_cache: bool,
@@ -184,6 +186,18 @@ pub(crate) struct BuildArgs {
     pub(crate) context: String,
 }
 
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct CacheArgs {
+    /// Read a build cache: type=registry,ref=NAME (a cache, or an image with one in it) or
+    /// type=local,src=DIR[,tag=TAG]; a name alone is one in a registry; may be repeated.
+    #[arg(long = "cache-from", value_name = "FIELDS")]
+    pub(crate) from: Vec<String>,
+    /// Write a build cache: type=registry,ref=NAME, type=local,dest=DIR[,tag=TAG] or type=inline,
+    /// with mode=min|max and more fields; a name alone is one in a registry; may be repeated.
+    #[arg(long = "cache-to", value_name = "FIELDS")]
+    pub(crate) to: Vec<String>,
+}
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TraceArgs {
     /// Write the scheduler's events to this file, a JSON object a line; compressed if its name ends
@@ -224,6 +238,8 @@ pub(crate) struct SolveArgs {
     /// Where the result goes: as for `weld build`.
     #[arg(short, long = "output", value_name = "FIELDS")]
     pub(crate) outputs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) caches: CacheArgs,
     /// Do not use the cache.
     #[arg(long)]
     pub(crate) no_cache: bool,

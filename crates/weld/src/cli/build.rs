@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use weld_engine::{BuildInput, BuildRequest, BuildResponse, Entitlement, HostSession};
 
 use super::args::BuildArgs;
+use super::caches::Caches;
 use super::context::{Inputs, add_named};
 use super::place::Worker;
 use super::report::Failure;
@@ -27,6 +28,7 @@ pub(crate) async fn build(
         );
     }
     let response = run::build(worker, prepared.request, &args.progress, cancel).await?;
+    prepared.caches.list(&response)?;
     if let Some(path) = &args.iidfile {
         write_file(path, response.image_id().unwrap_or_default().as_bytes())?;
     }
@@ -44,6 +46,7 @@ pub(crate) async fn build(
 /// A request, and the temporary files that it reads from.
 pub(crate) struct Prepared {
     pub(crate) request: BuildRequest,
+    caches: Caches,
     _inputs: Inputs,
 }
 
@@ -67,7 +70,10 @@ pub(crate) fn prepare(args: &BuildArgs, remote: bool) -> Result<Prepared, Failur
             export.attrs.insert(key.clone(), value.clone());
         }
     }
+    let caches = Caches::parse(&mut session, &args.caches)?;
     let request = BuildRequest {
+        cache_imports: caches.imports.clone(),
+        cache_exports: caches.exports.clone(),
         input: BuildInput::Dockerfile { attrs },
         exports,
         entitlements: entitlements(&args.allow)?,
@@ -75,6 +81,7 @@ pub(crate) fn prepare(args: &BuildArgs, remote: bool) -> Result<Prepared, Failur
     };
     Ok(Prepared {
         request,
+        caches,
         _inputs: inputs,
     })
 }

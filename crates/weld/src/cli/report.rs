@@ -85,6 +85,7 @@ macro_rules! usage_errors {
 }
 
 usage_errors!(
+    super::caches::CacheError,
     super::context::ContextError,
     super::offers::OfferError,
     super::outputs::OutputError,

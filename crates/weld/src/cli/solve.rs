@@ -8,6 +8,7 @@ use weld_engine::{BuildInput, BuildRequest, Definition, HostSession, LayoutRefer
 
 use super::args::SolveArgs;
 use super::build::{entitlements, metadata, write_file};
+use super::caches::Caches;
 use super::place::Worker;
 use super::report::Failure;
 use super::{offers, outputs, run};
@@ -38,7 +39,10 @@ pub(crate) async fn solve(
     offers::add_ssh(&mut session, &args.ssh)?;
     let exports = outputs::parse(&args.outputs, false, &[])?;
     let definition = Box::new(read(None)?);
+    let caches = Caches::parse(&mut session, &args.caches)?;
     let request = BuildRequest {
+        cache_imports: caches.imports.clone(),
+        cache_exports: caches.exports.clone(),
         input: BuildInput::Definition {
             definition,
             no_cache: args.no_cache,
@@ -48,6 +52,7 @@ pub(crate) async fn solve(
         session: session.into_session(),
     };
     let response = run::build(worker, request, &args.progress, cancel).await?;
+    caches.list(&response)?;
     if let Some(path) = &args.metadata_file {
         write_file(path, &metadata(&response))?;
     }

@@ -1,0 +1,418 @@
+//! The caches that a build writes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use weld_digest::Digest;
+use weld_export::InlineCache;
+use weld_export::cache::{
+    ANNOTATION_UNCOMPRESSED, CacheDestination, CacheExportOptions, CacheLayer, CacheSink,
+    LayerFetch, Remote, ignores_errors, write_cache,
+};
+use weld_op::Tree;
+use weld_op::lazy::{self, ANNOTATION_HOME, Home};
+use weld_solver::chain::{CacheChains, Candidate, ChainMode, ChainOptions, ChainResult};
+use weld_solver::{CacheSourceId, RecordId, Root};
+use weld_source::image::Descriptor;
+use weld_source::progress::Progress;
+use weld_store::layer::Compression;
+use weld_store::snapshot::{LayerBlob, LayerOptions, Made, SnapshotError, SnapshotRef};
+use weld_store::{BlobRef, SnapshotId};
+
+use super::import::Imported;
+use super::origin::{ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, repositories};
+use super::{CacheExport, CacheExportError};
+use crate::internal::Internal;
+use crate::job::JobCore;
+
+/// The key of a response under which clients find the manifest of a cache.
+const RESPONSE: &str = "cache.manifest";
+/// How many layers are made at once: each uses all processors already, but small ones leave them idle in between.
+const LAYERS_AT_ONCE: usize = 4;
+
+/// Writes the caches that a build is to write, all but those in images; what the client is told.
+pub(crate) async fn all(
+    job: &Arc<JobCore>,
+    roots: &[Root],
+    exports: &[CacheExport],
+) -> Result<BTreeMap<String, String>, CacheExportError> {
+    let mut response = BTreeMap::new();
+    for (number, export) in exports.iter().enumerate() {
+        let options = match CacheExportOptions::parse(&export.kind, &export.attrs) {
+            Err(error) if ignores_errors(&export.attrs) => {
+                let step = Internal::begin(&job.progress, "exporting cache", &number.to_string());
+                drop(step.end(Err::<(), _>(error)));
+                continue;
+            }
+            parsed => parsed?,
+        };
+        let name = match &options.destination {
+            CacheDestination::Registry { .. } => "exporting cache to registry",
+            CacheDestination::Store(_) => "exporting cache to client directory",
+            CacheDestination::Inline => continue,
+        };
+        let step = Internal::begin(&job.progress, name, &number.to_string());
+        let writing = Writing {
+            job,
+            options: &options,
+            progress: step.transfers(),
+        };
+        match step.end(writing.write(roots).await) {
+            Ok(Some(manifest)) => {
+                // A client that has a directory of its own lists this one in it.
+                let is_local = matches!(options.destination, CacheDestination::Store(_));
+                if is_local || !response.contains_key(RESPONSE) {
+                    response.insert(RESPONSE.to_owned(), manifest.clone());
+                }
+                if exports.len() > 1 {
+                    response.insert(format!("{RESPONSE}/{number}"), manifest);
+                }
+            }
+            Ok(None) => {}
+            // The step tells why.
+            Err(_) if options.ignore_error => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(response)
+}
+
+/// The chains of one result for the config of its image, where the layers are snapshots.
+pub(crate) async fn inline(
+    job: &Arc<JobCore>,
+    root: Root,
+) -> Result<InlineCache, CacheExportError> {
+    let options = ChainOptions {
+        mode: ChainMode::Max,
+        ..ChainOptions::default()
+    };
+    let chains = chains(job, &[root], options).await?;
+    let mut stacks = HashMap::new();
+    for item in &chains.items {
+        for result in &item.results {
+            let record = result.value.record;
+            // What is elsewhere is in no image that was just built, unless it was recorded here.
+            if record.source != CacheSourceId::LOCAL || stacks.contains_key(&record.id) {
+                continue;
+            }
+            let loaded = job.solver.load_record(record).await.ok();
+            let snapshot = loaded.and_then(|tree| tree.snapshot().cloned());
+            let layers = snapshot.map(|snapshot| {
+                let layers = snapshot.layer_snapshots();
+                layers.iter().map(SnapshotRef::id).collect::<Vec<_>>()
+            });
+            stacks.insert(record.id, layers);
+        }
+    }
+    Ok(InlineCache::new(chains.with_results(|results| {
+        let stacks = results.into_iter().filter_map(|result| {
+            Some(ChainResult {
+                value: stacks.get(&result.value.record.id)?.clone()?,
+                created: result.created,
+            })
+        });
+        stacks.collect()
+    })))
+}
+
+async fn chains(
+    job: &Arc<JobCore>,
+    roots: &[Root],
+    options: ChainOptions,
+) -> Result<CacheChains<Candidate>, CacheExportError> {
+    let failed = |error: String| CacheExportError::Chains(error);
+    let solved = job
+        .solver_job()
+        .map_err(|error| failed(error.to_string()))?;
+    solved
+        .cache_chains(roots, options)
+        .await
+        .map_err(|error| failed(error.to_string()))
+}
+
+/// One cache on its way out.
+struct Writing<'a> {
+    job: &'a Arc<JobCore>,
+    options: &'a CacheExportOptions,
+    progress: Progress,
+}
+
+/// A record of the solver's.
+type Key = (CacheSourceId, RecordId);
+
+/// What is known of the layers of a cache.
+#[derive(Default)]
+struct Layers {
+    by_digest: HashMap<Digest, CacheLayer>,
+    by_record: HashMap<Key, Option<Remote>>,
+}
+
+impl Layers {
+    fn add(&mut self, layer: CacheLayer) -> Arc<Descriptor> {
+        let digest = layer.descriptor.digest.clone();
+        let known = self.by_digest.entry(digest).or_insert(layer);
+        Arc::clone(&known.descriptor)
+    }
+}
+
+impl Writing<'_> {
+    /// Writes it; its manifest's descriptor, unless there is nothing to write.
+    async fn write(&self, roots: &[Root]) -> Result<Option<String>, CacheExportError> {
+        let preparing = "preparing build cache for export";
+        let transfer = self.progress.start(preparing, preparing, None);
+        let sink = self.sink().await?;
+        let options = ChainOptions {
+            mode: self.options.mode,
+            ..ChainOptions::default()
+        };
+        let chains = chains(self.job, roots, options).await?;
+        let mut layers = Layers::default();
+        // What is made first may be a part of what is only taken if it is there.
+        for make in [true, false] {
+            self.collect(&chains, make, &mut layers).await?;
+        }
+        let Layers {
+            by_digest,
+            by_record,
+        } = layers;
+        let remotes = chains.with_results(|results| {
+            let remotes = results.into_iter().filter_map(|result| {
+                let record = result.value.record;
+                let remote = by_record.get(&(record.source, record.id))?.clone()?;
+                Some(ChainResult {
+                    value: remote,
+                    created: result.created,
+                })
+            });
+            remotes.take(1).collect()
+        });
+        transfer.complete();
+        let fetch = Fetch(self.job);
+        let written = write_cache(
+            &self.job.worker.store,
+            &sink,
+            remotes,
+            &by_digest,
+            self.options.manifest,
+            &fetch,
+            &self.progress,
+        )
+        .await?;
+        let Some(written) = written else {
+            let skipping = "skipping cache export for empty result";
+            self.progress.start(skipping, skipping, None).complete();
+            return Ok(None);
+        };
+        let descriptor = serde_json::to_string(&written.descriptor)
+            .map_err(weld_export::cache::CacheWriteError::from)?;
+        Ok(Some(descriptor))
+    }
+
+    async fn sink(&self) -> Result<CacheSink, CacheExportError> {
+        let session = &self.job.session;
+        match &self.options.destination {
+            CacheDestination::Registry {
+                reference,
+                insecure,
+            } => {
+                let registry = &self.job.worker.registry;
+                let registry = registry.with_credentials(session.credentials());
+                let registry = match insecure {
+                    true => registry.trusting(reference.repository().domain()),
+                    false => registry,
+                };
+                Ok(CacheSink::Registry(registry, reference.clone()))
+            }
+            CacheDestination::Store(id) => {
+                let store = session.blob_store(id).await?;
+                let store = store.ok_or_else(|| CacheExportError::NoStore(id.clone()))?;
+                Ok(CacheSink::Store(store))
+            }
+            CacheDestination::Inline => Err(CacheExportError::NoStore("inline".to_owned())),
+        }
+    }
+
+    /// Finds the layers of those records that may be made, or of the others.
+    async fn collect(
+        &self,
+        chains: &CacheChains<Candidate>,
+        make: bool,
+        layers: &mut Layers,
+    ) -> Result<(), CacheExportError> {
+        let mut stacks: Vec<(Key, Vec<SnapshotRef>)> = Vec::new();
+        for candidate in chains.items.iter().flat_map(|item| &item.results) {
+            let record = candidate.value.record;
+            let key = (record.source, record.id);
+            if candidate.value.make != make || layers.by_record.contains_key(&key) {
+                continue;
+            }
+            if let Some(imported) = self.job.imports.get(record.source) {
+                let remote = imported.remote(record.id);
+                let remote = remote.map(|remote| elsewhere(&imported, remote, layers));
+                layers.by_record.insert(key, remote);
+                continue;
+            }
+            // A record that is gone is left out.
+            let loaded = self.job.solver.load_record(record).await.ok();
+            layers.by_record.insert(key, None);
+            let snapshot = loaded.as_deref().and_then(Tree::snapshot);
+            if let Some(snapshot) = snapshot {
+                stacks.push((key, snapshot.layer_snapshots()));
+            }
+        }
+        let blobs = self.blobs(&stacks, make).await?;
+        for (key, stack) in stacks {
+            let found = stack.iter().map(|layer| blobs.get(&layer.id()));
+            let Some(found) = found.collect::<Option<Vec<_>>>() else {
+                continue;
+            };
+            let remote = Remote {
+                layers: found
+                    .into_iter()
+                    .map(|one| layers.add(one.clone()))
+                    .collect(),
+            };
+            layers.by_record.insert(key, Some(remote));
+        }
+        Ok(())
+    }
+
+    /// The blob of each layer that is in one of the stacks, made if it may be.
+    async fn blobs(
+        &self,
+        stacks: &[(Key, Vec<SnapshotRef>)],
+        make: bool,
+    ) -> Result<HashMap<SnapshotId, CacheLayer>, CacheExportError> {
+        let mut distinct: BTreeMap<SnapshotId, SnapshotRef> = BTreeMap::new();
+        for layer in stacks.iter().flat_map(|(_, stack)| stack) {
+            distinct.entry(layer.id()).or_insert_with(|| layer.clone());
+        }
+        let (snapshots, distinct): (_, Vec<SnapshotRef>) = (
+            self.job.worker.snapshots.clone(),
+            distinct.into_values().collect(),
+        );
+        let (distinct, made) = tokio::task::spawn_blocking(move || {
+            let made = snapshots.made(&distinct)?;
+            Ok::<_, SnapshotError>((distinct, made))
+        })
+        .await??;
+        let (compression, force) = (self.options.compression, self.options.force_compression);
+        let work = distinct.into_iter().zip(made).map(|(layer, made)| {
+            tokio::task::spawn_blocking(move || {
+                let blob = blob(&layer, make, compression, force)?;
+                let layer_of = blob.and_then(|blob| cache_layer(blob, made));
+                Ok::<_, SnapshotError>((layer.id(), layer_of))
+            })
+        });
+        let mut work = futures_util::stream::iter(work).buffer_unordered(LAYERS_AT_ONCE);
+        let mut blobs = HashMap::new();
+        while let Some(done) = work.next().await {
+            let (id, layer) = done??;
+            blobs.extend(layer.map(|layer| (id, layer)));
+        }
+        Ok(blobs)
+    }
+}
+
+fn blob(
+    layer: &SnapshotRef,
+    make: bool,
+    compression: Compression,
+    force: bool,
+) -> Result<Option<LayerBlob>, SnapshotError> {
+    let known = layer.known_blob(compression, force)?;
+    if known.is_some() || !make {
+        return Ok(known);
+    }
+    let options = LayerOptions {
+        force,
+        ..LayerOptions::new(compression)
+    };
+    match layer.layer(&options) {
+        // It is elsewhere in another compression than is wanted.
+        Err(SnapshotError::NotUnpacked { .. }) => layer.known_blob(compression, false),
+        other => other.map(Some),
+    }
+}
+
+/// A layer of this store's as a cache has it; `None` if its blob is neither here nor elsewhere.
+fn cache_layer(layer: LayerBlob, made: Option<Made>) -> Option<CacheLayer> {
+    let LayerBlob { descriptor, blob } = layer;
+    let home = descriptor.annotations.get(ANNOTATION_HOME);
+    let home: Option<Home> = home.and_then(|home| home.parse().ok());
+    if blob.is_none() && home.is_none() {
+        return None;
+    }
+    let mut stated = Descriptor::new(
+        descriptor.media_type.clone(),
+        descriptor.digest.clone(),
+        descriptor.size,
+    );
+    let mut note = |key: &str, value: String| stated.annotations.insert(key.to_owned(), value);
+    note(ANNOTATION_UNCOMPRESSED, descriptor.diff_id.to_string());
+    for key in [ANNOTATION_CREATED, ANNOTATION_DESCRIPTION] {
+        if let Some(value) = descriptor.annotations.get(key) {
+            note(key, value.clone());
+        }
+    }
+    let at =
+        made.and_then(|made| OffsetDateTime::from_unix_timestamp_nanos(i128::from(made.at)).ok());
+    if let Some(at) = at.and_then(|at| at.format(&Rfc3339).ok())
+        && !descriptor.annotations.contains_key(ANNOTATION_CREATED)
+    {
+        note(ANNOTATION_CREATED, at);
+    }
+    let source = blob.as_ref().and_then(|blob| {
+        let source = blob.info().labels.get("weld.source")?;
+        source.parse().ok()
+    });
+    let mut others = home.as_ref().map(repositories).unwrap_or_default();
+    others.extend(source);
+    Some(CacheLayer {
+        descriptor: Arc::new(stated),
+        lazy: blob.is_none().then(|| Arc::new(descriptor)),
+        blob,
+        repositories: others,
+    })
+}
+
+/// The layers of a result that another cache has.
+fn elsewhere(imported: &Imported, remote: &Remote, layers: &mut Layers) -> Remote {
+    let found = remote.layers.iter().map(|layer| {
+        layers.add(CacheLayer {
+            descriptor: Arc::clone(layer),
+            blob: None,
+            lazy: imported.lazy(layer).map(Arc::new),
+            repositories: repositories(&imported.home),
+        })
+    });
+    Remote {
+        layers: found.collect(),
+    }
+}
+
+/// Brings layers that are elsewhere, as the client of a build.
+struct Fetch<'a>(&'a Arc<JobCore>);
+
+#[async_trait]
+impl LayerFetch for Fetch<'_> {
+    async fn fetch(
+        &self,
+        layer: &weld_store::snapshot::LayerDescriptor,
+        progress: &Progress,
+    ) -> Option<BlobRef> {
+        let session = Some(&self.0.session);
+        match lazy::fetch_blob(&self.0.worker, layer, session, progress).await {
+            Ok(blob) => Some(blob),
+            Err(error) => {
+                let text = format!("WARNING: {error}: what needs it is left out of the cache");
+                progress.start(text.clone(), text, None).complete();
+                None
+            }
+        }
+    }
+}

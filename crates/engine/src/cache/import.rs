@@ -1,0 +1,212 @@
+//! The caches that a build reads.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+use weld_export::cache::{ANNOTATION_UNCOMPRESSED, CacheOrigin, Remote};
+use weld_op::lazy::{ANNOTATION_HOME, Declared, Home, RemoteLayer};
+use weld_op::{Tree, Worker};
+use weld_solver::chain::import;
+use weld_solver::{
+    CacheSource, CacheSourceId, LoadError, RecordId, ResultStore, Solver, StoreError,
+};
+use weld_source::image::{Descriptor, media_type};
+use weld_store::snapshot::LayerDescriptor;
+
+use super::CacheImport;
+use super::origin::{ANNOTATION_DESCRIPTION, Place, ReadError};
+use crate::internal::Internal;
+use crate::job::JobCore;
+
+/// How long a cache may take to be read before the build goes on without it.
+const BUDGET: Duration = Duration::from_secs(30);
+
+/// The caches that a build reads, each once. What they are to the solver goes with the build.
+pub(crate) struct Imports {
+    solver: Solver<Tree>,
+    by_import: Mutex<BTreeMap<CacheImport, Reading>>,
+    by_source: Mutex<HashMap<CacheSourceId, Arc<Imported>>>,
+}
+
+/// Shared by all who ask for a cache; only the first one reads it.
+type Reading = Arc<OnceCell<Vec<CacheSourceId>>>;
+
+impl Imports {
+    pub(crate) fn new(solver: Solver<Tree>) -> Self {
+        Self {
+            solver,
+            by_import: Mutex::default(),
+            by_source: Mutex::default(),
+        }
+    }
+
+    /// The solver's names of the caches. One that cannot be read is told of and left out.
+    pub(crate) async fn sources(
+        &self,
+        job: &Arc<JobCore>,
+        imports: &[CacheImport],
+    ) -> Vec<CacheSourceId> {
+        let reads = imports.iter().map(|wanted| async {
+            let reading = {
+                let mut known = self
+                    .by_import
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                Arc::clone(known.entry(wanted.clone()).or_default())
+            };
+            let read = || self.read(job, wanted);
+            reading.get_or_init(read).await.clone()
+        });
+        let mut sources = futures_util::future::join_all(reads).await.concat();
+        sources.dedup();
+        sources
+    }
+
+    /// A cache that was read.
+    pub(super) fn get(&self, source: CacheSourceId) -> Option<Arc<Imported>> {
+        let known = self
+            .by_source
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.get(&source).cloned()
+    }
+
+    async fn read(&self, job: &Arc<JobCore>, wanted: &CacheImport) -> Vec<CacheSourceId> {
+        let name = name(wanted);
+        let step = Internal::begin(
+            &job.progress,
+            &format!("importing cache manifest from {name}"),
+            &wanted.kind,
+        );
+        let read = async {
+            match tokio::time::timeout(BUDGET, self.add(job, wanted, &name)).await {
+                Ok(added) => added,
+                Err(_) => Err(ReadError::Slow(BUDGET)),
+            }
+        };
+        // The build goes on without it; the step tells why.
+        step.end(read.await).unwrap_or_default()
+    }
+
+    async fn add(
+        &self,
+        job: &Arc<JobCore>,
+        wanted: &CacheImport,
+        name: &str,
+    ) -> Result<Vec<CacheSourceId>, ReadError> {
+        let origin = CacheOrigin::parse(&wanted.kind, &wanted.attrs)?;
+        let insecure = matches!(origin, CacheOrigin::Registry { insecure: true, .. });
+        let place = Place::open(&job.worker, &job.session, origin).await?;
+        let home = place.home(insecure);
+        let mut sources = Vec::new();
+        for chains in place.chains().await? {
+            let (keys, records) = import(chains)?;
+            let imported = Arc::new(Imported {
+                worker: Arc::clone(&job.worker),
+                home: home.clone(),
+                description: format!("imported from {name}"),
+                records,
+                declared: Arc::default(),
+            });
+            let id = self.solver.add_cache_source(CacheSource {
+                keys: Arc::new(keys),
+                results: Arc::clone(&imported) as Arc<dyn ResultStore<Tree>>,
+            });
+            self.by_source
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(id, imported);
+            sources.push(id);
+        }
+        Ok(sources)
+    }
+}
+
+impl Drop for Imports {
+    fn drop(&mut self) {
+        let known = self.by_source.get_mut();
+        for source in known.unwrap_or_else(PoisonError::into_inner).keys() {
+            self.solver.remove_cache_source(*source);
+        }
+    }
+}
+
+/// What people call a cache.
+fn name(import: &CacheImport) -> String {
+    let place = ["ref", "src"].iter().find_map(|key| import.attrs.get(*key));
+    place.cloned().unwrap_or_else(|| import.kind.clone())
+}
+
+/// The results of a cache that was read: layers elsewhere.
+pub(super) struct Imported {
+    worker: Arc<Worker>,
+    pub(super) home: Home,
+    description: String,
+    /// By the numbers of the records.
+    records: Vec<Remote>,
+    declared: Arc<Declared>,
+}
+
+impl Imported {
+    /// The layers of a record.
+    pub(super) fn remote(&self, record: RecordId) -> Option<&Remote> {
+        self.records.get(usize::try_from(record.0).ok()?)
+    }
+
+    /// What the store is told of a layer of its.
+    pub(super) fn lazy(&self, layer: &Descriptor) -> Option<LayerDescriptor> {
+        let diff_id = layer.annotations.get(ANNOTATION_UNCOMPRESSED)?;
+        let mut annotations = layer.annotations.clone();
+        annotations.insert(ANNOTATION_HOME.to_owned(), self.home.to_string());
+        Some(LayerDescriptor {
+            diff_id: diff_id.parse().ok()?,
+            media_type: media_type::oci_layer_type(&layer.media_type).to_owned(),
+            digest: layer.digest.clone(),
+            size: layer.size,
+            annotations,
+        })
+    }
+
+    fn stack(&self, record: RecordId) -> Option<Vec<RemoteLayer>> {
+        let remote = self.remote(record)?;
+        // One that does not say what it is when unpacked cannot be checked.
+        let diff_ids = remote.diff_ids()?;
+        let layers = remote.layers.iter().zip(diff_ids);
+        let layers = layers.map(|(layer, diff_id)| RemoteLayer {
+            description: layer
+                .annotations
+                .get(ANNOTATION_DESCRIPTION)
+                .unwrap_or(&self.description)
+                .clone(),
+            descriptor: (**layer).clone(),
+            diff_id,
+        });
+        Some(layers.collect())
+    }
+}
+
+#[async_trait]
+impl ResultStore<Tree> for Imported {
+    fn save(&self, _: &Tree) -> Result<RecordId, StoreError> {
+        Err(StoreError::new(
+            "save a result",
+            "a cache that was imported takes none",
+        ))
+    }
+
+    async fn load(&self, record: RecordId) -> Result<Tree, LoadError> {
+        let stack = self.stack(record).ok_or(LoadError::Gone(record))?;
+        let (worker, home) = (Arc::clone(&self.worker), self.home.clone());
+        let declared = Arc::clone(&self.declared);
+        let failed =
+            |source: Arc<dyn std::error::Error + Send + Sync>| LoadError::Failed { record, source };
+        let loading = tokio::task::spawn_blocking(move || worker.declare(&declared, &home, &stack));
+        match loading.await {
+            Ok(loaded) => loaded.map_err(|error| failed(Arc::new(error))),
+            Err(stopped) => Err(failed(Arc::new(stopped))),
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! From chains and layers to a cache that is complete, or not there.
+//!
+//! Every layer is made sure of at the destination, in parallel, before anything names it. What turns out not to be had is left out with
+//! the results that are made of it. The config comes next, and the manifest last of all.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use weld_digest::Digest;
+use weld_solver::chain::CacheChains;
+use weld_source::blob_store::BlobStore;
+use weld_source::image::Descriptor;
+use weld_source::progress::Progress;
+use weld_source::reference::{Reference, Repository};
+use weld_source::registry::{BlobUpload, Registry, RegistryError};
+use weld_store::snapshot::LayerDescriptor;
+use weld_store::{BlobInfo, BlobRef, Store};
+
+use super::{CacheManifest, ManifestOptions, Remote, write_manifest};
+use crate::blocking::blocking;
+
+/// How many layers are on their way at a time; a registry client has a limit of its own beneath it.
+const AT_ONCE: usize = 16;
+
+/// Why a cache was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheWriteError {
+    /// The registry does not take it.
+    #[error("error writing {what}: {source}")]
+    Registry {
+        /// What was written.
+        what: String,
+        /// Why.
+        source: Box<RegistryError>,
+    },
+    /// The client's store does not take it.
+    #[error("error writing {what} to {store}: {source}")]
+    Store {
+        /// What was written.
+        what: String,
+        /// The store.
+        store: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// JSON cannot be made of it.
+    #[error("cannot encode the cache: {0}")]
+    Encode(#[from] serde_json::Error),
+    /// It cannot be kept here.
+    #[error("cannot keep the cache's {what}: {source}")]
+    Keep {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: Box<weld_store::BlobError>,
+    },
+}
+
+/// A layer of a cache.
+#[derive(Clone, Debug)]
+pub struct CacheLayer {
+    /// What the manifest says of it.
+    pub descriptor: Arc<Descriptor>,
+    /// Its blob, if that is here.
+    pub blob: Option<BlobRef>,
+    /// What the store knows of it where its blob is elsewhere.
+    pub lazy: Option<Arc<LayerDescriptor>>,
+    /// Repositories that may have it.
+    pub repositories: Vec<Repository>,
+}
+
+/// Brings the blobs of layers that are elsewhere.
+#[async_trait]
+pub trait LayerFetch: Send + Sync {
+    /// The blob of a layer; `None` if it is not to be had, which whoever is concerned was told.
+    async fn fetch(&self, layer: &LayerDescriptor, progress: &Progress) -> Option<BlobRef>;
+}
+
+/// Where a cache is written.
+pub enum CacheSink {
+    /// Under a name in a registry.
+    Registry(Registry, Reference),
+    /// Into a client's store.
+    Store(Arc<dyn BlobStore>),
+}
+
+/// Writes a cache; `None` if no result is left that could be written.
+///
+/// # Errors
+/// [`CacheWriteError`]; then no manifest names what was written.
+pub async fn write_cache(
+    store: &Store,
+    sink: &CacheSink,
+    chains: CacheChains<Remote>,
+    layers: &HashMap<Digest, CacheLayer>,
+    options: ManifestOptions,
+    fetch: &dyn LayerFetch,
+    progress: &Progress,
+) -> Result<Option<CacheManifest>, CacheWriteError> {
+    let used: HashSet<&Digest> = chains
+        .items
+        .iter()
+        .flat_map(|item| &item.results)
+        .flat_map(|result| &result.value.layers)
+        .map(|layer| &layer.digest)
+        .collect();
+    let mut uploads: Vec<BoxFuture<'_, Result<Option<Digest>, CacheWriteError>>> = Vec::new();
+    for (digest, layer) in layers {
+        if used.contains(digest) {
+            let upload = async move {
+                let there = sink.layer(layer, fetch, progress).await?;
+                Ok((!there).then(|| digest.clone()))
+            };
+            uploads.push(upload.boxed());
+        }
+    }
+    let missing: Vec<Option<Digest>> = futures_util::stream::iter(uploads)
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
+    let missing: HashSet<Digest> = missing.into_iter().flatten().collect();
+    let known = |digest: &Digest| layers.contains_key(digest) && !missing.contains(digest);
+    let complete = chains
+        .with_results(|mut results| {
+            results.retain(|result| {
+                let mut layers = result.value.layers.iter();
+                layers.all(|layer| known(&layer.digest))
+            });
+            results
+        })
+        .useful();
+    let Some(manifest) = write_manifest(&complete, options)? else {
+        return Ok(None);
+    };
+    let name = format!("writing config {}", manifest.config_descriptor.digest);
+    let config = Bytes::from(manifest.config.clone());
+    sink.document(
+        store,
+        "config",
+        &name,
+        config,
+        &manifest.config_descriptor,
+        progress,
+    )
+    .await?;
+    sink.publish(store, &manifest, options, progress).await?;
+    Ok(Some(manifest))
+}
+
+impl CacheSink {
+    /// Sees to it that a layer is there; false if it is not to be had.
+    async fn layer(
+        &self,
+        layer: &CacheLayer,
+        fetch: &dyn LayerFetch,
+        progress: &Progress,
+    ) -> Result<bool, CacheWriteError> {
+        match self {
+            Self::Registry(registry, reference) => {
+                let repository = reference.repository();
+                let failed = registry_error(&layer.descriptor);
+                let blob = match &layer.blob {
+                    Some(blob) => blob.clone(),
+                    None => {
+                        let (descriptor, others) = (&layer.descriptor, &layer.repositories);
+                        let linked = registry.link_blob(repository, descriptor, others).await;
+                        if linked.map_err(&failed)? {
+                            return Ok(true);
+                        }
+                        match fetched(layer, fetch, progress).await {
+                            Some(blob) => blob,
+                            None => return Ok(false),
+                        }
+                    }
+                };
+                let upload = BlobUpload {
+                    descriptor: Descriptor::clone(&layer.descriptor),
+                    content: Arc::new(blob.path()),
+                    mount_from: layer.repositories.clone(),
+                };
+                let pushed = registry.push_blob(repository, &upload, progress).await;
+                pushed.map_err(&failed)?;
+                Ok(true)
+            }
+            Self::Store(store) => {
+                let digest = &layer.descriptor.digest;
+                let failed = |source| CacheWriteError::Store {
+                    what: format!("layer {digest}"),
+                    store: store.name().to_owned(),
+                    source,
+                };
+                if store.size(digest).await.map_err(failed)? == Some(layer.descriptor.size) {
+                    return Ok(true);
+                }
+                let blob = match &layer.blob {
+                    Some(blob) => blob.clone(),
+                    None => match fetched(layer, fetch, progress).await {
+                        Some(blob) => blob,
+                        None => return Ok(false),
+                    },
+                };
+                let name = format!("writing layer {digest}");
+                let transfer = progress.start(name.clone(), name, Some(blob.size()));
+                store
+                    .put(digest, blob.size(), &blob.path())
+                    .await
+                    .map_err(failed)?;
+                transfer.complete();
+                Ok(true)
+            }
+        }
+    }
+
+    /// Writes a document as a blob.
+    async fn document(
+        &self,
+        local: &Store,
+        what: &'static str,
+        name: &str,
+        content: Bytes,
+        descriptor: &Descriptor,
+        progress: &Progress,
+    ) -> Result<(), CacheWriteError> {
+        let transfer = progress.start(name, name, None);
+        match self {
+            Self::Registry(registry, reference) => {
+                let upload = BlobUpload {
+                    descriptor: descriptor.clone(),
+                    content: Arc::new(content),
+                    mount_from: Vec::new(),
+                };
+                registry
+                    .push_blob(reference.repository(), &upload, &Progress::none())
+                    .await
+                    .map_err(registry_error(descriptor))?;
+            }
+            Self::Store(store) => {
+                let (blobs, media_type) = (local.blobs().clone(), descriptor.media_type.clone());
+                let info = BlobInfo {
+                    media_type: Some(media_type),
+                    ..BlobInfo::default()
+                };
+                let kept = blocking(move || blobs.put(&content, info)).await;
+                let kept = kept.map_err(|source| CacheWriteError::Keep {
+                    what,
+                    source: Box::new(source),
+                })?;
+                store
+                    .put(&descriptor.digest, descriptor.size, &kept.path())
+                    .await
+                    .map_err(|source| CacheWriteError::Store {
+                        what: what.to_owned(),
+                        store: store.name().to_owned(),
+                        source,
+                    })?;
+            }
+        }
+        transfer.complete();
+        Ok(())
+    }
+
+    /// Makes the cache known: all that the manifest names is there.
+    async fn publish(
+        &self,
+        local: &Store,
+        manifest: &CacheManifest,
+        options: ManifestOptions,
+        progress: &Progress,
+    ) -> Result<(), CacheWriteError> {
+        let kind = match options.image_manifest {
+            true => "cache image manifest",
+            false => "cache manifest",
+        };
+        let descriptor = &manifest.descriptor;
+        let name = format!("writing {kind} {}", descriptor.digest);
+        let content = Bytes::from(manifest.manifest.clone());
+        match self {
+            Self::Store(_) => {
+                self.document(local, "manifest", &name, content, descriptor, progress)
+                    .await
+            }
+            Self::Registry(registry, reference) => {
+                let transfer = progress.start(name.clone(), name, None);
+                registry
+                    .push_document(reference, &content)
+                    .await
+                    .map_err(|source| CacheWriteError::Registry {
+                        what: "manifest".to_owned(),
+                        source: Box::new(source),
+                    })?;
+                transfer.complete();
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn fetched(
+    layer: &CacheLayer,
+    fetch: &dyn LayerFetch,
+    progress: &Progress,
+) -> Option<BlobRef> {
+    fetch.fetch(layer.lazy.as_deref()?, progress).await
+}
+
+fn registry_error(descriptor: &Descriptor) -> impl Fn(RegistryError) -> CacheWriteError {
+    let what = format!("layer blob {}", descriptor.digest);
+    move |source| CacheWriteError::Registry {
+        what: what.clone(),
+        source: Box::new(source),
+    }
+}

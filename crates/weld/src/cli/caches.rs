@@ -1,0 +1,200 @@
+//! `--cache-from` and `--cache-to`: build caches elsewhere.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weld_engine::{BuildResponse, CacheExport, CacheImport, HostSession, LayoutStore};
+
+use super::args::CacheArgs;
+use super::fields::{Fields, FieldsError};
+use super::report::Failure;
+
+/// The key of a response that tells the manifest of a cache.
+const MANIFEST: &str = "cache.manifest";
+/// The tag under which a directory lists its cache unless told.
+const TAG: &str = "latest";
+
+/// Why a cache option cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CacheError {
+    #[error("{option} {source}")]
+    Fields {
+        option: &'static str,
+        source: FieldsError,
+    },
+    #[error("{option} {text:?}: needs type=… (registry, local{more})")]
+    NoType {
+        option: &'static str,
+        text: String,
+        more: &'static str,
+    },
+    #[error("{option} {text:?}: type=local needs {field}=DIR")]
+    NoDirectory {
+        option: &'static str,
+        text: String,
+        field: &'static str,
+    },
+}
+
+/// The caches that a build reads and writes.
+#[derive(Default)]
+pub(crate) struct Caches {
+    pub(crate) imports: Vec<CacheImport>,
+    pub(crate) exports: Vec<CacheExport>,
+    /// By the positions of the exports: directories, and the tags under which they list them.
+    listed: Vec<(usize, Arc<LayoutStore>, String)>,
+}
+
+type Attrs = BTreeMap<String, String>;
+
+impl Caches {
+    /// Reads the options; directories are offered by the session.
+    pub(crate) fn parse(session: &mut HostSession, args: &CacheArgs) -> Result<Self, Failure> {
+        let mut caches = Self::default();
+        for text in &args.to {
+            let (kind, attrs) = fields("--cache-to", text, " or inline")?;
+            if kind == "local" {
+                let directory = directory("--cache-to", text, &attrs, "dest")?;
+                let store = session.add_blob_store(directory);
+                let tag = attrs.get("tag").map_or(TAG, String::as_str).to_owned();
+                caches.listed.push((caches.exports.len(), store, tag));
+            }
+            caches.exports.push(CacheExport { kind, attrs });
+        }
+        for text in &args.from {
+            let (kind, mut attrs) = fields("--cache-from", text, "")?;
+            if kind == "local" {
+                let directory = directory("--cache-from", text, &attrs, "src")?.to_owned();
+                let store = session.add_blob_store(&directory);
+                if !attrs.contains_key("digest") {
+                    let tag = attrs.get("tag").map_or(TAG, String::as_str);
+                    match store.tagged(tag) {
+                        Ok(Some(listed)) => {
+                            attrs.insert("digest".to_owned(), listed.digest.to_string());
+                        }
+                        Ok(None) => {
+                            eprintln!(
+                                "WARNING: {directory} has no build cache {tag:?}: it is not used"
+                            );
+                            continue;
+                        }
+                        Err(error) => {
+                            eprintln!("WARNING: build cache {directory}: {error}: it is not used");
+                            continue;
+                        }
+                    }
+                }
+            }
+            caches.imports.push(CacheImport { kind, attrs });
+        }
+        Ok(caches)
+    }
+
+    /// Lists the caches that were written in their directories.
+    pub(crate) fn list(&self, response: &BuildResponse) -> Result<(), Failure> {
+        for (number, store, tag) in &self.listed {
+            let own = response.attrs.get(&format!("{MANIFEST}/{number}"));
+            // Nothing was written, or nothing could be and that is not to matter.
+            let Some(manifest) = own.or_else(|| response.attrs.get(MANIFEST)) else {
+                continue;
+            };
+            let listed = serde_json::from_str(manifest)
+                .map_err(std::io::Error::from)
+                .and_then(|descriptor| store.tag(tag, descriptor));
+            listed.map_err(|error| Failure::file(store.path(), &error))?;
+        }
+        Ok(())
+    }
+}
+
+fn fields(
+    option: &'static str,
+    text: &str,
+    more: &'static str,
+) -> Result<(String, Attrs), CacheError> {
+    if !text.contains('=') {
+        let attrs = [("ref".to_owned(), text.to_owned())];
+        return Ok(("registry".to_owned(), attrs.into()));
+    }
+    let fields = Fields::parse(text).map_err(|source| CacheError::Fields { option, source })?;
+    let mut kind = None;
+    let mut attrs = Attrs::new();
+    for (key, value) in fields.iter() {
+        let value = value.unwrap_or("true").to_owned();
+        match key {
+            "type" => kind = Some(value),
+            _ => drop(attrs.insert(key.to_owned(), value)),
+        }
+    }
+    let kind = kind.ok_or_else(|| CacheError::NoType {
+        option,
+        text: text.to_owned(),
+        more,
+    })?;
+    Ok((kind, attrs))
+}
+
+fn directory<'a>(
+    option: &'static str,
+    text: &str,
+    attrs: &'a Attrs,
+    field: &'static str,
+) -> Result<&'a str, CacheError> {
+    let directory = attrs.get(field).filter(|value| !value.is_empty());
+    let directory = directory.ok_or_else(|| CacheError::NoDirectory {
+        option,
+        text: text.to_owned(),
+        field,
+    })?;
+    Ok(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(to: &[&str], from: &[&str]) -> Result<Caches, String> {
+        let own = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();
+        let args = CacheArgs {
+            to: own(to),
+            from: own(from),
+        };
+        Caches::parse(&mut HostSession::new(), &args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_name_alone_is_in_a_registry() {
+        let caches = parse(&["example.com/a"], &["example.com/b:c"]).unwrap();
+        assert_eq!(caches.exports[0].kind, "registry");
+        assert_eq!(caches.imports[0].attrs["ref"], "example.com/b:c");
+    }
+
+    #[test]
+    fn a_directory_without_a_cache_is_passed_over() {
+        let caches = parse(
+            &["type=local,dest=/nowhere,mode=max"],
+            &["type=local,src=/nowhere"],
+        );
+        let caches = caches.unwrap();
+        assert!(caches.imports.is_empty());
+        assert_eq!(caches.exports[0].attrs["mode"], "max");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (to, part) in [
+            ("ref=a", "needs type="),
+            ("type=local", "needs dest=DIR"),
+            ("type=local,\"dest=a", "no closing quote"),
+        ] {
+            let error = parse(&[to], &[]).err().unwrap();
+            assert!(error.contains(part), "{to}: {error}");
+        }
+        assert!(
+            parse(&[], &["type=local"])
+                .err()
+                .unwrap()
+                .contains("needs src=DIR")
+        );
+    }
+}
