@@ -257,6 +257,7 @@ mod tests {
             layers,
             epoch.map(at),
             base.as_deref(),
+            None,
         )
         .unwrap();
         serde_json::from_slice(&done).unwrap()
@@ -345,6 +346,18 @@ mod tests {
                 .to_string();
             assert!(error.contains(part), "{config}: {error}");
         }
+    }
+
+    #[test]
+    fn the_build_cache_is_the_images_own() {
+        let base = br#"{"os":"linux","architecture":"amd64","moby.buildkit.cache.v0":"YmFzZQ=="}"#;
+        let field = |cache: Option<&[u8]>| {
+            let done = complete(base, &[], None, None, cache).unwrap();
+            let done: Value = serde_json::from_slice(&done).unwrap();
+            done.get(inline::FIELD).cloned()
+        };
+        assert_eq!(field(None), None, "a base image's says nothing of this one");
+        assert_eq!(field(Some(b"own")), Some(json!("b3du")));
     }
 
     #[test]

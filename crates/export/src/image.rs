@@ -17,6 +17,7 @@ use weld_store::snapshot::{LayerBlob, LayerOptions, Made, SnapshotError, Snapsho
 use weld_store::{BlobInfo, BlobRef, Store};
 
 use crate::blocking::blocking;
+use crate::cache;
 use crate::config::{self, LayerFacts};
 use crate::exporter::{Built, BuiltPlatform, Exporter};
 use crate::manifest::{self, Types};
@@ -231,6 +232,13 @@ impl Assembly<'_> {
             platform: platform.to_owned(),
             digest: descriptor.digest.clone(),
         })?;
+        // A layer of another cache was made when that says, not when it became known here.
+        let told = |key: &str| descriptor.annotations.get(key).cloned();
+        let (told_at, told_by) = (
+            told(cache::ANNOTATION_CREATED),
+            told(cache::ANNOTATION_DESCRIPTION),
+        );
+        let told_at = told_at.and_then(|at| OffsetDateTime::parse(&at, &Rfc3339).ok());
         let media_type = match self.options.keep_nondistributable {
             true => descriptor.media_type,
             false => manifest::distributable(&descriptor.media_type),
@@ -248,8 +256,10 @@ impl Assembly<'_> {
             descriptor: stated,
             facts: LayerFacts {
                 diff_id: descriptor.diff_id,
-                created,
-                description: made.map(|made| made.description).unwrap_or_default(),
+                created: told_at.or(created),
+                description: told_by
+                    .or_else(|| made.map(|made| made.description))
+                    .unwrap_or_default(),
             },
             blob,
         })

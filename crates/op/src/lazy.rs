@@ -27,6 +27,9 @@ use crate::{Tree, Worker};
 /// The annotation of a layer in the store that says where it is to be had.
 pub const ANNOTATION_HOME: &str = "weld.home";
 
+/// The annotation of a result's uppermost layer that says when the result was made, in milliseconds since 1970.
+pub const ANNOTATION_MADE: &str = "weld.made";
+
 /// How many sessions are asked for a layer.
 const MAX_SESSIONS: usize = 3;
 

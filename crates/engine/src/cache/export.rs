@@ -10,11 +10,11 @@ use time::format_description::well_known::Rfc3339;
 use weld_digest::Digest;
 use weld_export::InlineCache;
 use weld_export::cache::{
-    ANNOTATION_UNCOMPRESSED, CacheDestination, CacheExportOptions, CacheLayer, CacheSink,
-    LayerFetch, Remote, ignores_errors, write_cache,
+    ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheDestination,
+    CacheExportOptions, CacheLayer, CacheSink, LayerFetch, Remote, ignores_errors, write_cache,
 };
 use weld_op::Tree;
-use weld_op::lazy::{self, ANNOTATION_HOME, Home};
+use weld_op::lazy::{self, ANNOTATION_HOME, ANNOTATION_MADE, Home};
 use weld_solver::chain::{CacheChains, Candidate, ChainMode, ChainOptions, ChainResult};
 use weld_solver::{CacheSourceId, RecordId, Root};
 use weld_source::image::Descriptor;
@@ -24,7 +24,7 @@ use weld_store::snapshot::{LayerBlob, LayerOptions, Made, SnapshotError, Snapsho
 use weld_store::{BlobRef, SnapshotId};
 
 use super::import::Imported;
-use super::origin::{ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, repositories};
+use super::origin::repositories;
 use super::{CacheExport, CacheExportError};
 use crate::internal::Internal;
 use crate::job::JobCore;
@@ -103,16 +103,18 @@ pub(crate) async fn inline(
             let snapshot = loaded.and_then(|tree| tree.snapshot().cloned());
             let layers = snapshot.map(|snapshot| {
                 let layers = snapshot.layer_snapshots();
-                layers.iter().map(SnapshotRef::id).collect::<Vec<_>>()
+                let stack: Vec<_> = layers.iter().map(SnapshotRef::id).collect();
+                (stack, layers.last().and_then(made_elsewhere))
             });
             stacks.insert(record.id, layers);
         }
     }
     Ok(InlineCache::new(chains.with_results(|results| {
         let stacks = results.into_iter().filter_map(|result| {
+            let (value, made) = stacks.get(&result.value.record.id)?.clone()?;
             Some(ChainResult {
-                value: stacks.get(&result.value.record.id)?.clone()?,
-                created: result.created,
+                value,
+                created: made.unwrap_or(result.created),
             })
         });
         stacks.collect()
@@ -148,7 +150,8 @@ type Key = (CacheSourceId, RecordId);
 #[derive(Default)]
 struct Layers {
     by_digest: HashMap<Digest, CacheLayer>,
-    by_record: HashMap<Key, Option<Remote>>,
+    /// With the moments when they were made, where that was elsewhere.
+    by_record: HashMap<Key, Option<(Remote, Option<u64>)>>,
 }
 
 impl Layers {
@@ -182,10 +185,11 @@ impl Writing<'_> {
         let remotes = chains.with_results(|results| {
             let remotes = results.into_iter().filter_map(|result| {
                 let record = result.value.record;
-                let remote = by_record.get(&(record.source, record.id))?.clone()?;
+                let known = by_record.get(&(record.source, record.id))?;
+                let (remote, made) = known.clone()?;
                 Some(ChainResult {
                     value: remote,
-                    created: result.created,
+                    created: made.unwrap_or(result.created),
                 })
             });
             remotes.take(1).collect()
@@ -252,7 +256,7 @@ impl Writing<'_> {
             }
             if let Some(imported) = self.job.imports.get(record.source) {
                 let remote = imported.remote(record.id);
-                let remote = remote.map(|remote| elsewhere(&imported, remote, layers));
+                let remote = remote.map(|remote| (elsewhere(&imported, remote, layers), None));
                 layers.by_record.insert(key, remote);
                 continue;
             }
@@ -276,7 +280,8 @@ impl Writing<'_> {
                     .map(|one| layers.add(one.clone()))
                     .collect(),
             };
-            layers.by_record.insert(key, Some(remote));
+            let made = stack.last().and_then(made_elsewhere);
+            layers.by_record.insert(key, Some((remote, made)));
         }
         Ok(())
     }
@@ -318,6 +323,13 @@ impl Writing<'_> {
     }
 }
 
+/// When the result that has this uppermost layer was made, if it was found in another cache: in milliseconds since 1970.
+fn made_elsewhere(top: &SnapshotRef) -> Option<u64> {
+    let known = top.known_blob(Compression::Gzip(None), false).ok()??;
+    let made = known.descriptor.annotations.get(ANNOTATION_MADE)?;
+    made.parse().ok()
+}
+
 fn blob(
     layer: &SnapshotRef,
     make: bool,
@@ -354,17 +366,21 @@ fn cache_layer(layer: LayerBlob, made: Option<Made>) -> Option<CacheLayer> {
     );
     let mut note = |key: &str, value: String| stated.annotations.insert(key.to_owned(), value);
     note(ANNOTATION_UNCOMPRESSED, descriptor.diff_id.to_string());
-    for key in [ANNOTATION_CREATED, ANNOTATION_DESCRIPTION] {
-        if let Some(value) = descriptor.annotations.get(key) {
-            note(key, value.clone());
+    // When and by what it was made: as the cache says that it came from, else as is known here.
+    let made_here = made.map(|made| {
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(made.at)).ok();
+        let at = at.and_then(|at| at.format(&Rfc3339).ok());
+        (at.unwrap_or_default(), made.description)
+    });
+    let (at, description) = made_here.unwrap_or_default();
+    for (key, here) in [
+        (ANNOTATION_CREATED, at),
+        (ANNOTATION_DESCRIPTION, description),
+    ] {
+        let value = descriptor.annotations.get(key).cloned().unwrap_or(here);
+        if !value.is_empty() {
+            note(key, value);
         }
-    }
-    let at =
-        made.and_then(|made| OffsetDateTime::from_unix_timestamp_nanos(i128::from(made.at)).ok());
-    if let Some(at) = at.and_then(|at| at.format(&Rfc3339).ok())
-        && !descriptor.annotations.contains_key(ANNOTATION_CREATED)
-    {
-        note(ANNOTATION_CREATED, at);
     }
     let source = blob.as_ref().and_then(|blob| {
         let source = blob.info().labels.get("weld.source")?;

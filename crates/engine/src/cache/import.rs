@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
-use weld_export::cache::{ANNOTATION_UNCOMPRESSED, CacheOrigin, Remote};
-use weld_op::lazy::{ANNOTATION_HOME, Declared, Home, RemoteLayer};
+use weld_export::cache::{ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheOrigin, Remote};
+use weld_op::lazy::{ANNOTATION_HOME, ANNOTATION_MADE, Declared, Home, RemoteLayer};
 use weld_op::{Tree, Worker};
-use weld_solver::chain::import;
+use weld_solver::chain::{ChainResult, import};
 use weld_solver::{
     CacheSource, CacheSourceId, LoadError, RecordId, ResultStore, Solver, StoreError,
 };
@@ -17,7 +17,7 @@ use weld_source::image::{Descriptor, media_type};
 use weld_store::snapshot::LayerDescriptor;
 
 use super::CacheImport;
-use super::origin::{ANNOTATION_DESCRIPTION, Place, ReadError};
+use super::origin::{Place, ReadError};
 use crate::internal::Internal;
 use crate::job::JobCore;
 
@@ -103,6 +103,13 @@ impl Imports {
         let home = place.home(insecure);
         let mut sources = Vec::new();
         for chains in place.chains().await? {
+            let chains = chains.with_results(|results| {
+                let dated = results.into_iter().map(|result| ChainResult {
+                    value: (result.value, result.created),
+                    created: result.created,
+                });
+                dated.collect()
+            });
             let (keys, records) = import(chains)?;
             let imported = Arc::new(Imported {
                 worker: Arc::clone(&job.worker),
@@ -145,14 +152,18 @@ pub(super) struct Imported {
     worker: Arc<Worker>,
     pub(super) home: Home,
     description: String,
-    /// By the numbers of the records.
-    records: Vec<Remote>,
+    /// By the numbers of the records, with the moments when they were made, in milliseconds since 1970.
+    records: Vec<(Remote, u64)>,
     declared: Arc<Declared>,
 }
 
 impl Imported {
     /// The layers of a record.
     pub(super) fn remote(&self, record: RecordId) -> Option<&Remote> {
+        self.record(record).map(|(remote, _)| remote)
+    }
+
+    fn record(&self, record: RecordId) -> Option<&(Remote, u64)> {
         self.records.get(usize::try_from(record.0).ok()?)
     }
 
@@ -171,7 +182,7 @@ impl Imported {
     }
 
     fn stack(&self, record: RecordId) -> Option<Vec<RemoteLayer>> {
-        let remote = self.remote(record)?;
+        let (remote, made) = self.record(record)?;
         // One that does not say what it is when unpacked cannot be checked.
         let diff_ids = remote.diff_ids()?;
         let layers = remote.layers.iter().zip(diff_ids);
@@ -184,7 +195,13 @@ impl Imported {
             descriptor: (**layer).clone(),
             diff_id,
         });
-        Some(layers.collect())
+        let mut stack: Vec<_> = layers.collect();
+        // When it was made stays what it was, so that the same results are the same cache again.
+        if let Some(top) = stack.last_mut() {
+            let annotations = &mut top.descriptor.annotations;
+            annotations.insert(ANNOTATION_MADE.to_owned(), made.to_string());
+        }
+        Some(stack)
     }
 }
 

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use weld_digest::{Digest, Hasher};
 use weld_export::cache::{
-    ANNOTATION_UNCOMPRESSED, CONFIG_MEDIA_TYPE, CacheOrigin, CacheReadError, Remote, read_config,
-    read_inline,
+    ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CONFIG_MEDIA_TYPE,
+    CacheOrigin, CacheReadError, Remote, read_config, read_inline,
 };
 use weld_llb::reference::{ParseReferenceError, Reference, Repository};
 use weld_op::Worker;
@@ -28,9 +28,6 @@ use weld_source::registry::{Registry, RegistryError};
 const MAX_CACHE_CONFIG: u64 = 256 << 20;
 /// How many images of an index are looked into.
 const MAX_IMAGES: usize = 64;
-/// The annotations in which BuildKit tells when and by what a layer was made.
-pub(super) const ANNOTATION_CREATED: &str = "buildkit/createdat";
-pub(super) const ANNOTATION_DESCRIPTION: &str = "buildkit/description";
 
 /// Why a cache could not be read.
 #[derive(Debug, thiserror::Error)]

@@ -23,6 +23,11 @@ use weld_source::image::Descriptor;
 /// The annotation of a layer that tells the digest of its content as it is unpacked.
 pub const ANNOTATION_UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
+/// The annotation of a layer that tells when it was made, as BuildKit has it.
+pub const ANNOTATION_CREATED: &str = "buildkit/createdat";
+/// The annotation of a layer that tells by what it was made, as BuildKit has it.
+pub const ANNOTATION_DESCRIPTION: &str = "buildkit/description";
+
 /// A result that can be carried away: layers, lowest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
