@@ -136,10 +136,10 @@ pub enum BuildError {
     Export(#[from] ExportError),
     /// A cache could not be written.
     #[error("failed to export the cache: {0}")]
-    CacheExport(#[from] CacheExportError),
+    CacheExport(Box<CacheExportError>),
     /// A layer of a cached result cannot be had, and nobody knows what made it.
     #[error(transparent)]
-    Lost(#[from] LostLayer),
+    Lost(Box<LostLayer>),
     /// The client does not serve what it offers.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -295,6 +295,18 @@ impl BuildError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         None
+    }
+}
+
+impl From<CacheExportError> for BuildError {
+    fn from(error: CacheExportError) -> Self {
+        Self::CacheExport(Box::new(error))
+    }
+}
+
+impl From<LostLayer> for BuildError {
+    fn from(error: LostLayer) -> Self {
+        Self::Lost(Box::new(error))
     }
 }
 
