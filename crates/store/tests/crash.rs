@@ -360,19 +360,19 @@ fn a_full_disk_can_be_opened_and_pruned_after_a_kill() {
         return;
     };
     let root = disk.0.path();
-    let mut writer = spawn("write", root);
-    let mut output = BufReader::new(writer.stdout.take().unwrap());
-    wait_for(&mut output, "committed");
+    drop(make_result(&open(root), &Made::default()));
+    let mut child = spawn("hold", root);
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    wait_for(&mut output, "holding");
     while !root.join("reserve").exists() {
         std::thread::sleep(Duration::from_millis(10));
     }
-    writer.kill().unwrap();
-    writer.wait().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
     // Not ours, so nothing that is deleted makes room at the start.
     let mut file = fs::File::create(root.join("filler")).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
     drop(file);
-    let _ = fs::remove_dir_all(root.join("trash"));
 
     let store = open(root);
     store.sweep().unwrap();
