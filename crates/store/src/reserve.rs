@@ -1,11 +1,12 @@
 //! Space put by for a disk that has none left: without it, a state directory on a full disk could not be
 //! opened, and so nothing in it could be removed.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 /// Enough for the database to start, and for the records of what is removed, in bytes.
 const SIZE: u64 = 4 << 20;
@@ -28,18 +29,16 @@ pub(crate) fn make(root: &Path) -> io::Result<()> {
     if path.exists() || free_space(root)? < PLENTY {
         return Ok(());
     }
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path)?;
+    // Renamed when it is whole: what a kill leaves half made must not count.
+    let new = path.with_extension("new");
+    let file = File::create(&new)?;
     match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, SIZE) {
-        Ok(()) => Ok(()),
+        Ok(()) => fs::rename(&new, &path),
         Err(errno) => {
-            // Half a reserve, or an empty file where the file system cannot put space by, is none.
-            fs::remove_file(&path)?;
+            fs::remove_file(&new)?;
             match errno {
-                rustix::io::Errno::OPNOTSUPP => Ok(()),
+                // The file system cannot put space by.
+                Errno::OPNOTSUPP => Ok(()),
                 errno => Err(errno.into()),
             }
         }
