@@ -35,7 +35,14 @@ impl fmt::Display for Holder {
 
 /// The exclusive lock on a state directory; ends with the value or the process.
 pub(crate) struct DirectoryLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // A child process between its fork and its exec has the file, too: closing ours would not unlock.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// What an attempt to lock came to.
@@ -60,7 +67,7 @@ impl DirectoryLock {
             Err(error) => return Err(error.into()),
         }
         write_holder(&mut file)?;
-        Ok(Attempt::Locked(Self { _file: file }))
+        Ok(Attempt::Locked(Self { file }))
     }
 }
 
@@ -107,4 +114,32 @@ fn own_command() -> String {
         command.push('…');
     }
     command
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_value_though_a_child_has_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let Attempt::Locked(lock) = DirectoryLock::attempt(&path).unwrap() else {
+            panic!("nobody has it");
+        };
+        // As a child process has it until its exec.
+        let inherited = lock.file.try_clone().unwrap();
+        assert!(matches!(
+            DirectoryLock::attempt(&path).unwrap(),
+            Attempt::Held(Some(_))
+        ));
+        drop(lock);
+        assert!(matches!(
+            DirectoryLock::attempt(&path).unwrap(),
+            Attempt::Locked(_)
+        ));
+        drop(inherited);
+    }
 }
