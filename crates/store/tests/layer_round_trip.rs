@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use support::{Listing, list, ops, perform};
+use support::{kept, list, ops, perform};
 use weld_store::layer::{
     ApplyOptions, Compression, DiffOptions, DiffSource, LayerError, Whiteouts, Written, open_root,
     unpack, write, write_diff,
@@ -68,16 +68,6 @@ fn apply_as_layer(blob: &[u8], to: &Path) {
     let root = open_root(to).unwrap();
     let options = ApplyOptions::new(Whiteouts::Overlay { userxattr: false });
     unpack(blob, root.as_fd(), &options).unwrap();
-}
-
-/// What layers keep: a directory of which nothing but the time changed is in none.
-fn kept(mut listing: Listing) -> Listing {
-    for file in listing.values_mut().filter(|file| file.starts_with('4')) {
-        let (facts, rest) = file.split_at(file.find(' ').unwrap());
-        let owner = rest.trim_start().split(' ').next().unwrap();
-        *file = format!("{facts} {owner}");
-    }
-    listing
 }
 
 fn copy(from: &Path, to: &Path) {

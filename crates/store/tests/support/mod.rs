@@ -15,6 +15,17 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 /// All that there is to know of a tree, by path.
 pub(crate) type Listing = BTreeMap<PathBuf, String>;
 
+/// What layers keep of a tree: a directory of which nothing but the time changed is in none.
+pub(crate) fn kept(mut listing: Listing) -> Listing {
+    for file in listing.values_mut().filter(|file| file.starts_with('4')) {
+        // Type and mode, owner, time, and what else there is.
+        let mut parts: Vec<_> = file.split(' ').collect();
+        parts.remove(2);
+        *file = parts.join(" ");
+    }
+    listing
+}
+
 /// Tells a tree in full. What two names of one file are is told by the first of them.
 pub(crate) fn list(root: &Path) -> Listing {
     let mut listing = Listing::new();
