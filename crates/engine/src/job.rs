@@ -208,13 +208,7 @@ impl BuildJob {
         need: Option<Need>,
         inline: bool,
     ) -> Result<Built, BuildError> {
-        let refs = match &result.refs {
-            Refs::Single(reference) => vec![(None, reference.as_ref())],
-            Refs::Map(refs) => refs
-                .iter()
-                .map(|(name, reference)| (Some(name.as_str()), reference.as_ref()))
-                .collect(),
-        };
+        let refs = result.refs.named();
         let platforms = metadata::platforms(&result.metadata)?;
         let named = metadata::places(&refs, &platforms, &self.core.worker.platform)?;
         let trees = named.iter().map(|(_, _, reference)| async move {

@@ -70,13 +70,7 @@ pub(crate) fn mismatches(
 
 /// The platforms that a result says it is for.
 fn made(result: &FrontendResult, default: &Platform) -> Result<Vec<Platform>, BuildError> {
-    let refs = match &result.refs {
-        Refs::Single(reference) => vec![(None, reference.as_ref())],
-        Refs::Map(refs) => refs
-            .iter()
-            .map(|(name, reference)| (Some(name.as_str()), reference.as_ref()))
-            .collect(),
-    };
+    let refs = result.refs.named();
     let listed = metadata::platforms(&result.metadata)?;
     let placed = metadata::places(&refs, &listed, default)?;
     let platforms = placed.into_iter().map(|(_, platform, _)| platform);

@@ -34,6 +34,19 @@ impl Default for Refs {
     }
 }
 
+impl Refs {
+    /// Each with its name, if it has one; without a file system where it is known to be empty.
+    pub fn named(&self) -> Vec<(Option<&str>, Option<&Ref>)> {
+        match self {
+            Self::Single(reference) => vec![(None, reference.as_ref())],
+            Self::Map(refs) => refs
+                .iter()
+                .map(|(name, reference)| (Some(name.as_str()), reference.as_ref()))
+                .collect(),
+        }
+    }
+}
+
 impl FrontendResult {
     /// A result of one file system.
     pub fn single(reference: Option<Ref>) -> Self {
