@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Status};
 use weld_daemon::gateway::Session;
-use weld_engine::{BuildJob, Config, Engine, HostSession, JobRequest, Refs};
+use weld_engine::{Asked, AttestOptions, BuildJob, Config, Engine, HostSession, JobRequest, Refs};
 use weld_llb::{
     Builder, Constraints, FileChange, MkdirAction, MkfileAction, Output, Platform, Run, State, pb,
 };
@@ -42,6 +42,7 @@ impl World {
             id: "job".to_owned(),
             session: HostSession::new().into_session(),
             entitlements: Vec::new(),
+            asked: Asked::default(),
         };
         let (sender, progress) = weld_progress::channel();
         let job = engine.open_job(request, sender, CancellationToken::new());
@@ -316,7 +317,11 @@ async fn what_is_returned_is_the_result_of_the_build() {
     };
     let read = reference.read_file("/dir/hello", None).await.unwrap();
     assert_eq!(read, "hello, world");
-    assert!(world.job.export(&result, &[], &[]).await.is_ok());
+    let exported = world
+        .job
+        .export(&result, &[], &[], &AttestOptions::default())
+        .await;
+    assert!(exported.is_ok());
 }
 
 #[tokio::test]

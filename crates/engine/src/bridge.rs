@@ -12,6 +12,7 @@ use crate::cache::CacheImport;
 use crate::error::BuildError;
 use crate::frontend::FrontendRequest;
 use crate::job::JobCore;
+use crate::provenance::Scope;
 use crate::reference::{Building, Ref};
 use crate::result::FrontendResult;
 
@@ -19,6 +20,8 @@ use crate::result::FrontendResult;
 #[derive(Clone)]
 pub struct Bridge {
     pub(crate) core: Arc<JobCore>,
+    /// What is asked for through it, for provenance.
+    pub(crate) scope: Arc<Scope>,
 }
 
 /// What a frontend, or a client, wants to be solved.
@@ -54,8 +57,8 @@ pub enum SolveInput {
 }
 
 impl Bridge {
-    pub(crate) const fn new(core: Arc<JobCore>) -> Self {
-        Self { core }
+    pub(crate) const fn new(core: Arc<JobCore>, scope: Arc<Scope>) -> Self {
+        Self { core, scope }
     }
 
     /// The session of the client.
@@ -95,13 +98,14 @@ impl Bridge {
             SolveInput::Frontend { name, opts, inputs } => {
                 let source = opts.get("source").cloned().unwrap_or_default();
                 let frontend = self.core.frontends.get(&name)?;
+                let below = Self::new(Arc::clone(&self.core), self.scope.below(&name, &opts));
                 let request = FrontendRequest {
                     opts,
                     inputs,
                     cache_imports: request.cache_imports,
                 };
                 // Frontends ask for solves in turn, which may be other frontends.
-                let solved = Box::pin(frontend.solve(self, request)).await;
+                let solved = Box::pin(frontend.solve(&below, request)).await;
                 solved.map_err(|error| error.of_frontend(name, source))?
             }
         };
@@ -132,7 +136,9 @@ impl Bridge {
     ) -> Result<Ref, BuildError> {
         let graph = Graph::from_pb(definition)?;
         self.core.check(&graph)?;
-        Ok(Ref::new(Arc::clone(&self.core), graph, how))
+        let reference = Ref::new(Arc::clone(&self.core), graph, how);
+        self.scope.note_ref(&reference);
+        Ok(reference)
     }
 
     /// The platform that steps run on.

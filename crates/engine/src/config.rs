@@ -22,6 +22,8 @@ pub struct Config {
     pub max_parallelism: Option<usize>,
     /// Name resolution of steps.
     pub dns: weld_runtime::DnsConfig,
+    /// What provenance says of this builder beside what it knows itself.
+    pub provenance_environment: BTreeMap<String, serde_json::Value>,
 }
 
 /// What runs the steps.
@@ -134,6 +136,7 @@ impl Config {
             registry: RegistryConfig::default(),
             max_parallelism: None,
             dns: weld_runtime::DnsConfig::default(),
+            provenance_environment: BTreeMap::new(),
         }
     }
 

@@ -23,6 +23,9 @@ use crate::subrequest;
 /// The name by which clients ask for it.
 pub(crate) const NAME: &str = "dockerfile.v0";
 
+/// The version of the Dockerfile language that it has.
+pub const VERSION: &str = "1.25.0";
+
 /// The frontend that runs images, which a `# syntax=` line may ask for.
 const IMAGES: &str = "gateway.v0";
 

@@ -13,6 +13,7 @@ use weld_source::registry::{Anonymous, Registry};
 use weld_store::snapshot::{SnapshotError, Snapshots};
 use weld_store::{Store, StoreOptions};
 
+use crate::attest::AttestOptions;
 use crate::bridge::{SolveInput, SolveRequest};
 use crate::cache::CacheExportError;
 use crate::config::{Config, RuntimeKind, SnapshotterKind};
@@ -20,6 +21,7 @@ use crate::dockerfile::{self, Dockerfile};
 use crate::error::BuildError;
 use crate::frontend::{Frontend, FrontendRequest, Frontends};
 use crate::job::JobRequest;
+use crate::provenance::Asked;
 use crate::request::{BuildInput, BuildRequest, BuildResponse};
 
 /// A build engine on a state directory of its own.
@@ -30,6 +32,7 @@ pub struct Engine {
     /// Whether builds hear why their steps were not cached.
     pub(crate) explain: bool,
     pub(crate) frontends: Frontends,
+    pub(crate) provenance_environment: Arc<BTreeMap<String, serde_json::Value>>,
 }
 
 /// Why an engine cannot be had.
@@ -107,6 +110,7 @@ impl Engine {
             std::thread::available_parallelism().map_or(4, |count| count.get() * 4)
         });
         raise_file_limit();
+        let provenance_environment = Arc::new(config.provenance_environment.clone());
         let worker = Arc::new(tokio::task::spawn_blocking(move || open_worker(config)).await??);
         worker.runtime.clean_leftovers().await?;
         let recording = |trace: &Arc<dyn TraceSink>| trace.recording() != 0;
@@ -131,6 +135,7 @@ impl Engine {
             exporter,
             explain: false,
             frontends,
+            provenance_environment,
         })
     }
 
@@ -178,6 +183,8 @@ impl Engine {
         for import in &request.cache_imports {
             CacheOrigin::parse(&import.kind, &import.attrs).map_err(CacheExportError::Option)?;
         }
+        let mut attest = AttestOptions::default();
+        let mut asked = Asked::default();
         let solve = match request.input {
             BuildInput::Definition {
                 definition,
@@ -188,25 +195,30 @@ impl Engine {
                 cache_imports: request.cache_imports,
                 ..SolveRequest::default()
             },
-            BuildInput::Dockerfile { attrs } => SolveRequest {
-                input: SolveInput::Frontend {
-                    name: dockerfile::NAME.to_owned(),
-                    opts: attrs,
-                    inputs: BTreeMap::new(),
-                },
-                cache_imports: request.cache_imports,
-                ..SolveRequest::default()
-            },
+            BuildInput::Dockerfile { attrs } => {
+                attest = AttestOptions::from_attrs(&attrs)?;
+                asked = Asked::new(dockerfile::NAME, &attrs);
+                SolveRequest {
+                    input: SolveInput::Frontend {
+                        name: dockerfile::NAME.to_owned(),
+                        opts: attrs,
+                        inputs: BTreeMap::new(),
+                    },
+                    cache_imports: request.cache_imports,
+                    ..SolveRequest::default()
+                }
+            }
         };
         let job = JobRequest {
             id: request.session.id().to_owned(),
             session: request.session,
             entitlements: request.entitlements,
+            asked,
         };
         let job = self.open_job(job, progress, cancel).await?;
         let response = match job.bridge().solve(solve).await {
             Ok(result) => {
-                job.export(&result, &request.exports, &request.cache_exports)
+                job.export(&result, &request.exports, &request.cache_exports, &attest)
                     .await
             }
             Err(error) => Err(error),
@@ -229,6 +241,7 @@ impl Engine {
             id: request.session.id().to_owned(),
             session: request.session,
             entitlements: request.entitlements,
+            asked: Asked::default(),
         };
         let job = self
             .open_job(job, progress, CancellationToken::new())

@@ -13,6 +13,7 @@ use weld_proto::google::Status;
 use weld_solver::{OpCall, OpError, ResultRef, SolveError};
 use weld_store::snapshot::SnapshotError;
 
+use crate::attest::AttestOptionError;
 use crate::cache::CacheExportError;
 use crate::files::FileError;
 use crate::request::Entitlement;
@@ -94,6 +95,26 @@ pub enum BuildError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Attestations cannot be asked for like this.
+    #[error(transparent)]
+    Attest(#[from] AttestOptionError),
+    /// Complete materials were asked for, and nobody can say what these were.
+    #[error(
+        "provenance materials are incomplete: the content of the client's directories ({}) is not captured",
+        .locals.join(", ")
+    )]
+    IncompleteMaterials {
+        /// Names of the client's directories.
+        locals: Vec<String>,
+    },
+    /// The image that is to scan results cannot.
+    #[error("sbom scanner {image}: {reason}")]
+    Scanner {
+        /// The image.
+        image: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A file of a result cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -108,6 +129,9 @@ pub enum BuildError {
     /// The streams of a process cannot be made.
     #[error("cannot make pipes: {0}")]
     Streams(std::io::Error),
+    /// The system has no random numbers.
+    #[error("cannot get random numbers: {0}")]
+    Random(std::io::Error),
     /// A directory for the time being cannot be made.
     #[error("cannot make a temporary directory: {0}")]
     Scratch(std::io::Error),

@@ -12,6 +12,7 @@ use weld_llb::{Source, pb};
 
 use crate::bridge::Bridge;
 use crate::internal::Internal;
+use crate::provenance::ImageMaterial;
 use crate::source_time;
 
 pub(crate) struct DockerfileHost<'a> {
@@ -43,6 +44,12 @@ impl Host for DockerfileHost<'_> {
             }
         };
         let resolved = step.end(resolved)?;
+        self.bridge.scope.note_image(ImageMaterial {
+            reference: request.reference.to_owned(),
+            platform: Some(request.platform.clone()),
+            digest: Some(resolved.digest.clone()),
+            is_local: request.layout.is_some(),
+        });
         Ok(ResolvedImage {
             reference: None,
             digest: Some(resolved.digest.clone()),
@@ -117,6 +124,7 @@ impl DockerfileHost<'_> {
         let Some(Source::Local(local)) = request.source else {
             return self.build(request).await;
         };
+        self.bridge.scope.note_local(&local.name);
         let selection = SelectionOptions {
             follow_paths: request.paths.to_vec(),
             ..SelectionOptions::default()

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weld_export::{Built, BuiltPlatform, ExportRequest, Exporter};
-use weld_llb::{Graph, NetMode, Op, SecurityMode};
+use weld_llb::{Graph, NetMode, Op, Platform, SecurityMode};
 use weld_op::lazy::Need;
 use weld_op::{Tree, Worker, session};
 use weld_progress::Sender;
 use weld_solver::{Job, JobOptions, Solver};
 
+use crate::attest::AttestOptions;
 use crate::bridge::Bridge;
 use crate::cache::{self, CacheExport, Imports};
 use crate::engine::Engine;
@@ -22,10 +24,12 @@ use crate::frontend::Frontends;
 use crate::internal::Internal;
 use crate::metadata::{self, SOURCE_DATE_EPOCH};
 use crate::platforms;
+use crate::provenance::{Asked, Captures, Occasion, ProvenanceOptions, Scope};
 use crate::reference::Ref;
 use crate::relay::relay;
 use crate::request::{BuildResponse, Entitlement};
 use crate::result::{FrontendResult, Refs};
+use crate::sbom::Scanner;
 
 /// A build that a client opens.
 pub struct JobRequest {
@@ -35,11 +39,14 @@ pub struct JobRequest {
     pub session: Arc<dyn session::Session>,
     /// What steps may do that they must not do by default.
     pub entitlements: Vec<Entitlement>,
+    /// What the client asks for, as provenance is to tell it.
+    pub asked: Asked,
 }
 
 /// An open build. Dropping it ends it as [`BuildJob::close`] does, without waiting.
 pub struct BuildJob {
     core: Arc<JobCore>,
+    scope: Arc<Scope>,
     events: Option<JoinHandle<()>>,
 }
 
@@ -55,6 +62,7 @@ pub(crate) struct JobCore {
     pub(crate) solver: Solver<Tree>,
     /// The caches that the build reads.
     pub(crate) imports: Imports,
+    pub(crate) occasion: Occasion,
     /// Fires when the build is cancelled and when it is closed.
     pub(crate) stop: CancellationToken,
     /// `None` once the build is closed.
@@ -126,6 +134,11 @@ impl Engine {
     ) -> Result<BuildJob, BuildError> {
         let mut options = JobOptions::new(request.id);
         options.session = Some(session::lend(Arc::clone(&request.session)));
+        let occasion = Occasion {
+            invocation: invocation()?,
+            started: OffsetDateTime::now_utc(),
+            environment: Arc::clone(&self.provenance_environment),
+        };
         let job = self.solver.new_job(options).await?;
         let events = tokio::spawn(relay(job.progress(), progress.clone(), self.explain));
         Ok(BuildJob {
@@ -138,22 +151,34 @@ impl Engine {
                 progress,
                 imports: Imports::new(self.solver.clone()),
                 solver: self.solver.clone(),
+                occasion,
                 stop: cancel.child_token(),
                 job: Mutex::new(Some(Arc::new(job))),
             }),
+            scope: Scope::new(request.asked),
             events: Some(events),
         })
     }
 }
 
+/// A name that no other build has.
+fn invocation() -> Result<String, BuildError> {
+    let mut random = [0; 16];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    rustix::rand::getrandom(&mut random, flags)
+        .map_err(|errno| BuildError::Random(errno.into()))?;
+    let digest = weld_digest::Digest::sha256_of(random);
+    Ok(digest.hex().chars().take(25).collect())
+}
+
 impl BuildJob {
     /// What frontends ask of the build. May be used from any number of tasks.
     pub fn bridge(&self) -> Bridge {
-        Bridge::new(Arc::clone(&self.core))
+        Bridge::new(Arc::clone(&self.core), Arc::clone(&self.scope))
     }
 
-    /// Builds what is in a result and does all exports, one after another: they share layers. The
-    /// caches come last.
+    /// Builds what is in a result, says of it what `attest` asks for, and does all exports, one
+    /// after another: they share layers. The caches come last.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -162,12 +187,13 @@ impl BuildJob {
         result: &FrontendResult,
         exports: &[ExportRequest],
         caches: &[CacheExport],
+        attest: &AttestOptions,
     ) -> Result<BuildResponse, BuildError> {
         let stop = &self.core.stop;
         let export = async {
             let need = crate::export::need(exports);
             let inline = caches.iter().any(|export| export.kind == "inline");
-            let built = self.built(result, need, inline).await?;
+            let built = self.built(result, need, inline, attest).await?;
             let mut response = crate::export::all(&self.core, &built, exports).await?;
             let roots: Vec<_> = result.each_ref().filter_map(Ref::root).collect();
             let told = cache::all(&self.core, &roots, caches).boxed().await?;
@@ -201,16 +227,42 @@ impl BuildJob {
         step.end(Ok(()))
     }
 
+    /// How each file system of a result was made, by its name (`default` where it has none), as
+    /// documents.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn provenance(
+        &self,
+        result: &FrontendResult,
+        options: &ProvenanceOptions,
+    ) -> Result<Vec<(String, Bytes)>, BuildError> {
+        let named: Vec<(String, Ref)> = match &result.refs {
+            Refs::Single(reference) => reference
+                .iter()
+                .map(|reference| ("default".to_owned(), reference.clone()))
+                .collect(),
+            Refs::Map(refs) => refs
+                .iter()
+                .filter_map(|(name, reference)| Some((name.clone(), reference.clone()?)))
+                .collect(),
+        };
+        let platforms = metadata::platforms(&result.metadata)?;
+        let captures = Captures::of(&self.scope, result, &named, &platforms).await?;
+        captures.documents(&self.core, options).await
+    }
+
     /// What exporters read of a result.
     async fn built(
         &self,
         result: &FrontendResult,
         need: Option<Need>,
         inline: bool,
+        attest: &AttestOptions,
     ) -> Result<Built, BuildError> {
         let refs = result.refs.named();
-        let platforms = metadata::platforms(&result.metadata)?;
-        let named = metadata::places(&refs, &platforms, &self.core.worker.platform)?;
+        let listed = metadata::platforms(&result.metadata)?;
+        let named = metadata::places(&refs, &listed, &self.core.worker.platform)?;
         let trees = named.iter().map(|(_, _, reference)| async move {
             match reference {
                 Some(reference) => {
@@ -225,15 +277,19 @@ impl BuildJob {
             }
         });
         let trees = futures_util::future::try_join_all(trees).await?;
+        let mut said = self.said(result, &named, &listed, attest).await?;
         let platforms = named.into_iter().zip(trees);
         let platforms = platforms.map(|((name, platform, _), (tree, cache))| {
             let of = |key| metadata::of_platform(&result.metadata, key, name).map(|v| v.to_vec());
             BuiltPlatform {
-                platform,
                 tree: tree.snapshot().cloned(),
                 config: of(metadata::IMAGE_CONFIG),
                 base_config: of(metadata::IMAGE_BASE_CONFIG),
                 cache,
+                attestations: said
+                    .remove(&attested_name(name, &platform))
+                    .unwrap_or_default(),
+                platform,
             }
         });
         Ok(Built {
@@ -242,6 +298,52 @@ impl BuildJob {
             epoch: metadata::epoch(&result.metadata, SOURCE_DATE_EPOCH)?
                 .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()),
         })
+    }
+
+    /// What frontends say of each file system of a result, and what the engine says of it, by name.
+    async fn said(
+        &self,
+        result: &FrontendResult,
+        named: &[metadata::Placed<'_>],
+        listed: &[metadata::Place],
+        attest: &AttestOptions,
+    ) -> Result<BTreeMap<String, Vec<weld_export::Attestation>>, BuildError> {
+        let mut said = BTreeMap::new();
+        for (name, attestations) in &result.attestations {
+            let mut exported = Vec::with_capacity(attestations.len());
+            for attestation in attestations {
+                exported.push(attestation.to_export().await?);
+            }
+            said.insert(name.clone(), exported);
+        }
+        let refs: Vec<(String, Ref)> = named
+            .iter()
+            .filter_map(|(name, platform, reference)| {
+                let reference = (*reference)?.clone();
+                Some((attested_name(*name, platform), reference))
+            })
+            .collect();
+        if let Some(options) = &attest.sbom
+            && !result.has_sbom()
+        {
+            let scanner = Scanner::find(&self.bridge(), options).await?;
+            for (name, reference) in &refs {
+                let result = reference.to_definition();
+                let scan = scanner.scan(name, &result, &BTreeMap::new(), attest.no_cache)?;
+                let scan = scan.to_export().await?;
+                said.entry(name.clone()).or_default().push(scan);
+            }
+        }
+        let Some(options) = &attest.provenance else {
+            return Ok(said);
+        };
+        let captures = Captures::of(&self.scope, result, &refs, listed).await?;
+        for (name, _) in refs {
+            if let Some(provenance) = captures.attestation(&self.core, &name, options)? {
+                said.entry(name).or_default().push(provenance);
+            }
+        }
+        Ok(said)
     }
 
     /// Ends the build: what runs for it alone is cancelled.
@@ -256,6 +358,14 @@ impl BuildJob {
         if let Some(events) = self.events.take() {
             let _ = events.await;
         }
+    }
+}
+
+/// The name under which attestations of a file system are found: its own, or its platform's.
+fn attested_name(name: Option<&str>, platform: &Platform) -> String {
+    match name {
+        Some(name) => name.to_owned(),
+        None => platform.to_string(),
     }
 }
 

@@ -9,6 +9,7 @@
 //! is what frontends work through, wherever they run, and [`BuildJob::export`] delivers what they
 //! come to.
 
+mod attest;
 mod bridge;
 mod cache;
 mod caps;
@@ -28,16 +29,19 @@ mod internal;
 mod job;
 mod metadata;
 mod platforms;
+mod provenance;
 mod reference;
 mod relay;
 mod request;
 mod result;
+mod sbom;
 mod source_meta;
 mod source_time;
 mod ssh_agent;
 mod subrequest;
 mod usage;
 
+pub use attest::{AttestOptionError, AttestOptions};
 pub use bridge::{Bridge, SolveInput, SolveRequest};
 pub use cache::{CacheExport, CacheExportError, CacheImport};
 pub use caps::{LLB_UNSUPPORTED, llb_caps};
@@ -48,20 +52,23 @@ pub use container::{
 };
 pub use context::{UnpackError, is_archive, unpack_context};
 pub use definition::{Definition, DefinitionError};
+pub use dockerfile::VERSION as DOCKERFILE_VERSION;
 pub use engine::{Engine, OpenError, enter_privileges};
 pub use error::{BuildError, FailedStep, SourceRanges};
 pub use files::{FileError, FileRange, Stat, SystemError};
 pub use frontend::{Frontend, FrontendRequest};
 pub use host_session::{HostSession, LayoutReference, SecretSource, SessionError};
 pub use job::{BuildJob, JobRequest};
+pub use provenance::{Asked, Mode, ProvenanceOptions, SlsaVersion};
 pub use reference::Ref;
 pub use request::{BuildInput, BuildRequest, BuildResponse, Entitlement, ParseEntitlementError};
-pub use result::{Attestation, AttestationKind, FrontendResult, Refs, Subject};
+pub use result::{Attestation, FrontendResult, Refs};
+pub use sbom::SbomOptions;
 pub use source_meta::{ImageConfigRequest, ResolvedSource, SourceMeta, SourceMetaRequest};
 pub use ssh_agent::AgentError;
 pub use usage::{CheckError, CheckReport, PruneOptions, RepairReport, StoreError, UsageRecord};
 pub use weld_dockerfile::Error as DockerfileError;
-pub use weld_export::{ExportKind, ExportRequest, ExportTarget};
+pub use weld_export::{AttestationKind, ExportKind, ExportRequest, ExportTarget, Subject};
 pub use weld_op::SandboxMountKind;
 pub use weld_op::session::Session;
 pub use weld_runtime::privilege::PrivilegeError;

@@ -125,7 +125,7 @@ pub(crate) fn list_platforms(places: &[Place]) -> Result<Bytes, BuildError> {
 }
 
 /// A file system with the name by which metadata knows it, and its platform.
-type Placed<'a> = (Option<&'a str>, Platform, Option<&'a Ref>);
+pub(crate) type Placed<'a> = (Option<&'a str>, Platform, Option<&'a Ref>);
 
 /// Each file system of a result with its platform: as listed, or what its name says.
 pub(crate) fn places<'a>(

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OnceCell};
 use weld_llb::{Graph, pb};
 use weld_op::lazy::Need;
 use weld_op::{Origin, Tree, definition_from, retired_cache_mounts};
-use weld_solver::{Built, ResultRef, Root, SolveError};
+use weld_solver::{Built, ProvenanceVertex, ResultRef, Root, SolveError};
 
 use crate::cache::CacheImport;
 use crate::error::BuildError;
@@ -27,6 +27,8 @@ struct Inner {
     job: Arc<JobCore>,
     graph: Graph,
     how: Building,
+    /// What it is in the solver, once it is to be built; nothing where there is nothing to build.
+    loaded: OnceCell<Option<Root>>,
     /// Failures of steps are remembered as well; a cancelled attempt is not.
     result: OnceCell<Result<Evaluated, SolveError<Tree>>>,
     /// What took the result's place when that was lost.
@@ -67,6 +69,7 @@ impl Ref {
             job,
             graph,
             how,
+            loaded: OnceCell::new(),
             result: OnceCell::new(),
             renewed: Mutex::default(),
         }))
@@ -78,6 +81,7 @@ impl Ref {
             job,
             graph: Graph::empty(),
             how: Building::default(),
+            loaded: OnceCell::new_with(Some(None)),
             result: OnceCell::new_with(Some(Ok(tree.into()))),
             renewed: Mutex::default(),
         }))
@@ -239,10 +243,10 @@ impl Ref {
         Ok(current.tree)
     }
 
-    /// What was built; cached layers of it may be elsewhere.
-    async fn evaluated(&self) -> Result<Evaluated, BuildError> {
+    /// Makes it known to the solver.
+    async fn load(&self) -> Result<Option<Root>, BuildError> {
         let inner = &*self.0;
-        let build = || async {
+        let load = || async {
             let sources = inner
                 .job
                 .imports
@@ -256,16 +260,39 @@ impl Ref {
                 sources.await,
             )?;
             let Some(definition) = definition else {
+                return Ok(None);
+            };
+            let root = inner.job.solver_job()?.load(definition).await;
+            root.map(Some)
+                .map_err(|failure| BuildError::failed(failure, &inner.graph))
+        };
+        inner.loaded.get_or_try_init(load).await.copied()
+    }
+
+    /// Whether it is built.
+    pub(crate) fn is_built(&self) -> bool {
+        matches!(self.0.result.get(), Some(Ok(_)))
+    }
+
+    /// Every vertex that it is made of, inputs first; nothing of one whose making nobody knows.
+    pub(crate) async fn provenance(&self) -> Result<Vec<ProvenanceVertex<Tree>>, BuildError> {
+        let Some(root) = self.load().await? else {
+            return Ok(Vec::new());
+        };
+        Ok(self.0.job.solver_job()?.provenance(root).await?)
+    }
+
+    /// What was built; cached layers of it may be elsewhere.
+    async fn evaluated(&self) -> Result<Evaluated, BuildError> {
+        let inner = &*self.0;
+        let build = || async {
+            let Some(root) = self.load().await? else {
                 return Ok(Ok(Tree::scratch().into()));
             };
             self.retire_cache_mounts().await?;
             let job = inner.job.solver_job()?;
-            let solved = async {
-                let root = job.load(definition).await?;
-                Ok((root, job.build(root).await?))
-            };
-            match solved.await {
-                Ok((root, built)) => Ok(Ok(Evaluated {
+            match job.build(root).await {
+                Ok(built) => Ok(Ok(Evaluated {
                     tree: (*built.value).clone(),
                     built: Some((root, built)),
                 })),

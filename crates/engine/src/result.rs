@@ -3,9 +3,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use weld_digest::Digest;
+use weld_export::{AttestationContent, AttestationKind, Subject};
 
+use crate::error::BuildError;
 use crate::reference::Ref;
+
+/// The metadata of an attestation that is only attached where that costs nothing.
+const INLINE_ONLY: &str = "inline-only";
+/// The metadata of a scan that names the file on the result itself.
+pub(crate) const SBOM_CORE: &str = "sbom-core";
 
 /// What a frontend answers: file systems that can be built, and what is said of them.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +62,12 @@ impl FrontendResult {
         }
     }
 
+    /// Whether a frontend has listed already what is in it.
+    pub(crate) fn has_sbom(&self) -> bool {
+        let mut all = self.attestations.values().flatten();
+        all.any(|attestation| attestation.predicate_type == weld_export::SPDX)
+    }
+
     /// Every file system that is not known to be empty, those of attestations last.
     pub fn each_ref(&self) -> impl Iterator<Item = &Ref> {
         let (single, map) = match &self.refs {
@@ -87,28 +99,25 @@ pub struct Attestation {
     pub subjects: Vec<Subject>,
 }
 
-/// What an attestation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttestationKind {
-    /// An in-toto predicate.
-    InToto,
-    /// A directory of in-toto statements.
-    Bundle,
-}
-
-/// What an attestation is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// The result itself, maybe under a name.
-    Result {
-        /// The name; empty for none.
-        name: String,
-    },
-    /// Something else.
-    Named {
-        /// Its name.
-        name: String,
-        /// Its digests.
-        digests: Vec<Digest>,
-    },
+impl Attestation {
+    /// The same as exporters read it; what holds it is built.
+    pub(crate) async fn to_export(&self) -> Result<weld_export::Attestation, BuildError> {
+        let files = match &self.reference {
+            Some(reference) => reference.tree().await?.snapshot().cloned(),
+            None => None,
+        };
+        let text = |key: &str| {
+            let value = self.metadata.get(key)?;
+            Some(String::from_utf8_lossy(value).into_owned())
+        };
+        Ok(weld_export::Attestation {
+            kind: self.kind,
+            predicate_type: self.predicate_type.clone(),
+            path: self.path.clone(),
+            subjects: self.subjects.clone(),
+            content: AttestationContent::Files(files),
+            inline_only: text(INLINE_ONLY).as_deref() == Some("true"),
+            sbom_core: text(SBOM_CORE),
+        })
+    }
 }

@@ -7,6 +7,7 @@ use weld_llb::{Platform, Source, pb};
 use crate::bridge::Bridge;
 use crate::error::BuildError;
 use crate::internal::Internal;
+use crate::provenance::ImageMaterial;
 
 /// A source of which a frontend wants to know.
 #[derive(Clone, Debug)]
@@ -107,6 +108,12 @@ impl Bridge {
             name: reference.clone(),
             source: Box::new(source),
         })?;
+        self.scope.note_image(ImageMaterial {
+            reference: reference.clone(),
+            platform: Some(platform.clone()),
+            digest: Some(resolved.digest.clone()),
+            is_local: request.layout.is_some(),
+        });
         Ok((resolved.digest.clone(), resolved.config.clone()))
     }
 

@@ -94,6 +94,7 @@ async fn measure(
             config: None,
             base_config: None,
             cache: None,
+            attestations: Vec::new(),
         }],
         is_multi_platform: false,
         epoch: None,

@@ -8,7 +8,7 @@ use weld_source::registry::RegistryError;
 use weld_store::BlobError;
 use weld_store::snapshot::SnapshotError;
 
-use crate::{ConfigError, OptionError};
+use crate::{AttestationError, ConfigError, OptionError};
 
 /// Why a result was not exported.
 #[derive(Debug, thiserror::Error)]
@@ -177,6 +177,17 @@ pub enum ExportError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is to be said of the result cannot be.
+    #[error("{platform}: {source}")]
+    Attestation {
+        /// Of which result.
+        platform: String,
+        /// Why.
+        source: Box<AttestationError>,
+    },
+    /// Docker's media types have no attestations.
+    #[error("cannot export attestations with \"oci-mediatypes=false\"")]
+    AttestationTypes,
     /// The client did not take it.
     #[error("cannot send the result to the client: {source}")]
     Client {

@@ -15,6 +15,7 @@ use weld_store::Store;
 use weld_store::snapshot::{SnapshotRef, Snapshots};
 
 use crate::archive::{Archive, ImageName};
+use crate::attestation::{self, Attestation, Loaded};
 use crate::blocking::blocking;
 use crate::client::{self, ResultTree, send_error};
 use crate::destination::{self, Destination};
@@ -25,7 +26,7 @@ use crate::local::LocalExport;
 use crate::options::{FileOptions, ImageOptions, LocalMode};
 use crate::push::Push;
 use crate::stream::Stream;
-use crate::tree::Tree;
+use crate::tree::{AttestationNames, Tree};
 use crate::tree_tar::TreeTar;
 use crate::watch::Watch;
 use crate::{ExportError, ExportKind, ExportRequest, ExportTarget};
@@ -43,6 +44,8 @@ pub struct BuiltPlatform {
     pub base_config: Option<Vec<u8>>,
     /// The cache that the image's config is to hold.
     pub cache: Option<InlineCache>,
+    /// What is said of it.
+    pub attestations: Vec<Attestation>,
 }
 
 /// What was built.
@@ -245,11 +248,12 @@ impl Exporter {
     ) -> Result<(), ExportError> {
         let options = FileOptions::parse(request.kind, &request.attrs)?;
         let (kind, built) = (request.kind, built.clone());
+        let said = load_attestations(&built).await?;
         let (reported, stopped) = (progress.clone(), stop.clone());
         match (kind, &request.target) {
             (ExportKind::Local, ExportTarget::Client(client)) => {
                 let tree = blocking(move || {
-                    let files = FilesExport::new(&built, &options)?;
+                    let files = FilesExport::new(&built, &options, &said)?;
                     Ok::<_, ExportError>(ResultTree::new(files.trees, files.split, files.epoch))
                 });
                 let tree = Arc::new(tree.await?);
@@ -261,7 +265,7 @@ impl Exporter {
                 let path = path.clone();
                 blocking(move || {
                     let watch = Watch::start(&reported, COPYING_FILES, None, &stopped);
-                    let written = FilesExport::new(&built, &options).and_then(|files| {
+                    let written = FilesExport::new(&built, &options, &said).and_then(|files| {
                         let local = LocalExport::open(&path, files.epoch, &watch)?;
                         local.write(&files.trees, files.split, files.mode)
                     });
@@ -273,7 +277,7 @@ impl Exporter {
             (_, target) => {
                 let write = move |destination: Destination| {
                     let watch = Watch::start(&reported, SENDING, None, &stopped);
-                    let written = FilesExport::new(&built, &options).and_then(|files| {
+                    let written = FilesExport::new(&built, &options, &said).and_then(|files| {
                         files.write_tar(&destination, &watch)?;
                         destination.publish()
                     });
@@ -283,6 +287,19 @@ impl Exporter {
             }
         }
     }
+}
+
+/// What is said of each platform's files, those left out that are for images alone.
+async fn load_attestations(built: &Built) -> Result<Vec<Vec<Loaded>>, ExportError> {
+    let mut all = Vec::with_capacity(built.platforms.len());
+    for platform in &built.platforms {
+        let loaded = attestation::load(&platform.attestations, false).await;
+        all.push(loaded.map_err(|source| ExportError::Attestation {
+            platform: platform.platform.to_string(),
+            source: Box::new(source),
+        })?);
+    }
+    Ok(all)
 }
 
 /// What is reported while a layout is copied.
@@ -446,18 +463,29 @@ struct FilesExport {
 }
 
 impl FilesExport {
-    fn new(built: &Built, options: &FileOptions) -> Result<Self, ExportError> {
+    fn new(
+        built: &Built,
+        options: &FileOptions,
+        said: &[Vec<Loaded>],
+    ) -> Result<Self, ExportError> {
         let of_result = built.epoch.filter(|_| !options.no_epoch);
         let epoch = options.epoch.or(of_result).map(|epoch| Timestamp {
             seconds: epoch.unix_timestamp(),
             nanoseconds: 0,
         });
-        let trees = built.platforms.iter();
+        let split = options.platform_split.unwrap_or(built.is_multi_platform);
+        let naming = AttestationNames {
+            prefix: &options.attestation_prefix,
+            platform: built.is_multi_platform && !split,
+        };
+        let trees = built.platforms.iter().zip(said);
         let files = Self {
             trees: trees
-                .map(|platform| Tree::open(platform, epoch))
+                .map(|(platform, said)| {
+                    Tree::open(platform, epoch)?.with_attestations(said, naming)
+                })
                 .collect::<Result<_, _>>()?,
-            split: options.platform_split.unwrap_or(built.is_multi_platform),
+            split,
             mode: options.mode,
             epoch,
         };

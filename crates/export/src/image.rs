@@ -1,6 +1,8 @@
 //! An image, put together in the store: layers, config and manifest for each platform, and an
 //! index over several.
 
+mod attach;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -99,6 +101,10 @@ impl Assembly<'_> {
             self.add_platform(&mut image, platform, layers, cache)
                 .await?;
         }
+        // Behind the images, and said when all layers are made.
+        for (number, platform) in self.built.platforms.iter().enumerate() {
+            self.attach(&mut image, number, platform).await?;
+        }
         self.complete(image).await
     }
 
@@ -135,7 +141,7 @@ impl Assembly<'_> {
     }
 
     fn has_index(&self) -> bool {
-        self.built.is_multi_platform || self.built.platforms.len() != 1
+        self.built.is_multi_platform || self.built.platforms.len() != 1 || self.has_attestations()
     }
 
     fn check_annotations(&self) -> Result<(), ExportError> {

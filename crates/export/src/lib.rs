@@ -5,6 +5,7 @@
 //! manifest, and an index for several platforms), then written to an archive, pushed, or both.
 
 mod archive;
+mod attestation;
 mod blocking;
 pub mod cache;
 mod client;
@@ -24,6 +25,9 @@ mod tree;
 mod tree_tar;
 mod watch;
 
+pub use attestation::{
+    Attestation, AttestationContent, AttestationError, AttestationKind, Predicate, SPDX, Subject,
+};
 pub use client::{ClientTarget, Content, ResultBlob, ResultReceiver};
 pub use config::ConfigError;
 pub use destination::Destination;

@@ -70,6 +70,31 @@ pub(crate) fn manifest(
     Ok((bytes, descriptor))
 }
 
+/// What an attestation manifest is as an artifact.
+const ATTESTATION: &str = "application/vnd.docker.attestation.manifest.v1+json";
+
+/// A manifest of statements on another one, as bytes and descriptor. With a `subject` it is an
+/// artifact about that one; without, it is an image like any other.
+pub(crate) fn attestations(
+    types: Types,
+    config: Descriptor,
+    statements: Vec<Descriptor>,
+    subject: Option<Descriptor>,
+) -> Result<(Vec<u8>, Descriptor), serde_json::Error> {
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: types.manifest().to_owned(),
+        artifact_type: subject.is_some().then(|| ATTESTATION.to_owned()),
+        config,
+        layers: statements,
+        subject,
+        annotations: BTreeMap::new(),
+    };
+    let bytes = serde_json::to_vec_pretty(&manifest)?;
+    let descriptor = Descriptor::of(types.manifest(), &bytes);
+    Ok((bytes, descriptor))
+}
+
 /// An index's bytes and its descriptor.
 pub(crate) fn index(
     types: Types,

@@ -39,6 +39,12 @@ pub struct ImageOptions {
     pub directory: bool,
     /// `annotation…`.
     pub annotations: Vec<Annotation>,
+    /// `attestation-inline`: attestations are attached also where the image has an index for their
+    /// sake alone. Unless told, of images that stay here or are pushed.
+    pub inline_attestations: bool,
+    /// `oci-artifact`: manifests of attestations are artifacts about their images; unless told,
+    /// with OCI's media types.
+    pub oci_artifact: bool,
 }
 
 /// One annotation.
@@ -122,6 +128,8 @@ const KNOWN: &[&str] = &[
     "tar",
     "store",
     "unpack",
+    "attestation-inline",
+    "oci-artifact",
     "annotation.KEY",
     "annotation-manifest-descriptor.KEY",
     "annotation-index.KEY",
@@ -146,6 +154,8 @@ impl Default for ImageOptions {
             no_epoch: false,
             directory: false,
             annotations: Vec::new(),
+            inline_attestations: false,
+            oci_artifact: true,
         }
     }
 }
@@ -156,8 +166,11 @@ impl ImageOptions {
     /// # Errors
     /// [`OptionError`] for what it does not know or cannot do.
     pub fn parse(kind: ExportKind, attrs: &BTreeMap<String, String>) -> Result<Self, OptionError> {
-        let mut options = Self::default();
-        let (mut oci_types, mut level) = (None, None);
+        let mut options = Self {
+            inline_attestations: kind == ExportKind::Image,
+            ..Self::default()
+        };
+        let (mut oci_types, mut oci_artifact, mut level) = (None, None, None);
         for (key, value) in attrs {
             let reader = Reader {
                 kind: kind.name(),
@@ -182,6 +195,8 @@ impl ImageOptions {
                     options.no_epoch = options.epoch.is_none();
                 }
                 "tar" => options.directory = !reader.flag()?,
+                "attestation-inline" => options.inline_attestations = reader.flag()?,
+                "oci-artifact" => oci_artifact = Some(reader.flag()?),
                 // They are about an image store, which there is none of.
                 "store" | "unpack" | "name-canonical" => drop(reader.flag()?),
                 _ => options.annotations.push(reader.annotation()?),
@@ -189,13 +204,20 @@ impl ImageOptions {
         }
         options.compression = options.compression.at_level(level);
         options.oci_types = oci_types.unwrap_or(true);
-        if !options.oci_types && !options.annotations.is_empty() {
+        let refused = match () {
+            () if options.oci_types => None,
+            () if !options.annotations.is_empty() => Some("annotations"),
+            () if oci_artifact == Some(true) => Some("oci-artifact=true"),
+            () => None,
+        };
+        if let Some(first) = refused {
             return Err(OptionError::Conflict {
                 kind: kind.name(),
-                first: "annotations",
+                first,
                 second: "oci-mediatypes=false",
             });
         }
+        options.oci_artifact = oci_artifact.unwrap_or(options.oci_types);
         if options.directory && !matches!(kind, ExportKind::OciArchive | ExportKind::DockerArchive)
         {
             return Err(OptionError::Conflict {
@@ -251,6 +273,8 @@ pub struct FileOptions {
     pub epoch: Option<OffsetDateTime>,
     /// `source-date-epoch=`: the result's own epoch does not count.
     pub no_epoch: bool,
+    /// `attestation-prefix`: what the names of attestations' files begin with.
+    pub attestation_prefix: String,
 }
 
 impl FileOptions {
@@ -259,11 +283,16 @@ impl FileOptions {
     /// # Errors
     /// [`OptionError`] for what it does not know or cannot do.
     pub fn parse(kind: ExportKind, attrs: &BTreeMap<String, String>) -> Result<Self, OptionError> {
-        const KNOWN: [&str; 3] = ["platform-split", "source-date-epoch", "mode"];
+        const KNOWN: [&str; 4] = [
+            "platform-split",
+            "source-date-epoch",
+            "attestation-prefix",
+            "mode",
+        ];
         let known = match kind {
             ExportKind::Local => KNOWN.as_slice(),
             // An archive is always new.
-            _ => &KNOWN[..2],
+            _ => &KNOWN[..3],
         };
         let mut options = Self::default();
         for (key, value) in attrs {
@@ -278,6 +307,7 @@ impl FileOptions {
                     options.epoch = reader.epoch()?;
                     options.no_epoch = options.epoch.is_none();
                 }
+                "attestation-prefix" => options.attestation_prefix = reader.file_name()?,
                 "mode" if kind == ExportKind::Local => options.mode = reader.mode()?,
                 _ => return Err(reader.unknown(known)),
             }
@@ -355,6 +385,14 @@ impl Reader<'_> {
             "" | "copy" => Ok(LocalMode::Copy),
             "delete" => Ok(LocalMode::Delete),
             _ => Err(self.bad("must be copy or delete")),
+        }
+    }
+
+    /// A part of a file's name.
+    fn file_name(&self) -> Result<String, OptionError> {
+        match self.value.contains(['/', '\0']) {
+            true => Err(self.bad("must not have a slash in it")),
+            false => Ok(self.value.to_owned()),
         }
     }
 

@@ -3,20 +3,24 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
+use tempfile::TempDir;
+use weld_digest::{Algorithm, Hasher};
 use weld_fileset::{Entry, Layers, OverlayMarks, Timestamp, WalkOptions, open_beneath, walk};
 use weld_store::mount::MountSource;
 use weld_store::snapshot::SnapshotRef;
 
-use crate::ExportError;
-use crate::error::read_error;
+use crate::attestation::{Loaded, StatedSubject, statement};
+use crate::error::{read_error, write_error};
 use crate::exporter::BuiltPlatform;
+use crate::{AttestationError, ExportError};
 
 /// The files of one platform's result.
 pub(crate) struct Tree {
@@ -26,8 +30,34 @@ pub(crate) struct Tree {
     pub(crate) entries: Vec<Entry>,
     /// `None` for a result without files.
     layers: Option<Layers>,
+    epoch: Option<Timestamp>,
     // Keeps the directories.
-    _snapshot: Option<SnapshotRef>,
+    snapshot: Option<SnapshotRef>,
+    // Holds the attestations.
+    _added: Option<TempDir>,
+}
+
+/// How the files of attestations are called.
+#[derive(Clone, Copy)]
+pub(crate) struct AttestationNames<'a> {
+    /// What all begin with.
+    pub(crate) prefix: &'a str,
+    /// Whether the platform is in the name, since several share a directory.
+    pub(crate) platform: bool,
+}
+
+impl AttestationNames<'_> {
+    fn name(self, attestation: &Loaded, platform: &str) -> String {
+        let name = [self.prefix, attestation.file_name()].concat();
+        if !self.platform {
+            return name;
+        }
+        let platform = platform.replace('/', "_");
+        match name.rsplit_once('.') {
+            Some((stem, extension)) => format!("{stem}.{platform}.{extension}"),
+            None => format!("{name}.{platform}"),
+        }
+    }
 }
 
 impl Tree {
@@ -42,31 +72,89 @@ impl Tree {
                 platform,
                 entries: Vec::new(),
                 layers: None,
-                _snapshot: None,
+                epoch,
+                snapshot: None,
+                _added: None,
             });
         };
-        let layers = layers(snapshot, &platform)?;
-        let options = WalkOptions {
-            xattrs: true,
-            ..WalkOptions::default()
+        let layers = layers(snapshot, None, &platform)?;
+        Ok(Self {
+            entries: list(&layers, epoch, &platform)?,
+            platform,
+            layers: Some(layers),
+            epoch,
+            snapshot: Some(snapshot.clone()),
+            _added: None,
+        })
+    }
+
+    /// The same with a file for each attestation beside the result's own files, which it is about.
+    pub(crate) fn with_attestations(
+        self,
+        attestations: &[Loaded],
+        naming: AttestationNames<'_>,
+    ) -> Result<Self, ExportError> {
+        if attestations.is_empty() {
+            return Ok(self);
+        }
+        let failed = |source| ExportError::Attestation {
+            platform: self.platform.clone(),
+            source: Box::new(source),
         };
-        let mut entries =
-            walk(&layers, Path::new(""), &options).map_err(|source| ExportError::Walk {
-                platform: platform.clone(),
-                source,
-            })?;
-        for entry in &mut entries {
-            entry.xattrs.retain(|(name, _)| is_kept(name));
-            if let Some(epoch) = epoch {
-                entry.metadata.mtime = epoch;
+        let added = TempDir::new().map_err(write_error("create", std::env::temp_dir()))?;
+        let subjects = self.subjects()?;
+        for attestation in attestations {
+            let name = naming.name(attestation, &self.platform);
+            let path = added.path().join(&name);
+            let content = statement(attestation, &subjects).map_err(failed)?;
+            let created = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path);
+            let written = created.and_then(|mut file| file.write_all(&content));
+            match written {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(failed(AttestationError::Duplicate(name)));
+                }
+                Err(error) => return Err(write_error("write", path)(error)),
             }
         }
+        // They lie above the result's files, as if a last step had written them.
+        let layers = match &self.snapshot {
+            Some(snapshot) => layers(snapshot, Some(added.path()), &self.platform)?,
+            None => Layers::open([added.path()], OverlayMarks::Trusted)
+                .map_err(|(path, errno)| read_error("open", path)(errno.into()))?,
+        };
         Ok(Self {
-            platform,
-            entries,
+            entries: list(&layers, self.epoch, &self.platform)?,
             layers: Some(layers),
-            _snapshot: Some(snapshot.clone()),
+            _added: Some(added),
+            ..self
         })
+    }
+
+    /// Every regular file with its digest.
+    fn subjects(&self) -> Result<Vec<StatedSubject>, ExportError> {
+        let files = self.entries.iter();
+        let files = files.filter(|entry| entry.metadata.file_type() == FileType::RegularFile);
+        let subject = |entry: &Entry| {
+            let mut hasher = Hasher::new(Algorithm::Sha256);
+            let mut buffer = vec![0; 256 << 10];
+            let mut file = self.file(entry)?;
+            loop {
+                match file.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(count) => hasher.update(buffer.get(..count).unwrap_or_default()),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(read_error("read", &entry.path)(error)),
+                }
+            }
+            let name = entry.path.to_string_lossy();
+            Ok(StatedSubject::new(name, &[hasher.finish()]))
+        };
+        files.map(subject).collect()
     }
 
     /// The name of the directory that the platform has where there are several.
@@ -143,21 +231,53 @@ impl<'t> SourceDirectories<'t> {
     }
 }
 
-/// The directories of a snapshot, uppermost first.
-fn layers(snapshot: &SnapshotRef, platform: &str) -> Result<Layers, ExportError> {
+/// All files of a stack of directories; with an epoch, all are of that time.
+fn list(
+    layers: &Layers,
+    epoch: Option<Timestamp>,
+    platform: &str,
+) -> Result<Vec<Entry>, ExportError> {
+    let options = WalkOptions {
+        xattrs: true,
+        ..WalkOptions::default()
+    };
+    let mut entries =
+        walk(layers, Path::new(""), &options).map_err(|source| ExportError::Walk {
+            platform: platform.to_owned(),
+            source,
+        })?;
+    for entry in &mut entries {
+        entry.xattrs.retain(|(name, _)| is_kept(name));
+        if let Some(epoch) = epoch {
+            entry.metadata.mtime = epoch;
+        }
+    }
+    Ok(entries)
+}
+
+/// The directories of a snapshot, uppermost first, with one more above them if there is one.
+fn layers(
+    snapshot: &SnapshotRef,
+    above: Option<&Path>,
+    platform: &str,
+) -> Result<Layers, ExportError> {
     let spec = snapshot.mount_spec().map_err(|source| ExportError::Tree {
         platform: platform.to_owned(),
         source: Box::new(source),
     })?;
     let opened = match &spec.source {
         // An overlay of one directory is mounted as that directory.
-        MountSource::Bind(path) => Layers::open([path], OverlayMarks::Trusted),
+        MountSource::Bind(path) => Layers::open(
+            above.into_iter().chain([path.as_path()]),
+            OverlayMarks::Trusted,
+        ),
         MountSource::Overlay(overlay) => {
             let marks = match overlay.userxattr {
                 true => OverlayMarks::User,
                 false => OverlayMarks::Trusted,
             };
-            Layers::open(&overlay.lowers, marks)
+            let lowers = overlay.lowers.iter().map(|path| path.as_path());
+            Layers::open(above.into_iter().chain(lowers), marks)
         }
     };
     opened.map_err(|(path, errno)| read_error("open", path)(errno.into()))

@@ -4,6 +4,7 @@
 //! each working on [`Tree`]s with what a [`Worker`] has.
 
 mod blocking;
+mod captured;
 mod content;
 pub mod digest;
 mod exec;
@@ -20,6 +21,7 @@ mod source;
 mod tree;
 mod worker;
 
+pub use captured::{Captured, Pin, captured};
 pub use exec::{ExecError, Sandbox, SandboxMount, SandboxMountKind};
 pub use recall::{Explaining, Origin};
 pub use records::Records;

@@ -17,6 +17,7 @@ use weld_store::StepName;
 
 use self::recipe::{Input, Recipe};
 use crate::blocking::blocking;
+use crate::captured::{Captured, Pin};
 use crate::content::Selector;
 use crate::{Tree, Worker};
 
@@ -37,6 +38,11 @@ impl Explaining {
 
 /// An operation of this crate.
 pub(crate) trait Step: Op<Tree> {
+    /// What it turned out to stand for, once it was asked.
+    fn pin(&self) -> Option<Pin> {
+        None
+    }
+
     /// What of an input's content is in its slow key.
     fn selectors(&self, input: u32) -> Vec<Selector> {
         let _ = input;
@@ -98,6 +104,14 @@ impl Remembered {
             name,
             inputs,
             ignore_cache,
+        }
+    }
+
+    /// What it is, for provenance.
+    pub(crate) fn captured(&self) -> Captured<'_> {
+        Captured {
+            vertex: &self.vertex,
+            pin: self.step.pin(),
         }
     }
 
@@ -258,6 +272,10 @@ impl Op<Tree> for Remembered {
             *content = key.map(|key| key.0);
         }
         Ok(key)
+    }
+
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        Some(self)
     }
 
     async fn exec(

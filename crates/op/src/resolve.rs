@@ -199,12 +199,14 @@ fn operation(
                 wanted: Wanted::Registry(image.clone()),
                 platform,
                 description: image.reference.clone(),
+                resolved: OnceLock::new(),
             }),
             Source::OciLayout(image) => Arc::new(Image {
                 worker,
                 wanted: Wanted::Layout(image.clone()),
                 platform,
                 description: image.reference.clone(),
+                resolved: OnceLock::new(),
             }),
             Source::ImageBlob(blob) => Arc::new(Blob {
                 worker,

@@ -1,6 +1,6 @@
 //! The operation trait: what the solver asks of a vertex.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{any::Any, error::Error, fmt, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -132,6 +132,11 @@ pub trait Op<T: Value>: Send + Sync + 'static {
     ) -> Result<Option<Digest>, OpError> {
         let _ = (ctx, input, value);
         Ok(None)
+    }
+
+    /// The operation itself, for whoever asks a provenance walk what it found out; `None` where that is nobody's concern.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
     }
 
     /// Runs the operation; returns one value per output.

@@ -1,6 +1,7 @@
 //! The command line: from arguments to requests, and from results to text.
 
 mod args;
+mod attest;
 mod build;
 mod caches;
 mod context;

@@ -48,6 +48,16 @@ pub enum FileError {
     },
 }
 
+/// Where files are that say more of this builder in provenance.
+const PROVENANCE_DIRECTORY: &str = "/etc/buildkit/provenance.d";
+/// What provenance says of itself.
+const OWN_PROVENANCE: [&str; 4] = [
+    "buildConfig",
+    "builderPlatform",
+    "dockerfileVersion",
+    "platform",
+];
+
 /// Keys that have no effect, with what they are set to.
 type Rest = BTreeMap<String, toml::Value>;
 
@@ -76,6 +86,8 @@ struct File {
     frontend: Frontends,
     #[serde(default)]
     system: System,
+    #[serde(rename = "provenanceEnvDir")]
+    provenance_directory: Option<PathBuf>,
     /// Ours.
     #[serde(default)]
     limits: Limits,
@@ -262,7 +274,7 @@ impl DaemonConfig {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if !must_exist && error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(());
+                String::new()
             }
             Err(source) => {
                 return Err(FileError::Read {
@@ -299,6 +311,7 @@ impl DaemonConfig {
             self.engine.registry.parallel =
                 at_least_one("system.maxRegistryConcurrency", parallel)?;
         }
+        self.take_provenance(file.provenance_directory)?;
         self.engine.dns.nameservers = file.dns.nameservers;
         self.engine.dns.search = file.dns.search_domains;
         self.engine.dns.options = file.dns.options;
@@ -331,6 +344,46 @@ impl DaemonConfig {
                 .parse()
                 .map_err(|_| format!("invalid entitlement : {name}"))?;
             self.entitlements.push(entitlement);
+        }
+        Ok(())
+    }
+
+    /// What provenance says of this builder: the fields of all JSON files of a directory, later files
+    /// before earlier ones.
+    fn take_provenance(&mut self, directory: Option<PathBuf>) -> Result<(), Wrong> {
+        let directory = directory.filter(|directory| !directory.as_os_str().is_empty());
+        let directory = directory.unwrap_or_else(|| PathBuf::from(PROVENANCE_DIRECTORY));
+        let failed = |error: &dyn std::fmt::Display| {
+            let reason = format!("{}: {error}", directory.display());
+            ("provenanceEnvDir", reason)
+        };
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(&error)),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|error| failed(&error))?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+                && path.is_file()
+            {
+                files.push(path);
+            }
+        }
+        files.sort();
+        for path in files {
+            let text = std::fs::read(&path).map_err(|error| failed(&error))?;
+            let fields: BTreeMap<String, serde_json::Value> =
+                serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+            if let Some(own) = OWN_PROVENANCE.iter().find(|key| fields.contains_key(**key)) {
+                return Err(failed(&format!(
+                    "{own:?} is said by the builder itself and cannot be set"
+                )));
+            }
+            self.engine.provenance_environment.extend(fields);
         }
         Ok(())
     }

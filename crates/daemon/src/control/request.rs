@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tonic::Status;
-use weld_engine::{CacheExport, CacheImport, Entitlement, SolveInput};
+use weld_engine::{AttestOptions, CacheExport, CacheImport, Entitlement, SolveInput};
 use weld_export::cache::CacheExportOptions;
 use weld_proto::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest};
 use weld_proto::pb;
@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) session_exporters: bool,
     pub(super) cache_imports: Vec<CacheImport>,
     pub(super) cache_exports: Vec<CacheExport>,
+    /// What is to be said of the result.
+    pub(super) attest: AttestOptions,
     /// Whether the history is to know of it.
     pub(super) recorded: bool,
 }
@@ -53,6 +55,8 @@ impl Plan {
         let mut cache = request.cache.take().unwrap_or_default();
         let cache_exports = cache_exports(&mut cache)?;
         let entitlements = entitlements(&request.entitlements, &config.entitlements)?;
+        let attest = AttestOptions::from_attrs(&request.frontend_attrs)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let frontend = frontend(&mut request, config)?;
         let exporters = exporters(&mut request);
         let work = work(&mut request);
@@ -60,6 +64,7 @@ impl Plan {
         Ok(Self {
             cache_imports,
             cache_exports,
+            attest,
             reference: request.reference,
             session: request.session,
             work,
@@ -84,29 +89,12 @@ fn unsupported(request: &SolveRequest) -> Result<(), Status> {
         ),
         (request.proxy_network, "proxy networks"),
     ];
-    if let Some(name) = attestation(&request.frontend_attrs) {
-        return Err(Status::unimplemented(format!(
-            "attestations ({name}) are not supported by weld"
-        )));
-    }
     match wants.iter().find(|(wanted, _)| *wanted) {
         Some((_, what)) => Err(Status::unimplemented(format!(
             "{what} are not supported by weld"
         ))),
         None => Ok(()),
     }
-}
-
-/// An attestation that is asked for. What clients add of themselves (`inline-only`) is not.
-fn attestation(attrs: &BTreeMap<String, String>) -> Option<&str> {
-    let attestations = attrs
-        .iter()
-        .filter_map(|(key, value)| Some((key.strip_prefix("attest:")?, value)));
-    let mut wanted = attestations.filter(|(_, value)| {
-        let mut fields = value.split(',');
-        !fields.any(|field| matches!(field, "false" | "disabled=true" | "inline-only=true"))
-    });
-    wanted.next().map(|(name, _)| name)
 }
 
 fn entitlements(asked: &[String], allowed: &[Entitlement]) -> Result<Vec<Entitlement>, Status> {
@@ -308,18 +296,19 @@ mod tests {
     }
 
     #[test]
-    fn attestations_are_refused_when_the_user_asked_for_them() {
-        let ask = |value: &str| SolveRequest {
-            frontend_attrs: attrs(&[("attest:provenance", value)]),
+    fn attestations_are_read_or_refused() {
+        let ask = |key: &str, value: &str| SolveRequest {
+            frontend_attrs: attrs(&[(key, value)]),
             ..SolveRequest::default()
         };
-        for value in ["false", "disabled=true", "mode=min,inline-only=true"] {
-            assert!(plan(ask(value)).is_ok(), "{value}");
+        for value in ["false", "disabled=true"] {
+            let read = plan(ask("attest:provenance", value)).unwrap();
+            assert_eq!(read.attest.provenance, None, "{value}");
         }
-        for value in ["", "mode=max", "mode=min,inline-only=false"] {
-            let refused = plan(ask(value)).err().unwrap();
-            assert!(refused.message().contains("provenance"), "{value}");
-        }
+        let read = plan(ask("attest:provenance", "mode=min,inline-only=true")).unwrap();
+        assert!(read.attest.provenance.unwrap().inline_only);
+        assert!(plan(ask("attest:provenance", "mode=most")).is_err());
+        assert!(plan(ask("attest:signature", "")).is_err());
     }
 
     #[test]

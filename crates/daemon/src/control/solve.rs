@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use futures_util::FutureExt;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use weld_digest::Digest;
-use weld_engine::{BuildJob, BuildResponse, ExportRequest, HostSession, JobRequest, Session};
+use weld_engine::{
+    Asked, BuildJob, BuildResponse, ExportRequest, HostSession, JobRequest, ProvenanceOptions,
+    Refs, Session, SlsaVersion,
+};
 use weld_proto::control::{BuildHistoryRecord, Exporter, SolveRequest, SolveResponse};
 use weld_proto::google;
 use weld_proto::session::exporter::FindExportersRequest;
@@ -25,6 +30,8 @@ use crate::telemetry::{Recorder, SpanContext};
 
 /// What the history's progress is.
 const STATUS_TYPE: &str = "application/vnd.buildkit.status.v0";
+/// What the history's provenance is.
+const PROVENANCE_TYPE: &str = "application/vnd.in-toto+json";
 /// What the history's errors are, spelled as BuildKit spells it.
 const ERROR_TYPE: &str = "application/vnd.googeapis.google.rpc.status+proto";
 
@@ -60,6 +67,15 @@ pub(super) async fn solve(
     built.unwrap_or_else(|error| Err(Status::internal(format!("the build ended early: {error}"))))
 }
 
+/// What a build came to.
+struct Built {
+    response: BuildResponse,
+    /// Whether the result has several file systems with names.
+    is_map: bool,
+    /// How each file system was made.
+    provenance: Vec<(String, Bytes)>,
+}
+
 struct Build {
     shared: Arc<Shared>,
     plan: Plan,
@@ -89,8 +105,8 @@ impl Build {
             }
         }
         self.shared.gc_due.notify_one();
-        built.map(|response| SolveResponse {
-            exporter_response: response.attrs,
+        built.map(|built| SolveResponse {
+            exporter_response: built.response.attrs,
         })
     }
 
@@ -115,7 +131,7 @@ impl Build {
     }
 
     /// Builds, with all that happens in the journal.
-    async fn build(&self) -> Result<BuildResponse, Status> {
+    async fn build(&self) -> Result<Built, Status> {
         let (sender, receiver) = weld_progress::channel();
         let journal = &self.running.build().journal;
         // Both in one task: the journal ends when the build has dropped all its senders.
@@ -125,10 +141,7 @@ impl Build {
         built
     }
 
-    async fn build_telling(
-        &self,
-        progress: weld_progress::Sender,
-    ) -> Result<BuildResponse, Status> {
+    async fn build_telling(&self, progress: weld_progress::Sender) -> Result<Built, Status> {
         let cancel = &self.running.build().cancel;
         let client = tokio::select! {
             () = cancel.cancelled() => return Err(cancelled()),
@@ -148,6 +161,7 @@ impl Build {
             id: self.plan.reference.clone(),
             session,
             entitlements: self.plan.entitlements.clone(),
+            asked: Asked::new(&self.plan.frontend, &self.plan.frontend_attrs),
         };
         let job = self
             .shared
@@ -167,9 +181,8 @@ impl Build {
             job.check_platforms(&self.plan.frontend_attrs, &result)
                 .map_err(|error| to_status(&error))?;
             exporters::complement(&mut exports, &mut result.metadata);
-            let response = job
-                .export(&result, &exports, &self.plan.cache_exports)
-                .await;
+            let (caches, attest) = (&self.plan.cache_exports, &self.plan.attest);
+            let response = job.export(&result, &exports, caches, attest).boxed().await;
             let mut response = response.map_err(|error| to_status(&error))?;
             // What frontends tell their clients.
             for (key, value) in &result.metadata {
@@ -184,11 +197,33 @@ impl Build {
                     () = cancel.cancelled() => return Err(cancelled()),
                 }
             }
-            Ok(response)
+            let provenance = match self.plan.recorded {
+                true => {
+                    let options = self.recorded_provenance();
+                    job.provenance(&result, &options).boxed().await
+                }
+                false => Ok(Vec::new()),
+            };
+            Ok(Built {
+                response,
+                is_map: matches!(result.refs, Refs::Map(_)),
+                provenance: provenance.map_err(|error| to_status(&error))?,
+            })
         };
         let built = built.await;
         job.close().await;
         built
+    }
+
+    /// What the history keeps of how a result was made: all, and by whom if the client says so.
+    fn recorded_provenance(&self) -> ProvenanceOptions {
+        let asked = self.plan.attest.provenance.as_ref();
+        ProvenanceOptions {
+            builder_id: asked
+                .map(|asked| asked.builder_id.clone())
+                .unwrap_or_default(),
+            ..ProvenanceOptions::default()
+        }
     }
 
     async fn session(&self) -> Result<Option<Arc<ClientSession>>, Status> {
@@ -292,7 +327,7 @@ impl Build {
         }
     }
 
-    async fn remember(&self, built: &Result<BuildResponse, Status>) -> Result<(), HistoryError> {
+    async fn remember(&self, built: &Result<Built, Status>) -> Result<(), HistoryError> {
         let history = &self.shared.history;
         let journal = &self.running.build().journal;
         let summary = journal.summary();
@@ -309,9 +344,23 @@ impl Build {
         };
         let mut kept = vec![logs];
         match built {
-            Ok(response) => {
-                record.exporter_response = response.attrs.clone();
-                record.result = exporters::results(&response.exports);
+            Ok(built) => {
+                record.exporter_response = built.response.attrs.clone();
+                record.result = exporters::results(&built.response.exports);
+                for (name, document) in &built.provenance {
+                    let document = history.keep(document.to_vec(), PROVENANCE_TYPE).await?;
+                    let mut descriptor = document.descriptor();
+                    descriptor.annotations.insert(
+                        "in-toto.io/predicate-type".to_owned(),
+                        SlsaVersion::default().predicate_type().to_owned(),
+                    );
+                    let info = match built.is_map {
+                        true => record.results.entry(name.clone()).or_default(),
+                        false => record.result.get_or_insert_default(),
+                    };
+                    info.attestations.push(descriptor);
+                    kept.push(document);
+                }
             }
             Err(status) => {
                 let message = error_message(status);

@@ -12,8 +12,6 @@ use tonic::Status;
 
 /// The version of BuildKit's API that clients find here.
 const API_VERSION: &str = "v0.32.2";
-/// The version of the Dockerfile syntax that `dockerfile.v0` has.
-const DOCKERFILE_VERSION: &str = "1.25.0";
 
 /// Emulators that the kernel may have been told of, and the platforms that they are for.
 const EMULATED: [(&str, &str); 9] = [
@@ -33,7 +31,7 @@ pub(super) fn version() -> BuildkitVersion {
         package: "github.com/weldkit/weldkit".to_owned(),
         version: API_VERSION.to_owned(),
         revision: format!("weld-{}", env!("CARGO_PKG_VERSION")),
-        dockerfile_version: DOCKERFILE_VERSION.to_owned(),
+        dockerfile_version: weld_engine::DOCKERFILE_VERSION.to_owned(),
     }
 }
 

@@ -8,8 +8,6 @@ use serde_json::{Value, json};
 use weld_engine::{BuildError, FailedStep, SourceRanges};
 use weld_proto::{errdefs, pb};
 
-use super::op_json;
-
 /// The details of an error, the innermost first.
 pub(super) fn of(error: &BuildError) -> Vec<Any> {
     let mut details = match error.innermost() {
@@ -42,7 +40,7 @@ pub(super) fn solve(step: &FailedStep, inputs: &[String], mounts: &[String]) -> 
     let mut solve = json!({
         "inputIDs": inputs,
         "mountIDs": mounts,
-        "op": op.as_ref().map(op_json::op),
+        "op": op.as_ref().map(weld_llb::json::message),
         "description": step.description,
     });
     if let (Some(index), Some(object)) = (step.action, solve.as_object_mut()) {

@@ -10,7 +10,6 @@ mod convert;
 mod details;
 mod forward;
 mod image;
-mod op_json;
 mod processes;
 mod service;
 mod session;

@@ -142,6 +142,7 @@ pub(crate) fn one(tree: Option<SnapshotRef>) -> Built {
             tree,
             base_config: None,
             cache: None,
+            attestations: Vec::new(),
         }],
         is_multi_platform: false,
         epoch: None,
@@ -158,6 +159,7 @@ pub(crate) fn two(amd64: SnapshotRef, arm64: SnapshotRef) -> Built {
         tree: Some(arm64),
         base_config: None,
         cache: None,
+        attestations: Vec::new(),
     });
     built.is_multi_platform = true;
     built

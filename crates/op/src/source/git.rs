@@ -16,6 +16,7 @@ use weld_store::{NewUsage, RecordType};
 
 use super::secrets;
 use crate::blocking::blocking;
+use crate::captured::Pin;
 use crate::digest::to_solver;
 use crate::reporting::reporting;
 use crate::session;
@@ -217,7 +218,13 @@ async fn forward(ctx: &OpContext<Tree>, id: &str) -> Result<ForwardedAgent, OpEr
     })
 }
 
-impl crate::recall::Step for Git {}
+impl crate::recall::Step for Git {
+    fn pin(&self) -> Option<Pin> {
+        // It is held while the remote is asked, which is before anybody wants to know.
+        let resolved = self.resolved.try_lock().ok()?;
+        Some(Pin::Commit(resolved.as_ref()?.commit().to_owned()))
+    }
+}
 
 #[async_trait]
 impl Op<Tree> for Git {

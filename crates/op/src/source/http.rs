@@ -17,6 +17,7 @@ use weld_store::{BlobError, BlobInfo, DbError, NewUsage, Object, RecordType, Sna
 
 use super::{secrets, upload};
 use crate::blocking::blocking;
+use crate::captured::Pin;
 use crate::digest::to_solver;
 use crate::reporting::reporting;
 use crate::{Tree, Worker};
@@ -374,7 +375,15 @@ fn remember(worker: &Worker, key: String, kept: &Kept) -> Result<(), BlobError> 
     Ok(())
 }
 
-impl crate::recall::Step for Http {}
+impl crate::recall::Step for Http {
+    fn pin(&self) -> Option<Pin> {
+        if let Some(checksum) = &self.wanted.checksum {
+            return Some(Pin::Digest(checksum.clone()));
+        }
+        let kept = self.kept.try_lock().ok()?;
+        Some(Pin::Digest(kept.as_ref()?.download.digest.clone()))
+    }
+}
 
 #[async_trait]
 impl Op<Tree> for Http {

@@ -353,7 +353,7 @@ pub enum Reply<O, V> {
     /// A session of an interested job, or none that was not tried.
     Session(Option<SessionNo>),
     /// The vertices of the root, inputs first.
-    Walk(Vec<WalkedVertex<O>>),
+    Walk(Vec<WalkedVertex<O, V>>),
     /// The edges that the roots are made of.
     Chain(Vec<SolvedEdge>),
     /// It is done.
@@ -373,7 +373,7 @@ pub struct Built<V> {
 
 /// One vertex of a provenance walk.
 #[derive(Clone, Debug)]
-pub struct WalkedVertex<O> {
+pub struct WalkedVertex<O, V> {
     /// Digest that the job loaded.
     pub digest: Digest,
     /// Name that the job loaded.
@@ -390,4 +390,17 @@ pub struct WalkedVertex<O> {
     pub complete: bool,
     /// Positions in the walk of the roots of builds that the operation asked for.
     pub sub_builds: Vec<u32>,
+    /// What the outputs came to that were asked for.
+    pub results: Vec<WalkedResult<V>>,
+}
+
+/// What one output of a [`WalkedVertex`] came to.
+#[derive(Clone, Debug)]
+pub struct WalkedResult<V> {
+    /// Index of the output.
+    pub output: u32,
+    /// The result, if it is there.
+    pub value: Option<V>,
+    /// The keys under which the result is recorded, if it is.
+    pub keys: Vec<KeyId>,
 }

@@ -5,7 +5,7 @@ use hashbrown::HashMap;
 use super::{
     Core,
     graph::{Phase, VertexId},
-    io::{JobId, Reply, RootId, Ticket, WalkedVertex},
+    io::{JobId, Reply, RootId, Ticket, WalkedResult, WalkedVertex},
     table::FixedState,
 };
 
@@ -48,6 +48,18 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     .last_builds()
                     .iter()
                     .map(|root| position(*root))
+                    .collect(),
+                results: state
+                    .edges
+                    .iter()
+                    .map(|edge| {
+                        let target = self.find(*edge);
+                        WalkedResult {
+                            output: self.edges[*edge].output,
+                            value: self.edges[target].result.clone(),
+                            keys: self.record_keys(target),
+                        }
+                    })
                     .collect(),
             }
         });

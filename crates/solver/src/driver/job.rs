@@ -9,8 +9,9 @@ use hashbrown::HashSet;
 
 use super::{ANY_EPOCH, CoreInput, CoreReply, Owner, Shared, domain_digest, inbox::Message};
 use crate::{
-    Built, Digest, Op, OpDefinition, ProgressStream, ResultRef, Session, SolveError, Value,
+    Built, Digest, KeyId, Op, OpDefinition, ProgressStream, ResultRef, Session, SolveError, Value,
     core::{FixedState, JobId, RootId, Ticket},
+    keystore::Answer,
     progress::Channel,
 };
 
@@ -59,6 +60,19 @@ pub struct ProvenanceVertex<T: Value> {
     pub complete: bool,
     /// Roots of builds that the operation asked for, as positions in the walk.
     pub sub_builds: Vec<u32>,
+    /// What the outputs came to that were asked for.
+    pub results: Vec<ProvenanceResult<T>>,
+}
+
+/// What one output of a [`ProvenanceVertex`] came to.
+#[derive(Clone)]
+pub struct ProvenanceResult<T: Value> {
+    /// Index of the output.
+    pub output: u32,
+    /// The result, if it is there; what was found through the records of others need not be.
+    pub value: Option<ResultRef<T>>,
+    /// The keys under which it is recorded: [`Job::recorded`] finds it by them.
+    pub keys: Vec<KeyId>,
 }
 
 /// A client's build. Dropping it discards it.
@@ -225,10 +239,36 @@ impl<T: Value> Job<T> {
                     inputs: vertex.inputs,
                     complete: vertex.complete,
                     sub_builds: vertex.sub_builds,
+                    results: vertex
+                        .results
+                        .into_iter()
+                        .map(|result| ProvenanceResult {
+                            output: result.output,
+                            value: result.value,
+                            keys: result.keys,
+                        })
+                        .collect(),
                 })
                 .collect()),
             _ => Err(SolveError::Shutdown),
         }
+    }
+
+    /// The result that is recorded under one of these keys here, if one can still be loaded.
+    pub async fn recorded(&self, keys: &[KeyId]) -> Option<ResultRef<T>> {
+        let local = &self.shared.sources.local;
+        for key in keys {
+            let entry = match local.keys.entry(*key) {
+                Answer::Ready(entry) => entry,
+                Answer::Later(entry) => entry.await.ok().flatten(),
+            };
+            for record in entry.into_iter().flat_map(|entry| entry.records) {
+                if let Ok(value) = local.results.load(record.id).await {
+                    return Some(ResultRef::new(value, Arc::clone(&local.results)));
+                }
+            }
+        }
+        None
     }
 
     /// What happens to the job's vertices, from the first one that it loaded. Streams of one job share its events.

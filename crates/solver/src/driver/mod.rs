@@ -19,7 +19,7 @@ use std::{
 
 pub use context::{NoSession, OpContext, SessionClosed};
 use inbox::{Inbox, Message};
-pub use job::{Job, JobOptions, ProvenanceVertex, Root};
+pub use job::{Job, JobOptions, ProvenanceResult, ProvenanceVertex, Root};
 use pump::Pump;
 use slots::Slots;
 use sources::Sources;

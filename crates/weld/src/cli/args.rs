@@ -156,6 +156,18 @@ pub(crate) struct BuildArgs {
     /// Add an annotation to the image.
     #[arg(long = "annotation", value_name = "[TYPE:]KEY=VALUE")]
     pub(crate) annotations: Vec<String>,
+    /// Attach a statement on the result: type=provenance or type=sbom with its fields; may be
+    /// repeated.
+    #[arg(long = "attest", value_name = "FIELDS")]
+    pub(crate) attests: Vec<String>,
+    /// Attach how the result was made (SLSA provenance): true, false, or fields such as mode=max:
+    /// short for --attest type=provenance.
+    #[arg(long, value_name = "BOOL|FIELDS")]
+    pub(crate) provenance: Option<String>,
+    /// Attach a list of what is in the result, made by a scanner image: true, false, or fields such
+    /// as generator=IMAGE: short for --attest type=sbom.
+    #[arg(long, value_name = "BOOL|FIELDS")]
+    pub(crate) sbom: Option<String>,
     /// The network of RUN instructions: default, none or host.
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub(crate) network: String,

@@ -12,7 +12,7 @@ use super::caches::Caches;
 use super::context::{Inputs, add_named};
 use super::place::Worker;
 use super::report::Failure;
-use super::{offers, outputs, run, units};
+use super::{attest, offers, outputs, run, units};
 
 /// Builds and writes what the options ask for.
 pub(crate) async fn build(
@@ -164,6 +164,7 @@ fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
     if let Some(parent) = &args.cgroup_parent {
         set("cgroup-parent", parent);
     }
+    attrs.extend(attest::attributes(args)?);
     Ok(attrs)
 }
 

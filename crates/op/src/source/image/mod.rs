@@ -3,10 +3,10 @@
 mod error;
 mod resolve;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use weld_digest::FieldHasher;
+use weld_digest::{Digest, FieldHasher};
 use weld_llb::reference::Reference;
 use weld_llb::{ImageSource, OciLayoutSource, Platform};
 use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
@@ -17,6 +17,7 @@ pub(super) use resolve::off_reactor;
 pub(crate) use resolve::{Place, Resolutions, open_layout};
 
 use super::layers::{self, Layer, Origin};
+use crate::captured::Pin;
 use crate::digest::to_solver;
 use crate::reporting::reporting;
 use crate::session::{self, Session};
@@ -28,6 +29,8 @@ pub(crate) struct Image {
     pub(crate) wanted: Wanted,
     pub(crate) platform: Platform,
     pub(crate) description: String,
+    /// What the reference turned out to stand for when it was first asked.
+    pub(crate) resolved: OnceLock<Digest>,
 }
 
 pub(crate) enum Wanted {
@@ -104,7 +107,11 @@ fn check(image: &ImageSource, resolved: &Resolved) -> Result<(), ImageError> {
     }
 }
 
-impl crate::recall::Step for Image {}
+impl crate::recall::Step for Image {
+    fn pin(&self) -> Option<Pin> {
+        self.resolved.get().cloned().map(Pin::Digest)
+    }
+}
 
 #[async_trait]
 impl Op<Tree> for Image {
@@ -112,6 +119,8 @@ impl Op<Tree> for Image {
     /// another name, or with another config.
     async fn cache_map(&self, ctx: &OpContext<Tree>, index: u32) -> Result<CacheMap, OpError> {
         let (resolved, ..) = self.resolve(ctx).await?;
+        // A later answer is for a key that was found by the first one already.
+        let _ = self.resolved.set(resolved.digest.clone());
         let limit = self.wanted.layer_limit().unwrap_or(u64::MAX);
         let digest = match index {
             0 => FieldHasher::new("weld.op.image.manifest.v1")

@@ -1,16 +1,68 @@
-//! An operation as JSON, in the names of its message: how typed errors carry it.
+//! Operations as JSON, in the names of their messages: as typed errors and provenance carry them.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 use weld_proto::pb;
 
-/// The operation as protobuf's JSON mapping has it.
-pub(super) fn op(op: &pb::Op) -> Value {
-    let mut object = Map::new();
+/// The operation as protobuf's JSON mapping has it, which typed errors use.
+pub fn message(op: &pb::Op) -> Value {
+    let mut object = described(op);
     let inputs = op.inputs.iter();
     let inputs = inputs.map(|input| json!({"digest": input.digest, "index": input.index}));
     object.insert("inputs".to_owned(), Value::Array(inputs.collect()));
+    Value::Object(object)
+}
+
+/// The operation without its inputs as Go programs read it from provenance: what is one of several
+/// lies under the name of the choice.
+pub fn step(op: &pb::Op) -> Value {
+    let mut object = described(op);
+    if let Some(Value::Object(file)) = object.get_mut("file")
+        && let Some(Value::Array(actions)) = file.get_mut("actions")
+    {
+        for action in actions.iter_mut().filter_map(Value::as_object_mut) {
+            choose(
+                action,
+                "Action",
+                &["copy", "mkfile", "mkdir", "rm", "symlink"],
+            );
+            let kinds = action.get_mut("Action").and_then(Value::as_object_mut);
+            let kinds = kinds.into_iter().flat_map(Map::values_mut);
+            for owner in kinds.filter_map(|kind| kind.get_mut("owner")?.as_object_mut()) {
+                for user in owner.values_mut().filter_map(Value::as_object_mut) {
+                    if let Some(id) = user.remove("byID") {
+                        user.insert("byId".to_owned(), id);
+                    }
+                    choose(user, "User", &["byName", "byId"]);
+                }
+            }
+        }
+    }
+    let kinds = [
+        "exec",
+        "source",
+        "file",
+        "build",
+        "merge",
+        "diff",
+        "passthrough",
+    ];
+    choose(&mut object, "Op", &kinds);
+    Value::Object(object)
+}
+
+/// Moves those of `fields` that are there into an object of their own.
+fn choose(object: &mut Map<String, Value>, choice: &str, fields: &[&str]) {
+    let chosen = fields.iter();
+    let chosen: Map<_, _> = chosen
+        .filter_map(|field| object.remove_entry(*field))
+        .collect();
+    object.insert(choice.to_owned(), Value::Object(chosen));
+}
+
+fn described(op: &pb::Op) -> Map<String, Value> {
+    let mut object = Map::new();
     if let Some(kind) = &op.op {
         let (name, value) = match kind {
             pb::op::Op::Exec(exec) => ("exec", exec_op(exec)),
@@ -62,7 +114,7 @@ pub(super) fn op(op: &pb::Op) -> Value {
             json!({"filter": constraints.filter}),
         );
     }
-    Value::Object(object)
+    object
 }
 
 fn exec_op(exec: &pb::ExecOp) -> Value {

@@ -1,0 +1,183 @@
+//! What a frontend was asked for, as provenance tells it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use weld_dockerfile::convert::GitRef;
+
+use super::capture::{DigestSet, Sources};
+use super::redact::redact;
+
+/// What a frontend was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    name: String,
+    opts: BTreeMap<String, String>,
+}
+
+impl Asked {
+    /// A frontend with its options; without name and options nothing.
+    pub fn new(name: &str, opts: &BTreeMap<String, String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            opts: opts.clone(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.name.is_empty() && self.opts.keys().all(|key| !is_told(key))
+    }
+}
+
+/// Options that are about this machine, or about provenance itself, and not about the result.
+fn is_told(key: &str) -> bool {
+    !key.starts_with("attest:")
+        && !matches!(
+            key,
+            "cgroup-parent" | "image-resolve-mode" | "platform" | "cache-imports"
+        )
+}
+
+/// Where a frontend's instructions come from, and its other options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Request {
+    #[serde(rename = "configSource")]
+    pub(super) config: ConfigSource,
+    #[serde(rename = "request")]
+    pub(super) parameters: Parameters,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct ConfigSource {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) uri: String,
+    #[serde(skip_serializing_if = "DigestSet::is_empty")]
+    pub(super) digest: DigestSet,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) path: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Parameters {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) frontend: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) args: BTreeMap<String, String>,
+}
+
+impl Request {
+    /// What was asked for, with the digest of where the instructions come from if that is among the
+    /// sources. No URL has credentials in it.
+    pub(super) fn of(asked: &Asked, sources: &Sources) -> Self {
+        let mut args: BTreeMap<String, String> = asked
+            .opts
+            .iter()
+            .filter(|(key, _)| is_told(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let set = |args: &BTreeMap<String, String>, key: &str| {
+            args.get(key).is_some_and(|value| !value.is_empty())
+        };
+        let context = match args.get("contextkey").filter(|key| !key.is_empty()) {
+            Some(key) => key.clone(),
+            None if set(&args, "input:context") => "input:context".to_owned(),
+            None => "context".to_owned(),
+        };
+        let mut config = ConfigSource::default();
+        if set(&args, &context)
+            && let Some(uri) = args.remove(&context)
+        {
+            (config.uri, config.digest) = match material(sources, &uri) {
+                Some(found) => found,
+                None => (uri, DigestSet::default()),
+            };
+            config.uri = redact(&config.uri);
+        }
+        if set(&args, "filename")
+            && let Some(path) = args.remove("filename")
+        {
+            config.path = path;
+        }
+        for value in args.values_mut() {
+            *value = redact(value);
+        }
+        Self {
+            config,
+            parameters: Parameters {
+                frontend: asked.name.clone(),
+                args,
+            },
+        }
+    }
+}
+
+/// The source that a context's URL names: how provenance calls it, and its digest.
+fn material(sources: &Sources, context: &str) -> Option<(String, DigestSet)> {
+    if let Ok(Some(git)) = GitRef::parse(context) {
+        let source = git.to_source();
+        let remote = match source.reference.as_str() {
+            "" => source.remote(),
+            reference => format!("{}#{reference}", source.remote()),
+        };
+        let found = sources.git.get(&redact(&remote))?;
+        let uri = match (source.reference.as_str(), source.subdir.as_str()) {
+            (_, "") => remote,
+            ("", subdir) => format!("{remote}#:{subdir}"),
+            (_, subdir) => format!("{remote}:{subdir}"),
+        };
+        return Some((uri, DigestSet::of_commit(found)));
+    }
+    let digest = sources.http.get(&redact(context))?;
+    Some((context.to_owned(), DigestSet::of(digest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(pairs: &[(&str, &str)]) -> Asked {
+        let pairs = pairs.iter();
+        Asked::new(
+            "dockerfile.v0",
+            &pairs
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn a_request_is_told_without_credentials_and_what_is_of_this_machine() {
+        let asked = asked(&[
+            ("context", "https://u:p@host/a.git#main:sub"),
+            ("filename", "Dockerfile"),
+            ("build-arg:HTTP_PROXY", "http://u:p@proxy:3128"),
+            ("context:foo", "https://u:p@host/foo.html"),
+            ("attest:provenance", "mode=max"),
+            ("platform", "linux/amd64"),
+            ("label:a", "b"),
+        ]);
+        let mut sources = Sources::default();
+        let commit = "0123456789012345678901234567890123456789";
+        sources.git.insert(
+            "https://xxxxx:xxxxx@host/a.git#main".to_owned(),
+            commit.to_owned(),
+        );
+        let request = Request::of(&asked, &sources);
+        assert_eq!(
+            request.config.uri,
+            "https://xxxxx:xxxxx@host/a.git#main:sub"
+        );
+        assert_eq!(request.config.digest, DigestSet::of_commit(commit));
+        assert_eq!(request.config.path, "Dockerfile");
+        let args: Vec<_> = request.parameters.args.keys().map(String::as_str).collect();
+        assert_eq!(args, ["build-arg:HTTP_PROXY", "context:foo", "label:a"]);
+        assert!(!format!("{request:?}").contains("u:p@"), "{request:?}");
+    }
+
+    #[test]
+    fn what_is_of_this_machine_alone_is_no_request() {
+        let only = Asked::new("", &[("platform".to_owned(), "x".to_owned())].into());
+        assert!(only.is_empty());
+        assert!(!asked(&[]).is_empty());
+    }
+}
