@@ -43,6 +43,7 @@ impl World {
             session: HostSession::new().into_session(),
             entitlements: Vec::new(),
             asked: Asked::default(),
+            domain: None,
         };
         let (sender, progress) = weld_progress::channel();
         let job = engine.open_job(request, sender, CancellationToken::new());

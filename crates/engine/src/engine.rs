@@ -214,6 +214,7 @@ impl Engine {
             session: request.session,
             entitlements: request.entitlements,
             asked,
+            domain: None,
         };
         let job = self.open_job(job, progress, cancel).await?;
         let response = match job.bridge().solve(solve).await {
@@ -242,6 +243,7 @@ impl Engine {
             session: request.session,
             entitlements: request.entitlements,
             asked: Asked::default(),
+            domain: None,
         };
         let job = self
             .open_job(job, progress, CancellationToken::new())

@@ -162,6 +162,7 @@ impl Build {
             session,
             entitlements: self.plan.entitlements.clone(),
             asked: Asked::new(&self.plan.frontend, &self.plan.frontend_attrs),
+            domain: None,
         };
         let job = self
             .shared

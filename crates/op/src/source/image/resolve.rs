@@ -208,12 +208,13 @@ impl Worker {
         Err(ImageError::Nested(text.to_owned()))
     }
 
-    /// What a reference with a digest stands for, if the store has it: nobody needs to be asked.
+    /// What a reference with a digest stands for, if the store has it: nobody needs to be asked, but
+    /// for whether the client of a named domain may have it.
     async fn known(
         &self,
         reference: &Reference,
     ) -> Result<Option<weld_source::registry::Resolved>, ImageError> {
-        let Some(digest) = reference.digest() else {
+        let Some(digest) = reference.digest().filter(|_| self.domain.name().is_none()) else {
             return Ok(None);
         };
         let (blobs, wanted) = (self.store.blobs().clone(), digest.clone());
