@@ -125,7 +125,7 @@ fn a_schedule_is_written_and_read() {
 }
 
 /// Every built-in mistake, with the number of seeds within which it must be found.
-const FAULTS: [(Fault, u64); 19] = [
+const FAULTS: [(Fault, u64); 21] = [
     (Fault::TargetNotOwned, 60),
     (Fault::InterestNotMerged, 60),
     (Fault::InterestKept, 10),
@@ -145,6 +145,8 @@ const FAULTS: [(Fault, u64); 19] = [
     (Fault::RankNotRaised, 400),
     (Fault::LossNotTold, 400),
     (Fault::FailureKeptForLater, 100),
+    (Fault::HistoryKept, 10),
+    (Fault::ListenerKept, 60),
 ];
 
 #[test]
