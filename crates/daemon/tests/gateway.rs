@@ -43,6 +43,7 @@ impl World {
             session: HostSession::new().into_session(),
             entitlements: Vec::new(),
             asked: Asked::default(),
+            explain: false,
             domain: None,
         };
         let (sender, progress) = weld_progress::channel();

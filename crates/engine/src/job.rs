@@ -1,6 +1,7 @@
 //! One build of a client: what its frontends work through, and its results on their way out.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -41,6 +42,8 @@ pub struct JobRequest {
     pub entitlements: Vec<Entitlement>,
     /// What the client asks for, as provenance is to tell it.
     pub asked: Asked,
+    /// Whether to tell beside each step that was not cached why it was not.
+    pub explain: bool,
     /// The isolation domain; without one, that of all builds that have none. Nothing that a client
     /// says may choose it: whoever opens builds for clients knows who they are.
     pub domain: Option<String>,
@@ -150,7 +153,11 @@ impl Engine {
             }
         };
         let job = self.solver.new_job(options).await?;
-        let events = tokio::spawn(relay(job.progress(), progress.clone(), self.explain));
+        if request.explain {
+            self.explained.store(true, Ordering::Relaxed);
+            worker.explaining.set(true);
+        }
+        let events = tokio::spawn(relay(job.progress(), progress.clone(), request.explain));
         Ok(BuildJob {
             core: Arc::new(JobCore {
                 worker,

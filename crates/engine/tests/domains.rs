@@ -105,6 +105,7 @@ impl World {
             id: format!("job-{number}"),
             session,
             entitlements: Vec::new(),
+            explain: false,
             domain: domain.map(str::to_owned),
         };
         let (progress, mut heard) = weld_progress::channel();

@@ -162,6 +162,7 @@ impl Build {
             session,
             entitlements: self.plan.entitlements.clone(),
             asked: Asked::new(&self.plan.frontend, &self.plan.frontend_attrs),
+            explain: self.plan.explain(),
             domain: None,
         };
         let job = self

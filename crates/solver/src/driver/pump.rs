@@ -452,7 +452,7 @@ impl<T: Value> Pump<T> {
         self.queries.clear();
         self.histories = Histories::default();
         let effects = std::mem::take(&mut self.effects);
-        let core = std::mem::replace(&mut self.core, Core::new());
+        let core = std::mem::take(&mut self.core);
         // A store may panic when it is given back what they hold.
         let _ = catch_unwind(AssertUnwindSafe(|| drop((effects, core))));
         self.recording = 0;
