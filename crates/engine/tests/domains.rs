@@ -8,18 +8,23 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use weld_engine::{
-    BuildError, Config, Engine, HostSession, JobRequest, Refs, SolveInput, SolveRequest,
+    Asked, BuildError, Config, Engine, HostSession, JobRequest, Refs, SolveInput, SolveRequest,
 };
+use weld_fileset::SelectionOptions;
 use weld_llb::{
     Builder, CacheSharingOpt, Constraints, CopyAction, FileChange, ImageSource, LocalSource,
     MountSpec, Platform, Run, Source, State, pb,
 };
+use weld_op::session::{Agent, Layout, Secret, Session, SessionError};
 use weld_progress::Vertex;
+use weld_source::local::TreeProvider;
+use weld_source::registry::{Credential, Credentials, CredentialsError};
 use weld_testbed::Registry;
 
 /// The registry that all tests use, with the image `base`.
@@ -98,13 +103,23 @@ impl World {
         domain: Option<&str>,
         input: impl FnOnce(&str) -> SolveInput,
     ) -> Result<Made, BuildError> {
-        let number = self.jobs.fetch_add(1, Ordering::Relaxed);
         let session = self.session().into_session();
+        self.solve_in(domain, session, input).await
+    }
+
+    async fn solve_in(
+        &self,
+        domain: Option<&str>,
+        session: Arc<dyn Session>,
+        input: impl FnOnce(&str) -> SolveInput,
+    ) -> Result<Made, BuildError> {
+        let number = self.jobs.fetch_add(1, Ordering::Relaxed);
         let input = input(session.id());
         let request = JobRequest {
             id: format!("job-{number}"),
             session,
             entitlements: Vec::new(),
+            asked: Asked::default(),
             explain: false,
             domain: domain.map(str::to_owned),
         };
@@ -267,4 +282,90 @@ async fn a_vertex_of_a_definition_that_is_never_merged_runs_for_each_build() {
     let build = || world.solve(None, |id| SolveInput::Definition(never_merged(id)));
     let (first, second) = tokio::join!(build(), build());
     assert_ne!(first.unwrap().out, second.unwrap().out);
+}
+
+/// A client's session, with credentials of its own.
+struct Known(Arc<dyn Session>, Option<Credential>);
+
+#[async_trait]
+impl Session for Known {
+    fn id(&self) -> &str {
+        // Chosen by the client: it may be that of somebody else.
+        "the-same"
+    }
+
+    async fn directory(
+        &self,
+        name: &str,
+        selection: SelectionOptions,
+    ) -> Result<Option<Arc<dyn TreeProvider>>, SessionError> {
+        self.0.directory(name, selection).await
+    }
+
+    async fn layout(&self, name: &str) -> Result<Option<Layout>, SessionError> {
+        self.0.layout(name).await
+    }
+
+    async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {
+        self.0.secret(id).await
+    }
+
+    async fn agent(&self, id: &str) -> Result<Option<Agent>, SessionError> {
+        self.0.agent(id).await
+    }
+
+    fn credentials(&self) -> Arc<dyn Credentials> {
+        Arc::new(Known(Arc::clone(&self.0), self.1.clone()))
+    }
+}
+
+#[async_trait]
+impl Credentials for Known {
+    async fn get(&self, _host: &str) -> Result<Credential, CredentialsError> {
+        Ok(self.1.clone().unwrap_or(Credential::Anonymous))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_named_by_digest_is_given_to_no_domain_that_may_not_have_it() {
+    let registry = Registry::start_private().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let layout = directory.path().join("base");
+    let busybox = weld_testbed::static_busybox().expect("Debian's busybox-static");
+    weld_testbed::write_base_image(&layout, &busybox).unwrap();
+    registry.push_layout(&layout, "latest", "base").unwrap();
+    let index = std::fs::read(layout.join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let digest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+    let pinned = format!("{}/base@{digest}", registry.host());
+
+    let world = World::new().await;
+    let input = world.write(&format!(
+        "FROM {pinned}\nRUN cat /proc/sys/kernel/random/uuid >/out"
+    ));
+    let member = Credential::Basic {
+        username: Registry::USER.to_owned(),
+        password: weld_source::Secret::new(Registry::PASSWORD),
+    };
+    let build = |domain, credential: Option<&Credential>| {
+        let session = world.session().into_session();
+        let session = Arc::new(Known(session, credential.cloned()));
+        world.solve_in(domain, session, |_| input())
+    };
+    let made = build(Some("a"), Some(&member)).await.unwrap();
+    for stranger in [Some("b"), None] {
+        let refused = build(stranger, None).await.err().expect("no access");
+        let refused = refused.to_string();
+        assert!(refused.contains(&digest), "{refused}");
+    }
+    // Who is let in finds it there.
+    for domain in [Some("b"), None] {
+        let other = build(domain, Some(&member)).await.unwrap();
+        assert!(other.has_cached("FROM"), "{:?}", other.cached);
+        assert_ne!(other.out, made.out);
+    }
+    let again = build(Some("a"), Some(&member)).await.unwrap();
+    assert_eq!(again.out, made.out);
+    // What the domain without a name was given is not given to others either.
+    assert!(build(Some("c"), None).await.is_err());
 }
