@@ -28,4 +28,4 @@ pub use matcher::{ParentMatches, Pattern, PatternError, PatternMatcher};
 pub use path_order::{clean, compare_paths};
 pub use selection::{DirState, DirVerdict, Selection, SelectionError, SelectionOptions};
 pub use walk::{WalkError, WalkOptions, walk};
-pub use xattrs::{read_xattrs, read_xattrs_of};
+pub use xattrs::{read_xattrs, read_xattrs_at, read_xattrs_of};

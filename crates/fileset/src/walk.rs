@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use crate::beneath::metadata_at;
 use crate::entry::{Entry, InodeId, Metadata, Xattr};
 use crate::layers::{Layers, MergedDir, MergedName};
 use crate::selection::{DirState, Selection};
-use crate::xattrs::read_xattrs;
+use crate::xattrs::read_xattrs_at;
 
 /// How many names of one directory a job takes.
 const PIECE: usize = 256;
@@ -353,10 +353,7 @@ impl Shared<'_> {
     }
 
     fn xattrs(&self, dir: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Option<Vec<Xattr>> {
-        let place = Path::new("/proc/self/fd")
-            .join(dir.as_raw_fd().to_string())
-            .join(name);
-        match read_xattrs(&place) {
+        match read_xattrs_at(dir, Path::new(name)) {
             Ok(xattrs) => Some(xattrs),
             Err(error) if has_vanished(error) => None,
             Err(error) => {

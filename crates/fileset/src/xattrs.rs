@@ -1,9 +1,10 @@
 //! Extended attributes of paths and of open files.
 
-use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
@@ -19,6 +20,54 @@ pub fn read_xattrs(path: &Path) -> Result<Vec<Xattr>, Errno> {
         |buffer| rustix::fs::llistxattr(path, buffer),
         |name, buffer| rustix::fs::lgetxattr(path, name, buffer),
     )
+}
+
+/// The same of a path from an open directory.
+pub fn read_xattrs_at(directory: BorrowedFd<'_>, path: &Path) -> Result<Vec<Xattr>, Errno> {
+    // Most files have none, and are told of without the way through `/proc`, which takes longer
+    // than all the rest.
+    if is_without_xattrs(directory, path)? {
+        return Ok(Vec::new());
+    }
+    let directory = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    read_xattrs(&Path::new(&directory).join(path))
+}
+
+/// The number of `listxattrat`, the same on all architectures that have it (Linux 6.13).
+const LISTXATTRAT: libc::c_long = 465;
+
+/// Whether the kernel says so; one that cannot tell says no.
+fn is_without_xattrs(directory: BorrowedFd<'_>, path: &Path) -> Result<bool, Errno> {
+    static MISSING: AtomicBool = AtomicBool::new(false);
+    if MISSING.load(Ordering::Relaxed) {
+        return Ok(false);
+    }
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the path ends with a zero byte and lives as long as the call; without a buffer the
+    // kernel writes nothing and returns the length.
+    let length = unsafe {
+        libc::syscall(
+            LISTXATTRAT,
+            directory.as_raw_fd(),
+            path.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            std::ptr::null_mut::<libc::c_char>(),
+            0_usize,
+        )
+    };
+    if length >= 0 {
+        return Ok(length == 0);
+    }
+    let error = std::io::Error::last_os_error();
+    match Errno::from_io_error(&error).unwrap_or(Errno::NOSYS) {
+        // Older, or forbidden by a filter that does not know it.
+        Errno::NOSYS | Errno::PERM => {
+            MISSING.store(true, Ordering::Relaxed);
+            Ok(false)
+        }
+        Errno::NOTSUP => Ok(true),
+        error => Err(error),
+    }
 }
 
 /// The extended attributes of an open file by name.
@@ -68,4 +117,32 @@ fn with_room(fill: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>
     let len = fill(&mut large)?;
     large.truncate(len);
     Ok(large)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_path_from_a_directory_has_what_it_has_by_itself() {
+        let root = tempfile::tempdir_in(".").unwrap();
+        let inner = root.path().join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        for name in ["with", "without"] {
+            std::fs::write(inner.join(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink("with", inner.join("link")).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(inner.join("with"), "user.a", b"b", flags).unwrap();
+        let directory = std::fs::File::open(root.path()).unwrap();
+        let at = |path: &str| read_xattrs_at(directory.as_fd(), Path::new(path));
+        assert_eq!(
+            at("inner/with").unwrap(),
+            [("user.a".into(), b"b".to_vec())]
+        );
+        assert_eq!(at("inner/without").unwrap(), []);
+        assert_eq!(at("inner/link").unwrap(), []);
+        assert_eq!(at("inner/missing").unwrap_err(), Errno::NOENT);
+    }
 }

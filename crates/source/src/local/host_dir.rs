@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use weld_fileset::{
     Entry, Layers, Selection, SelectionError, SelectionOptions, WalkError, WalkOptions,
-    compare_paths, open_beneath, read_xattrs, walk,
+    compare_paths, open_beneath, read_xattrs_at, walk,
 };
 
 use super::index::TreeIndex;
@@ -96,8 +96,7 @@ impl HostDir {
     }
 
     fn read_xattrs(&self, stat: &mut Stat) -> Result<(), HostDirError> {
-        let path = format!("/proc/self/fd/{}", self.root.as_raw_fd());
-        match read_xattrs(&Path::new(&path).join(&stat.path)) {
+        match read_xattrs_at(self.root.as_fd(), &stat.path) {
             Ok(mut xattrs) => {
                 xattrs.retain(|(name, _)| !name.as_encoded_bytes().starts_with(b"com.apple."));
                 stat.xattrs = xattrs;

@@ -16,6 +16,7 @@ mod index;
 mod stat;
 mod store_tree;
 mod sync;
+mod watched;
 
 pub use dir_target::DirTarget;
 pub use host_dir::{HostDir, HostDirError};

@@ -6,17 +6,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rayon::prelude::*;
 use weld_digest::{Digest, Hasher};
 use weld_fileset::{Timestamp, compare_paths};
 
 use super::diff::{Diff, Step};
 use super::index::{IndexEntry, TreeIndex};
 use super::stat::{Stat, StatError, check};
+use super::watched::Watched;
 use crate::progress::{Progress, Transfer};
 
 /// How long before a sync a file must have been changed last for its times to be trusted the next
 /// time: more than a tick of a file system's clock.
 const SETTLING: Duration = Duration::from_millis(20);
+
+/// How many directories, or changes of metadata, a job takes.
+const PIECE: usize = 32;
 
 /// Why a provider cannot tell or give what there is.
 #[derive(Debug, thiserror::Error)]
@@ -335,12 +340,13 @@ impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
         };
         for (_, stat) in made() {
             touched.extend(stat.path.parent());
-            if stat.is_dir() {
-                self.alive()?;
-                self.target
-                    .make_dir(stat)
-                    .map_err(|source| write("make", stat, source))?;
-            }
+        }
+        let dirs = made().map(|(_, stat)| stat).filter(|stat| stat.is_dir());
+        for level in &by_depth(dirs) {
+            self.for_each(level, |stat| {
+                let made = self.target.make_dir(stat);
+                made.map_err(|source| write("make", stat, source))
+            })?;
         }
         let contents = self.make_files(made().filter(|(_, stat)| stat.has_content()), stats)?;
         self.make_others(made())?;
@@ -394,20 +400,39 @@ impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
         stats: &[Stat],
         touched: &BTreeSet<&Path>,
     ) -> Result<(), SyncError> {
-        for ((step, _), stat) in diff.steps.iter().zip(stats).rev() {
+        let steps = diff.steps.iter().map(|(step, _)| step);
+        let due = steps.zip(stats).filter(|(step, stat)| {
             let due = match step {
                 Step::Metadata => true,
                 Step::Make => stat.is_dir(),
                 Step::Keep | Step::Verify => false,
             };
-            if due || (stat.is_dir() && touched.contains(stat.path.as_path())) {
-                self.alive()?;
-                self.target
-                    .set_metadata(stat)
-                    .map_err(|source| write("set the metadata of", stat, source))?;
-            }
+            due || (stat.is_dir() && touched.contains(stat.path.as_path()))
+        });
+        for level in by_depth(due.map(|(_, stat)| stat)).iter().rev() {
+            self.for_each(level, |stat| {
+                let set = self.target.set_metadata(stat);
+                set.map_err(|source| write("set the metadata of", stat, source))
+            })?;
         }
         Ok(())
+    }
+
+    /// Does what is to be done for each of many paths that do not depend on each other.
+    fn for_each(
+        &self,
+        stats: &[&Stat],
+        act: impl Fn(&Stat) -> Result<(), SyncError> + Sync,
+    ) -> Result<(), SyncError> {
+        let act = |stat: &&Stat| {
+            self.alive()?;
+            act(stat)
+        };
+        // Few are not worth starting threads.
+        if stats.len() < 2 * PIECE {
+            return stats.iter().try_for_each(act);
+        }
+        stats.par_iter().with_min_len(PIECE).try_for_each(act)
     }
 
     /// Reads files on several threads, starting them in order; what was read of each, in the same
@@ -474,12 +499,7 @@ impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
             source,
         };
         let content = self.provider.open(number, stat).map_err(unreadable)?;
-        let mut reader = Watched {
-            inner: content,
-            hasher: self.target.hasher(stat),
-            size: 0,
-            failed: None,
-        };
+        let mut reader = Watched::new(content, self.target.hasher(stat));
         let taken = take(stat, &mut reader);
         let Watched {
             hasher,
@@ -545,6 +565,21 @@ impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
     }
 }
 
+/// Paths by the number of their components, the fewest first.
+fn by_depth<'s>(stats: impl Iterator<Item = &'s Stat>) -> Vec<Vec<&'s Stat>> {
+    let mut levels: Vec<Vec<&Stat>> = Vec::new();
+    for stat in stats {
+        let depth = stat.path.components().count();
+        if levels.len() <= depth {
+            levels.resize_with(depth + 1, Vec::new);
+        }
+        if let Some(level) = levels.get_mut(depth) {
+            level.push(stat);
+        }
+    }
+    levels
+}
+
 fn positions(diff: &Diff, wanted: impl Fn(Step) -> bool) -> Vec<usize> {
     let steps = diff.steps.iter().enumerate();
     steps
@@ -572,30 +607,4 @@ fn now() -> Timestamp {
 
 fn is_settled(stat: &Stat, started: Timestamp) -> bool {
     stat.change.is_none_or(|change| change.ctime < started)
-}
-
-/// Digests what is read, and keeps the reader's error apart from those of whom it is read into.
-struct Watched {
-    inner: Box<dyn Read + Send>,
-    hasher: Hasher,
-    size: u64,
-    failed: Option<io::Error>,
-}
-
-impl Read for Watched {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.inner.read(buffer) {
-            Ok(count) => {
-                self.hasher.update(buffer.get(..count).unwrap_or_default());
-                self.size += count as u64;
-                Ok(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => {
-                let told = io::Error::new(error.kind(), "the content is unreadable");
-                self.failed = Some(error);
-                Err(told)
-            }
-        }
-    }
 }

@@ -159,20 +159,22 @@ fn entries_below(
 ) -> Result<(Vec<KeyEntry>, bool), KeyError> {
     let mut entries = Vec::new();
     let mut whole = true;
+    // Nothing is listed any more once one directory did not fit: listing takes its time.
+    let mut room = true;
     let path = format!("/{}", path.trim_matches('/'));
     let mut ahead = VecDeque::from([(path.trim_end_matches('/').as_bytes().to_vec(), start)]);
     while let Some((path, node)) = ahead.pop_front() {
-        let children = node.children()?;
-        let room = entries.len() + ahead.len() + children.len() <= limit;
         if node.is_directory() && room {
-            for (name, child) in children {
-                ahead.push_back(([path.as_slice(), b"/", name].concat(), child.clone()));
-            }
-            if !children.is_empty() {
+            let children = node.children()?;
+            room = entries.len() + ahead.len() + children.len() <= limit;
+            if room && !children.is_empty() {
+                for (name, child) in children {
+                    ahead.push_back(([path.as_slice(), b"/", name].concat(), child.clone()));
+                }
                 continue;
             }
         }
-        whole &= !node.is_directory() || children.is_empty();
+        whole &= room || !node.is_directory();
         if entries.len() == limit {
             return Ok((entries, false));
         }

@@ -19,6 +19,8 @@ use crate::file::error::rooted;
 
 /// How many files of one directory a job takes.
 const PIECE: usize = 256;
+/// How many directories a job finishes.
+const FINISH_PIECE: usize = 32;
 
 /// A directory to copy and its place.
 pub(crate) struct TreeCopy<'t> {
@@ -89,10 +91,25 @@ impl TreeCopy<'_> {
         for (leaf, target) in &plan.hard_links {
             self.put_hard_link(&plan, *leaf, &plan.targets[*target], destination)?;
         }
-        plan.targets
-            .iter()
-            .rev()
-            .try_for_each(|target| self.finish(target, destination))
+        self.finish_all(plan.targets, destination)
+    }
+
+    /// Gives directories their metadata, the deepest first, so that none is in a directory that
+    /// may already forbid to look for it.
+    fn finish_all(
+        &self,
+        mut targets: Vec<Target>,
+        destination: &Destination,
+    ) -> Result<(), FileError> {
+        let depth = |target: &Target| target.path.components().count();
+        targets.sort_by_cached_key(depth);
+        let mut levels = targets.chunk_by(|a, b| depth(a) == depth(b)).rev();
+        levels.try_for_each(|level| {
+            level
+                .par_iter()
+                .with_min_len(FINISH_PIECE)
+                .try_for_each(|target| self.finish(target, destination))
+        })
     }
 
     /// Makes all directories and sorts the rest by the directory that it goes into.
