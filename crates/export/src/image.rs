@@ -478,6 +478,10 @@ fn base_layers(platform: &BuiltPlatform) -> Arc<[Digest]> {
 
 /// Whether an annotation of a layer is for others: not what engines note for themselves.
 fn is_public(key: &str) -> bool {
+    // Clients look for this one of BuildKit's own.
+    if key == REWRITTEN {
+        return true;
+    }
     !matches!(key, "containerd.io/uncompressed")
         && !key.starts_with("buildkit/")
         && !key.starts_with("weld.")

@@ -197,6 +197,8 @@ impl ImageOptions {
                 "tar" => options.directory = !reader.flag()?,
                 "attestation-inline" => options.inline_attestations = reader.flag()?,
                 "oci-artifact" => oci_artifact = Some(reader.flag()?),
+                // It is asked of the build as a whole; BuildKit does not look at it here either.
+                key if key.starts_with("attest:") => {}
                 // They are about an image store, which there is none of.
                 "store" | "unpack" | "name-canonical" => drop(reader.flag()?),
                 _ => options.annotations.push(reader.annotation()?),

@@ -72,6 +72,7 @@ fn provenance_lies_beside_its_image() {
     );
     let manifest = blob(&layout, &entries[1]["digest"]);
     assert_eq!(manifest["subject"]["digest"], entries[0]["digest"]);
+    assert_eq!(manifest["config"]["data"], "e30=");
     let statement = statement(&layout);
     assert_eq!(statement["predicateType"], "https://slsa.dev/provenance/v1");
     let subject = statement["subject"][0]["name"].as_str().unwrap();

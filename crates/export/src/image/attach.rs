@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde_json::json;
 use weld_digest::Digest;
@@ -91,7 +93,11 @@ impl Assembly<'_> {
             true => media_type::OCI_EMPTY,
             false => self.types().config(),
         };
-        let config_descriptor = Descriptor::of(config_type, &config);
+        let mut config_descriptor = Descriptor::of(config_type, &config);
+        if self.options.oci_artifact {
+            // As the OCI image specification has its empty descriptor.
+            config_descriptor.data = Some(BASE64.encode(&config));
+        }
         let subject = self.options.oci_artifact.then(|| {
             let media_type = target.media_type.clone();
             Descriptor::new(media_type, target.digest.clone(), target.size)

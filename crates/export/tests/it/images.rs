@@ -184,6 +184,10 @@ async fn an_epoch_makes_separate_builds_one_image() {
             .await;
         let config = layout.document(&manifest["config"]["digest"]);
         assert_eq!(config["created"], "2001-09-09T01:46:40Z");
+        assert_eq!(
+            manifest["layers"][1]["annotations"]["buildkit/rewritten-timestamp"],
+            "1000000000"
+        );
         let listing = layout.listing(&manifest, 1);
         assert!(listing.contains("app/main"), "{listing}");
         assert!(

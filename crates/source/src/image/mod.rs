@@ -53,6 +53,9 @@ pub struct Descriptor {
     /// The type of an artifact, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
+    /// The content itself, in base64, where it is small.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
 }
 
 /// An image: a configuration and layers, lowest first.
@@ -201,6 +204,7 @@ impl Descriptor {
             annotations: BTreeMap::new(),
             platform: None,
             artifact_type: None,
+            data: None,
         }
     }
 
