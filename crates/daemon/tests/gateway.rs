@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Status};
 use weld_daemon::gateway::Session;
-use weld_engine::{Asked, AttestOptions, BuildJob, Config, Engine, HostSession, JobRequest, Refs};
+use weld_engine::{
+    Asked, AttestOptions, BuildJob, Config, Engine, HostSession, JobRequest, ProvenanceOptions,
+    Refs, SolveInput, SolveRequest,
+};
 use weld_llb::{
     Builder, Constraints, FileChange, MkdirAction, MkfileAction, Output, Platform, Run, State, pb,
 };
@@ -43,8 +46,6 @@ impl World {
             session: HostSession::new().into_session(),
             entitlements: Vec::new(),
             asked: Asked::default(),
-            explain: false,
-            domain: None,
         };
         let (sender, progress) = weld_progress::channel();
         let job = engine.open_job(request, sender, CancellationToken::new());
@@ -190,6 +191,17 @@ fn hello() -> pb::Definition {
     builder.definition(state.output, &Platform::host()).unwrap()
 }
 
+/// One file.
+fn one_file(path: &'static str, content: &'static str) -> pb::Definition {
+    let mut builder = Builder::new();
+    let changes = vec![file(path, 0o644, content)];
+    let state = State::scratch();
+    let state = state
+        .file(&mut builder, changes, Constraints::new())
+        .unwrap();
+    builder.definition(state.output, &Platform::host()).unwrap()
+}
+
 /// A root with a shell.
 fn shell(builder: &mut Builder) -> State {
     let busybox = weld_testbed::static_busybox().expect("busybox-static is installed");
@@ -324,6 +336,51 @@ async fn what_is_returned_is_the_result_of_the_build() {
         .export(&result, &[], &[], &AttestOptions::default())
         .await;
     assert!(exported.is_ok());
+}
+
+#[tokio::test]
+async fn provenance_tells_who_made_an_input() {
+    let world = World::new().await;
+    let files = one_file(
+        "/Dockerfile",
+        "FROM scratch AS base\nCOPY --from=made /f /f\n",
+    );
+    let bridge = world.job.bridge();
+    let ask = async |made: pb::Definition, input: &str, label: &str| {
+        let inputs = [("context", &files), ("dockerfile", &files), (input, &made)];
+        let opts = [
+            ("context:made", format!("input:{input}")),
+            ("label:by", label.to_owned()),
+        ];
+        let request = SolveRequest {
+            input: SolveInput::Frontend {
+                name: "dockerfile.v0".to_owned(),
+                opts: opts.map(|(key, value)| (key.to_owned(), value)).into(),
+                inputs: inputs
+                    .map(|(name, input)| (name.to_owned(), input.clone()))
+                    .into(),
+            },
+            evaluate: true,
+            ..SolveRequest::default()
+        };
+        bridge.solve(request).await.unwrap()
+    };
+    let first = ask(one_file("/f", "f"), "plain", "first").await;
+    let made = first.each_ref().next().unwrap().to_definition();
+    let second = ask(made, "made", "second").await;
+    let documents = world
+        .job
+        .provenance(&second, &ProvenanceOptions::default())
+        .await
+        .unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&documents[0].1).unwrap();
+    let request = &document["buildDefinition"]["externalParameters"]["request"];
+    assert_eq!(request["args"]["label:by"], "second");
+    let inputs = request["inputs"].as_object().unwrap();
+    // Of what no frontend made nobody knows who did.
+    assert_eq!(inputs.keys().collect::<Vec<_>>(), ["made"], "{request:#}");
+    assert_eq!(inputs["made"]["request"]["args"]["label:by"], "first");
+    assert_eq!(inputs["made"]["request"]["frontend"], "dockerfile.v0");
 }
 
 #[tokio::test]

@@ -98,7 +98,10 @@ impl Bridge {
             SolveInput::Frontend { name, opts, inputs } => {
                 let source = opts.get("source").cloned().unwrap_or_default();
                 let frontend = self.core.frontends.get(&name)?;
-                let below = Self::new(Arc::clone(&self.core), self.scope.below(&name, &opts));
+                let below = Self::new(
+                    Arc::clone(&self.core),
+                    self.scope.below(&name, &opts, &inputs),
+                );
                 let request = FrontendRequest {
                     opts,
                     inputs,
@@ -106,7 +109,9 @@ impl Bridge {
                 };
                 // Frontends ask for solves in turn, which may be other frontends.
                 let solved = Box::pin(frontend.solve(&below, request)).await;
-                solved.map_err(|error| error.of_frontend(name, source))?
+                let result = solved.map_err(|error| error.of_frontend(name, source))?;
+                below.scope.note_result(&result);
+                result
             }
         };
         if request.evaluate {

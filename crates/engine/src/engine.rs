@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 use weld_export::Exporter;
@@ -22,7 +21,7 @@ use crate::dockerfile::{self, Dockerfile};
 use crate::error::BuildError;
 use crate::frontend::{Frontend, FrontendRequest, Frontends};
 use crate::job::JobRequest;
-use crate::provenance::Asked;
+use crate::provenance::{Asked, Producers};
 use crate::request::{BuildInput, BuildRequest, BuildResponse};
 
 /// A build engine on a state directory of its own.
@@ -30,10 +29,11 @@ pub struct Engine {
     pub(crate) worker: Arc<Worker>,
     pub(crate) solver: Solver<Tree>,
     pub(crate) exporter: Exporter,
-    /// Whether a build has asked why its steps were not cached.
-    pub(crate) explained: AtomicBool,
+    /// Whether builds hear why their steps were not cached.
+    pub(crate) explain: bool,
     pub(crate) frontends: Frontends,
     pub(crate) provenance_environment: Arc<BTreeMap<String, serde_json::Value>>,
+    pub(crate) producers: Arc<Producers>,
 }
 
 /// Why an engine cannot be had.
@@ -134,17 +134,23 @@ impl Engine {
             worker,
             solver,
             exporter,
-            explained: AtomicBool::new(false),
+            explain: false,
             frontends,
             provenance_environment,
+            producers: Arc::default(),
         })
+    }
+
+    /// Lets builds tell beside each step that was not cached why it was not.
+    pub fn explain(&mut self) {
+        self.explain = true;
+        self.worker.explaining.set(true);
     }
 
     /// Whether steps that run compare themselves with what is remembered of them, and tell a trace
     /// why they run. On from the beginning where a trace is.
     pub fn set_explaining(&self, on: bool) {
-        let asked = self.explained.load(Ordering::Relaxed);
-        self.worker.explaining.set(on || asked);
+        self.worker.explaining.set(on || self.explain);
     }
 
     /// How much of builds is live; `None` if the solver is gone. What it tells its trace sink before
@@ -193,7 +199,7 @@ impl Engine {
             },
             BuildInput::Dockerfile { attrs } => {
                 attest = AttestOptions::from_attrs(&attrs)?;
-                asked = Asked::new(dockerfile::NAME, &attrs);
+                asked = Asked::new(dockerfile::NAME, &attrs, &BTreeMap::new());
                 SolveRequest {
                     input: SolveInput::Frontend {
                         name: dockerfile::NAME.to_owned(),
@@ -210,8 +216,6 @@ impl Engine {
             session: request.session,
             entitlements: request.entitlements,
             asked,
-            explain: request.explain,
-            domain: None,
         };
         let job = self.open_job(job, progress, cancel).await?;
         let response = match job.bridge().solve(solve).await {
@@ -240,8 +244,6 @@ impl Engine {
             session: request.session,
             entitlements: request.entitlements,
             asked: Asked::default(),
-            explain: request.explain,
-            domain: None,
         };
         let job = self
             .open_job(job, progress, CancellationToken::new())

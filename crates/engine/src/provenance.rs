@@ -6,6 +6,7 @@
 //! have it.
 
 mod capture;
+mod inputs;
 mod predicate;
 mod redact;
 mod request;
@@ -29,6 +30,7 @@ use crate::reference::Ref;
 use crate::result::FrontendResult;
 
 pub(crate) use capture::ImageMaterial;
+pub(crate) use inputs::Producers;
 pub use request::Asked;
 pub(crate) use scope::Scope;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::{Mutex, OnceCell};
+use weld_digest::Digest;
 use weld_llb::{Graph, pb};
 use weld_op::lazy::Need;
 use weld_op::{Origin, Tree, definition_from, retired_cache_mounts};
@@ -97,6 +98,13 @@ impl Ref {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// The vertex that it is.
+    pub(crate) fn head(&self) -> Option<Digest> {
+        let graph = &self.0.graph;
+        let vertex = graph.vertex(graph.root()?.vertex)?;
+        Some(vertex.digest().clone())
+    }
+
     /// Builds it, once for all who ask.
     ///
     /// # Errors
@@ -170,7 +178,7 @@ impl Ref {
     /// Steps that are to run in any case find none of what others left in their cache mounts.
     async fn retire_cache_mounts(&self) -> Result<(), BuildError> {
         let inner = &*self.0;
-        let ids = retired_cache_mounts(&inner.job.worker, &inner.graph, inner.how.no_cache);
+        let ids = retired_cache_mounts(&inner.graph, inner.how.no_cache);
         if ids.is_empty() {
             return Ok(());
         }

@@ -76,7 +76,7 @@ impl Scanner {
             .parse()
             .map_err(|error: weld_llb::reference::ParseReferenceError| bad(error.to_string()))?;
         // The scanner is no material of what it scans.
-        let scope = Scope::new(Asked::default());
+        let scope = Scope::new(Asked::default(), Arc::default());
         let bridge = Bridge::new(Arc::clone(&bridge.core), scope);
         let platform = bridge.platform().clone();
         let image = reference.with_default_tag();

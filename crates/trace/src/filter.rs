@@ -3,8 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use crate::{
-    kind::Kind,
-    line::{Line, Text},
+    line::{Kind, Line, Text},
     model::{Trace, VertexAt},
 };
 

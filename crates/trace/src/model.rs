@@ -3,8 +3,7 @@
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
 use crate::{
-    kind::Kind,
-    line::{Line, Text},
+    line::{Kind, Line, Text},
     read::{ReadError, Reader},
 };
 

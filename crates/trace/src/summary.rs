@@ -9,8 +9,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    kind::Kind,
-    line::{Line, Text},
+    line::{Kind, Line, Text},
     read::{ReadError, Reader},
     text::{Micros, one_line, short},
 };
@@ -300,7 +299,7 @@ impl Counting {
             .into_iter()
             .map(|(call, totals)| (call.to_owned(), totals))
             .collect();
-        summary.kinds = crate::kind::ALL
+        summary.kinds = crate::line::ALL
             .iter()
             .map(|kind| (kind.name().to_owned(), of(*kind)))
             .filter(|(_, count)| *count > 0)

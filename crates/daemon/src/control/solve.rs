@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use weld_digest::Digest;
 use weld_engine::{
     Asked, BuildJob, BuildResponse, ExportRequest, HostSession, JobRequest, ProvenanceOptions,
-    Refs, Session, SlsaVersion,
+    Refs, Session, SlsaVersion, SolveInput,
 };
 use weld_proto::control::{BuildHistoryRecord, Exporter, SolveRequest, SolveResponse};
 use weld_proto::google;
@@ -161,9 +161,7 @@ impl Build {
             id: self.plan.reference.clone(),
             session,
             entitlements: self.plan.entitlements.clone(),
-            asked: Asked::new(&self.plan.frontend, &self.plan.frontend_attrs),
-            explain: self.plan.explain(),
-            domain: None,
+            asked: self.asked(),
         };
         let job = self
             .shared
@@ -215,6 +213,15 @@ impl Build {
         let built = built.await;
         job.close().await;
         built
+    }
+
+    /// What the client asks for, as provenance tells it.
+    fn asked(&self) -> Asked {
+        let inputs = match &self.plan.work {
+            Work::Solve(SolveInput::Frontend { inputs, .. }) | Work::Client(inputs) => inputs,
+            Work::Solve(_) => &BTreeMap::new(),
+        };
+        Asked::new(&self.plan.frontend, &self.plan.frontend_attrs, inputs)
     }
 
     /// What the history keeps of how a result was made: all, and by whom if the client says so.

@@ -191,7 +191,7 @@ impl Predicate<'_> {
             .args
             .retain(|key, _| !key.starts_with("vcs:"));
         if self.options.mode == Mode::Min {
-            whole &= !scrub(&mut request.parameters.args);
+            whole &= !request.scrub();
         }
         (request, whole)
     }
@@ -213,7 +213,7 @@ impl Predicate<'_> {
         if let Some(root) = &self.capture.root {
             let mut root = root.clone();
             if self.options.mode == Mode::Min {
-                scrub(&mut root.parameters.args);
+                root.scrub();
             }
             object = object.with_document("root", &root)?;
         }
@@ -308,13 +308,6 @@ impl Predicate<'_> {
         }
         Value::Object(fields)
     }
-}
-
-/// Leaves out what users put into a build; whether there was any.
-fn scrub(args: &mut BTreeMap<String, String>) -> bool {
-    let before = args.len();
-    args.retain(|key, _| !key.starts_with("build-arg:") && !key.starts_with("label:"));
-    args.len() != before
 }
 
 fn granted(granted: &BTreeMap<String, bool>) -> Vec<Value> {

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use weld_digest::Digest;
 use weld_dockerfile::convert::GitRef;
+use weld_llb::pb;
+use weld_proto::Message;
 
 use super::capture::{DigestSet, Sources};
+use super::inputs::Producers;
 use super::redact::redact;
 
 /// What a frontend was asked for.
@@ -13,20 +17,36 @@ use super::redact::redact;
 pub struct Asked {
     name: String,
     opts: BTreeMap<String, String>,
+    /// The vertices that its inputs are, by the inputs' names.
+    inputs: BTreeMap<String, Digest>,
 }
 
 impl Asked {
-    /// A frontend with its options; without name and options nothing.
-    pub fn new(name: &str, opts: &BTreeMap<String, String>) -> Self {
+    /// A frontend with its options and inputs; without name and options nothing.
+    pub fn new(
+        name: &str,
+        opts: &BTreeMap<String, String>,
+        inputs: &BTreeMap<String, pb::Definition>,
+    ) -> Self {
+        let inputs = inputs.iter();
         Self {
             name: name.to_owned(),
             opts: opts.clone(),
+            inputs: inputs
+                .filter_map(|(name, definition)| Some((name.clone(), head(definition)?)))
+                .collect(),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.name.is_empty() && self.opts.keys().all(|key| !is_told(key))
+        self.name.is_empty() && self.inputs.is_empty() && self.opts.keys().all(|key| !is_told(key))
     }
+}
+
+/// The vertex that a definition is: the input of its last operation.
+fn head(definition: &pb::Definition) -> Option<Digest> {
+    let last = pb::Op::decode(definition.def.last()?.as_ref()).ok()?;
+    last.inputs.first()?.digest.parse().ok()
 }
 
 /// Options that are about this machine, or about provenance itself, and not about the result.
@@ -63,12 +83,15 @@ pub(super) struct Parameters {
     pub(super) frontend: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) args: BTreeMap<String, String>,
+    /// What was asked of whom for each input of which that is known.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) inputs: BTreeMap<String, Request>,
 }
 
 impl Request {
     /// What was asked for, with the digest of where the instructions come from if that is among the
     /// sources. No URL has credentials in it.
-    pub(super) fn of(asked: &Asked, sources: &Sources) -> Self {
+    pub(super) fn of(asked: &Asked, sources: &Sources, producers: &Producers) -> Self {
         let mut args: BTreeMap<String, String> = asked
             .opts
             .iter()
@@ -106,8 +129,25 @@ impl Request {
             parameters: Parameters {
                 frontend: asked.name.clone(),
                 args,
+                inputs: asked
+                    .inputs
+                    .iter()
+                    .filter_map(|(name, head)| Some((name.clone(), producers.find(head)?)))
+                    .collect(),
             },
         }
+    }
+
+    /// Leaves out arguments and labels, which may be anything; whether there were any.
+    pub(super) fn scrub(&mut self) -> bool {
+        let Parameters { args, inputs, .. } = &mut self.parameters;
+        let before = args.len();
+        args.retain(|key, _| !key.starts_with("build-arg:") && !key.starts_with("label:"));
+        let mut scrubbed = args.len() != before;
+        for input in inputs.values_mut() {
+            scrubbed |= input.scrub();
+        }
+        scrubbed
     }
 }
 
@@ -142,6 +182,7 @@ mod tests {
             &pairs
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
+            &BTreeMap::new(),
         )
     }
 
@@ -162,7 +203,7 @@ mod tests {
             "https://xxxxx:xxxxx@host/a.git#main".to_owned(),
             commit.to_owned(),
         );
-        let request = Request::of(&asked, &sources);
+        let request = Request::of(&asked, &sources, &Producers::default());
         assert_eq!(
             request.config.uri,
             "https://xxxxx:xxxxx@host/a.git#main:sub"
@@ -176,7 +217,8 @@ mod tests {
 
     #[test]
     fn what_is_of_this_machine_alone_is_no_request() {
-        let only = Asked::new("", &[("platform".to_owned(), "x".to_owned())].into());
+        let only = [("platform".to_owned(), "x".to_owned())].into();
+        let only = Asked::new("", &only, &BTreeMap::new());
         assert!(only.is_empty());
         assert!(!asked(&[]).is_empty());
     }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::capture::{self, Capture, ImageMaterial};
+use weld_llb::pb;
+
+use super::capture::{self, Capture, ImageMaterial, Sources};
+use super::inputs::{Produced, Producers};
 use super::request::{Asked, Request};
 use crate::error::BuildError;
 use crate::metadata::Place;
@@ -16,6 +19,7 @@ pub(crate) struct Scope {
     asked: Option<Arc<Asked>>,
     /// What the client asked for.
     root: Arc<Asked>,
+    producers: Arc<Producers>,
     noted: Mutex<Noted>,
 }
 
@@ -26,21 +30,29 @@ struct Noted {
     locals: Vec<String>,
     refs: Vec<Ref>,
     below: Vec<Arc<Scope>>,
+    /// Results that may be inputs of other frontends.
+    produced: Vec<Produced>,
 }
 
 impl Scope {
     /// The scope of a client, which asks for this.
-    pub(crate) fn new(root: Asked) -> Arc<Self> {
+    pub(crate) fn new(root: Asked, producers: Arc<Producers>) -> Arc<Self> {
         Arc::new(Self {
             asked: None,
             root: Arc::new(root),
+            producers,
             noted: Mutex::default(),
         })
     }
 
     /// The scope of a frontend that is asked for this.
-    pub(crate) fn below(&self, name: &str, opts: &BTreeMap<String, String>) -> Arc<Self> {
-        let asked = Arc::new(Asked::new(name, opts));
+    pub(crate) fn below(
+        &self,
+        name: &str,
+        opts: &BTreeMap<String, String>,
+        inputs: &BTreeMap<String, pb::Definition>,
+    ) -> Arc<Self> {
+        let asked = Arc::new(Asked::new(name, opts, inputs));
         let root = match self.root.is_empty() {
             true => self.asked.as_ref().unwrap_or(&self.root),
             false => &self.root,
@@ -48,6 +60,7 @@ impl Scope {
         let below = Arc::new(Self {
             root: Arc::clone(root),
             asked: Some(asked),
+            producers: Arc::clone(&self.producers),
             noted: Mutex::default(),
         });
         self.noted().below.push(Arc::clone(&below));
@@ -67,6 +80,24 @@ impl Scope {
     /// A file system was made known.
     pub(crate) fn note_ref(&self, reference: &Ref) {
         self.noted().refs.push(reference.clone());
+    }
+
+    /// The scope's frontend answered: its own file systems may be inputs of others.
+    pub(crate) fn note_result(&self, result: &FrontendResult) {
+        let Some(asked) = &self.asked else {
+            return;
+        };
+        let request = Request::of(asked, &Sources::default(), &self.producers);
+        let mut noted = self.noted();
+        for reference in result.each_ref() {
+            let Some(head) = reference.head() else {
+                continue;
+            };
+            if noted.refs.iter().any(|own| own.same(reference)) {
+                let produced = self.producers.note(head, request.clone());
+                noted.produced.push(produced);
+            }
+        }
     }
 
     /// The innermost scope that a file system is of.
@@ -106,8 +137,8 @@ impl Scope {
         }
         capture.complete();
         if let Some(asked) = &self.asked {
-            capture.request = Request::of(asked, &capture.sources);
-            let root = Request::of(&self.root, &capture.sources);
+            capture.request = Request::of(asked, &capture.sources, &self.producers);
+            let root = Request::of(&self.root, &capture.sources, &self.producers);
             if !self.root.is_empty() && root != capture.request {
                 capture.root = Some(root);
             }

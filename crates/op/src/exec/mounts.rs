@@ -346,8 +346,7 @@ impl Prepared {
                     .input
                     .and_then(|input| inputs.get(input))
                     .and_then(|tree| tree.snapshot().cloned());
-                let key = key(dest, cache, base.as_ref());
-                (exec.worker.domain().scoped(key), dest, cache, base)
+                (key(dest, cache, base.as_ref()), dest, cache, base)
             })
             .collect();
         wanted.sort_by(|(a, ..), (b, ..)| a.cmp(b));
@@ -366,10 +365,7 @@ impl Prepared {
                 continue;
             }
             let request = CacheMountRequest {
-                id: exec
-                    .worker
-                    .domain()
-                    .scoped(cache_id(dest, cache).to_owned()),
+                id: cache_id(dest, cache).to_owned(),
                 key: key.clone(),
                 sharing: match cache.sharing {
                     CacheSharingOpt::Shared => Sharing::Shared,

@@ -141,8 +141,7 @@ impl Http {
             .attributes("weld.http.name.v1")
             .text(&self.wanted.url)
             .optional(self.wanted.file.filename.as_deref());
-        let name = format!("http:{}", hasher.finish().hex());
-        self.worker.domain().scoped(name)
+        format!("http:{}", hasher.finish().hex())
     }
 
     async fn authorized(&self, ctx: &OpContext<Tree>) -> Result<HttpRequest, OpError> {

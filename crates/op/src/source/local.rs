@@ -151,7 +151,7 @@ impl Local {
             .texts(&self.source.exclude_patterns)
             .texts(&self.source.follow_paths)
             .finish();
-        self.worker.domain().scoped(digest.hex())
+        digest.hex()
     }
 
     async fn sync_tree(

@@ -111,8 +111,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         owned
             .filter(|edge| !gone(edge))
             .for_each(|edge| self.release_edge(edge));
-        let reported = state.extra.as_ref().is_some_and(|extra| extra.reported);
-        if reported && !faulty!(self, HistoryKept) {
+        if state.extra.as_ref().is_some_and(|extra| extra.reported) {
             let ran = vertex.unique();
             self.effect(Effect::Forget { ran });
         }

@@ -4,13 +4,15 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::Poll,
     time::{Duration, Instant},
 };
 
 use super::{
-    CoreInput, Shared, context::OpContext, control::TaskControl, inbox::Message, slot::ExecSlot,
+    CoreInput, Shared,
+    context::{ExecSlot, OpContext, TaskControl},
+    inbox::Message,
     slots::Holder,
 };
 use crate::{
@@ -121,7 +123,8 @@ async fn run_all<T: Value>(mut starts: Vec<Start<T>>, shared: Arc<Shared<T>>) {
                 }
                 Poll::Pending => {
                     let handle = tokio::spawn(run_on(future, Arc::clone(&shared)));
-                    control.runs_on(handle.abort_handle());
+                    // Set once: a task is started once.
+                    let _ = control.abort.set(handle.abort_handle());
                 }
             }
             // What ended does not wait for what takes its time.
@@ -175,6 +178,7 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) -> Message<T> {
         shared,
         control,
         slot: ExecSlot::new(slots, holder),
+        waiting: Mutex::new(0),
     };
     let guard = Guard {
         context: &context,

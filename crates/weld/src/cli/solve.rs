@@ -49,7 +49,6 @@ pub(crate) async fn solve(
         },
         exports,
         entitlements: entitlements(&args.allow)?,
-        explain: false,
         session: session.into_session(),
     };
     let response = run::build(worker, request, &args.progress, cancel).await?;
