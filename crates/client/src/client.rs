@@ -173,6 +173,9 @@ fn connect_error(address: &Address, error: &tonic::transport::Error) -> ClientEr
     }
 }
 
+/// By which a build asks weld's daemon to tell why steps were not cached; others know nothing of it.
+const EXPLAIN: &str = "weld.explain";
+
 fn solve_request(reference: String, request: BuildRequest) -> SolveRequest {
     let exporters: Vec<Exporter> = request.exports.iter().map(exporter).collect();
     let (deprecated, deprecated_attrs) = match exporters.first() {
@@ -239,6 +242,11 @@ fn solve_request(reference: String, request: BuildRequest) -> SolveRequest {
             }
             message.definition = Some(definition);
         }
+    }
+    if request.explain {
+        message
+            .frontend_attrs
+            .insert(EXPLAIN.to_owned(), "true".to_owned());
     }
     message
 }

@@ -46,6 +46,8 @@ impl World {
             session: HostSession::new().into_session(),
             entitlements: Vec::new(),
             asked: Asked::default(),
+            explain: false,
+            domain: None,
         };
         let (sender, progress) = weld_progress::channel();
         let job = engine.open_job(request, sender, CancellationToken::new());

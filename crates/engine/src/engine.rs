@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 use weld_export::Exporter;
@@ -29,8 +30,8 @@ pub struct Engine {
     pub(crate) worker: Arc<Worker>,
     pub(crate) solver: Solver<Tree>,
     pub(crate) exporter: Exporter,
-    /// Whether builds hear why their steps were not cached.
-    pub(crate) explain: bool,
+    /// Whether a build has asked why its steps were not cached.
+    pub(crate) explained: AtomicBool,
     pub(crate) frontends: Frontends,
     pub(crate) provenance_environment: Arc<BTreeMap<String, serde_json::Value>>,
     pub(crate) producers: Arc<Producers>,
@@ -134,23 +135,18 @@ impl Engine {
             worker,
             solver,
             exporter,
-            explain: false,
+            explained: AtomicBool::new(false),
             frontends,
             provenance_environment,
             producers: Arc::default(),
         })
     }
 
-    /// Lets builds tell beside each step that was not cached why it was not.
-    pub fn explain(&mut self) {
-        self.explain = true;
-        self.worker.explaining.set(true);
-    }
-
     /// Whether steps that run compare themselves with what is remembered of them, and tell a trace
     /// why they run. On from the beginning where a trace is.
     pub fn set_explaining(&self, on: bool) {
-        self.worker.explaining.set(on || self.explain);
+        let asked = self.explained.load(Ordering::Relaxed);
+        self.worker.explaining.set(on || asked);
     }
 
     /// How much of builds is live; `None` if the solver is gone. What it tells its trace sink before
@@ -216,6 +212,8 @@ impl Engine {
             session: request.session,
             entitlements: request.entitlements,
             asked,
+            explain: request.explain,
+            domain: None,
         };
         let job = self.open_job(job, progress, cancel).await?;
         let response = match job.bridge().solve(solve).await {
@@ -244,6 +242,8 @@ impl Engine {
             session: request.session,
             entitlements: request.entitlements,
             asked: Asked::default(),
+            explain: request.explain,
+            domain: None,
         };
         let job = self
             .open_job(job, progress, CancellationToken::new())

@@ -1,6 +1,7 @@
 //! One build of a client: what its frontends work through, and its results on their way out.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use weld_export::{Built, BuiltPlatform, ExportRequest, Exporter};
 use weld_llb::{Graph, NetMode, Op, Platform, SecurityMode};
 use weld_op::lazy::Need;
-use weld_op::{Tree, Worker, session};
+use weld_op::{Domain, Tree, Worker, session};
 use weld_progress::Sender;
 use weld_solver::{Job, JobOptions, Solver};
 
@@ -41,6 +42,11 @@ pub struct JobRequest {
     pub entitlements: Vec<Entitlement>,
     /// What the client asks for, as provenance is to tell it.
     pub asked: Asked,
+    /// Whether to tell beside each step that was not cached why it was not.
+    pub explain: bool,
+    /// The isolation domain; without one, that of all builds that have none. Nothing that a client
+    /// says may choose it: whoever opens builds for clients knows who they are.
+    pub domain: Option<String>,
 }
 
 /// An open build. Dropping it ends it as [`BuildJob::close`] does, without waiting.
@@ -139,11 +145,22 @@ impl Engine {
             started: OffsetDateTime::now_utc(),
             environment: Arc::clone(&self.provenance_environment),
         };
+        let worker = match request.domain.map(Domain::named) {
+            None => Arc::clone(&self.worker),
+            Some(domain) => {
+                options.domain = domain.name().cloned();
+                Arc::new(self.worker.in_domain(domain))
+            }
+        };
         let job = self.solver.new_job(options).await?;
-        let events = tokio::spawn(relay(job.progress(), progress.clone(), self.explain));
+        if request.explain {
+            self.explained.store(true, Ordering::Relaxed);
+            worker.explaining.set(true);
+        }
+        let events = tokio::spawn(relay(job.progress(), progress.clone(), request.explain));
         Ok(BuildJob {
             core: Arc::new(JobCore {
-                worker: Arc::clone(&self.worker),
+                worker,
                 exporter: self.exporter.clone(),
                 frontends: self.frontends.clone(),
                 session: request.session,

@@ -5,6 +5,9 @@
 //! directories, secrets and credentials, such as a [`HostSession`]. Any number of builds may run
 //! at once; equal work of theirs is done once.
 //!
+//! Builds of different isolation domains ([`JobRequest::domain`]) share base images and nothing else:
+//! no result, no running step, no cache mount and no copy of a client's directory.
+//!
 //! Beneath that one call there is [`Engine::open_job`], which gives a [`BuildJob`]: its [`Bridge`]
 //! is what frontends work through, wherever they run, and [`BuildJob::export`] delivers what they
 //! come to.

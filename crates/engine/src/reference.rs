@@ -178,7 +178,7 @@ impl Ref {
     /// Steps that are to run in any case find none of what others left in their cache mounts.
     async fn retire_cache_mounts(&self) -> Result<(), BuildError> {
         let inner = &*self.0;
-        let ids = retired_cache_mounts(&inner.graph, inner.how.no_cache);
+        let ids = retired_cache_mounts(&inner.job.worker, &inner.graph, inner.how.no_cache);
         if ids.is_empty() {
             return Ok(());
         }

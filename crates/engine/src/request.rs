@@ -21,6 +21,8 @@ pub struct BuildRequest {
     pub cache_exports: Vec<CacheExport>,
     /// What steps may do that they must not do by default.
     pub entitlements: Vec<Entitlement>,
+    /// Whether to tell beside each step that was not cached why it was not.
+    pub explain: bool,
     /// What the client offers: directories, secrets, agents, credentials.
     pub session: Arc<dyn Session>,
 }

@@ -7,6 +7,7 @@ mod blocking;
 mod captured;
 mod content;
 pub mod digest;
+mod domain;
 mod exec;
 pub mod file;
 pub mod lazy;
@@ -22,6 +23,7 @@ mod tree;
 mod worker;
 
 pub use captured::{Captured, Pin, captured};
+pub use domain::Domain;
 pub use exec::{ExecError, Sandbox, SandboxMount, SandboxMountKind};
 pub use recall::{Explaining, Origin};
 pub use records::Records;

@@ -157,16 +157,21 @@ impl Remembered {
     /// What names the step, and what it may be found by when its definition has changed: its whole name, then what it says, then its
     /// place.
     fn slots(&self) -> (StepName, [StepName; 3]) {
+        let domain = self.surroundings.worker.domain();
+        let scope = domain.scoped(self.surroundings.origin.scope.clone());
         let hash = |slot: &str, text: &str| {
             let digest = FieldHasher::new("weld.step.slot.v1")
-                .text(&self.surroundings.origin.scope)
+                .text(&scope)
                 .text(slot)
                 .text(text)
                 .finish();
             crate::digest::to_solver(&digest).0
         };
         let (place, text) = recipe::place_and_text(&self.name);
-        let vertex = crate::digest::to_solver(self.vertex.digest()).0;
+        let vertex = match domain.name() {
+            None => crate::digest::to_solver(self.vertex.digest()).0,
+            Some(_) => hash("vertex", &self.vertex.digest().to_string()),
+        };
         (
             vertex,
             [

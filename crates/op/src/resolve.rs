@@ -106,9 +106,9 @@ pub fn definition_from(
                         .export_cache
                         .as_ref()
                         .is_none_or(|export| export.value),
+                    public: is_public(vertex),
                     description: Arc::from(name.as_str()),
                     cache_sources: sources.clone(),
-                    ..VertexOptions::default()
                 },
                 name: Arc::from(name),
             })
@@ -122,7 +122,7 @@ pub fn definition_from(
 
 /// The cache mounts that a definition wants to start anew: those of steps that are to run in any
 /// case.
-pub fn retired_cache_mounts(graph: &Graph, no_cache: bool) -> Vec<String> {
+pub fn retired_cache_mounts(worker: &Worker, graph: &Graph, no_cache: bool) -> Vec<String> {
     let forced = graph
         .vertices()
         .iter()
@@ -133,6 +133,7 @@ pub fn retired_cache_mounts(graph: &Graph, no_cache: bool) -> Vec<String> {
             _ => None,
         })
         .flat_map(crate::exec::cache_ids)
+        .map(|id| worker.domain().scoped(id))
         .collect()
 }
 
@@ -142,6 +143,12 @@ fn output(vertex: usize, index: usize) -> Result<Output, ResolveError> {
         vertex: number(vertex)?,
         index: number(index)?,
     })
+}
+
+/// Whether all isolation domains may have what it makes. An image of a registry is named by the
+/// digest that the registry told this very client, and holds what that digest says.
+fn is_public(vertex: &Vertex) -> bool {
+    matches!(vertex.op(), LlbOp::Source(source) if matches!(**source, Source::Image(_)))
 }
 
 fn unsupported_git(git: &weld_llb::GitSource) -> Option<&'static str> {

@@ -6,13 +6,15 @@ use weld_source::registry::{Credentials, Registry};
 use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
+use crate::domain::Domain;
 use crate::recall::Explaining;
 use crate::source::Outside;
 use crate::source::image::Resolutions;
 use crate::source::local::Trees;
 
-/// What operations work with: the store, the runtime and the ways to the outside. One for an
-/// engine.
+/// What operations work with: the store, the runtime and the ways to the outside. One for each
+/// domain of an engine; all of them share everything but what [`Domain`] keeps apart.
+#[derive(Clone)]
 pub struct Worker {
     /// Blobs, results and cache mounts.
     pub store: Store,
@@ -25,10 +27,11 @@ pub struct Worker {
     /// The platform of steps that name none.
     pub platform: Platform,
     /// Whether steps tell why they run.
-    pub explaining: Explaining,
-    pub(crate) resolutions: Resolutions,
-    pub(crate) outside: Outside,
-    pub(crate) sources: Trees,
+    pub explaining: Arc<Explaining>,
+    pub(crate) resolutions: Arc<Resolutions>,
+    pub(crate) outside: Arc<Outside>,
+    pub(crate) sources: Arc<Trees>,
+    pub(crate) domain: Domain,
 }
 
 impl Worker {
@@ -40,11 +43,25 @@ impl Worker {
             runtime,
             registry,
             platform: Platform::host(),
-            explaining: Explaining::default(),
-            resolutions: Resolutions::default(),
-            outside: Outside::default(),
-            sources: Trees::default(),
+            explaining: Arc::default(),
+            resolutions: Arc::default(),
+            outside: Arc::default(),
+            sources: Arc::default(),
+            domain: Domain::default(),
         }
+    }
+
+    /// The same worker, working for the builds of a domain.
+    pub fn in_domain(&self, domain: Domain) -> Self {
+        Self {
+            domain,
+            ..self.clone()
+        }
+    }
+
+    /// Whose builds it works for.
+    pub const fn domain(&self) -> &Domain {
+        &self.domain
     }
 
     /// The way to registries as the client of a session.

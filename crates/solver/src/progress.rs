@@ -320,6 +320,8 @@ impl ProgressStream {
                     return Some(event);
                 }
                 if queue.closed {
+                    // Other readers of the same stream wait for the same end.
+                    self.0.wake.notify_one();
                     return None;
                 }
             }

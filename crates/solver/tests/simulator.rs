@@ -101,6 +101,13 @@ fn a_fallback_of_what_is_forced_to_run_is_a_run() {
     assert!(played.violation.is_none(), "{:?}", played.violation);
 }
 
+/// A job heard what was done for an output of its vertex that only another job had asked for, which is as it should be.
+#[test]
+fn a_vertex_is_heard_of_with_all_its_outputs() {
+    let played = play(2_018_668, &schedule_of(2_018_668, 400), None);
+    assert!(played.violation.is_none(), "{:?}", played.violation);
+}
+
 #[test]
 fn a_run_repeats_exactly() {
     for seed in 1..40 {
@@ -125,7 +132,7 @@ fn a_schedule_is_written_and_read() {
 }
 
 /// Every built-in mistake, with the number of seeds within which it must be found.
-const FAULTS: [(Fault, u64); 19] = [
+const FAULTS: [(Fault, u64); 21] = [
     (Fault::TargetNotOwned, 60),
     (Fault::InterestNotMerged, 60),
     (Fault::InterestKept, 10),
@@ -145,6 +152,8 @@ const FAULTS: [(Fault, u64); 19] = [
     (Fault::RankNotRaised, 400),
     (Fault::LossNotTold, 400),
     (Fault::FailureKeptForLater, 100),
+    (Fault::HistoryKept, 10),
+    (Fault::ListenerKept, 10),
 ];
 
 #[test]

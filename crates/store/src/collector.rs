@@ -221,6 +221,14 @@ impl Collector {
         trash.empty().map_err(remove_error(trash.directory()))
     }
 
+    /// Deletes of what was removed at most so many files.
+    pub(crate) fn empty_some_trash(&self, files: usize) -> Result<(), CollectError> {
+        let trash = &self.0.trash;
+        trash
+            .empty_some(files)
+            .map_err(remove_error(trash.directory()))
+    }
+
     /// Removes what lost its last pin and has no reference.
     pub(crate) fn collect_released(&self) -> Result<Vec<Object>, CollectError> {
         let released = self.0.pins.take_released();

@@ -30,6 +30,8 @@ const FORMAT: u32 = 1;
 const LOW_SPACE: u64 = 64 << 20;
 /// Free space below which the database may fail to open, in bytes.
 const NO_SPACE: u64 = 2 << 20;
+/// How many files the end of a process may delete: about a millisecond of work.
+const FILES_AT_END: usize = 256;
 const FORMAT_FILE: &str = "format";
 const DATABASE: &str = "db";
 const FORMAT_NAME: &str = "weld-state";
@@ -326,7 +328,22 @@ impl Drop for Inner {
             let clean = swept && !collector.has_garbage(tx, &released)?;
             durability::mark_closed(tx, unused, clean)
         }));
+        self.tidy_at_end();
         self.db.close();
+    }
+}
+
+impl Inner {
+    /// Does for processes that ended before their keeper had a turn what none of them would do.
+    fn tidy_at_end(&self) {
+        if let Err(error) = self.collector.empty_some_trash(FILES_AT_END) {
+            tracing::warn!(%error, "cannot delete what was removed");
+        }
+        if self.db.needs_checkpoint()
+            && let Err(error) = self.db.checkpoint()
+        {
+            tracing::warn!(%error, "cannot shorten the state database's log");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::snapshot::remove::remove_at;
+use crate::snapshot::remove::{remove_at, remove_some_at};
 
 /// Deleting waits for the medium where blocks are discarded at once: threads wait together.
 const MAX_THREADS: usize = 8;
@@ -71,6 +71,18 @@ impl Trash {
         })
     }
 
+    /// Deletes what was taken, but at most so many files.
+    pub(crate) fn empty_some(&self, mut files: usize) -> io::Result<()> {
+        let _turn = self.emptying.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = File::open(&self.directory)?;
+        for entry in fs::read_dir(&self.directory)? {
+            if !remove_some_at(directory.as_fd(), &entry?.file_name(), &mut files)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn unused_name(&self) -> String {
         let process = std::process::id();
         format!("{process}-{}", self.next.fetch_add(1, Ordering::Relaxed))
@@ -80,6 +92,23 @@ impl Trash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_is_deleted_and_the_rest_is_left_for_later() {
+        let root = tempfile::tempdir().unwrap();
+        let trash = Trash::open(root.path(), 1).unwrap();
+        for number in 0..10 {
+            let tree = root.path().join("tree");
+            fs::create_dir(&tree).unwrap();
+            fs::write(tree.join(number.to_string()), "").unwrap();
+            trash.take(&tree).unwrap();
+        }
+        let left = || fs::read_dir(trash.directory()).unwrap().count();
+        trash.empty_some(7).unwrap();
+        assert_eq!(left(), 7);
+        trash.empty_some(100).unwrap();
+        assert_eq!(left(), 0);
+    }
 
     #[test]
     fn what_a_symlink_points_to_is_left_alone() {

@@ -12,18 +12,39 @@ pub struct Registry {
     process: Child,
     port: u16,
     directory: TempDir,
+    private: bool,
 }
 
+/// A published test vector of bcrypt for [`Registry::PASSWORD`].
+const PASSWORD_HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+
 impl Registry {
+    /// Who a registry lets in that was [started so](Self::start_private).
+    pub const USER: &str = "someone";
+    /// That user's password.
+    pub const PASSWORD: &str = "U*U";
+
     /// Starts a registry with nothing in it and waits until it answers.
     ///
     /// # Errors
     /// If it does not start.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_as(false)
+    }
+
+    /// As [`Registry::start`], for one that lets nobody in but [`Registry::USER`].
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start_private() -> anyhow::Result<Self> {
+        Self::start_as(true)
+    }
+
+    fn start_as(private: bool) -> anyhow::Result<Self> {
         // Another process may take the port between its choice and its use: then another try.
         let mut last = None;
         for _ in 0..5 {
-            match Self::try_start() {
+            match Self::try_start(private) {
                 Ok(registry) => return Ok(registry),
                 Err(error) => last = Some(error),
             }
@@ -31,19 +52,28 @@ impl Registry {
         Err(last.unwrap_or_else(|| anyhow::anyhow!("no try was made")))
     }
 
-    fn try_start() -> anyhow::Result<Self> {
+    fn try_start(private: bool) -> anyhow::Result<Self> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
             .local_addr()?
             .port();
         let directory = tempfile::tempdir()?;
         let config = directory.path().join("registry.yml");
         let storage = directory.path().join("storage");
+        let passwords = directory.path().join("htpasswd");
+        std::fs::write(&passwords, format!("{}:{PASSWORD_HASH}\n", Self::USER))?;
+        let auth = match private {
+            true => format!(
+                "auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+                passwords.display()
+            ),
+            false => String::new(),
+        };
         std::fs::write(
             &config,
             format!(
                 "version: 0.1\n\
                  storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-                 http: {{addr: '127.0.0.1:{port}'}}\n",
+                 http: {{addr: '127.0.0.1:{port}'}}\n{auth}",
                 storage.display()
             ),
         )?;
@@ -60,6 +90,7 @@ impl Registry {
             process,
             port,
             directory,
+            private,
         };
         registry.wait()?;
         Ok(registry)
@@ -99,8 +130,12 @@ impl Registry {
     /// # Errors
     /// If skopeo fails.
     pub fn push_layout(&self, layout: &Path, tag: &str, name: &str) -> anyhow::Result<()> {
-        let output = Command::new("skopeo")
-            .args(["copy", "--quiet", "--dest-tls-verify=false"])
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["copy", "--quiet", "--dest-tls-verify=false"]);
+        if self.private {
+            skopeo.arg(format!("--dest-creds={}:{}", Self::USER, Self::PASSWORD));
+        }
+        let output = skopeo
             .arg(format!("oci:{}:{tag}", layout.display()))
             .arg(format!("docker://{}/{name}", self.host()))
             .output()

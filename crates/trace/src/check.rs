@@ -1,5 +1,6 @@
 //! Replays a trace against the invariants of the solver.
 
+mod calls;
 mod state;
 
 use std::{fmt, ops::ControlFlow};

@@ -3,7 +3,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use crate::{
-    line::{Kind, Line, Text},
+    kind::Kind,
+    line::{Line, Text},
     model::{Trace, VertexAt},
 };
 

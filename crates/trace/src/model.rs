@@ -3,7 +3,8 @@
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
 use crate::{
-    line::{Kind, Line, Text},
+    kind::Kind,
+    line::{Line, Text},
     read::{ReadError, Reader},
 };
 

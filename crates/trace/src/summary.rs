@@ -9,7 +9,8 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    line::{Kind, Line, Text},
+    kind::Kind,
+    line::{Line, Text},
     read::{ReadError, Reader},
     text::{Micros, one_line, short},
 };
@@ -299,7 +300,7 @@ impl Counting {
             .into_iter()
             .map(|(call, totals)| (call.to_owned(), totals))
             .collect();
-        summary.kinds = crate::line::ALL
+        summary.kinds = crate::kind::ALL
             .iter()
             .map(|kind| (kind.name().to_owned(), of(*kind)))
             .filter(|(_, count)| *count > 0)

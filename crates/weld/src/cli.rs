@@ -87,7 +87,7 @@ fn remote(cli: &Cli) -> Result<Option<(&ClientArgs, Address)>, Failure> {
     if trace::wanted(&cli.command) {
         return match client.addr {
             Some(_) => Err(Failure::usage(
-                "--trace and --explain are of builds in this process: leave out --addr and WELD_HOST",
+                "--trace is of builds in this process: leave out --addr and WELD_HOST",
             )),
             None => Ok(None),
         };
@@ -129,9 +129,6 @@ fn with_engine(cli: &Cli) -> Result<(), Failure> {
         let tracer = trace::tracer(&cli.command)?;
         let sink = tracer.clone().map(|tracer| Arc::new(tracer) as _);
         let mut engine = Engine::open_traced(config, sink).await?;
-        if matches!(&cli.command, Command::Build(args) if args.explain) {
-            engine.explain();
-        }
         let images = Arc::new(ImageFrontend::new(Vec::new()));
         engine.add_frontend(IMAGE_FRONTEND, images);
         let worker = Worker::Engine(engine);

@@ -109,6 +109,23 @@ fn files_secrets_layouts_and_results_travel() {
 }
 
 #[test]
+fn a_client_that_asks_is_told_why_steps_were_not_cached() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    let to = ["--addr", &daemon.address];
+    bed.dockerfile("FROM base\nCOPY a /a\n").file("a", "1");
+    let silent = bed.build(&to).ok();
+    assert!(!silent.stderr.contains("not cached:"), "{}", silent.stderr);
+    bed.file("a", "2");
+    let told = bed.build(&[to[0], to[1], "--explain"]).ok();
+    let reason = "not cached: content of /a changed";
+    assert!(told.stderr.contains(reason), "{}", told.stderr);
+    bed.file("a", "3");
+    let silent = bed.build(&to).ok();
+    assert!(!silent.stderr.contains("not cached:"), "{}", silent.stderr);
+}
+
+#[test]
 fn failures_are_told_and_leave_nothing() {
     let bed = Bed::new();
     let daemon = Daemon::start(&bed);

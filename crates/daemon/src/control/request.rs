@@ -15,6 +15,9 @@ const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
 /// The exporters' attribute of the same meaning.
 const EPOCH_ATTR: &str = "source-date-epoch";
 
+/// The option by which a client asks to be told why steps were not cached.
+const EXPLAIN: &str = "weld.explain";
+
 /// What a client wants built.
 pub(super) struct Plan {
     pub(super) reference: String,
@@ -43,6 +46,12 @@ pub(super) enum Work {
 }
 
 impl Plan {
+    /// Whether the client wants to be told why steps were not cached.
+    pub(super) fn explain(&self) -> bool {
+        let wanted = self.frontend_attrs.get(EXPLAIN);
+        wanted.is_some_and(|wanted| matches!(wanted.as_str(), "1" | "true"))
+    }
+
     pub(super) fn read(mut request: SolveRequest, config: &DaemonConfig) -> Result<Self, Status> {
         if request.compatibility_version != 0 && !(10..=20).contains(&request.compatibility_version)
         {

@@ -162,6 +162,8 @@ impl Build {
             session,
             entitlements: self.plan.entitlements.clone(),
             asked: self.asked(),
+            explain: self.plan.explain(),
+            domain: None,
         };
         let job = self
             .shared

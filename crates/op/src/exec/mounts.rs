@@ -346,7 +346,8 @@ impl Prepared {
                     .input
                     .and_then(|input| inputs.get(input))
                     .and_then(|tree| tree.snapshot().cloned());
-                (key(dest, cache, base.as_ref()), dest, cache, base)
+                let key = key(dest, cache, base.as_ref());
+                (exec.worker.domain().scoped(key), dest, cache, base)
             })
             .collect();
         wanted.sort_by(|(a, ..), (b, ..)| a.cmp(b));
@@ -365,7 +366,10 @@ impl Prepared {
                 continue;
             }
             let request = CacheMountRequest {
-                id: cache_id(dest, cache).to_owned(),
+                id: exec
+                    .worker
+                    .domain()
+                    .scoped(cache_id(dest, cache).to_owned()),
                 key: key.clone(),
                 sharing: match cache.sharing {
                     CacheSharingOpt::Shared => Sharing::Shared,

@@ -267,8 +267,8 @@ async fn cache(
 ) -> Result<weld_store::CacheMount, ExecError> {
     let id = if id.is_empty() { dest } else { id };
     let request = CacheMountRequest {
-        id: id.to_owned(),
-        key: id.to_owned(),
+        id: worker.domain().scoped(id.to_owned()),
+        key: worker.domain().scoped(id.to_owned()),
         sharing: match sharing {
             CacheSharingOpt::Shared => Sharing::Shared,
             CacheSharingOpt::Private => Sharing::Private,

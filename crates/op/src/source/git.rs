@@ -88,6 +88,7 @@ impl Git {
                 _ => MtimePolicy::Checkout,
             },
             auth: GitAuth::default(),
+            owner: self.worker.domain().name().map(|name| name.to_string()),
         }
     }
 

@@ -141,7 +141,8 @@ impl Http {
             .attributes("weld.http.name.v1")
             .text(&self.wanted.url)
             .optional(self.wanted.file.filename.as_deref());
-        format!("http:{}", hasher.finish().hex())
+        let name = format!("http:{}", hasher.finish().hex());
+        self.worker.domain().scoped(name)
     }
 
     async fn authorized(&self, ctx: &OpContext<Tree>) -> Result<HttpRequest, OpError> {

@@ -151,7 +151,7 @@ impl Local {
             .texts(&self.source.exclude_patterns)
             .texts(&self.source.follow_paths)
             .finish();
-        digest.hex()
+        self.worker.domain().scoped(digest.hex())
     }
 
     async fn sync_tree(

@@ -86,8 +86,8 @@ struct Entry<T> {
 }
 
 struct Page<T> {
-    /// Empty where the page was given back.
-    entries: Box<[Entry<T>]>,
+    /// None where the page was given back. Its length is known, so that a look-up checks nothing but the generation.
+    entries: Option<Box<[Entry<T>; PAGE]>>,
     /// Of a page that was given back: no generation up to this one may be used again.
     generation: u32,
     free: u8,
@@ -126,7 +126,11 @@ impl<K, T> Arena<K, T> {
         let number = self.page_with_room();
         let page = &mut self.pages[number as usize];
         let position = page.free;
-        let entry = &mut page.entries[usize::from(position)];
+        let next_generation = page.generation + 1;
+        let entries = page
+            .entries
+            .get_or_insert_with(|| new_page(next_generation));
+        let entry = &mut entries[usize::from(position) % PAGE];
         entry.value = Some(value);
         page.free = entry.next;
         page.used += 1;
@@ -150,7 +154,7 @@ impl<K, T> Arena<K, T> {
         let number = self.open.last().copied().unwrap_or_else(|| {
             let number = self.pages.len() as u32;
             self.pages.push(Page {
-                entries: Box::default(),
+                entries: None,
                 generation: 0,
                 free: 0,
                 used: 0,
@@ -159,13 +163,7 @@ impl<K, T> Arena<K, T> {
             number
         });
         let page = &mut self.pages[number as usize];
-        if page.entries.is_empty() {
-            let entry = |at: usize| Entry {
-                generation: page.generation + 1,
-                next: if at + 1 == PAGE { NONE } else { (at + 1) as u8 },
-                value: None,
-            };
-            page.entries = (0..PAGE).map(entry).collect();
+        if page.entries.is_none() {
             page.free = 0;
         }
         number
@@ -174,7 +172,7 @@ impl<K, T> Arena<K, T> {
     #[inline(always)]
     pub(crate) fn get(&self, id: Id<K>) -> Option<&T> {
         let page = self.pages.get(id.index as usize / PAGE)?;
-        let entry = page.entries.get(id.index as usize % PAGE)?;
+        let entry = &page.entries.as_ref()?[id.index as usize % PAGE];
         if entry.generation == id.generation {
             entry.value.as_ref()
         } else {
@@ -185,7 +183,7 @@ impl<K, T> Arena<K, T> {
     #[inline]
     pub(crate) fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
         let page = self.pages.get_mut(id.index as usize / PAGE)?;
-        let entry = page.entries.get_mut(id.index as usize % PAGE)?;
+        let entry = &mut page.entries.as_mut()?[id.index as usize % PAGE];
         if entry.generation == id.generation {
             entry.value.as_mut()
         } else {
@@ -201,10 +199,10 @@ impl<K, T> Arena<K, T> {
         let number = id.index as usize / PAGE;
         let page = self.pages.get_mut(number)?;
         let position = id.index as usize % PAGE;
-        let entry = page
-            .entries
-            .get_mut(position)
-            .filter(|entry| entry.generation == id.generation)?;
+        let entry = &mut page.entries.as_mut()?[position];
+        if entry.generation != id.generation {
+            return None;
+        }
         let value = entry.value.take()?;
         let full = page.free == NONE;
         entry.generation += 1;
@@ -228,17 +226,18 @@ impl<K, T> Arena<K, T> {
             return;
         }
         let page = &mut self.pages[number];
-        let generations = page.entries.iter().map(|entry| entry.generation);
-        page.generation = generations.max().unwrap_or(page.generation);
-        page.entries = Box::default();
+        let entries = page.entries.take();
+        let generations = entries.iter().flat_map(|entries| entries.iter());
+        let last = generations.map(|entry| entry.generation).max();
+        page.generation = last.unwrap_or(page.generation);
     }
 
     /// Every live entry, in the order of its index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
         let pages = self.pages.iter().enumerate();
         pages.flat_map(|(number, page)| {
-            let entries = page.entries.iter().enumerate();
-            entries.filter_map(move |(position, entry)| {
+            let entries = page.entries.iter().flat_map(|entries| entries.iter());
+            entries.enumerate().filter_map(move |(position, entry)| {
                 let id = Id {
                     index: (number * PAGE + position) as u32,
                     generation: entry.generation,
@@ -247,6 +246,21 @@ impl<K, T> Arena<K, T> {
                 Some((id, entry.value.as_ref()?))
             })
         })
+    }
+}
+
+/// Entries of which none is in use, each leading to the next.
+fn new_page<T>(generation: u32) -> Box<[Entry<T>; PAGE]> {
+    let entry = |at: usize| Entry {
+        generation,
+        next: if at + 1 == PAGE { NONE } else { (at + 1) as u8 },
+        value: None,
+    };
+    // On the heap from the start: a page does not fit on every stack.
+    let entries: Box<[Entry<T>]> = (0..PAGE).map(entry).collect();
+    match entries.try_into() {
+        Ok(page) => page,
+        Err(_) => unreachable!("a page has as many entries as a page"),
     }
 }
 
@@ -309,7 +323,7 @@ mod tests {
         for id in &ids {
             arena.remove(*id);
         }
-        let present = arena.pages.iter().filter(|page| !page.entries.is_empty());
+        let present = arena.pages.iter().filter(|page| page.entries.is_some());
         assert_eq!(present.count(), 1);
         let again: Vec<_> = (0..1000).map(|n| arena.insert(n)).collect();
         assert!(ids.iter().all(|id| !arena.contains(*id)));

@@ -198,7 +198,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn is_twin(&self, a: EdgeId, b: EdgeId) -> bool {
         let (first, second) = (&self.edges[a], &self.edges[b]);
         let (va, vb) = (&self.vertices[first.vertex], &self.vertices[second.vertex]);
-        let same_domain = va.domain == vb.domain || faulty!(self, DomainsShared);
+        // What has inputs stays in its domain: whoever shares a running operation lends it a session, and waits for its inputs.
+        let both_public = va.public && vb.public && first.slots.is_empty();
+        let same_domain = va.domain == vb.domain || both_public || faulty!(self, DomainsShared);
         if first.output != second.output || first.slots.len() != second.slots.len() || !same_domain
         {
             return false;

@@ -45,7 +45,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         Ok(())
     }
 
-    /// Whether a job can reach the vertex of a task from one of its roots.
+    /// Whether a job can reach the vertex of a task from one of its roots, or a vertex of which some output was merged into it: what is
+    /// done for one output of a vertex is told to all who loaded the vertex.
     pub fn reaches(&self, job: super::JobId, task: super::TaskId) -> bool {
         let (Some(job), Some(task)) = (self.jobs.get(job), self.tasks.get(task)) else {
             return false;
@@ -57,7 +58,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 continue;
             }
             let state = &self.edges[edge];
-            if state.vertex == task.vertex {
+            let mut outputs = self.vertices[state.vertex].edges.iter();
+            if state.vertex == task.vertex
+                || outputs.any(|output| self.found(*output).vertex == task.vertex)
+            {
                 return true;
             }
             if let Phase::Forwarded(target) = state.phase {

@@ -222,7 +222,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         };
         self.job_names.remove(&state.id);
-        self.subscribed.remove(state.slot);
+        if !faulty!(self, ListenerKept) {
+            self.subscribed.remove(state.slot);
+        }
         if !faulty!(self, InterestKept) {
             self.lose_interest(state.slot, &state.touched);
         }

@@ -95,6 +95,10 @@ pub enum Fault {
     RankNotRaised,
     /// Dependents hear nothing of a result that was lost.
     LossNotTold,
+    /// What an operation reported on itself outlives its vertex.
+    HistoryKept,
+    /// A job in the place of a discarded one listens as that one did.
+    ListenerKept,
 }
 
 /// The core. `O` is the handle of an operation, `V` that of a result.

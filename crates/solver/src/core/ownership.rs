@@ -111,7 +111,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         owned
             .filter(|edge| !gone(edge))
             .for_each(|edge| self.release_edge(edge));
-        if state.extra.as_ref().is_some_and(|extra| extra.reported) {
+        let reported = state.extra.as_ref().is_some_and(|extra| extra.reported);
+        if reported && !faulty!(self, HistoryKept) {
             let ran = vertex.unique();
             self.effect(Effect::Forget { ran });
         }

@@ -1,102 +1,15 @@
 //! What an operation is given while it is called.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::SystemTime,
-};
+use std::{future::Future, sync::Arc, time::SystemTime};
 
-use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    CoreInput, CoreReply, Shared,
-    inbox::Message,
-    slots::{Holder, Slot, Slots},
-};
+use super::{CoreInput, CoreReply, Shared, control::TaskControl, inbox::Message, slot::ExecSlot};
 use crate::{
     Built, LogChunk, OpDefinition, OpError, ResultRef, Session, SolveError, Status, Value,
     core::{TaskId, Ticket},
-    progress::{Report, Reports},
+    progress::Report,
 };
-
-/// The execution slot of an operation: taken while it executes, given back while it waits for a build of its own.
-pub(super) struct ExecSlot {
-    slots: Option<Arc<Slots>>,
-    holder: Holder,
-    held: Mutex<Option<Slot>>,
-}
-
-impl ExecSlot {
-    pub(super) fn new(slots: Option<Arc<Slots>>, holder: Holder) -> Self {
-        Self {
-            slots,
-            holder,
-            held: Mutex::new(None),
-        }
-    }
-
-    pub(super) async fn take(&self) {
-        let Some(slots) = &self.slots else {
-            return;
-        };
-        let slot = slots.take(self.holder).await;
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(slot);
-    }
-
-    fn give_back(&self) {
-        drop(
-            self.held
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-    }
-}
-
-/// What the pump and a running task share.
-#[derive(Default)]
-pub(super) struct TaskControl {
-    cancelled: AtomicBool,
-    /// Made when an operation asks for it.
-    token: OnceLock<CancellationToken>,
-    pub(super) reports: Reports,
-    /// Set when the task did not end at once.
-    pub(super) abort: OnceLock<AbortHandle>,
-    /// Ends the task some time after its cancellation; of no use once the task has ended.
-    pub(super) grace: OnceLock<AbortHandle>,
-}
-
-impl TaskControl {
-    pub(super) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-        if let Some(token) = self.token.get() {
-            token.cancel();
-        }
-    }
-
-    /// The task has ended.
-    pub(super) fn end(&self) {
-        if let Some(grace) = self.grace.get() {
-            grace.abort();
-        }
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
-    }
-
-    fn token(&self) -> &CancellationToken {
-        let token = self.token.get_or_init(CancellationToken::new);
-        if self.is_cancelled() {
-            token.cancel();
-        }
-        token
-    }
-}
 
 /// The surroundings of one call of an operation.
 pub struct OpContext<T: Value> {
@@ -105,8 +18,6 @@ pub struct OpContext<T: Value> {
     pub(super) shared: Arc<Shared<T>>,
     pub(super) control: Arc<TaskControl>,
     pub(super) slot: ExecSlot,
-    /// Builds that this call waits for; the slot is taken again when the last one ends.
-    pub(super) waiting: Mutex<u32>,
 }
 
 impl<T: Value> OpContext<T> {
@@ -215,7 +126,7 @@ impl<T: Value> OpContext<T> {
         &self,
         definition: OpDefinition<T>,
     ) -> Result<Built<ResultRef<T>>, SolveError<T>> {
-        let waiting = Waiting::enter(self);
+        let waiting = self.slot.wait();
         let reply = self
             .ask(|ticket| CoreInput::SubBuild {
                 ticket,
@@ -224,34 +135,13 @@ impl<T: Value> OpContext<T> {
             })
             .await;
         drop(waiting);
-        let last = *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) == 0;
-        if last && !self.is_cancelled() {
+        if !self.is_cancelled() {
             self.slot.take().await;
         }
         match reply? {
             CoreReply::Built(built) => Ok(built),
             _ => Err(SolveError::Shutdown),
         }
-    }
-}
-
-/// An operation that waits for a build of its own.
-struct Waiting<'a>(&'a Mutex<u32>);
-
-impl<'a> Waiting<'a> {
-    fn enter<T: Value>(context: &'a OpContext<T>) -> Self {
-        *context
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) += 1;
-        context.slot.give_back();
-        Self(&context.waiting)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
     }
 }
 

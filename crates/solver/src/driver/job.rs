@@ -22,7 +22,8 @@ pub struct JobOptions {
     pub id: Arc<str>,
     /// The client's session.
     pub session: Option<Session>,
-    /// Isolation domain: jobs of different domains share neither work nor records.
+    /// Isolation domain: jobs of different domains share neither work nor records, but for what is
+    /// [public](crate::VertexOptions::public).
     pub domain: Option<Arc<str>>,
 }
 

@@ -2,12 +2,14 @@
 
 mod chain;
 mod context;
+mod control;
 mod history;
 mod inbox;
 mod job;
 mod pump;
 mod run;
 mod running;
+mod slot;
 mod slots;
 mod sources;
 

@@ -108,9 +108,9 @@ impl<T: Value> Pump<T> {
         let mut batch = std::mem::take(&mut self.batch);
         while shared.inbox.take(&mut batch) {
             self.read_clock();
-            self.switch_tracing(shared);
+            self.contained(shared, |pump| pump.switch_tracing(shared));
             for message in batch.drain(..) {
-                self.message(shared, message);
+                self.contained(shared, |pump| pump.message(shared, message));
                 if self.starts.len() >= BATCH {
                     let starts = std::mem::replace(&mut self.starts, Vec::with_capacity(BATCH));
                     spawn_all(starts, shared);
@@ -119,6 +119,14 @@ impl<T: Value> Pump<T> {
         }
         self.batch = batch;
         std::mem::take(&mut self.starts)
+    }
+
+    /// Does something that must not end the solver where it panics: not the core, which broke an invariant then, nor what it works
+    /// with, such as a store.
+    fn contained(&mut self, shared: &Arc<Shared<T>>, work: impl FnOnce(&mut Self)) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| work(self))) {
+            self.start_anew(shared, &panic_text(payload.as_ref()));
+        }
     }
 
     fn read_clock(&mut self) {
@@ -197,11 +205,7 @@ impl<T: Value> Pump<T> {
                 self.read_clock();
             }
             let (now, core, effects) = (self.now, &mut self.core, &mut self.effects);
-            if let Err(payload) =
-                catch_unwind(AssertUnwindSafe(|| core.handle(now, input, effects)))
-            {
-                return self.start_anew(shared, &panic_text(payload.as_ref()));
-            }
+            core.handle(now, input, effects);
             self.carry_out(shared);
             if discards && !self.queries.is_empty() {
                 // Nobody waits any more for what was asked for edges that are gone.
@@ -341,16 +345,11 @@ impl<T: Value> Pump<T> {
         let watched = Arc::downgrade(control);
         let timer = tokio::spawn(async move {
             tokio::time::sleep(grace).await;
-            if let Some(handle) = watched
-                .upgrade()
-                .as_ref()
-                .and_then(|control| control.abort.get())
-            {
-                handle.abort();
+            if let Some(control) = watched.upgrade() {
+                control.abort();
             }
         });
-        // A task is cancelled once.
-        let _ = control.grace.set(timer.abort_handle());
+        control.watched_by(timer.abort_handle());
     }
 
     fn save(&self, shared: &Shared<T>, keys: Vec<SaveKey>, value: Option<ResultRef<T>>) {
@@ -424,14 +423,15 @@ impl<T: Value> Pump<T> {
         }
     }
 
-    /// The core broke an invariant. Whoever waits gets an error that says so; a new core takes over.
+    /// The core broke an invariant, or a store panicked. Whoever waits gets an error that says so; a new core takes over.
     fn start_anew(&mut self, shared: &Shared<T>, invariant: &str) {
         let invariant: Arc<str> = invariant.into();
         let position = self.core.position();
         let event = TraceEvent::Broken {
             invariant: Arc::clone(&invariant),
         };
-        self.trace(shared, event);
+        // The sink may be what panicked.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.trace(shared, event)));
         self.end_tasks();
         for (_, reply) in self.replies.drain() {
             let _ = reply.send(Err(SolveError::Invariant {
@@ -451,19 +451,17 @@ impl<T: Value> Pump<T> {
         self.follow_ups.clear();
         self.queries.clear();
         self.histories = Histories::default();
-        self.effects = Effects::default();
-        self.core = Core::new();
+        let effects = std::mem::take(&mut self.effects);
+        let core = std::mem::take(&mut self.core);
+        // A store may panic when it is given back what they hold.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop((effects, core))));
         self.recording = 0;
     }
 
     fn end_tasks(&mut self) {
         self.starts.clear();
         for control in std::mem::take(&mut self.running).into_controls() {
-            control.cancel();
-            control.end();
-            if let Some(handle) = control.abort.get() {
-                handle.abort();
-            }
+            control.abandon();
         }
     }
 

@@ -4,15 +4,13 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
 
 use super::{
-    CoreInput, Shared,
-    context::{ExecSlot, OpContext, TaskControl},
-    inbox::Message,
+    CoreInput, Shared, context::OpContext, control::TaskControl, inbox::Message, slot::ExecSlot,
     slots::Holder,
 };
 use crate::{
@@ -123,8 +121,7 @@ async fn run_all<T: Value>(mut starts: Vec<Start<T>>, shared: Arc<Shared<T>>) {
                 }
                 Poll::Pending => {
                     let handle = tokio::spawn(run_on(future, Arc::clone(&shared)));
-                    // Set once: a task is started once.
-                    let _ = control.abort.set(handle.abort_handle());
+                    control.runs_on(handle.abort_handle());
                 }
             }
             // What ended does not wait for what takes its time.
@@ -178,7 +175,6 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) -> Message<T> {
         shared,
         control,
         slot: ExecSlot::new(slots, holder),
-        waiting: Mutex::new(0),
     };
     let guard = Guard {
         context: &context,

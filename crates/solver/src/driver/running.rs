@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::context::TaskControl;
+use super::control::TaskControl;
 use crate::core::TaskId;
 
 /// Most controls of ended tasks that are kept to be used again.

@@ -28,6 +28,8 @@ impl World {
             Action::Finish => self.finish(a, b, Ending::Well),
             Action::Fail => self.finish(a, b, Ending::Failure),
             Action::LoseInput => self.finish(a, b, Ending::LostInput),
+            // Reports have no action of their own: the schedules of the seeds would all be others.
+            Action::Answer if b.is_multiple_of(4) => self.report(b / 4),
             Action::Answer => self.answer(a),
             Action::CloseSession => self.close_session(a),
             Action::DropRecord => {
@@ -38,12 +40,7 @@ impl World {
                 }
                 Ok(())
             }
-            Action::Subscribe => match self.job(a) {
-                Some(job) => self.handle(Input::Subscribe {
-                    job: self.jobs[&job].id,
-                }),
-                None => Ok(()),
-            },
+            Action::Subscribe => self.subscribe(a),
         }
     }
 
@@ -66,6 +63,7 @@ impl World {
             domain,
             session,
             roots: Vec::new(),
+            listens: false,
         };
         self.jobs.insert(number, job);
         let domain = (domain != 0).then(|| Digest::of(b"domain"));
@@ -197,6 +195,38 @@ impl World {
         })?;
         if let Some((ticket, _)) = self.builds().find(|(_, owner)| *owner == job) {
             return violation("the requests of a discarded job are answered", ticket);
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, a: u64) -> Result<(), Violation> {
+        let Some(job) = self.job(a).and_then(|job| self.jobs.get_mut(&job)) else {
+            return Ok(());
+        };
+        job.listens = true;
+        let job = job.id;
+        self.handle(Input::Subscribe { job })
+    }
+
+    /// A call reports on itself: those who can reach its vertex and listen hear of it, and it is kept as long as the vertex is.
+    fn report(&mut self, a: u64) -> Result<(), Violation> {
+        let calls = |running: &&Running| !matches!(running.call, Call::Load { .. });
+        let calls: Vec<_> = self.running.iter().filter(calls).collect();
+        let Some(running) = pick(calls.len(), a).map(|at| calls[at]) else {
+            return Ok(());
+        };
+        let (task, cancelled) = (running.id, running.cancelled);
+        let ran = self.core.reported(self.now, task, &mut self.effects);
+        if ran.is_none() != cancelled {
+            return violation("what runs may report, and what is cancelled not", task);
+        }
+        self.histories.extend(ran);
+        self.carry_out()?;
+        for (job, digest) in self.core.listeners(task) {
+            self.check_listens(job, digest)?;
+            if !self.core.reaches(job, task) {
+                return violation("who hears of a vertex can reach it", (job, task));
+            }
         }
         Ok(())
     }
@@ -432,6 +462,9 @@ impl World {
                 "every result is released",
                 (self.produced, self.released.len()),
             );
+        }
+        if let Some(ran) = self.histories.first() {
+            return violation("what was reported is forgotten with its vertex", ran);
         }
         if *self.alive.borrow() != 0 {
             return violation("no handle of a result is left", *self.alive.borrow());

@@ -12,7 +12,7 @@ use super::{
     rng::Rng,
 };
 use crate::{
-    Failure, KeyQuery, OpError, Record, RecordId, SaveKey,
+    Digest, Failure, KeyQuery, OpError, Record, RecordId, SaveKey,
     core::{
         Built, Call, Core, Effect, Effects, Fault, Input, JobId, QueryId, Reply, RootId, TaskId,
         Ticket,
@@ -78,6 +78,7 @@ pub(super) struct SimJob {
     pub(super) domain: u64,
     pub(super) session: Option<u64>,
     pub(super) roots: Vec<Root>,
+    pub(super) listens: bool,
 }
 
 pub(super) struct Root {
@@ -150,6 +151,8 @@ pub(super) struct World {
     pub(super) made_up: BTreeMap<u64, u64>,
     /// Classes of which a vertex was loaded with an option that keeps it from being merged.
     pub(super) alone: BTreeSet<u64>,
+    /// Vertices whose operations reported on themselves, by the name that the core gave them.
+    pub(super) histories: BTreeSet<u64>,
     pub(super) released: BTreeSet<u64>,
     pub(super) produced: u64,
     pub(super) alive: Rc<RefCell<u64>>,
@@ -185,6 +188,7 @@ impl World {
             executing: BTreeSet::new(),
             made_up: BTreeMap::new(),
             alone: BTreeSet::new(),
+            histories: BTreeSet::new(),
             released: BTreeSet::new(),
             produced: 0,
             alive: Rc::default(),
@@ -230,6 +234,16 @@ impl World {
         self.now += 1;
         self.handled += 1;
         self.core.handle(self.now, input, &mut self.effects);
+        self.carry_out()?;
+        self.may_cancel.clear();
+        self.core.check().map_err(|broken| Violation {
+            invariant: broken.invariant.to_owned(),
+            detail: broken.detail,
+        })
+    }
+
+    /// Does what the core asks for.
+    pub(super) fn carry_out(&mut self) -> Result<(), Violation> {
         let effects = std::mem::take(&mut self.effects);
         for effect in effects.list {
             self.note(&effect);
@@ -238,11 +252,7 @@ impl World {
         for value in effects.released {
             self.release(&value)?;
         }
-        self.may_cancel.clear();
-        self.core.check().map_err(|broken| Violation {
-            invariant: broken.invariant.to_owned(),
-            detail: broken.detail,
-        })
+        Ok(())
     }
 
     /// Mixes what was seen into the digest of the run.
@@ -258,10 +268,9 @@ impl World {
             Effect::Query { query, .. } => format!("query {query:?}"),
             Effect::Save { keys, .. } => format!("save {keys:?}"),
             Effect::Progress { news, .. } => format!("{news:?}"),
-            Effect::Lost { .. }
-            | Effect::DropRecord { .. }
-            | Effect::Replay { .. }
-            | Effect::Forget { .. } => String::new(),
+            Effect::Replay { job, digest, ran } => format!("replay {job:?} {digest:?} {ran}"),
+            Effect::Forget { ran } => format!("forget {ran}"),
+            Effect::Lost { .. } | Effect::DropRecord { .. } => String::new(),
         };
         if self.loud {
             println!("{} {seen}", self.now);
@@ -297,10 +306,28 @@ impl World {
                 }
             }
             Effect::DropRecord { record } => self.drop_record(record.id),
-            Effect::Progress { .. }
-            | Effect::Replay { .. }
-            | Effect::Forget { .. }
-            | Effect::Trace(_) => {}
+            Effect::Progress { job, news } => self.check_listens(job, news.digest)?,
+            Effect::Replay { job, digest, ran } => {
+                self.check_listens(job, digest)?;
+                if !self.histories.contains(&ran) {
+                    return violation("only what was reported is told again", (job, digest));
+                }
+            }
+            Effect::Forget { ran } => {
+                if !self.histories.remove(&ran) {
+                    return violation("only what was reported is forgotten, and once", ran);
+                }
+            }
+            Effect::Trace(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Whether a job is there, listens, and may hear of a vertex that it calls by this digest.
+    pub(super) fn check_listens(&self, job: JobId, digest: Digest) -> Result<(), Violation> {
+        let listens = |other: &SimJob| other.id == job && other.listens;
+        if !self.jobs.values().any(listens) {
+            return violation("only jobs that listen hear", (job, digest));
         }
         Ok(())
     }

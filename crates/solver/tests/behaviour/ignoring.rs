@@ -124,9 +124,8 @@ async fn an_input_that_is_held_after_it_was_forced_gives_no_key() {
     assert_ne!(again.counts().1, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_input_of_a_shared_vertex_survives_a_forced_twin_of_it() {
-    // [C2 of the weaknesses: a healthy build failed every time]
+/// [C2 of the weaknesses: a healthy build failed every time]
+async fn the_input_survives_a_forced_twin(nested: bool) {
     let world = World::new();
     let gate = Gate::new();
     let graph = |gate: &std::sync::Arc<Gate>| {
@@ -143,9 +142,34 @@ async fn the_input_of_a_shared_vertex_survives_a_forced_twin_of_it() {
         solve(&j1, &vtx("B", "B", "b forced").ignore_cache().done()).await,
         "b forced"
     );
-    let (_j2, healthy) = spawn(j2, &second).await;
+    let second = if nested {
+        sub("outer", &second).done()
+    } else {
+        second
+    };
+    let (j2, healthy) = spawn(j2, &second).await;
+    if nested {
+        // Until the operation has asked for its build.
+        while world.solver.census().await.unwrap().requests < 3 {
+            tokio::task::yield_now().await;
+        }
+    }
     request.abort();
+    let _ = request.await;
     end(j0).await;
     gate.open();
     assert_eq!(*healthy.await.unwrap().unwrap().value, "a");
+    end(j2).await;
+    j1.discard().await;
+    world.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_input_of_a_shared_vertex_survives_a_forced_twin_of_it() {
+    the_input_survives_a_forced_twin(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_input_of_a_vertex_of_a_nested_build_survives_a_forced_twin_of_it() {
+    the_input_survives_a_forced_twin(true).await;
 }

@@ -7,7 +7,9 @@
     reason = "helpers of tests are not recognised as tests"
 )]
 
+mod abandoned;
 mod basics;
+mod broken;
 mod caching;
 mod cancelling;
 mod chains;

@@ -295,18 +295,14 @@ async fn domains_share_nothing_but_what_is_public() {
     assert_eq!(solve(&a, &graph("r a")).await, "r a");
     let other = graph("r b");
     assert_eq!(solve(&b, &other).await, "r b");
-    assert_eq!(
-        other.counts(),
-        (2, 1),
-        "the record of the public base is used"
-    );
-    assert_eq!(merges(&world), 0);
+    assert_eq!(other.counts(), (2, 1), "the public base is used");
+    assert_eq!(merges(&world), 1, "the public bases");
     world
         .reaches(Census {
             jobs: 2,
             vertices: 4,
             edges: 4,
-            index: 4,
+            index: 3,
             ..Census::default()
         })
         .await;
@@ -314,6 +310,46 @@ async fn domains_share_nothing_but_what_is_public() {
     b.discard().await;
     let again = world.job_in("a").await;
     assert_eq!(solve(&again, &graph("x")).await, "r a");
+    again.discard().await;
+    let third = world.job_in("c").await;
+    let graph = graph("r c");
+    assert_eq!(solve(&third, &graph).await, "r c");
+    assert_eq!(graph.counts(), (2, 1), "the record of the public base");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn domains_share_the_run_of_what_is_public() {
+    // M2
+    for (public, runs) in [(true, 1), (false, 2)] {
+        let world = World::new();
+        let gate = Gate::new();
+        let base = |value: &str| {
+            let base = vtx("base", "base", value).exec_gate(&gate);
+            if public { base.public() } else { base }.done()
+        };
+        let (first, second) = (base("b"), base("b"));
+        let (a, running) = spawn(world.job_in("a").await, &first).await;
+        gate.arrivals(1).await;
+        let (b, joined) = spawn(world.job_in("b").await, &second).await;
+        if public {
+            while merges(&world) == 0 {
+                tokio::task::yield_now().await;
+            }
+            // Whoever began it may go.
+            running.abort();
+            end(a).await;
+        } else {
+            gate.arrivals(2).await;
+        }
+        gate.open();
+        assert_eq!(*joined.await.unwrap().unwrap().value, "b");
+        let execs = |vertex: &Vtx| vertex.execs.load(Ordering::SeqCst);
+        if !public {
+            running.await.unwrap().unwrap();
+        }
+        assert_eq!(execs(&first) + execs(&second), runs);
+        drop(b);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

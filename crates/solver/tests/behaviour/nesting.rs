@@ -1,6 +1,9 @@
 //! Builds that operations ask for.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use weld_solver::{OpError, SolverOptions};
 
@@ -119,5 +122,52 @@ async fn an_operation_that_waits_for_itself_is_refused() {
     let error = failure(&job, &outer).await;
     assert!(error.to_string().contains("depends on itself"), "{error}");
     job.discard().await;
+    world.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_takes_its_slot_while_it_waits_for_another_build_gives_it_back() {
+    // J6: one build of two has ended and the slot is being taken when a third is asked for
+    let world = World::with(SolverOptions {
+        parallelism: Some(1),
+        ..SolverOptions::default()
+    });
+    let (second, third, slot) = (Gate::new(), Gate::new(), Gate::new());
+    let b = vtx("b", "b", "2").exec_gate(&second).done();
+    let (a, c) = (vtx("a", "a", "1").done(), vtx("c", "c", "3").done());
+    let pass = Arc::clone(&third);
+    let p = vtx("p", "p", "done")
+        .before_exec(move |context| {
+            let (a, b, c, pass) = (a.clone(), b.clone(), c.clone(), Arc::clone(&pass));
+            Box::pin(async move {
+                let one_after_another = async {
+                    context.build(definition_of(&a, 0)).await?;
+                    let _ = pass.pass(context).await;
+                    context.build(definition_of(&c, 0)).await
+                };
+                let other = context.build(definition_of(&b, 0));
+                let (first, second) = tokio::join!(one_after_another, other);
+                first.and(second).map(|_| ()).map_err(OpError::failed)
+            })
+        })
+        .done();
+    let (job, request) = spawn(world.job().await, &p).await;
+    third.arrivals(1).await;
+    second.arrivals(1).await;
+    // Who waits for the slot next, behind `b`, keeps it until `c` is asked for.
+    let q = vtx("q", "q", "q").exec_gate(&slot).done();
+    let (other, waiting) = spawn(world.job().await, &q).await;
+    while q.counts().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    second.open();
+    slot.arrivals(1).await;
+    third.open();
+    slot.open();
+    let built = tokio::time::timeout(Duration::from_secs(20), request).await;
+    assert_eq!(*built.unwrap().unwrap().unwrap().value, "done");
+    waiting.await.unwrap().unwrap();
+    end(job).await;
+    end(other).await;
     world.emptied().await;
 }

@@ -327,7 +327,7 @@ async fn a_refused_twin_is_still_found_by_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn discards_race_with_merges() {
-    // [C4, C10, C11, C13, D2, D3]: at any moment, and nothing is left
+    // [C4, C10, C11, C13, D2, D3]: at any moment, also of builds that operations ask for, and nothing is left
     let world = World::new();
     for round in 0..150 {
         let gate = Gate::new();
@@ -338,7 +338,12 @@ async fn discards_race_with_merges() {
         };
         let mut waiting = Vec::new();
         for name in ["a", "b", "c", "d"] {
-            waiting.push(spawn(world.job().await, &graph(name)).await);
+            let graph = match (round / 4) % 3 {
+                0 => sub(&format!("{round} asks for {name}"), &graph(name)).done(),
+                1 if name < "c" => sub(&format!("{round} asks for {name}"), &graph(name)).done(),
+                _ => graph(name),
+            };
+            waiting.push(spawn(world.job().await, &graph).await);
             if round % 5 == 0 {
                 tokio::task::yield_now().await;
             }

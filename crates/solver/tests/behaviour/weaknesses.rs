@@ -13,7 +13,7 @@ use weld_solver::{
     TraceEvent, chain::ChainOptions,
 };
 
-use crate::{merging::until_merged, support::*};
+use crate::{abandoned::settled, merging::until_merged, support::*};
 
 async fn with_session(world: &World, id: &str) -> (Job<Value>, Session) {
     let session = Session::new(id, Arc::new(id.to_owned()));
@@ -31,115 +31,6 @@ async fn rest(mut stream: ProgressStream) -> Vec<ProgressEvent> {
         events.push(event);
     }
     events
-}
-
-async fn settled(world: &World, requests: usize) {
-    while world.solver.census().await.unwrap().requests < requests {
-        tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_target_is_found_through_what_merged_into_it() {
-    // [C1 (i)]: j0 and j1 go, j2 holds only v1; a fourth vertex of the key finds the live edge, and hears all of it
-    let world = World::new();
-    let gate = Gate::new();
-    let vertex = |name: &str| vtx(name, "same", "r").exec_gate(&gate).done();
-    let (v0, v3) = (vertex("v0"), vertex("v3"));
-    let (j0, r0) = spawn(world.job().await, &v0).await;
-    gate.arrivals(1).await;
-    let (j1, r1) = spawn(world.job().await, &vertex("v1")).await;
-    until_merged(&world, 1).await;
-    let (_j2, r2) = spawn(world.job().await, &vertex("v1")).await;
-    settled(&world, 3).await;
-    for (job, request) in [(j0, r0), (j1, r1)] {
-        request.abort();
-        let _ = request.await;
-        end(job).await;
-    }
-    let (_j3, r3) = spawn(world.job().await, &v3).await;
-    until_merged(&world, 2).await;
-    gate.open();
-    assert_eq!(*r2.await.unwrap().unwrap().value, "r");
-    assert_eq!(*r3.await.unwrap().unwrap().value, "r");
-    assert_eq!((v0.counts().1, v3.counts().1), (1, 0));
-}
-
-/// The recipe of [C1 (ii)]: content decides late, so the target asks for an input only after everyone who loaded it has gone.
-async fn the_target_asks_late(nested: bool) {
-    let world = World::new();
-    let gate = Gate::new();
-    let open = Gate::new();
-    open.open();
-    let graph = |name: &str, top: &str, y: &str, value: &str, gate: &Arc<Gate>| {
-        let left = vtx(&format!("x of {name}"), "x", "left").done();
-        let right = vtx(&format!("y of {name}"), y, value)
-            .exec_gate(gate)
-            .done();
-        vtx(name, top, "r").on(&left).on(&right).slow(1).done()
-    };
-    world.once(&graph("first", "v", "y", "old", &open)).await;
-    let second = |name| graph(name, "v", "changed", "new", &gate);
-    let wrapped = |name: &str, graph: &Vtx| match nested {
-        true => sub(name, graph).done(),
-        false => Arc::clone(graph),
-    };
-    let (j0, r0) = spawn(world.job().await, &second("v0")).await;
-    gate.arrivals(1).await;
-    let v1 = second("v1");
-    let (j1, r1) = spawn(world.job().await, &wrapped("outer", &v1)).await;
-    until_merged(&world, 2).await;
-    let (_j2, r2) = spawn(world.job().await, &wrapped("outer", &v1)).await;
-    settled(&world, 3).await;
-    for (job, request) in [(j0, r0), (j1, r1)] {
-        request.abort();
-        let _ = request.await;
-        end(job).await;
-    }
-    gate.open();
-    assert_eq!(*r2.await.unwrap().unwrap().value, "r");
-    drop(_j2);
-    world.emptied().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_asks_for_an_input_late_has_it() {
-    // [C1 (ii), C7]
-    the_target_asks_late(false).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_asks_for_an_input_late_has_it_for_a_nested_build_too() {
-    // [C1 (ii), C3]
-    the_target_asks_late(true).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn inputs_are_not_released_while_the_target_uses_them() {
-    // [C1 (iii)]: inputs that are not merged themselves, the edges above by content
-    let world = World::new();
-    let gate = Gate::new();
-    let graph = |name: &str, seed: &str| {
-        vtx(name, "op", "r")
-            .on(&vtx(&format!("in of {name}"), seed, "same").done())
-            .slow(0)
-            .exec_gate(&gate)
-            .done()
-    };
-    let (j0, r0) = spawn(world.job().await, &graph("v0", "a")).await;
-    gate.arrivals(1).await;
-    let (j1, r1) = spawn(world.job().await, &graph("v1", "b")).await;
-    until_merged(&world, 1).await;
-    let (_j2, r2) = spawn(world.job().await, &graph("v1", "b")).await;
-    settled(&world, 3).await;
-    for (job, request) in [(j0, r0), (j1, r1)] {
-        request.abort();
-        let _ = request.await;
-        end(job).await;
-    }
-    assert_eq!(world.results.released.load(Ordering::SeqCst), 0);
-    gate.open();
-    assert!(r2.await.unwrap().is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

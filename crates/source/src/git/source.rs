@@ -60,6 +60,9 @@ pub struct GitSpec {
     pub mtime: MtimePolicy,
     /// Who to be at the remote.
     pub auth: GitAuth,
+    /// For whom it is fetched, if not for everybody: owners share no mirror, so that each of them
+    /// has to be let in by the remote.
+    pub owner: Option<String>,
 }
 
 /// What the files' times of a checkout are.
@@ -235,7 +238,10 @@ impl GitSource {
         let ssh = ssh_command(known_hosts.as_ref().map(tempfile::NamedTempFile::path));
         let authorization = url.authorization().map(Secret::expose).unwrap_or_default();
         Ok(Access {
-            identity: format!("{}\n{authorization}", url.remote()),
+            identity: match &spec.owner {
+                None => format!("{}\n{authorization}", url.remote()),
+                Some(owner) => format!("{}\n{authorization}\n{owner}", url.remote()),
+            },
             git: git.with_env("GIT_SSH_COMMAND", ssh),
             url,
             _known_hosts: known_hosts,

@@ -58,6 +58,14 @@ impl Engine {
         }
     }
 
+    /// Ends writing, when no transaction is open and none will be begun; reading goes on.
+    pub(super) fn seal(&self) {
+        if let Err(error) = self.storage.seal() {
+            // Only the next opening takes longer.
+            tracing::debug!(%error, "cannot write the index of the state database's log");
+        }
+    }
+
     /// Closes a database that failed, after the reads that go on.
     pub(super) fn give_up(&self) {
         let mut slot = self

@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::index::Index;
 use super::storage::{PAGE, Page};
 
 const MAGIC: &[u8; 8] = b"weldlog1";
@@ -52,11 +53,14 @@ pub(super) struct Log {
     pub(super) end: u64,
     /// The checksum so far.
     pub(super) checksum: u32,
+    seed: u64,
 }
 
 impl Log {
     /// Begins a generation that follows a log which ended with the checksum `seed`.
     pub(super) fn create(path: &Path, generation: u64, seed: u32, boot: u64) -> io::Result<Self> {
+        // Before there is a log that it could be taken to belong to.
+        Index::remove(path)?;
         let file = options().create(true).truncate(true).open(path)?;
         let mut header = Vec::with_capacity(HEADER_LEN as usize);
         header.extend_from_slice(MAGIC);
@@ -70,18 +74,19 @@ impl Log {
             same_boot: true,
             end: HEADER_LEN,
             checksum: checksum(seed, &[&header]),
+            seed: u64::from(seed),
         })
     }
 
-    /// Reads the log of a generation that follows `seed`, up to its last whole group; `None` if
-    /// there is none.
+    /// Reads the log of a generation that follows `seed`, up to its last whole group, or from the
+    /// end of its index on, which is returned then; `None` if there is no such log.
     pub(super) fn open(
         path: &Path,
         generation: u64,
         seed: Option<u32>,
         boot: u64,
         mut each: impl FnMut(Logged),
-    ) -> io::Result<Option<Self>> {
+    ) -> io::Result<Option<(Self, Option<Index>)>> {
         let file = match options().open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -106,7 +111,12 @@ impl Log {
             same_boot: number(&header[16..]) == boot,
             end: HEADER_LEN,
             checksum: checksum(found_seed as u32, &[&header]),
+            seed: found_seed,
         };
+        let index = log.read_index(path, length);
+        if let Some(index) = &index {
+            (log.end, log.checksum) = (index.end, index.checksum);
+        }
         while let Some(group) = log.read_group(length)? {
             // On the same boot only the last group can be torn, by the end of the process.
             let is_last = group.end + GROUP_HEADER_LEN as u64 > length;
@@ -118,7 +128,39 @@ impl Log {
             log.checksum = group.checksum;
         }
         log.file.set_len(log.end)?;
-        Ok(Some(log))
+        Ok(Some((log, index)))
+    }
+
+    /// The index, if it belongs to this log and nothing of what it covers can be torn.
+    fn read_index(&self, path: &Path, length: u64) -> Option<Index> {
+        if !self.same_boot {
+            return None;
+        }
+        let index = Index::read(path)?;
+        let belongs = index.generation == self.generation
+            && index.seed == self.seed
+            && (HEADER_LEN..=length).contains(&index.end);
+        belongs.then_some(index)
+    }
+
+    /// Notes what this log holds, `pages` of which each is at a place, for the next to open it.
+    pub(super) fn write_index(
+        &self,
+        path: &Path,
+        pages: Vec<(u64, u64)>,
+        floor: u64,
+        len: u64,
+    ) -> io::Result<()> {
+        let index = Index {
+            generation: self.generation,
+            seed: self.seed,
+            end: self.end,
+            checksum: self.checksum,
+            floor,
+            len,
+            pages,
+        };
+        index.write(path)
     }
 
     /// Appends a group; returns where each page of it is. After an error the log is as before.

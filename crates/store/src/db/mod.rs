@@ -12,6 +12,7 @@
 mod committer;
 mod engine;
 mod error;
+mod index;
 mod log;
 mod storage;
 mod ticket;
@@ -135,6 +136,11 @@ impl Db {
         self.0.engine.storage().wants_checkpoint()
     }
 
+    /// Whether the log is so long that not even the end of a process should leave it.
+    pub(crate) fn needs_checkpoint(&self) -> bool {
+        self.0.engine.storage().needs_checkpoint()
+    }
+
     /// Commits what is queued and ends the committer; later updates are refused.
     pub(crate) fn close(&self) {
         self.0
@@ -150,6 +156,7 @@ impl Db {
             .take();
         if let Some(committer) = committer {
             committer.join();
+            self.0.engine.seal();
         }
     }
 }

@@ -53,6 +53,8 @@ struct State {
     /// The length of the storage, and whether the log knows it.
     len: u64,
     len_logged: bool,
+    /// Nothing is written any more.
+    sealed: bool,
 }
 
 /// A log with where its pages are.
@@ -136,6 +138,7 @@ impl Storage {
             active,
             waiting: BTreeMap::new(),
             len_logged: true,
+            sealed: false,
         };
         if applied == 0 && state.is_unborn()? {
             let log = Log::create(&log_path(directory, 1), 1, 0, boot)?;
@@ -154,6 +157,11 @@ impl Storage {
         let state = self.read_state();
         let log = &state.active.log;
         state.draining.is_some() || log.end > CHECKPOINT_LEN || !log.same_boot
+    }
+
+    /// Whether the log has outgrown what is left to the background.
+    pub(super) fn needs_checkpoint(&self) -> bool {
+        self.read_state().active.log.end > 2 * CHECKPOINT_LEN
     }
 
     /// Moves what is logged into the file.
@@ -225,12 +233,31 @@ impl Storage {
         Ok((generation, len))
     }
 
+    /// Ends writing, after the last commit: what the database writes when it is dropped changes
+    /// nothing, since each commit holds all that opening needs. Notes where the log's pages are.
+    pub(super) fn seal(&self) -> io::Result<()> {
+        let mut state = self.write_state();
+        state.sealed = true;
+        let layer = &state.active;
+        let pages = layer.pages.iter().map(|(page, at)| (*page, *at)).collect();
+        let path = log_path(&self.directory, layer.log.generation);
+        layer.log.write_index(&path, pages, layer.floor, layer.len)
+    }
+
     /// Drops what was written since the last sync.
     pub(super) fn revert(&self) {
         let mut state = self.write_state();
         state.waiting.clear();
         state.len = state.active.len;
         state.len_logged = true;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State) -> io::Result<()>) -> io::Result<()> {
+        let mut state = self.write_state();
+        if state.sealed {
+            return Ok(());
+        }
+        change(&mut state)
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
@@ -253,8 +280,12 @@ fn open_logs(
         let mut logged = Vec::new();
         let path = log_path(directory, generation);
         let log = Log::open(&path, generation, seed, boot, |entry| logged.push(entry))?;
-        Ok::<_, io::Error>(log.map(|log| {
+        Ok::<_, io::Error>(log.map(|(log, index)| {
             let mut layer = Layer::new(log, len);
+            if let Some(index) = index {
+                layer.pages.extend(index.pages);
+                (layer.floor, layer.len) = (index.floor, index.len);
+            }
             logged.into_iter().for_each(|entry| layer.note(entry));
             layer
         }))
@@ -440,19 +471,19 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        self.0.write_state().set_len(len)
+        self.0.change(|state| state.set_len(len))
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        self.0.write_state().append()
+        self.0.change(State::append)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        self.0.write_state().write(offset, data)
+        self.0.change(|state| state.write(offset, data))
     }
 
     fn close(&self) -> Result<(), io::Error> {
-        self.0.write_state().append()
+        self.0.change(State::append)
     }
 }
 

@@ -15,37 +15,54 @@ const MAX_DEPTH: usize = 64;
 /// Removes a name and all that is below it, not through symlinks. A name that is not there is
 /// removed already.
 pub(crate) fn remove_at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    remove_some_at(directory, name, &mut { usize::MAX }).map(drop)
+}
+
+/// As [`remove_at`], but gives up after `left` names, which it counts down; whether all is gone.
+pub(crate) fn remove_some_at(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    left: &mut usize,
+) -> io::Result<bool> {
+    if !take_one(left) {
+        return Ok(false);
+    }
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Ok(()) | Err(Errno::NOENT) => return Ok(true),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(errno) => return Err(errno.into()),
     }
     match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Ok(()) | Err(Errno::NOENT) => return Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
     let top = open_directory_at(directory, name)?;
-    empty(&top)?;
+    if !empty(&top, left)? {
+        return Ok(false);
+    }
     drop(top);
     rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?;
-    Ok(())
+    Ok(true)
 }
 
-/// Removes all that is in a directory.
-pub(crate) fn empty(top: &OwnedFd) -> io::Result<()> {
+/// Removes all that is in a directory, up to `left` names; whether all is gone.
+fn empty(top: &OwnedFd, left: &mut usize) -> io::Result<bool> {
     let mut stack: Vec<Level> = Vec::new();
     let mut here = Level::open(top, OsStr::new("."))?;
     let mut moved = 0u64;
     loop {
         let Some(name) = here.names.pop() else {
             let Some(above) = stack.pop() else {
-                return Ok(());
+                return Ok(true);
             };
             let emptied = std::mem::replace(&mut here, above);
             rustix::fs::unlinkat(&here.directory, &emptied.name, AtFlags::REMOVEDIR)?;
             continue;
         };
+        if !take_one(left) {
+            return Ok(false);
+        }
         match rustix::fs::unlinkat(&here.directory, &name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => continue,
             Err(Errno::ISDIR | Errno::PERM) => {}
@@ -75,6 +92,12 @@ pub(crate) fn empty(top: &OwnedFd) -> io::Result<()> {
             first.names.push(aside);
         }
     }
+}
+
+fn take_one(left: &mut usize) -> bool {
+    let taken = left.checked_sub(1);
+    *left = taken.unwrap_or(0);
+    taken.is_some()
 }
 
 /// A directory whose names are being removed.

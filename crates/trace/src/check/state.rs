@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::{CheckReport, Rule};
 use crate::{
-    line::{Kind, Line, Text},
+    kind::Kind,
+    line::{Line, Text},
     text::short,
 };
 
@@ -12,51 +13,51 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Replay {
     position: u64,
-    line: u64,
+    pub(super) line: u64,
     /// The trace does not tell everything: it began in the middle, or lost lines. What is not known is then taken as it comes.
-    partial: bool,
+    pub(super) partial: bool,
     ended: bool,
-    jobs: HashMap<String, Job>,
-    vertices: HashMap<u64, Vertex>,
+    pub(super) jobs: HashMap<String, Job>,
+    pub(super) vertices: HashMap<u64, Vertex>,
     /// Numbers of live vertices by digest.
     digests: HashMap<String, Vec<u64>>,
     edges: HashMap<u64, Edge>,
     freed_edges: HashSet<u64>,
     requests: HashMap<u64, u64>,
-    tasks: HashMap<u64, Task>,
+    pub(super) tasks: HashMap<u64, Task>,
 }
 
 #[derive(Default)]
-struct Job {
-    session: bool,
-    roots: Vec<u64>,
+pub(super) struct Job {
+    pub(super) session: bool,
+    pub(super) roots: Vec<u64>,
 }
 
-struct Vertex {
-    digest: String,
+pub(super) struct Vertex {
+    pub(super) digest: String,
     inputs: Vec<u64>,
     /// Roots of builds that its operation asked for.
     sub_builds: Vec<u64>,
     edges: u32,
-    running: Option<u64>,
+    pub(super) running: Option<u64>,
 }
 
-struct Edge {
+pub(super) struct Edge {
     vertex: String,
     /// Number of the vertex, where only one can be meant.
     owner: Option<u64>,
     state: u8,
-    may_fall: bool,
+    pub(super) may_fall: bool,
     complete: bool,
     target: Option<u64>,
     /// How many forward to it.
     sources: u32,
 }
 
-struct Task {
-    call: String,
-    vertex: Option<u64>,
-    cancelled: bool,
+pub(super) struct Task {
+    pub(super) call: String,
+    pub(super) vertex: Option<u64>,
+    pub(super) cancelled: bool,
 }
 
 impl Replay {
@@ -278,7 +279,11 @@ impl Replay {
     }
 
     /// The edge of a line that only an edge which does not forward can have.
-    fn active(&mut self, line: &Line<'_>, report: &mut CheckReport) -> Option<&mut Edge> {
+    pub(super) fn active(
+        &mut self,
+        line: &Line<'_>,
+        report: &mut CheckReport,
+    ) -> Option<&mut Edge> {
         self.touch(line.edge, line.vertex, report);
         let (number, id) = (self.line, line.edge.unwrap_or(0));
         let edge = self.edges.get_mut(&id)?;
@@ -461,135 +466,8 @@ impl Replay {
         }
     }
 
-    fn begin(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        let task = line.task.unwrap_or(0);
-        let mut of = None;
-        let call = if line.kind == Kind::LoadStart {
-            self.active(line, report);
-            "load"
-        } else {
-            of = line.id;
-            raw(line.call)
-        };
-        if let Some(id) = of
-            && !self.vertices.contains_key(&id)
-            && !self.partial
-        {
-            let what = format!(
-                "{call} of vertex {}, which is not live",
-                short(raw(line.vertex))
-            );
-            report.add(self.line, Rule::Ownership, what);
-        }
-        if call == "exec"
-            && let Some(vertex) = of.and_then(|id| self.vertices.get_mut(&id))
-            && let Some(other) = vertex.running.replace(task)
-        {
-            let what = format!(
-                "vertex {} runs as call {other} already",
-                short(&vertex.digest)
-            );
-            report.add(self.line, Rule::RunsOnce, what);
-        }
-        let begun = Task {
-            call: call.to_owned(),
-            vertex: of,
-            cancelled: false,
-        };
-        if self.tasks.insert(task, begun).is_some() {
-            report.add(self.line, Rule::Call, format!("call {task} runs already"));
-        }
-    }
-
-    fn end(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        let number = self.line;
-        let task = line.task.unwrap_or(0);
-        if matches!(line.kind, Kind::LoadEnd | Kind::LoadFailed)
-            && let Some(edge) = self.active(line, report)
-        {
-            edge.may_fall |= line.kind == Kind::LoadFailed;
-        }
-        let Some(begun) = self.tasks.remove(&task) else {
-            if !self.partial {
-                report.add(
-                    number,
-                    Rule::Call,
-                    format!("call {task} ends, but does not run"),
-                );
-            }
-            return;
-        };
-        let call = match line.kind {
-            Kind::CallEnd => raw(line.call),
-            Kind::Dropped => begun.call.as_str(),
-            _ => "load",
-        };
-        if call != begun.call {
-            let what = format!("call {task} ends as {call}, but began as {}", begun.call);
-            report.add(number, Rule::Call, what);
-        }
-        if begun.cancelled && line.kind != Kind::Dropped {
-            let what = format!("the outcome of call {task} counts, although it was cancelled");
-            report.add(number, Rule::Call, what);
-        }
-        if let Some(vertex) = begun.vertex.and_then(|id| self.vertices.get_mut(&id))
-            && vertex.running == Some(task)
-        {
-            vertex.running = None;
-        }
-    }
-
-    fn cancel(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        let task = line.task.unwrap_or(0);
-        match self.tasks.get_mut(&task) {
-            Some(known) => {
-                if std::mem::replace(&mut known.cancelled, true) {
-                    report.add(
-                        self.line,
-                        Rule::Call,
-                        format!("call {task} is cancelled twice"),
-                    );
-                }
-            }
-            None if self.partial => {}
-            None => report.add(
-                self.line,
-                Rule::Call,
-                format!("call {task} is cancelled, but does not run"),
-            ),
-        }
-    }
-
-    fn session_lent(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        let id = line.job.map(Text::value).unwrap_or_default();
-        let Some(job) = self.jobs.get(id.as_ref()) else {
-            if !self.partial {
-                report.add(
-                    self.line,
-                    Rule::Session,
-                    format!("{id}, which is not open, lends a session"),
-                );
-            }
-            return;
-        };
-        if !job.session {
-            return report.add(
-                self.line,
-                Rule::Session,
-                format!("{id} lends a session, but has none"),
-            );
-        }
-        if !self.partial && !self.is_made_of(&job.roots, raw(line.vertex)) {
-            let what = format!(
-                "{id} lends its session to {}, which it has no interest in",
-                short(raw(line.vertex))
-            );
-            report.add(self.line, Rule::Session, what);
-        }
-    }
-
     /// Whether a vertex can be reached from roots through inputs, forwards and builds that operations asked for.
-    fn is_made_of(&self, roots: &[u64], digest: &str) -> bool {
+    pub(super) fn is_made_of(&self, roots: &[u64], digest: &str) -> bool {
         let mut seen = HashSet::new();
         let mut ahead = roots.to_vec();
         while let Some(id) = ahead.pop() {
@@ -633,6 +511,6 @@ impl Replay {
     }
 }
 
-fn raw<'a>(text: Option<Text<'a>>) -> &'a str {
+pub(super) fn raw<'a>(text: Option<Text<'a>>) -> &'a str {
     text.map_or("", Text::raw)
 }

@@ -77,6 +77,7 @@ pub(crate) fn prepare(args: &BuildArgs, remote: bool) -> Result<Prepared, Failur
         input: BuildInput::Dockerfile { attrs },
         exports,
         entitlements: entitlements(&args.allow)?,
+        explain: args.explain,
         session: session.into_session(),
     };
     Ok(Prepared {

@@ -49,6 +49,7 @@ pub(crate) async fn solve(
         },
         exports,
         entitlements: entitlements(&args.allow)?,
+        explain: false,
         session: session.into_session(),
     };
     let response = run::build(worker, request, &args.progress, cancel).await?;

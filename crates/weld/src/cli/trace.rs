@@ -85,10 +85,9 @@ enum Format {
     Html,
 }
 
-/// Whether a command wants to be traced, or its steps explained.
+/// Whether a command wants to be traced.
 pub(crate) fn wanted(command: &Command) -> bool {
     let trace = match command {
-        Command::Build(args) if args.explain => return true,
         Command::Build(args) => &args.trace.trace,
         Command::Solve(args) => &args.trace.trace,
         _ => &None,

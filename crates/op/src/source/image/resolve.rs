@@ -143,12 +143,14 @@ impl Worker {
         reference: &str,
         platform: &Platform,
     ) -> Result<Arc<Resolved>, ImageError> {
-        let owner = session.map_or("", |session| session.id());
+        // Ids of sessions are chosen by clients.
+        let owner = session.map_or("", |session| session.id()).to_owned();
+        let owner = self.domain.scoped(owner);
         let kind = match place {
             Place::Registry(_) => reference.to_owned(),
             Place::Layout(layout) => format!("{}\n{reference}", layout.name()),
         };
-        let key = (owner.to_owned(), kind, platform.clone());
+        let key = (owner, kind, platform.clone());
         let resolution = self.resolutions.entry(key.clone());
         let resolved = resolution
             .get_or_init(|| async { self.resolve(place, reference, platform).await.map(Arc::new) })
@@ -208,24 +210,32 @@ impl Worker {
         Err(ImageError::Nested(text.to_owned()))
     }
 
-    /// What a reference with a digest stands for, if the store has it: nobody needs to be asked.
+    /// What a reference with a digest stands for, if the store has it: nobody needs to be asked, but
+    /// for whether the client of a named domain may have it. What only other domains asked for says
+    /// nothing of that either.
     async fn known(
         &self,
         reference: &Reference,
     ) -> Result<Option<weld_source::registry::Resolved>, ImageError> {
-        let Some(digest) = reference.digest() else {
+        let Some(digest) = reference.digest().filter(|_| self.domain.name().is_none()) else {
             return Ok(None);
         };
-        let (blobs, wanted) = (self.store.blobs().clone(), digest.clone());
-        let found = off_reactor(move || match blobs.get(&wanted)? {
-            Some(blob) if blob.size() <= MAX_CONFIG => {
-                let media_type = blob.info().media_type.clone().unwrap_or_default();
-                Ok(Some((blob.read_all(MAX_CONFIG)?, media_type)))
+        let (store, wanted) = (self.store.clone(), digest.clone());
+        let name = self.document_name(digest);
+        let found = off_reactor(move || {
+            if store.db().read(|tx| names::get(tx, &name))?.is_none() {
+                return Ok(None);
             }
-            Some(_) | None => Ok(None),
+            match store.blobs().get(&wanted)? {
+                Some(blob) if blob.size() <= MAX_CONFIG => {
+                    let media_type = blob.info().media_type.clone().unwrap_or_default();
+                    Ok(Some((blob.read_all(MAX_CONFIG)?, media_type)))
+                }
+                Some(_) | None => Ok(None),
+            }
         })
         .await?;
-        let found = found.map_err(|source| store_error(reference, source))?;
+        let found = found.map_err(|source: BlobError| store_error(reference, source))?;
         Ok(found.and_then(|(bytes, media_type)| {
             let bytes = Bytes::from(bytes);
             // What is something else than the registry said some time is asked for again.
@@ -348,6 +358,12 @@ impl Worker {
         .await
     }
 
+    /// The name of a document that a client of this domain was given.
+    fn document_name(&self, digest: &Digest) -> String {
+        let digest = self.domain.scoped(digest.to_string());
+        format!("image-document:{digest}")
+    }
+
     async fn put(
         &self,
         reference: &Reference,
@@ -359,10 +375,11 @@ impl Worker {
             media_type: Some(media_type.to_owned()),
             ..BlobInfo::default()
         };
+        let worker = self.clone();
         let put = off_reactor(move || {
             let blob = store.blobs().put(&bytes, info)?;
             let object = Object::Blob(blob.digest().clone());
-            let name = format!("image-document:{}", blob.digest());
+            let name = worker.document_name(blob.digest());
             store.uses().add(&object);
             if store.db().read(|tx| names::get(tx, &name))?.is_none() {
                 // Nobody waits for it: without the name, it is asked for again some day.

@@ -1,5 +1,7 @@
 use super::*;
 
+use crate::db::index::Index;
+
 use proptest::prelude::*;
 use redb::TableDefinition;
 
@@ -18,6 +20,8 @@ enum Step {
     Checkpoint,
     /// The process ends.
     Kill,
+    /// The process ends in order; whether its index is damaged since.
+    Close(bool),
     /// The machine goes down: of the logs that were not synced this part is there, with a byte
     /// of it flipped or not.
     PowerLoss(Moment, u8, bool),
@@ -44,6 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Sync),
         1 => Just(Step::Checkpoint),
         1 => Just(Step::Kill),
+        2 => prop::bool::weighted(0.2).prop_map(Step::Close),
         2 => (moment, any::<u8>(), any::<bool>())
             .prop_map(|(moment, part, flip)| Step::PowerLoss(moment, part, flip)),
     ]
@@ -117,10 +122,29 @@ impl World {
                 self.synced_log = None;
             }
             Step::Kill => self.reopen(self.synced)?,
+            Step::Close(damage) => self.close(damage)?,
             Step::PowerLoss(moment, part, flip) => self.lose_power(moment, part, flip)?,
         }
         prop_assert!(self.content() == self.history[self.history.len() - 1]);
         Ok(())
+    }
+
+    fn close(&mut self, damage: bool) -> Result<(), TestCaseError> {
+        let storage = &self.storage.0;
+        storage.seal().unwrap();
+        // As the database does when it is dropped.
+        self.storage.set_len(0).unwrap();
+        self.storage.write(0, b"too late").unwrap();
+        self.storage.close().unwrap();
+        if damage {
+            let generation = storage.read_state().active.log.generation;
+            let path = Index::path(&log_path(self.directory.path(), generation));
+            let mut bytes = fs::read(&path).unwrap();
+            let at = bytes.len() / 2;
+            bytes[at] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+        self.reopen(self.synced)
     }
 
     fn lose_power(&mut self, moment: Moment, part: u8, flip: bool) -> Result<(), TestCaseError> {

@@ -5,23 +5,20 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::Barrier;
 use weld_solver::{
-    Built, CacheMap, Census, Definition, Digest, InputMap, Job, JobOptions, KeyStore, LoadError,
-    MemoryKeyStore, MergePolicy, Op, OpContext, OpDefinition, OpError, Output, RecordId, ResultRef,
-    ResultStore, Solver, SolverOptions, StoreError, TraceEvent, TraceSink, TraceStamp, VertexDef,
-    VertexOptions,
+    CacheMap, Definition, Digest, InputMap, MergePolicy, Op, OpDefinition, OpError, Output,
+    ResultRef, VertexDef, VertexOptions,
 };
 
-pub(crate) type Value = String;
-pub(crate) type Context = OpContext<Value>;
+use super::{Context, Gate, Value};
+
 type Pending = Pin<Box<dyn Future<Output = Result<(), OpError>> + Send>>;
 type Hook = Arc<
     dyn for<'a> Fn(&'a Context) -> Pin<Box<dyn Future<Output = Result<(), OpError>> + Send + 'a>>
@@ -266,72 +263,6 @@ fn meet(barrier: &Arc<Barrier>) -> Pending {
     })
 }
 
-/// Holds an operation until it is opened or the operation is cancelled.
-#[derive(Default)]
-pub(crate) struct Gate {
-    open: AtomicBool,
-    opened: Notify,
-    arrived: Notify,
-    arrivals: AtomicUsize,
-    pub(crate) cancelled: AtomicUsize,
-}
-
-impl Gate {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
-    pub(crate) fn open(&self) {
-        self.open.store(true, Ordering::SeqCst);
-        self.opened.notify_waiters();
-    }
-
-    /// Comes to the gate without passing.
-    pub(crate) async fn knock(&self) {
-        self.arrivals.fetch_add(1, Ordering::SeqCst);
-        self.arrived.notify_waiters();
-    }
-
-    /// Waits until that many operations have come to the gate.
-    pub(crate) async fn arrivals(&self, count: usize) {
-        loop {
-            let arrived = self.arrived.notified();
-            tokio::pin!(arrived);
-            arrived.as_mut().enable();
-            if self.arrivals.load(Ordering::SeqCst) >= count {
-                return;
-            }
-            arrived.await;
-        }
-    }
-
-    pub(crate) fn pass<'a>(
-        self: &Arc<Self>,
-        context: &'a Context,
-    ) -> Pin<Box<dyn Future<Output = Result<(), OpError>> + Send + 'a>> {
-        let gate = Arc::clone(self);
-        Box::pin(async move {
-            gate.arrivals.fetch_add(1, Ordering::SeqCst);
-            gate.arrived.notify_waiters();
-            loop {
-                let opened = gate.opened.notified();
-                tokio::pin!(opened);
-                opened.as_mut().enable();
-                if gate.open.load(Ordering::SeqCst) {
-                    return Ok(());
-                }
-                tokio::select! {
-                    () = opened => {}
-                    () = context.cancellation().cancelled() => {
-                        gate.cancelled.fetch_add(1, Ordering::SeqCst);
-                        return Err(OpError::Cancelled);
-                    }
-                }
-            }
-        })
-    }
-}
-
 impl Vertex {
     pub(crate) fn into_first_input(self) -> Option<Vtx> {
         self.inputs.into_iter().next().map(|(input, _)| input)
@@ -351,6 +282,11 @@ impl Vertex {
                 .sum()
         };
         (sum(|vertex| &vertex.maps), sum(|vertex| &vertex.execs))
+    }
+
+    /// Whether it is being executed.
+    pub(crate) fn runs(&self) -> bool {
+        self.running.load(Ordering::SeqCst)
     }
 }
 
@@ -462,9 +398,17 @@ impl Op<Value> for Scripted {
             !self.0.running.swap(true, Ordering::SeqCst),
             "an operation runs once at a time"
         );
-        let outcome = self.run(context, inputs).await;
-        self.0.running.store(false, Ordering::SeqCst);
-        outcome
+        let _running = Running(&self.0.running);
+        self.run(context, inputs).await
+    }
+}
+
+/// Resets the flag when a run ends, also by being dropped.
+struct Running<'a>(&'a AtomicBool);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 
@@ -491,212 +435,5 @@ impl Scripted {
                 vec![(*built.value).clone()]
             }
         })
-    }
-}
-
-/// A result store that counts loads and can refuse them.
-#[derive(Default)]
-pub(crate) struct Results {
-    records: Mutex<HashMap<RecordId, Value>>,
-    next: AtomicUsize,
-    pub(crate) loads: AtomicUsize,
-    pub(crate) given: AtomicUsize,
-    pub(crate) refuse: AtomicBool,
-    pub(crate) released: AtomicUsize,
-}
-
-#[async_trait]
-impl ResultStore<Value> for Results {
-    fn save(&self, value: &Value) -> Result<RecordId, StoreError> {
-        let id = RecordId(self.next.fetch_add(1, Ordering::SeqCst) as u64);
-        self.records.lock().unwrap().insert(id, value.clone());
-        Ok(id)
-    }
-
-    async fn load(&self, record: RecordId) -> Result<Value, LoadError> {
-        self.loads.fetch_add(1, Ordering::SeqCst);
-        if self.refuse.load(Ordering::SeqCst) {
-            return Err(LoadError::Failed {
-                record,
-                source: Arc::from(Box::from("refused")),
-            });
-        }
-        let value = self.records.lock().unwrap().get(&record).cloned();
-        self.given
-            .fetch_add(usize::from(value.is_some()), Ordering::SeqCst);
-        value.ok_or(LoadError::Gone(record))
-    }
-
-    fn forget(&self, record: RecordId) {
-        self.records.lock().unwrap().remove(&record);
-    }
-
-    fn release(&self, value: Value) {
-        self.released.fetch_add(1, Ordering::SeqCst);
-        drop(value);
-    }
-}
-
-impl Results {
-    pub(crate) fn loads(&self) -> usize {
-        self.loads.load(Ordering::SeqCst)
-    }
-
-    /// How many loads gave a value.
-    pub(crate) fn loaded(&self) -> usize {
-        self.given.load(Ordering::SeqCst)
-    }
-
-    /// Every record vanishes.
-    pub(crate) fn clear(&self) {
-        self.records.lock().unwrap().clear();
-    }
-}
-
-/// Keeps what the scheduler did.
-#[derive(Default)]
-pub(crate) struct Trace(pub(crate) Mutex<Vec<TraceEvent>>);
-
-impl TraceSink for Trace {
-    fn event(&self, _: TraceStamp, event: TraceEvent) {
-        self.0.lock().unwrap().push(event);
-    }
-}
-
-/// A solver with its stores.
-pub(crate) struct World {
-    pub(crate) solver: Solver<Value>,
-    pub(crate) keys: Arc<MemoryKeyStore>,
-    pub(crate) results: Arc<Results>,
-    pub(crate) trace: Arc<Trace>,
-}
-
-static JOBS: AtomicU32 = AtomicU32::new(0);
-
-impl World {
-    pub(crate) fn new() -> Self {
-        Self::with(SolverOptions::default())
-    }
-
-    pub(crate) fn with(options: SolverOptions) -> Self {
-        let (keys, results, trace) = (
-            Arc::<MemoryKeyStore>::default(),
-            Arc::<Results>::default(),
-            Arc::<Trace>::default(),
-        );
-        let options = SolverOptions {
-            trace: Some(Arc::clone(&trace) as Arc<dyn TraceSink>),
-            ..options
-        };
-        let solver = Solver::new(
-            options,
-            Arc::clone(&keys) as Arc<dyn KeyStore>,
-            Arc::clone(&results) as Arc<dyn ResultStore<Value>>,
-        );
-        Self {
-            solver,
-            keys,
-            results,
-            trace,
-        }
-    }
-
-    pub(crate) async fn job(&self) -> Job<Value> {
-        let id = format!("job {}", JOBS.fetch_add(1, Ordering::Relaxed));
-        self.solver.new_job(JobOptions::new(id)).await.unwrap()
-    }
-
-    pub(crate) async fn job_in(&self, domain: &str) -> Job<Value> {
-        let id = format!("job {}", JOBS.fetch_add(1, Ordering::Relaxed));
-        self.solver
-            .new_job(JobOptions {
-                domain: Some(domain.into()),
-                ..JobOptions::new(id)
-            })
-            .await
-            .unwrap()
-    }
-
-    /// Builds a vertex in a job of its own, which ends then.
-    pub(crate) async fn once(&self, vertex: &Vtx) -> Value {
-        let job = self.job().await;
-        let value = solve(&job, vertex).await;
-        job.discard().await;
-        value
-    }
-
-    /// Waits until nothing is alive.
-    pub(crate) async fn emptied(&self) {
-        self.reaches(Census::default()).await;
-    }
-
-    pub(crate) async fn reaches(&self, census: Census) {
-        let reached = async {
-            while self.solver.census().await.unwrap() != census {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let outcome = tokio::time::timeout(Duration::from_secs(10), reached).await;
-        assert!(
-            outcome.is_ok(),
-            "{:?} instead of {census:?}",
-            self.solver.census().await
-        );
-    }
-
-    pub(crate) fn saw(&self, matches: impl Fn(&TraceEvent) -> bool) -> usize {
-        self.trace
-            .0
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|event| matches(event))
-            .count()
-    }
-}
-
-pub(crate) async fn built(job: &Job<Value>, vertex: &Vtx) -> Built<ResultRef<Value>> {
-    job.solve(definition_of(vertex, 0)).await.unwrap()
-}
-
-/// Builds a vertex in a job and returns its value.
-pub(crate) async fn solve(job: &Job<Value>, vertex: &Vtx) -> Value {
-    (*built(job, vertex).await.value).clone()
-}
-
-/// Builds a vertex that must fail, and returns the error.
-pub(crate) async fn failure(job: &Job<Value>, vertex: &Vtx) -> weld_solver::SolveError<Value> {
-    job.solve(definition_of(vertex, 0)).await.unwrap_err()
-}
-
-pub(crate) fn barrier(count: usize) -> Arc<Barrier> {
-    Arc::new(Barrier::new(count))
-}
-
-pub(crate) type Request =
-    tokio::task::JoinHandle<Result<Built<ResultRef<Value>>, weld_solver::SolveError<Value>>>;
-
-/// Loads a vertex in a job, and asks for it on a task of its own. Aborting the task cancels the request.
-pub(crate) async fn spawn(job: Job<Value>, vertex: &Vtx) -> (Arc<Job<Value>>, Request) {
-    let job = Arc::new(job);
-    let request = ask(&job, vertex).await;
-    (job, request)
-}
-
-/// As [`spawn`], for a job that asks more than once.
-pub(crate) async fn ask(job: &Arc<Job<Value>>, vertex: &Vtx) -> Request {
-    let root = job.load(definition_of(vertex, 0)).await.unwrap();
-    let asking = Arc::clone(job);
-    tokio::spawn(async move { asking.build(root).await })
-}
-
-/// Discards a job whose requests have ended, or have been aborted.
-pub(crate) async fn end(mut job: Arc<Job<Value>>) {
-    loop {
-        match Arc::try_unwrap(job) {
-            Ok(job) => return job.discard().await,
-            Err(still) => job = still,
-        }
-        tokio::task::yield_now().await;
     }
 }

@@ -1,0 +1,140 @@
+//! The replay of calls of operations, of loads, and of the sessions that serve them.
+
+use super::{
+    CheckReport, Rule,
+    state::{Replay, Task, raw},
+};
+use crate::{
+    kind::Kind,
+    line::{Line, Text},
+    text::short,
+};
+
+impl Replay {
+    pub(super) fn begin(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let task = line.task.unwrap_or(0);
+        let mut of = None;
+        let call = if line.kind == Kind::LoadStart {
+            self.active(line, report);
+            "load"
+        } else {
+            of = line.id;
+            raw(line.call)
+        };
+        if let Some(id) = of
+            && !self.vertices.contains_key(&id)
+            && !self.partial
+        {
+            let what = format!(
+                "{call} of vertex {}, which is not live",
+                short(raw(line.vertex))
+            );
+            report.add(self.line, Rule::Ownership, what);
+        }
+        if call == "exec"
+            && let Some(vertex) = of.and_then(|id| self.vertices.get_mut(&id))
+            && let Some(other) = vertex.running.replace(task)
+        {
+            let what = format!(
+                "vertex {} runs as call {other} already",
+                short(&vertex.digest)
+            );
+            report.add(self.line, Rule::RunsOnce, what);
+        }
+        let begun = Task {
+            call: call.to_owned(),
+            vertex: of,
+            cancelled: false,
+        };
+        if self.tasks.insert(task, begun).is_some() {
+            report.add(self.line, Rule::Call, format!("call {task} runs already"));
+        }
+    }
+
+    pub(super) fn end(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let number = self.line;
+        let task = line.task.unwrap_or(0);
+        if matches!(line.kind, Kind::LoadEnd | Kind::LoadFailed)
+            && let Some(edge) = self.active(line, report)
+        {
+            edge.may_fall |= line.kind == Kind::LoadFailed;
+        }
+        let Some(begun) = self.tasks.remove(&task) else {
+            if !self.partial {
+                report.add(
+                    number,
+                    Rule::Call,
+                    format!("call {task} ends, but does not run"),
+                );
+            }
+            return;
+        };
+        let call = match line.kind {
+            Kind::CallEnd => raw(line.call),
+            Kind::Dropped => begun.call.as_str(),
+            _ => "load",
+        };
+        if call != begun.call {
+            let what = format!("call {task} ends as {call}, but began as {}", begun.call);
+            report.add(number, Rule::Call, what);
+        }
+        if begun.cancelled && line.kind != Kind::Dropped {
+            let what = format!("the outcome of call {task} counts, although it was cancelled");
+            report.add(number, Rule::Call, what);
+        }
+        if let Some(vertex) = begun.vertex.and_then(|id| self.vertices.get_mut(&id))
+            && vertex.running == Some(task)
+        {
+            vertex.running = None;
+        }
+    }
+
+    pub(super) fn cancel(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let task = line.task.unwrap_or(0);
+        match self.tasks.get_mut(&task) {
+            Some(known) => {
+                if std::mem::replace(&mut known.cancelled, true) {
+                    report.add(
+                        self.line,
+                        Rule::Call,
+                        format!("call {task} is cancelled twice"),
+                    );
+                }
+            }
+            None if self.partial => {}
+            None => report.add(
+                self.line,
+                Rule::Call,
+                format!("call {task} is cancelled, but does not run"),
+            ),
+        }
+    }
+
+    pub(super) fn session_lent(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let id = line.job.map(Text::value).unwrap_or_default();
+        let Some(job) = self.jobs.get(id.as_ref()) else {
+            if !self.partial {
+                report.add(
+                    self.line,
+                    Rule::Session,
+                    format!("{id}, which is not open, lends a session"),
+                );
+            }
+            return;
+        };
+        if !job.session {
+            return report.add(
+                self.line,
+                Rule::Session,
+                format!("{id} lends a session, but has none"),
+            );
+        }
+        if !self.partial && !self.is_made_of(&job.roots, raw(line.vertex)) {
+            let what = format!(
+                "{id} lends its session to {}, which it has no interest in",
+                short(raw(line.vertex))
+            );
+            report.add(self.line, Rule::Session, what);
+        }
+    }
+}

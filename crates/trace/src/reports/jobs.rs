@@ -1,0 +1,118 @@
+//! The jobs of a trace.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::{
+    filter::{Filter, FilterError},
+    model::Trace,
+};
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JobReport {
+    /// Its id.
+    pub job: String,
+    /// Seconds since the beginning of the trace.
+    pub opened: f64,
+    /// Likewise; none where it is still open.
+    pub discarded: Option<f64>,
+    /// Whether it had a session.
+    pub session: bool,
+    /// Vertices that it loaded.
+    pub vertices: usize,
+    /// Those of them that were not live yet.
+    pub created: u64,
+    /// Vertices whose operation ran.
+    pub ran: usize,
+    /// Vertices whose result was loaded.
+    pub cached: usize,
+    /// Vertices that were merged into others.
+    pub merged: usize,
+    /// Vertices that failed.
+    pub failed: usize,
+    /// Time from each request to its answer, in seconds, and the answer.
+    pub requests: Vec<(f64, Option<String>)>,
+}
+
+/// The jobs of a trace.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JobsReport {
+    /// In the order in which they were opened.
+    pub jobs: Vec<JobReport>,
+}
+
+/// The jobs of a trace.
+///
+/// # Errors
+/// [`FilterError`].
+pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
+    filter.check(trace)?;
+    let jobs = trace
+        .jobs
+        .iter()
+        .filter(|job| {
+            filter.job(&job.id)
+                && filter.span(trace, job.opened, job.discarded.unwrap_or(trace.end))
+        })
+        .map(|job| {
+            let outcomes: Vec<&str> = job
+                .vertices
+                .iter()
+                .map(|at| trace.vertices[*at].outcome(trace))
+                .collect();
+            let count = |word: &str| outcomes.iter().filter(|outcome| **outcome == word).count();
+            JobReport {
+                job: job.id.clone(),
+                opened: trace.seconds(job.opened),
+                discarded: job.discarded.map(|time| trace.seconds(time)),
+                session: job.session,
+                vertices: job.vertices.len(),
+                created: job.created,
+                ran: count("ran"),
+                cached: count("cached"),
+                merged: count("merged"),
+                failed: count("failed"),
+                requests: job
+                    .requests
+                    .iter()
+                    .map(|at| {
+                        let request = &trace.requests[*at];
+                        let end = request.answered.unwrap_or(trace.end);
+                        let time = end.saturating_sub(request.asked) as f64 / 1e6;
+                        (time, request.outcome.clone())
+                    })
+                    .collect(),
+            }
+        });
+    Ok(JobsReport {
+        jobs: jobs.collect(),
+    })
+}
+
+impl fmt::Display for JobsReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for job in &self.jobs {
+            let end = job
+                .discarded
+                .map_or_else(|| "still open".to_owned(), |end| format!("to {end:.3}s"));
+            let session = if job.session {
+                ""
+            } else {
+                ", without a session"
+            };
+            writeln!(f, "{}  {:.3}s {end}{session}", job.job, job.opened)?;
+            writeln!(
+                f,
+                "  {} vertices, {} of them new: {} ran, {} cached, {} merged, {} failed",
+                job.vertices, job.created, job.ran, job.cached, job.merged, job.failed
+            )?;
+            for (time, outcome) in &job.requests {
+                let outcome = outcome.as_deref().unwrap_or("no answer");
+                writeln!(f, "  request: {outcome} after {time:.3}s")?;
+            }
+        }
+        Ok(())
+    }
+}
