@@ -23,6 +23,9 @@ const LENGTH: u64 = 1 << 63;
 /// Groups longer than this are not written, and so not read.
 const MAX_ENTRIES: u32 = 1 << 20;
 
+/// An index is written for so many bytes, which are some twenty commits.
+const INDEX_AFTER: u64 = 1 << 20;
+
 /// How many entries of a group are read with its header.
 const USUAL_ENTRIES: usize = 60;
 
@@ -54,6 +57,8 @@ pub(super) struct Log {
     /// The checksum so far.
     pub(super) checksum: u32,
     seed: u64,
+    /// What its index covers.
+    indexed: u64,
 }
 
 impl Log {
@@ -75,6 +80,7 @@ impl Log {
             end: HEADER_LEN,
             checksum: checksum(seed, &[&header]),
             seed: u64::from(seed),
+            indexed: 0,
         })
     }
 
@@ -112,10 +118,12 @@ impl Log {
             end: HEADER_LEN,
             checksum: checksum(found_seed as u32, &[&header]),
             seed: found_seed,
+            indexed: 0,
         };
         let index = log.read_index(path, length);
         if let Some(index) = &index {
             (log.end, log.checksum) = (index.end, index.checksum);
+            log.indexed = index.end;
         }
         while let Some(group) = log.read_group(length)? {
             // On the same boot only the last group can be torn, by the end of the process.
@@ -141,6 +149,11 @@ impl Log {
             && index.seed == self.seed
             && (HEADER_LEN..=length).contains(&index.end);
         belongs.then_some(index)
+    }
+
+    /// Whether so much is in it since its index that the next to open it would notice.
+    pub(super) fn wants_index(&self) -> bool {
+        self.end - self.indexed > INDEX_AFTER
     }
 
     /// Notes what this log holds, `pages` of which each is at a place, for the next to open it.

@@ -238,10 +238,10 @@ impl Storage {
     pub(super) fn seal(&self) -> io::Result<()> {
         let mut state = self.write_state();
         state.sealed = true;
-        let layer = &state.active;
-        let pages = layer.pages.iter().map(|(page, at)| (*page, *at)).collect();
-        let path = log_path(&self.directory, layer.log.generation);
-        layer.log.write_index(&path, pages, layer.floor, layer.len)
+        match state.active.log.wants_index() {
+            true => state.write_index(&self.directory),
+            false => Ok(()),
+        }
     }
 
     /// Drops what was written since the last sync.
@@ -410,6 +410,13 @@ impl State {
         self.len = len;
         self.len_logged = false;
         self.append()
+    }
+
+    fn write_index(&self, directory: &Path) -> io::Result<()> {
+        let layer = &self.active;
+        let pages = layer.pages.iter().map(|(page, at)| (*page, *at)).collect();
+        let path = log_path(directory, layer.log.generation);
+        layer.log.write_index(&path, pages, layer.floor, layer.len)
     }
 
     /// Logs what waits.

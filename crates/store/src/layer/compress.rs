@@ -17,7 +17,7 @@ use super::{LayerError, TarWriter, deflate};
 const QUEUE: usize = 4;
 /// How much of an archive one thread compresses at a time, with Zstandard. More takes more memory;
 /// changing it changes digests.
-const ZSTD_JOB: u32 = 2 << 20;
+const ZSTD_JOB: u32 = 4 << 20;
 /// More threads than this do not make one layer faster.
 const MAX_WORKERS: usize = 16;
 
@@ -28,7 +28,7 @@ pub enum Compression {
     Uncompressed,
     /// With gzip, level 1 to 9; 6 unless told.
     Gzip(Option<u8>),
-    /// With Zstandard, level 1 to 22; 3 unless told.
+    /// With Zstandard, level 1 to 22; unless told, between 2 and 3.
     Zstd(Option<u8>),
 }
 
@@ -165,18 +165,24 @@ fn compressor<'scope, 'env, W: Write + Send>(
             spawn(scope, "layer-write", move || stream.write_to(out))
         }
         Compression::Zstd(level) => spawn(scope, "layer-write", move || {
-            zstd(level.map_or(0, i32::from), workers, &chunks, out)
+            zstd(level, workers, &chunks, out)
         }),
     }
 }
 
 fn zstd(
-    level: i32,
+    level: Option<u8>,
     workers: usize,
     chunks: &Receiver<Chunk>,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
+    let mut encoder = zstd::stream::write::Encoder::new(out, level.map_or(2, i32::from))?;
+    if level.is_none() {
+        // Of a system's programs and libraries, level 3 makes 3 % less in a third more time, and
+        // level 2 as it is 2 % more in a tenth less.
+        encoder.set_parameter(CParameter::WindowLog(21))?;
+        encoder.set_parameter(CParameter::HashLog(17))?;
+    }
     // The number of workers does not change what is written, but none at all would.
     encoder.multithread(workers as u32)?;
     encoder.include_checksum(true)?;

@@ -132,6 +132,9 @@ impl World {
     fn close(&mut self, damage: bool) -> Result<(), TestCaseError> {
         let storage = &self.storage.0;
         storage.seal().unwrap();
+        let state = storage.read_state();
+        state.write_index(self.directory.path()).unwrap();
+        drop(state);
         // As the database does when it is dropped.
         self.storage.set_len(0).unwrap();
         self.storage.write(0, b"too late").unwrap();
