@@ -121,12 +121,12 @@ impl Model {
                 let root = KeyId::root(*op, *output);
                 let is_it = |key: &&(KeyId, Digest, u32)| key.0 == root;
                 KeyMatches {
-                    hits: Vec::new(),
+                    hits: Vec::new().into(),
                     keys: self.keys.iter().filter(is_it).map(matched).collect(),
                 }
             }
             KeyQuery::Probe { op, output, input } => KeyMatches {
-                hits: vec![hit(input, *op, *output)],
+                hits: vec![hit(input, *op, *output)].into(),
                 keys: Vec::new(),
             },
             KeyQuery::Match { op, output, inputs } => {
@@ -174,7 +174,10 @@ fn input_keys() -> impl Strategy<Value = Vec<InputKeys>> {
     proptest::collection::vec(keys, 0..3).prop_map(|inputs| {
         (0..)
             .zip(inputs)
-            .map(|(input, keys)| InputKeys { input, keys })
+            .map(|(input, keys)| InputKeys {
+                input,
+                keys: keys.into(),
+            })
             .collect()
     })
 }
@@ -326,7 +329,8 @@ fn look_ups_among_many_keys() {
             keys: vec![InputKey {
                 key: key_of(number),
                 selector: None,
-            }],
+            }]
+            .into(),
         }]
     };
     const COUNT: u32 = 5_000;

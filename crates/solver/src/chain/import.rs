@@ -5,7 +5,7 @@ use crate::{
     CacheSourceId, Digest, KeyId, KeyMatches, KeyQuery, KeyStore, MemoryKeyStore, Record, RecordId,
     SaveKey,
     digest::KeyHasher,
-    keystore::{Answer, InputKey, InputKeys, KeyEntry},
+    keystore::{Alternatives, Answer, InputKey, InputKeys, KeyEntry},
 };
 
 /// Most items, links and results of chains that are imported: a bound on what a stranger's cache can make us hold.
@@ -53,7 +53,7 @@ pub fn import<R>(chains: CacheChains<R>) -> Result<(ImportedKeys, Vec<R>), Impor
     for (at, item) in chains.items.into_iter().enumerate() {
         let mut inputs = Vec::with_capacity(item.inputs.len());
         for (input, links) in item.inputs.iter().enumerate() {
-            let mut names = Vec::with_capacity(links.len());
+            let mut names = Alternatives::with_capacity(links.len());
             for link in links {
                 let key = *ids.get(link.item as usize).ok_or(ImportError::Order {
                     item: at,

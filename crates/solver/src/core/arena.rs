@@ -78,11 +78,34 @@ impl<K> fmt::Debug for Id<K> {
     }
 }
 
-struct Entry<T> {
-    generation: u32,
-    /// The next free entry of the page, where this one is free.
-    next: u8,
-    value: Option<T>,
+/// A look-up touches what tells whether the entry is meant and the first fields of the value: they are in one cache line.
+#[repr(u32, align(64))]
+enum Entry<T> {
+    Free {
+        /// Of the next value here.
+        generation: u32,
+        /// The next free entry of the page.
+        next: u8,
+    },
+    Used {
+        generation: u32,
+        value: T,
+    },
+}
+
+impl<T> Entry<T> {
+    fn generation(&self) -> u32 {
+        match self {
+            Self::Free { generation, .. } | Self::Used { generation, .. } => *generation,
+        }
+    }
+
+    fn value(&self) -> Option<&T> {
+        match self {
+            Self::Used { value, .. } => Some(value),
+            Self::Free { .. } => None,
+        }
+    }
 }
 
 struct Page<T> {
@@ -131,12 +154,15 @@ impl<K, T> Arena<K, T> {
             .entries
             .get_or_insert_with(|| new_page(next_generation));
         let entry = &mut entries[usize::from(position) % PAGE];
-        entry.value = Some(value);
-        page.free = entry.next;
+        let Entry::Free { generation, next } = *entry else {
+            unreachable!("the list of free entries leads to free ones");
+        };
+        *entry = Entry::Used { generation, value };
+        page.free = next;
         page.used += 1;
         let id = Id {
             index: number * PAGE as u32 + u32::from(position),
-            generation: entry.generation,
+            generation,
             kind: PhantomData,
         };
         if page.free == NONE {
@@ -172,22 +198,18 @@ impl<K, T> Arena<K, T> {
     #[inline(always)]
     pub(crate) fn get(&self, id: Id<K>) -> Option<&T> {
         let page = self.pages.get(id.index as usize / PAGE)?;
-        let entry = &page.entries.as_ref()?[id.index as usize % PAGE];
-        if entry.generation == id.generation {
-            entry.value.as_ref()
-        } else {
-            None
+        match &page.entries.as_ref()?[id.index as usize % PAGE] {
+            Entry::Used { generation, value } if *generation == id.generation => Some(value),
+            _ => None,
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
         let page = self.pages.get_mut(id.index as usize / PAGE)?;
-        let entry = &mut page.entries.as_mut()?[id.index as usize % PAGE];
-        if entry.generation == id.generation {
-            entry.value.as_mut()
-        } else {
-            None
+        match &mut page.entries.as_mut()?[id.index as usize % PAGE] {
+            Entry::Used { generation, value } if *generation == id.generation => Some(value),
+            _ => None,
         }
     }
 
@@ -195,18 +217,23 @@ impl<K, T> Arena<K, T> {
         self.get(id).is_some()
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, id: Id<K>) -> Option<T> {
         let number = id.index as usize / PAGE;
         let page = self.pages.get_mut(number)?;
         let position = id.index as usize % PAGE;
         let entry = &mut page.entries.as_mut()?[position];
-        if entry.generation != id.generation {
+        if !matches!(entry, Entry::Used { generation, .. } if *generation == id.generation) {
             return None;
         }
-        let value = entry.value.take()?;
+        let free = Entry::Free {
+            generation: id.generation + 1,
+            next: page.free,
+        };
+        let Entry::Used { value, .. } = std::mem::replace(entry, free) else {
+            return None;
+        };
         let full = page.free == NONE;
-        entry.generation += 1;
-        entry.next = page.free;
         page.free = position as u8;
         page.used -= 1;
         self.len -= 1;
@@ -228,7 +255,7 @@ impl<K, T> Arena<K, T> {
         let page = &mut self.pages[number];
         let entries = page.entries.take();
         let generations = entries.iter().flat_map(|entries| entries.iter());
-        let last = generations.map(|entry| entry.generation).max();
+        let last = generations.map(Entry::generation).max();
         page.generation = last.unwrap_or(page.generation);
     }
 
@@ -240,10 +267,10 @@ impl<K, T> Arena<K, T> {
             entries.enumerate().filter_map(move |(position, entry)| {
                 let id = Id {
                     index: (number * PAGE + position) as u32,
-                    generation: entry.generation,
+                    generation: entry.generation(),
                     kind: PhantomData,
                 };
-                Some((id, entry.value.as_ref()?))
+                Some((id, entry.value()?))
             })
         })
     }
@@ -251,10 +278,9 @@ impl<K, T> Arena<K, T> {
 
 /// Entries of which none is in use, each leading to the next.
 fn new_page<T>(generation: u32) -> Box<[Entry<T>; PAGE]> {
-    let entry = |at: usize| Entry {
+    let entry = |at: usize| Entry::Free {
         generation,
         next: if at + 1 == PAGE { NONE } else { (at + 1) as u8 },
-        value: None,
     };
     // On the heap from the start: a page does not fit on every stack.
     let entries: Box<[Entry<T>]> = (0..PAGE).map(entry).collect();
@@ -268,7 +294,7 @@ impl<K, T> Index<Id<K>> for Arena<K, T> {
     type Output = T;
 
     /// For ids whose owner is alive; anything else is a broken invariant, which the driver contains.
-    #[inline]
+    #[inline(always)]
     fn index(&self, id: Id<K>) -> &T {
         match self.get(id) {
             Some(value) => value,
@@ -278,7 +304,7 @@ impl<K, T> Index<Id<K>> for Arena<K, T> {
 }
 
 impl<K, T> IndexMut<Id<K>> for Arena<K, T> {
-    #[inline]
+    #[inline(always)]
     fn index_mut(&mut self, id: Id<K>) -> &mut T {
         match self.get_mut(id) {
             Some(value) => value,

@@ -66,10 +66,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let inputs: Vec<InputKeys> = (0..count)
             .map(|slot| self.record_names(edge, slot))
             .collect();
-        let contents = vertex
-            .slots
-            .iter()
-            .filter_map(|slot| slot.content.as_deref());
+        let contents = vertex.slots.iter().filter_map(|slot| slot.content());
         let mut keys = self.record_keys(edge);
         if count == 0 {
             let used = vertex.maps.iter().take(state.maps_seen.max(1) as usize);

@@ -78,6 +78,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             need_map |= edge.need_map;
             need_exec |= edge.need_exec;
         }
+        let resting = state.map_call.is_idle() && state.exec.is_idle() && !state.has_steps;
+        if resting && !need_map && !need_exec {
+            return;
+        }
         match state.map_call {
             TaskSlot::Idle if need_map => self.start_cache_map(vertex),
             slot @ TaskSlot::Running(_) if !need_map => {
@@ -107,7 +111,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn sync_slot(&mut self, vertex: VertexId, slot: usize) {
         let state = &self.vertices[vertex];
-        let task = state.slots[slot].task;
+        let task = state.slots[slot].task();
         if task.is_idle() && !state.slots[slot].has_work() {
             return;
         }
@@ -119,7 +123,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             TaskSlot::Idle if needed => self.start_slot_work(vertex, slot),
             TaskSlot::Running(_) if !needed => {
                 let winding = self.wind(task);
-                self.vertices[vertex].slots[slot].task = winding;
+                self.vertices[vertex].slots[slot].extra_mut().task = winding;
             }
             _ => {}
         }

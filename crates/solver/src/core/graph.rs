@@ -75,26 +75,28 @@ pub(crate) struct Label {
 pub(crate) struct Vertex<O> {
     /// Live edges, in order of creation.
     pub(crate) edges: SmallVec<[EdgeId; 1]>,
-    pub(crate) slots: Box<[Slot]>,
     pub(crate) map_call: TaskSlot,
     pub(crate) exec: TaskSlot,
     pub(crate) ignore_cache: bool,
     pub(crate) never_merge: bool,
     pub(crate) public: bool,
+    /// Whether there is a cache map.
+    pub(crate) has_map: bool,
     /// Whether the last known map is the last one.
     pub(crate) maps_end: bool,
     /// Whether the cache map has steps on the results of inputs.
     pub(crate) has_steps: bool,
+    pub(crate) slots: Box<[Slot]>,
     /// Tasks that are not finished; they own the vertex.
     pub(crate) tasks: u32,
-    pub(crate) maps: SmallVec<[Map; 1]>,
-    pub(crate) extra: Option<Box<VertexExtra>>,
-    pub(crate) op: O,
-    pub(crate) status: Status,
-    /// Jobs that loaded this vertex themselves, or whose operation did.
-    pub(crate) loaded: JobSet,
     /// Higher than the rank of everything that this vertex waits for.
     pub(crate) rank: u32,
+    pub(crate) extra: Option<Box<VertexExtra>>,
+    pub(crate) op: O,
+    /// Jobs that loaded this vertex themselves, or whose operation did.
+    pub(crate) loaded: JobSet,
+    pub(crate) maps: SmallVec<[Map; 1]>,
+    pub(crate) status: Status,
     /// Order of creation; decides ties.
     pub(crate) seq: u64,
     /// Epoch of the last walk that came by.
@@ -134,9 +136,32 @@ pub(crate) struct Slot {
     pub(crate) position: u32,
     pub(crate) preprocess: Step,
     pub(crate) slow: Step,
+    /// Of inputs with steps on their results.
+    pub(crate) extra: Option<Box<SlotExtra>>,
+}
+
+/// What few inputs have.
+#[derive(Default)]
+pub(crate) struct SlotExtra {
     pub(crate) task: TaskSlot,
     /// The key of the content of the input's result.
-    pub(crate) content: Option<Box<KeyId>>,
+    pub(crate) content: Option<KeyId>,
+}
+
+impl Slot {
+    pub(crate) fn extra_mut(&mut self) -> &mut SlotExtra {
+        self.extra.get_or_insert_default()
+    }
+
+    pub(crate) fn task(&self) -> TaskSlot {
+        self.extra
+            .as_ref()
+            .map_or(TaskSlot::Idle, |extra| extra.task)
+    }
+
+    pub(crate) fn content(&self) -> Option<&KeyId> {
+        self.extra.as_ref().and_then(|extra| extra.content.as_ref())
+    }
 }
 
 /// Progress of a step that runs at most once per result of the input.
@@ -149,8 +174,9 @@ pub(crate) enum Step {
 }
 
 /// A place for one task.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum TaskSlot {
+    #[default]
     Idle,
     Running(TaskId),
     /// Cancelled, but not ended yet.
@@ -295,7 +321,6 @@ pub(crate) enum Hit {
 #[repr(C)]
 pub(crate) struct Edge<V> {
     pub(crate) phase: Phase,
-    pub(crate) output: u32,
     pub(crate) vertex: VertexId,
     /// How many inputs are not as far as they are wanted to be.
     pub(crate) lacking: u32,
@@ -305,8 +330,6 @@ pub(crate) struct Edge<V> {
     pub(crate) queries: u32,
     /// How many dependent edges want `CacheFast`, `CacheSlow` and `Complete`.
     pub(crate) wants: [u32; 3],
-    pub(crate) slots: SmallVec<[EdgeSlot; 3]>,
-    pub(crate) requests: SmallVec<[Ticket; 1]>,
     /// No record can match, whatever is learnt of the inputs.
     pub(crate) no_match: bool,
     /// In the list of edges to advance.
@@ -319,11 +342,14 @@ pub(crate) struct Edge<V> {
     pub(crate) unmatched: bool,
     pub(crate) need_map: bool,
     pub(crate) need_exec: bool,
+    pub(crate) slots: SmallVec<[EdgeSlot; 3]>,
+    pub(crate) requests: SmallVec<[Ticket; 1]>,
+    pub(crate) extra: Option<Box<EdgeExtra>>,
+    pub(crate) output: u32,
     /// Cache maps that were taken into account.
     pub(crate) maps_seen: u32,
-    pub(crate) extra: Option<Box<EdgeExtra>>,
     /// Inputs of live vertices that resolve to this edge.
-    pub(crate) dependents: SmallVec<[Dependent; 1]>,
+    pub(crate) dependents: SmallVec<[Dependent; 3]>,
     pub(crate) result: Option<V>,
     pub(crate) keys: SmallVec<[EdgeKey; 1]>,
     /// How many results this edge has had.

@@ -84,7 +84,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn look_for_twin(&mut self, edge: EdgeId) -> bool {
         self.edges[edge].look = false;
         let state = &self.edges[edge];
-        if self.vertices[state.vertex].maps.is_empty() {
+        if !self.vertices[state.vertex].has_map {
             return false;
         }
         let names = self.index_names(edge);

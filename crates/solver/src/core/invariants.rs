@@ -246,7 +246,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .slots
             .iter()
             .zip(&vertex.slots)
-            .any(|(slot, input)| slot.work && busy(input.task));
+            .any(|(slot, input)| slot.work && busy(input.task()));
         edge.queries > 0
             || busy(edge.load)
             || (edge.need_map && busy(vertex.map_call))
@@ -395,7 +395,7 @@ impl<O: Clone + std::fmt::Debug, V: Clone> Core<O, V> {
                     slot.work,
                     input.preprocess,
                     input.slow,
-                    input.task
+                    input.task()
                 );
             }
             if !vertex.sub_builds().is_empty() {

@@ -36,7 +36,7 @@ pub struct QueryId {
 /// What a query is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
-    Root(KeyId),
+    Root,
     Probe(u32),
     Match,
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Digest, KeyId, KeyMatches, KeyQuery, Record, SaveKey, TraceEvent,
     digest::KeyHasher,
-    keystore::{InputKey, InputKeys},
+    keystore::{Alternatives, InputKey, InputKeys},
 };
 
 /// Names the keys that exist in this process only.
@@ -40,9 +40,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 return;
             }
         }
-        if let Some(content) = &input.content {
+        if let Some(content) = input.content() {
             let key = InputKey {
-                key: **content,
+                key: *content,
                 selector: None,
             };
             if !each(Alternative {
@@ -76,7 +76,27 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn input_keys(&self, edge: EdgeId, slot: usize, usable: impl Fn(KeyUse) -> bool) -> InputKeys {
-        let mut keys = Vec::with_capacity(1);
+        let state = &self.edges[edge];
+        let vertex = &self.vertices[state.vertex];
+        let place = &vertex.slots[slot];
+        let mut keys = Alternatives::new();
+        // Nearly every input has this one name.
+        if let [key] = self.found(place.declared).keys.as_slice()
+            && place.content().is_none()
+            && state.extra.is_none()
+        {
+            if usable(key.usage) {
+                let selector = vertex.maps.first().and_then(|map| map.selector(slot));
+                keys.push(InputKey {
+                    key: key.id,
+                    selector,
+                });
+            }
+            return InputKeys {
+                input: slot as u32,
+                keys,
+            };
+        }
         self.alternatives(edge, slot, |alternative| {
             if usable(alternative.usage) && !keys.contains(&alternative.key) {
                 keys.push(alternative.key);
@@ -177,11 +197,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// The names of an input under which something is recorded: its keys that lead to records of their own, its content, and what merged
     /// edges brought in.
     pub(super) fn record_names(&self, edge: EdgeId, slot: usize) -> InputKeys {
-        let input = self.find(self.vertices[self.edges[edge].vertex].slots[slot].declared);
         let mut names = self.input_keys(edge, slot, KeyUse::records);
-        if self.edges[input].keys.len() < 2 {
+        if names.keys.len() < 2 {
             return names;
         }
+        let input = self.find(self.vertices[self.edges[edge].vertex].slots[slot].declared);
         let best = self.record_keys(input);
         let computed = |key: &InputKey| {
             let known = &self.edges[input].keys;
@@ -291,11 +311,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Asks for the key of an operation without inputs.
     pub(super) fn query_root(&mut self, edge: EdgeId, op: Digest) {
         let output = self.edges[edge].output;
-        self.query(
-            edge,
-            Subject::Root(KeyId::root(op, output)),
-            KeyQuery::Root { op, output },
-        );
+        self.query(edge, Subject::Root, KeyQuery::Root { op, output });
     }
 
     /// Asks whether anything can be found through one input.
@@ -386,7 +402,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         });
         let state = &mut self.edges[edge];
         match query.subject {
-            Subject::Root(_) => {}
+            Subject::Root => {}
             Subject::Probe(slot) => {
                 let hit = matches.hits.first().copied().unwrap_or(false);
                 state.slots[slot as usize].hit = if hit { Hit::Yes } else { Hit::No };
@@ -431,8 +447,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Tells every dependent in which state the edge is, and whether keys came in.
     pub(super) fn tell_dependents(&mut self, edge: EdgeId, keys: bool) {
         let state = self.edges[edge].phase.state();
-        for at in 0..self.edges[edge].dependents.len() {
-            let dependent = &self.edges[edge].dependents[at];
+        // Taken out meanwhile: no edge depends on itself.
+        let dependents = std::mem::take(&mut self.edges[edge].dependents);
+        for dependent in &dependents {
             let (vertex, slot) = (&self.vertices[dependent.vertex], dependent.slot as usize);
             for consumer in &vertex.edges {
                 let edge = &mut self.edges[*consumer];
@@ -446,6 +463,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 }
             }
         }
+        self.edges[edge].dependents = dependents;
     }
 
     /// Whether an input may still get a content key.
@@ -471,7 +489,7 @@ fn state_is_known(phase: Phase) -> bool {
 /// Whether an edge can do anything with what it heard of an input, or has to wait for other inputs first.
 fn is_concerned<O, V>(vertex: &Vertex<O>, edge: &Edge<V>, slot: usize) -> bool {
     match edge.phase {
-        Phase::Keys if vertex.maps.is_empty() => !edge.need_map,
+        Phase::Keys if !vertex.has_map => !edge.need_map,
         Phase::Keys => edge.unknown == 0 || !(edge.no_match || edge.queries > 0),
         Phase::Settled if edge.no_match && edge.records().is_empty() => {
             edge.lacking == 0 || edge.look || vertex.slots[slot].has_work()

@@ -138,7 +138,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn step_input_keys(&mut self, edge: EdgeId) -> Progress {
         let state = &self.edges[edge];
         let vertex = &self.vertices[state.vertex];
-        let (ignore_cache, map_known) = (vertex.ignore_cache, !vertex.maps.is_empty());
+        let (ignore_cache, map_known) = (vertex.ignore_cache, vertex.has_map);
         let count = state.slots.len();
         let state = &mut self.edges[edge];
         state.need_map = !map_known;

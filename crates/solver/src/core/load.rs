@@ -323,8 +323,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             position: 0,
             preprocess: Step::Absent,
             slow: Step::Absent,
-            task: TaskSlot::Idle,
-            content: None,
+            extra: None,
         });
         let mut vertex = Vertex {
             digest: def.digest,
@@ -343,6 +342,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             edges: SmallVec::new(),
             maps: SmallVec::new(),
             has_steps: false,
+            has_map: false,
             maps_end: false,
             map_call: TaskSlot::Idle,
             exec: TaskSlot::Idle,

@@ -329,7 +329,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// The edge that `edge` has become: a union-find look-up, with path compression.
-    #[inline]
+    #[inline(always)]
     fn find(&self, edge: EdgeId) -> EdgeId {
         if self.edges[edge].is_forwarded() {
             self.find_forwarded(edge)
@@ -338,6 +338,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
+    #[inline(never)]
     fn find_forwarded(&self, edge: EdgeId) -> EdgeId {
         let mut root = edge;
         while self.edges[root].is_forwarded() {

@@ -80,7 +80,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let slot = match task.purpose {
             Purpose::CacheMap => &mut vertex.map_call,
             Purpose::Exec => &mut vertex.exec,
-            Purpose::Slot(slot) => &mut vertex.slots[slot as usize].task,
+            Purpose::Slot(slot) => &mut vertex.slots[slot as usize].extra_mut().task,
             Purpose::Load(edge) => match self.edges.get_mut(edge) {
                 Some(edge) => &mut edge.load,
                 None => return false,
@@ -185,7 +185,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             Some(domain) => salted(domain, map.digest),
             None => map.digest,
         };
-        if state.maps.is_empty() {
+        if !state.has_map {
             for (slot, input) in state.slots.iter_mut().zip(&map.inputs) {
                 state.has_steps |= input.preprocess || input.slow_key;
                 slot.preprocess = if input.preprocess {
@@ -209,6 +209,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .then(|| selectors().collect());
         state.maps_end = !map.more || !state.slots.is_empty();
         state.maps.push(Map { op, selectors });
+        state.has_map = true;
         for edge in state.edges.clone() {
             self.edges[edge].look = true;
         }
@@ -219,7 +220,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.calls_succeed(vertex);
         let state = &mut self.vertices[vertex].slots[slot];
         state.slow = Step::Done;
-        state.content = key.map(|content| Box::new(KeyId::content(content)));
+        state.extra_mut().content = key.map(KeyId::content);
         if key.is_none() {
             return;
         }
@@ -410,11 +411,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     Step::Todo
                 }
             };
-            (state.preprocess, state.slow, state.content) =
-                (again(state.preprocess), again(state.slow), None);
-            let task = state.task;
-            let task = self.wind(task);
-            self.vertices[vertex].slots[slot].task = task;
+            (state.preprocess, state.slow) = (again(state.preprocess), again(state.slow));
+            if let Some(extra) = &mut state.extra {
+                extra.content = None;
+                let task = extra.task;
+                let task = self.wind(task);
+                self.vertices[vertex].slots[slot].extra_mut().task = task;
+            }
         }
     }
 }

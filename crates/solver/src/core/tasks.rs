@@ -56,7 +56,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         let given = Given::from_iter([(edge, input.generation)]);
         let (task, op) = self.start_task(vertex, Purpose::Slot(slot as u32), given);
-        self.vertices[vertex].slots[slot].task = TaskSlot::Running(task);
+        self.vertices[vertex].slots[slot].extra_mut().task = TaskSlot::Running(task);
         let input = slot as u32;
         let (call, kind) = if preprocess {
             (Call::Preprocess { op, input, value }, OpCall::Preprocess)

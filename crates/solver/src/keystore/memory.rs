@@ -3,11 +3,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{
-    Answer, BackLink, InputKey, InputKeys, KeyEntry, KeyMatches, KeyQuery, KeyStore, MatchedKey,
-    Record, SaveKey,
+    Answer, BackLink, Hits, InputKey, InputKeys, KeyEntry, KeyMatches, KeyQuery, KeyStore,
+    MatchedKey, Record, SaveKey,
     pool::{NONE, Pool},
 };
 use crate::{CacheSourceId, Digest, KeyId, RecordId, core::mix};
@@ -172,12 +172,12 @@ impl KeyStore for MemoryKeyStore {
             KeyQuery::Root { op, output } => {
                 let found = tables.find(KeyId::root(op, output));
                 KeyMatches {
-                    hits: Vec::new(),
+                    hits: Hits::new(),
                     keys: found.map(|key| tables.matched(key)).into_iter().collect(),
                 }
             }
             KeyQuery::Probe { op, output, input } => KeyMatches {
-                hits: vec![!tables.heads(&op, output, &input).is_empty()],
+                hits: smallvec![!tables.heads(&op, output, &input).is_empty()],
                 keys: Vec::new(),
             },
             KeyQuery::Match { op, output, inputs } => tables.find_matches(&op, output, &inputs),
@@ -273,11 +273,11 @@ impl Tables {
     }
 
     fn find_matches(&self, op: &Digest, output: u32, inputs: &[InputKeys]) -> KeyMatches {
-        let heads: Vec<_> = inputs
+        let heads: SmallVec<[_; 4]> = inputs
             .iter()
             .map(|input| self.heads(op, output, input))
             .collect();
-        let hits: Vec<bool> = heads.iter().map(|heads| !heads.is_empty()).collect();
+        let hits: Hits = heads.iter().map(|heads| !heads.is_empty()).collect();
         if hits.contains(&false) {
             return KeyMatches {
                 hits,

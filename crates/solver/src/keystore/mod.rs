@@ -10,6 +10,7 @@ mod pool;
 use std::{future::Future, pin::Pin};
 
 pub use memory::{MemoryKeyStore, MemoryUsage};
+use smallvec::SmallVec;
 
 use crate::{CacheSourceId, Digest, KeyId, RecordId, StoreError};
 
@@ -36,8 +37,14 @@ pub struct InputKeys {
     /// Index of the input.
     pub input: u32,
     /// Alternatives: any of them may lead to a match.
-    pub keys: Vec<InputKey>,
+    pub keys: Alternatives,
 }
+
+/// Alternative keys of one input; there is hardly ever more than one.
+pub type Alternatives = SmallVec<[InputKey; 1]>;
+
+/// By input, whether anything was found.
+pub type Hits = SmallVec<[bool; 16]>;
 
 /// What is asked of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +115,7 @@ pub struct MatchedKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyMatches {
     /// For a probe, whether anything was found. For a match, per input in order. For a root, empty.
-    pub hits: Vec<bool>,
+    pub hits: Hits,
     /// The matching keys, in the order in which they were saved; empty for a probe.
     pub keys: Vec<MatchedKey>,
 }

@@ -594,7 +594,8 @@ fn save(keys: &MemoryKeyStore, key: KeyId, from: Vec<KeyId>) {
                 keys: vec![InputKey {
                     key,
                     selector: None,
-                }],
+                }]
+                .into(),
             })
             .collect(),
         record: Some(Record {
@@ -628,7 +629,8 @@ fn link_last(keys: &MemoryKeyStore, count: u32) {
             keys: vec![InputKey {
                 key: base,
                 selector: None,
-            }],
+            }]
+            .into(),
         }],
     }) else {
         panic!("a store in memory answers at once")
@@ -642,7 +644,8 @@ fn link_last(keys: &MemoryKeyStore, count: u32) {
             keys: vec![InputKey {
                 key: numbered(count - 1),
                 selector: None,
-            }],
+            }]
+            .into(),
         }],
         record: None,
     });

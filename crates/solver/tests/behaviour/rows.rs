@@ -33,7 +33,7 @@ fn inputs(inputs: &[&[InputKey]]) -> Vec<InputKeys> {
         .zip(inputs)
         .map(|(input, keys)| InputKeys {
             input,
-            keys: keys.to_vec(),
+            keys: keys.iter().copied().collect(),
         })
         .collect()
 }

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use redb::{TableDefinition, WriteTransaction};
 use weld_solver::keystore::{
-    Answer, BackLink, InputKeys, KeyEntry, KeyMatches, KeyQuery, KeyStore, MatchedKey, Record,
-    SaveKey,
+    Answer, BackLink, Hits, InputKeys, KeyEntry, KeyMatches, KeyQuery, KeyStore, MatchedKey,
+    Record, SaveKey,
 };
 use weld_solver::{CacheSourceId, Digest, KeyId, RecordId, StoreError};
 
@@ -152,7 +152,7 @@ impl KeyStore for Keys {
                     .iter()
                     .try_fold(false, |hit, head| Ok::<_, DbError>(hit || rows.any(head)?))?;
                 Ok(KeyMatches {
-                    hits: vec![hit],
+                    hits: [hit].into_iter().collect(),
                     keys: Vec::new(),
                 })
             }
@@ -303,7 +303,7 @@ fn find_root(rows: &impl Rows, op: &Digest, output: u32) -> Result<KeyMatches, D
     let found = find(rows, KeyId::root(*op, output))?;
     let keys = found.map(|key| matched(rows, &key.at)).transpose()?;
     Ok(KeyMatches {
-        hits: Vec::new(),
+        hits: Hits::new(),
         keys: keys.into_iter().collect(),
     })
 }
@@ -331,7 +331,7 @@ fn find_matches(
     inputs: &[InputKeys],
 ) -> Result<KeyMatches, DbError> {
     let mut lists = Vec::with_capacity(inputs.len());
-    let mut hits = Vec::with_capacity(inputs.len());
+    let mut hits = Hits::new();
     for input in inputs {
         let mut found = Vec::new();
         for head in heads(op, output, input, rows)? {
