@@ -65,6 +65,8 @@ pub struct ListenConfig {
     pub tls: Option<TlsConfig>,
     /// Whether TCP may go without TLS.
     pub allow_plain_tcp: bool,
+    /// Whether clients with different certificates share no cache.
+    pub isolate_clients: bool,
 }
 
 impl ListenConfig {

@@ -31,7 +31,7 @@ use weld_proto::session::BytesMessage;
 use weld_proto::telemetry::trace_service_server::TraceServiceServer;
 
 use crate::config::Limits;
-use crate::server::Shared;
+use crate::server::{Peer, Shared};
 use crate::session::SessionStream;
 use crate::telemetry::SpanContext;
 
@@ -141,7 +141,12 @@ impl control_server::Control for Control {
         request: Request<control::SolveRequest>,
     ) -> Result<Response<control::SolveResponse>, Status> {
         let span = SpanContext::of_call(request.metadata());
-        solve::solve(&self.shared, request.into_inner(), span)
+        let peer = request.extensions().get::<Peer>();
+        let caller = solve::Caller {
+            span,
+            domain: self.shared.domain(peer),
+        };
+        solve::solve(&self.shared, request.into_inner(), caller)
             .await
             .map(Response::new)
     }

@@ -38,10 +38,18 @@ const ERROR_TYPE: &str = "application/vnd.googeapis.google.rpc.status+proto";
 /// What the history's traces are.
 const TRACE_TYPE: &str = "application/vnd.buildkit.otlp.json.v0";
 
+/// Who asks for a build.
+pub(super) struct Caller {
+    /// The span of the call.
+    pub(super) span: Option<SpanContext>,
+    /// Whose results the build may have, if not everybody's.
+    pub(super) domain: Option<String>,
+}
+
 pub(super) async fn solve(
     shared: &Arc<Shared>,
     request: SolveRequest,
-    span: Option<SpanContext>,
+    caller: Caller,
 ) -> Result<SolveResponse, Status> {
     let plan = Plan::read(request, &shared.config)?;
     let cancel = CancellationToken::new();
@@ -60,7 +68,8 @@ pub(super) async fn solve(
         shared: Arc::clone(shared),
         plan,
         running,
-        recorder: shared.telemetry.record(span),
+        recorder: shared.telemetry.record(caller.span),
+        domain: caller.domain,
     };
     let built = shared.tasks.spawn(task.run()).await;
     gone.disarm();
@@ -81,6 +90,7 @@ struct Build {
     plan: Plan,
     running: Running,
     recorder: Option<Recorder>,
+    domain: Option<String>,
 }
 
 impl Build {
@@ -163,7 +173,7 @@ impl Build {
             entitlements: self.plan.entitlements.clone(),
             asked: self.asked(),
             explain: self.plan.explain(),
-            domain: None,
+            domain: self.domain.clone(),
         };
         let job = self
             .shared

@@ -81,6 +81,36 @@ pub enum Peer {
     Unix,
     /// Someone on the network.
     Tcp(SocketAddr),
+    /// Someone on the network whom a certificate vouches for.
+    Certified {
+        /// From where.
+        address: SocketAddr,
+        /// The certificate's SHA-256, in hexadecimal digits.
+        certificate: String,
+    },
+}
+
+impl Peer {
+    /// The certificate that vouches for the peer.
+    pub(crate) fn certificate(&self) -> Option<&str> {
+        match self {
+            Self::Certified { certificate, .. } => Some(certificate),
+            Self::Unix | Self::Tcp(_) => None,
+        }
+    }
+
+    /// Who came by TLS: clients' certificates were verified by then, if they need any.
+    fn of_tls(address: SocketAddr, stream: &TlsStream<TcpStream>) -> Self {
+        let (_, connection) = stream.get_ref();
+        let certificates = connection.peer_certificates().unwrap_or_default();
+        match certificates.first() {
+            None => Self::Tcp(address),
+            Some(certificate) => Self::Certified {
+                address,
+                certificate: weld_digest::Digest::sha256_of(certificate).hex().to_owned(),
+            },
+        }
+    }
 }
 
 enum Listener {
@@ -287,6 +317,10 @@ async fn accept(
                 handshakes.spawn(async move {
                     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                         Ok(Ok(stream)) => {
+                            let peer = match peer {
+                                Peer::Tcp(address) => Peer::of_tls(address, &stream),
+                                other => other,
+                            };
                             let io = Io::Tls(Box::new(stream));
                             let _ = connections
                                 .send(Ok(Connection::new(io, peer, permit)))

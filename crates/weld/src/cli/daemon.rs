@@ -45,6 +45,9 @@ pub(crate) struct DaemonArgs {
     /// Serve TCP without TLS: whoever can reach it runs builds as root.
     #[arg(long)]
     allow_plain_tcp: bool,
+    /// Let clients with different certificates share nothing but base images.
+    #[arg(long)]
+    isolate_clients: bool,
     /// Let clients ask for network.host or security.insecure; may be repeated.
     #[arg(long, value_name = "ENTITLEMENT", action = ArgAction::Append)]
     allow_insecure_entitlement: Vec<String>,
@@ -291,6 +294,17 @@ fn apply(args: &DaemonArgs, config: &mut DaemonConfig) -> Result<(), Failure> {
     }
     apply_tls(args, config)?;
     config.listen.allow_plain_tcp |= args.allow_plain_tcp;
+    config.listen.isolate_clients |= args.isolate_clients;
+    let certified = config
+        .listen
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.ca.is_some());
+    if config.listen.isolate_clients && !certified {
+        return Err(Failure::usage(
+            "--isolate-clients tells clients apart by their certificates: it needs --tlscacert",
+        ));
+    }
     if !args.allow_insecure_entitlement.is_empty() {
         let names: Vec<String> = args
             .allow_insecure_entitlement
