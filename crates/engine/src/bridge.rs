@@ -12,6 +12,7 @@ use crate::cache::CacheImport;
 use crate::error::BuildError;
 use crate::frontend::FrontendRequest;
 use crate::job::JobCore;
+use crate::policy::SourcePolicies;
 use crate::provenance::Scope;
 use crate::reference::{Building, Ref};
 use crate::result::FrontendResult;
@@ -22,6 +23,8 @@ pub struct Bridge {
     pub(crate) core: Arc<JobCore>,
     /// What is asked for through it, for provenance.
     pub(crate) scope: Arc<Scope>,
+    /// What applies to all that is asked for through it.
+    pub(crate) policies: SourcePolicies,
 }
 
 /// What a frontend, or a client, wants to be solved.
@@ -57,8 +60,25 @@ pub enum SolveInput {
 }
 
 impl Bridge {
-    pub(crate) const fn new(core: Arc<JobCore>, scope: Arc<Scope>) -> Self {
-        Self { core, scope }
+    pub(crate) const fn new(
+        core: Arc<JobCore>,
+        scope: Arc<Scope>,
+        policies: SourcePolicies,
+    ) -> Self {
+        Self {
+            core,
+            scope,
+            policies,
+        }
+    }
+
+    /// The same way, with further policies.
+    #[must_use]
+    pub fn with_policies(&self, policies: &SourcePolicies) -> Self {
+        Self {
+            policies: self.policies.and(policies),
+            ..self.clone()
+        }
     }
 
     /// The session of the client.
@@ -98,10 +118,10 @@ impl Bridge {
             SolveInput::Frontend { name, opts, inputs } => {
                 let source = opts.get("source").cloned().unwrap_or_default();
                 let frontend = self.core.frontends.get(&name)?;
-                let below = Self::new(
-                    Arc::clone(&self.core),
-                    self.scope.below(&name, &opts, &inputs),
-                );
+                let below = Self {
+                    scope: self.scope.below(&name, &opts, &inputs),
+                    ..self.clone()
+                };
                 let request = FrontendRequest {
                     opts,
                     inputs,
@@ -139,7 +159,7 @@ impl Bridge {
         definition: pb::Definition,
         how: Building,
     ) -> Result<Ref, BuildError> {
-        let graph = Graph::from_pb(definition)?;
+        let graph = Graph::from_pb(self.policies.rewrite(definition)?)?;
         self.core.check(&graph)?;
         let reference = Ref::new(Arc::clone(&self.core), graph, how);
         self.scope.note_ref(&reference);

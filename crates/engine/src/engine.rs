@@ -22,6 +22,7 @@ use crate::dockerfile::{self, Dockerfile};
 use crate::error::BuildError;
 use crate::frontend::{Frontend, FrontendRequest, Frontends};
 use crate::job::JobRequest;
+use crate::policy::SourcePolicies;
 use crate::provenance::{Asked, Producers};
 use crate::request::{BuildInput, BuildRequest, BuildResponse};
 
@@ -34,7 +35,7 @@ pub struct Engine {
     pub(crate) explained: AtomicBool,
     pub(crate) frontends: Frontends,
     pub(crate) provenance_environment: Arc<BTreeMap<String, serde_json::Value>>,
-    pub(crate) producers: Arc<Producers>,
+    pub(crate) producers: Producers,
 }
 
 /// Why an engine cannot be had.
@@ -138,7 +139,7 @@ impl Engine {
             explained: AtomicBool::new(false),
             frontends,
             provenance_environment,
-            producers: Arc::default(),
+            producers: Producers::default(),
         })
     }
 
@@ -214,6 +215,7 @@ impl Engine {
             asked,
             explain: request.explain,
             domain: None,
+            source_policies: SourcePolicies::default(),
         };
         let job = self.open_job(job, progress, cancel).await?;
         let response = match job.bridge().solve(solve).await {
@@ -244,6 +246,7 @@ impl Engine {
             asked: Asked::default(),
             explain: request.explain,
             domain: None,
+            source_policies: SourcePolicies::default(),
         };
         let job = self
             .open_job(job, progress, CancellationToken::new())

@@ -16,6 +16,7 @@ use weld_store::snapshot::SnapshotError;
 use crate::attest::AttestOptionError;
 use crate::cache::CacheExportError;
 use crate::files::FileError;
+use crate::policy::{PolicyError, RewriteError};
 use crate::request::Entitlement;
 
 /// Why a build failed.
@@ -98,6 +99,9 @@ pub enum BuildError {
     /// Attestations cannot be asked for like this.
     #[error(transparent)]
     Attest(#[from] AttestOptionError),
+    /// A policy is none, or forbids a source.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Complete materials were asked for, and nobody can say what these were.
     #[error(
         "provenance materials are incomplete: the content of the client's directories ({}) is not captured",
@@ -337,6 +341,15 @@ impl From<LostLayer> for BuildError {
 impl From<weld_dockerfile::Error> for BuildError {
     fn from(error: weld_dockerfile::Error) -> Self {
         Self::Dockerfile(Box::new(error))
+    }
+}
+
+impl From<RewriteError> for BuildError {
+    fn from(error: RewriteError) -> Self {
+        match error {
+            RewriteError::Policy(error) => error.into(),
+            RewriteError::Definition(error) => error.into(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The Dockerfile frontend's host: what it asks of the engine while it converts.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use weld_llb::{Source, pb};
 
 use crate::bridge::Bridge;
 use crate::internal::Internal;
+use crate::policy::PolicyError;
 use crate::provenance::ImageMaterial;
 use crate::source_time;
 
@@ -31,27 +33,50 @@ impl Host for DockerfileHost<'_> {
             &request.platform.to_string(),
         );
         let (worker, session) = (&self.bridge.core.worker, Some(self.bridge.session()));
+        let changed = match request.layout {
+            Some(_) => Ok(Allowed::Unchanged),
+            None => self.allowed(request.reference),
+        };
+        let changed = match changed {
+            Ok(Allowed::Unchanged) => None,
+            Ok(Allowed::Image(reference)) => Some(reference),
+            // It is no image any more: there is nothing to know of it.
+            Ok(Allowed::Other) => {
+                let config = serde_json::json!({
+                    "os": request.platform.os,
+                    "architecture": request.platform.architecture,
+                });
+                step.end(Ok::<_, HostError>(()))?;
+                return Ok(ResolvedImage {
+                    reference: None,
+                    digest: None,
+                    config: config.to_string().into(),
+                });
+            }
+            Err(denied) => return step.end(Err(denied.into())),
+        };
+        let reference = changed.as_deref().unwrap_or(request.reference);
         let resolved = match request.layout {
             Some(layout) => {
                 worker
-                    .resolve_layout(session, layout.store, request.reference, request.platform)
+                    .resolve_layout(session, layout.store, reference, request.platform)
                     .await
             }
             None => {
                 worker
-                    .resolve_image(session, request.reference, request.platform)
+                    .resolve_image(session, reference, request.platform)
                     .await
             }
         };
         let resolved = step.end(resolved)?;
         self.bridge.scope.note_image(ImageMaterial {
-            reference: request.reference.to_owned(),
+            reference: reference.to_owned(),
             platform: Some(request.platform.clone()),
             digest: Some(resolved.digest.clone()),
             is_local: request.layout.is_some(),
         });
         Ok(ResolvedImage {
-            reference: None,
+            reference: changed,
             digest: Some(resolved.digest.clone()),
             config: resolved.config.clone(),
         })
@@ -118,10 +143,35 @@ impl Host for DockerfileHost<'_> {
     }
 }
 
+/// What policies make of an image.
+enum Allowed {
+    Unchanged,
+    /// Another image.
+    Image(String),
+    /// Something that is no image.
+    Other,
+}
+
 impl DockerfileHost<'_> {
+    fn allowed(&self, reference: &str) -> Result<Allowed, PolicyError> {
+        let mut source = pb::SourceOp {
+            identifier: format!("docker-image://{reference}"),
+            attrs: BTreeMap::new(),
+        };
+        if !self.bridge.policies.apply(&mut source)? {
+            return Ok(Allowed::Unchanged);
+        }
+        Ok(match source.identifier.strip_prefix("docker-image://") {
+            Some(image) => Allowed::Image(image.to_owned()),
+            None => Allowed::Other,
+        })
+    }
+
     /// Files of a directory of the client's are read where they are; anything else is built.
     async fn read(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
-        let Some(Source::Local(local)) = request.source else {
+        // What policies may change goes their way.
+        let local = request.source.filter(|_| self.bridge.policies.is_empty());
+        let Some(Source::Local(local)) = local else {
             return self.build(request).await;
         };
         self.bridge.scope.note_local(&local.name);

@@ -25,6 +25,7 @@ use crate::frontend::Frontends;
 use crate::internal::Internal;
 use crate::metadata::{self, SOURCE_DATE_EPOCH};
 use crate::platforms;
+use crate::policy::SourcePolicies;
 use crate::provenance::{Asked, Captures, Occasion, ProvenanceOptions, Scope};
 use crate::reference::Ref;
 use crate::relay::relay;
@@ -47,12 +48,15 @@ pub struct JobRequest {
     /// The isolation domain; without one, that of all builds that have none. Nothing that a client
     /// says may choose it: whoever opens builds for clients knows who they are.
     pub domain: Option<String>,
+    /// Which sources may be used.
+    pub source_policies: SourcePolicies,
 }
 
 /// An open build. Dropping it ends it as [`BuildJob::close`] does, without waiting.
 pub struct BuildJob {
     core: Arc<JobCore>,
     scope: Arc<Scope>,
+    policies: SourcePolicies,
     events: Option<JoinHandle<()>>,
 }
 
@@ -145,6 +149,7 @@ impl Engine {
             started: OffsetDateTime::now_utc(),
             environment: Arc::clone(&self.provenance_environment),
         };
+        let producers = self.producers.within(request.domain.as_deref());
         let worker = match request.domain.map(Domain::named) {
             None => Arc::clone(&self.worker),
             Some(domain) => {
@@ -172,7 +177,8 @@ impl Engine {
                 stop: cancel.child_token(),
                 job: Mutex::new(Some(Arc::new(job))),
             }),
-            scope: Scope::new(request.asked, Arc::clone(&self.producers)),
+            scope: Scope::new(request.asked, producers),
+            policies: request.source_policies,
             events: Some(events),
         })
     }
@@ -191,7 +197,11 @@ fn invocation() -> Result<String, BuildError> {
 impl BuildJob {
     /// What frontends ask of the build. May be used from any number of tasks.
     pub fn bridge(&self) -> Bridge {
-        Bridge::new(Arc::clone(&self.core), Arc::clone(&self.scope))
+        Bridge::new(
+            Arc::clone(&self.core),
+            Arc::clone(&self.scope),
+            self.policies.clone(),
+        )
     }
 
     /// Builds what is in a result, says of it what `attest` asks for, and does all exports, one
@@ -294,7 +304,7 @@ impl BuildJob {
             }
         });
         let trees = futures_util::future::try_join_all(trees).await?;
-        let mut said = self.said(result, &named, &listed, attest).await?;
+        let mut said = self.said(result, &named, &listed, attest).boxed().await?;
         let platforms = named.into_iter().zip(trees);
         let platforms = platforms.map(|((name, platform, _), (tree, cache))| {
             let of = |key| metadata::of_platform(&result.metadata, key, name).map(|v| v.to_vec());

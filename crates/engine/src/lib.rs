@@ -32,6 +32,7 @@ mod internal;
 mod job;
 mod metadata;
 mod platforms;
+mod policy;
 mod provenance;
 mod reference;
 mod relay;
@@ -62,12 +63,15 @@ pub use files::{FileError, FileRange, Stat, SystemError};
 pub use frontend::{Frontend, FrontendRequest};
 pub use host_session::{HostSession, LayoutReference, SecretSource, SessionError};
 pub use job::{BuildJob, JobRequest};
+pub use policy::{PolicyError, SourcePolicies};
 pub use provenance::{Asked, Mode, ProvenanceOptions, SlsaVersion};
 pub use reference::Ref;
 pub use request::{BuildInput, BuildRequest, BuildResponse, Entitlement, ParseEntitlementError};
 pub use result::{Attestation, FrontendResult, Refs};
 pub use sbom::SbomOptions;
-pub use source_meta::{ImageConfigRequest, ResolvedSource, SourceMeta, SourceMetaRequest};
+pub use source_meta::{
+    ImageConfigRequest, ResolvedConfig, ResolvedSource, SourceMeta, SourceMetaRequest,
+};
 pub use ssh_agent::AgentError;
 pub use usage::{CheckError, CheckReport, PruneOptions, RepairReport, StoreError, UsageRecord};
 pub use weld_dockerfile::Error as DockerfileError;

@@ -5,7 +5,6 @@
 //! The paths and variables are BuildKit's protocol for scanners.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -18,7 +17,7 @@ use weld_llb::{
 
 use crate::bridge::Bridge;
 use crate::error::BuildError;
-use crate::provenance::{Asked, Scope};
+use crate::provenance::{Asked, Producers, Scope};
 use crate::result::{Attestation, SBOM_CORE};
 use crate::source_meta::ImageConfigRequest;
 
@@ -76,11 +75,14 @@ impl Scanner {
             .parse()
             .map_err(|error: weld_llb::reference::ParseReferenceError| bad(error.to_string()))?;
         // The scanner is no material of what it scans.
-        let scope = Scope::new(Asked::default(), Arc::default());
-        let bridge = Bridge::new(Arc::clone(&bridge.core), scope);
+        let scope = Scope::new(Asked::default(), Producers::default());
+        let bridge = Bridge {
+            scope,
+            ..bridge.clone()
+        };
         let platform = bridge.platform().clone();
         let image = reference.with_default_tag();
-        let (digest, config) = bridge
+        let resolved = bridge
             .resolve_image_config(ImageConfigRequest {
                 reference: image.to_string(),
                 platform: Some(platform.clone()),
@@ -89,7 +91,11 @@ impl Scanner {
             })
             .await?;
         let config: ImageConfig =
-            serde_json::from_slice(&config).map_err(|error| bad(error.to_string()))?;
+            serde_json::from_slice(&resolved.config).map_err(|error| bad(error.to_string()))?;
+        let image: Reference = resolved
+            .reference
+            .parse()
+            .map_err(|error: weld_llb::reference::ParseReferenceError| bad(error.to_string()))?;
         let settings = config.config;
         let mut args = settings.entrypoint.unwrap_or_default();
         args.extend(settings.cmd.unwrap_or_default());
@@ -98,7 +104,7 @@ impl Scanner {
         }
         Ok(Self {
             bridge,
-            image: image.with_digest(digest).to_string(),
+            image: image.with_digest(resolved.digest).to_string(),
             platform,
             args,
             env: settings.env.unwrap_or_default(),

@@ -1,13 +1,19 @@
 //! What sources stand for, found out without building anything.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use weld_digest::Digest;
-use weld_llb::{Platform, Source, pb};
+use weld_llb::{Builder, Constraints, Platform, Source, pb};
+use weld_op::{Pin, captured};
 
 use crate::bridge::Bridge;
 use crate::error::BuildError;
 use crate::internal::Internal;
 use crate::provenance::ImageMaterial;
+
+/// The scheme of images.
+const IMAGE: &str = "docker-image://";
 
 /// A source of which a frontend wants to know.
 #[derive(Clone, Debug)]
@@ -35,6 +41,17 @@ pub struct ImageConfigRequest {
     pub layout: Option<String>,
     /// What to call the step where progress is shown; empty for a name of the engine's.
     pub log_name: String,
+}
+
+/// An image's config.
+#[derive(Clone, Debug)]
+pub struct ResolvedConfig {
+    /// The reference, as policies may have changed it.
+    pub reference: String,
+    /// The digest that it stands for.
+    pub digest: Digest,
+    /// The config, as JSON.
+    pub config: Bytes,
 }
 
 /// What a source stands for.
@@ -86,6 +103,44 @@ impl Bridge {
     pub async fn resolve_image_config(
         &self,
         request: ImageConfigRequest,
+    ) -> Result<ResolvedConfig, BuildError> {
+        let (reference, layout) = match &request.layout {
+            // A client's own layouts are of no interest to policies on images.
+            Some(_) => (request.reference, request.layout),
+            None => {
+                let mut source = pb::SourceOp {
+                    identifier: format!("{IMAGE}{}", request.reference),
+                    attrs: BTreeMap::new(),
+                };
+                self.policies.apply(&mut source)?;
+                match source.identifier.strip_prefix(IMAGE) {
+                    Some(reference) => (reference.to_owned(), None),
+                    None => {
+                        return Err(BuildError::Source {
+                            name: request.reference,
+                            source: format!("a policy makes it {}", source.identifier).into(),
+                        });
+                    }
+                }
+            }
+        };
+        let request = ImageConfigRequest {
+            reference,
+            layout,
+            ..request
+        };
+        let reference = request.reference.clone();
+        let (digest, config) = self.image_config(request).await?;
+        Ok(ResolvedConfig {
+            reference,
+            digest,
+            config,
+        })
+    }
+
+    async fn image_config(
+        &self,
+        request: ImageConfigRequest,
     ) -> Result<(Digest, Bytes), BuildError> {
         let worker = &self.core.worker;
         let platform = request.platform.unwrap_or_else(|| worker.platform.clone());
@@ -123,8 +178,9 @@ impl Bridge {
     /// [`BuildError::Source`].
     pub async fn resolve_source_metadata(
         &self,
-        request: SourceMetaRequest,
+        mut request: SourceMetaRequest,
     ) -> Result<ResolvedSource, BuildError> {
+        let changed = self.policies.apply(&mut request.source)?;
         let name = request.source.identifier.clone();
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Source {
             name: name.clone(),
@@ -134,10 +190,22 @@ impl Bridge {
         let (reference, layout) = match &source {
             Source::Image(image) => (image.reference.clone(), None),
             Source::OciLayout(image) => (image.reference.clone(), Some(image.store.clone())),
-            _ => return Err(failed("only images can be resolved".into())),
+            Source::Http(_) => return self.http_metadata(source, request.source).await,
+            // The frontend may well know what to do with it.
+            _ if changed => {
+                return Ok(ResolvedSource {
+                    source: request.source,
+                    meta: SourceMeta::Nothing,
+                });
+            }
+            _ => {
+                return Err(failed(
+                    "only images and HTTP sources can be resolved".into(),
+                ));
+            }
         };
         let (digest, config) = self
-            .resolve_image_config(ImageConfigRequest {
+            .image_config(ImageConfigRequest {
                 reference,
                 platform: request.platform,
                 layout: layout.flatten(),
@@ -147,6 +215,47 @@ impl Bridge {
         Ok(ResolvedSource {
             source: request.source,
             meta: SourceMeta::Image { digest, config },
+        })
+    }
+
+    /// A file is fetched, to know its digest; the build that uses it need not fetch it again.
+    async fn http_metadata(
+        &self,
+        source: Source,
+        asked: pb::SourceOp,
+    ) -> Result<ResolvedSource, BuildError> {
+        let failed = |reason: Box<dyn std::error::Error + Send + Sync>| BuildError::Source {
+            name: asked.identifier.clone(),
+            source: reason,
+        };
+        let mut builder = Builder::new();
+        let output = builder.add_source(source, Constraints::new());
+        let definition = builder
+            .definition(Some(output), self.platform())
+            .map_err(|error| failed(error.into()))?;
+        let reference = self.reference(definition, false)?;
+        reference.evaluate().await?;
+        let digest = reference.provenance().await?.iter().find_map(|walked| {
+            let pin = captured(&*walked.op)
+                .and_then(|own| own.pin)
+                .or_else(|| captured(&*walked.ran).and_then(|ran| ran.pin));
+            match pin {
+                Some(Pin::Digest(digest)) => Some(digest),
+                _ => None,
+            }
+        });
+        let files = reference.read_dir("/", None).await?;
+        let (Some(digest), Some(file)) = (digest, files.into_iter().next()) else {
+            return Err(failed("nothing is known of the file".into()));
+        };
+        Ok(ResolvedSource {
+            source: asked,
+            meta: SourceMeta::Http {
+                digest,
+                filename: file.path.to_string_lossy().into_owned(),
+                // Of 1970 is a file of which the server tells no time.
+                last_modified: Some(file.mtime.seconds).filter(|seconds| *seconds != 0),
+            },
         })
     }
 }

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use weld_engine::{
     Asked, BuildError, Config, Engine, HostSession, JobRequest, Refs, SolveInput, SolveRequest,
+    SourcePolicies,
 };
 use weld_fileset::SelectionOptions;
 use weld_llb::{
@@ -120,6 +121,7 @@ impl World {
             session,
             entitlements: Vec::new(),
             asked: Asked::default(),
+            source_policies: SourcePolicies::default(),
             explain: false,
             domain: domain.map(str::to_owned),
         };

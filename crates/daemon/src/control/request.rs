@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use tonic::Status;
-use weld_engine::{AttestOptions, CacheExport, CacheImport, Entitlement, SolveInput};
+use weld_engine::{
+    AttestOptions, CacheExport, CacheImport, Entitlement, SolveInput, SourcePolicies,
+};
 use weld_export::cache::CacheExportOptions;
 use weld_proto::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest};
 use weld_proto::pb;
@@ -33,6 +35,8 @@ pub(super) struct Plan {
     pub(super) cache_exports: Vec<CacheExport>,
     /// What is to be said of the result.
     pub(super) attest: AttestOptions,
+    /// Which sources may be used.
+    pub(super) source_policies: SourcePolicies,
     /// Whether the history is to know of it.
     pub(super) recorded: bool,
 }
@@ -66,6 +70,9 @@ impl Plan {
         let entitlements = entitlements(&request.entitlements, &config.entitlements)?;
         let attest = AttestOptions::from_attrs(&request.frontend_attrs)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let source_policies =
+            SourcePolicies::new(request.source_policy.take().into_iter().collect())
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let frontend = frontend(&mut request, config)?;
         let exporters = exporters(&mut request);
         let work = work(&mut request);
@@ -74,6 +81,7 @@ impl Plan {
             cache_imports,
             cache_exports,
             attest,
+            source_policies,
             reference: request.reference,
             session: request.session,
             work,
@@ -89,12 +97,10 @@ impl Plan {
 
 /// Refuses what would otherwise be ignored although it protects or promises something.
 fn unsupported(request: &SolveRequest) -> Result<(), Status> {
-    let policy = request.source_policy.as_ref();
     let wants = [
         (
-            policy.is_some_and(|policy| !policy.rules.is_empty())
-                || !request.source_policy_session.is_empty(),
-            "source policies",
+            !request.source_policy_session.is_empty(),
+            "source policies of sessions",
         ),
         (request.proxy_network, "proxy networks"),
     ];

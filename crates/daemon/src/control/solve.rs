@@ -174,6 +174,7 @@ impl Build {
             asked: self.asked(),
             explain: self.plan.explain(),
             domain: self.domain.clone(),
+            source_policies: self.plan.source_policies.clone(),
         };
         let job = self
             .shared

@@ -144,12 +144,13 @@ impl Frontend for ImageFrontend {
         self.check_allowed(&image, &reference)?;
         let reference = reference.with_default_tag().to_string();
         let asked = ImageConfigRequest {
-            reference: reference.clone(),
+            reference,
             platform: None,
             layout: None,
             log_name: String::new(),
         };
-        let (digest, config) = bridge.resolve_image_config(asked).await?;
+        let resolved = bridge.resolve_image_config(asked).await?;
+        let (reference, digest, config) = (resolved.reference, resolved.digest, resolved.config);
         let settings: Image =
             serde_json::from_slice(&config).map_err(|error| failed(&image, error))?;
         let settings = settings.config.unwrap_or_default();

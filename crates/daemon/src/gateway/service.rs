@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tonic::Status;
 use weld_engine::{
-    BuildError, CacheImport, FileError, FrontendResult, ImageConfigRequest, Refs, SolveInput,
-    SolveRequest, SourceMeta, SourceMetaRequest,
+    Bridge, BuildError, CacheImport, FileError, FrontendResult, ImageConfigRequest, Refs,
+    SolveInput, SolveRequest, SourceMeta, SourceMetaRequest, SourcePolicies,
 };
 use weld_proto::frontend as wire;
 use weld_proto::pb;
+use weld_proto::sourcepolicy::Policy;
 use weld_proto::types::WorkerRecord;
 
 use super::session::Session;
@@ -26,24 +27,31 @@ const MAX_WARNING_FILE: usize = 2 << 20;
 const MAX_WARNING_RANGES: usize = 100;
 
 impl Session {
+    /// The way to the build, with what the request wants to be kept to.
+    fn bridge_under(&self, policies: Vec<Policy>) -> Result<Bridge, Status> {
+        let policies = SourcePolicies::new(policies)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(self.bridge().with_policies(&policies))
+    }
+
     pub(super) async fn resolve_image_config(
         &self,
         request: wire::ResolveImageConfigRequest,
     ) -> Result<wire::ResolveImageConfigResponse, Status> {
-        no_policies(&request.source_policies)?;
+        let bridge = self.bridge_under(request.source_policies)?;
         let layout = request.resolver_type == LAYOUT_RESOLVER;
         let asked = ImageConfigRequest {
-            reference: request.r#ref.clone(),
+            reference: request.r#ref,
             platform: convert::platform(request.platform),
             layout: layout.then_some(request.store_id),
             log_name: request.log_name,
         };
-        let resolved = self.bridge().resolve_image_config(asked).await;
-        let (digest, config) = resolved.map_err(|error| status::to_status(&error))?;
+        let resolved = bridge.resolve_image_config(asked).await;
+        let resolved = resolved.map_err(|error| status::to_status(&error))?;
         Ok(wire::ResolveImageConfigResponse {
-            digest: digest.to_string(),
-            config,
-            r#ref: request.r#ref,
+            digest: resolved.digest.to_string(),
+            config: resolved.config,
+            r#ref: resolved.reference,
         })
     }
 
@@ -51,7 +59,7 @@ impl Session {
         &self,
         request: wire::ResolveSourceMetaRequest,
     ) -> Result<wire::ResolveSourceMetaResponse, Status> {
-        no_policies(&request.source_policies)?;
+        let bridge = self.bridge_under(request.source_policies)?;
         let source = request.source;
         let source = source.ok_or_else(|| Status::invalid_argument("source is required"))?;
         let image = request.image.unwrap_or_default();
@@ -73,7 +81,7 @@ impl Session {
             no_config: image.no_config,
             return_object: request.git.is_some_and(|git| git.return_object),
         };
-        let resolved = self.bridge().resolve_source_metadata(asked).await;
+        let resolved = bridge.resolve_source_metadata(asked).await;
         let resolved = resolved.map_err(|error| status::to_status(&error))?;
         let mut response = wire::ResolveSourceMetaResponse {
             source: Some(resolved.source),
@@ -121,7 +129,7 @@ impl Session {
         &self,
         request: wire::SolveRequest,
     ) -> Result<wire::SolveResponse, Status> {
-        no_policies(&request.source_policies)?;
+        let bridge = self.bridge_under(request.source_policies)?;
         let definition = request
             .definition
             .filter(|definition| !definition.def.is_empty());
@@ -150,7 +158,7 @@ impl Session {
                 })
                 .collect(),
         };
-        let solved = self.bridge().solve(asked).await;
+        let solved = bridge.solve(asked).await;
         let result = solved.map_err(|error| self.solve_error(&error))?;
         if matches!(result.refs, Refs::Map(_)) && !request.allow_result_return {
             return Err(Status::unknown("solve did not return default result"));
@@ -300,14 +308,4 @@ fn with_attrs(mut result: FrontendResult, attrs: &[u8]) -> Result<FrontendResult
         result.metadata.entry(key).or_insert_with(|| value.into());
     }
     Ok(result)
-}
-
-/// Policies protect: a build that would go on without them is refused.
-fn no_policies(policies: &[weld_proto::sourcepolicy::Policy]) -> Result<(), Status> {
-    if policies.iter().all(|policy| policy.rules.is_empty()) {
-        return Ok(());
-    }
-    Err(Status::unimplemented(
-        "source policies are not supported by weld",
-    ))
 }

@@ -7,62 +7,78 @@ use weld_digest::Digest;
 
 use super::request::Request;
 
-/// What frontends were asked for whose results are in use, by the vertices that the results are.
-#[derive(Debug, Default)]
-pub(crate) struct Producers(Mutex<State>);
+/// What frontends were asked for whose results are in use, by the vertices that the results are, as
+/// far as an isolation domain may know of it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Producers {
+    state: Arc<Mutex<State>>,
+    domain: Option<Arc<str>>,
+}
 
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    known: HashMap<Digest, Vec<(u64, Request)>>,
+    known: HashMap<Key, Vec<(u64, Request)>>,
 }
+
+type Key = (Option<Arc<str>>, Digest);
 
 /// Keeps what a result was asked for in mind, until it is dropped.
 pub(super) struct Produced {
-    producers: Arc<Producers>,
-    head: Digest,
+    state: Arc<Mutex<State>>,
+    key: Key,
     number: u64,
 }
 
 impl Producers {
+    /// What builds of a domain may know of.
+    pub(crate) fn within(&self, domain: Option<&str>) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            domain: domain.map(Arc::from),
+        }
+    }
+
     /// A result was made for a request.
-    pub(super) fn note(self: &Arc<Self>, head: Digest, request: Request) -> Produced {
-        let mut state = self.state();
+    pub(super) fn note(&self, head: Digest, request: Request) -> Produced {
+        let key = (self.domain.clone(), head);
+        let mut state = lock(&self.state);
         let number = state.next;
         state.next += 1;
-        let known = state.known.entry(head.clone()).or_default();
+        let known = state.known.entry(key.clone()).or_default();
         known.push((number, request));
         drop(state);
         Produced {
-            producers: Arc::clone(self),
-            head,
+            state: Arc::clone(&self.state),
+            key,
             number,
         }
     }
 
     /// What a result was asked for; nothing if nobody knows, or if it was by different requests.
     pub(super) fn find(&self, head: &Digest) -> Option<Request> {
-        let state = self.state();
-        let ((_, first), others) = state.known.get(head)?.split_first()?;
+        let key = (self.domain.clone(), head.clone());
+        let state = lock(&self.state);
+        let ((_, first), others) = state.known.get(&key)?.split_first()?;
         let same = others.iter().all(|(_, other)| other == first);
         same.then(|| first.clone())
     }
+}
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Complete between any two statements.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // Complete between any two statements.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Produced {
     fn drop(&mut self) {
-        let mut state = self.producers.state();
-        let Some(known) = state.known.get_mut(&self.head) else {
+        let mut state = lock(&self.state);
+        let Some(known) = state.known.get_mut(&self.key) else {
             return;
         };
         known.retain(|(number, _)| *number != self.number);
         if known.is_empty() {
-            state.known.remove(&self.head);
+            state.known.remove(&self.key);
         }
     }
 }
@@ -79,11 +95,12 @@ mod tests {
 
     #[test]
     fn a_producer_is_known_as_long_as_its_result_and_while_there_is_one() {
-        let producers = Arc::new(Producers::default());
+        let producers = Producers::default();
         let head = Digest::sha256_of("op");
         let first = producers.note(head.clone(), request("a"));
         let same = producers.note(head.clone(), request("a"));
         assert_eq!(producers.find(&head), Some(request("a")));
+        assert_eq!(producers.within(Some("others")).find(&head), None);
         let other = producers.note(head.clone(), request("b"));
         assert_eq!(producers.find(&head), None);
         drop(other);
@@ -91,6 +108,6 @@ mod tests {
         assert_eq!(producers.find(&head), Some(request("a")));
         drop(same);
         assert_eq!(producers.find(&head), None);
-        assert!(producers.state().known.is_empty());
+        assert!(lock(&producers.state).known.is_empty());
     }
 }

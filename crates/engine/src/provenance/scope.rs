@@ -19,7 +19,7 @@ pub(crate) struct Scope {
     asked: Option<Arc<Asked>>,
     /// What the client asked for.
     root: Arc<Asked>,
-    producers: Arc<Producers>,
+    producers: Producers,
     noted: Mutex<Noted>,
 }
 
@@ -36,7 +36,7 @@ struct Noted {
 
 impl Scope {
     /// The scope of a client, which asks for this.
-    pub(crate) fn new(root: Asked, producers: Arc<Producers>) -> Arc<Self> {
+    pub(crate) fn new(root: Asked, producers: Producers) -> Arc<Self> {
         Arc::new(Self {
             asked: None,
             root: Arc::new(root),
@@ -60,7 +60,7 @@ impl Scope {
         let below = Arc::new(Self {
             root: Arc::clone(root),
             asked: Some(asked),
-            producers: Arc::clone(&self.producers),
+            producers: self.producers.clone(),
             noted: Mutex::default(),
         });
         self.noted().below.push(Arc::clone(&below));

@@ -1,0 +1,624 @@
+//! Source policies: which sources a build may use, and which it uses instead.
+//!
+//! They are applied to every definition before it is loaded, and to every source before anybody asks
+//! what it stands for, whichever frontend asks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use regex::bytes::{Regex, RegexBuilder};
+use weld_digest::Digest;
+use weld_llb::reference::Reference;
+use weld_llb::{DecodeError, Graph, Source, pb};
+use weld_proto::Message;
+use weld_proto::sourcepolicy::{AttrMatch, MatchType, Policy, PolicyAction, Rule, Selector};
+
+/// The largest compiled pattern, in bytes.
+const MAX_PATTERN: usize = 1 << 20;
+/// The most rules that a build may have.
+const MAX_RULES: usize = 10_000;
+/// How often one source may be converted, one conversion after the other.
+const MAX_CONVERSIONS: usize = 20;
+
+/// Why a policy is none, or what it forbids.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// A rule matches nothing.
+    #[error("invalid nil selector in policy")]
+    NoSelector,
+    /// There is no such action.
+    #[error("source policy: rule for {identifier}: unknown type {action}")]
+    Action {
+        /// What the rule is for.
+        identifier: String,
+        /// Its action's number.
+        action: i32,
+    },
+    /// There is no such way to compare.
+    #[error("source policy: rule for {identifier}: unknown match type {kind}")]
+    MatchType {
+        /// What the rule is for.
+        identifier: String,
+        /// Its number.
+        kind: i32,
+    },
+    /// There is no such condition.
+    #[error("source policy: rule for {identifier}: unknown attr condition {condition}")]
+    Condition {
+        /// What the rule is for.
+        identifier: String,
+        /// Its number.
+        condition: i32,
+    },
+    /// A pattern cannot be read.
+    #[error("source policy: invalid pattern {pattern:?}: {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A rule says that a source becomes another one, and not which.
+    #[error("missing destination for convert rule")]
+    NoDestination,
+    /// There are too many rules.
+    #[error("source policies have more than {MAX_RULES} rules")]
+    TooManyRules,
+    /// The build must not use a source.
+    #[error("source denied by policy: {0}")]
+    Denied(String),
+    /// An operation cannot be brought in line.
+    #[error("source policy: cannot decode an operation: {0}")]
+    Operation(String),
+    /// Rules turn sources into each other.
+    #[error("source {0:?}: too many operations: rules convert it again and again")]
+    Endless(String),
+}
+
+/// Policies that are all to be kept to, in order.
+#[derive(Clone, Debug, Default)]
+pub struct SourcePolicies(Vec<Arc<[CheckedRule]>>);
+
+#[derive(Debug)]
+struct CheckedRule {
+    identifier: String,
+    pattern: Option<Regex>,
+    constraints: Vec<Constraint>,
+    action: Action,
+}
+
+#[derive(Debug)]
+struct Constraint {
+    key: String,
+    condition: Condition,
+}
+
+#[derive(Debug)]
+enum Condition {
+    Equal(String),
+    NotEqual(String),
+    Matches(Regex),
+}
+
+#[derive(Debug)]
+enum Action {
+    Allow,
+    Deny,
+    Convert {
+        identifier: String,
+        attrs: BTreeMap<String, String>,
+    },
+}
+
+impl SourcePolicies {
+    /// Reads policies, and checks all of them at once.
+    ///
+    /// # Errors
+    /// [`PolicyError`].
+    pub fn new(policies: Vec<Policy>) -> Result<Self, PolicyError> {
+        let rules: usize = policies.iter().map(|policy| policy.rules.len()).sum();
+        if rules > MAX_RULES {
+            return Err(PolicyError::TooManyRules);
+        }
+        let policies = policies
+            .into_iter()
+            .filter(|policy| !policy.rules.is_empty());
+        let read = policies.map(|policy| policy.rules.into_iter().map(CheckedRule::new).collect());
+        Ok(Self(read.collect::<Result<_, _>>()?))
+    }
+
+    /// Whether they leave every source as it is.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These, and others after them.
+    #[must_use]
+    pub fn and(&self, others: &Self) -> Self {
+        Self(self.0.iter().chain(&others.0).cloned().collect())
+    }
+
+    /// Turns a source into what it is to be; whether that is something else.
+    ///
+    /// # Errors
+    /// [`PolicyError::Denied`], and [`PolicyError::Endless`].
+    pub fn apply(&self, source: &mut pb::SourceOp) -> Result<bool, PolicyError> {
+        if self.is_empty() {
+            return Ok(false);
+        }
+        let original = source.identifier.clone();
+        source.identifier = canonical(source);
+        let mut changed = source.identifier != original;
+        for _ in 0..=MAX_CONVERSIONS {
+            if !self.convert(source)? {
+                return Ok(changed);
+            }
+            changed = true;
+        }
+        Err(PolicyError::Endless(original))
+    }
+
+    /// Applies the first conversion that makes a difference.
+    fn convert(&self, source: &mut pb::SourceOp) -> Result<bool, PolicyError> {
+        for policy in &self.0 {
+            // The last rule that matches counts.
+            let mut denied = false;
+            for rule in policy.iter() {
+                if !rule.matches(source) {
+                    continue;
+                }
+                match &rule.action {
+                    Action::Allow => denied = false,
+                    Action::Deny => denied = true,
+                    Action::Convert { identifier, attrs } => {
+                        if rule.convert(source, identifier, attrs) {
+                            return Ok(true);
+                        }
+                    }
+                }
+            }
+            if denied {
+                return Err(PolicyError::Denied(source.identifier.clone()));
+            }
+        }
+        Ok(false)
+    }
+
+    /// The definition with the sources that it is to have.
+    ///
+    /// # Errors
+    /// [`RewriteError`].
+    pub(crate) fn rewrite(
+        &self,
+        definition: pb::Definition,
+    ) -> Result<pb::Definition, RewriteError> {
+        if self.is_empty() {
+            return Ok(definition);
+        }
+        // Inputs before what they are inputs of, and nothing twice.
+        let definition = Graph::from_pb(definition)?.to_pb();
+        let mut renamed: HashMap<String, String> = HashMap::new();
+        let mut rewritten = pb::Definition {
+            def: Vec::with_capacity(definition.def.len()),
+            ..pb::Definition::default()
+        };
+        let mut locations = BTreeMap::new();
+        let mut source = definition.source.unwrap_or_default();
+        let mut metadata = definition.metadata;
+        for bytes in definition.def {
+            let before = Digest::sha256_of(&bytes).to_string();
+            let (bytes, after) = match self.rewrite_op(&bytes, &renamed)? {
+                Some(bytes) => {
+                    let after = Digest::sha256_of(&bytes).to_string();
+                    renamed.insert(before.clone(), after.clone());
+                    (bytes, after)
+                }
+                None => (bytes, before.clone()),
+            };
+            if let Some(metadata) = metadata.remove(&before) {
+                rewritten.metadata.insert(after.clone(), metadata);
+            }
+            if let Some(found) = source.locations.remove(&before) {
+                locations.insert(after, found);
+            }
+            rewritten.def.push(bytes);
+        }
+        rewritten.source = Some(pb::Source {
+            locations,
+            infos: source.infos,
+        });
+        Ok(rewritten)
+    }
+
+    /// An operation with the source, or the inputs, that it is to have; nothing if it stays.
+    fn rewrite_op(
+        &self,
+        bytes: &Bytes,
+        renamed: &HashMap<String, String>,
+    ) -> Result<Option<Bytes>, RewriteError> {
+        let mut op = pb::Op::decode(bytes.clone())
+            .map_err(|error| PolicyError::Operation(error.to_string()))?;
+        let mut changed = false;
+        for input in &mut op.inputs {
+            if let Some(after) = renamed.get(&input.digest) {
+                input.digest.clone_from(after);
+                changed = true;
+            }
+        }
+        if let Some(pb::op::Op::Source(source)) = &mut op.op {
+            changed |= self.apply(source)?;
+        }
+        Ok(changed.then(|| op.encode_to_vec().into()))
+    }
+}
+
+/// Why a definition cannot be brought in line with policies.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RewriteError {
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Definition(#[from] DecodeError),
+}
+
+impl CheckedRule {
+    fn new(rule: Rule) -> Result<Self, PolicyError> {
+        let selector = rule.selector.ok_or(PolicyError::NoSelector)?;
+        let identifier = selector.identifier.clone();
+        let action = match PolicyAction::try_from(rule.action) {
+            Ok(PolicyAction::Allow) => Action::Allow,
+            Ok(PolicyAction::Deny) => Action::Deny,
+            Ok(PolicyAction::Convert) => {
+                let updates = rule.updates.ok_or(PolicyError::NoDestination)?;
+                Action::Convert {
+                    identifier: match updates.identifier {
+                        kept if kept.is_empty() => identifier.clone(),
+                        new => new,
+                    },
+                    attrs: updates.attrs,
+                }
+            }
+            Err(_) => {
+                return Err(PolicyError::Action {
+                    identifier,
+                    action: rule.action,
+                });
+            }
+        };
+        let pattern = pattern(&selector)?;
+        let constraints = selector.constraints.into_iter().map(|constraint| {
+            let condition = match AttrMatch::try_from(constraint.condition) {
+                Ok(AttrMatch::Equal) => Condition::Equal(constraint.value),
+                Ok(AttrMatch::NotEqual) => Condition::NotEqual(constraint.value),
+                Ok(AttrMatch::Matches) => Condition::Matches(compile(&constraint.value)?),
+                Err(_) => {
+                    return Err(PolicyError::Condition {
+                        identifier: identifier.clone(),
+                        condition: constraint.condition,
+                    });
+                }
+            };
+            Ok(Constraint {
+                key: constraint.key,
+                condition,
+            })
+        });
+        Ok(Self {
+            constraints: constraints.collect::<Result<_, _>>()?,
+            identifier,
+            pattern,
+            action,
+        })
+    }
+
+    fn matches(&self, source: &pb::SourceOp) -> bool {
+        let constrained = self.constraints.iter().all(|constraint| {
+            let value = source.attrs.get(&constraint.key);
+            let value = value.map(String::as_str).unwrap_or_default();
+            match &constraint.condition {
+                Condition::Equal(wanted) => value == wanted,
+                Condition::NotEqual(other) => value != other,
+                Condition::Matches(pattern) => pattern.is_match(value.as_bytes()),
+            }
+        });
+        let identifier = source.identifier.as_bytes();
+        let pattern = self.pattern.as_ref();
+        constrained
+            && (self.identifier == source.identifier
+                || pattern.is_some_and(|pattern| pattern.is_match(identifier)))
+    }
+
+    /// Whether the source was another one before.
+    fn convert(
+        &self,
+        source: &mut pb::SourceOp,
+        identifier: &str,
+        attrs: &BTreeMap<String, String>,
+    ) -> bool {
+        let new = match &self.pattern {
+            // What the pattern's groups match may be part of what it becomes.
+            Some(pattern) => {
+                let new = pattern.replace_all(source.identifier.as_bytes(), identifier.as_bytes());
+                String::from_utf8_lossy(&new).into_owned()
+            }
+            None => identifier.to_owned(),
+        };
+        let mut changed = !new.is_empty() && new != source.identifier;
+        if changed {
+            source.identifier = new;
+        }
+        for (key, value) in attrs {
+            let before = source.attrs.insert(key.clone(), value.clone());
+            changed |= before.as_deref() != Some(value.as_str());
+        }
+        changed
+    }
+}
+
+/// A source under the one name by which rules know it, however it was written.
+fn canonical(source: &pb::SourceOp) -> String {
+    match Source::from_pb(source) {
+        Ok(Source::Image(image)) => match image.reference.parse::<Reference>() {
+            Ok(reference) => format!("docker-image://{}", reference.with_default_tag()),
+            Err(_) => source.identifier.clone(),
+        },
+        Ok(Source::Git(mut git)) => {
+            let rooted = weld_llb::path::join(&["/", &git.subdir]);
+            git.subdir = rooted.trim_start_matches('/').to_owned();
+            Source::Git(git).identifier()
+        }
+        Ok(other) => other.identifier(),
+        // It is refused later, by whoever is to fetch it.
+        Err(_) => source.identifier.clone(),
+    }
+}
+
+/// What identifiers are compared with, unless they have to be the same.
+fn pattern(selector: &Selector) -> Result<Option<Regex>, PolicyError> {
+    let identifier = &selector.identifier;
+    match MatchType::try_from(selector.match_type) {
+        Ok(MatchType::Exact) => Ok(None),
+        Ok(MatchType::Regex) => compile(identifier).map(Some),
+        Ok(MatchType::Wildcard) if identifier.contains("**") => Err(PolicyError::Pattern {
+            pattern: identifier.clone(),
+            reason: "invalid wildcard: \"**\"".to_owned(),
+        }),
+        Ok(MatchType::Wildcard) => {
+            let parts: Vec<_> = identifier.split('*').map(regex::escape).collect();
+            compile(&format!("^{}$", parts.join("(.*)"))).map(Some)
+        }
+        Err(_) => Err(PolicyError::MatchType {
+            identifier: identifier.clone(),
+            kind: selector.match_type,
+        }),
+    }
+}
+
+/// Classes such as `\w` are of ASCII, as in Go.
+fn compile(pattern: &str) -> Result<Regex, PolicyError> {
+    let compiled = RegexBuilder::new(pattern)
+        .unicode(false)
+        .size_limit(MAX_PATTERN)
+        .build();
+    compiled.map_err(|error| PolicyError::Pattern {
+        pattern: pattern.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use weld_llb::{Builder, Constraints, ImageSource, Platform, State};
+    use weld_proto::sourcepolicy::{AttrConstraint, Update};
+
+    use super::*;
+
+    fn rule(action: PolicyAction, kind: MatchType, identifier: &str, to: Option<&str>) -> Rule {
+        Rule {
+            action: action.into(),
+            selector: Some(Selector {
+                identifier: identifier.to_owned(),
+                match_type: kind.into(),
+                constraints: Vec::new(),
+            }),
+            updates: to.map(|to| Update {
+                identifier: to.to_owned(),
+                attrs: BTreeMap::new(),
+            }),
+        }
+    }
+
+    fn policies(rules: Vec<Rule>) -> SourcePolicies {
+        SourcePolicies::new(vec![Policy { version: 1, rules }]).unwrap()
+    }
+
+    fn apply(policies: &SourcePolicies, identifier: &str) -> Result<String, PolicyError> {
+        let mut source = pb::SourceOp {
+            identifier: identifier.to_owned(),
+            attrs: BTreeMap::new(),
+        };
+        let changed = policies.apply(&mut source)?;
+        assert_eq!(changed, source.identifier != identifier);
+        Ok(source.identifier)
+    }
+
+    #[test]
+    fn the_last_rule_that_matches_counts() {
+        use MatchType::{Exact, Wildcard};
+        use PolicyAction::{Allow, Deny};
+        let all_but_one = policies(vec![
+            rule(Deny, Wildcard, "docker-image://*", None),
+            rule(Allow, Exact, "docker-image://h.example/good:1", None),
+        ]);
+        assert!(apply(&all_but_one, "docker-image://h.example/good:1").is_ok());
+        assert_eq!(
+            apply(&all_but_one, "docker-image://h.example/good2:1"),
+            Err(PolicyError::Denied(
+                "docker-image://h.example/good2:1".to_owned()
+            ))
+        );
+        assert!(apply(&all_but_one, "https://docker-image://x").is_ok());
+        let none = policies(vec![
+            rule(Allow, Exact, "docker-image://h.example/good:1", None),
+            rule(Deny, Wildcard, "docker-image://*", None),
+        ]);
+        assert!(apply(&none, "docker-image://h.example/good:1").is_err());
+        // One policy does not allow what another forbids.
+        let both = all_but_one.and(&none);
+        assert!(apply(&both, "docker-image://h.example/good:1").is_err());
+        assert!(apply(&both, "https://x").is_ok());
+    }
+
+    #[test]
+    fn sources_become_others_by_what_patterns_match() {
+        use MatchType::{Exact, Regex, Wildcard};
+        use PolicyAction::{Convert, Deny};
+        let mirrored = policies(vec![
+            rule(
+                Convert,
+                Wildcard,
+                "docker-image://docker.io/*",
+                Some("docker-image://m.example/$1"),
+            ),
+            rule(
+                Convert,
+                Regex,
+                r"^https://(\w+)\.example/",
+                Some("https://example/${1}/"),
+            ),
+            rule(Convert, Exact, "local://a", Some("local://$1")),
+            rule(Deny, Exact, "docker-image://m.example/library/bad:1", None),
+        ]);
+        let image = "docker-image://docker.io/library/";
+        assert_eq!(
+            apply(&mirrored, &format!("{image}good:1")).unwrap(),
+            "docker-image://m.example/library/good:1"
+        );
+        // What it becomes is looked at again.
+        assert!(apply(&mirrored, &format!("{image}bad:1")).is_err());
+        assert_eq!(
+            apply(&mirrored, "https://a.example/b").unwrap(),
+            "https://example/a/b"
+        );
+        assert_eq!(apply(&mirrored, "local://a").unwrap(), "local://$1");
+        let endless = policies(vec![
+            rule(Convert, Exact, "local://a", Some("local://b")),
+            rule(Convert, Exact, "local://b", Some("local://a")),
+        ]);
+        assert_eq!(
+            apply(&endless, "local://a"),
+            Err(PolicyError::Endless("local://a".to_owned()))
+        );
+    }
+
+    #[test]
+    fn another_spelling_is_the_same_source() {
+        for (rule_for, written) in [
+            (
+                "docker-image://docker.io/library/a:latest",
+                "docker-image://a",
+            ),
+            ("git://h/r.git#main:b/c", "git://h/r.git#main:../b/./c"),
+        ] {
+            let denied = policies(vec![rule(
+                PolicyAction::Deny,
+                MatchType::Exact,
+                rule_for,
+                None,
+            )]);
+            assert_eq!(
+                apply(&denied, written),
+                Err(PolicyError::Denied(rule_for.to_owned()))
+            );
+        }
+    }
+
+    #[test]
+    fn attributes_choose_and_are_set() {
+        let mut pinned = rule(
+            PolicyAction::Convert,
+            MatchType::Exact,
+            "https://x",
+            Some(""),
+        );
+        let checksum = ("http.checksum".to_owned(), "sha256:ab".to_owned());
+        pinned.updates.as_mut().unwrap().attrs = [checksum.clone()].into();
+        pinned.selector.as_mut().unwrap().constraints = vec![AttrConstraint {
+            key: "http.filename".to_owned(),
+            value: "^a".to_owned(),
+            condition: AttrMatch::Matches.into(),
+        }];
+        let pinned = policies(vec![pinned]);
+        for (filename, expected) in [("a", true), ("b", false)] {
+            let mut source = pb::SourceOp {
+                identifier: "https://x".to_owned(),
+                attrs: [("http.filename".to_owned(), filename.to_owned())].into(),
+            };
+            assert_eq!(pinned.apply(&mut source).unwrap(), expected);
+            assert_eq!(source.identifier, "https://x");
+            assert_eq!(source.attrs.contains_key(&checksum.0), expected);
+        }
+    }
+
+    #[test]
+    fn a_definition_is_the_same_but_for_its_sources() {
+        let build = |reference: &str| {
+            let mut builder = Builder::new();
+            let image = builder.add_source(
+                Source::Image(ImageSource {
+                    reference: reference.to_owned(),
+                    ..ImageSource::default()
+                }),
+                Constraints::new(),
+            );
+            let state = State::new(Some(image));
+            let run = weld_llb::Run {
+                args: vec!["true".to_owned()],
+                constraints: Constraints::new().named("step"),
+                ..weld_llb::Run::default()
+            };
+            let state = state.run(&mut builder, run).unwrap().root;
+            builder.definition(state.output, &Platform::host()).unwrap()
+        };
+        let mirror = policies(vec![rule(
+            PolicyAction::Convert,
+            MatchType::Exact,
+            "docker-image://docker.io/library/a:1",
+            Some("docker-image://docker.io/library/b:1"),
+        )]);
+        let graph = |definition| Graph::from_pb(definition).unwrap();
+        let rewritten = mirror.rewrite(build("docker.io/library/a:1")).unwrap();
+        assert_eq!(graph(rewritten), graph(build("docker.io/library/b:1")));
+        let other = build("docker.io/library/c:1");
+        assert_eq!(graph(mirror.rewrite(other.clone()).unwrap()), graph(other));
+    }
+
+    #[test]
+    fn what_is_no_policy_is_told() {
+        let read = |rule| {
+            SourcePolicies::new(vec![Policy {
+                version: 1,
+                rules: vec![rule],
+            }])
+        };
+        let exact = || rule(PolicyAction::Deny, MatchType::Exact, "x", None);
+        let nothing = Rule {
+            selector: None,
+            ..exact()
+        };
+        assert_eq!(read(nothing).unwrap_err(), PolicyError::NoSelector);
+        let action = read(Rule {
+            action: 9000,
+            ..exact()
+        })
+        .unwrap_err();
+        assert!(action.to_string().contains("unknown type 9000"), "{action}");
+        let convert = rule(PolicyAction::Convert, MatchType::Exact, "x", None);
+        assert_eq!(read(convert).unwrap_err(), PolicyError::NoDestination);
+        for (kind, pattern) in [(MatchType::Regex, "("), (MatchType::Wildcard, "a**")] {
+            let error = read(rule(PolicyAction::Deny, kind, pattern, None)).unwrap_err();
+            assert!(matches!(error, PolicyError::Pattern { .. }), "{error}");
+        }
+    }
+}
