@@ -79,7 +79,9 @@ pub enum OnDamage {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            db_cache: 32 << 20,
+            // Reading past it costs little, the kernel has the pages; and a daemon's memory must
+            // not grow with the number of its builds.
+            db_cache: 8 << 20,
             sync_after: Duration::from_secs(10),
             boot_id: None,
             on_damage: OnDamage::default(),

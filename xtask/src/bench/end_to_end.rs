@@ -44,7 +44,7 @@ pub(crate) fn run(args: &EndToEndArgs) -> anyhow::Result<()> {
     let registry = Registry::start()?;
     registry.push_layout(&layout, "latest", "library/busybox:latest")?;
     let bench = Bench {
-        weld: build_weld()?,
+        weld: installed(&build_weld()?, &work)?,
         work,
         registry,
     };
@@ -62,6 +62,14 @@ pub(crate) fn run(args: &EndToEndArgs) -> anyhow::Result<()> {
         }
     }
     bench.clean()
+}
+
+/// The program as a user has it. What was written in one go is in larger pieces in the page cache
+/// than what a linker left, and is mapped faster: 1.8 ms of a build that takes 11.5.
+fn installed(weld: &Path, work: &Path) -> anyhow::Result<PathBuf> {
+    let installed = work.join("weld");
+    std::fs::copy(weld, &installed)?;
+    Ok(installed)
 }
 
 impl Bench {

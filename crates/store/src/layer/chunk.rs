@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::buffer::spare_capacity;
+
 /// How long a piece is. Compression depends on it, so that changing it changes digests.
 pub(super) const CHUNK: usize = 256 << 10;
 
@@ -86,13 +88,15 @@ impl ChunkWriter {
         while size > 0 {
             let start = self.filling.len();
             let room = (CHUNK - start).min(usize::try_from(size).unwrap_or(usize::MAX));
-            self.filling.resize(start + room, 0);
-            let room = &mut self.filling[start..];
-            let count = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *room, offset))?;
-            self.filling.truncate(start + count);
-            if count == 0 {
+            // Where the file has more, or the buffer more room, what was read too far is dropped.
+            let read = rustix::io::retry_on_intr(|| {
+                rustix::io::pread(file, spare_capacity(&mut self.filling), offset)
+            })?;
+            if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            let count = read.min(room);
+            self.filling.truncate(start + count);
             self.length += count as u64;
             offset += count as u64;
             size -= count as u64;

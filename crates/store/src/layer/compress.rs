@@ -170,11 +170,32 @@ fn compressor<'scope, 'env, W: Write + Send>(
     }
 }
 
+/// Compresses on this thread and `workers` more; another one takes what comes of it to `out`, which
+/// digests it, and would be what all wait for where the content cannot be compressed.
 fn zstd(
     level: Option<u8>,
     workers: usize,
     chunks: &Receiver<Chunk>,
-    out: &mut impl Write,
+    out: &mut (impl Write + Send),
+) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let (to_store, stored) = sync_channel::<Chunk>(QUEUE);
+        let store = Builder::new()
+            .name("layer-store".to_owned())
+            .spawn_scoped(scope, move || {
+                stored.iter().try_for_each(|chunk| out.write_all(&chunk))
+            })?;
+        let compressed = zstd_to(level, workers, chunks, ChunkWriter::new(vec![to_store]));
+        // When storing failed, compressing failed for no other reason than that.
+        joined(store).and(compressed)
+    })
+}
+
+fn zstd_to(
+    level: Option<u8>,
+    workers: usize,
+    chunks: &Receiver<Chunk>,
+    out: ChunkWriter,
 ) -> io::Result<()> {
     let mut encoder = zstd::stream::write::Encoder::new(out, level.map_or(2, i32::from))?;
     if level.is_none() {
@@ -190,7 +211,7 @@ fn zstd(
     for chunk in chunks {
         encoder.write_all(&chunk)?;
     }
-    encoder.finish()?;
+    encoder.finish()?.finish()?;
     Ok(())
 }
 
