@@ -128,8 +128,11 @@ impl LayoutStore {
         }
         let mut index = self.index()?;
         index.manifests.retain(|entry| {
-            let name = entry.annotations.get(ANNOTATION_REF_NAME);
-            name.is_none_or(|name| name != tag) && entry.digest != descriptor.digest
+            match entry.annotations.get(ANNOTATION_REF_NAME) {
+                // One manifest may have several tags.
+                Some(name) => name != tag,
+                None => entry.digest != descriptor.digest,
+            }
         });
         descriptor
             .annotations

@@ -45,7 +45,8 @@ pub(crate) struct DaemonArgs {
     /// Serve TCP without TLS: whoever can reach it runs builds as root.
     #[arg(long)]
     allow_plain_tcp: bool,
-    /// Let clients with different certificates share nothing but base images.
+    /// Let builds of clients with different certificates share no results or cache mounts. It does not keep clients from each
+    /// other's sessions, logs and history: it is no protection against clients that mean harm.
     #[arg(long)]
     isolate_clients: bool,
     /// Let clients ask for network.host or security.insecure; may be repeated.
