@@ -4,13 +4,14 @@ use crate::packages;
 use crate::process::{cargo, run};
 
 /// What the tests run against: real programs.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "busybox-static",
     "debootstrap",
     "docker-registry",
     "e2fsprogs",
     "git",
     "gcc",
+    "openssl",
     "procps",
     "python3",
     "runc",

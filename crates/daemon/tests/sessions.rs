@@ -9,11 +9,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use weld_client::serve::{Serving, SessionServer, Targets};
+use weld_daemon::config::TlsConfig;
 use weld_engine::{HostSession, Session};
+use weld_proto::control::control_client::ControlClient;
 use weld_proto::control::{SolveRequest, StatusRequest};
 use weld_proto::pb;
 use weld_session::Caller;
+use weld_testbed::Authority;
 
 use support::{Daemon, definition, solve};
 
@@ -107,5 +111,67 @@ async fn a_session_may_come_late_and_come_again() {
     let request = wanting_context("twice", session.id(), None);
     daemon.control().solve(request).await.unwrap();
     drop(twice);
+    daemon.end().await;
+}
+
+/// A connection by a certificate.
+async fn certified(authority: &Authority, name: &str, port: u16) -> Channel {
+    let read = |path| std::fs::read(path).unwrap();
+    let identity = Identity::from_pem(read(authority.certificate(name)), read(authority.key(name)));
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read(
+            authority.certificate("authority"),
+        )))
+        .identity(identity);
+    let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}")).unwrap();
+    endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_for_its_own_certificate_where_clients_are_kept_apart() {
+    let certificates = tempfile::tempdir().unwrap();
+    let authority = Authority::new(certificates.path()).unwrap();
+    for name in ["server", "one", "other"] {
+        authority.certify(name).unwrap();
+    }
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+        .port();
+    let daemon = Daemon::start_with(|config| {
+        config
+            .listen
+            .addresses
+            .push(format!("tcp://127.0.0.1:{port}"));
+        config.listen.isolate_clients = true;
+        config.sessions.wait = Duration::from_millis(300);
+        config.listen.tls = Some(TlsConfig {
+            cert: authority.certificate("server"),
+            key: authority.key("server"),
+            ca: Some(authority.certificate("authority")),
+        });
+    })
+    .await;
+    let (one, other) = (
+        certified(&authority, "one", port).await,
+        certified(&authority, "other", port).await,
+    );
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("private"), "content").unwrap();
+    let session = offering("context", directory.path());
+    let server = SessionServer::new(Arc::clone(&session), Arc::new(Targets::new(&[]).unwrap()));
+    let _served = server.start(&Caller::new(one.clone())).await.unwrap();
+
+    let own = wanting_context("own", session.id(), None);
+    ControlClient::new(one).solve(own).await.unwrap();
+    for (reference, of) in [("as-its-own", None), ("by-name", Some(session.id()))] {
+        let id = if of.is_some() { "" } else { session.id() };
+        let stolen = wanting_context(reference, id, of);
+        let refused = ControlClient::new(other.clone()).solve(stolen).await;
+        assert!(
+            refused.is_err(),
+            "{reference}: another client's session was used"
+        );
+    }
     daemon.end().await;
 }

@@ -1,10 +1,13 @@
-//! What tests and the demo run against: a base image made on the spot, and a real registry.
+//! What tests and the demo run against: a base image made on the spot, a real registry, and
+//! certificates.
 
+mod authority;
 mod base_image;
 mod busybox;
 mod proxy;
 mod registry;
 
+pub use authority::Authority;
 pub use base_image::write as write_base_image;
 pub use busybox::{find as static_busybox, is_static};
 pub use proxy::{Fault, Proxy};

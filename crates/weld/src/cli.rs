@@ -60,6 +60,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let place = Place {
                 config: cli.engine.config.clone(),
                 root: cli.engine.root.clone(),
+                oci_runtime: cli.engine.oci_runtime.clone(),
+                snapshotter: cli.engine.snapshotter,
                 beside_buildkitd: false,
             };
             daemon::run(&place, args)
@@ -96,6 +98,13 @@ fn remote(cli: &Cli) -> Result<Option<(&ClientArgs, Address)>, Failure> {
 }
 
 fn with_daemon(cli: &Cli, client: &ClientArgs, address: &Address) -> Result<(), Failure> {
+    let ways = [
+        ("--oci-runtime", cli.engine.oci_runtime.is_some()),
+        ("--snapshotter", cli.engine.snapshotter.is_some()),
+    ];
+    for (option, _) in ways.iter().filter(|(_, given)| *given) {
+        eprintln!("WARNING: {option} has no effect: the daemon at {address} does the work");
+    }
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let worker = Worker::Daemon(client.connect(address).await?);
@@ -122,6 +131,12 @@ async fn until_signals(worker: &Worker, cli: &Command) -> Result<(), Failure> {
 
 fn with_engine(cli: &Cli) -> Result<(), Failure> {
     let config = config(&cli.engine)?;
+    if matches!(cli.command, Command::Store(_)) && !config.root.exists() {
+        let root = config.root.display();
+        return Err(Failure::usage(format!(
+            "there is no state directory at {root}"
+        )));
+    }
     // Before any thread: only then does the whole process see the change.
     weld_engine::enter_privileges()?;
     let runtime = runtime()?;
@@ -209,17 +224,22 @@ fn config(args: &EngineArgs) -> Result<Config, Failure> {
     if let Some(root) = &args.root {
         config.root = root.clone();
     }
-    if let Some(program) = &args.oci_runtime {
+    set_ways(&mut config, args.oci_runtime.as_deref(), args.snapshotter);
+    Ok(config)
+}
+
+/// How steps are run and snapshots are kept, where the command line says so.
+fn set_ways(config: &mut Config, runtime: Option<&str>, snapshotter: Option<Snapshotter>) {
+    if let Some(program) = runtime {
         config.runtime = RuntimeKind::Oci(program.into());
     }
-    if let Some(snapshotter) = args.snapshotter {
+    if let Some(snapshotter) = snapshotter {
         config.snapshotter = match snapshotter {
             Snapshotter::Auto => SnapshotterKind::Auto,
             Snapshotter::Overlay => SnapshotterKind::Overlay,
             Snapshotter::Copy => SnapshotterKind::Copy,
         };
     }
-    Ok(config)
 }
 
 /// One page: the command and, below it, its subcommands.

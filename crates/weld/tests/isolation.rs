@@ -10,61 +10,21 @@ mod support;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use support::Bed;
+use weld_testbed::Authority;
 
-/// An authority with the certificates that it gave out, in the bed.
-struct Authority<'b>(&'b Bed);
-
-impl<'b> Authority<'b> {
-    fn new(bed: &'b Bed) -> Self {
-        let authority = Self(bed);
-        authority.openssl(&format!(
-            "req -x509 -subj /CN=authority -keyout {} -out {}",
-            authority.path("ca.key"),
-            authority.path("ca.pem")
-        ));
-        authority
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path(name).to_str().unwrap().to_owned()
-    }
-
-    /// Gives a certificate to a name.
-    fn certify(&self, name: &str) {
-        self.openssl(&format!(
-            "req -x509 -subj /CN={name} -CA {} -CAkey {} -addext subjectAltName=IP:127.0.0.1 \
-             -addext basicConstraints=critical,CA:FALSE -keyout {} -out {}",
-            self.path("ca.pem"),
-            self.path("ca.key"),
-            self.path(&format!("{name}.key")),
-            self.path(&format!("{name}.pem"))
-        ));
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
-        let done = Command::new("openssl")
-            .args(arguments.split_whitespace())
-            .args(key.split(' '))
-            .output()
-            .unwrap();
-        assert!(done.status.success(), "{done:?}");
-    }
-
-    /// The options with which a command uses a name's certificate.
-    fn options(&self, name: &str) -> [String; 6] {
-        [
-            "--tlscacert".to_owned(),
-            self.path("ca.pem"),
-            "--tlscert".to_owned(),
-            self.path(&format!("{name}.pem")),
-            "--tlskey".to_owned(),
-            self.path(&format!("{name}.key")),
-        ]
-    }
+/// The options with which a command uses a name's certificate.
+fn options(authority: &Authority, name: &str) -> Vec<String> {
+    [
+        ("--tlscacert", authority.certificate("authority")),
+        ("--tlscert", authority.certificate(name)),
+        ("--tlskey", authority.key(name)),
+    ]
+    .into_iter()
+    .flat_map(|(option, path)| [option.to_owned(), path.to_str().unwrap().to_owned()])
+    .collect()
 }
 
 /// A daemon, ended when dropped.
@@ -77,11 +37,11 @@ impl Drop for Daemon {
     }
 }
 
-fn start(bed: &Bed, authority: &Authority<'_>, address: &str) -> Daemon {
+fn start(bed: &Bed, authority: &Authority, address: &str) -> Daemon {
     let mut child = bed
         .command()
         .args(["daemon", "--addr", address, "--isolate-clients"])
-        .args(authority.options("server"))
+        .args(options(authority, "server"))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -95,9 +55,9 @@ fn start(bed: &Bed, authority: &Authority<'_>, address: &str) -> Daemon {
 #[test]
 fn clients_with_different_certificates_share_no_results() {
     let bed = Bed::new();
-    let authority = Authority::new(&bed);
+    let authority = Authority::new(&bed.path("")).unwrap();
     for name in ["server", "one", "other"] {
-        authority.certify(name);
+        authority.certify(name).unwrap();
     }
     let port = TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
@@ -112,7 +72,7 @@ fn clients_with_different_certificates_share_no_results() {
     let build = |name: &str| {
         let out = bed.path("out");
         let output = format!("type=local,dest={}", out.display());
-        let options = authority.options(name);
+        let options = options(&authority, name);
         let mut arguments = vec!["--addr", &address, "--output", &output];
         arguments.extend(options.iter().map(String::as_str));
         let ended = bed.build(&arguments).ok();
@@ -131,4 +91,18 @@ fn isolation_needs_certificates() {
     let bed = Bed::new();
     bed.run(&["daemon", "--isolate-clients"])
         .fails(&["--isolate-clients", "--tlscacert"]);
+}
+
+#[test]
+fn a_daemon_runs_steps_as_the_command_line_says() {
+    let bed = Bed::new();
+    let address = format!("unix://{}", bed.path("sock").display());
+    let arguments = [
+        "--oci-runtime",
+        "no-such-runtime",
+        "daemon",
+        "--addr",
+        &address,
+    ];
+    bed.run(&arguments).fails(&["no-such-runtime"]);
 }

@@ -141,10 +141,9 @@ impl control_server::Control for Control {
         request: Request<control::SolveRequest>,
     ) -> Result<Response<control::SolveResponse>, Status> {
         let span = SpanContext::of_call(request.metadata());
-        let peer = request.extensions().get::<Peer>();
         let caller = solve::Caller {
             span,
-            domain: self.shared.domain(peer),
+            domain: Peer::domain_of(request.extensions()),
         };
         solve::solve(&self.shared, request.into_inner(), caller)
             .await
@@ -169,7 +168,9 @@ impl control_server::Control for Control {
         &self,
         request: Request<Streaming<BytesMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        self.shared.sessions.serve(request)
+        let domain = Peer::domain_of(request.extensions());
+        let sessions = self.shared.sessions.in_domain(domain.as_deref());
+        sessions.serve(request)
     }
 
     async fn list_workers(

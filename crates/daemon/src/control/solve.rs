@@ -25,7 +25,7 @@ use crate::gateway::{Attached, to_status};
 use crate::history::{History, HistoryError, Kept};
 use crate::metrics::Outcome;
 use crate::server::Shared;
-use crate::session::{ClientSession, SessionOffers};
+use crate::session::{ClientSession, SessionManager, SessionOffers};
 use crate::telemetry::{Recorder, SpanContext};
 
 /// What the history's progress is.
@@ -158,10 +158,7 @@ impl Build {
             client = self.session() => client?,
         };
         let session: Arc<dyn Session> = match &client {
-            Some(client) => Arc::new(SessionOffers::new(
-                Arc::clone(client),
-                self.shared.sessions.clone(),
-            )),
+            Some(client) => Arc::new(SessionOffers::new(Arc::clone(client), self.sessions())),
             None => HostSession::new().into_session(),
         };
         let mut exports = exporters::requests(&self.plan.exporters, |number| {
@@ -252,7 +249,12 @@ impl Build {
         if self.plan.session.is_empty() {
             return Ok(None);
         }
-        Ok(Some(self.shared.sessions.get(&self.plan.session).await?))
+        Ok(Some(self.sessions().get(&self.plan.session).await?))
+    }
+
+    /// The sessions that the build may use.
+    fn sessions(&self) -> SessionManager {
+        self.shared.sessions.in_domain(self.domain.as_deref())
     }
 
     /// What is built, and the client's way to look into it where it has one.
@@ -262,7 +264,14 @@ impl Build {
     ) -> Result<(weld_engine::FrontendResult, Option<Attached>), Status> {
         let bridge = job.bridge();
         let gateway = &self.shared.gateway;
-        let attach = |inputs| gateway.attach(&self.plan.reference, job.bridge(), inputs);
+        let attach = |inputs| {
+            gateway.attach(
+                self.domain.as_deref(),
+                &self.plan.reference,
+                job.bridge(),
+                inputs,
+            )
+        };
         let (result, attached) = match &self.plan.work {
             Work::Solve(input) => {
                 let request = weld_engine::SolveRequest {

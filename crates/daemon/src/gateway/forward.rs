@@ -1,4 +1,5 @@
-//! The service on a daemon's address: calls are for the build that their metadata names.
+//! The service on a daemon's address: calls are for the build that their metadata names, which is
+//! found by clients of its own isolation domain alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,13 +7,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 use weld_engine::{Bridge, BuildError, FrontendResult};
 use weld_proto::frontend as wire;
 use weld_proto::frontend::llb_bridge_server::LlbBridge;
 use weld_proto::pb;
 
 use super::session::Session;
+use crate::server::Peer;
 
 /// The metadata that names a call's build.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
@@ -24,15 +26,18 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Clone, Default)]
 pub struct Gateway(Arc<Builds>);
 
+/// A build's isolation domain and id.
+type Key = (Option<String>, String);
+
 #[derive(Default)]
 struct Builds {
-    sessions: Mutex<HashMap<String, Session>>,
+    sessions: Mutex<HashMap<Key, Session>>,
     /// Counts builds, so that those who wait look again.
     arrivals: watch::Sender<u64>,
 }
 
 impl Builds {
-    fn sessions(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<Key, Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -40,7 +45,7 @@ impl Builds {
 /// A build whose frontend runs in its client, as long as this lives.
 pub struct Attached {
     builds: Arc<Builds>,
-    id: String,
+    key: Key,
     session: Session,
 }
 
@@ -65,7 +70,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.builds.sessions().remove(&self.id);
+        self.builds.sessions().remove(&self.key);
     }
 }
 
@@ -81,12 +86,14 @@ impl Gateway {
     /// A status if there is such a build already.
     pub fn attach(
         &self,
+        domain: Option<&str>,
         id: &str,
         bridge: Bridge,
         inputs: BTreeMap<String, pb::Definition>,
     ) -> Result<Attached, Status> {
         let session = Session::new(bridge, inputs);
-        match self.0.sessions().entry(id.to_owned()) {
+        let key = (domain.map(str::to_owned), id.to_owned());
+        match self.0.sessions().entry(key.clone()) {
             std::collections::hash_map::Entry::Occupied(_) => {
                 return Err(Status::already_exists(format!(
                     "there is a build {id} already"
@@ -99,35 +106,40 @@ impl Gateway {
         self.0.arrivals.send_modify(|count| *count += 1);
         Ok(Attached {
             builds: Arc::clone(&self.0),
-            id: id.to_owned(),
+            key,
             session,
         })
     }
 
-    async fn session(&self, metadata: &MetadataMap) -> Result<Session, Status> {
+    async fn session(
+        &self,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+    ) -> Result<Session, Status> {
         let id = metadata.get(BUILD_ID).and_then(|id| id.to_str().ok());
         let id = id.ok_or_else(|| Status::invalid_argument("no buildid found in context"))?;
+        let key = (Peer::domain_of(extensions), id.to_owned());
         let mut arrivals = self.0.arrivals.subscribe();
-        let found = arrivals.wait_for(|_| self.0.sessions().contains_key(id));
+        let found = arrivals.wait_for(|_| self.0.sessions().contains_key(&key));
         let unknown = || Status::not_found(format!("no such job {id}"));
         let waited = tokio::time::timeout(PATIENCE, found).await;
         if !matches!(waited, Ok(Ok(_))) {
             return Err(unknown());
         }
-        self.0.sessions().get(id).cloned().ok_or_else(unknown)
+        self.0.sessions().get(&key).cloned().ok_or_else(unknown)
     }
 }
 
 /// Implements the service: `$session` finds the session of a call.
 macro_rules! serve {
-    ($service:ty, $self:ident, $metadata:ident => $session:expr) => {
+    ($service:ty, $self:ident, $metadata:ident, $extensions:ident => $session:expr) => {
         #[tonic::async_trait]
         impl LlbBridge for $service {
             async fn resolve_image_config(
                 &$self,
                 request: Request<wire::ResolveImageConfigRequest>,
             ) -> Result<Response<wire::ResolveImageConfigResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.resolve_image_config(request).await.map(Response::new)
             }
 
@@ -135,7 +147,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::ResolveSourceMetaRequest>,
             ) -> Result<Response<wire::ResolveSourceMetaResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.resolve_source_meta(request).await.map(Response::new)
             }
 
@@ -143,7 +155,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::SolveRequest>,
             ) -> Result<Response<wire::SolveResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.solve(request).await.map(Response::new)
             }
 
@@ -151,7 +163,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::ReadFileRequest>,
             ) -> Result<Response<wire::ReadFileResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.read_file(request).await.map(Response::new)
             }
 
@@ -159,7 +171,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::ReadDirRequest>,
             ) -> Result<Response<wire::ReadDirResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.read_dir(request).await.map(Response::new)
             }
 
@@ -167,7 +179,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::StatFileRequest>,
             ) -> Result<Response<wire::StatFileResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.stat_file(request).await.map(Response::new)
             }
 
@@ -175,7 +187,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::EvaluateRequest>,
             ) -> Result<Response<wire::EvaluateResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.evaluate(request).await.map(Response::new)
             }
 
@@ -183,7 +195,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::PingRequest>,
             ) -> Result<Response<wire::PongResponse>, Status> {
-                let ($metadata, _, _) = request.into_parts();
+                let ($metadata, $extensions, _) = request.into_parts();
                 Ok(Response::new($session.pong()))
             }
 
@@ -191,7 +203,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::ReturnRequest>,
             ) -> Result<Response<wire::ReturnResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.finish(request).map(Response::new)
             }
 
@@ -199,7 +211,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::InputsRequest>,
             ) -> Result<Response<wire::InputsResponse>, Status> {
-                let ($metadata, _, _) = request.into_parts();
+                let ($metadata, $extensions, _) = request.into_parts();
                 let definitions = $session.inputs().clone();
                 Ok(Response::new(wire::InputsResponse { definitions }))
             }
@@ -208,7 +220,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::NewContainerRequest>,
             ) -> Result<Response<wire::NewContainerResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.new_container(request).await.map(Response::new)
             }
 
@@ -216,7 +228,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::ReleaseContainerRequest>,
             ) -> Result<Response<wire::ReleaseContainerResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.release_container(request).await.map(Response::new)
             }
 
@@ -224,7 +236,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::ReadFileRequest>,
             ) -> Result<Response<wire::ReadFileResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.read_file_container(request).await.map(Response::new)
             }
 
@@ -232,7 +244,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::ReadDirRequest>,
             ) -> Result<Response<wire::ReadDirResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.read_dir_container(request).await.map(Response::new)
             }
 
@@ -240,7 +252,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::StatFileRequest>,
             ) -> Result<Response<wire::StatFileResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.stat_file_container(request).await.map(Response::new)
             }
 
@@ -248,7 +260,7 @@ macro_rules! serve {
                 &$self,
                 request: Request<wire::WarnRequest>,
             ) -> Result<Response<wire::WarnResponse>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 $session.warning(request).map(Response::new)
             }
 
@@ -258,12 +270,12 @@ macro_rules! serve {
                 &$self,
                 request: Request<Streaming<wire::ExecMessage>>,
             ) -> Result<Response<Self::ExecProcessStream>, Status> {
-                let ($metadata, _, request) = request.into_parts();
+                let ($metadata, $extensions, request) = request.into_parts();
                 Ok(Response::new($session.exec_process(request)))
             }
         }
     };
 }
 
-serve!(Gateway, self, metadata => self.session(&metadata).await?);
-serve!(Session, self, _metadata => self);
+serve!(Gateway, self, metadata, extensions => self.session(&metadata, &extensions).await?);
+serve!(Session, self, _metadata, _extensions => self);

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tonic::Extensions;
 use tonic::transport::server::Connected;
 
 use crate::config::{ListenConfig, TlsConfig};
@@ -81,7 +82,7 @@ pub enum Peer {
     Unix,
     /// Someone on the network.
     Tcp(SocketAddr),
-    /// Someone on the network whom a certificate vouches for.
+    /// Someone on the network whom a certificate tells from others.
     Certified {
         /// From where.
         address: SocketAddr,
@@ -91,31 +92,42 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// The certificate that vouches for the peer.
-    pub(crate) fn certificate(&self) -> Option<&str> {
-        match self {
-            Self::Certified { certificate, .. } => Some(certificate),
+    /// The isolation domain of whom a call comes from: of each certificate its own, where clients
+    /// are kept apart.
+    pub(crate) fn domain_of(call: &Extensions) -> Option<String> {
+        match call.get::<Self>()? {
+            Self::Certified { certificate, .. } => Some(format!("certificate:{certificate}")),
             Self::Unix | Self::Tcp(_) => None,
-        }
-    }
-
-    /// Who came by TLS: clients' certificates were verified by then, if they need any.
-    fn of_tls(address: SocketAddr, stream: &TlsStream<TcpStream>) -> Self {
-        let (_, connection) = stream.get_ref();
-        let certificates = connection.peer_certificates().unwrap_or_default();
-        match certificates.first() {
-            None => Self::Tcp(address),
-            Some(certificate) => Self::Certified {
-                address,
-                certificate: weld_digest::Digest::sha256_of(certificate).hex().to_owned(),
-            },
         }
     }
 }
 
 enum Listener {
     Unix(UnixListener),
-    Tcp(TcpListener, Option<TlsAcceptor>),
+    Tcp(TcpListener, Option<Tls>),
+}
+
+/// How TLS is spoken.
+#[derive(Clone)]
+struct Tls {
+    acceptor: TlsAcceptor,
+    /// Whether certificates tell clients apart.
+    isolate: bool,
+}
+
+impl Tls {
+    /// Who came: clients' certificates are verified by now, if they need any.
+    fn peer(&self, address: SocketAddr, stream: &TlsStream<TcpStream>) -> Peer {
+        let (_, connection) = stream.get_ref();
+        let certificates = connection.peer_certificates().unwrap_or_default();
+        match certificates.first().filter(|_| self.isolate) {
+            None => Peer::Tcp(address),
+            Some(certificate) => Peer::Certified {
+                address,
+                certificate: weld_digest::Digest::sha256_of(certificate).hex().to_owned(),
+            },
+        }
+    }
 }
 
 /// All listeners of a daemon.
@@ -152,7 +164,9 @@ impl Listeners {
         config: &ListenConfig,
         connections: usize,
     ) -> Result<Self, ListenError> {
-        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        let isolate = config.isolate_clients;
+        let tls = |acceptor| Tls { acceptor, isolate };
+        let tls = config.tls.as_ref().map(acceptor).transpose()?.map(tls);
         let mut this = Self {
             listeners: Vec::new(),
             addresses: Vec::new(),
@@ -203,7 +217,7 @@ impl Listeners {
     fn activated(
         &mut self,
         which: &str,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Tls>,
         config: &ListenConfig,
     ) -> Result<(), ListenError> {
         let address = format!("fd://{which}");
@@ -312,13 +326,14 @@ async fn accept(
         while handshakes.try_join_next().is_some() {}
         let connections = connections.clone();
         match (io, &listener) {
-            (Io::Tcp(stream), Listener::Tcp(_, Some(acceptor))) => {
-                let handshake = acceptor.accept(stream);
+            (Io::Tcp(stream), Listener::Tcp(_, Some(tls))) => {
+                let tls = tls.clone();
+                let handshake = tls.acceptor.accept(stream);
                 handshakes.spawn(async move {
                     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                         Ok(Ok(stream)) => {
                             let peer = match peer {
-                                Peer::Tcp(address) => Peer::of_tls(address, &stream),
+                                Peer::Tcp(address) => tls.peer(address, &stream),
                                 other => other,
                             };
                             let io = Io::Tls(Box::new(stream));
@@ -383,7 +398,7 @@ pub(super) async fn bind_unix(
 
 async fn tcp(
     address: &str,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     config: &ListenConfig,
 ) -> Result<Listener, ListenError> {
     if tls.is_none() && !config.allow_plain_tcp {

@@ -88,13 +88,6 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// The isolation domain of a client's builds: its certificate, where clients are kept apart.
-    pub(crate) fn domain(&self, peer: Option<&Peer>) -> Option<String> {
-        let certificate = peer.and_then(Peer::certificate);
-        let certificate = certificate.filter(|_| self.config.listen.isolate_clients);
-        certificate.map(|certificate| format!("certificate:{certificate}"))
-    }
-
     /// Ends a trace of the solver whose time is over.
     async fn tidy_trace(&self) {
         if let Some(inspector) = &self.inspector {

@@ -13,14 +13,20 @@ use weld_session::{Tunnel, caller_over};
 
 use super::connection::{Connection, ConnectionError, Offer, SessionConfig};
 
-/// The sessions of all clients.
+/// The sessions of clients, as those of one isolation domain see them. Cheap to clone.
 #[derive(Clone)]
-pub struct SessionManager(Arc<Shared>);
+pub struct SessionManager {
+    shared: Arc<Shared>,
+    domain: Option<Arc<str>>,
+}
+
+/// A session's domain and id.
+type Key = (Option<Arc<str>>, String);
 
 struct Shared {
     config: SessionConfig,
     /// Held by their connections and by whoever uses them.
-    sessions: Mutex<HashMap<String, Weak<ClientSession>>>,
+    sessions: Mutex<HashMap<Key, Weak<ClientSession>>>,
     /// Counts connections, so that those who wait look again.
     arrivals: watch::Sender<u64>,
 }
@@ -69,11 +75,27 @@ impl Stream for SessionStream {
 impl SessionManager {
     /// No sessions yet.
     pub fn new(config: SessionConfig) -> Self {
-        Self(Arc::new(Shared {
-            config,
-            sessions: Mutex::default(),
-            arrivals: watch::Sender::new(0),
-        }))
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                sessions: Mutex::default(),
+                arrivals: watch::Sender::new(0),
+            }),
+            domain: None,
+        }
+    }
+
+    /// The sessions of a domain's clients: other clients neither find nor take them over.
+    #[must_use]
+    pub fn in_domain(&self, domain: Option<&str>) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            domain: domain.map(Arc::from),
+        }
+    }
+
+    fn key(&self, id: &str) -> Key {
+        (self.domain.clone(), id.to_owned())
     }
 
     /// Serves a stream of `Control.Session` until either end leaves. A session of the same id
@@ -93,7 +115,7 @@ impl SessionManager {
             _end: over.clone().drop_guard(),
         };
         let (tunnel, outgoing) = Tunnel::new(incoming);
-        let shared = Arc::clone(&self.0);
+        let shared = Arc::clone(&self.shared);
         let ended = over.clone();
         tokio::spawn(async move {
             let connected = async {
@@ -126,7 +148,7 @@ impl SessionManager {
     /// # Errors
     /// [`Lookup::Absent`].
     pub async fn get(&self, id: &str) -> Result<Arc<ClientSession>, Lookup> {
-        self.get_within(id, self.0.config.wait).await
+        self.get_within(id, self.shared.config.wait).await
     }
 
     /// The session of that id; waits for it for that long.
@@ -135,7 +157,7 @@ impl SessionManager {
     /// [`Lookup::Absent`].
     pub async fn get_within(&self, id: &str, wait: Duration) -> Result<Arc<ClientSession>, Lookup> {
         let id = without_prefix(id);
-        let mut arrivals = self.0.arrivals.subscribe();
+        let mut arrivals = self.shared.arrivals.subscribe();
         let arrival = async {
             loop {
                 arrivals.mark_unchanged();
@@ -159,40 +181,50 @@ impl SessionManager {
 
     /// The session of that id if its client is there now.
     pub fn connected(&self, id: &str) -> Option<Arc<ClientSession>> {
-        let session = self.0.lock().get(without_prefix(id))?.upgrade()?;
+        let session = self
+            .shared
+            .lock()
+            .get(&self.key(without_prefix(id)))?
+            .upgrade()?;
         let connected = session.connection.borrow().is_some();
         connected.then_some(session)
     }
 
-    /// How many sessions have their client now.
+    /// How many sessions, of all domains, have their client now.
     pub fn count(&self) -> usize {
-        let sessions: Vec<_> = self.0.lock().values().filter_map(Weak::upgrade).collect();
+        let sessions: Vec<_> = self
+            .shared
+            .lock()
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
         let connected = |session: &&Arc<ClientSession>| session.connection.borrow().is_some();
         sessions.iter().filter(connected).count()
     }
 
     /// Finds or makes the session that a new connection is of.
     fn session(&self, id: &str) -> Result<Arc<ClientSession>, ConnectionError> {
-        let mut sessions = self.0.lock();
-        if let Some(session) = sessions.get(id).and_then(Weak::upgrade) {
+        let mut sessions = self.shared.lock();
+        let key = self.key(id);
+        if let Some(session) = sessions.get(&key).and_then(Weak::upgrade) {
             return Ok(session);
         }
         sessions.retain(|_, session| session.strong_count() > 0);
-        if sessions.len() >= self.0.config.max_sessions {
+        if sessions.len() >= self.shared.config.max_sessions {
             return Err(ConnectionError::TooMany(sessions.len()));
         }
         let session = Arc::new(ClientSession {
             id: id.to_owned(),
-            config: self.0.config.clone(),
+            config: self.shared.config.clone(),
             connection: watch::Sender::new(None),
         });
-        sessions.insert(id.to_owned(), Arc::downgrade(&session));
+        sessions.insert(key, Arc::downgrade(&session));
         Ok(session)
     }
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Weak<ClientSession>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Weak<ClientSession>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

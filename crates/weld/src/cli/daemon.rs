@@ -12,6 +12,7 @@ use weld_daemon::config::{
 };
 use weld_engine::RuntimeKind;
 
+use super::args::Snapshotter;
 use super::report::Failure;
 
 /// The file names under which the command is a daemon at once.
@@ -45,8 +46,8 @@ pub(crate) struct DaemonArgs {
     /// Serve TCP without TLS: whoever can reach it runs builds as root.
     #[arg(long)]
     allow_plain_tcp: bool,
-    /// Let builds of clients with different certificates share no results or cache mounts. It does not keep clients from each
-    /// other's sessions, logs and history: it is no protection against clients that mean harm.
+    /// Let clients with different certificates share no results, cache mounts and sessions; usage, pruning and the history with
+    /// its logs are everybody's.
     #[arg(long)]
     isolate_clients: bool,
     /// Let clients ask for network.host or security.insecure; may be repeated.
@@ -153,6 +154,12 @@ pub(crate) struct Place {
     /// The directory of state, of which `weld` in it is used [default: /var/lib/buildkit].
     #[arg(long, env = "WELD_ROOT", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) root: Option<PathBuf>,
+    /// As for every command.
+    #[arg(skip)]
+    pub(crate) oci_runtime: Option<String>,
+    /// As for every command.
+    #[arg(skip)]
+    pub(crate) snapshotter: Option<Snapshotter>,
     /// Whether the directory may have state of BuildKit's own, which is left alone.
     #[arg(skip)]
     pub(crate) beside_buildkitd: bool,
@@ -270,6 +277,11 @@ fn configuration(place: &Place, args: &DaemonArgs) -> Result<DaemonConfig, Failu
     if place.beside_buildkitd {
         config.engine.root.push("weld");
     }
+    super::set_ways(
+        &mut config.engine,
+        place.oci_runtime.as_deref(),
+        place.snapshotter,
+    );
     apply(args, &mut config)?;
     if config.listen.addresses.is_empty() {
         config.listen.addresses = vec!["unix:///run/buildkit/buildkitd.sock".to_owned()];
