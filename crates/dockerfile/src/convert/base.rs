@@ -324,6 +324,10 @@ async fn find(
             })
             .suggest(similar(&wanted.name, stages))
         })?;
+    if resolved.digest.is_none() {
+        let image = wanted.name.clone();
+        return Err(ConvertError::NoImage { image }.into());
+    }
     let image = parse_config(&wanted.name, &resolved.config)?;
     let reference = pinned(reference, &resolved, &wanted.name)?;
     if wanted.adopts_platform {

@@ -58,6 +58,12 @@ pub enum ConvertError {
         /// What the host says.
         source: HostFailure,
     },
+    /// A policy made something else of an image.
+    #[error("a source policy made of {image} what is no image, on which nothing can be built")]
+    NoImage {
+        /// The image as the user wrote it.
+        image: String,
+    },
     /// An image's config is malformed.
     #[error("failed to parse the config of image {image}: {reason}")]
     BadImageConfig {

@@ -66,7 +66,8 @@ pub struct LayoutStore<'a> {
 pub struct ResolvedImage {
     /// The reference to use instead, if a policy has changed it.
     pub reference: Option<String>,
-    /// The digest of the index or manifest that the reference stands for.
+    /// The digest of the index or manifest that the reference stands for; `None` if a policy has made
+    /// of it what is no image.
     pub digest: Option<Digest>,
     /// The config, as JSON.
     pub config: Bytes,

@@ -199,3 +199,11 @@ fn a_trigger_is_refused_where_it_came_in() {
     let message = host.build(&[]).unwrap_err().to_string();
     assert_eq!(message, "Dockerfile:3: unknown instruction: NOSUCH");
 }
+
+#[test]
+fn what_a_policy_made_no_image_of_is_no_base() {
+    let host = crate::host::FakeHost::new("FROM no-image\nCOPY a /\n")
+        .image("docker.io/library/no-image:latest", "{}");
+    let message = host.build(&[]).unwrap_err().to_string();
+    assert!(message.contains("no-image what is no image"), "{message}");
+}

@@ -178,6 +178,9 @@ impl Log {
 
     /// Appends a group; returns where each page of it is. After an error the log is as before.
     pub(super) fn append(&mut self, entries: &[Entry<'_>]) -> io::Result<Vec<Logged>> {
+        if entries.len() > MAX_ENTRIES as usize {
+            return Err(io::Error::other("a group has too many entries"));
+        }
         let table_len = entries.len() * 8;
         let mut at = self.end + (GROUP_HEADER_LEN + table_len) as u64;
         let mut logged = Vec::with_capacity(entries.len());
