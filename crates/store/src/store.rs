@@ -81,7 +81,7 @@ impl Default for StoreOptions {
         Self {
             // Reading past it costs little, the kernel has the pages; and a daemon's memory must
             // not grow with the number of its builds.
-            db_cache: 8 << 20,
+            db_cache: 4 << 20,
             sync_after: Duration::from_secs(10),
             boot_id: None,
             on_damage: OnDamage::default(),
