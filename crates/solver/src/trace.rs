@@ -326,8 +326,9 @@ pub struct TraceStamp {
 
 /// Where trace events go. Must not block.
 pub trait TraceSink: Send + Sync + 'static {
-    /// Takes one event.
-    fn event(&self, at: TraceStamp, event: TraceEvent);
+    /// Takes one event, which was made for a recording. Another one may have begun since; the event is of none of its business, for
+    /// what is live comes first in that one.
+    fn event(&self, recording: u64, at: TraceStamp, event: TraceEvent);
 
     /// Number of the recording that is under way; 0 for none, and then no event is made. When another one begins while something is
     /// live, its first event is [`TraceEvent::Resumed`], and what is live follows.

@@ -97,7 +97,7 @@ impl Drop for LookGuard<'_> {
 }
 
 impl TraceSink for Observer {
-    fn event(&self, at: TraceStamp, event: TraceEvent) {
+    fn event(&self, recording: u64, at: TraceStamp, event: TraceEvent) {
         if let Some(look) = &mut *self.look()
             && look.takes(at, &event)
         {
@@ -106,7 +106,7 @@ impl TraceSink for Observer {
             }
             return;
         }
-        self.tracer.event(at, event);
+        self.tracer.event(recording % LOOK, at, event);
     }
 
     fn recording(&self) -> u64 {

@@ -199,9 +199,9 @@ impl Drop for Inner {
 }
 
 impl TraceSink for Tracer {
-    fn event(&self, at: TraceStamp, event: TraceEvent) {
+    fn event(&self, recording: u64, at: TraceStamp, event: TraceEvent) {
         let mut queue = self.0.shared.lock();
-        if queue.closed || queue.dead {
+        if queue.closed || queue.dead || recording != self.recording() {
             return;
         }
         if queue.events.len() >= LIMIT {

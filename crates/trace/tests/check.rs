@@ -226,6 +226,26 @@ async fn a_trace_may_begin_in_the_middle_and_the_writer_goes_on_to_another_file(
     empty(&solver).await;
 }
 
+#[test]
+fn events_that_were_made_for_one_file_are_not_written_to_the_next() {
+    use weld_solver::{TraceEvent, TraceSink, TraceStamp};
+    let directory = tempfile::tempdir().unwrap();
+    let tracer = Tracer::new();
+    let at = TraceStamp {
+        position: 1,
+        micros: 1,
+    };
+    tracer.start(&directory.path().join("one.jsonl")).unwrap();
+    let first = tracer.recording();
+    tracer.event(first, at, TraceEvent::Resumed);
+    assert_eq!(tracer.stop().unwrap().unwrap().lines, 1);
+
+    tracer.start(&directory.path().join("two.jsonl")).unwrap();
+    tracer.event(first, at, TraceEvent::Resumed);
+    tracer.event(0, at, TraceEvent::Resumed);
+    assert_eq!(tracer.stop().unwrap().unwrap().lines, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_cut_off_is_read_to_where_it_ends() {
     let (directory, sound) = lines().await;
@@ -271,7 +291,7 @@ async fn events_that_find_no_room_are_counted_and_said() {
             position,
             micros: position,
         };
-        tracer.event(at, TraceEvent::Resumed);
+        tracer.event(tracer.recording(), at, TraceEvent::Resumed);
     }
     let read = std::thread::spawn(move || {
         let mut text = String::new();

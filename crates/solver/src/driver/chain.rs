@@ -36,6 +36,7 @@ impl<T: Value> Job<T> {
                 let reason = error.to_string().into();
                 let source = source.0;
                 sink.event(
+                    sink.recording(),
                     stamp(0, now_micros()),
                     TraceEvent::SourceFailed { source, reason },
                 );

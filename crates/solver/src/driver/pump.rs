@@ -250,7 +250,7 @@ impl<T: Value> Pump<T> {
                             let heard = |source, failed: Option<TraceEvent>| {
                                 shared.sources.note(source, failed.is_none(), timeout);
                                 if let (Some(sink), Some(event)) = (&shared.options.trace, failed) {
-                                    sink.event(stamp(0, now_micros()), event);
+                                    sink.event(sink.recording(), stamp(0, now_micros()), event);
                                 }
                             };
                             let matches = unite(answers, timeout, heard).await;
@@ -298,7 +298,7 @@ impl<T: Value> Pump<T> {
 
     fn trace(&self, shared: &Shared<T>, event: TraceEvent) {
         if let Some(sink) = &shared.options.trace {
-            sink.event(stamp(self.core.position(), self.now), event);
+            sink.event(self.recording, stamp(self.core.position(), self.now), event);
         }
     }
 

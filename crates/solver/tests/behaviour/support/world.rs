@@ -82,7 +82,7 @@ impl Results {
 pub(crate) struct Trace(pub(crate) Mutex<Vec<TraceEvent>>);
 
 impl TraceSink for Trace {
-    fn event(&self, _: TraceStamp, event: TraceEvent) {
+    fn event(&self, _: u64, _: TraceStamp, event: TraceEvent) {
         self.0.lock().unwrap().push(event);
     }
 }
