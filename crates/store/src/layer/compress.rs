@@ -8,16 +8,12 @@ use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use serde::{Deserialize, Serialize};
 use weld_digest::{Digest, Hasher};
-use zstd::zstd_safe::CParameter;
 
 use super::chunk::{Chunk, ChunkWriter};
-use super::{LayerError, TarWriter, deflate};
+use super::{LayerError, TarWriter, deflate, zstandard};
 
 /// How many pieces wait before each stage.
 const QUEUE: usize = 4;
-/// How much of an archive one thread compresses at a time, with Zstandard. More takes more memory;
-/// changing it changes digests.
-const ZSTD_JOB: u32 = 4 << 20;
 /// More threads than this do not make one layer faster.
 const MAX_WORKERS: usize = 16;
 
@@ -164,55 +160,12 @@ fn compressor<'scope, 'env, W: Write + Send>(
                 deflate::start(scope, chunks, level, workers).map_err(LayerError::Thread)?;
             spawn(scope, "layer-write", move || stream.write_to(out))
         }
-        Compression::Zstd(level) => spawn(scope, "layer-write", move || {
-            zstd(level, workers, &chunks, out)
-        }),
+        Compression::Zstd(level) => {
+            let stream =
+                zstandard::start(scope, chunks, level, workers).map_err(LayerError::Thread)?;
+            spawn(scope, "layer-write", move || stream.write_to(out))
+        }
     }
-}
-
-/// Compresses on this thread and `workers` more; another one takes what comes of it to `out`, which
-/// digests it, and would be what all wait for where the content cannot be compressed.
-fn zstd(
-    level: Option<u8>,
-    workers: usize,
-    chunks: &Receiver<Chunk>,
-    out: &mut (impl Write + Send),
-) -> io::Result<()> {
-    std::thread::scope(|scope| {
-        let (to_store, stored) = sync_channel::<Chunk>(QUEUE);
-        let store = Builder::new()
-            .name("layer-store".to_owned())
-            .spawn_scoped(scope, move || {
-                stored.iter().try_for_each(|chunk| out.write_all(&chunk))
-            })?;
-        let compressed = zstd_to(level, workers, chunks, ChunkWriter::new(vec![to_store]));
-        // When storing failed, compressing failed for no other reason than that.
-        joined(store).and(compressed)
-    })
-}
-
-fn zstd_to(
-    level: Option<u8>,
-    workers: usize,
-    chunks: &Receiver<Chunk>,
-    out: ChunkWriter,
-) -> io::Result<()> {
-    let mut encoder = zstd::stream::write::Encoder::new(out, level.map_or(2, i32::from))?;
-    if level.is_none() {
-        // Of a system's programs and libraries, level 3 makes 3 % less in a third more time, and
-        // level 2 as it is 2 % more in a tenth less.
-        encoder.set_parameter(CParameter::WindowLog(21))?;
-        encoder.set_parameter(CParameter::HashLog(17))?;
-    }
-    // The number of workers does not change what is written, but none at all would.
-    encoder.multithread(workers as u32)?;
-    encoder.include_checksum(true)?;
-    encoder.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
-    for chunk in chunks {
-        encoder.write_all(&chunk)?;
-    }
-    encoder.finish()?.finish()?;
-    Ok(())
 }
 
 pub(super) fn digest(chunks: &Receiver<Chunk>) -> Digest {

@@ -14,12 +14,14 @@ mod deflate;
 mod diff;
 mod entry;
 mod error;
+mod parallel;
 mod pax;
 mod rewrite;
 mod sparse;
 mod tar_read;
 mod tar_write;
 mod unpack;
+mod zstandard;
 
 pub use apply::{Applied, ApplyOptions, Whiteouts, apply};
 pub use compress::{Compression, LayerWriter, ParseCompressionError, Written, write};
