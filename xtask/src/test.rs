@@ -33,7 +33,8 @@ pub(crate) fn run_tests(args: &TestArgs) -> anyhow::Result<()> {
     let mut test = cargo();
     test.args(["test", "--locked"]);
     if args.arguments.is_empty() {
-        test.args(["--workspace", "--all-features"]);
+        // One run tells of all that fails.
+        test.args(["--workspace", "--all-features", "--no-fail-fast"]);
     }
     run(test.args(&args.arguments))
 }
