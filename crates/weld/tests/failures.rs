@@ -237,6 +237,7 @@ fn definitions_that_are_none_are_refused() {
     let bed = Bed::new();
     for input in [
         &b"random bytes, no protobuf"[..],
+        b"",
         b"\x0a\x02\x08\x01",
         &[0xff; 100],
     ] {

@@ -110,5 +110,11 @@ fn read(file: Option<&Path>) -> Result<Definition, Failure> {
             "the definition is larger than {DEFINITION_LIMIT} bytes"
         )));
     }
+    if bytes.is_empty() {
+        let place = file.map_or("standard input".into(), |file| file.display().to_string());
+        return Err(Failure::usage(format!(
+            "{place} is empty: an LLB definition is wanted, such as `weld debug emit-llb` prints"
+        )));
+    }
     Ok(Definition::decode(&bytes)?)
 }
