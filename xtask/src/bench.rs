@@ -3,6 +3,7 @@
 mod end_to_end;
 mod inputs;
 mod measure;
+mod records;
 mod trace;
 
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ pub(crate) struct BenchArgs {
 enum What {
     /// Builds through the release binary, with a registry on loopback; needs root.
     EndToEnd(end_to_end::EndToEndArgs),
+    /// A cache of many records: written to a registry, written again unchanged, and read; needs root.
+    Records(records::RecordsArgs),
     /// The solver's workloads, at three sizes each.
     Solver,
     /// Pruning of many records while another thread commits.
@@ -51,6 +54,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.what {
         What::EndToEnd(args) => end_to_end::run(args),
         What::Prune(args) => prune(args),
+        What::Records(args) => records::run(args),
         What::Trace(args) => trace::bench(args),
         What::Solver => crate::process::run(crate::process::cargo().args([
             "run",

@@ -15,10 +15,15 @@ pub(super) struct Cost {
 
 /// Runs a command to its end; fails if it does, with what it wrote.
 pub(super) fn run(command: &mut Command) -> anyhow::Result<Cost> {
+    run_with(command, Stdio::null())
+}
+
+/// As [`run`], with something on standard input.
+pub(super) fn run_with(command: &mut Command, input: Stdio) -> anyhow::Result<Cost> {
     let log = tempfile::NamedTempFile::new()?;
     let began = Instant::now();
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::null())
         .stderr(log.reopen()?)
         .spawn()

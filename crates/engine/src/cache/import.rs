@@ -103,14 +103,16 @@ impl Imports {
         let home = place.home(insecure);
         let mut sources = Vec::new();
         for chains in place.chains().await? {
-            let chains = chains.with_results(|results| {
-                let dated = results.into_iter().map(|result| ChainResult {
-                    value: (result.value, result.created),
-                    created: result.created,
-                });
-                dated.collect()
+            let importing = tokio::task::spawn_blocking(move || {
+                import(chains.with_results(|results| {
+                    let dated = results.into_iter().map(|result| ChainResult {
+                        value: (result.value, result.created),
+                        created: result.created,
+                    });
+                    dated.collect()
+                }))
             });
-            let (keys, records) = import(chains)?;
+            let (keys, records) = importing.await??;
             let imported = Arc::new(Imported {
                 worker: Arc::clone(&job.worker),
                 home: home.clone(),

@@ -56,6 +56,8 @@ pub(super) enum ReadError {
     Chains(#[from] weld_solver::chain::ImportError),
     #[error("image config {digest}: {reason}")]
     Config { digest: Digest, reason: String },
+    #[error("a task ended early: {0}")]
+    Stopped(#[from] tokio::task::JoinError),
     #[error("it did not answer within {} s", .0.as_secs())]
     Slow(std::time::Duration),
 }
@@ -144,7 +146,9 @@ impl Place {
             .into_iter()
             .map(|layer| (layer.digest.clone(), Arc::new(layer)))
             .collect();
-        Ok(read_config(&bytes, &blobs)?)
+        // A large one takes its time.
+        let read = tokio::task::spawn_blocking(move || read_config(&bytes, &blobs));
+        Ok(read.await??)
     }
 
     async fn images(

@@ -12,8 +12,8 @@ use super::config::{CacheConfig, InputRow, LayerRow, RecordRow};
 
 /// The largest config that is read: some hundred thousand records.
 const MAX_CONFIG: usize = 256 << 20;
-/// Most layers of one result.
-const MAX_LAYERS: usize = 4096;
+/// What the lists of layers of all results may take in memory, in bytes: a small config can name the same layers over and over.
+const MAX_STACKS: usize = 256 << 20;
 
 /// Why a cache cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +48,12 @@ pub enum CacheReadError {
         /// How many there are.
         count: usize,
     },
-    /// Layers have one another as parents, or there are too many.
-    #[error("layer {0} of the cache has over {MAX_LAYERS} parents")]
+    /// Layers have one another as parents.
+    #[error("layer {0} of the cache is among its own parents")]
     Parents(i64),
+    /// The results are of too many layers each.
+    #[error("the layers of the cache's results would take over {MAX_STACKS} bytes of memory")]
+    Stacks,
     /// A record is named by a digest that no key can have.
     #[error("record {record} of the cache is named {digest}, which is not SHA-256")]
     Algorithm {
@@ -112,6 +115,7 @@ fn chains(
             *slot = place;
         }
     }
+    let mut room = MAX_STACKS;
     let mut items = Vec::with_capacity(order.len());
     for at in order {
         let Some(record) = config.records.get(at) else {
@@ -124,7 +128,7 @@ fn chains(
                 .iter()
                 .map(|input| input.iter().filter_map(|row| link(row, &places)).collect())
                 .collect(),
-            results: results(record, &config, blobs)?,
+            results: results(record, &config, blobs, &mut room)?,
         });
     }
     Ok(CacheChains { items })
@@ -211,32 +215,42 @@ fn results(
     record: &RecordRow,
     config: &CacheConfig,
     blobs: &HashMap<Digest, Arc<Descriptor>>,
+    room: &mut usize,
 ) -> Result<Vec<ChainResult<Remote>>, CacheReadError> {
     let mut results = Vec::new();
-    let mut add = |layers: Vec<i64>, created: time::OffsetDateTime| {
-        let remote = remote(&layers, config, blobs)?;
+    let mut add = |layers: &[i64], created: time::OffsetDateTime| {
+        let remote = remote(layers, config, blobs)?;
         let created = u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
         results.extend(remote.map(|value| ChainResult { value, created }));
         Ok::<_, CacheReadError>(())
     };
     for result in &record.results {
-        add(stack(result.layer, config)?, result.created_at)?;
+        add(&stack(result.layer, config, room)?, result.created_at)?;
     }
     for chain in &record.chains {
-        add(chain.layers.clone(), chain.created_at)?;
+        take(room, chain.layers.len())?;
+        add(&chain.layers, chain.created_at)?;
     }
     results.sort_by_key(|result| std::cmp::Reverse(result.created));
     Ok(results)
 }
 
+/// Takes the room of so many layers of a result.
+fn take(room: &mut usize, layers: usize) -> Result<(), CacheReadError> {
+    let bytes = layers.saturating_mul(size_of::<Arc<Descriptor>>());
+    *room = room.checked_sub(bytes).ok_or(CacheReadError::Stacks)?;
+    Ok(())
+}
+
 /// A layer with its parents, lowest first.
-fn stack(top: i64, config: &CacheConfig) -> Result<Vec<i64>, CacheReadError> {
+fn stack(top: i64, config: &CacheConfig, room: &mut usize) -> Result<Vec<i64>, CacheReadError> {
     let mut stack = Vec::new();
     let mut next = top;
     while next != -1 {
-        if stack.len() == MAX_LAYERS {
+        if stack.len() == config.layers.len() && !stack.is_empty() {
             return Err(CacheReadError::Parents(top));
         }
+        take(room, 1)?;
         stack.push(next);
         let at = usize::try_from(next).ok();
         let row = at.and_then(|at| config.layers.get(at));

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use weld_digest::Digest;
 use weld_solver::chain::{CacheChains, ChainItem, ChainLink, ChainResult};
-use weld_source::image::{Descriptor, Index, Manifest, media_type};
+use weld_source::image::{Descriptor, Document, Index, Manifest, media_type};
 
 use super::*;
 
@@ -183,7 +183,13 @@ fn what_is_wrong_is_told() {
     let result = record(r#","layers":[{"layer":0,"createdAt":"2024-01-01T00:00:00Z"}]"#);
     assert!(refused(&result, "").contains("refers to layer 0"));
     let loops = format!(r#"{{"blob":"{digest}"}}"#);
-    assert!(refused(&result, &loops).contains("parents"));
+    assert!(refused(&result, &loops).contains("its own parents"));
+    // A tall stack of layers, named over and over.
+    let rows = (-1..9_999).map(|parent| format!(r#"{{"blob":"{digest}","parent":{parent}}}"#));
+    let results = vec![r#"{"layer":9999}"#; 4_000].join(",");
+    let many = record(&format!(r#","layers":[{results}]"#));
+    let many = refused(&many, &rows.collect::<Vec<_>>().join(","));
+    assert!(many.contains("bytes of memory"), "{many}");
     assert!(read_config(b"{", &HashMap::new()).is_err());
 }
 
@@ -200,4 +206,22 @@ fn twenty_thousand_records_are_written_and_read() {
         .unwrap();
     let read = read_config(&written.config, &blobs(&written.layers)).unwrap();
     assert_eq!(read.items.len(), 20_001);
+}
+
+#[test]
+fn a_result_may_have_many_layers() {
+    let names: Vec<String> = (0..6_000).map(|at| format!("layer {at}")).collect();
+    let layers: Vec<&str> = names.iter().map(String::as_str).collect();
+    let items = vec![
+        item("base", vec![], &[]),
+        item("top", vec![vec![link(0, None)]], &layers),
+    ];
+    let written = write_manifest(&CacheChains { items }, ManifestOptions::default())
+        .unwrap()
+        .unwrap();
+    let Document::Manifest(manifest) = Document::parse(&written.manifest, "").unwrap() else {
+        panic!("no manifest");
+    };
+    let read = read_config(&written.config, &blobs(&manifest.layers)).unwrap();
+    assert_eq!(read.items[1].results[0].value.layers.len(), 6_000);
 }

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Instant};
 use super::workload::{Measured, busy};
 use crate::{
     CacheSourceId, Digest, KeyId, KeyStore, MemoryKeyStore, Record, RecordId, SaveKey,
-    chain::{ChainMode, ChainOptions, SolvedEdge, Stores, import, walk},
+    chain::{
+        CacheChains, ChainItem, ChainLink, ChainMode, ChainOptions, ChainResult, SolvedEdge,
+        Stores, import, walk,
+    },
     keystore::{InputKey, InputKeys},
 };
 
@@ -85,6 +88,10 @@ pub(super) fn measure(count: u64) -> Measured {
     let links = chains.links() as f64;
     let begun = Instant::now();
     let imported = import(chains).map_or(0, |(_, results)| results.len());
+    let import_ms = begun.elapsed().as_secs_f64() * 1e3;
+    let equal = equal(count);
+    let begun = Instant::now();
+    let same = import(equal).map_or(0, |(_, results)| results.len());
     Measured {
         workload: "cache-chains",
         count,
@@ -93,7 +100,34 @@ pub(super) fn measure(count: u64) -> Measured {
         figures: vec![
             ("links", links),
             ("results", imported as f64),
-            ("import_ms", begun.elapsed().as_secs_f64() * 1e3),
+            ("import_ms", import_ms),
+            ("equal_results", same as f64),
+            ("import_equal_ms", begun.elapsed().as_secs_f64() * 1e3),
         ],
+    }
+}
+
+/// As many items that are one key, each with a result of its own.
+fn equal(count: u64) -> CacheChains<u64> {
+    let item = |inputs, result: Option<u64>| ChainItem {
+        class: Digest::of(b"equal"),
+        inputs,
+        results: result
+            .map(|created| ChainResult {
+                value: created,
+                created,
+            })
+            .into_iter()
+            .collect(),
+    };
+    let link = ChainLink {
+        item: 0,
+        selector: None,
+    };
+    let items = (0..count).map(|number| item(vec![vec![link]], Some(number)));
+    CacheChains {
+        items: std::iter::once(item(Vec::new(), None))
+            .chain(items)
+            .collect(),
     }
 }

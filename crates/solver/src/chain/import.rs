@@ -1,9 +1,12 @@
 //! Chains as a key store.
 
+use hashbrown::{HashMap, HashSet};
+
 use super::CacheChains;
 use crate::{
     CacheSourceId, Digest, KeyId, KeyMatches, KeyQuery, KeyStore, MemoryKeyStore, Record, RecordId,
     SaveKey,
+    core::FixedState,
     digest::KeyHasher,
     keystore::{Alternatives, Answer, InputKey, InputKeys, KeyEntry},
 };
@@ -47,9 +50,11 @@ pub fn import<R>(chains: CacheChains<R>) -> Result<(ImportedKeys, Vec<R>), Impor
     if chains.items.len() + chains.links() + results.sum::<usize>() > LIMIT {
         return Err(ImportError::TooLarge);
     }
-    let keys = MemoryKeyStore::default();
     let mut ids: Vec<KeyId> = Vec::with_capacity(chains.items.len());
     let mut results = Vec::new();
+    // Equal items are one key, with all that can stand for its inputs and all its results.
+    let mut merged: Vec<Merged> = Vec::with_capacity(chains.items.len());
+    let mut places: HashMap<KeyId, usize, FixedState> = HashMap::default();
     for (at, item) in chains.items.into_iter().enumerate() {
         let mut inputs = Vec::with_capacity(item.inputs.len());
         for (input, links) in item.inputs.iter().enumerate() {
@@ -67,24 +72,24 @@ pub fn import<R>(chains: CacheChains<R>) -> Result<(ImportedKeys, Vec<R>), Impor
             if names.is_empty() {
                 return Err(ImportError::EmptyInput { item: at, input });
             }
-            inputs.push(InputKeys {
-                input: input as u32,
-                keys: names,
-            });
+            inputs.push(names);
         }
         let id = id_of(item.class, &inputs);
         ids.push(id);
-        let entry = SaveKey {
-            key: id,
-            op: item.class,
-            output: 0,
-            inputs: Vec::new(),
-            record: None,
-        };
-        keys.save(SaveKey {
-            inputs,
-            ..entry.clone()
-        });
+        let place = *places.entry(id).or_insert(merged.len());
+        match merged.get_mut(place) {
+            Some(same) => {
+                for (names, more) in same.inputs.iter_mut().zip(inputs) {
+                    names.extend(more);
+                }
+            }
+            None => merged.push(Merged {
+                id,
+                class: item.class,
+                inputs,
+                records: Vec::new(),
+            }),
+        }
         for result in item.results {
             let record = Record {
                 id: RecordId(results.len() as u64),
@@ -93,22 +98,63 @@ pub fn import<R>(chains: CacheChains<R>) -> Result<(ImportedKeys, Vec<R>), Impor
                 source: CacheSourceId::LOCAL,
             };
             results.push(result.value);
-            keys.save(SaveKey {
-                record: Some(record),
-                ..entry.clone()
-            });
+            merged[place].records.push(record);
         }
+    }
+    let keys = MemoryKeyStore::default();
+    for key in merged {
+        key.save(&keys);
     }
     Ok((ImportedKeys(keys), results))
 }
 
+/// A key, of all items that are equal.
+struct Merged {
+    id: KeyId,
+    class: Digest,
+    /// Per input, what can stand there; the same may come again.
+    inputs: Vec<Alternatives>,
+    records: Vec<Record>,
+}
+
+impl Merged {
+    fn save(self, keys: &MemoryKeyStore) {
+        let inputs = (0..).zip(self.inputs).map(|(input, mut names)| {
+            if names.len() > 1 {
+                let mut seen: HashSet<InputKey, FixedState> = HashSet::default();
+                names.retain(|name| seen.insert(*name));
+            }
+            InputKeys { input, keys: names }
+        });
+        let mut records = self.records.into_iter();
+        let entry = SaveKey {
+            key: self.id,
+            op: self.class,
+            output: 0,
+            inputs: inputs.collect(),
+            record: records.next(),
+        };
+        let (op, key) = (entry.op, entry.key);
+        keys.save_new(entry);
+        for record in records {
+            keys.save(SaveKey {
+                key,
+                op,
+                output: 0,
+                inputs: Vec::new(),
+                record: Some(record),
+            });
+        }
+    }
+}
+
 /// The id of an item: that of the key where it has no inputs, otherwise one that is the same for equal chains.
-fn id_of(class: Digest, inputs: &[InputKeys]) -> KeyId {
+fn id_of(class: Digest, inputs: &[Alternatives]) -> KeyId {
     if inputs.is_empty() {
         return KeyId(class);
     }
     let mut hash = KeyHasher::new(class, u32::MAX);
-    for key in inputs.iter().filter_map(|input| input.keys.first()) {
+    for key in inputs.iter().filter_map(|names| names.first()) {
         hash.input(key.key, key.selector);
     }
     hash.finish()

@@ -37,7 +37,7 @@ struct Key {
     output: u32,
     /// First of the links that lead here, chained by `next_to`.
     links: u32,
-    /// First record, chained by `next`.
+    /// The last of its records, which are a ring.
     records: u32,
     /// Links that start here.
     children: u32,
@@ -59,7 +59,9 @@ struct Stored {
     created: u64,
     priority: u8,
     key: u32,
+    /// In the ring of the key's records; after the last one comes the first.
     next: u32,
+    previous: u32,
 }
 
 /// What links with the same name have in common.
@@ -147,6 +149,11 @@ impl MemoryKeyStore {
         tables.find(key).map(|key| tables.entry(key, class))
     }
 
+    /// As [`KeyStore::save`], of a key whose links are all different, and that no link leads to yet.
+    pub(crate) fn save_new(&self, entry: SaveKey) {
+        self.lock().save(entry, true);
+    }
+
     /// How much is held.
     pub fn usage(&self) -> MemoryUsage {
         let tables = self.lock();
@@ -185,7 +192,7 @@ impl KeyStore for MemoryKeyStore {
     }
 
     fn save(&self, entry: SaveKey) {
-        self.lock().save(entry);
+        self.lock().save(entry, false);
     }
 
     fn drop_record(&self, record: RecordId) {
@@ -335,10 +342,12 @@ impl Tables {
         })
     }
 
+    /// The records of a key, in the order in which they were saved.
     fn records_of(&self, key: u32) -> impl Iterator<Item = u32> + '_ {
-        let first = Some(self.keys[key].records).filter(|record| *record != NONE);
-        std::iter::successors(first, |record| {
-            Some(self.records[*record].next).filter(|next| *next != NONE)
+        let last = self.keys[key].records;
+        let first = (last != NONE).then(|| self.records[last].next);
+        std::iter::successors(first, move |record| {
+            (*record != last).then(|| self.records[*record].next)
         })
     }
 
@@ -385,19 +394,21 @@ impl Tables {
         }
     }
 
-    fn save(&mut self, entry: SaveKey) {
+    /// Saves a key; links that are `distinct` are not looked for first.
+    fn save(&mut self, entry: SaveKey, distinct: bool) {
         let to = self.find_or_insert(entry.key, entry.op, entry.output);
         // It may have come into being as the input of another key.
         if self.keys[to].links == NONE {
             (self.keys[to].op, self.keys[to].output) = (entry.op, entry.output);
         }
-        let known = self.keys[to].links != NONE;
         for input in &entry.inputs {
-            for (at, name) in input.keys.iter().enumerate() {
+            for name in &input.keys {
                 let from = self.find_or_insert(name.key, name.key.0, 0);
-                let again = known || input.keys[..at].contains(name);
                 // A key never leads to itself: chains end.
-                if from != to && !(again && self.is_linked(from, to, input.input, name.selector)) {
+                if from == to {
+                    continue;
+                }
+                if distinct || !self.is_linked(from, to, input.input, name.selector) {
                     self.link(from, to, input.input, name.selector);
                 }
             }
@@ -407,13 +418,29 @@ impl Tables {
         }
     }
 
+    /// Whether there is such a link. The links that lead to the key and those of the name are followed in step, so a long list costs
+    /// nothing where the other one is short.
     fn is_linked(&self, from: u32, to: u32, input: u32, selector: Option<Digest>) -> bool {
-        self.links_to(to).any(|link| {
-            let link = &self.links[link];
-            link.from == from
-                && link.input == input
-                && link.selector.as_deref() == selector.as_ref()
-        })
+        let Key { op, output, .. } = &self.keys[to];
+        let name = Name {
+            from,
+            input,
+            selector: selector.as_ref(),
+            op,
+            output: *output,
+        };
+        let head = self.head(name.hash(), name);
+        let mut named = std::iter::successors(head, |link| {
+            Some(self.links[*link].next).filter(|next| *next != NONE)
+        });
+        let mut leading = self.links_to(to);
+        while let (Some(named), Some(leading)) = (named.next(), leading.next()) {
+            let leading = &self.links[leading];
+            if self.links[named].to == to || (leading.from == from && self.name(leading) == name) {
+                return true;
+            }
+        }
+        false
     }
 
     fn link(&mut self, from: u32, to: u32, input: u32, selector: Option<Digest>) {
@@ -445,11 +472,7 @@ impl Tables {
     }
 
     fn add_record(&mut self, key: u32, record: Record) {
-        let last = self.records_of(key).last();
-        if self
-            .records_of(key)
-            .any(|at| self.records[at].id == record.id)
-        {
+        if self.has_record(key, record.id) {
             return;
         }
         let Record {
@@ -458,20 +481,38 @@ impl Tables {
             priority,
             ..
         } = record;
+        let last = self.keys[key].records;
         let at = self.records.insert(Stored {
             id,
             created,
             priority,
             key,
             next: NONE,
+            previous: last,
         });
-        match last {
-            Some(last) => self.records[last].next = at,
-            None => self.keys[key].records = at,
-        }
+        let first = match last {
+            NONE => at,
+            last => std::mem::replace(&mut self.records[last].next, at),
+        };
+        self.records[at].next = first;
+        self.records[first].previous = at;
+        self.keys[key].records = at;
         let records = &self.records;
         self.by_record
             .insert_unique(hash_record(id), at, |at| hash_record(records[*at].id));
+    }
+
+    /// Whether a key has a record. The records of the key and the keys of the record are followed in step, as in [`Self::is_linked`].
+    fn has_record(&self, key: u32, record: RecordId) -> bool {
+        let mut of_key = self.records_of(key);
+        let mut of_record = self.by_record.iter_hash(hash_record(record));
+        while let (Some(one), Some(other)) = (of_key.next(), of_record.next()) {
+            let other = &self.records[*other];
+            if self.records[one].id == record || (other.id == record && other.key == key) {
+                return true;
+            }
+        }
+        false
     }
 
     fn stored(&self, record: RecordId) -> Vec<u32> {
@@ -484,15 +525,20 @@ impl Tables {
 
     fn drop_record(&mut self, record: RecordId) {
         for at in self.stored(record) {
-            let Stored { key, next, .. } = self.records[at];
+            let Stored {
+                key,
+                next,
+                previous,
+                ..
+            } = self.records[at];
             let hash = hash_record(record);
             if let Ok(entry) = self.by_record.find_entry(hash, |other| *other == at) {
                 entry.remove();
             }
-            let before = self.records_of(key).take_while(|other| *other != at).last();
-            match before {
-                Some(before) => self.records[before].next = next,
-                None => self.keys[key].records = next,
+            self.records[previous].next = next;
+            self.records[next].previous = previous;
+            if self.keys[key].records == at {
+                self.keys[key].records = if previous == at { NONE } else { previous };
             }
             self.records.remove(at);
             self.prune(key);

@@ -650,3 +650,79 @@ fn link_last(keys: &MemoryKeyStore, count: u32) {
         record: None,
     });
 }
+
+#[test]
+fn equal_records_are_one_key() {
+    const COUNT: u32 = 20_000;
+    let bare = |seed: &str, inputs| ChainItem {
+        class: class(seed),
+        inputs,
+        results: Vec::new(),
+    };
+    let link = |item| ChainLink {
+        item,
+        selector: None,
+    };
+    let mut items = vec![bare("base", Vec::new()), bare("other", Vec::new())];
+    for number in 0..COUNT {
+        // Each says of its second input what another one says, too, and something of its own.
+        items.push(bare(&format!("own {number}"), Vec::new()));
+        let own = link(items.len() as u32 - 1);
+        items.push(ChainItem {
+            results: vec![ChainResult {
+                value: number,
+                created: u64::from(number),
+            }],
+            ..bare("step", vec![vec![link(0)], vec![link(1), own, own]])
+        });
+    }
+    let (keys, results) = import(CacheChains { items }).unwrap();
+    assert_eq!(results.len(), COUNT as usize);
+    let found = |second: &str| {
+        let input = |input, seed: &str| InputKeys {
+            input,
+            keys: vec![InputKey {
+                key: KeyId(class(seed)),
+                selector: None,
+            }]
+            .into(),
+        };
+        let query = KeyQuery::Match {
+            op: Digest::of("step"),
+            output: 0,
+            inputs: vec![input(0, "base"), input(1, second)],
+        };
+        let Answer::Ready(matches) = keys.query(query) else {
+            panic!("a store in memory answers at once")
+        };
+        matches.keys
+    };
+    for second in ["other", "own 0", "own 19999"] {
+        let matches = found(second);
+        assert_eq!(matches.len(), 1, "{second}");
+        let ids: Vec<_> = matches[0]
+            .records
+            .iter()
+            .map(|record| record.id.0)
+            .collect();
+        assert!(
+            ids.iter().copied().eq(0..u64::from(COUNT)),
+            "in their order"
+        );
+    }
+    let Answer::Ready(Some(entry)) = keys.entry(found("other")[0].key) else {
+        panic!("the key is there");
+    };
+    assert_eq!(entry.inputs.len(), COUNT as usize + 2, "each link once");
+    // First, last, and some in between.
+    for gone in [0, 19_999, 7, 8, 19_998] {
+        keys.drop_record(RecordId(gone));
+    }
+    let left = &found("other")[0].records;
+    assert_eq!(left.len(), COUNT as usize - 5);
+    assert_eq!((left[0].id.0, left[6].id.0), (1, 9));
+    for number in 0..u64::from(COUNT) {
+        keys.drop_record(RecordId(number));
+    }
+    assert!(found("other").is_empty(), "a key that leads nowhere goes");
+}

@@ -23,8 +23,6 @@ pub const ANNOTATION_REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub const MAX_MANIFEST: u64 = 4 << 20;
 /// The largest image configuration that is read.
 pub const MAX_CONFIG: u64 = 8 << 20;
-/// The most layers that an image may have; overlayfs and docker end far below.
-const MAX_LAYERS: usize = 4096;
 
 /// Names some content: what it is, its digest and its size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,9 +155,6 @@ pub enum DocumentError {
         /// By the registry or the descriptor.
         served: String,
     },
-    /// It lists more than anybody could use.
-    #[error("more than {MAX_LAYERS} entries")]
-    TooMany,
 }
 
 /// Why an index has no image for a platform.
@@ -273,18 +268,12 @@ impl Document {
 
     fn parse_manifest(bytes: &[u8], kind: &str) -> Result<Self, DocumentError> {
         let mut manifest: Manifest = parse(bytes, "image manifest")?;
-        if manifest.layers.len() > MAX_LAYERS {
-            return Err(DocumentError::TooMany);
-        }
         kind.clone_into(&mut manifest.media_type);
         Ok(Self::Manifest(Box::new(manifest)))
     }
 
     fn parse_index(bytes: &[u8], kind: &str) -> Result<Self, DocumentError> {
         let mut index: Index = parse(bytes, "image index")?;
-        if index.manifests.len() > MAX_LAYERS {
-            return Err(DocumentError::TooMany);
-        }
         kind.clone_into(&mut index.media_type);
         Ok(Self::Index(Box::new(index)))
     }

@@ -22,6 +22,8 @@ use crate::source::layout::Layout;
 
 /// How many resolutions are kept in mind.
 const RESOLUTIONS: usize = 1000;
+/// The most layers that an image may have; overlayfs and docker end far below.
+const MAX_LAYERS: usize = 4096;
 
 /// What a reference stands for on one platform.
 #[derive(Clone, Debug)]
@@ -313,6 +315,12 @@ impl Worker {
         };
         let parsed: Config =
             serde_json::from_slice(&config).map_err(|error| bad(error.to_string()))?;
+        if manifest.layers.len() > MAX_LAYERS {
+            let count = manifest.layers.len();
+            return Err(bad(format!(
+                "the image has {count} layers, and {MAX_LAYERS} are the most"
+            )));
+        }
         let diff_ids = parsed
             .rootfs
             .and_then(|rootfs| rootfs.diff_ids)
