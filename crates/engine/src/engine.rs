@@ -16,6 +16,7 @@ use weld_store::{Store, StoreOptions};
 
 use crate::attest::AttestOptions;
 use crate::bridge::{SolveInput, SolveRequest};
+use crate::cache::Absences;
 use crate::cache::CacheExportError;
 use crate::config::{Config, RuntimeKind, SnapshotterKind};
 use crate::dockerfile::{self, Dockerfile};
@@ -36,6 +37,8 @@ pub struct Engine {
     pub(crate) frontends: Frontends,
     pub(crate) provenance_environment: Arc<BTreeMap<String, serde_json::Value>>,
     pub(crate) producers: Producers,
+    /// Caches elsewhere that did not answer, in whichever build.
+    pub(crate) absences: Arc<Absences>,
 }
 
 /// Why an engine cannot be had.
@@ -140,6 +143,7 @@ impl Engine {
             frontends,
             provenance_environment,
             producers: Producers::default(),
+            absences: Arc::default(),
         })
     }
 

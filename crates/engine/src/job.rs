@@ -171,7 +171,7 @@ impl Engine {
                 session: request.session,
                 entitlements: request.entitlements,
                 progress,
-                imports: Imports::new(self.solver.clone()),
+                imports: Imports::new(self.solver.clone(), Arc::clone(&self.absences)),
                 solver: self.solver.clone(),
                 occasion,
                 stop: cancel.child_token(),

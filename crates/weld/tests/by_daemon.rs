@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use support::Bed;
+use weld_testbed::{Fault, Proxy, Registry};
 
 /// A daemon of the bed's own; stopped when dropped.
 struct Daemon {
@@ -201,4 +202,41 @@ fn a_daemon_that_is_not_there_is_an_error() {
     bed.build(&["--addr", &address])
         .fails(&["cannot connect to unix://", "nobody.sock"]);
     bed.build(&["--addr", "ftp://x"]).fails(&["is no address"]);
+}
+
+#[test]
+fn a_cache_that_does_not_answer_counts_as_absent_for_a_while() {
+    let registry = Registry::start().unwrap();
+    let proxy = Proxy::start(&registry.host()).unwrap();
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    bed.dockerfile("FROM base\nRUN echo x > /x\n");
+    let cache = |more: &str| format!("type=registry,ref={}/cache:a{more}", proxy.host());
+    let build = |option: &str, cache: &str| {
+        let built = bed.build(&["--addr", &daemon.address, option, cache]);
+        built.ok().stderr
+    };
+    // What is not there is an answer, however often.
+    for _ in 0..4 {
+        let told = build("--cache-from", &cache(""));
+        assert!(told.contains("not found"), "{told}");
+    }
+    build("--cache-to", &cache(",mode=max"));
+    // The registry's client tries again for longer than this.
+    let slow = cache(",timeout=1");
+    proxy.fault("GET", "/manifests/", Fault::Status(500));
+    proxy.fault("HEAD", "/manifests/", Fault::Status(500));
+    let told = build("--cache-from", &slow);
+    assert!(told.contains("did not answer within 1 s"), "{told}");
+    proxy.heal();
+    proxy.requests();
+    let told = build("--cache-from", &slow);
+    assert!(told.contains("counts as absent for another"), "{told}");
+    assert!(proxy.requests().is_empty(), "it was not asked");
+    // Another cache is none the worse.
+    let told = build("--cache-from", &cache(""));
+    assert!(!told.contains("absent"), "{told}");
+    assert!(!proxy.requests().is_empty());
+    let told = build("--cache-from", &cache(",timeout=soon"));
+    assert!(told.contains("must be a number of seconds"), "{told}");
 }

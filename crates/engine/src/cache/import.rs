@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
@@ -17,16 +17,22 @@ use weld_source::image::{Descriptor, media_type};
 use weld_store::snapshot::LayerDescriptor;
 
 use super::CacheImport;
+use super::absence::{Absences, Weight};
 use super::origin::{Place, ReadError};
 use crate::internal::Internal;
 use crate::job::JobCore;
 
-/// How long a cache may take to be read before the build goes on without it.
+/// How long a cache may take to be read before the build goes on without it, unless its attributes tell.
 const BUDGET: Duration = Duration::from_secs(30);
+/// The attribute that tells, in seconds.
+const TIMEOUT: &str = "timeout";
+/// The longest that it may tell.
+const LONGEST: u64 = 600;
 
 /// The caches that a build reads, each once. What they are to the solver goes with the build.
 pub(crate) struct Imports {
     solver: Solver<Tree>,
+    absences: Arc<Absences>,
     by_import: Mutex<BTreeMap<CacheImport, Reading>>,
     by_source: Mutex<HashMap<CacheSourceId, Arc<Imported>>>,
 }
@@ -35,9 +41,10 @@ pub(crate) struct Imports {
 type Reading = Arc<OnceCell<Vec<CacheSourceId>>>;
 
 impl Imports {
-    pub(crate) fn new(solver: Solver<Tree>) -> Self {
+    pub(crate) fn new(solver: Solver<Tree>, absences: Arc<Absences>) -> Self {
         Self {
             solver,
+            absences,
             by_import: Mutex::default(),
             by_source: Mutex::default(),
         }
@@ -81,14 +88,33 @@ impl Imports {
             &format!("importing cache manifest from {name}"),
             &wanted.kind,
         );
-        let read = async {
-            match tokio::time::timeout(BUDGET, self.add(job, wanted, &name)).await {
-                Ok(added) => added,
-                Err(_) => Err(ReadError::Slow(BUDGET)),
-            }
-        };
+        let read = self.read_in_time(job, wanted, &name).await;
         // The build goes on without it; the step tells why.
-        step.end(read.await).unwrap_or_default()
+        step.end(read).unwrap_or_default()
+    }
+
+    async fn read_in_time(
+        &self,
+        job: &Arc<JobCore>,
+        wanted: &CacheImport,
+        name: &str,
+    ) -> Result<Vec<CacheSourceId>, ReadError> {
+        let budget = match wanted.attrs.get(TIMEOUT) {
+            None => BUDGET,
+            Some(text) => budget(text).ok_or_else(|| ReadError::Timeout(text.clone(), LONGEST))?,
+        };
+        if let Some(left) = self.absences.left(wanted, Instant::now()) {
+            return Err(ReadError::Absent(left));
+        }
+        let added = match tokio::time::timeout(budget, self.add(job, wanted, name)).await {
+            Ok(added) => added,
+            Err(_) => Err(ReadError::Slow(budget)),
+        };
+        match added.as_ref().err().and_then(weight) {
+            Some(weight) => self.absences.failed(wanted, weight, Instant::now()),
+            None => self.absences.answered(wanted),
+        }
+        added
     }
 
     async fn add(
@@ -140,6 +166,23 @@ impl Drop for Imports {
         for source in known.unwrap_or_else(PoisonError::into_inner).keys() {
             self.solver.remove_cache_source(*source);
         }
+    }
+}
+
+/// How long a cache may take to be read.
+fn budget(timeout: &str) -> Option<Duration> {
+    let seconds = timeout.strip_suffix('s').unwrap_or(timeout).parse().ok()?;
+    (1..=LONGEST)
+        .contains(&seconds)
+        .then(|| Duration::from_secs(seconds))
+}
+
+/// What a failure says of the cache; `None` for one that is an answer, or the client's fault.
+fn weight(error: &ReadError) -> Option<Weight> {
+    match error {
+        ReadError::Slow(_) => Some(Weight::All),
+        ReadError::Registry(error) if error.failure()?.is_of_the_server() => Some(Weight::One),
+        _ => None,
     }
 }
 

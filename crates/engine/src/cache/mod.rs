@@ -3,12 +3,14 @@
 //! What is read becomes a cache source of the solver, whose results are lazy: their layers are known, and fetched when something reads
 //! them. What is written are the chains of keys that lead to a build's results, with the layers of these.
 
+mod absence;
 mod export;
 mod import;
 mod origin;
 
 use std::collections::BTreeMap;
 
+pub(crate) use absence::Absences;
 pub(crate) use export::{all, inline};
 pub(crate) use import::Imports;
 use weld_export::cache::CacheOptionError;
@@ -16,7 +18,7 @@ use weld_export::cache::CacheOptionError;
 use crate::error::BuildError;
 
 /// A cache elsewhere that is read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CacheImport {
     /// Its kind, such as `registry`.
     pub kind: String,

@@ -58,6 +58,13 @@ pub(super) enum ReadError {
     Config { digest: Digest, reason: String },
     #[error("a task ended early: {0}")]
     Stopped(#[from] tokio::task::JoinError),
+    #[error("timeout={0:?}: must be a number of seconds from 1 to {1}")]
+    Timeout(String, u64),
+    #[error(
+        "it did not answer before, and counts as absent for another {} s",
+        .0.as_secs().max(1)
+    )]
+    Absent(std::time::Duration),
     #[error("it did not answer within {} s", .0.as_secs())]
     Slow(std::time::Duration),
 }

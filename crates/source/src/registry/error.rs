@@ -179,6 +179,17 @@ impl RegistryError {
 }
 
 impl Failure {
+    /// Whether it is the server, or the way to it, that does not do what it should; not what was asked for, or by whom.
+    pub fn is_of_the_server(&self) -> bool {
+        match self {
+            Self::TooManyRequests { .. } | Self::Network(_) => true,
+            Self::Digest { .. } | Self::Size { .. } | Self::Protocol(_) => true,
+            Self::Status { status, .. } => status.is_server_error(),
+            Self::Token { source, .. } => source.is_of_the_server(),
+            _ => false,
+        }
+    }
+
     /// Whether, and after which wait, it may help to try again.
     pub(super) fn hope(&self) -> (Hope, Option<Duration>) {
         match self {
