@@ -258,7 +258,10 @@ impl Store {
                 }
             }
             if let Some(lazy) = &record.lazy {
-                if !rows.blobs.contains_key(&lazy.digest) {
+                // One that it does not hold was never here: it is to be had elsewhere, or else its step runs again.
+                let own = (Reference::Snapshot(*id), Object::Blob(lazy.digest.clone()));
+                let held = rows.holders.contains(&own) || rows.held.contains(&own);
+                if held && !rows.blobs.contains_key(&lazy.digest) {
                     problems.push(Problem::LayerMissing(*id, lazy.digest.clone()));
                 }
                 continue;
@@ -325,7 +328,9 @@ fn check_references(rows: &Rows, problems: &mut Vec<Problem>) {
     for (id, record) in &rows.snapshots {
         let holder = Reference::Snapshot(*id);
         let parents = record.origin.parents().into_iter().map(Object::Snapshot);
-        let blobs = rows.layers.get(id).into_iter().flatten();
+        // A layer that is not unpacked may have come for somebody else, and is held by whoever unpacks it.
+        let layers = rows.layers.get(id).filter(|_| record.lazy.is_none());
+        let blobs = layers.into_iter().flatten();
         let made_of = parents.chain(blobs.cloned().map(Object::Blob));
         wanted.extend(made_of.map(|object| (holder.clone(), object)));
     }

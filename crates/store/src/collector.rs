@@ -15,6 +15,7 @@ use crate::gc::{self, Removable, Removal};
 use crate::object::{Object, SnapshotId};
 use crate::pins::{Claim, Pins};
 use crate::records::keys::Keys;
+use crate::records::results::RESULTS;
 use crate::refs::{HOLDERS, holders};
 use crate::trash::Trash;
 use crate::usage::USAGE;
@@ -185,7 +186,7 @@ impl Collector {
     }
 
     /// Takes away what lies outside of the tables that the removal has changed. If the process ends
-    /// before, the sweep takes the files, and the solver the keys, when it finds their results gone.
+    /// before, the sweep takes both the files and the keys.
     pub(crate) fn finish(&self, removal: &Removal) -> Result<(), CollectError> {
         let results: Vec<_> = removal.results.iter().copied().map(RecordId).collect();
         self.0.keys.drop_records(&results);
@@ -259,7 +260,26 @@ impl Collector {
             }
             self.remove(batch.iter().cloned(), Removable::Unnamed)?;
         }
+        self.sweep_keys()?;
         Ok(self.sweep_snapshots(stop)? && self.sweep_blobs(stop)? && self.sweep_ingests()?)
+    }
+
+    /// Has the cache keys forget results that are gone: a result goes in one transaction, and what leads to it in the next. Results of
+    /// this process may not have arrived in their table yet.
+    fn sweep_keys(&self) -> Result<(), DbError> {
+        let records = self.0.keys.records()?;
+        let gone = self.0.db.read(|tx| {
+            let results = tx.open_table(RESULTS)?;
+            let mut gone = Vec::new();
+            for record in records.range(..RecordId(self.0.first)) {
+                if results.get(record.0)?.is_none() {
+                    gone.push(*record);
+                }
+            }
+            Ok(gone)
+        })?;
+        self.0.keys.drop_records(&gone);
+        Ok(())
     }
 
     fn unnamed_objects(&self) -> Result<Vec<Object>, DbError> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use weld_digest::Digest;
 use weld_store::check::Problem;
-use weld_store::snapshot::{SnapshotRef, Snapshots};
+use weld_store::snapshot::{LayerDescriptor, SnapshotRef, Snapshots};
 use weld_store::{
     BlobInfo, NewUsage, Object, RecordType, Reference, Store, StoreOptions, names, refs,
 };
@@ -201,4 +201,40 @@ fn references_are_set_right() {
         it.store.db().update(update).wait().unwrap();
     };
     fixture.expect(damage, &[of_nothing], false);
+}
+
+#[test]
+fn a_layer_that_is_elsewhere_is_no_damage() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), StoreOptions::default()).unwrap();
+    let snapshots = Snapshots::open_copying(&store).unwrap();
+    let layer = |name: &str| LayerDescriptor {
+        diff_id: Digest::sha256_of(format!("unpacked {name}")),
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+        digest: Digest::sha256_of(name),
+        size: name.len() as u64,
+        annotations: std::collections::BTreeMap::new(),
+    };
+    let declare = |name: &str| snapshots.declare(None, &layer(name), usage()).unwrap();
+    let elsewhere = declare("elsewhere");
+    // It came meanwhile, for somebody else.
+    let later = declare("later");
+    let put = |name: &str| {
+        let blob = store.blobs().put(name.as_bytes(), BlobInfo::default());
+        blob.unwrap()
+    };
+    let blob = put("later");
+    let check = || store.check(|_| ()).unwrap().problems;
+    assert!(check().is_empty(), "{:?}", check());
+    // What was here and is held is missed.
+    let lost = put("lost");
+    let holder = declare("lost");
+    store.db().flush().unwrap();
+    fs::remove_file(lost.path()).unwrap();
+    let problems = check();
+    assert!(
+        matches!(&problems[..], [Problem::BlobMissing(digest)] if digest == lost.digest()),
+        "{problems:?}"
+    );
+    drop((elsewhere, later, blob, holder));
 }

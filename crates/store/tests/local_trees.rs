@@ -7,9 +7,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use weld_digest::Digest;
+use weld_solver::keystore::{Answer, KeyStore, Record, SaveKey};
+use weld_solver::{CacheSourceId, KeyId, RecordId};
 use weld_store::content_key::{FileHeader, KeyOptions};
 use weld_store::snapshot::{LocalTreeChange, SnapshotRef, Snapshots};
-use weld_store::{NewUsage, RecordType, Store, StoreOptions};
+use weld_store::{NewUsage, Object, RecordType, Store, StoreOptions};
 
 fn usage() -> NewUsage {
     NewUsage {
@@ -181,4 +183,64 @@ fn keys_of_directories_follow_what_changes_beneath_them() {
         .map(|place| directories[place])
         .collect();
     assert_eq!(same, ["a/c"]);
+}
+
+fn lead_to(store: &Store, result: u64) -> KeyId {
+    let op = weld_solver::Digest::of(result.to_le_bytes());
+    store.keys().save(SaveKey {
+        key: KeyId(op),
+        op,
+        output: 0,
+        inputs: Vec::new(),
+        record: Some(Record {
+            id: RecordId(result),
+            created: 0,
+            priority: 0,
+            source: CacheSourceId::LOCAL,
+        }),
+    });
+    KeyId(op)
+}
+
+#[test]
+fn what_is_changed_in_place_is_forgotten_by_the_cache_keys_too() {
+    let state = tempfile::tempdir().unwrap();
+    let store = Store::open(state.path(), StoreOptions::default()).unwrap();
+    let snapshots = Snapshots::open(&store).unwrap();
+    let change = snapshots.local_tree("context").unwrap().change().unwrap();
+    let keys = [put(&change, "a", "one")];
+    let first = change.commit(b"index", keys, usage()).unwrap();
+    let object = Object::Snapshot(first.id());
+    let result = store.results().save(vec![object], Vec::new()).unwrap();
+    lead_to(&store, result);
+    store.db().flush().unwrap();
+    drop(first);
+    let change = snapshots.local_tree("context").unwrap().change().unwrap();
+    let keys = [put(&change, "a", "two")];
+    drop(change.commit(b"index", keys, usage()).unwrap());
+    let report = store.check(|_| ()).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+#[test]
+fn a_sweep_has_the_cache_keys_forget_what_an_earlier_process_dropped() {
+    let state = tempfile::tempdir().unwrap();
+    let (kept, gone) = {
+        let store = Store::open(state.path(), StoreOptions::default()).unwrap();
+        let save = || store.results().save(Vec::new(), Vec::new()).unwrap();
+        let (kept, gone) = (save(), save());
+        let keys = (lead_to(&store, kept), lead_to(&store, gone));
+        // As a kill between the two updates leaves it.
+        store.results().forget(gone);
+        store.db().flush().unwrap();
+        keys
+    };
+    let store = Store::open(state.path(), StoreOptions::default()).unwrap();
+    let report = store.check(|_| ()).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    let is_there = |key| match store.keys().entry(key) {
+        Answer::Ready(entry) => entry.is_some(),
+        Answer::Later(_) => panic!("a key of the store is had at once"),
+    };
+    assert!(is_there(kept) && !is_there(gone));
 }

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use weld_digest::{Digest, Hasher};
+use weld_solver::RecordId;
 
 use super::changes::tree_changes;
 use super::copy::copy_at;
@@ -243,6 +244,8 @@ impl Snapshots {
             .db()
             .update(move |tx| gc::remove(tx, &objects, Removable::Cached))
             .wait()?;
+        let results: Vec<_> = removal.results.iter().copied().map(RecordId).collect();
+        self.store().keys().drop_records(&results);
         if removal.removed.is_empty() {
             return Ok(false);
         }
