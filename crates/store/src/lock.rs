@@ -3,12 +3,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+/// How long what a killed process left may keep the lock: its children are killed with it, and it takes them a moment to end.
+const REMAINS: Duration = Duration::from_secs(5);
+/// How often it is looked whether they have.
+const AGAIN: Duration = Duration::from_millis(5);
 /// At most this many bytes of a command line are remembered.
 const MAX_COMMAND_LEN: usize = 300;
 
@@ -61,13 +66,34 @@ impl DirectoryLock {
             .truncate(false)
             .mode(0o600)
             .open(path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Attempt::Held(read_holder(&mut file))),
-            Err(error) => return Err(error.into()),
+        let began = Instant::now();
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let holder = read_holder(&mut file);
+            let is_gone = holder.as_ref().is_some_and(|holder| is_gone(holder.pid));
+            if !is_gone || began.elapsed() > REMAINS {
+                return Ok(Attempt::Held(holder));
+            }
+            std::thread::sleep(AGAIN);
         }
         write_holder(&mut file)?;
         Ok(Attempt::Locked(Self { file }))
+    }
+}
+
+/// Whether there is no such process any more. One that was killed may have left children that have its files for a moment longer.
+fn is_gone(pid: u32) -> bool {
+    let status = format!("/proc/{pid}/stat");
+    match std::fs::read_to_string(status) {
+        // What follows the name is the state: ended, and not waited for by its parent.
+        Ok(text) => text
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
@@ -83,6 +109,7 @@ fn write_holder(file: &mut File) -> io::Result<()> {
     };
     let text = serde_json::to_vec(&holder)?;
     file.set_len(0)?;
+    file.rewind()?;
     file.write_all(&text)
 }
 
@@ -141,5 +168,33 @@ mod tests {
             Attempt::Locked(_)
         ));
         drop(inherited);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let Attempt::Locked(mut lock) = DirectoryLock::attempt(&path).unwrap() else {
+            panic!("nobody has it");
+        };
+        // As if a process that has ended had it, and its child not let go of it.
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let mut holder = read_holder(&mut lock.file).unwrap();
+        holder.pid = ended.id();
+        lock.file.set_len(0).unwrap();
+        lock.file.rewind().unwrap();
+        lock.file
+            .write_all(&serde_json::to_vec(&holder).unwrap())
+            .unwrap();
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(AGAIN * 4);
+            drop(lock);
+        });
+        assert!(matches!(
+            DirectoryLock::attempt(&path).unwrap(),
+            Attempt::Locked(_)
+        ));
+        child.join().unwrap();
     }
 }
