@@ -78,6 +78,7 @@ pub use weld_dockerfile::Error as DockerfileError;
 pub use weld_export::{AttestationKind, ExportKind, ExportRequest, ExportTarget, Subject};
 pub use weld_op::SandboxMountKind;
 pub use weld_op::session::Session;
+pub use weld_runtime::memory::share_arenas;
 pub use weld_runtime::privilege::PrivilegeError;
 pub use weld_runtime::{Chunk, RuntimeError, Stdio, StepProcess, Terminal};
 pub use weld_solver::{Census, TraceSink};

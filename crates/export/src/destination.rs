@@ -4,9 +4,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::Access;
+use weld_source::partial::partial_name;
 
 use crate::error::write_error;
 use crate::{ExportError, ExportKind, ExportTarget};
@@ -75,7 +75,7 @@ impl Destination {
                 partial: None,
             });
         }
-        let partial = partial_name(&real);
+        let partial = real.with_file_name(partial_name());
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -126,13 +126,6 @@ impl Drop for Destination {
             tracing::warn!(path = %partial.display(), %error, "cannot remove a partial file");
         }
     }
-}
-
-/// A name beside `path` that nobody else uses.
-fn partial_name(path: &Path) -> PathBuf {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(".weld-{}-{number}.partial", std::process::id()))
 }
 
 pub(crate) const fn wrong_target(kind: ExportKind, needs: &'static str) -> ExportError {

@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use rustix::fs::FlockOperation;
@@ -12,6 +11,7 @@ use weld_digest::{Digest, Hasher};
 
 use crate::image::{ANNOTATION_REF_NAME, Descriptor, Index, media_type};
 use crate::oci_layout::{BlobProvider, OciLayout};
+use crate::partial::partial_name;
 
 /// A store of blobs that takes more of them.
 #[async_trait]
@@ -73,15 +73,13 @@ impl LayoutStore {
     /// # Errors
     /// What making files meets.
     pub fn write(&self, digest: &Digest) -> io::Result<LayoutWriter> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let target = self.blob(digest);
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
         let ingests = self.path.join("ingest");
         fs::create_dir_all(&ingests)?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let partial = ingests.join(format!("weld-{}-{number}", std::process::id()));
+        let partial = ingests.join(partial_name());
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -139,7 +137,7 @@ impl LayoutStore {
             .insert(ANNOTATION_REF_NAME.to_owned(), tag.to_owned());
         index.manifests.push(descriptor);
         let encoded = serde_json::to_vec(&index)?;
-        let partial = self.path.join(format!("index.json.{}", std::process::id()));
+        let partial = self.path.join(partial_name());
         fs::write(&partial, encoded)?;
         fs::rename(&partial, self.path.join("index.json"))
     }

@@ -14,6 +14,7 @@ pub mod http;
 pub mod image;
 pub mod local;
 pub mod oci_layout;
+pub mod partial;
 pub mod progress;
 mod pump;
 pub use weld_llb::reference;

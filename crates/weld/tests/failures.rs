@@ -233,6 +233,47 @@ fn an_interrupted_build_leaves_nothing_running_and_goes_on_later() {
 }
 
 #[test]
+fn what_a_killed_build_left_is_not_in_the_way_of_a_process_of_the_same_number() {
+    let bed = Bed::new();
+    // Much of it, so that writing it takes its time.
+    std::fs::write(bed.context().join("large"), vec![7; 300 << 20]).unwrap();
+    bed.dockerfile("FROM base\nCOPY large /\n");
+    let out = bed.path("out");
+    std::fs::create_dir(&out).unwrap();
+    let base = format!("base=oci-layout://{}:latest", base_layout().display());
+    let output = format!("type=tar,dest={}", out.join("result.tar").display());
+    let inner = bed.command();
+    // Alone in a container, it has the same number each time.
+    let build = || {
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--kill-child"])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .args(["build", "--build-context", &base, "--output", &output])
+            .arg(bed.context());
+        for (name, value) in inner.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let left = || std::fs::read_dir(&out).unwrap().count();
+    let mut killed = build();
+    while left() == 0 {
+        assert_eq!(killed.try_wait().unwrap(), None, "it ended before it wrote");
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(!out.join("result.tar").exists() && left() == 1);
+    ended(build().wait_with_output().unwrap()).ok();
+    assert!(out.join("result.tar").exists());
+}
+
+#[test]
 fn definitions_that_are_none_are_refused() {
     let bed = Bed::new();
     for input in [

@@ -50,6 +50,9 @@ pub(crate) struct History {
 #[derive(Default)]
 struct State {
     active: BTreeMap<String, BuildHistoryRecord>,
+    /// No record is old enough to be forgotten before this, if it is known: nothing needs to be
+    /// looked through until then.
+    quiet_until: Option<SystemTime>,
 }
 
 /// Why the history did not do what was asked of it.
@@ -179,6 +182,8 @@ impl History {
         change(&mut record);
         record.generation = record.generation.saturating_add(1);
         self.save(record.clone(), blobs).await?;
+        // It may be old, and pinned no longer.
+        self.lock().quiet_until = None;
         self.tell(event(BuildHistoryEventType::Complete, record));
         Ok(())
     }
@@ -197,9 +202,13 @@ impl History {
 
     /// Forgets what is too old where there is too much of it.
     pub(crate) async fn tidy(self: &Arc<Self>) -> Result<(), HistoryError> {
+        let now = SystemTime::now();
+        if self.lock().quiet_until.is_some_and(|until| now < until) {
+            return Ok(());
+        }
         let this = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            let surplus = this.surplus(SystemTime::now())?;
+            let surplus = this.surplus(now)?;
             this.forget(&surplus)
         })
         .await?
@@ -207,18 +216,30 @@ impl History {
 
     /// The builds to forget: what is neither among the newest nor young.
     fn surplus(&self, now: SystemTime) -> Result<Vec<String>, HistoryError> {
-        let mut records = table::all(self.store.db())?;
-        records.retain(|record| !record.pinned);
-        records.sort_by_key(|record| std::cmp::Reverse(completed(record)));
+        let mut builds = Vec::new();
+        table::visit(self.store.db(), |record| {
+            if !record.pinned {
+                builds.push((completed(&record), record.reference));
+            }
+        })?;
+        builds.sort_unstable_by(|one, other| other.cmp(one));
         let oldest = now
             .checked_sub(self.config.max_age)
             .unwrap_or(SystemTime::UNIX_EPOCH);
-        Ok(records
-            .into_iter()
-            .skip(self.config.max_entries)
-            .filter(|record| completed(record) < oldest)
-            .map(|record| record.reference)
-            .collect())
+        let (mut surplus, mut next) = (Vec::new(), None);
+        for (number, (completed, reference)) in builds.into_iter().enumerate() {
+            if completed >= oldest {
+                next = completed.checked_add(self.config.max_age);
+            } else if number >= self.config.max_entries {
+                surplus.push(reference);
+            } else {
+                // It goes as soon as there are more.
+                next = Some(now);
+            }
+        }
+        // Builds that end from now on are younger than all of these.
+        self.lock().quiet_until = next.or_else(|| now.checked_add(self.config.max_age));
+        Ok(surplus)
     }
 
     fn forget(&self, references: &[String]) -> Result<(), HistoryError> {

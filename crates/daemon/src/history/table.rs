@@ -92,17 +92,26 @@ pub(super) fn get(db: &Db, reference: &str) -> Result<Option<BuildHistoryRecord>
 }
 
 pub(super) fn all(db: &Db) -> Result<Vec<BuildHistoryRecord>, HistoryError> {
-    let rows = db.read(|tx| {
-        let mut rows = Vec::new();
+    let mut records = Vec::new();
+    visit(db, |record| records.push(record))?;
+    Ok(records)
+}
+
+/// Shows all records, one after another: thousands of them at once are much memory.
+pub(super) fn visit(
+    db: &Db,
+    mut visit: impl FnMut(BuildHistoryRecord),
+) -> Result<(), HistoryError> {
+    db.read(|tx| {
         for row in tx.open_table(HISTORY)?.iter()? {
             let (key, row) = row?;
-            rows.push((key.value().to_owned(), row.value().to_vec()));
+            match decode(key.value(), row.value()) {
+                Ok(record) => visit(record),
+                Err(damaged) => return Ok(Err(damaged)),
+            }
         }
-        Ok(rows)
-    })?;
-    rows.iter()
-        .map(|(reference, row)| decode(reference, row))
-        .collect()
+        Ok(Ok(()))
+    })?
 }
 
 pub(super) fn blobs(db: &Db) -> Result<HashSet<String>, HistoryError> {

@@ -26,15 +26,15 @@ async fn tidy(shared: &Arc<Shared>) {
     loop {
         interval.tick().await;
         shared.builds.tidy();
+        shared.tidy_trace().await;
+        if let Err(error) = shared.history.tidy().await {
+            tracing::warn!(%error, "old builds cannot be forgotten");
+        }
         let ended = shared.metrics.ended();
         if shared.builds.count() == 0 && ended != given_back {
             given_back = ended;
             // Of no use to wait for, but it takes its time.
             let _ = tokio::task::spawn_blocking(weld_runtime::memory::give_back).await;
-        }
-        shared.tidy_trace().await;
-        if let Err(error) = shared.history.tidy().await {
-            tracing::warn!(%error, "old builds cannot be forgotten");
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags};
+use weld_source::partial::partial_name;
 
 /// Sees to it that there is a directory at `path`. A new one gets a place of its own on the disk
 /// where the file system knows how to give it one (ext4): it is going to hold a whole tree. Beside
@@ -24,17 +24,11 @@ pub(super) fn create_directory(path: &Path) -> io::Result<()> {
         // Where this cannot be, any place does.
         if let Ok(apart) = Apart::make(parent) {
             // The name decides about the place: the same again would be where the last one was.
-            let made = apart.0.join(unused_name());
+            let made = apart.0.join(partial_name());
             let _ = fs::create_dir(&made).and_then(|()| apart.give(&made, path));
         }
     }
     fs::create_dir_all(path)
-}
-
-fn unused_name() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let moment = now.map_or(0, |now| now.as_nanos());
-    format!("{}-{moment}", std::process::id())
 }
 
 /// A directory whose subdirectories are spread over the file system; removed when it goes.
@@ -42,7 +36,7 @@ struct Apart(PathBuf);
 
 impl Apart {
     fn make(parent: &Path) -> io::Result<Self> {
-        let apart = Self(parent.join(format!(".weld-{}.partial", std::process::id())));
+        let apart = Self(parent.join(partial_name()));
         fs::create_dir(&apart.0)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&apart.0, flags, Mode::empty())?;

@@ -7,11 +7,11 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use weld_fileset::{Entry, Metadata, Xattr};
+use weld_source::partial::partial_name;
 
 use super::{Place, name_of, remove, timestamps};
 use crate::ExportError;
@@ -44,7 +44,7 @@ impl<'d> Partial<'d> {
         let (name, made) = match make(real) {
             Ok(made) => (Cow::Borrowed(real), made),
             Err(Errno::EXIST) => {
-                let name = OsString::from(unused_name());
+                let name = OsString::from(partial_name());
                 let made = make(&name)?;
                 (Cow::Owned(name), made)
             }
@@ -80,12 +80,6 @@ impl<'d> Partial<'d> {
         self.published.set(true);
         Ok(())
     }
-}
-
-fn unused_name() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!(".weld-{}-{number}.partial", std::process::id())
 }
 
 impl Drop for Partial<'_> {

@@ -183,6 +183,7 @@ pub(crate) fn run(place: &Place, args: &DaemonArgs) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    weld_engine::share_arenas();
     // Before any thread: only then does the whole process see the change.
     weld_engine::enter_privileges()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
