@@ -13,6 +13,7 @@ use weld_digest::Digest;
 use weld_llb::reference::Repository;
 use weld_solver::{OpContext, OpError};
 use weld_source::image::{Descriptor, media_type};
+use weld_source::objects::{Location, ObjectError};
 use weld_source::progress::Progress;
 use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
 use weld_store::{BlobRef, NewUsage, RecordType};
@@ -45,6 +46,13 @@ pub enum Home {
     },
     /// A client's store of blobs, by its id.
     Store(String),
+    /// An object store.
+    Objects {
+        /// Where in it.
+        location: Box<Location>,
+        /// Whether a client said who asks: then only a build that names the store again can have its layers.
+        by_client: bool,
+    },
 }
 
 impl fmt::Display for Home {
@@ -56,6 +64,11 @@ impl fmt::Display for Home {
             } => write!(f, "registry:{repository}"),
             Self::Registry { repository, .. } => write!(f, "insecure-registry:{repository}"),
             Self::Store(id) => write!(f, "store:{id}"),
+            Self::Objects {
+                location,
+                by_client: false,
+            } => write!(f, "objects:{location}"),
+            Self::Objects { location, .. } => write!(f, "client-objects:{location}"),
         }
     }
 }
@@ -77,7 +90,15 @@ impl FromStr for Home {
                 insecure,
             })
         };
+        let objects = |by_client| {
+            Ok(Self::Objects {
+                location: Box::new(rest.parse().map_err(|_| bad())?),
+                by_client,
+            })
+        };
         match kind {
+            "objects" => objects(false),
+            "client-objects" => objects(true),
             "registry" => registry(false),
             "insecure-registry" => registry(true),
             "store" => Ok(Self::Store(rest.to_owned())),
@@ -117,6 +138,10 @@ enum LazyError {
     NoSession,
     #[error("the client does not offer the content store {0:?}")]
     NoStore(String),
+    #[error("the client's key for it is not there: a build that reads this cache has it")]
+    NoKey,
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
@@ -255,7 +280,7 @@ impl Worker {
                 place,
                 repository: match home {
                     Home::Registry { repository, .. } => Some(repository),
-                    Home::Store(_) => None,
+                    Home::Store(_) | Home::Objects { .. } => None,
                 },
             };
             let layer = Layer {
@@ -328,6 +353,14 @@ impl Worker {
                 let store = session.blob_store(id).await?;
                 let store = store.ok_or_else(|| LazyError::NoStore(id.clone()))?;
                 Ok(Place::Layout(Layout::Blobs(store)))
+            }
+            Home::Objects {
+                location,
+                by_client,
+            } => {
+                let session = session.map(|session| session.id());
+                let store = self.objects.open(session, location, *by_client)?;
+                Ok(Place::Layout(Layout::Blobs(store.ok_or(LazyError::NoKey)?)))
             }
         }
     }
@@ -414,7 +447,7 @@ pub async fn fetch_blob(
             place: worker.place(&home, session).await?,
             repository: match home {
                 Home::Registry { repository, .. } => Some(repository),
-                Home::Store(_) => None,
+                Home::Store(_) | Home::Objects { .. } => None,
             },
         };
         let wanted = Layer {
@@ -440,6 +473,8 @@ mod tests {
             "registry:localhost:5000/a/b",
             "insecure-registry:example.com/cache",
             "store:local:/tmp/cache dir",
+            "objects:s3://b?region=r&blobs=blobs%2F&documents=manifests%2F",
+            "client-objects:azblob://c?account=a&url=http%3A%2F%2Fh%2Fa&blobs=b%2F&documents=m%2F",
         ] {
             let home: Home = text.parse().unwrap();
             assert_eq!(home.to_string(), text);

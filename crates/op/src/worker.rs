@@ -7,6 +7,7 @@ use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
 use crate::domain::Domain;
+use crate::objects::ObjectStores;
 use crate::recall::Explaining;
 use crate::source::Outside;
 use crate::source::image::Resolutions;
@@ -28,6 +29,8 @@ pub struct Worker {
     pub platform: Platform,
     /// Whether steps tell why they run.
     pub explaining: Arc<Explaining>,
+    /// The object stores of builds under way.
+    pub objects: Arc<ObjectStores>,
     pub(crate) resolutions: Arc<Resolutions>,
     pub(crate) outside: Arc<Outside>,
     pub(crate) sources: Arc<Trees>,
@@ -44,6 +47,7 @@ impl Worker {
             registry,
             platform: Platform::host(),
             explaining: Arc::default(),
+            objects: Arc::default(),
             resolutions: Arc::default(),
             outside: Arc::default(),
             sources: Arc::default(),

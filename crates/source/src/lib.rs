@@ -1,4 +1,4 @@
-//! Where build inputs come from: registries, OCI layouts, git, HTTP and local directories.
+//! Where build inputs come from: registries, OCI layouts, object stores, git, HTTP and local directories.
 //!
 //! Each source verifies what it hands on (digests, checksums, commits), reports what it does
 //! through [`progress`], and takes credentials through a trait, so that the same code serves a
@@ -13,6 +13,7 @@ pub mod git;
 pub mod http;
 pub mod image;
 pub mod local;
+pub mod objects;
 pub mod oci_layout;
 pub mod partial;
 pub mod progress;

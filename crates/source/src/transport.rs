@@ -77,6 +77,25 @@ pub(crate) fn client(
     tls: &Tls,
     timeouts: &Timeouts,
 ) -> Result<reqwest::Client, TransportError> {
+    let redirects = reqwest::redirect::Policy::limited(MAX_REDIRECTS);
+    build(host, tls, timeouts, redirects)
+}
+
+/// The same for requests whose signatures hold for one address: redirects are not followed.
+pub(crate) fn direct_client(
+    host: &str,
+    timeouts: &Timeouts,
+) -> Result<reqwest::Client, TransportError> {
+    let redirects = reqwest::redirect::Policy::none();
+    build(host, &Tls::default(), timeouts, redirects)
+}
+
+fn build(
+    host: &str,
+    tls: &Tls,
+    timeouts: &Timeouts,
+    redirects: reqwest::redirect::Policy,
+) -> Result<reqwest::Client, TransportError> {
     let builder = reqwest::Client::builder();
     let builder = if is_loopback(host) {
         builder.no_proxy()
@@ -87,7 +106,7 @@ pub(crate) fn client(
         .tls_backend_preconfigured(tls_config(tls)?)
         .user_agent(USER_AGENT)
         .referer(false)
-        .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
+        .redirect(redirects)
         .connect_timeout(timeouts.connect)
         .read_timeout(timeouts.read)
         .pool_max_idle_per_host(8)

@@ -11,13 +11,15 @@ use weld_digest::Digest;
 use weld_export::InlineCache;
 use weld_export::cache::{
     ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheDestination,
-    CacheExportOptions, CacheLayer, CacheSink, LayerFetch, Remote, ignores_errors, write_cache,
+    CacheExportOptions, CacheLayer, CacheSink, LayerFetch, Remote, WrittenCache, ignores_errors,
+    write_cache,
 };
 use weld_op::Tree;
 use weld_op::lazy::{self, ANNOTATION_HOME, ANNOTATION_MADE, Home};
 use weld_solver::chain::{CacheChains, Candidate, ChainMode, ChainOptions, ChainResult};
 use weld_solver::{CacheSourceId, RecordId, Root};
 use weld_source::image::Descriptor;
+use weld_source::objects::Bucket;
 use weld_source::progress::Progress;
 use weld_store::layer::Compression;
 use weld_store::snapshot::{LayerBlob, LayerOptions, Made, SnapshotError, SnapshotRef};
@@ -53,6 +55,10 @@ pub(crate) async fn all(
         let name = match &options.destination {
             CacheDestination::Registry { .. } => "exporting cache to registry",
             CacheDestination::Store(_) => "exporting cache to client directory",
+            CacheDestination::Objects(cache) => match cache.location.bucket {
+                Bucket::S3(_) => "exporting cache to Amazon S3",
+                Bucket::Azure(_) => "exporting cache to Azure Blob Storage",
+            },
             CacheDestination::Inline => continue,
         };
         let step = Internal::begin(&job.progress, name, &number.to_string());
@@ -163,7 +169,7 @@ impl Layers {
 }
 
 impl Writing<'_> {
-    /// Writes it; its manifest's descriptor, unless there is nothing to write.
+    /// Writes it; its manifest's descriptor, unless there is nothing to write or it has none.
     async fn write(&self, roots: &[Root]) -> Result<Option<String>, CacheExportError> {
         let preparing = "preparing build cache for export";
         let transfer = self.progress.start(preparing, preparing, None);
@@ -211,6 +217,9 @@ impl Writing<'_> {
             self.progress.start(skipping, skipping, None).complete();
             return Ok(None);
         };
+        let WrittenCache::Manifest(written) = written else {
+            return Ok(None);
+        };
         let descriptor = serde_json::to_string(&written.descriptor)
             .map_err(weld_export::cache::CacheWriteError::from)?;
         Ok(Some(descriptor))
@@ -236,6 +245,7 @@ impl Writing<'_> {
                 let store = store.ok_or_else(|| CacheExportError::NoStore(id.clone()))?;
                 Ok(CacheSink::Store(store))
             }
+            CacheDestination::Objects(cache) => Ok(CacheSink::objects(cache).await?),
             CacheDestination::Inline => Err(CacheExportError::NoStore("inline".to_owned())),
         }
     }

@@ -14,6 +14,7 @@ use weld_solver::{
     CacheSource, CacheSourceId, LoadError, RecordId, ResultStore, Solver, StoreError,
 };
 use weld_source::image::{Descriptor, media_type};
+use weld_source::objects::Objects;
 use weld_store::snapshot::LayerDescriptor;
 
 use super::CacheImport;
@@ -35,6 +36,8 @@ pub(crate) struct Imports {
     absences: Arc<Absences>,
     by_import: Mutex<BTreeMap<CacheImport, Reading>>,
     by_source: Mutex<HashMap<CacheSourceId, Arc<Imported>>>,
+    /// Object stores, which are known to the session's builds for as long as somebody holds them.
+    objects: Mutex<Vec<Arc<Objects>>>,
 }
 
 /// Shared by all who ask for a cache; only the first one reads it.
@@ -47,6 +50,7 @@ impl Imports {
             absences,
             by_import: Mutex::default(),
             by_source: Mutex::default(),
+            objects: Mutex::default(),
         }
     }
 
@@ -128,6 +132,12 @@ impl Imports {
         let place = Place::open(&job.worker, &job.session, origin).await?;
         let home = place.home(insecure);
         let mut sources = Vec::new();
+        if let Place::Objects(place) = &place {
+            self.objects
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(Arc::clone(&place.objects));
+        }
         for chains in place.chains().await? {
             let importing = tokio::task::spawn_blocking(move || {
                 import(chains.with_results(|results| {
@@ -189,7 +199,11 @@ fn weight(error: &ReadError) -> Option<Weight> {
 /// What people call a cache.
 fn name(import: &CacheImport) -> String {
     let place = ["ref", "src"].iter().find_map(|key| import.attrs.get(*key));
-    place.cloned().unwrap_or_else(|| import.kind.clone())
+    match (place, import.attrs.get("name")) {
+        (Some(place), _) => place.clone(),
+        (None, Some(name)) => format!("{}:{name}", import.kind),
+        (None, None) => import.kind.clone(),
+    }
 }
 
 /// The results of a cache that was read: layers elsewhere.

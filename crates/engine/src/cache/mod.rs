@@ -9,16 +9,17 @@ mod import;
 mod origin;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 pub(crate) use absence::Absences;
 pub(crate) use export::{all, inline};
 pub(crate) use import::Imports;
-use weld_export::cache::CacheOptionError;
+use weld_export::cache::{CacheOptionError, SECRET_ATTRIBUTES};
 
 use crate::error::BuildError;
 
 /// A cache elsewhere that is read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CacheImport {
     /// Its kind, such as `registry`.
     pub kind: String,
@@ -27,7 +28,7 @@ pub struct CacheImport {
 }
 
 /// A cache elsewhere that is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CacheExport {
     /// Its kind, such as `registry`.
     pub kind: String,
@@ -81,6 +82,63 @@ pub(crate) fn of_options(
     Ok(imports)
 }
 
+/// A frontend's options as they may be shown and kept: those that name caches have no secrets of theirs.
+pub fn without_cache_secrets(opts: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut opts = opts.clone();
+    if let Some(listed) = opts.get_mut(CACHE_IMPORTS) {
+        *listed = shown(listed).unwrap_or_default();
+    }
+    opts
+}
+
+/// A list of caches without secrets; `None` if it is none.
+fn shown(listed: &str) -> Option<String> {
+    let mut entries: Vec<serde_json::Value> = serde_json::from_str(listed).ok()?;
+    for entry in &mut entries {
+        if let Some(attrs) = entry
+            .get_mut("Attrs")
+            .and_then(|attrs| attrs.as_object_mut())
+        {
+            attrs.retain(|key, _| !SECRET_ATTRIBUTES.contains(&key.as_str()));
+        }
+    }
+    serde_json::to_string(&entries).ok()
+}
+
+/// Attributes for debugging, without the values of secrets.
+struct ShownAttrs<'a>(&'a BTreeMap<String, String>);
+
+impl fmt::Debug for ShownAttrs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.iter().map(|(key, value)| {
+            let value = match SECRET_ATTRIBUTES.contains(&key.as_str()) {
+                true => "…",
+                false => value.as_str(),
+            };
+            (key, value)
+        });
+        f.debug_map().entries(shown).finish()
+    }
+}
+
+impl fmt::Debug for CacheImport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheImport")
+            .field("kind", &self.kind)
+            .field("attrs", &ShownAttrs(&self.attrs))
+            .finish()
+    }
+}
+
+impl fmt::Debug for CacheExport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheExport")
+            .field("kind", &self.kind)
+            .field("attrs", &ShownAttrs(&self.attrs))
+            .finish()
+    }
+}
+
 /// Why a cache was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheExportError {
@@ -125,6 +183,24 @@ mod tests {
         assert_eq!(kinds, ["registry", "local", "registry"], "each once");
         assert_eq!(read[2].attrs["ref"], "b");
         let bad = [(CACHE_IMPORTS.to_owned(), "{".to_owned())];
+        assert_eq!(
+            without_cache_secrets(&bad.clone().into())[CACHE_IMPORTS],
+            ""
+        );
         assert!(of_options(&bad.into(), &[]).is_err());
+    }
+
+    #[test]
+    fn secrets_of_caches_are_not_shown() {
+        let listed = r#"[{"Type":"s3","Attrs":{"bucket":"b","secret_access_key":"hush"}}]"#;
+        let opts: BTreeMap<_, _> = [(CACHE_IMPORTS.to_owned(), listed.to_owned())].into();
+        let shown = without_cache_secrets(&opts);
+        assert!(shown[CACHE_IMPORTS].contains("\"bucket\":\"b\""));
+        assert!(!shown[CACHE_IMPORTS].contains("hush"));
+        let debug = format!("{:?}", of_options(&opts, &[]).unwrap());
+        assert!(
+            !debug.contains("hush") && debug.contains("bucket"),
+            "{debug}"
+        );
     }
 }

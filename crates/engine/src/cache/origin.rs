@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use weld_digest::{Digest, Hasher};
 use weld_export::cache::{
     ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CONFIG_MEDIA_TYPE,
-    CacheOrigin, CacheReadError, Remote, read_config, read_inline,
+    CacheOrigin, CacheReadError, Remote, read_config, read_inline, read_noted,
 };
 use weld_llb::reference::{ParseReferenceError, Reference, Repository};
 use weld_op::Worker;
@@ -22,6 +22,7 @@ use weld_source::blob_store::BlobStore;
 use weld_source::image::{
     Descriptor, Document, DocumentError, MAX_CONFIG, MAX_MANIFEST, Manifest, media_type,
 };
+use weld_source::objects::{ObjectError, Objects};
 use weld_source::registry::{Registry, RegistryError};
 
 /// The largest cache config that is fetched, in bytes.
@@ -42,6 +43,10 @@ pub(super) enum ReadError {
     Session(#[from] SessionError),
     #[error("the client offers no content store {0:?}")]
     NoStore(String),
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+    #[error("there is no cache of the name {names} at {place}")]
+    NoName { names: String, place: String },
     #[error("blob {digest} of {store}: {source}")]
     Blob {
         digest: Digest,
@@ -73,6 +78,15 @@ pub(super) enum ReadError {
 pub(super) enum Place {
     Registry(Registry, Reference),
     Store(Arc<dyn BlobStore>, Digest, String),
+    Objects(ObjectPlace),
+}
+
+/// A cache in an object store.
+pub(super) struct ObjectPlace {
+    /// Held by the build, so that its layers can be had with what its client said.
+    pub(super) objects: Arc<Objects>,
+    names: Vec<String>,
+    by_client: bool,
 }
 
 impl Place {
@@ -99,6 +113,17 @@ impl Place {
                 let store = store.ok_or_else(|| ReadError::NoStore(id.clone()))?;
                 Ok(Self::Store(store, digest, id))
             }
+            CacheOrigin::Objects(cache) => {
+                let by_client = cache.credentials.are_clients();
+                let objects = Objects::open(cache.location, &cache.credentials, &cache.options)?;
+                let objects = Arc::new(objects);
+                worker.objects.add(session.id(), &objects);
+                Ok(Self::Objects(ObjectPlace {
+                    objects,
+                    names: cache.names,
+                    by_client,
+                }))
+            }
         }
     }
 
@@ -110,20 +135,58 @@ impl Place {
                 insecure,
             },
             Self::Store(_, _, id) => Home::Store(id.clone()),
+            Self::Objects(place) => Home::Objects {
+                location: Box::new(place.objects.location().clone()),
+                by_client: place.by_client,
+            },
         }
     }
 
-    /// The chains of keys that are there: one for a cache, one for each image with a cache in it.
+    /// The chains of keys that are there: one for a cache, one for each image with a cache in it, one for each name.
     pub(super) async fn chains(&self) -> Result<Vec<CacheChains<Remote>>, ReadError> {
-        let document = match self {
+        match self {
             Self::Registry(registry, reference) => {
-                registry.resolve_document(reference).await?.document
+                let document = registry.resolve_document(reference).await?.document;
+                let blobs = Blobs::Registry(registry, reference);
+                blobs.chains(document).await
             }
             Self::Store(store, digest, _) => {
                 let bytes = read(&**store, digest, MAX_MANIFEST).await?;
-                Document::parse(&bytes, "")?
+                let document = Document::parse(&bytes, "")?;
+                Blobs::Store(&**store).chains(document).await
             }
-        };
+            Self::Objects(place) => place.chains().await,
+        }
+    }
+}
+
+impl ObjectPlace {
+    async fn chains(&self) -> Result<Vec<CacheChains<Remote>>, ReadError> {
+        let reads = self.names.iter().map(|name| async move {
+            let document = self.objects.document(name, MAX_CACHE_CONFIG).await?;
+            let chains = document.map(|document| read_noted(&document));
+            chains.transpose().map_err(ReadError::from)
+        });
+        let read = futures_util::future::try_join_all(reads).await?;
+        let found: Vec<_> = read.into_iter().flatten().collect();
+        match found.is_empty() {
+            false => Ok(found),
+            true => Err(ReadError::NoName {
+                names: self.names.join(", "),
+                place: self.objects.location().to_string(),
+            }),
+        }
+    }
+}
+
+/// What the manifests of a cache name, and who has it.
+enum Blobs<'a> {
+    Registry(&'a Registry, &'a Reference),
+    Store(&'a dyn BlobStore),
+}
+
+impl Blobs<'_> {
+    async fn chains(&self, document: Document) -> Result<Vec<CacheChains<Remote>>, ReadError> {
         match document {
             Document::Manifest(manifest) if manifest.config.media_type == CONFIG_MEDIA_TYPE => {
                 let chains = self.cache(&manifest.config, manifest.layers).await?;
@@ -171,8 +234,8 @@ impl Place {
                     let repository = reference.repository();
                     registry.fetch_document(repository, &entry).await?.document
                 }
-                Self::Store(store, ..) => {
-                    let bytes = read(&**store, &entry.digest, MAX_MANIFEST).await?;
+                Self::Store(store) => {
+                    let bytes = read(*store, &entry.digest, MAX_MANIFEST).await?;
                     Document::parse(&bytes, &entry.media_type)?
                 }
             };
@@ -235,7 +298,7 @@ impl Place {
                 let repository = reference.repository();
                 Ok(registry.fetch_bytes(repository, descriptor, limit).await?)
             }
-            Self::Store(store, ..) => read(&**store, &descriptor.digest, limit).await,
+            Self::Store(store) => read(*store, &descriptor.digest, limit).await,
         }
     }
 }
@@ -292,6 +355,6 @@ async fn read(store: &dyn BlobStore, digest: &Digest, limit: u64) -> Result<Byte
 pub(super) fn repositories(home: &Home) -> Vec<Repository> {
     match home {
         Home::Registry { repository, .. } => vec![repository.clone()],
-        Home::Store(_) => Vec::new(),
+        Home::Store(_) | Home::Objects { .. } => Vec::new(),
     }
 }

@@ -25,6 +25,34 @@ pub struct LayerRow {
     /// Position of the parent; -1 for none. BuildKit leaves a 0 out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub parent: i64,
+    /// What is known of its blob, where no manifest tells.
+    #[serde(
+        default,
+        rename = "annotations",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub notes: Option<LayerNotes>,
+}
+
+/// What is known of a layer's blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerNotes {
+    /// Its media type.
+    #[serde(
+        default,
+        rename = "mediaType",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub media_type: String,
+    /// The digest of its content as it is unpacked.
+    #[serde(default, rename = "diffID", skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<Digest>,
+    /// Its length, in bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// When it was made, by RFC 3339; BuildKit writes the year 1 where it does not know.
+    #[serde(default, rename = "createdAt", skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
 }
 
 /// One key: of what, from which records, with which results.

@@ -1,19 +1,21 @@
 //! The build cache in BuildKit's form: an index or a manifest of layers, and a config that says which keys lead to them.
 
 mod config;
+mod object_options;
 mod options;
 mod read;
 mod upload;
 mod write;
 
-pub use config::{CONFIG_MEDIA_TYPE, CacheConfig, LayerRow, RecordRow, ResultRow};
+pub use config::{CONFIG_MEDIA_TYPE, CacheConfig, LayerNotes, LayerRow, RecordRow, ResultRow};
+pub use object_options::{ObjectCache, SECRET_ATTRIBUTES};
 pub use options::{
     CacheDestination, CacheExportOptions, CacheOptionError, CacheOrigin, ignores_errors,
 };
-pub use read::{CacheReadError, read_config, read_inline};
-pub use upload::{CacheLayer, CacheSink, CacheWriteError, LayerFetch, write_cache};
+pub use read::{CacheReadError, read_config, read_inline, read_noted};
+pub use upload::{CacheLayer, CacheSink, CacheWriteError, LayerFetch, WrittenCache, write_cache};
 pub(crate) use write::image_records;
-pub use write::{CacheManifest, ManifestOptions, write_manifest};
+pub use write::{CacheManifest, ManifestOptions, write_manifest, write_noted};
 
 use std::sync::Arc;
 

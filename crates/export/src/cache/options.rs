@@ -8,6 +8,7 @@ use weld_source::reference::{ParseReferenceError, Reference};
 use weld_store::layer::Compression;
 
 use super::ManifestOptions;
+use super::object_options::ObjectCache;
 
 type Attrs = BTreeMap<String, String>;
 
@@ -25,6 +26,8 @@ pub enum CacheDestination {
     Store(String),
     /// Into the config of the image that is exported.
     Inline,
+    /// Into an object store.
+    Objects(ObjectCache),
 }
 
 /// What the attributes of a cache exporter ask for.
@@ -45,7 +48,7 @@ pub struct CacheExportOptions {
 }
 
 /// Where a cache is read.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheOrigin {
     /// Under a name in a registry: a cache, or an image with one.
     Registry {
@@ -61,6 +64,8 @@ pub enum CacheOrigin {
         /// The manifest.
         digest: Digest,
     },
+    /// In an object store.
+    Objects(ObjectCache),
 }
 
 /// Why a cache's attributes cannot be used.
@@ -98,6 +103,14 @@ pub enum CacheOptionError {
         /// What it can be.
         expected: &'static str,
     },
+    /// A secret has characters that no request can have.
+    #[error("cache type={kind}: {attribute} has characters that none can have")]
+    Secret {
+        /// The kind.
+        kind: String,
+        /// The attribute.
+        attribute: &'static str,
+    },
     /// A name is none.
     #[error("cache type=registry: ref: {0}")]
     Reference(#[from] ParseReferenceError),
@@ -109,7 +122,7 @@ pub enum CacheOptionError {
     },
 }
 
-const EXPORTER: &str = "exporter";
+pub(super) const EXPORTER: &str = "exporter";
 const IMPORTER: &str = "importer";
 
 impl CacheExportOptions {
@@ -118,11 +131,7 @@ impl CacheExportOptions {
     /// # Errors
     /// [`CacheOptionError`].
     pub fn parse(kind: &str, attrs: &Attrs) -> Result<Self, CacheOptionError> {
-        let reader = Reader {
-            kind,
-            attrs,
-            direction: EXPORTER,
-        };
+        let reader = Reader::new(kind, attrs, EXPORTER);
         let destination = match kind {
             "registry" => CacheDestination::Registry {
                 reference: reader
@@ -133,11 +142,13 @@ impl CacheExportOptions {
             },
             "local" => CacheDestination::Store(store_id(reader.required("dest")?)),
             "inline" => CacheDestination::Inline,
+            "s3" => CacheDestination::Objects(ObjectCache::s3(&reader, &variable)?),
+            "azblob" => CacheDestination::Objects(ObjectCache::azblob(&reader, &variable)?),
             _ => {
                 return Err(CacheOptionError::Kind {
                     direction: EXPORTER,
                     kind: kind.to_owned(),
-                    known: "inline, local, registry",
+                    known: "azblob, inline, local, registry, s3",
                 });
             }
         };
@@ -187,11 +198,7 @@ impl CacheOrigin {
     /// # Errors
     /// [`CacheOptionError`].
     pub fn parse(kind: &str, attrs: &Attrs) -> Result<Self, CacheOptionError> {
-        let reader = Reader {
-            kind,
-            attrs,
-            direction: IMPORTER,
-        };
+        let reader = Reader::new(kind, attrs, IMPORTER);
         match kind {
             "registry" => {
                 let reference = reader.required("ref")?.parse::<Reference>()?;
@@ -210,10 +217,12 @@ impl CacheOrigin {
                     id: store_id(reader.required("src")?),
                 })
             }
+            "s3" => Ok(Self::Objects(ObjectCache::s3(&reader, &variable)?)),
+            "azblob" => Ok(Self::Objects(ObjectCache::azblob(&reader, &variable)?)),
             _ => Err(CacheOptionError::Kind {
                 direction: IMPORTER,
                 kind: kind.to_owned(),
-                known: "local, registry (also for inline)",
+                known: "azblob, local, registry (also for inline), s3",
             }),
         }
     }
@@ -230,18 +239,36 @@ fn store_id(directory: &str) -> String {
     format!("local:{directory}")
 }
 
-struct Reader<'a> {
+/// What the environment of this process says; an empty value counts, as for BuildKit.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The attributes of one cache.
+pub(super) struct Reader<'a> {
     kind: &'a str,
     attrs: &'a Attrs,
     direction: &'static str,
 }
 
 impl<'a> Reader<'a> {
-    fn get(&self, attribute: &str) -> Option<&'a str> {
+    pub(super) fn new(kind: &'a str, attrs: &'a Attrs, direction: &'static str) -> Self {
+        Self {
+            kind,
+            attrs,
+            direction,
+        }
+    }
+
+    pub(super) fn kind(&self) -> &'a str {
+        self.kind
+    }
+
+    pub(super) fn get(&self, attribute: &str) -> Option<&'a str> {
         self.attrs.get(attribute).map(String::as_str)
     }
 
-    fn missing(&self, attribute: &'static str) -> CacheOptionError {
+    pub(super) fn missing(&self, attribute: &'static str) -> CacheOptionError {
         CacheOptionError::Missing {
             kind: self.kind.to_owned(),
             direction: self.direction,
@@ -254,7 +281,7 @@ impl<'a> Reader<'a> {
         value.ok_or_else(|| self.missing(attribute))
     }
 
-    fn bad(&self, attribute: &'static str, expected: &'static str) -> CacheOptionError {
+    pub(super) fn bad(&self, attribute: &'static str, expected: &'static str) -> CacheOptionError {
         CacheOptionError::Value {
             kind: self.kind.to_owned(),
             attribute,
@@ -264,7 +291,7 @@ impl<'a> Reader<'a> {
     }
 
     /// As Go's `strconv.ParseBool`.
-    fn flag(&self, attribute: &'static str) -> Result<Option<bool>, CacheOptionError> {
+    pub(super) fn flag(&self, attribute: &'static str) -> Result<Option<bool>, CacheOptionError> {
         match self.get(attribute) {
             None => Ok(None),
             Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),

@@ -7,8 +7,8 @@ use weld_digest::Digest;
 use weld_solver::chain::{CacheChains, ChainItem, ChainLink, ChainResult};
 use weld_source::image::Descriptor;
 
-use super::Remote;
 use super::config::{CacheConfig, InputRow, LayerRow, RecordRow};
+use super::{ANNOTATION_CREATED, ANNOTATION_UNCOMPRESSED, Remote};
 
 /// The largest config that is read: some hundred thousand records.
 const MAX_CONFIG: usize = 256 << 20;
@@ -78,6 +78,43 @@ pub fn read_config(
     chains(serde_json::from_slice(bytes)?, blobs)
 }
 
+/// Reads a config whose layers tell themselves what they are, as object stores have it. A result of whose layers one does not is left
+/// out.
+///
+/// # Errors
+/// [`CacheReadError`] says what is wrong, and where.
+pub fn read_noted(bytes: &[u8]) -> Result<CacheChains<Remote>, CacheReadError> {
+    if bytes.len() > MAX_CONFIG {
+        return Err(CacheReadError::TooLarge(bytes.len()));
+    }
+    let config: CacheConfig = serde_json::from_slice(bytes)?;
+    let mut blobs = HashMap::new();
+    for layer in &config.layers {
+        if let Some(descriptor) = noted(layer) {
+            blobs.insert(layer.blob.clone(), Arc::new(descriptor));
+        }
+    }
+    chains(config, &blobs)
+}
+
+fn noted(layer: &LayerRow) -> Option<Descriptor> {
+    let notes = layer.notes.as_ref()?;
+    let diff_id = notes.diff_id.as_ref()?;
+    let media_type = match notes.media_type.as_str() {
+        "" => return None,
+        known => known.to_owned(),
+    };
+    let mut descriptor = Descriptor::new(media_type, layer.blob.clone(), notes.size);
+    let mut note = |key: &str, value: String| descriptor.annotations.insert(key.to_owned(), value);
+    note(ANNOTATION_UNCOMPRESSED, diff_id.to_string());
+    // The year 1 is BuildKit's way to say that it does not know.
+    let created = notes.created_at.as_ref();
+    if let Some(created) = created.filter(|created| !created.starts_with("0001-")) {
+        note(ANNOTATION_CREATED, created.clone());
+    }
+    Some(descriptor)
+}
+
 /// Reads the records that an image's config carries; they mean the image's layers, lowest first.
 ///
 /// # Errors
@@ -92,6 +129,7 @@ pub fn read_inline(
     let rows = (-1..).zip(layers).map(|(parent, layer)| LayerRow {
         blob: layer.digest.clone(),
         parent,
+        notes: None,
     });
     let config = CacheConfig {
         layers: rows.collect(),

@@ -15,13 +15,14 @@ use weld_digest::Digest;
 use weld_solver::chain::CacheChains;
 use weld_source::blob_store::BlobStore;
 use weld_source::image::Descriptor;
+use weld_source::objects::{ObjectError, Objects};
 use weld_source::progress::Progress;
 use weld_source::reference::{Reference, Repository};
 use weld_source::registry::{BlobUpload, Registry, RegistryError};
 use weld_store::snapshot::LayerDescriptor;
 use weld_store::{BlobInfo, BlobRef, Store};
 
-use super::{CacheManifest, ManifestOptions, Remote, write_manifest};
+use super::{CacheManifest, ManifestOptions, ObjectCache, Remote, write_manifest, write_noted};
 use crate::blocking::blocking;
 
 /// How many layers are on their way at a time; a registry client has a limit of its own beneath it.
@@ -47,6 +48,16 @@ pub enum CacheWriteError {
         store: String,
         /// Why.
         source: io::Error,
+    },
+    /// The object store does not take it.
+    #[error("error writing {what} to {store}: {source}")]
+    Objects {
+        /// What was written.
+        what: String,
+        /// The store.
+        store: String,
+        /// Why.
+        source: ObjectError,
     },
     /// JSON cannot be made of it.
     #[error("cannot encode the cache: {0}")]
@@ -87,6 +98,24 @@ pub enum CacheSink {
     Registry(Registry, Reference),
     /// Into a client's store.
     Store(Arc<dyn BlobStore>),
+    /// Into an object store, under these names.
+    Objects {
+        /// The store.
+        objects: Arc<Objects>,
+        /// The names.
+        names: Vec<String>,
+        /// How many layers are on their way at a time.
+        parallel: usize,
+    },
+}
+
+/// A cache that was written.
+#[derive(Clone, Debug)]
+pub enum WrittenCache {
+    /// It has a manifest.
+    Manifest(Box<CacheManifest>),
+    /// It has names alone.
+    Named,
 }
 
 /// Writes a cache; `None` if no result is left that could be written.
@@ -101,7 +130,7 @@ pub async fn write_cache(
     options: ManifestOptions,
     fetch: &dyn LayerFetch,
     progress: &Progress,
-) -> Result<Option<CacheManifest>, CacheWriteError> {
+) -> Result<Option<WrittenCache>, CacheWriteError> {
     let used: HashSet<&Digest> = chains
         .items
         .iter()
@@ -120,7 +149,7 @@ pub async fn write_cache(
         }
     }
     let missing: Vec<Option<Digest>> = futures_util::stream::iter(uploads)
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(sink.at_once())
         .try_collect()
         .await?;
     let missing: HashSet<Digest> = missing.into_iter().flatten().collect();
@@ -134,6 +163,13 @@ pub async fn write_cache(
             results
         })
         .useful();
+    if let CacheSink::Objects { objects, names, .. } = sink {
+        let Some(config) = write_noted(&complete)? else {
+            return Ok(None);
+        };
+        publish_named(objects, names, config.into(), progress).await?;
+        return Ok(Some(WrittenCache::Named));
+    }
     let Some(manifest) = write_manifest(&complete, options)? else {
         return Ok(None);
     };
@@ -149,10 +185,37 @@ pub async fn write_cache(
     )
     .await?;
     sink.publish(store, &manifest, options, progress).await?;
-    Ok(Some(manifest))
+    Ok(Some(WrittenCache::Manifest(Box::new(manifest))))
 }
 
 impl CacheSink {
+    /// Into an object store, whose container is made if it is not there.
+    ///
+    /// # Errors
+    /// [`CacheWriteError`].
+    pub async fn objects(cache: &ObjectCache) -> Result<Self, CacheWriteError> {
+        let failed = |source| CacheWriteError::Objects {
+            what: "cache".to_owned(),
+            store: cache.location.to_string(),
+            source,
+        };
+        let objects = Objects::open(cache.location.clone(), &cache.credentials, &cache.options);
+        let objects = objects.map_err(failed)?;
+        objects.prepare().await.map_err(failed)?;
+        Ok(Self::Objects {
+            objects: Arc::new(objects),
+            names: cache.names.clone(),
+            parallel: cache.parallel,
+        })
+    }
+
+    const fn at_once(&self) -> usize {
+        match self {
+            Self::Registry(..) | Self::Store(_) => AT_ONCE,
+            Self::Objects { parallel, .. } => *parallel,
+        }
+    }
+
     /// Sees to it that a layer is there; false if it is not to be had.
     async fn layer(
         &self,
@@ -187,32 +250,8 @@ impl CacheSink {
                 pushed.map_err(&failed)?;
                 Ok(true)
             }
-            Self::Store(store) => {
-                let digest = &layer.descriptor.digest;
-                let failed = |source| CacheWriteError::Store {
-                    what: format!("layer {digest}"),
-                    store: store.name().to_owned(),
-                    source,
-                };
-                if store.size(digest).await.map_err(failed)? == Some(layer.descriptor.size) {
-                    return Ok(true);
-                }
-                let blob = match &layer.blob {
-                    Some(blob) => blob.clone(),
-                    None => match fetched(layer, fetch, progress).await {
-                        Some(blob) => blob,
-                        None => return Ok(false),
-                    },
-                };
-                let name = format!("writing layer {digest}");
-                let transfer = progress.start(name.clone(), name, Some(blob.size()));
-                store
-                    .put(digest, blob.size(), &blob.path())
-                    .await
-                    .map_err(failed)?;
-                transfer.complete();
-                Ok(true)
-            }
+            Self::Store(store) => store_layer(&**store, layer, fetch, progress).await,
+            Self::Objects { objects, .. } => store_layer(&**objects, layer, fetch, progress).await,
         }
     }
 
@@ -259,6 +298,8 @@ impl CacheSink {
                         source,
                     })?;
             }
+            // What it has beside layers has a name.
+            Self::Objects { .. } => {}
         }
         transfer.complete();
         Ok(())
@@ -280,7 +321,7 @@ impl CacheSink {
         let name = format!("writing {kind} {}", descriptor.digest);
         let content = Bytes::from(manifest.manifest.clone());
         match self {
-            Self::Store(_) => {
+            Self::Store(_) | Self::Objects { .. } => {
                 self.document(local, "manifest", &name, content, descriptor, progress)
                     .await
             }
@@ -298,6 +339,60 @@ impl CacheSink {
             }
         }
     }
+}
+
+/// Sees to it that a store has a layer; false if the layer is not to be had.
+async fn store_layer(
+    store: &dyn BlobStore,
+    layer: &CacheLayer,
+    fetch: &dyn LayerFetch,
+    progress: &Progress,
+) -> Result<bool, CacheWriteError> {
+    let digest = &layer.descriptor.digest;
+    let failed = |source| CacheWriteError::Store {
+        what: format!("layer {digest}"),
+        store: store.name().to_owned(),
+        source,
+    };
+    if store.size(digest).await.map_err(failed)? == Some(layer.descriptor.size) {
+        return Ok(true);
+    }
+    let blob = match &layer.blob {
+        Some(blob) => blob.clone(),
+        None => match fetched(layer, fetch, progress).await {
+            Some(blob) => blob,
+            None => return Ok(false),
+        },
+    };
+    let name = format!("writing layer {digest}");
+    let transfer = progress.start(name.clone(), name, Some(blob.size()));
+    store
+        .put(digest, blob.size(), &blob.path())
+        .await
+        .map_err(failed)?;
+    transfer.complete();
+    Ok(true)
+}
+
+/// Makes a cache known under its names: all that its config names is there.
+async fn publish_named(
+    objects: &Objects,
+    names: &[String],
+    config: Bytes,
+    progress: &Progress,
+) -> Result<(), CacheWriteError> {
+    for name in names {
+        let text = format!("writing cache manifest {name}");
+        let transfer = progress.start(text.clone(), text, Some(config.len() as u64));
+        let written = objects.write_document(name, config.clone()).await;
+        written.map_err(|source| CacheWriteError::Objects {
+            what: format!("cache manifest {name}"),
+            store: objects.location().to_string(),
+            source,
+        })?;
+        transfer.complete();
+    }
+    Ok(())
 }
 
 async fn fetched(

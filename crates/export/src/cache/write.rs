@@ -8,10 +8,10 @@ use weld_digest::Digest;
 use weld_solver::chain::{CacheChains, ChainItem};
 use weld_source::image::{Descriptor, Index, Manifest, media_type};
 
-use super::Remote;
 use super::config::{
-    CONFIG_MEDIA_TYPE, CacheConfig, ChainRow, InputRow, LayerRow, RecordRow, ResultRow,
+    CONFIG_MEDIA_TYPE, CacheConfig, ChainRow, InputRow, LayerNotes, LayerRow, RecordRow, ResultRow,
 };
+use super::{ANNOTATION_CREATED, ANNOTATION_UNCOMPRESSED, Remote};
 
 /// How a manifest is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,31 @@ pub fn write_manifest(
         config,
         layers,
     }))
+}
+
+/// Writes a config whose layers tell themselves what they are, as object stores have it; `None` if no result is in it.
+///
+/// # Errors
+/// If JSON cannot be made of it.
+pub fn write_noted(chains: &CacheChains<Remote>) -> Result<Option<Vec<u8>>, serde_json::Error> {
+    let (mut config, layers) = write_config(chains);
+    if config.layers.is_empty() {
+        return Ok(None);
+    }
+    let layers: HashMap<&Digest, &Descriptor> =
+        layers.iter().map(|layer| (&layer.digest, layer)).collect();
+    for row in &mut config.layers {
+        row.notes = layers.get(&row.blob).map(|layer| LayerNotes {
+            media_type: media_type::oci_layer_type(&layer.media_type).to_owned(),
+            diff_id: layer
+                .annotations
+                .get(ANNOTATION_UNCOMPRESSED)
+                .and_then(|diff_id| diff_id.parse().ok()),
+            size: layer.size,
+            created_at: layer.annotations.get(ANNOTATION_CREATED).cloned(),
+        });
+    }
+    serde_json::to_vec(&config).map(Some)
 }
 
 /// The config of a cache, and the blobs that it names, each once. Linear in what there is.
@@ -205,6 +230,7 @@ impl Layers {
                 self.rows.push(LayerRow {
                     blob: layer.digest.clone(),
                     parent,
+                    notes: None,
                 });
             }
             if self.known.insert(layer.digest.clone()) {

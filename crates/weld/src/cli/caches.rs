@@ -22,7 +22,7 @@ pub(crate) enum CacheError {
         option: &'static str,
         source: FieldsError,
     },
-    #[error("{option} {text:?}: needs type=… (registry, local{more})")]
+    #[error("{option} {text:?}: needs type=… (registry, local, s3, azblob{more})")]
     NoType {
         option: &'static str,
         text: String,
