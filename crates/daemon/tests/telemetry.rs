@@ -17,7 +17,8 @@ use weld_proto::session::content::ReadContentRequest;
 use weld_proto::telemetry::trace_service_client::TraceServiceClient;
 use weld_proto::telemetry::trace_service_server::{TraceService, TraceServiceServer};
 use weld_proto::telemetry::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse, ResourceSpans, ScopeSpans, Span,
+    AnyValue, ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue, ResourceSpans,
+    ScopeSpans, Span, Value,
 };
 
 use support::{Daemon, solve};
@@ -49,6 +50,14 @@ fn spans_of_a_client(trace: [u8; 16]) -> ExportTraceServiceRequest {
         trace_id: trace.to_vec().into(),
         span_id: vec![1; 8].into(),
         name: "what the client did".to_owned(),
+        attributes: vec![KeyValue {
+            key: "command".to_owned(),
+            value: Some(AnyValue {
+                value: Some(Value::String(
+                    "type=s3,secret_access_key=hush,name=a".to_owned(),
+                )),
+            }),
+        }],
         ..Span::default()
     };
     ExportTraceServiceRequest {
@@ -143,6 +152,12 @@ async fn spans_join_the_history_and_reach_the_collector() {
         names.contains(&"what the client did".to_owned()),
         "{names:?}"
     );
+    let kept = serde_json::to_string(&spans).unwrap();
+    assert!(
+        kept.contains("type=s3,secret_access_key=…,name=a"),
+        "{kept}"
+    );
+    assert!(!kept.contains("hush"), "{kept}");
     let build = &spans[0];
     assert_eq!(name(build), "moby.buildkit.v1.Control/Solve");
     assert_eq!(build["Parent"]["SpanID"], "0101010101010101");

@@ -47,7 +47,9 @@ mod usage;
 
 pub use attest::{AttestOptionError, AttestOptions};
 pub use bridge::{Bridge, SolveInput, SolveRequest};
-pub use cache::{CacheExport, CacheExportError, CacheImport, without_cache_secrets};
+pub use cache::{
+    CacheExport, CacheExportError, CacheImport, mask_cache_secrets, without_cache_secrets,
+};
 pub use caps::{LLB_UNSUPPORTED, llb_caps};
 pub use config::{Config, ConfigError, RuntimeKind, SnapshotterKind};
 pub use container::{

@@ -217,13 +217,15 @@ impl Ref {
         // One at a time: they would bring the same.
         let mut renewed = inner.renewed.lock().await;
         let mut current = renewed.clone().unwrap_or(first);
-        for _ in 0..RENEWALS {
+        for round in 0..RENEWALS {
             let key = inner.graph.root().and_then(|edge| {
                 let vertex = inner.graph.vertex(edge.vertex)?;
                 Some(vertex.digest().to_string())
             });
             let name = "fetching cached layers";
-            let step = Internal::begin(&inner.job.progress, name, &key.unwrap_or_default());
+            // A step for each round: what comes after a loss is not to hide it.
+            let key = format!("{} {round}", key.unwrap_or_default());
+            let step = Internal::begin(&inner.job.progress, name, &key);
             let (worker, session) = (&inner.job.worker, Some(&inner.job.session));
             let progress = step.transfers();
             let realized = worker

@@ -2,6 +2,7 @@
 //! history of the build that they belong to, and passed on to a collector if there is one.
 
 mod forward;
+mod scrub;
 mod steps;
 mod stub;
 
@@ -127,7 +128,8 @@ impl Telemetry {
     }
 
     /// Takes spans: for the builds of their traces, and for the collector.
-    pub(crate) fn take(&self, request: ExportTraceServiceRequest) {
+    pub(crate) fn take(&self, mut request: ExportTraceServiceRequest) {
+        scrub::scrub(&mut request);
         let count = forward::count(&request);
         self.received.fetch_add(count, Ordering::Relaxed);
         let mut traces = self.traces();

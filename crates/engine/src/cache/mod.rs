@@ -7,6 +7,7 @@ mod absence;
 mod export;
 mod import;
 mod origin;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +15,9 @@ use std::fmt;
 pub(crate) use absence::Absences;
 pub(crate) use export::{all, inline};
 pub(crate) use import::Imports;
-use weld_export::cache::{CacheOptionError, SECRET_ATTRIBUTES};
+use secrets::ShownAttrs;
+pub use secrets::{mask_cache_secrets, without_cache_secrets};
+use weld_export::cache::CacheOptionError;
 
 use crate::error::BuildError;
 
@@ -80,45 +83,6 @@ pub(crate) fn of_options(
         });
     }
     Ok(imports)
-}
-
-/// A frontend's options as they may be shown and kept: those that name caches have no secrets of theirs.
-pub fn without_cache_secrets(opts: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let mut opts = opts.clone();
-    if let Some(listed) = opts.get_mut(CACHE_IMPORTS) {
-        *listed = shown(listed).unwrap_or_default();
-    }
-    opts
-}
-
-/// A list of caches without secrets; `None` if it is none.
-fn shown(listed: &str) -> Option<String> {
-    let mut entries: Vec<serde_json::Value> = serde_json::from_str(listed).ok()?;
-    for entry in &mut entries {
-        if let Some(attrs) = entry
-            .get_mut("Attrs")
-            .and_then(|attrs| attrs.as_object_mut())
-        {
-            attrs.retain(|key, _| !SECRET_ATTRIBUTES.contains(&key.as_str()));
-        }
-    }
-    serde_json::to_string(&entries).ok()
-}
-
-/// Attributes for debugging, without the values of secrets.
-struct ShownAttrs<'a>(&'a BTreeMap<String, String>);
-
-impl fmt::Debug for ShownAttrs<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.iter().map(|(key, value)| {
-            let value = match SECRET_ATTRIBUTES.contains(&key.as_str()) {
-                true => "…",
-                false => value.as_str(),
-            };
-            (key, value)
-        });
-        f.debug_map().entries(shown).finish()
-    }
 }
 
 impl fmt::Debug for CacheImport {
@@ -188,19 +152,5 @@ mod tests {
             ""
         );
         assert!(of_options(&bad.into(), &[]).is_err());
-    }
-
-    #[test]
-    fn secrets_of_caches_are_not_shown() {
-        let listed = r#"[{"Type":"s3","Attrs":{"bucket":"b","secret_access_key":"hush"}}]"#;
-        let opts: BTreeMap<_, _> = [(CACHE_IMPORTS.to_owned(), listed.to_owned())].into();
-        let shown = without_cache_secrets(&opts);
-        assert!(shown[CACHE_IMPORTS].contains("\"bucket\":\"b\""));
-        assert!(!shown[CACHE_IMPORTS].contains("hush"));
-        let debug = format!("{:?}", of_options(&opts, &[]).unwrap());
-        assert!(
-            !debug.contains("hush") && debug.contains("bucket"),
-            "{debug}"
-        );
     }
 }

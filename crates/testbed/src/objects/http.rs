@@ -97,13 +97,17 @@ pub(super) fn serve(
         for (name, value) in &answer.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
+        let is_last = request.header("connection") == Some("close");
+        if is_last {
+            head.push_str("Connection: close\r\n");
+        }
         let length = answer.body.len();
         head.push_str(&format!("Content-Length: {length}\r\n\r\n"));
         writer.write_all(head.as_bytes())?;
         if request.method != "HEAD" {
             writer.write_all(&answer.body)?;
         }
-        if request.header("connection") == Some("close") {
+        if is_last {
             return client.shutdown(Shutdown::Write);
         }
     }
