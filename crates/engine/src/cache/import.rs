@@ -192,6 +192,7 @@ fn weight(error: &ReadError) -> Option<Weight> {
     match error {
         ReadError::Slow(_) => Some(Weight::All),
         ReadError::Registry(error) if error.failure()?.is_of_the_server() => Some(Weight::One),
+        ReadError::Objects(error) if error.is_of_the_server() => Some(Weight::One),
         _ => None,
     }
 }

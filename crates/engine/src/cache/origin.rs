@@ -164,8 +164,12 @@ impl ObjectPlace {
     async fn chains(&self) -> Result<Vec<CacheChains<Remote>>, ReadError> {
         let reads = self.names.iter().map(|name| async move {
             let document = self.objects.document(name, MAX_CACHE_CONFIG).await?;
-            let chains = document.map(|document| read_noted(&document));
-            chains.transpose().map_err(ReadError::from)
+            let Some(document) = document else {
+                return Ok::<_, ReadError>(None);
+            };
+            // A large one takes its time.
+            let read = tokio::task::spawn_blocking(move || read_noted(&document));
+            Ok(Some(read.await??))
         });
         let read = futures_util::future::try_join_all(reads).await?;
         let found: Vec<_> = read.into_iter().flatten().collect();

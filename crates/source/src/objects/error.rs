@@ -87,6 +87,18 @@ impl ObjectError {
             _ => None,
         }
     }
+
+    /// Whether it says something of the server, and not of what was asked of it: it was not reached, broke off, or could not answer.
+    pub fn is_of_the_server(&self) -> bool {
+        match self {
+            Self::Request { status: None, .. } => true,
+            Self::Request {
+                status: Some(status),
+                ..
+            } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            _ => false,
+        }
+    }
 }
 
 impl From<ObjectError> for io::Error {
