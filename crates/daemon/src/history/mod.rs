@@ -39,6 +39,33 @@ impl Default for HistoryConfig {
     }
 }
 
+impl HistoryConfig {
+    /// Which of these builds to forget, by when they ended: what is neither among the newest nor
+    /// young. And until when no other one will have to go, whichever end meanwhile.
+    fn surplus(
+        &self,
+        mut builds: Vec<(SystemTime, String)>,
+        now: SystemTime,
+    ) -> (Vec<String>, Option<SystemTime>) {
+        builds.sort_unstable_by(|one, other| other.cmp(one));
+        let oldest = now
+            .checked_sub(self.max_age)
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let (mut surplus, mut next) = (Vec::new(), now.checked_add(self.max_age));
+        for (number, (completed, reference)) in builds.into_iter().enumerate() {
+            if completed >= oldest {
+                next = completed.checked_add(self.max_age);
+            } else if number >= self.max_entries {
+                surplus.push(reference);
+            } else {
+                // It goes as soon as there are more.
+                next = Some(now);
+            }
+        }
+        (surplus, next)
+    }
+}
+
 /// The history of a daemon.
 pub(crate) struct History {
     store: Store,
@@ -208,38 +235,18 @@ impl History {
         }
         let this = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            let surplus = this.surplus(now)?;
-            this.forget(&surplus)
+            let mut builds = Vec::new();
+            table::visit(this.store.db(), |record| {
+                if !record.pinned {
+                    builds.push((completed(&record), record.reference));
+                }
+            })?;
+            let (surplus, quiet_until) = this.config.surplus(builds, now);
+            this.forget(&surplus)?;
+            this.lock().quiet_until = quiet_until;
+            Ok(())
         })
         .await?
-    }
-
-    /// The builds to forget: what is neither among the newest nor young.
-    fn surplus(&self, now: SystemTime) -> Result<Vec<String>, HistoryError> {
-        let mut builds = Vec::new();
-        table::visit(self.store.db(), |record| {
-            if !record.pinned {
-                builds.push((completed(&record), record.reference));
-            }
-        })?;
-        builds.sort_unstable_by(|one, other| other.cmp(one));
-        let oldest = now
-            .checked_sub(self.config.max_age)
-            .unwrap_or(SystemTime::UNIX_EPOCH);
-        let (mut surplus, mut next) = (Vec::new(), None);
-        for (number, (completed, reference)) in builds.into_iter().enumerate() {
-            if completed >= oldest {
-                next = completed.checked_add(self.config.max_age);
-            } else if number >= self.config.max_entries {
-                surplus.push(reference);
-            } else {
-                // It goes as soon as there are more.
-                next = Some(now);
-            }
-        }
-        // Builds that end from now on are younger than all of these.
-        self.lock().quiet_until = next.or_else(|| now.checked_add(self.config.max_age));
-        Ok(surplus)
     }
 
     fn forget(&self, references: &[String]) -> Result<(), HistoryError> {
@@ -331,4 +338,35 @@ fn completed(record: &BuildHistoryRecord) -> SystemTime {
         .completed_at
         .and_then(|time| SystemTime::try_from(time).ok())
         .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_neither_new_nor_young_goes_and_the_rest_is_left_alone_till_its_time() {
+        let hours = |hours: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(hours * 3600);
+        let config = HistoryConfig {
+            max_age: Duration::from_secs(48 * 3600),
+            max_entries: 2,
+        };
+        let builds = |ended: &[u64]| {
+            let named = |ended: &u64| (hours(*ended), ended.to_string());
+            ended.iter().map(named).collect::<Vec<_>>()
+        };
+        let at = |ended: &[u64], now| config.surplus(builds(ended), hours(now));
+        let none = Vec::<String>::new();
+        assert_eq!(at(&[], 100), (none.clone(), Some(hours(148))));
+        assert_eq!(at(&[60, 70, 90], 100), (none.clone(), Some(hours(108))));
+        // Both are among the newest: the next one that ends drives one out.
+        assert_eq!(at(&[10, 20], 100), (none, Some(hours(100))));
+        let (gone, until) = at(&[10, 70, 20, 60], 100);
+        assert_eq!(
+            (gone, until),
+            (vec!["20".into(), "10".into()], Some(hours(108)))
+        );
+        let (gone, until) = at(&[10, 70, 20], 100);
+        assert_eq!((gone, until), (vec!["10".into()], Some(hours(100))));
+    }
 }
