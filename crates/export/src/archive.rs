@@ -15,6 +15,7 @@ use crate::ExportError;
 use crate::client::ResultBlob;
 use crate::destination::Destination;
 use crate::error::write_error;
+use crate::layout_tar::{LayoutTar, blob_path};
 use crate::stream::Stream;
 use crate::watch::Watch;
 
@@ -24,6 +25,8 @@ pub(crate) struct Archive<'a> {
     pub(crate) root: &'a Descriptor,
     /// The image's names with their tags, fully written out.
     pub(crate) names: &'a [ImageName],
+    /// The layers of its images, which are the first of an archive.
+    pub(crate) layers: &'a [Digest],
     /// All blobs: their files and lengths.
     pub(crate) blobs: BTreeMap<Digest, (PathBuf, u64)>,
     /// What `docker load` needs to be told: the config's digest and the layers'.
@@ -43,9 +46,6 @@ pub(crate) struct ImageName {
 
 /// The annotation by which containerd knows an image's name.
 const ANNOTATION_IMAGE_NAME: &str = "io.containerd.image.name";
-const BLOCK: usize = 512;
-/// The largest size that a header's field holds: eleven octal digits.
-const MAX_SIZE: u64 = 0o77_777_777_777;
 /// An index of a layout that is larger than this is not one that tools write.
 const MAX_INDEX: u64 = 16 << 20;
 
@@ -67,29 +67,18 @@ impl Archive<'_> {
             .collect()
     }
 
-    /// Writes the archive as tar; the same image always gives the same bytes.
-    pub(crate) fn write_tar(&self, out: &mut Stream<'_>) -> io::Result<()> {
-        directory(out, "blobs/")?;
-        let mut algorithm = "";
-        for (digest, (file, size)) in &self.blobs {
-            if algorithm != digest.algorithm().name() {
-                algorithm = digest.algorithm().name();
-                directory(out, &format!("blobs/{algorithm}/"))?;
+    /// Adds to an archive what is not there yet, and ends it: the layers in their order, the other
+    /// blobs, the small files. The same image always gives the same bytes.
+    pub(crate) fn write_tar(&self, mut tar: LayoutTar<'_>) -> io::Result<()> {
+        for digest in self.layers.iter().chain(self.blobs.keys()) {
+            if let Some((file, size)) = self.blobs.get(digest) {
+                tar.blob(digest, file, *size)?;
             }
-            let file = File::open(file)?;
-            file_header(out, &blob_path(digest), *size)?;
-            out.copy_file(&file, *size)?;
-            pad(out, *size)?;
         }
         for (name, content) in self.small_files(self.entries())? {
-            let size = content.len() as u64;
-            file_header(out, name, size)?;
-            out.write_all(&content)?;
-            pad(out, size)?;
+            tar.file(name, &content)?;
         }
-        // The end of the archive.
-        out.write_all(&[0; 2 * BLOCK])?;
-        out.flush()
+        tar.finish()
     }
 
     /// Writes the layout into a directory, beside the images that are there: blobs first, the
@@ -197,40 +186,6 @@ fn others(
     Ok(entries)
 }
 
-fn blob_path(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
-}
-
-fn header(kind: tar::EntryType, name: &str, mode: u32, size: u64) -> io::Result<tar::Header> {
-    // Larger ones need the base-256 numbers of GNU tar.
-    let mut header = match size {
-        0..=MAX_SIZE => tar::Header::new_ustar(),
-        _ => tar::Header::new_gnu(),
-    };
-    header.set_entry_type(kind);
-    header.set_path(name)?;
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    header.set_cksum();
-    Ok(header)
-}
-
-fn directory(out: &mut Stream<'_>, name: &str) -> io::Result<()> {
-    out.write_all(header(tar::EntryType::Directory, name, 0o755, 0)?.as_bytes())
-}
-
-fn file_header(out: &mut Stream<'_>, name: &str, size: u64) -> io::Result<()> {
-    out.write_all(header(tar::EntryType::Regular, name, 0o444, size)?.as_bytes())
-}
-
-fn pad(out: &mut Stream<'_>, size: u64) -> io::Result<()> {
-    let padding = (BLOCK - (size % BLOCK as u64) as usize) % BLOCK;
-    out.write_all(&[0; BLOCK][..padding])
-}
-
 #[cfg(test)]
 mod tests {
     use tokio_util::sync::CancellationToken;
@@ -244,7 +199,7 @@ mod tests {
 
     fn tar_of(archive: &Archive<'_>) -> io::Result<Vec<u8>> {
         let file = tempfile::NamedTempFile::new()?;
-        archive.write_tar(&mut Stream::new(file.as_file(), &watch()))?;
+        archive.write_tar(LayoutTar::begin(Stream::new(file.as_file(), &watch()))?)?;
         fs::read(file.path())
     }
 
@@ -275,6 +230,7 @@ mod tests {
         let archive = Archive {
             root: &root,
             names,
+            layers: &[],
             blobs: blobs.iter().map(stored).collect(),
             docker: Some((
                 Digest::sha256_of(b"config"),
@@ -338,6 +294,7 @@ mod tests {
                 let archive = Archive {
                     root: archive.root,
                     names: archive.names,
+                    layers: archive.layers,
                     blobs,
                     docker: None,
                 };

@@ -135,6 +135,17 @@ pub(crate) const fn wrong_target(kind: ExportKind, needs: &'static str) -> Expor
     }
 }
 
+/// Whether it is a file, which is replaced: no stream, and no device or pipe.
+pub(crate) fn is_replaced(target: &ExportTarget) -> bool {
+    let ExportTarget::File(path) = target else {
+        return false;
+    };
+    match fs::metadata(path) {
+        Ok(old) => old.is_file(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 /// Whether a result can go to `target` at all, before it is built.
 pub(crate) fn check(
     kind: ExportKind,

@@ -14,6 +14,7 @@ use weld_source::registry::{Credentials, Registry};
 use weld_store::Store;
 use weld_store::snapshot::{SnapshotRef, Snapshots};
 
+use crate::ahead::{Ahead, Begun};
 use crate::archive::{Archive, ImageName};
 use crate::attestation::{self, Attestation, Loaded};
 use crate::blocking::blocking;
@@ -22,6 +23,7 @@ use crate::destination::{self, Destination};
 use crate::error::write_error;
 use crate::image::{Assembly, Image};
 use crate::inline::InlineCache;
+use crate::layout_tar::LayoutTar;
 use crate::local::LocalExport;
 use crate::options::{FileOptions, ImageOptions, LocalMode};
 use crate::push::Push;
@@ -158,14 +160,26 @@ impl Exporter {
                 platforms: platforms.join(", "),
             });
         }
+        let ahead = begin(request, &wanted, built, progress, stop).await?;
         let assembly = Assembly {
             exporter: self,
             options: &wanted.options,
             built,
             progress,
             stop,
+            ahead: ahead.as_ref(),
         };
-        let mut image = assembly.image().await?;
+        let mut image = match assembly.image().await {
+            Ok(image) => image,
+            Err(error) => {
+                // What else is made ends too, and then who writes it.
+                stop.cancel();
+                if let Some(ahead) = ahead {
+                    drop(ahead.finish().await);
+                }
+                return Err(error);
+            }
+        };
         if request.kind != ExportKind::Image {
             image.note_created();
         }
@@ -191,10 +205,16 @@ impl Exporter {
                 }
             }
             ExportKind::Image => {}
-            _ => {
-                self.archive(request, &wanted, image, &response, progress, stop)
-                    .await?
-            }
+            kind => match ahead {
+                Some(ahead) => {
+                    let names = wanted.image_names();
+                    complete(kind, image, names, ahead.finish().await?).await?;
+                }
+                None => {
+                    self.archive(request, &wanted, image, &response, progress, stop)
+                        .await?;
+                }
+            },
         }
         Ok(response)
     }
@@ -208,7 +228,7 @@ impl Exporter {
         progress: &Progress,
         stop: &CancellationToken,
     ) -> Result<(), ExportError> {
-        let names: Vec<ImageName> = wanted.names.iter().map(image_name).collect();
+        let names = wanted.image_names();
         let kind = request.kind;
         match &request.target {
             ExportTarget::Client(client) if wanted.options.directory => {
@@ -307,7 +327,7 @@ const COPYING_LAYOUT: &str = "copying image layout";
 /// What is reported while files are copied.
 const COPYING_FILES: &str = "copying files";
 /// What is reported while an archive is written.
-const SENDING: &str = "sending tarball";
+pub(crate) const SENDING: &str = "sending tarball";
 
 /// Has `write` write an archive to where it goes, on the pool for work that blocks.
 async fn write_to(
@@ -388,6 +408,11 @@ impl ImageRequest {
         Ok(Self { options, names })
     }
 
+    /// The names that an archive tells.
+    fn image_names(&self) -> Vec<ImageName> {
+        self.names.iter().map(image_name).collect()
+    }
+
     /// The names that a response tells.
     fn names_of(&self, image: &Image) -> Vec<String> {
         let mut names: Vec<_> = self.names.iter().map(ToString::to_string).collect();
@@ -436,6 +461,7 @@ fn archive_of<'a>(kind: ExportKind, image: &'a Image, names: &'a [ImageName]) ->
     Archive {
         root: &image.root,
         names,
+        layers: &image.layers,
         blobs: blobs
             .map(|(digest, blob)| (digest.clone(), (blob.path(), blob.size())))
             .collect(),
@@ -448,10 +474,56 @@ fn write_archive(
     destination: Destination,
     watch: &Watch,
 ) -> Result<(), ExportError> {
-    archive
-        .write_tar(&mut Stream::new(destination.handle(), watch))
+    LayoutTar::begin(Stream::new(destination.handle(), watch))
+        .and_then(|tar| archive.write_tar(tar))
         .map_err(write_error("write", destination.path()))?;
     destination.publish()
+}
+
+/// Starts to write an archive while its layers are still to be made, where it goes to a file.
+async fn begin(
+    request: &ExportRequest,
+    wanted: &ImageRequest,
+    built: &Built,
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> Result<Option<Ahead>, ExportError> {
+    let kind = request.kind;
+    if kind == ExportKind::Image
+        || wanted.options.directory
+        || !destination::is_replaced(&request.target)
+    {
+        return Ok(None);
+    }
+    let target = request.target.clone();
+    let destination = blocking(move || Destination::open(kind, &target)).await?;
+    let images = built.platforms.len();
+    Ok(Some(Ahead::start(destination, images, progress, stop)))
+}
+
+/// Ends an archive that has the layers.
+async fn complete(
+    kind: ExportKind,
+    image: Arc<Image>,
+    names: Vec<ImageName>,
+    begun: Begun,
+) -> Result<(), ExportError> {
+    blocking(move || {
+        let Begun {
+            destination,
+            watch,
+            written,
+        } = begun;
+        let archive = archive_of(kind, &image, &names);
+        watch.set_total(archive.size());
+        let out = Stream::new(destination.handle(), &watch);
+        let done = archive
+            .write_tar(LayoutTar::resume(out, written))
+            .map_err(write_error("write", destination.path()))
+            .and_then(|()| destination.publish());
+        watch.judge(done)
+    })
+    .await
 }
 
 /// An export of the files themselves.

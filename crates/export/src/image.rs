@@ -18,6 +18,7 @@ use weld_source::progress::Progress;
 use weld_store::snapshot::{LayerBlob, LayerOptions, Made, SnapshotError, SnapshotRef};
 use weld_store::{BlobInfo, BlobRef, Store};
 
+use crate::ahead::{Ahead, LayerSender};
 use crate::blocking::blocking;
 use crate::cache;
 use crate::config::{self, LayerFacts};
@@ -43,6 +44,8 @@ pub(crate) struct Image {
     pub(crate) index: Option<Bytes>,
     /// All of it, kept while this lives.
     pub(crate) blobs: BTreeMap<Digest, BlobRef>,
+    /// The layers of what was built, in their order.
+    pub(crate) layers: Vec<Digest>,
     created: Option<OffsetDateTime>,
 }
 
@@ -77,6 +80,8 @@ pub(crate) struct Assembly<'a> {
     pub(crate) built: &'a Built,
     pub(crate) progress: &'a Progress,
     pub(crate) stop: &'a CancellationToken,
+    /// Where layers are written while they are made.
+    pub(crate) ahead: Option<&'a Ahead>,
 }
 
 /// One layer of an image.
@@ -193,6 +198,8 @@ impl Assembly<'_> {
         .await
         .map_err(failed)?;
         let base = base_layers(platform);
+        let ahead = self.ahead.map(|ahead| ahead.image(layers.len()));
+        let mut ahead = ahead.into_iter().flatten();
         let making = layers.into_iter().enumerate().map(|(number, snapshot)| {
             let wanted = Wanted {
                 number,
@@ -200,6 +207,7 @@ impl Assembly<'_> {
                 base: base.get(number).cloned(),
                 progress: self.progress.clone(),
                 stop: self.stop.clone(),
+                ahead: ahead.next(),
             };
             blocking(move || wanted.layer(&snapshot))
         });
@@ -316,6 +324,7 @@ impl Assembly<'_> {
         descriptor.platform = Some(platform.platform.clone());
         let bytes = Bytes::from(bytes);
         for layer in layers {
+            parts.layers.push(layer.blob.digest().clone());
             parts.blobs.insert(layer.blob.digest().clone(), layer.blob);
         }
         self.put(parts, "config", config.into(), &config_descriptor)
@@ -356,6 +365,7 @@ impl Assembly<'_> {
             manifests: parts.manifests,
             index,
             blobs: parts.blobs,
+            layers: parts.layers,
             created: self.epoch().or(parts.created),
         })
     }
@@ -395,6 +405,7 @@ const REWRITTEN: &str = "buildkit/rewritten-timestamp";
 struct Parts {
     manifests: Vec<ImageManifest>,
     blobs: BTreeMap<Digest, BlobRef>,
+    layers: Vec<Digest>,
     created: Option<OffsetDateTime>,
 }
 
@@ -406,6 +417,8 @@ struct Wanted {
     base: Option<Digest>,
     progress: Progress,
     stop: CancellationToken,
+    /// Who writes it to an archive meanwhile.
+    ahead: Option<LayerSender>,
 }
 
 impl Wanted {
@@ -425,6 +438,15 @@ impl Wanted {
             ..self.options
         };
         let done = self.make(snapshot, &options);
+        if let (
+            Some(ahead),
+            Ok(LayerBlob {
+                blob: Some(blob), ..
+            }),
+        ) = (&self.ahead, &done)
+        {
+            ahead.made(blob.clone());
+        }
         if done.is_ok()
             && let Some(watch) = watch.get()
         {
@@ -449,7 +471,16 @@ impl Wanted {
                 return Ok(layer);
             }
         }
-        let mut layer = snapshot.layer(options)?;
+        let follow = |growth| {
+            if let Some(ahead) = &self.ahead {
+                ahead.growing(growth);
+            }
+        };
+        let followed = LayerOptions {
+            follow: self.ahead.is_some().then_some(&follow),
+            ..*options
+        };
+        let mut layer = snapshot.layer(&followed)?;
         if let Some(epoch) = options.max_mtime {
             let annotations = &mut layer.descriptor.annotations;
             annotations.insert(REWRITTEN.to_owned(), epoch.to_string());

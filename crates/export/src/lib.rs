@@ -4,6 +4,7 @@
 //! and meanings of BuildKit's exporters. An image is assembled in the store first (layers, config,
 //! manifest, and an index for several platforms), then written to an archive, pushed, or both.
 
+mod ahead;
 mod archive;
 mod attestation;
 mod blocking;
@@ -15,6 +16,7 @@ mod error;
 mod exporter;
 mod image;
 mod inline;
+mod layout_tar;
 mod local;
 mod manifest;
 mod options;

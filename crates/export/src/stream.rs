@@ -1,5 +1,6 @@
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 
 use crate::watch::Watch;
 
@@ -42,6 +43,24 @@ impl<'a> Stream<'a> {
             }
         }
         complete(copied, size)
+    }
+
+    /// How many bytes of the file there are, all written now.
+    pub(crate) fn position(&mut self) -> io::Result<u64> {
+        self.send()?;
+        self.file.stream_position()
+    }
+
+    /// Writes over what is there.
+    pub(crate) fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, position)
+    }
+
+    /// Takes back what was written after this place.
+    pub(crate) fn truncate(&mut self, position: u64) -> io::Result<()> {
+        self.send()?;
+        self.file.set_len(position)?;
+        self.file.seek(SeekFrom::Start(position)).map(|_| ())
     }
 
     fn send(&mut self) -> io::Result<()> {

@@ -39,6 +39,14 @@ impl Watch {
         Ok(())
     }
 
+    /// Says how much it is in all, once that is known.
+    pub(crate) fn set_total(&self, total: u64) {
+        let mut transfer = self.transfer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(transfer) = transfer.as_mut() {
+            transfer.set_total(total);
+        }
+    }
+
     /// Whether the work should go on.
     pub(crate) fn check(&self) -> io::Result<()> {
         if self.stop.is_cancelled() {

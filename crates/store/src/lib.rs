@@ -48,7 +48,7 @@ mod store;
 mod trash;
 pub mod usage;
 
-pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Feed, Ingest, Started};
+pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Feed, Growth, Ingest, Started};
 pub use cache_mounts::{CacheMount, CacheMountError, CacheMountRequest, CacheMounts, Sharing};
 pub use collector::CollectError;
 pub use db::{Db, DbError, Ticket};

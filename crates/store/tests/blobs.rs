@@ -4,6 +4,7 @@
 mod world;
 
 use std::fs;
+use std::io::Read as _;
 
 use weld_digest::{Algorithm, Digest, Hasher};
 use weld_store::{BlobError, BlobInfo, Expected, Ingest, Started, Store};
@@ -221,4 +222,42 @@ async fn a_feed_tells_what_went_wrong() {
         }
     };
     assert!(matches!(error, BlobError::WrongSize { .. }), "{error}");
+}
+
+#[test]
+fn content_is_read_while_it_comes_in() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let mut ingest = begin(&store, Some("a"), Expected::default());
+    ingest.append(b"one ").unwrap();
+    let growth = ingest.follow().unwrap();
+    assert_eq!(growth.wait_for(4), 4);
+    let (seen, waits) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let length = growth.wait_for(8);
+        seen.send(length).unwrap();
+        let end = growth.wait_for(1000);
+        let mut content = Vec::new();
+        growth.file().read_to_end(&mut content).unwrap();
+        (end, content)
+    });
+    ingest.append(b"two ").unwrap();
+    assert_eq!(waits.recv().unwrap(), 8);
+    ingest.append(b"three").unwrap();
+    ingest.commit(BlobInfo::default()).unwrap();
+    assert_eq!(reader.join().unwrap(), (13, b"one two three".to_vec()));
+}
+
+#[test]
+fn who_reads_along_hears_of_an_early_end() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let mut dropped = begin(&store, None, Expected::default());
+    let mut restarted = begin(&store, Some("a"), Expected::default());
+    let growths = [dropped.follow().unwrap(), restarted.follow().unwrap()];
+    drop(dropped);
+    restarted.append(b"one").unwrap();
+    restarted.restart().unwrap();
+    restarted.append(b"other").unwrap();
+    assert_eq!(growths.map(|growth| growth.wait_for(100)), [0, 3]);
 }

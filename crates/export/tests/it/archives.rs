@@ -1,5 +1,7 @@
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 use weld_digest::Digest;
@@ -130,21 +132,41 @@ async fn a_layout_in_a_directory_gathers_images() {
 #[tokio::test]
 async fn the_same_result_gives_the_same_archive() {
     let bed = Bed::new();
-    let built = one(Some(bed.app()));
-    let mut archives = Vec::new();
-    for name in ["first.tar", "second.tar"] {
-        let file = bed.path(name);
-        bed.export(
-            ExportKind::OciArchive,
-            ExportTarget::File(file.clone()),
-            &[],
-            &built,
-        )
-        .await
-        .unwrap();
-        archives.push(fs::read(file).unwrap());
+    // Layers large and small, and two that are one blob.
+    let mut snapshot = bed.app();
+    for name in ["nothing", "nothing else"] {
+        snapshot = bed.snapshot(Some(&snapshot), name, |_| {});
     }
-    assert_eq!(archives[0], archives[1]);
+    let snapshot = bed.snapshot(Some(&snapshot), "big", |root| {
+        fs::write(root.join("big"), noise(20 << 20)).unwrap();
+    });
+    let built = one(Some(snapshot));
+    let export = async |file: &Path| {
+        let target = ExportTarget::File(file.to_owned());
+        bed.export(ExportKind::OciArchive, target, &[], &built)
+            .await
+            .unwrap();
+    };
+    // While the layers are made; of the layers that there are; in one go.
+    let (made, copied, pipe) = (bed.path("a.tar"), bed.path("b.tar"), bed.path("pipe"));
+    export(&made).await;
+    export(&copied).await;
+    run("mkfifo", &[text(&pipe)]);
+    let reader = {
+        let pipe = pipe.clone();
+        tokio::task::spawn_blocking(move || fs::read(pipe).unwrap())
+    };
+    export(&pipe).await;
+    let (made, copied) = (fs::read(made).unwrap(), fs::read(copied).unwrap());
+    assert!(made == copied, "the second archive differs");
+    assert!(made == reader.await.unwrap(), "the piped archive differs");
+    let names: Vec<_> = tar::Archive::new(made.as_slice())
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path_bytes().into_owned())
+        .collect();
+    let distinct: BTreeSet<_> = names.iter().collect();
+    assert_eq!(distinct.len(), names.len(), "a file is there twice");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use tokio::sync::OwnedMutexGuard;
 use weld_digest::{Algorithm, Digest, Hasher};
 
+use super::growth::{self, Growing, Growth};
 use super::{ANONYMOUS, BLOBS, BlobError, BlobInfo, BlobRecord, BlobRef, Blobs};
 use crate::clock;
 use crate::db::encode;
@@ -47,6 +48,8 @@ pub struct Ingest {
     announced: Option<Hasher>,
     resumable: Option<OwnedMutexGuard<()>>,
     keep: bool,
+    /// Told of what comes in, if someone reads it meanwhile.
+    growing: Option<Growing>,
 }
 
 impl Blobs {
@@ -140,6 +143,7 @@ impl Blobs {
             announced,
             resumable: turn,
             keep: false,
+            growing: None,
         };
         ingest.resume()?;
         Ok(Started::Ingest(Box::new(ingest)))
@@ -199,7 +203,18 @@ impl Ingest {
         }
         self.hash(content);
         self.offset = end;
+        if let Some(growing) = &self.growing {
+            growing.reached(end);
+        }
         Ok(())
+    }
+
+    /// Lets one other read the content while it comes in, until this ends or starts anew.
+    pub fn follow(&mut self) -> Result<Growth, BlobError> {
+        let (growing, growth) =
+            growth::of(&self.path, self.offset).map_err(write_error(&self.name, "open"))?;
+        self.growing = Some(growing);
+        Ok(growth)
     }
 
     /// Drops what is here and starts anew, as when the other side cannot resume.
@@ -208,6 +223,7 @@ impl Ingest {
             .set_len(0)
             .map_err(write_error(&self.name, "truncate"))?;
         self.offset = 0;
+        self.growing = None;
         self.hasher = Hasher::sha256();
         self.announced = self.expected.digest.as_ref().and_then(|digest| {
             self.announced

@@ -6,6 +6,7 @@
 
 mod error;
 mod feed;
+mod growth;
 mod ingest;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,6 +27,7 @@ use crate::pins::{Pin, Pins};
 
 pub use error::BlobError;
 pub use feed::Feed;
+pub use growth::Growth;
 pub use ingest::{Expected, Ingest, Started};
 
 /// What is known of each blob, by the text of its digest.

@@ -12,7 +12,7 @@ use super::handle::SnapshotRef;
 use super::record::{LAYERS, LayerDescriptor};
 use super::store::lock;
 use crate::Ticket;
-use crate::blobs::{BlobInfo, BlobRef, Expected, Started};
+use crate::blobs::{BlobInfo, BlobRef, Expected, Growth, Started};
 use crate::db::{decode, encode};
 use crate::layer::{self, Compression, DiffOptions, DiffSource};
 use crate::object::Object;
@@ -36,6 +36,8 @@ pub struct LayerOptions<'a> {
     pub max_mtime: Option<i64>,
     /// Is told of each piece of a blob in the making, in bytes; an error from it ends the making.
     pub watch: Option<&'a (dyn Fn(u64) -> io::Result<()> + Sync)>,
+    /// Is given a blob in the making, to read it meanwhile.
+    pub follow: Option<&'a (dyn Fn(Growth) + Sync)>,
 }
 
 impl LayerOptions<'_> {
@@ -46,6 +48,7 @@ impl LayerOptions<'_> {
             force: false,
             max_mtime: None,
             watch: None,
+            follow: None,
         }
     }
 }
@@ -165,7 +168,7 @@ impl SnapshotRef {
     fn make_layer(&self, options: &LayerOptions<'_>) -> Result<LayerBlob, SnapshotError> {
         let compression = options.compression;
         let blobs = self.snapshots().store().blobs();
-        let ingest = match blobs.ingest(None, Expected::default())? {
+        let mut ingest = match blobs.ingest(None, Expected::default())? {
             Started::Ingest(ingest) => ingest,
             Started::Present(blob) => {
                 return Err(SnapshotError::Blob(crate::BlobError::WrongDigest {
@@ -175,6 +178,9 @@ impl SnapshotRef {
                 }));
             }
         };
+        if let Some(follow) = options.follow {
+            follow(ingest.follow()?);
+        }
         let source = self.change_source()?;
         let source = match &source {
             ChangeSource::Layer { upper, below } => DiffSource::Layer {
