@@ -330,6 +330,13 @@ pub trait TraceSink: Send + Sync + 'static {
     /// what is live comes first in that one.
     fn event(&self, recording: u64, at: TraceStamp, event: TraceEvent);
 
+    /// Takes events that belong together, in their order, and leaves none.
+    fn events(&self, recording: u64, at: TraceStamp, events: &mut Vec<TraceEvent>) {
+        for event in events.drain(..) {
+            self.event(recording, at, event);
+        }
+    }
+
     /// Number of the recording that is under way; 0 for none, and then no event is made. When another one begins while something is
     /// live, its first event is [`TraceEvent::Resumed`], and what is live follows.
     fn recording(&self) -> u64 {

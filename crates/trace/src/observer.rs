@@ -109,6 +109,15 @@ impl TraceSink for Observer {
         self.tracer.event(recording % LOOK, at, event);
     }
 
+    fn events(&self, recording: u64, at: TraceStamp, events: &mut Vec<TraceEvent>) {
+        if self.look().is_none() {
+            return self.tracer.events(recording % LOOK, at, events);
+        }
+        for event in events.drain(..) {
+            self.event(recording, at, event);
+        }
+    }
+
     fn recording(&self) -> u64 {
         let tracer = self.tracer.recording();
         let looks = self.looks.load(Ordering::Acquire);

@@ -116,6 +116,26 @@ impl Shared {
 }
 
 impl Tracer {
+    fn take(
+        &self,
+        recording: u64,
+        at: TraceStamp,
+        mut events: impl ExactSizeIterator<Item = TraceEvent>,
+    ) {
+        let mut queue = self.0.shared.lock();
+        if queue.closed || queue.dead || recording != self.recording() {
+            return;
+        }
+        let room = LIMIT.saturating_sub(queue.events.len());
+        let taken = events.by_ref().take(room).map(|event| (at, event));
+        queue.events.extend(taken);
+        queue.lost += events.len() as u64;
+        if queue.waiting {
+            queue.waiting = false;
+            self.0.shared.wake.notify_one();
+        }
+    }
+
     /// A tracer that is off.
     pub fn new() -> Self {
         Self::default()
@@ -200,19 +220,11 @@ impl Drop for Inner {
 
 impl TraceSink for Tracer {
     fn event(&self, recording: u64, at: TraceStamp, event: TraceEvent) {
-        let mut queue = self.0.shared.lock();
-        if queue.closed || queue.dead || recording != self.recording() {
-            return;
-        }
-        if queue.events.len() >= LIMIT {
-            queue.lost += 1;
-            return;
-        }
-        queue.events.push((at, event));
-        if queue.waiting {
-            queue.waiting = false;
-            self.0.shared.wake.notify_one();
-        }
+        self.take(recording, at, std::iter::once(event));
+    }
+
+    fn events(&self, recording: u64, at: TraceStamp, events: &mut Vec<TraceEvent>) {
+        self.take(recording, at, events.drain(..));
     }
 
     fn recording(&self) -> u64 {

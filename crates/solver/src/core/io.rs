@@ -193,6 +193,8 @@ pub struct Effects<O, V> {
     pub released: Vec<V>,
     /// Operations that the core let go of; likewise.
     pub retired: Vec<O>,
+    /// Scheduler events, in order; only while tracing is on.
+    pub trace: Vec<TraceEvent>,
 }
 
 impl<O, V> Default for Effects<O, V> {
@@ -201,6 +203,7 @@ impl<O, V> Default for Effects<O, V> {
             list: Vec::new(),
             released: Vec::new(),
             retired: Vec::new(),
+            trace: Vec::new(),
         }
     }
 }
@@ -276,8 +279,6 @@ pub enum Effect<O, V> {
         /// The vertex.
         ran: u64,
     },
-    /// A scheduler event; only while tracing is on.
-    Trace(TraceEvent),
 }
 
 /// State of a vertex as one job hears of it; times are those passed to [`Core::handle`](super::Core::handle).

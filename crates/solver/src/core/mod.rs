@@ -376,7 +376,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     fn trace(&mut self, event: impl FnOnce(&Self) -> TraceEvent) {
         if self.tracing {
             let event = event(self);
-            self.effect(Effect::Trace(event));
+            self.effects.trace.push(event);
         }
     }
 

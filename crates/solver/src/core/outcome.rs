@@ -130,7 +130,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 }
             }
         };
-        self.effect(Effect::Trace(event));
+        self.effects.trace.push(event);
     }
 
     fn discard_outcome(&mut self, outcome: Outcome<V>) {

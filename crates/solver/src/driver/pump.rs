@@ -217,6 +217,13 @@ impl<T: Value> Pump<T> {
     }
 
     fn carry_out(&mut self, shared: &Arc<Shared<T>>) {
+        if !self.effects.trace.is_empty() {
+            let at = stamp(self.core.position(), self.now);
+            match &shared.options.trace {
+                Some(sink) => sink.events(self.recording, at, &mut self.effects.trace),
+                None => self.effects.trace.clear(),
+            }
+        }
         let mut list = std::mem::take(&mut self.effects.list);
         for effect in list.drain(..) {
             self.effect(shared, effect);
@@ -292,7 +299,6 @@ impl<T: Value> Pump<T> {
                 }
             }
             Effect::Forget { ran } => self.histories.forget(ran),
-            Effect::Trace(event) => self.trace(shared, event),
         }
     }
 

@@ -245,6 +245,10 @@ impl World {
     /// Does what the core asks for.
     pub(super) fn carry_out(&mut self) -> Result<(), Violation> {
         let effects = std::mem::take(&mut self.effects);
+        for event in &effects.trace {
+            self.merges += u64::from(matches!(event, crate::TraceEvent::Merged { .. }));
+            self.note_text(&format!("{event:?}"));
+        }
         for effect in effects.list {
             self.note(&effect);
             self.effect(effect)?;
@@ -258,10 +262,6 @@ impl World {
     /// Mixes what was seen into the digest of the run.
     fn note(&mut self, effect: &Effect<SimOp, SimValue>) {
         let seen = match effect {
-            Effect::Trace(event) => {
-                self.merges += u64::from(matches!(event, crate::TraceEvent::Merged { .. }));
-                format!("{event:?}")
-            }
             Effect::Reply { ticket, .. } => format!("reply {ticket}"),
             Effect::Start { task, .. } => format!("start {task:?}"),
             Effect::Cancel { task } => format!("cancel {task:?}"),
@@ -272,6 +272,10 @@ impl World {
             Effect::Forget { ran } => format!("forget {ran}"),
             Effect::Lost { .. } | Effect::DropRecord { .. } => String::new(),
         };
+        self.note_text(&seen);
+    }
+
+    fn note_text(&mut self, seen: &str) {
         if self.loud {
             println!("{} {seen}", self.now);
         }
@@ -318,7 +322,6 @@ impl World {
                     return violation("only what was reported is forgotten, and once", ran);
                 }
             }
-            Effect::Trace(_) => {}
         }
         Ok(())
     }
