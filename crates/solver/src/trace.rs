@@ -109,7 +109,7 @@ pub enum TraceEvent {
         /// Its name.
         name: Arc<str>,
         /// Its inputs.
-        inputs: Arc<[TraceEdge]>,
+        inputs: Box<[TraceEdge]>,
         /// Whether the cache is not asked for it.
         ignore_cache: bool,
         /// Whether it is never merged.

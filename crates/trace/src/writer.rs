@@ -18,9 +18,10 @@ use crate::encode::{Encoder, encode_end, encode_lost, encode_start};
 
 /// Events that may wait to be written; what comes on top is counted and lost.
 const LIMIT: usize = 1 << 19;
-/// How long the writer lets events gather, so that the solver need not wake it for each.
-const GATHER: Duration = Duration::from_millis(5);
-/// How long it goes on looking for events by itself before it waits to be woken.
+/// How long the writer lets events gather, so that the solver need not wake it for each; what gathers of a busy solver is still in a
+/// processor's cache.
+const GATHER: Duration = Duration::from_millis(1);
+/// How often it looks for events by itself before it waits to be woken.
 const PATIENCE: u32 = 100;
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 18;
@@ -127,9 +128,13 @@ impl Tracer {
             return;
         }
         let room = LIMIT.saturating_sub(queue.events.len());
-        let taken = events.by_ref().take(room).map(|event| (at, event));
-        queue.events.extend(taken);
-        queue.lost += events.len() as u64;
+        if events.len() <= room {
+            queue.events.extend(events.map(|event| (at, event)));
+        } else {
+            let taken = events.by_ref().take(room).map(|event| (at, event));
+            queue.events.extend(taken);
+            queue.lost += events.len() as u64;
+        }
         if queue.waiting {
             queue.waiting = false;
             self.0.shared.wake.notify_one();
