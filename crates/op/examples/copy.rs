@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let source = Source {
                 layers: &layers,
                 immutable,
+                sharing: None,
             };
             action.run(
                 source,

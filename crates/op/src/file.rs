@@ -18,6 +18,7 @@ mod op;
 mod owner;
 mod resolve;
 mod sequence;
+mod sharing;
 mod unpack;
 mod wildcard;
 
@@ -33,6 +34,7 @@ pub use mode::{ModeChange, SymbolicMode};
 pub(crate) use op::File;
 pub use owner::{Identity, OwnerOption};
 pub use sequence::{SequenceError, Workshop, run};
+pub use sharing::Sharing;
 
 /// What surrounds an action.
 #[derive(Clone, Copy, Debug)]

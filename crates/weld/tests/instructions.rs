@@ -119,6 +119,87 @@ RUN cat /a /b /c /linked/d > /out
     );
 }
 
+/// Files of several snapshots may be links of one inode. No step may see that.
+#[test]
+fn what_is_copied_twice_is_two_files() {
+    let bed = Bed::new();
+    bed.file("f", "file").file("d/1", "one").file("d/2", "two");
+    let dockerfile = r#"FROM base AS stage
+RUN echo lib > /lib.so
+FROM scratch AS passed
+COPY f /g
+FROM base
+COPY f /a/1
+COPY f /a/2
+COPY --from=stage /lib.so /a/lib.so
+COPY --from=stage /lib.so /a/lib.so.1
+COPY --link f /b/1
+COPY --link f /b/2
+COPY --link f /b/2
+COPY --from=passed /g /b/3
+COPY --from=stage /bin/busybox /b/busybox
+COPY d /c/1
+COPY d /c/2
+COPY --link d /c/3
+ADD d /c/4
+COPY . /everything
+RUN cp /a/1 /a/2 && cp /a/lib.so /a/lib.so.1 && cp /b/1 /b/2
+RUN find /a /b /c /everything /bin/busybox -type f -exec stat -c %d:%i {} + | sort | uniq -d > /out
+"#;
+    bed.dockerfile(dockerfile);
+    for driver in ["overlay", "copy"] {
+        let root = format!("root-{driver}");
+        // The second time, all of the sources have links of the first.
+        for out in ["first", "second"] {
+            let output = format!("type=local,dest={driver}-{out}");
+            let arguments = [
+                "--root",
+                &root,
+                "--snapshotter",
+                driver,
+                "--output",
+                &output,
+            ];
+            bed.build(&[&arguments[..], &["--no-cache"]].concat()).ok();
+            let same = std::fs::read_to_string(bed.path(&format!("{driver}-{out}/out"))).unwrap();
+            assert_eq!(same, "", "with {driver}, {out}");
+        }
+    }
+}
+
+#[test]
+fn an_image_does_not_depend_on_how_snapshots_are_kept() {
+    let bed = Bed::new();
+    bed.file("a", "a").file("d/b", "b");
+    bed.dockerfile(
+        r#"FROM base
+COPY a /x1
+COPY d /x2
+RUN echo 3 > /x3
+ADD a /x4
+COPY --link d /x5
+RUN rm /x1
+"#,
+    );
+    let images = ["overlay", "copy"].map(|driver| {
+        let root = format!("root-{driver}");
+        let output = format!("type=oci,rewrite-timestamp=true,dest={driver}.tar");
+        let epoch = "SOURCE_DATE_EPOCH=1000000000";
+        let arguments = [
+            "--root",
+            &root,
+            "--snapshotter",
+            driver,
+            "--build-arg",
+            epoch,
+        ];
+        let wanted = ["--output", &output, "--iidfile", driver];
+        bed.build(&[&arguments[..], &wanted].concat()).ok();
+        std::fs::read_to_string(bed.path(driver)).unwrap()
+    });
+    assert_eq!(images[0], images[1]);
+}
+
 #[test]
 fn add_unpacks_archives_and_checks_checksums() {
     let bed = Bed::new();

@@ -15,7 +15,7 @@ use super::error::rooted;
 use super::mode::ModeChange;
 use super::resolve::{LastLink, base_name, clean_keeping_end, resolve, split_last};
 use super::unpack::unpack;
-use super::{Context, FileError, wildcard};
+use super::{Context, FileError, Sharing, wildcard};
 
 /// A tree to copy from.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,8 @@ pub struct Source<'s> {
     /// Nobody ever changes a file of it in place, so that its files may be hard-linked instead of
     /// copied where nothing about them changes.
     pub immutable: bool,
+    /// What the destination may have of it already; nothing if that is not known to be a snapshot.
+    pub sharing: Option<&'s Sharing<'s>>,
 }
 
 /// Copies a path, or what a wildcard matches.
@@ -284,7 +286,7 @@ impl Run<'_> {
             }
             to_dir.clear(to_name, &existing).map_err(write)?;
         }
-        let link = putter.may_link(metadata) && destination.claim(metadata.inode);
+        let link = putter.may_link(metadata, child.layer, to) && destination.claim(metadata.inode);
         let leaf = put::Leaf {
             from_dir,
             from_name,

@@ -18,7 +18,7 @@ use weld_store::snapshot::{MutableSnapshot, SnapshotError, SnapshotRef, Snapshot
 
 use super::{
     Context, Copy, Destination, FileError, Identity, MakeDir, MakeFile, MakeSymlink, ModeChange,
-    Owner, OwnerOption, Remove, Source,
+    Owner, OwnerOption, Remove, Sharing, Source,
 };
 
 /// Why a file operation failed.
@@ -179,7 +179,7 @@ impl Sequence<'_> {
             return Ok(Done::Unneeded);
         }
         let mut working = self.take(index, &action.input)?;
-        self.apply(index, action, &mut working.destination)?;
+        self.apply(index, action, &mut working)?;
         if uses == 1 && self.is_gone_on_with(index) {
             return Ok(Done::Working(working));
         }
@@ -221,8 +221,8 @@ impl Sequence<'_> {
         }))
     }
 
-    /// The layers of what an action reads.
-    fn read(&self, index: usize, input: &FileInput) -> Result<Layers, SequenceError> {
+    /// What an action reads.
+    fn read(&self, index: usize, input: &FileInput) -> Result<MountSpec, SequenceError> {
         let bad = || SequenceError::BadInput { action: index };
         let snapshot = match input {
             FileInput::Empty => None,
@@ -233,9 +233,8 @@ impl Sequence<'_> {
             },
         };
         match snapshot {
-            Some(snapshot) => layers_of(&snapshot.mount_spec()?),
-            // The open directory stays, empty, when the snapshot goes.
-            None => layers_of(&self.workshop.snapshots.create(None)?.mount_spec()?),
+            Some(snapshot) => Ok(snapshot.mount_spec()?),
+            None => Ok(self.workshop.snapshots.mount_nothing()),
         }
     }
 
@@ -243,19 +242,28 @@ impl Sequence<'_> {
         &self,
         index: usize,
         action: &FileAction,
-        destination: &mut Destination,
+        working: &mut Working,
     ) -> Result<(), SequenceError> {
+        let Working {
+            snapshot,
+            destination,
+        } = working;
         let owner = match owner_of(&action.change) {
             Some(owner) => Some(self.owner(index, action, owner, destination)?),
             None => None,
         };
         let result = match &action.change {
             FileChange::Copy(copy) => {
-                let layers = self.read(index, &copy.from)?;
+                let from = self.read(index, &copy.from)?;
+                let layers = layers_of(&from)?;
+                let snapshots = self.workshop.snapshots;
+                let sharing = Sharing::new(snapshots, &from, snapshot, &snapshot.mount_spec()?);
                 copy_action(copy).and_then(|action| {
                     let source = Source {
                         layers: &layers,
-                        immutable: true,
+                        // Where each snapshot has all files, what is copied on has no links.
+                        immutable: snapshots.is_overlay(),
+                        sharing: Some(&sharing),
                     };
                     action.run(source, destination, owner, &self.workshop.context)
                 })
@@ -313,7 +321,10 @@ impl Sequence<'_> {
             Some(UserRef::Name { input, .. }) if *input == action.input => {
                 Ok(Some(destination.layers().clone()))
             }
-            Some(UserRef::Name { input, .. }) => self.read(index, input).map(Some),
+            Some(UserRef::Name { input, .. }) => self
+                .read(index, input)
+                .and_then(|spec| layers_of(&spec))
+                .map(Some),
         };
         let (user_tree, group_tree) = (tree(&owner.user)?, tree(&owner.group)?);
         let option = OwnerOption {

@@ -441,6 +441,7 @@ fn unchanged_files_of_an_immutable_source_are_linked() {
     let source = Source {
         layers: &layers,
         immutable: true,
+        sharing: None,
     };
     for dest in ["/one", "/two"] {
         action("/e", dest)
@@ -574,6 +575,7 @@ fn an_unreadable_source_is_named() {
             let source = Source {
                 layers: &layers,
                 immutable: false,
+                sharing: None,
             };
             action.run(source, &mut Destination::new(single(&to)), None, &context())
         })
@@ -603,6 +605,7 @@ fn a_cancelled_copy_ends() {
             Source {
                 layers: &layers,
                 immutable: false,
+                sharing: None,
             },
             &mut Destination::new(single(&to)),
             None,

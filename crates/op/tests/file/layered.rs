@@ -25,6 +25,7 @@ fn parents_are_copied_up_with_their_metadata() {
             Source {
                 layers: &source,
                 immutable: true,
+                sharing: None,
             },
             &mut destination,
             None,
@@ -78,6 +79,7 @@ fn what_is_removed_is_whited_out() {
     let source = Source {
         layers: &source,
         immutable: true,
+        sharing: None,
     };
     dockerfile("/d", "/dir")
         .run(source, &mut destination, None, &context())
@@ -106,6 +108,7 @@ fn nothing_else_gets_into_the_layer() {
     let source = Source {
         layers: &source,
         immutable: true,
+        sharing: None,
     };
     dockerfile("/m.so", "/lib/")
         .run(source, &mut destination, None, &context())
@@ -140,6 +143,7 @@ fn a_source_of_several_layers_is_linked_from_all_of_them() {
     let source = Source {
         layers: above.layers(),
         immutable: true,
+        sharing: None,
     };
     dockerfile("/d", "/")
         .run(source, &mut destination, None, &context())

@@ -112,6 +112,7 @@ impl Action {
                 let source = Source {
                     layers: source,
                     immutable: true,
+                    sharing: None,
                 };
                 copy.run(source, destination, *owner, &context())
             }

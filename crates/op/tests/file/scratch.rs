@@ -94,6 +94,7 @@ pub(crate) fn copy_as(
         Source {
             layers: &layers,
             immutable,
+            sharing: None,
         },
         &mut destination,
         owner,

@@ -172,6 +172,7 @@ fn onto_what_is_there() {
     let source = Source {
         layers: &layers,
         immutable: true,
+        sharing: None,
     };
     add("/a", "/")
         .run(source, &mut destination, None, &context())

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use super::changes::{Change, Reading, TreeError, layer_changes, tree_changes};
 use super::driver::Driver;
-use super::farm::{Farm, Removals};
+use super::farm::{Farm, Links, Removals};
 use super::handle::SnapshotRef;
 use super::record::Origin;
+use super::shared::SharedFiles;
 use super::store::{FILES, lock, open};
 use super::{MutableSnapshot, SnapshotError, Snapshots};
+use crate::object::SnapshotId;
 use crate::usage::NewUsage;
 
 /// How many layers are looked at to tell whether a snapshot was made from another. Merges of
@@ -36,7 +38,7 @@ impl Snapshots {
             return empty.commit(usage);
         };
         let layers: Vec<_> = rest.iter().flat_map(SnapshotRef::layer_snapshots).collect();
-        if self.is_overlay() && all_simple(&layers)? {
+        if self.is_overlay() && all_simple(&layers)? && !self.collide(&stacked(first, &layers))? {
             let origin = Origin::Merge {
                 inputs: ids,
                 combined: false,
@@ -85,7 +87,11 @@ impl Snapshots {
         }
         let snapshot = self.allocate(None)?;
         let root = open(snapshot.id(), snapshot.files())?;
-        let mut farm = Farm::new(root, Removals::Done, self.is_overlay());
+        let mut farm = Farm::new(
+            root,
+            Removals::Done,
+            self.links(&snapshot, None, &upper.stack().layers)?,
+        );
         farm.set_origins(upper.origins()?);
         let (from, to) = (lower.root()?, upper.root()?);
         tree_changes(Some(from.as_fd()), to.as_fd(), |change| farm.change(change))
@@ -112,12 +118,33 @@ impl Snapshots {
                 userxattr: *userxattr,
             },
         };
-        let mut farm = Farm::new(root, removals, self.is_overlay());
+        let from: Vec<_> = layers.iter().flat_map(SnapshotRef::change_layers).collect();
+        let links = self.links(snapshot, snapshot.parent(), &from)?;
+        let mut farm = Farm::new(root, removals, links);
         for layer in layers {
             farm.set_origins(layer.change_origins()?);
             layer.changes(|change| farm.change(change))?;
         }
         farm.finish().map_err(SnapshotError::tree(snapshot.id()))
+    }
+
+    /// How files of these layers come into a new snapshot over a parent.
+    fn links(
+        &self,
+        snapshot: &MutableSnapshot,
+        parent: Option<&SnapshotRef>,
+        from: &[SnapshotId],
+    ) -> Result<Links, SnapshotError> {
+        if !self.is_overlay() {
+            return Ok(Links::Never);
+        }
+        self.share(snapshot)?;
+        self.share_layers(from)?;
+        let below = match parent {
+            Some(parent) => parent.shared_files()?,
+            None => SharedFiles::default(),
+        };
+        Ok(Links::within(below))
     }
 }
 
@@ -257,6 +284,15 @@ impl SnapshotRef {
         }
     }
 
+    /// The layers that the files of its changes are in.
+    fn change_layers(&self) -> Vec<SnapshotId> {
+        let mut layers = vec![self.id()];
+        if let (Origin::Difference { .. }, [_, upper]) = (self.record().origin, self.parents()) {
+            layers.extend(&upper.stack().layers);
+        }
+        layers
+    }
+
     /// The directories of a mount, uppermost first, of a snapshot with more layers than a mount
     /// takes: the lower ones combined.
     pub(super) fn flattened(&self, max_lowers: usize) -> Result<Vec<PathBuf>, SnapshotError> {
@@ -299,7 +335,9 @@ impl SnapshotRef {
         self.snapshots().take_away(&making);
         std::fs::create_dir(&making).map_err(SnapshotError::file(self.id(), "create", &making))?;
         let fault = || SnapshotError::tree(self.id());
-        let mut farm = Farm::new(open(self.id(), &making)?, Removals::Done, true);
+        // Of layers that do not collide.
+        let links = Links::within(SharedFiles::default());
+        let mut farm = Farm::new(open(self.id(), &making)?, Removals::Done, links);
         let start = match known.filter(|&known| known < index) {
             Some(known) => {
                 let flat = open(self.id(), &directory(layers[known]).join(FLAT))?;
@@ -337,6 +375,17 @@ pub(super) enum ChangeSource {
         lower: Option<OwnedFd>,
         upper: OwnedFd,
     },
+}
+
+/// The layers of a mount of others over one.
+fn stacked(first: &SnapshotRef, layers: &[SnapshotRef]) -> Vec<SnapshotId> {
+    let mut all = first.stack().layers.clone();
+    for layer in layers {
+        if !all.contains(&layer.id()) {
+            all.push(layer.id());
+        }
+    }
+    all
 }
 
 /// The layers that were added to `lower` to make `upper`, if it was made so. `None` also if that

@@ -14,6 +14,7 @@ use super::changes::{Change, Found, TreeError};
 use super::copy::{copy_at, set_ownership};
 use super::node::{FileTime, Node, opaque_attribute, set_xattr_at, xattrs_at};
 use super::remove::remove_at;
+use super::shared::SharedFiles;
 
 /// How removals are kept.
 pub(crate) enum Removals {
@@ -28,12 +29,63 @@ pub(crate) enum Removals {
     },
 }
 
+/// Whether files are linked to where they come from.
+pub(crate) enum Links {
+    /// Never, as where trees are written in place.
+    Never,
+    /// Unless the inode is there already.
+    Fresh {
+        /// The files below that have several names.
+        below: SharedFiles,
+        /// What was linked from where the files came from before.
+        earlier: HashSet<(u64, u64)>,
+        /// What was linked from where they come from now.
+        now: HashSet<(u64, u64)>,
+    },
+}
+
+impl Links {
+    /// Links in a tree over one with these files of several names.
+    pub(crate) fn within(below: SharedFiles) -> Self {
+        Self::Fresh {
+            below,
+            earlier: HashSet::new(),
+            now: HashSet::new(),
+        }
+    }
+
+    fn next_origin(&mut self) {
+        if let Self::Fresh { earlier, now, .. } = self {
+            earlier.extend(now.drain());
+        }
+    }
+
+    /// Whether a file may have a name at this path.
+    fn may_link(&mut self, node: &Node, path: &OsStr) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Fresh {
+                below,
+                earlier,
+                now,
+            } => {
+                let is_there = node.links > 1
+                    && (earlier.contains(&node.inode)
+                        || below.is_elsewhere(node.inode, path.as_bytes()));
+                if !is_there {
+                    now.insert(node.inode);
+                }
+                !is_there
+            }
+        }
+    }
+}
+
 /// A tree that changes are applied to.
 pub(crate) struct Farm {
     root: OwnedFd,
     removals: Removals,
-    /// Files may be links of those they come from. Not where trees are written in place.
-    links: bool,
+    links: Links,
     /// The directories, uppermost first, in which the files of a mounted source really are:
     /// what is found in a mount cannot be linked.
     origins: Vec<OwnedFd>,
@@ -44,7 +96,7 @@ pub(crate) struct Farm {
 }
 
 impl Farm {
-    pub(crate) fn new(root: OwnedFd, removals: Removals, links: bool) -> Self {
+    pub(crate) fn new(root: OwnedFd, removals: Removals, links: Links) -> Self {
         Self {
             root,
             removals,
@@ -60,6 +112,7 @@ impl Farm {
     pub(crate) fn set_origins(&mut self, origins: Vec<OwnedFd>) {
         self.origins = origins;
         self.copied.clear();
+        self.links.next_origin();
     }
 
     pub(crate) fn change(&mut self, change: Change<'_>) -> Result<(), TreeError> {
@@ -164,7 +217,7 @@ impl Farm {
 
     /// Links the file to where it is or was copied to; whether that could be done.
     fn link(
-        &self,
+        &mut self,
         directory: &OwnedFd,
         path: &OsStr,
         found: &Found<'_>,
@@ -177,7 +230,7 @@ impl Farm {
             let result = link(self.root.as_fd(), first, directory.as_fd(), found.name);
             return linked(result).map_err(fault("link", path));
         }
-        if !self.links {
+        if !self.links.may_link(found.node, path) {
             return Ok(false);
         }
         if self.origins.is_empty() {

@@ -16,10 +16,11 @@ use weld_solver::RecordId;
 
 use super::changes::tree_changes;
 use super::copy::copy_at;
-use super::farm::{Farm, Removals};
+use super::farm::{Farm, Links, Removals};
 use super::keys::KEYS;
 use super::node::Node;
 use super::record::Origin;
+use super::shared::SharedFiles;
 use super::store::{FILES, lock, open};
 use super::{MutableSnapshot, SnapshotError, SnapshotRef, Snapshots};
 use crate::content_key::cache::{self, KeyMap, Keys};
@@ -90,6 +91,8 @@ impl LocalTree {
     /// Starts to change the copy: in place where nobody else uses it.
     pub fn change(self) -> Result<LocalTreeChange, SnapshotError> {
         let snapshot = self.snapshots.allocate(None)?;
+        // With the copies before and after it, and with what is copied from it.
+        self.snapshots.share(&snapshot)?;
         let Some(last) = self.last else {
             return Ok(LocalTreeChange {
                 name: self.name,
@@ -262,7 +265,11 @@ impl Snapshots {
 fn share(from: &SnapshotRef, to: &MutableSnapshot) -> Result<(), SnapshotError> {
     let _turn = lock(&from.0.computing);
     let source = open(to.id(), &from.files())?;
-    let mut farm = Farm::new(open(to.id(), to.files())?, Removals::Done, true);
+    let mut farm = Farm::new(
+        open(to.id(), to.files())?,
+        Removals::Done,
+        Links::within(SharedFiles::default()),
+    );
     tree_changes(None, source.as_fd(), |change| farm.change(change))
         .and_then(|()| farm.finish())
         .map_err(SnapshotError::tree(to.id()))

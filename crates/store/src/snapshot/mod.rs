@@ -18,6 +18,7 @@ mod local_tree;
 pub(crate) mod node;
 mod record;
 pub(crate) mod remove;
+mod shared;
 mod simple;
 mod store;
 
@@ -27,6 +28,7 @@ pub use layers::{LayerBlob, LayerOptions};
 pub use local_tree::{LocalTree, LocalTreeChange};
 pub use node::FileTime;
 pub use record::LayerDescriptor;
+pub use shared::SharedFiles;
 pub use store::{Made, Snapshots};
 
 pub(crate) use record::{LAYERS, Origin, Record, SNAPSHOTS, create_tables, forget};

@@ -114,6 +114,11 @@ impl Snapshots {
         &self.0.empty
     }
 
+    /// How to mount a tree without files.
+    pub fn mount_nothing(&self) -> MountSpec {
+        MountSpec::bind(self.empty(), true)
+    }
+
     pub(super) fn directory(&self, id: SnapshotId) -> PathBuf {
         self.0.store.snapshot_dir(id)
     }
@@ -550,7 +555,7 @@ pub(super) fn open(id: SnapshotId, path: &Path) -> Result<OwnedFd, SnapshotError
 /// Copies a tree into a directory that exists, with the metadata of its root.
 fn copy_tree(id: SnapshotId, source: OwnedFd, directory: &Path) -> Result<(), SnapshotError> {
     let target = open(id, directory)?;
-    let mut farm = farm::Farm::new(target, farm::Removals::Done, false);
+    let mut farm = farm::Farm::new(target, farm::Removals::Done, farm::Links::Never);
     changes::tree_changes(None, source.as_fd(), |change| farm.change(change))
         .and_then(|()| farm.finish())
         .map_err(SnapshotError::tree(id))?;

@@ -99,12 +99,16 @@ impl<'p> Putter<'p> {
         }
     }
 
-    /// May a file be linked instead of copied?
-    pub(crate) fn may_link(&self, metadata: &Metadata) -> bool {
+    /// May a file of a layer of the source be linked to `to` instead of copied?
+    pub(crate) fn may_link(&self, metadata: &Metadata, layer: usize, to: &Path) -> bool {
         self.source.immutable
             && !self.no_links.load(Ordering::Relaxed)
             && metadata.file_type() == FileType::RegularFile
             && self.changes.keeps(metadata)
+            && self
+                .source
+                .sharing
+                .is_none_or(|sharing| sharing.may_link(layer, metadata, to))
     }
 
     /// Makes the copy; the place is free. With `link` an own name for the same file will do.

@@ -147,7 +147,10 @@ impl TreeCopy<'_> {
                 } else {
                     plan.targets[*at].leaves.push(index);
                 }
-                let link = !further && self.putter.may_link(metadata);
+                let link = !further && {
+                    let to = self.to.join(&entry.path);
+                    self.putter.may_link(metadata, entry.layer, &to)
+                };
                 plan.link.push(link && destination.claim(metadata.inode));
                 continue;
             }
