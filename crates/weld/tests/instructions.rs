@@ -119,6 +119,37 @@ RUN cat /a /b /c /linked/d > /out
     );
 }
 
+#[test]
+fn of_a_contexts_attributes_only_capabilities_count() {
+    let bed = Bed::new();
+    bed.file("f", "file").dockerfile("FROM base\nCOPY f /f\n");
+    let built = |number: usize| {
+        let id = format!("id-{number}");
+        let arguments = [
+            "--build-arg",
+            "SOURCE_DATE_EPOCH=1",
+            "--iidfile",
+            &id,
+            "--output",
+        ];
+        bed.build(&[&arguments[..], &["type=image,rewrite-timestamp=true"]].concat())
+            .ok();
+        std::fs::read_to_string(bed.path(&id)).unwrap()
+    };
+    let plain = built(0);
+    let set = |name: &str, value: &[u8]| {
+        let (file, flags) = (bed.context().join("f"), rustix::fs::XattrFlags::empty());
+        rustix::fs::setxattr(file, name, value, flags).unwrap();
+    };
+    set("user.origin", b"here");
+    assert_eq!(built(1), plain);
+    // The second version: CAP_NET_RAW, effective and permitted.
+    let mut capability = [0; 20];
+    (capability[0], capability[3], capability[5]) = (1, 2, 0x20);
+    set("security.capability", &capability);
+    assert_ne!(built(2), plain);
+}
+
 /// Files of several snapshots may be links of one inode. No step may see that.
 #[test]
 fn what_is_copied_twice_is_two_files() {

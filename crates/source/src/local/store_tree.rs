@@ -1,5 +1,6 @@
 //! The copy of a client's tree in the store.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -229,6 +230,12 @@ fn clear(directory: &Path) -> io::Result<()> {
 }
 
 impl TreeTarget for StoreTarget {
+    /// What a file can do is of the file. Everything else (labels, where it was downloaded) is of
+    /// the machine, and would make another image of the same files there.
+    fn takes(&self, attribute: &OsStr) -> bool {
+        attribute == "security.capability"
+    }
+
     fn begin(&self) -> io::Result<()> {
         if let Some(changing) = self.start().map_err(io::Error::other)? {
             // It is called once.

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -81,6 +82,12 @@ pub trait TreeTarget: Send + Sync + 'static {
     /// # Errors
     /// What forgetting meets.
     fn begin(&self) -> io::Result<()>;
+
+    /// Whether files have this extended attribute in the copy.
+    fn takes(&self, attribute: &OsStr) -> bool {
+        let _ = attribute;
+        true
+    }
 
     /// Removes a file, or a directory that is empty by now.
     ///
@@ -247,7 +254,10 @@ struct Content {
 impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
     fn run(&self) -> Result<Synced, SyncError> {
         let started = now();
-        let stats = self.provider.stats(self.previous)?;
+        let mut stats = self.provider.stats(self.previous)?;
+        for stat in &mut stats {
+            stat.xattrs.retain(|(name, _)| self.target.takes(name));
+        }
         check(&stats)?;
         let mut diff = Diff::of(&self.previous.entries, &stats);
         self.verify(&mut diff, &stats)?;
