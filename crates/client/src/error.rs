@@ -49,6 +49,11 @@ impl ClientError {
         }
     }
 
+    /// Whether the daemon says that what was asked for can never be met.
+    pub fn is_request_error(&self) -> bool {
+        matches!(self, Self::Daemon(status) if status.code() == tonic::Code::InvalidArgument)
+    }
+
     /// The lines of the Dockerfile that it is about.
     pub fn source_excerpt(&self) -> Option<String> {
         match self {

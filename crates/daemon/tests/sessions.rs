@@ -14,7 +14,7 @@ use weld_client::serve::{Serving, SessionServer, Targets};
 use weld_daemon::config::TlsConfig;
 use weld_engine::{HostSession, Session};
 use weld_proto::control::control_client::ControlClient;
-use weld_proto::control::{SolveRequest, StatusRequest};
+use weld_proto::control::{BuildHistoryRequest, SolveRequest, StatusRequest};
 use weld_proto::pb;
 use weld_session::Caller;
 use weld_testbed::Authority;
@@ -174,4 +174,38 @@ async fn a_session_is_for_its_own_certificate_where_clients_are_kept_apart() {
         );
     }
     daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_stays_of_clients_that_left() {
+    const CLIENTS: usize = 40;
+    let daemon = Daemon::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    let before = runtime.metrics().num_alive_tasks();
+    let mut present = Vec::new();
+    for _ in 0..CLIENTS {
+        let session = offering("context", directory.path());
+        let serving = serve(&daemon, &session).await;
+        let news = daemon
+            .control()
+            .listen_build_history(BuildHistoryRequest::default())
+            .await
+            .unwrap();
+        present.push((serving, news));
+    }
+    assert!(
+        runtime.metrics().num_alive_tasks() >= before + 2 * CLIENTS,
+        "each client has tasks of its own"
+    );
+    drop(present);
+    // Fewer than one for each client: the connection may have some at any time.
+    let gone = async {
+        while runtime.metrics().num_alive_tasks() >= before + CLIENTS / 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone)
+        .await
+        .expect("what served the clients ends");
 }

@@ -41,6 +41,19 @@ const PROVENANCE: &str = "provenance";
 /// What lists what is in a result unless another one is named: docker's.
 const DEFAULT_SCANNER: &str = "docker/buildkit-syft-scanner:stable-1";
 
+/// The fields of provenance.
+pub const PROVENANCE_FIELDS: [&str; 9] = [
+    "mode",
+    "version",
+    "reproducible",
+    "complete-materials",
+    "inline-only",
+    "builder-id",
+    "filename",
+    "capture-usage",
+    "disabled",
+];
+
 impl AttestOptions {
     /// Reads a frontend's attributes.
     ///

@@ -309,6 +309,16 @@ impl BuildError {
         matches!(self.innermost(), Self::Cancelled)
     }
 
+    /// Whether what was asked for can never be met: nothing was wrong but the request's options.
+    pub fn is_request_error(&self) -> bool {
+        match self {
+            Self::Export(error) => error.is_request_error(),
+            Self::CacheExport(error) => matches!(**error, CacheExportError::Option(_)),
+            Self::Option(_) | Self::Attest(_) => true,
+            _ => false,
+        }
+    }
+
     /// The lines of the Dockerfile that it is about.
     pub fn source_excerpt(&self) -> Option<String> {
         match self.innermost() {

@@ -45,7 +45,7 @@ mod ssh_agent;
 mod subrequest;
 mod usage;
 
-pub use attest::{AttestOptionError, AttestOptions};
+pub use attest::{AttestOptionError, AttestOptions, PROVENANCE_FIELDS};
 pub use bridge::{Bridge, SolveInput, SolveRequest};
 pub use cache::{
     CacheExport, CacheExportError, CacheImport, mask_cache_secrets, without_cache_secrets,
@@ -77,6 +77,9 @@ pub use source_meta::{
 pub use ssh_agent::AgentError;
 pub use usage::{CheckError, CheckReport, PruneOptions, RepairReport, StoreError, UsageRecord};
 pub use weld_dockerfile::Error as DockerfileError;
+pub use weld_export::cache::{
+    export_attributes as cache_export_attributes, import_attributes as cache_import_attributes,
+};
 pub use weld_export::{AttestationKind, ExportKind, ExportRequest, ExportTarget, Subject};
 pub use weld_op::SandboxMountKind;
 pub use weld_op::session::Session;

@@ -202,6 +202,22 @@ pub enum ExportError {
     Cancelled,
 }
 
+impl ExportError {
+    /// Whether no result could ever be exported as it was asked for.
+    pub const fn is_request_error(&self) -> bool {
+        matches!(
+            self,
+            Self::Option(_)
+                | Self::Name { .. }
+                | Self::NoName { .. }
+                | Self::TaggedByDigest { .. }
+                | Self::Target { .. }
+                | Self::Terminal { .. }
+                | Self::DeleteRoot(_)
+        )
+    }
+}
+
 /// For `map_err`: a failure to write.
 pub(crate) fn write_error(
     action: &'static str,

@@ -187,7 +187,7 @@ impl ImageOptions {
                 "dangling-name-prefix" => options.dangling_prefix = Some(value.clone()),
                 "oci-mediatypes" => oci_types = Some(reader.flag()?),
                 "compression" => options.compression = reader.compression()?,
-                "compression-level" => level = Some(reader.level()?),
+                "compression-level" => level = Some((reader.level()?, reader)),
                 "force-compression" => options.force_compression = reader.flag()?,
                 "rewrite-timestamp" => options.rewrite_timestamp = reader.flag()?,
                 "source-date-epoch" => {
@@ -204,7 +204,9 @@ impl ImageOptions {
                 _ => options.annotations.push(reader.annotation()?),
             }
         }
-        options.compression = options.compression.at_level(level);
+        if let Some((level, reader)) = level {
+            options.compression = reader.at_level(options.compression, level)?;
+        }
         options.oci_types = oci_types.unwrap_or(true);
         let refused = match () {
             () if options.oci_types => None,
@@ -327,6 +329,10 @@ fn names(value: &str) -> Vec<String> {
         .collect()
 }
 
+/// What `compression-level` can be.
+pub(crate) const LEVELS: &str = "must be a number: 0 to 9 for gzip, 1 to 22 for zstd";
+
+#[derive(Clone, Copy)]
 struct Reader<'a> {
     kind: &'static str,
     key: &'a str,
@@ -363,11 +369,11 @@ impl Reader<'_> {
     }
 
     fn level(&self) -> Result<i64, OptionError> {
-        self.value
-            .parse()
-            .ok()
-            .filter(|level| (0..=22).contains(level))
-            .ok_or_else(|| self.bad("must be a number: 0 to 9 for gzip, 1 to 22 for zstd"))
+        self.value.parse().map_err(|_| self.bad(LEVELS))
+    }
+
+    fn at_level(&self, compression: Compression, level: i64) -> Result<Compression, OptionError> {
+        compression.at_level(level).ok_or_else(|| self.bad(LEVELS))
     }
 
     fn epoch(&self) -> Result<Option<OffsetDateTime>, OptionError> {
@@ -470,7 +476,8 @@ mod tests {
             ("compression", "lz4", "must be gzip, zstd or uncompressed"),
             ("compression", "estargz", "not supported"),
             ("push", "yes", "must be true or false"),
-            ("compression-level", "99", "must be a number"),
+            ("compression-level", "high", "must be a number"),
+            ("compression-level", "10", "0 to 9 for gzip"),
             ("source-date-epoch", "now", "seconds since 1970"),
             ("annotation.", "x", "unknown attribute"),
             ("annotation-layer.a", "x", "unknown attribute"),

@@ -98,9 +98,59 @@ fn arguments_that_cannot_be_meant_are_refused() {
     ] {
         bed.build(arguments).fails(&[part]);
     }
+    // Those of exporters and caches are no failures of a build either.
+    for (arguments, part) in [
+        (&["--output", "type=oci,dest=x,dest=y"][..], "dest=… is given twice"),
+        (&["--output", "type=oci,dest=x,compresion=zstd"], "unknown attribute \"compresion\""),
+        (
+            &["--output", "type=oci,dest=x,compression-level=12"],
+            "0 to 9 for gzip",
+        ),
+        (&["--output", "type=oci,dest=x", "--tag", "A:B:C"], "A:B:C"),
+        (&["--push"], "push needs a name"),
+        (&["--cache-to", "type=registry,ref=a,ref=b"], "ref=… is given twice"),
+        (&["--cache-to", "type=local,dest=x,mode=all"], "must be min or max"),
+        (&["--provenance", "banana"], "must be true, false, or fields"),
+        (&["--provenance", "mode=most"], "must be min or max"),
+    ] {
+        let ended = bed.build(arguments).fails(&[part]);
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {}", ended.stderr);
+    }
     bed.run(&["build", "/does/not/exist"])
         .fails(&["/does/not/exist"]);
     bed.run(&["biuld", "."]).fails(&["build"]);
+}
+
+#[test]
+fn fields_without_an_effect_are_told() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\n");
+    for (arguments, parts) in [
+        (
+            &["--cache-to", "type=local,dest=cache,moed=max"][..],
+            &["--cache-to type=local", "\"moed\" has no effect", "mode"][..],
+        ),
+        (
+            &["--cache-to", "type=inline,mode=max"],
+            &["--cache-to type=inline", "\"mode\" has no effect"],
+        ),
+        (
+            &["--cache-from", "type=local,src=nowhere,source=x"],
+            &["--cache-from type=local", "\"source\" has no effect", "src"],
+        ),
+        (
+            &["--provenance", "mod=max"],
+            &["--provenance", "\"mod\" has no effect", "mode"],
+        ),
+    ] {
+        let ended = bed.build(arguments).ok();
+        for part in parts {
+            assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+        }
+    }
+    let fine = ["--cache-to", "type=local,dest=cache,mode=max,compression=zstd", "--provenance", "mode=min"];
+    let ended = bed.build(&fine).ok();
+    assert!(!ended.stderr.contains("has no effect"), "{}", ended.stderr);
 }
 
 #[test]

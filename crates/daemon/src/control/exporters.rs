@@ -8,31 +8,54 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tonic::Status;
 use weld_engine::{ExportKind, ExportRequest, ExportTarget};
-use weld_proto::control::{BuildResultInfo, Descriptor, Exporter};
+use weld_export::Exporter;
+use weld_proto::control::{BuildResultInfo, Descriptor, Exporter as AskedExporter};
 
 use crate::session::{ClientSession, client_target};
 
 /// The metadata of a result that names the image.
 const IMAGE_NAME: &str = "image.name";
+/// The name that stands for the one that the frontend chose.
+const CHOSEN: &str = "*";
 
 /// What is wanted, as the engine has it.
 pub(super) fn requests(
-    exporters: &[Exporter],
+    exporters: &[AskedExporter],
     to_client: impl Fn(usize) -> Result<ExportTarget, Status>,
 ) -> Result<Vec<ExportRequest>, Status> {
-    let request = |(number, exporter): (usize, &Exporter)| {
+    let request = |(number, exporter): (usize, &AskedExporter)| {
         let kind = kind(&exporter.kind)?;
         let target = match kind {
             ExportKind::Image | ExportKind::CacheOnly => ExportTarget::Nowhere,
             _ => to_client(number)?,
         };
-        Ok(ExportRequest {
+        let request = ExportRequest {
             kind,
             attrs: exporter.attrs.clone(),
             target,
-        })
+        };
+        check(&request)?;
+        Ok(request)
     };
     exporters.iter().enumerate().map(request).collect()
+}
+
+/// Refuses what no result could be exported as, before anything is built.
+fn check(request: &ExportRequest) -> Result<(), Status> {
+    let mut known = request.clone();
+    known.attrs.retain(|key, _| !is_metadata(key));
+    if known.attrs.get("name").is_some_and(|name| name == CHOSEN) {
+        // The name is not known yet, so nobody can say what may be done with it.
+        for attr in ["name", "push", "push-by-digest"] {
+            known.attrs.remove(attr);
+        }
+    }
+    Exporter::validate(&known).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// Whether an exporter's attribute is metadata of the result.
+fn is_metadata(key: &str) -> bool {
+    key.starts_with("containerimage.")
 }
 
 /// What a frontend says and what exporters are told complement each other: metadata that is given
@@ -40,7 +63,6 @@ pub(super) fn requests(
 /// images unless the client says otherwise, and the name `*` is the one that the frontend chose.
 pub(super) fn complement(requests: &mut [ExportRequest], metadata: &mut BTreeMap<String, Bytes>) {
     for request in requests {
-        let is_metadata = |key: &String| key.starts_with("containerimage.");
         let keys: Vec<_> = request
             .attrs
             .keys()
@@ -61,7 +83,7 @@ pub(super) fn complement(requests: &mut [ExportRequest], metadata: &mut BTreeMap
         }
         let chosen = metadata.get(IMAGE_NAME).filter(|name| !name.is_empty());
         if let Some(name) = request.attrs.get_mut("name")
-            && name == "*"
+            && name == CHOSEN
             && let Some(chosen) = chosen
         {
             *name = String::from_utf8_lossy(chosen).into_owned();

@@ -18,6 +18,7 @@ use futures_util::stream::BoxStream;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
@@ -93,6 +94,17 @@ fn answers<T: Send + 'static>(queue: mpsc::Receiver<Result<T, Status>>) -> Answe
     Box::pin(futures_util::stream::unfold(queue, |mut queue| async {
         Some((queue.recv().await?, queue))
     }))
+}
+
+/// A stream of what a task sends to a queue. The task ends with it.
+fn answers_of<T: Send + 'static>(
+    queue: mpsc::Receiver<Result<T, Status>>,
+    task: AbortOnDropHandle<()>,
+) -> Answers<T> {
+    Box::pin(futures_util::stream::unfold(
+        (queue, task),
+        |(mut queue, task)| async { Some((queue.recv().await?, (queue, task))) },
+    ))
 }
 
 /// Runs what may block.
@@ -197,9 +209,8 @@ impl control_server::Control for Control {
     ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
         let (sender, events) = mpsc::channel(QUEUE);
         let history = Arc::clone(&self.shared.history);
-        // It ends when the client goes away, which closes the queue.
-        tokio::spawn(history.listen(request.into_inner(), sender));
-        let mut response = Response::new(answers(events));
+        let listening = tokio::spawn(history.listen(request.into_inner(), sender));
+        let mut response = Response::new(answers_of(events, AbortOnDropHandle::new(listening)));
         put_timestamp(response.metadata_mut());
         Ok(response)
     }

@@ -32,9 +32,7 @@ pub(super) fn summary(error: &BuildError) -> (Code, String) {
         BuildError::FrontendCap(_) | BuildError::Subrequest(_) => {
             (Code::Unimplemented, error.to_string())
         }
-        BuildError::Definition(_) | BuildError::Option(_) => {
-            (Code::InvalidArgument, error.to_string())
-        }
+        BuildError::Definition(_) => (Code::InvalidArgument, error.to_string()),
         BuildError::Returned(status) => {
             let code = Code::from_i32(status.code);
             let code = if code == Code::Ok {
@@ -44,6 +42,7 @@ pub(super) fn summary(error: &BuildError) -> (Code, String) {
             };
             (code, status.message.clone())
         }
+        request if request.is_request_error() => (Code::InvalidArgument, error.to_string()),
         _ => (Code::Unknown, error.reason()),
     }
 }

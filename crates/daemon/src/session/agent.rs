@@ -1,9 +1,13 @@
 //! SSH agents of clients.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use futures_util::{FutureExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status, Streaming};
 use weld_proto::session::BytesMessage;
@@ -66,7 +70,7 @@ fn connect(caller: Caller, id: &str) -> io::Result<Box<dyn AgentStream>> {
         outgoing.poll_recv(cx)
     }));
     request.metadata_mut().insert(AGENT_ID, id);
-    tokio::spawn(async move {
+    let call = tokio::spawn(async move {
         tokio::select! {
             answer = caller.streaming::<_, BytesMessage>(FORWARD_AGENT, request) => {
                 // Whoever wanted it may be gone.
@@ -75,5 +79,48 @@ fn connect(caller: Caller, id: &str) -> io::Result<Box<dyn AgentStream>> {
             () = started.closed() => {}
         }
     });
-    Ok(Box::new(tunnel))
+    Ok(Box::new(Agent {
+        tunnel,
+        _call: AbortOnDropHandle::new(call),
+    }))
+}
+
+/// A connection to an agent, with the call that it is made by.
+struct Agent<S> {
+    tunnel: Tunnel<S>,
+    _call: AbortOnDropHandle<()>,
+}
+
+impl<S> AsyncRead for Agent<S>
+where
+    Tunnel<S>: AsyncRead + Unpin,
+{
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tunnel).poll_read(cx, buffer)
+    }
+}
+
+impl<S> AsyncWrite for Agent<S>
+where
+    Tunnel<S>: AsyncWrite + Unpin,
+{
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tunnel).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tunnel).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tunnel).poll_shutdown(cx)
+    }
 }

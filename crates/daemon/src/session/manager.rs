@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 use weld_proto::session::BytesMessage;
 use weld_session::{Tunnel, caller_over};
@@ -62,6 +63,8 @@ impl From<Lookup> for Status {
 pub struct SessionStream {
     outgoing: mpsc::Receiver<BytesMessage>,
     _end: DropGuard,
+    /// What keeps the session connected, which ends with the stream.
+    _connection: AbortOnDropHandle<()>,
 }
 
 impl Stream for SessionStream {
@@ -117,7 +120,7 @@ impl SessionManager {
         let (tunnel, outgoing) = Tunnel::new(incoming);
         let shared = Arc::clone(&self.shared);
         let ended = over.clone();
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let connected = async {
                 match caller_over(tunnel).await {
                     Ok(caller) => {
@@ -140,6 +143,7 @@ impl SessionManager {
         Ok(Response::new(SessionStream {
             outgoing,
             _end: over.drop_guard(),
+            _connection: AbortOnDropHandle::new(connection),
         }))
     }
 

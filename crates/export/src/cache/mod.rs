@@ -1,5 +1,6 @@
 //! The build cache in BuildKit's form: an index or a manifest of layers, and a config that says which keys lead to them.
 
+mod attributes;
 mod config;
 mod object_options;
 mod options;
@@ -7,6 +8,7 @@ mod read;
 mod upload;
 mod write;
 
+pub use attributes::{export_attributes, import_attributes};
 pub use config::{CONFIG_MEDIA_TYPE, CacheConfig, LayerNotes, LayerRow, RecordRow, ResultRow};
 pub use object_options::{ObjectCache, SECRET_ATTRIBUTES};
 pub use options::{

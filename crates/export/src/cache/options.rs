@@ -9,6 +9,7 @@ use weld_store::layer::Compression;
 
 use super::ManifestOptions;
 use super::object_options::ObjectCache;
+use crate::options::LEVELS;
 
 type Attrs = BTreeMap<String, String>;
 
@@ -309,15 +310,12 @@ impl<'a> Reader<'a> {
                 return Err(self.bad("compression", "must be gzip, zstd or uncompressed"));
             }
         };
-        let level = match self.get("compression-level") {
-            None => None,
-            Some(level) => {
-                let level = level.parse().ok().filter(|level| (0..=22).contains(level));
-                let expected = "must be a number: 0 to 9 for gzip, 1 to 22 for zstd";
-                Some(level.ok_or_else(|| self.bad("compression-level", expected))?)
-            }
+        let Some(level) = self.get("compression-level") else {
+            return Ok(compression);
         };
-        Ok(compression.at_level(level))
+        let level = level.parse().ok();
+        let compression = level.and_then(|level| compression.at_level(level));
+        compression.ok_or_else(|| self.bad("compression-level", LEVELS))
     }
 }
 
@@ -366,6 +364,11 @@ mod tests {
                 "local",
                 &[("dest", "a"), ("compression", "lz4")],
                 "must be gzip",
+            ),
+            (
+                "local",
+                &[("dest", "a"), ("compression-level", "12")],
+                "0 to 9 for gzip",
             ),
             (
                 "local",

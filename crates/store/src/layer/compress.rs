@@ -57,14 +57,15 @@ impl fmt::Display for Compression {
 }
 
 impl Compression {
-    /// The same kind at a level, which is brought into the kind's range.
-    #[must_use]
-    pub fn at_level(self, level: Option<i64>) -> Self {
-        let clamped = |max: i64| level.map(|level| level.clamp(1, max) as u8);
+    /// The same kind at a level; `None` if the kind has no such level. Gzip's -1 and zstd's 0 are
+    /// the levels that there are unless told, and gzip's 0, which only stores, is made 1.
+    pub fn at_level(self, level: i64) -> Option<Self> {
+        let within = |max: u8| u8::try_from(level).ok().filter(|level| *level <= max);
         match self {
-            Self::Uncompressed => Self::Uncompressed,
-            Self::Gzip(_) => Self::Gzip(clamped(9)),
-            Self::Zstd(_) => Self::Zstd(clamped(22)),
+            Self::Uncompressed => Some(self),
+            Self::Gzip(_) if level == -1 => Some(Self::Gzip(None)),
+            Self::Gzip(_) => Some(Self::Gzip(Some(within(9)?.max(1)))),
+            Self::Zstd(_) => Some(Self::Zstd(Some(within(22)?).filter(|level| *level > 0))),
         }
     }
 

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use weld_engine::PROVENANCE_FIELDS;
+
 use super::args::BuildArgs;
 use super::fields::Fields;
-use super::report::Failure;
+use super::report::{Failure, warn_unknown};
 
 /// The frontend attributes that ask for attestations.
 pub(crate) fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
@@ -19,7 +21,18 @@ pub(crate) fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, F
     // The short options override what the long one says.
     for (kind, value) in [("provenance", &args.provenance), ("sbom", &args.sbom)] {
         if let Some(value) = value {
-            attrs.insert(format!("attest:{kind}"), short(value));
+            attrs.insert(format!("attest:{kind}"), short(kind, value)?);
+        }
+    }
+    // What SBOMs have besides is their scanner's.
+    if let Some(value) = attrs.get("attest:provenance") {
+        let fields = Fields::parse(value).map_err(|error| {
+            Failure::usage(format!("--provenance {error}"))
+        })?;
+        for (field, _) in fields.iter() {
+            if !PROVENANCE_FIELDS.contains(&field) {
+                warn_unknown("--provenance", field, &PROVENANCE_FIELDS);
+            }
         }
     }
     Ok(attrs)
@@ -50,10 +63,27 @@ fn quoted(field: &str) -> String {
 }
 
 /// What a short option says: on, off, or fields.
-fn short(value: &str) -> String {
+fn short(kind: &str, value: &str) -> Result<String, Failure> {
     match value {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => String::new(),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => "disabled=true".to_owned(),
-        fields => fields.to_owned(),
+        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(String::new()),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok("disabled=true".to_owned()),
+        fields if fields.contains('=') => Ok(fields.to_owned()),
+        _ => Err(Failure::usage(format!(
+            "--{kind} {value:?}: must be true, false, or fields (NAME=VALUE,…)"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_options_are_truth_values_or_fields() {
+        assert_eq!(short("provenance", "true").unwrap(), "");
+        assert_eq!(short("provenance", "0").unwrap(), "disabled=true");
+        assert_eq!(short("provenance", "mode=max").unwrap(), "mode=max");
+        let error = short("provenance", "banana").unwrap_err().to_string();
+        assert!(error.contains("must be true, false, or fields"), "{error}");
     }
 }

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weld_engine::{BuildResponse, CacheExport, CacheImport, HostSession, LayoutStore};
+use weld_engine::{
+    BuildResponse, CacheExport, CacheImport, HostSession, LayoutStore, cache_export_attributes,
+    cache_import_attributes,
+};
 
 use super::args::CacheArgs;
 use super::fields::{Fields, FieldsError};
-use super::report::Failure;
+use super::report::{Failure, warn_unknown};
 
 /// The key of a response that tells the manifest of a cache.
 const MANIFEST: &str = "cache.manifest";
@@ -53,6 +56,7 @@ impl Caches {
         let mut caches = Self::default();
         for text in &args.to {
             let (kind, attrs) = fields("--cache-to", text, " or inline")?;
+            tell_unknown("--cache-to", &kind, cache_export_attributes(&kind), &attrs);
             if kind == "local" {
                 let directory = directory("--cache-to", text, &attrs, "dest")?;
                 let store = session.add_blob_store(directory);
@@ -63,6 +67,8 @@ impl Caches {
         }
         for text in &args.from {
             let (kind, mut attrs) = fields("--cache-from", text, "")?;
+            let known = cache_import_attributes(&kind);
+            tell_unknown("--cache-from", &kind, known, &attrs);
             if kind == "local" {
                 let directory = directory("--cache-from", text, &attrs, "src")?.to_owned();
                 let store = session.add_blob_store(&directory);
@@ -104,6 +110,15 @@ impl Caches {
             listed.map_err(|error| Failure::file(store.path(), &error))?;
         }
         Ok(())
+    }
+}
+
+/// Warns of fields that have no effect: BuildKit passes over them in silence, so none is an error.
+fn tell_unknown(option: &str, kind: &str, known: Option<Vec<&str>>, attrs: &Attrs) {
+    // What a kind has that is not known here, whoever does the work will say.
+    let Some(known) = known else { return };
+    for field in attrs.keys().filter(|field| !known.contains(&field.as_str())) {
+        warn_unknown(&format!("{option} type={kind}"), field, &known);
     }
 }
 

@@ -20,24 +20,28 @@ pub(crate) enum FieldsError {
     },
     #[error("{text:?}: field {field:?} needs a value: {field}=…")]
     NoValue { text: String, field: String },
+    #[error("{text:?}: {field}=… is given twice")]
+    Repeated { text: String, field: String },
 }
 
 impl Fields {
     pub(crate) fn parse(text: &str) -> Result<Self, FieldsError> {
-        split(text)
-            .map(|fields| {
-                Self(
-                    fields
-                        .into_iter()
-                        .filter(|field| !field.is_empty())
-                        .map(|field| match field.split_once('=') {
-                            Some((key, value)) => (key.trim().to_owned(), Some(value.to_owned())),
-                            None => (field.trim().to_owned(), None),
-                        })
-                        .collect(),
-                )
-            })
-            .ok_or_else(|| FieldsError::OpenQuote(text.to_owned()))
+        let columns = split(text).ok_or_else(|| FieldsError::OpenQuote(text.to_owned()))?;
+        let mut fields: Vec<(String, Option<String>)> = Vec::with_capacity(columns.len());
+        for column in columns.iter().filter(|column| !column.is_empty()) {
+            let (field, value) = match column.split_once('=') {
+                Some((field, value)) => (field.trim(), Some(value.to_owned())),
+                None => (column.trim(), None),
+            };
+            if fields.iter().any(|(before, _)| before == field) {
+                return Err(FieldsError::Repeated {
+                    text: text.to_owned(),
+                    field: field.to_owned(),
+                });
+            }
+            fields.push((field.to_owned(), value));
+        }
+        Ok(Self(fields))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
@@ -87,5 +91,7 @@ mod tests {
             Fields::parse("\"a"),
             Err(FieldsError::OpenQuote("\"a".into()))
         );
+        let twice = Fields::parse("a=1,b,a=2").unwrap_err().to_string();
+        assert!(twice.contains("a=… is given twice"), "{twice}");
     }
 }

@@ -94,9 +94,19 @@ fn parse_one(text: &str) -> Result<ExportRequest, OutputError> {
     for (key, value) in Fields::parse(text)?.iter() {
         match (key, value) {
             ("type", Some(value)) => kind = Some(value.to_owned()),
-            ("dest" | "output", Some(value)) => destination = Some(value.to_owned()),
-            (key, Some(value)) => drop(attrs.insert(key.to_owned(), value.to_owned())),
-            (key, None) => drop(attrs.insert(key.to_owned(), "true".to_owned())),
+            ("dest" | "output", Some(value)) => {
+                // Two words for the same.
+                if destination.replace(value.to_owned()).is_some() {
+                    return Err(OutputError::Fields(FieldsError::Repeated {
+                        text: text.to_owned(),
+                        field: "dest".to_owned(),
+                    }));
+                }
+            }
+            (key, value) => {
+                let value = value.unwrap_or("true").to_owned();
+                attrs.insert(key.to_owned(), value);
+            }
         }
     }
     let name = kind.ok_or_else(|| OutputError::NoType(text.to_owned()))?;
@@ -202,6 +212,10 @@ mod tests {
             ("type=local", "needs dest="),
             ("type=local,dest=-", "directory is not one"),
             ("type=image,dest=x", "takes no dest"),
+            ("type=oci,dest=a,dest=b", "dest=… is given twice"),
+            ("type=oci,dest=a,output=b", "dest=… is given twice"),
+            ("type=oci,type=tar,dest=a", "type=… is given twice"),
+            ("type=oci,dest=a,tar=true,tar=false", "tar=… is given twice"),
             ("type=oci,\"dest=x", "no closing quote"),
         ] {
             let error = one(text).unwrap_err();

@@ -7,6 +7,9 @@ use std::process::ExitCode;
 use weld_engine::{BuildError, OpenError};
 use weld_progress::{FailedStep, Mode, Outcome};
 
+/// The exit code where what was asked for cannot be meant.
+const USAGE: u8 = 2;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -125,7 +128,9 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Build { error, .. } if error.is_cancelled() => ExitCode::from(130),
         Failure::Remote { error, .. } if error.is_cancelled() => ExitCode::from(130),
-        Failure::Usage(_) => ExitCode::from(2),
+        Failure::Usage(_) => ExitCode::from(USAGE),
+        Failure::Build { error, .. } if error.is_request_error() => ExitCode::from(USAGE),
+        Failure::Remote { error, .. } if error.is_request_error() => ExitCode::from(USAGE),
         _ => ExitCode::FAILURE,
     }
 }
@@ -136,6 +141,15 @@ fn hint(failure: &Failure) -> Option<String> {
         Failure::Open(error) => error.hint(),
         _ => None,
     }
+}
+
+/// Warns of an option's field that has no effect.
+pub(crate) fn warn_unknown(option: &str, field: &str, known: &[&str]) {
+    let known = match known {
+        [] => "it has no fields".to_owned(),
+        known => format!("known: {}", known.join(", ")),
+    };
+    eprintln!("WARNING: {option}: field {field:?} has no effect ({known})");
 }
 
 /// Tells what the linter and others warned of.

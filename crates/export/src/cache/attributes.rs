@@ -1,0 +1,73 @@
+//! Which attributes caches have. What is written in another way has no effect, here as in BuildKit, so clients tell of it.
+
+/// What reading one and writing one have in common, by the kind.
+fn of_both(kind: &str) -> Option<&'static [&'static str]> {
+    Some(match kind {
+        "registry" => &["ref", "registry.insecure"],
+        "local" => &["tag"],
+        "inline" => &[],
+        "s3" => &[
+            "name",
+            "prefix",
+            "blobs_prefix",
+            "manifests_prefix",
+            "bucket",
+            "region",
+            "endpoint_url",
+            "use_path_style",
+            "access_key_id",
+            "secret_access_key",
+            "session_token",
+            "touch_refresh",
+            "upload_parallelism",
+            "retry_max_attempts",
+            "retry_mode",
+            "disable_accept_encoding",
+        ],
+        "azblob" => &[
+            "name",
+            "prefix",
+            "blobs_prefix",
+            "manifests_prefix",
+            "account_url",
+            "account_name",
+            "container",
+            "secret_access_key",
+        ],
+        _ => return None,
+    })
+}
+
+/// The attributes of caches that are written, by the kind; `None` if there is no such kind.
+pub fn export_attributes(kind: &str) -> Option<Vec<&'static str>> {
+    const ALL: [&str; 6] = [
+        "mode",
+        "compression",
+        "compression-level",
+        "force-compression",
+        "ignore-error",
+        "merge",
+    ];
+    let mut known = of_both(kind)?.to_vec();
+    match kind {
+        // It is what its image is.
+        "inline" => return Some(known),
+        "registry" => known.extend(["image-manifest", "oci-mediatypes"]),
+        "local" => known.extend(["dest", "image-manifest", "oci-mediatypes"]),
+        _ => {}
+    }
+    known.extend(ALL);
+    Some(known)
+}
+
+/// The attributes of caches that are read, by the kind; `None` if there is no such kind.
+pub fn import_attributes(kind: &str) -> Option<Vec<&'static str>> {
+    let mut known = of_both(kind)?.to_vec();
+    match kind {
+        "inline" => return None,
+        "local" => known.extend(["src", "digest"]),
+        _ => {}
+    }
+    known.push("timeout");
+    Some(known)
+}
