@@ -33,7 +33,7 @@ const WINDOW: u32 = 4 << 20;
 /// A connection to a daemon. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
+    pub(crate) channel: Channel,
 }
 
 impl Client {
@@ -102,6 +102,28 @@ impl Client {
         progress: weld_progress::Sender,
         cancel: CancellationToken,
     ) -> Result<BuildResponse, ClientError> {
+        let work = |message: SolveRequest| async {
+            let answer = self.control().solve(Request::new(message)).await?;
+            Ok(answer.into_inner().exporter_response)
+        };
+        Ok(BuildResponse {
+            attrs: self.during(request, progress, cancel, work).await?,
+            exports: Vec::new(),
+        })
+    }
+
+    /// Does work with the message that asks for a build, while the build's session is served and its
+    /// progress passed on.
+    pub(crate) async fn during<T, W>(
+        &self,
+        request: BuildRequest,
+        progress: weld_progress::Sender,
+        cancel: CancellationToken,
+        work: impl FnOnce(SolveRequest) -> W,
+    ) -> Result<T, ClientError>
+    where
+        W: Future<Output = Result<T, ClientError>>,
+    {
         let targets = Arc::new(Targets::new(&request.exports)?);
         let mut random = [0; 16];
         let flags = rustix::rand::GetRandomFlags::empty();
@@ -111,17 +133,10 @@ impl Client {
         let server = SessionServer::new(Arc::clone(&request.session), targets);
         let session = server.start(&Caller::new(self.channel.clone())).await?;
         let watching = self.watch(reference.clone(), progress);
-        let message = solve_request(reference, request);
-        let work = async {
-            let mut control = self.control();
-            let answer = tokio::select! {
-                answer = control.solve(Request::new(message)) => answer,
-                ended = session.ended() => return Err(ended),
-            };
-            Ok(answer?.into_inner().exporter_response)
-        };
+        let work = work(solve_request(reference, request));
         let outcome = tokio::select! {
             outcome = work => outcome,
+            ended = session.ended() => Err(ended),
             () = cancel.cancelled() => Err(ClientError::Cancelled),
         };
         if !cancel.is_cancelled() {
@@ -129,10 +144,7 @@ impl Client {
             // forget to say so.
             drop(tokio::time::timeout(LAST_PROGRESS, watching).await);
         }
-        Ok(BuildResponse {
-            attrs: outcome?,
-            exports: Vec::new(),
-        })
+        outcome
     }
 
     /// Passes the progress of a build on until it ends.

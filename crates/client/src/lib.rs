@@ -5,6 +5,7 @@
 //! back the same way.
 
 mod address;
+mod ask;
 mod client;
 mod details;
 mod error;

@@ -19,9 +19,12 @@ mod mounts;
 mod named_context;
 mod naming;
 mod options;
+mod outline;
 mod run;
 mod stages;
 mod syntax_line;
+
+use std::borrow::Cow;
 
 use futures_util::future::try_join_all;
 use weld_llb::{Platform, pb};
@@ -37,6 +40,7 @@ pub use git_ref::{GitRef, GitRefError};
 pub use host::{Host, HostError, ImageRequest, LayoutStore, ReadRequest, ResolvedImage};
 pub use image::{HealthConfig, History, ImageConfig, ImageSettings, RootFs};
 pub use options::{NoCache, Request};
+pub use outline::{Argument, Grant, Outline};
 
 use context::MainContext;
 use stages::Converter;
@@ -75,40 +79,15 @@ pub struct PlatformBuild {
 pub async fn read(host: &dyn Host, request: &Request) -> Result<SourceFile, Error> {
     let context = MainContext::open(host, request).await?;
     let files = context.read_dockerfile(host, request).await?;
+    syntax_line::check(request, &files.source)?;
     Ok(files.source)
 }
 
 /// Reads a Dockerfile and converts it for each platform that `request` asks for.
 pub async fn build(host: &dyn Host, request: &Request) -> Result<Build, Error> {
-    let context = MainContext::open(host, request).await?;
-    let files = context.read_dockerfile(host, request).await?;
-    let source = files.source.clone();
-    syntax_line::check(request, &source)?;
-    let dockerfile = match crate::parse(&source) {
-        Ok(dockerfile) => dockerfile,
-        Err(error) => {
-            lint_before(host, request, &source, &error);
-            return Err(error);
-        }
-    };
-    let ignore = context.ignore_patterns(host, request, &files).await?;
-    let request = &*epoch::resolved(host, request, &dockerfile, &context)
-        .await
-        .map_err(|error| error.in_file(&source))?;
-    let lint = lint_config(request, &source)?;
-    let conversions = targets(request).into_iter().enumerate();
-    let conversions = conversions.map(|(index, platform)| Conversion {
-        host,
-        request,
-        dockerfile: &dockerfile,
-        context: &context,
-        ignore: &ignore,
-        lint: &lint,
-        platform,
-        // Platforms differ too little for a second telling.
-        tells_warnings: index == 0,
-    });
-    let converted = try_join_all(conversions.map(Conversion::run))
+    let opened = Opened::read(host, request).await?;
+    let source = opened.dockerfile.source.clone();
+    let converted = try_join_all(opened.conversions(host).map(Conversion::run))
         .await
         .map_err(|error| error.in_file(&source))?;
     let (results, warnings): (Vec<_>, Vec<_>) = converted.into_iter().unzip();
@@ -118,6 +97,76 @@ pub async fn build(host: &dyn Host, request: &Request) -> Result<Build, Error> {
         warnings: warnings.into_iter().next().unwrap_or_default(),
         source,
     })
+}
+
+/// Reads a Dockerfile and tells what the target can be given, on the first of the platforms that `request` asks for.
+pub async fn outline(host: &dyn Host, request: &Request) -> Result<Outline, Error> {
+    let opened = Opened::read(host, request).await?;
+    let source = &opened.dockerfile.source;
+    let platform = opened.request.platforms.first().cloned();
+    let outline = opened.conversion(host, platform, false).outline().await;
+    outline.map_err(|error| error.in_file(source))
+}
+
+/// A Dockerfile, with what all conversions of it have in common.
+struct Opened<'r> {
+    request: Cow<'r, Request>,
+    dockerfile: Dockerfile,
+    context: MainContext,
+    ignore: Vec<String>,
+    lint: LintConfig,
+}
+
+impl<'r> Opened<'r> {
+    async fn read(host: &dyn Host, request: &'r Request) -> Result<Self, Error> {
+        let context = MainContext::open(host, request).await?;
+        let files = context.read_dockerfile(host, request).await?;
+        let source = &files.source;
+        syntax_line::check(request, source)?;
+        let dockerfile = match crate::parse(source) {
+            Ok(dockerfile) => dockerfile,
+            Err(error) => {
+                lint_before(host, request, source, &error);
+                return Err(error);
+            }
+        };
+        let ignore = context.ignore_patterns(host, request, &files).await?;
+        let request = epoch::resolved(host, request, &dockerfile, &context)
+            .await
+            .map_err(|error| error.in_file(source))?;
+        Ok(Self {
+            lint: lint_config(&request, source)?,
+            request,
+            dockerfile,
+            context,
+            ignore,
+        })
+    }
+
+    /// One for each platform.
+    fn conversions<'a>(&'a self, host: &'a dyn Host) -> impl Iterator<Item = Conversion<'a>> {
+        let platforms = targets(&self.request).into_iter().enumerate();
+        // Platforms differ too little for a second telling of warnings.
+        platforms.map(move |(index, platform)| self.conversion(host, platform, index == 0))
+    }
+
+    fn conversion<'a>(
+        &'a self,
+        host: &'a dyn Host,
+        platform: Option<Platform>,
+        tells_warnings: bool,
+    ) -> Conversion<'a> {
+        Conversion {
+            host,
+            request: &self.request,
+            dockerfile: &self.dockerfile,
+            context: &self.context,
+            ignore: &self.ignore,
+            lint: &self.lint,
+            platform,
+            tells_warnings,
+        }
+    }
 }
 
 /// Tells what the linter finds in what stands before an error of syntax.

@@ -40,7 +40,10 @@ impl Frontend for Dockerfile {
         request: FrontendRequest,
     ) -> Result<FrontendResult, BuildError> {
         if let Some(name) = request.opts.get("requestid") {
-            return subrequest::answer(bridge, &request, name).await;
+            return match subrequest::answer(bridge, &request, name).await {
+                Err(error) => forward(bridge, request, error).await,
+                answered => answered,
+            };
         }
         let converted = match convert(bridge, &request, bridge.session().id()).await {
             Err(error) => return forward(bridge, request, error).await,
@@ -57,7 +60,7 @@ impl Frontend for Dockerfile {
         let mut single = None;
         let mut places = Vec::with_capacity(converted.results.len());
         for result in converted.results {
-            let reference = bridge.reference_as(result.definition, how.clone())?;
+            let reference = bridge.reference_as(result.definition, how.clone()).await?;
             let mut say = |key: &str, value: Bytes| {
                 let key = match multi_platform {
                     true => format!("{key}/{}", result.id),

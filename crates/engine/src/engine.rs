@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use weld_export::Exporter;
 use weld_export::cache::{CacheExportOptions, CacheOrigin};
@@ -22,7 +23,7 @@ use crate::config::{Config, RuntimeKind, SnapshotterKind};
 use crate::dockerfile::{self, Dockerfile};
 use crate::error::BuildError;
 use crate::frontend::{Frontend, FrontendRequest, Frontends};
-use crate::job::JobRequest;
+use crate::job::{BuildJob, JobRequest};
 use crate::policy::SourcePolicies;
 use crate::provenance::{Asked, Producers};
 use crate::request::{BuildInput, BuildRequest, BuildResponse};
@@ -183,34 +184,69 @@ impl Engine {
             CacheExportOptions::check(&export.kind, &export.attrs)
                 .map_err(CacheExportError::Option)?;
         }
+        let (exports, caches) = (request.exports.clone(), request.cache_exports.clone());
+        let (job, solve, attest) = self.begin(request, progress, cancel).await?;
+        let response = match job.bridge().solve(solve).await {
+            Ok(result) => job.export(&result, &exports, &caches, &attest).await,
+            Err(error) => Err(error),
+        };
+        job.close().await;
+        response
+    }
+
+    /// Has a frontend answer a request that is not for a build: what its result says, by the keys of
+    /// BuildKit's frontends, such as `result.json`. Exports are passed over.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn ask(
+        &self,
+        request: BuildRequest,
+        progress: Sender,
+        cancel: CancellationToken,
+    ) -> Result<BTreeMap<String, Bytes>, BuildError> {
+        let (job, solve, _) = self.begin(request, progress, cancel).await?;
+        let answer = job.bridge().solve(solve).await;
+        job.close().await;
+        Ok(answer?.metadata)
+    }
+
+    /// Opens the job of a request; what is to be solved in it, and said of the result.
+    async fn begin(
+        &self,
+        request: BuildRequest,
+        progress: Sender,
+        cancel: CancellationToken,
+    ) -> Result<(BuildJob, SolveRequest, AttestOptions), BuildError> {
         for import in &request.cache_imports {
             CacheOrigin::parse(&import.kind, &import.attrs).map_err(CacheExportError::Option)?;
         }
         let mut attest = AttestOptions::default();
         let mut asked = Asked::default();
-        let solve = match request.input {
+        let input = match request.input {
             BuildInput::Definition {
                 definition,
                 no_cache,
-            } => SolveRequest {
-                input: SolveInput::Definition(definition.graph().to_pb()),
-                no_cache,
-                cache_imports: request.cache_imports,
-                ..SolveRequest::default()
-            },
+            } => {
+                let definition = definition.graph().to_pb();
+                (SolveInput::Definition(definition), no_cache)
+            }
             BuildInput::Dockerfile { attrs } => {
                 attest = AttestOptions::from_attrs(&attrs)?;
                 asked = Asked::new(dockerfile::NAME, &attrs, &BTreeMap::new());
-                SolveRequest {
-                    input: SolveInput::Frontend {
-                        name: dockerfile::NAME.to_owned(),
-                        opts: attrs,
-                        inputs: BTreeMap::new(),
-                    },
-                    cache_imports: request.cache_imports,
-                    ..SolveRequest::default()
-                }
+                let frontend = SolveInput::Frontend {
+                    name: dockerfile::NAME.to_owned(),
+                    opts: attrs,
+                    inputs: BTreeMap::new(),
+                };
+                (frontend, false)
             }
+        };
+        let solve = SolveRequest {
+            input: input.0,
+            no_cache: input.1,
+            cache_imports: request.cache_imports,
+            ..SolveRequest::default()
         };
         let job = JobRequest {
             id: request.session.id().to_owned(),
@@ -220,17 +256,10 @@ impl Engine {
             explain: request.explain,
             domain: None,
             source_policies: SourcePolicies::default(),
+            source_verifier: None,
         };
         let job = self.open_job(job, progress, cancel).await?;
-        let response = match job.bridge().solve(solve).await {
-            Ok(result) => {
-                job.export(&result, &request.exports, &request.cache_exports, &attest)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        job.close().await;
-        response
+        Ok((job, solve, attest))
     }
 
     /// The LLB definition that a request's Dockerfile becomes, encoded; nothing is built.
@@ -251,6 +280,7 @@ impl Engine {
             explain: request.explain,
             domain: None,
             source_policies: SourcePolicies::default(),
+            source_verifier: None,
         };
         let job = self
             .open_job(job, progress, CancellationToken::new())

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
 use weld_dockerfile::convert::{
-    self, Host, HostError, ImageRequest, ReadRequest, Request, ResolvedImage,
+    self, Grant, Host, HostError, ImageRequest, ReadRequest, Request, ResolvedImage,
 };
 use weld_dockerfile::lint::Warning;
 use weld_dockerfile::{LineRange, SourceFile};
@@ -22,6 +22,7 @@ use crate::host::DockerfileHost;
 use crate::result::FrontendResult;
 
 const DESCRIBE: &str = "frontend.subrequests.describe";
+const OUTLINE: &str = "frontend.outline";
 const TARGETS: &str = "frontend.targets";
 const LINT: &str = "frontend.lint";
 
@@ -36,6 +37,7 @@ pub(crate) async fn answer(
 ) -> Result<FrontendResult, BuildError> {
     match name {
         DESCRIBE => result(&described(), describe_text(), None),
+        OUTLINE => outline(bridge, &options(bridge, request)?).await,
         TARGETS => targets(bridge, &options(bridge, request)?).await,
         LINT => lint(bridge, &options(bridge, request)?).await,
         other => Err(BuildError::Subrequest(other.to_owned())),
@@ -63,34 +65,54 @@ fn result(
     Ok(result)
 }
 
-const REQUESTS: [(&str, &str, &[&str]); 3] = [
-    (
-        DESCRIBE,
-        "List available subrequest types",
-        &["result.json", "result.txt"],
-    ),
-    (
-        TARGETS,
-        "List all targets current build supports",
-        &["result.json", "result.txt"],
-    ),
-    (
-        LINT,
-        "Lint a Dockerfile",
-        &["result.json", "result.txt", "result.statuscode"],
-    ),
+/// A request that clients may make.
+struct Offered {
+    name: &'static str,
+    description: &'static str,
+    /// An option that it heeds, and what that is.
+    option: Option<(&'static str, &'static str)>,
+    metadata: &'static [&'static str],
+}
+
+const REQUESTS: [Offered; 4] = [
+    Offered {
+        name: OUTLINE,
+        description: "List all parameters current build target supports",
+        option: Some(("target", "Target build stage")),
+        metadata: &["result.json", "result.txt"],
+    },
+    Offered {
+        name: TARGETS,
+        description: "List all targets current build supports",
+        option: None,
+        metadata: &["result.json", "result.txt"],
+    },
+    Offered {
+        name: DESCRIBE,
+        description: "List available subrequest types",
+        option: None,
+        metadata: &["result.json", "result.txt"],
+    },
+    Offered {
+        name: LINT,
+        description: "Lint a Dockerfile",
+        option: None,
+        metadata: &["result.json", "result.txt", "result.statuscode"],
+    },
 ];
 
 fn described() -> serde_json::Value {
-    let requests = REQUESTS.iter().map(|(name, description, metadata)| {
-        let metadata = metadata.iter();
-        let metadata = metadata.map(|name| json!({"name": name, "description": ""}));
+    let named = |name: &str, description: &str| json!({"name": name, "description": description});
+    let requests = REQUESTS.iter().map(|request| {
+        let metadata = request.metadata.iter().map(|name| named(name, ""));
+        let options = request.option.iter();
+        let options = options.map(|(name, description)| named(name, description));
         json!({
-            "name": name,
+            "name": request.name,
             "version": VERSION,
             "type": "rpc",
-            "description": description,
-            "opts": [],
+            "description": request.description,
+            "opts": options.collect::<Vec<_>>(),
             "inputs": null,
             "metadata": metadata.collect::<Vec<_>>(),
             "refs": null,
@@ -100,15 +122,122 @@ fn described() -> serde_json::Value {
 }
 
 fn describe_text() -> String {
-    let mut text = table_row("NAME", "VERSION", "DESCRIPTION");
-    for (name, description, _) in REQUESTS {
-        text.push_str(&table_row(name, VERSION, description));
+    let rows = REQUESTS.iter();
+    let rows = rows.map(|request| {
+        let name = request.name.strip_prefix("frontend.");
+        [name.unwrap_or(request.name), VERSION, request.description]
+    });
+    let head = [["NAME", "VERSION", "DESCRIPTION"]];
+    table(&head.into_iter().chain(rows).collect::<Vec<_>>(), 1)
+}
+
+/// Rows of text in columns, so many blanks apart.
+fn table<const N: usize>(rows: &[[&str; N]], gap: usize) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0) + gap
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            // What is last needs no more blanks. A text has room for more.
+            let _ = match column + 1 == N {
+                true => writeln!(text, "{cell}"),
+                false => write!(text, "{cell:<width$}"),
+            };
+        }
     }
     text
 }
 
-fn table_row(name: &str, version: &str, description: &str) -> String {
-    format!("{name:<30} {version:<8} {description}\n")
+#[derive(Serialize)]
+struct OutlineAnswer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<ArgumentAnswer>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<GrantAnswer>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ssh: Vec<GrantAnswer>,
+    sources: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ArgumentAnswer {
+    name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    description: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    value: String,
+    location: serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct GrantAnswer {
+    name: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    required: bool,
+    location: serde_json::Value,
+}
+
+async fn outline(bridge: &Bridge, request: &Request) -> Result<FrontendResult, BuildError> {
+    let host = DockerfileHost { bridge };
+    let outline = convert::outline(&host, request).await?;
+    let grant = |grant: Grant| GrantAnswer {
+        name: grant.id,
+        required: grant.required,
+        location: location(&[grant.lines]),
+    };
+    let arguments = outline.args.into_iter();
+    let arguments = arguments.map(|argument| ArgumentAnswer {
+        name: argument.name,
+        description: argument.doc.unwrap_or_default(),
+        value: argument.value,
+        location: location(&[argument.lines]),
+    });
+    let answer = OutlineAnswer {
+        name: outline.name,
+        description: outline.doc,
+        args: arguments.collect(),
+        secrets: outline.secrets.into_iter().map(grant).collect(),
+        ssh: outline.agents.into_iter().map(grant).collect(),
+        sources: vec![encode(outline.source.data())],
+    };
+    result(&answer, answer.text(), None)
+}
+
+impl OutlineAnswer {
+    /// The tables that have rows, with an empty line after each.
+    fn text(&self) -> String {
+        let mut tables = Vec::new();
+        if self.name.is_some() || self.description.is_some() {
+            let name = self.name.as_deref().unwrap_or("(default)");
+            let mut rows = vec![["TARGET:", name]];
+            rows.extend(self.description.iter().map(|text| ["DESCRIPTION:", text]));
+            tables.push(table(&rows, 1));
+        }
+        if !self.args.is_empty() {
+            let rows = self.args.iter();
+            let rows = rows.map(|arg| [arg.name.as_str(), &arg.value, &arg.description]);
+            let head = [["BUILD ARG", "VALUE", "DESCRIPTION"]];
+            tables.push(table(&head.into_iter().chain(rows).collect::<Vec<_>>(), 3));
+        }
+        for (kind, grants) in [("SECRET", &self.secrets), ("SSH", &self.ssh)] {
+            if grants.is_empty() {
+                continue;
+            }
+            let required = |grant: &GrantAnswer| if grant.required { "true" } else { "" };
+            let rows = grants.iter();
+            let rows = rows.map(|grant| [grant.name.as_str(), required(grant)]);
+            let head = [[kind, "REQUIRED"]];
+            tables.push(table(&head.into_iter().chain(rows).collect::<Vec<_>>(), 3));
+        }
+        tables.iter().map(|table| format!("{table}\n")).collect()
+    }
 }
 
 #[derive(Serialize)]
@@ -168,12 +297,10 @@ async fn targets(bridge: &Bridge, request: &Request) -> Result<FrontendResult, B
         (name, false) => name.to_owned(),
     };
     let names: Vec<_> = list.targets.iter().map(name).collect();
-    let width = names.iter().map(String::len).chain([6]).max().unwrap_or(6);
-    let mut text = format!("{:<width$} DESCRIPTION\n", "TARGET");
-    for (name, target) in names.iter().zip(&list.targets) {
-        // A text has room for more.
-        let _ = writeln!(text, "{name:<width$} {}", target.description);
-    }
+    let rows = names.iter().zip(&list.targets);
+    let rows = rows.map(|(name, target)| [name.as_str(), target.description.as_str()]);
+    let head = [["TARGET", "DESCRIPTION"]];
+    let text = table(&head.into_iter().chain(rows).collect::<Vec<_>>(), 1);
     result(&list, text, None)
 }
 

@@ -4,6 +4,7 @@ mod args;
 mod attest;
 mod build;
 mod caches;
+mod call;
 mod context;
 mod daemon;
 mod dial;

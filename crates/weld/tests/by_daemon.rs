@@ -127,6 +127,71 @@ fn a_client_that_asks_is_told_why_steps_were_not_cached() {
 }
 
 #[test]
+fn a_frontend_answers_other_requests_than_builds() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    bed.dockerfile(
+        "# check=skip=none\n\
+         FROM base AS build\n\
+         # NAME is said of it\n\
+         ARG NAME=value\n\
+         RUN --mount=type=secret,id=token,required true\n\
+         # final is what is built\n\
+         FROM build AS final\n\
+         RUN --mount=type=ssh true\n",
+    );
+    let outline = "TARGET:      final\n\
+        DESCRIPTION: is what is built\n\n\
+        BUILD ARG   VALUE   DESCRIPTION\n\
+        NAME        other   is said of it\n\n\
+        SECRET   REQUIRED\n\
+        token    true\n\n\
+        SSH       REQUIRED\n\
+        default   \n\n";
+    let targets = "TARGET          DESCRIPTION\n\
+        build           \n\
+        final (default) is what is built\n";
+    let (by_daemon, own) = (["--addr", &daemon.address], bed.path("own"));
+    let here = ["--root", own.to_str().unwrap()];
+    for to in [&by_daemon, &here] {
+        let ask = |arguments: &[&str]| bed.build(&[&to[..], arguments].concat());
+        let told = ask(&["--call", "outline", "--build-arg", "NAME=other"]).ok();
+        assert_eq!(told.stdout, outline, "{to:?}");
+        let told = ask(&["--call", "targets"]).ok();
+        assert_eq!(told.stdout, targets, "{to:?}");
+        let told = ask(&["--call", "outline,format=json"]).ok();
+        let json: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+        assert_eq!(json["args"][0]["location"]["ranges"][0]["start"]["line"], 4);
+        assert_eq!(json["secrets"][0]["required"], true);
+        let told = ask(&["--call", "subrequests.describe"]).ok();
+        assert!(told.stdout.contains("\noutline "), "{}", told.stdout);
+        let told = ask(&["--check"]).ok();
+        assert_eq!(
+            told.stdout, "Check complete, no warnings found.\n",
+            "{to:?}"
+        );
+        ask(&["--call", "nothing"]).fails(&["unsupported request frontend.nothing"]);
+    }
+    bed.dockerfile("FROM base AS build\nMAINTAINER me\n");
+    for to in [&by_daemon, &here] {
+        let ask = |arguments: &[&str]| bed.build(&[&to[..], arguments].concat());
+        let found = ask(&["--call", "check"]);
+        assert_eq!(found.code, Some(1), "{found:?}");
+        assert!(
+            found.stdout.starts_with("Check complete, 1 warning"),
+            "{found:?}"
+        );
+        assert!(found.stdout.contains("MaintainerDeprecated"), "{found:?}");
+        ask(&["--call", "check,ignorestatus=true"]).ok();
+    }
+    bed.dockerfile("FROM base AS build\nCOPY --from=later /a /\nFROM build AS later\n");
+    let found = bed.build(&[by_daemon[0], by_daemon[1], "--check"]);
+    assert_eq!(found.code, Some(1), "{found:?}");
+    assert!(found.stdout.contains("ERROR: "), "{found:?}");
+    assert!(found.stdout.contains(">>> COPY --from=later"), "{found:?}");
+}
+
+#[test]
 fn failures_are_told_and_leave_nothing() {
     let bed = Bed::new();
     let daemon = Daemon::start(&bed);

@@ -100,17 +100,32 @@ fn arguments_that_cannot_be_meant_are_refused() {
     }
     // Those of exporters and caches are no failures of a build either.
     for (arguments, part) in [
-        (&["--output", "type=oci,dest=x,dest=y"][..], "dest=… is given twice"),
-        (&["--output", "type=oci,dest=x,compresion=zstd"], "unknown attribute \"compresion\""),
+        (
+            &["--output", "type=oci,dest=x,dest=y"][..],
+            "dest=… is given twice",
+        ),
+        (
+            &["--output", "type=oci,dest=x,compresion=zstd"],
+            "unknown attribute \"compresion\"",
+        ),
         (
             &["--output", "type=oci,dest=x,compression-level=12"],
             "0 to 9 for gzip",
         ),
         (&["--output", "type=oci,dest=x", "--tag", "A:B:C"], "A:B:C"),
         (&["--push"], "push needs a name"),
-        (&["--cache-to", "type=registry,ref=a,ref=b"], "ref=… is given twice"),
-        (&["--cache-to", "type=local,dest=x,mode=all"], "must be min or max"),
-        (&["--provenance", "banana"], "must be true, false, or fields"),
+        (
+            &["--cache-to", "type=registry,ref=a,ref=b"],
+            "ref=… is given twice",
+        ),
+        (
+            &["--cache-to", "type=local,dest=x,mode=all"],
+            "must be min or max",
+        ),
+        (
+            &["--provenance", "banana"],
+            "must be true, false, or fields",
+        ),
         (&["--provenance", "mode=most"], "must be min or max"),
     ] {
         let ended = bed.build(arguments).fails(&[part]);
@@ -148,7 +163,12 @@ fn fields_without_an_effect_are_told() {
             assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
         }
     }
-    let fine = ["--cache-to", "type=local,dest=cache,mode=max,compression=zstd", "--provenance", "mode=min"];
+    let fine = [
+        "--cache-to",
+        "type=local,dest=cache,mode=max,compression=zstd",
+        "--provenance",
+        "mode=min",
+    ];
     let ended = bed.build(&fine).ok();
     assert!(!ended.stderr.contains("has no effect"), "{}", ended.stderr);
 }

@@ -8,6 +8,7 @@ use super::{ConvertError, Request};
 use crate::error::Error;
 use crate::instruction::{Instruction, Kind};
 use crate::shell::{Environment, Expander};
+use crate::stage::Dockerfile;
 
 /// Arguments that are never in a step's environment.
 pub(super) const BUILDER_ARGS: [&str; 2] =
@@ -24,8 +25,12 @@ impl Environment for EnvList {
 }
 
 /// The arguments that every build has.
-pub(super) fn predefined(request: &Request, target: &Platform, stage: &str) -> EnvList {
+pub(super) fn predefined(request: &Request, target: &Platform, dockerfile: &Dockerfile) -> EnvList {
     let build = &request.build_platform;
+    let last = dockerfile.stages.last();
+    let stage = request.target.clone();
+    let stage = stage.or_else(|| last.and_then(|stage| stage.name.clone()));
+    let stage = stage.unwrap_or_else(|| "default".to_owned());
     let args = [
         ("BUILDPLATFORM", build.short()),
         ("BUILDOS", build.os.clone()),
@@ -37,7 +42,7 @@ pub(super) fn predefined(request: &Request, target: &Platform, stage: &str) -> E
         ("TARGETOSVERSION", target.os_version.clone()),
         ("TARGETARCH", target.architecture.clone()),
         ("TARGETVARIANT", target.variant.clone()),
-        ("TARGETSTAGE", stage.to_owned()),
+        ("TARGETSTAGE", stage),
     ];
     args.into_iter()
         .map(|(name, value)| {

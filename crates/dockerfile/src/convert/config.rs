@@ -73,6 +73,7 @@ impl Converter<'_> {
             let name = &definition.name;
             self.report_secret("ARG", name, instruction);
             let given = self.request.build_args.get(name);
+            let mut is_global = false;
             let value = match (given, &definition.default) {
                 (Some(value), _) => Some(value.clone()),
                 (None, Some(default)) => {
@@ -83,8 +84,15 @@ impl Converter<'_> {
                     self.report_undefined(current, instruction, &unmatched);
                     Some(value?)
                 }
-                (None, None) => self.globals.get(name).map(str::to_owned),
+                (None, None) => {
+                    let global = self.globals.get(name).map(str::to_owned);
+                    is_global = global.is_some();
+                    global
+                }
             };
+            let (noted, lines) = (value.as_deref(), instruction.lines);
+            let declared = &mut current.node.declared;
+            declared.arg(definition, noted, is_global, lines);
             if let Some(value) = &value
                 && !BUILDER_ARGS.contains(&name.as_str())
             {

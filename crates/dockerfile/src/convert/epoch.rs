@@ -26,7 +26,7 @@ pub(super) async fn resolved<'r>(
     dockerfile: &Dockerfile,
     context: &MainContext,
 ) -> Result<Cow<'r, Request>, Error> {
-    let mut globals = args::predefined(request, &request.build_platform, "");
+    let mut globals = args::predefined(request, &request.build_platform, dockerfile);
     let (declared, escape) = (&dockerfile.global_args, dockerfile.escape);
     args::add_globals(&mut globals, declared, &request.build_args, escape)?;
     let value = match request.build_args.get(NAME) {

@@ -37,7 +37,8 @@ impl Converter<'_> {
     /// Adds the mounts to a process; `sources` are the nodes that they take files from.
     pub(super) fn add_mounts(
         &mut self,
-        current: &Current,
+        current: &mut Current,
+        instruction: &Instruction,
         step: &mut LlbRun,
         mounts: Vec<Mount>,
         sources: &[Option<usize>],
@@ -45,8 +46,18 @@ impl Converter<'_> {
         for (index, mount) in mounts.into_iter().enumerate() {
             let source = sources.get(index).copied().flatten();
             match mount.kind {
-                MountType::Secret => step.secrets.push(secret(&mount)),
-                MountType::Ssh => step.ssh.push(ssh(&mount)?),
+                MountType::Secret => {
+                    let secret = secret(&mount);
+                    let declared = &mut current.node.declared;
+                    declared.secret(&secret.id, mount.required, instruction.lines);
+                    step.secrets.push(secret);
+                }
+                MountType::Ssh => {
+                    let ssh = ssh(&mount)?;
+                    let declared = &mut current.node.declared;
+                    declared.agent(&ssh.id, mount.required, instruction.lines);
+                    step.ssh.push(ssh);
+                }
                 MountType::Bind | MountType::Cache | MountType::Tmpfs => {
                     let spec = self.mount(current, &mount, source)?;
                     step.mounts.push(spec);

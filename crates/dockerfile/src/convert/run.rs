@@ -48,7 +48,7 @@ impl Converter<'_> {
         };
         let mounts = self.resolve_mounts(current, instruction, run)?;
         let secret_vars = secret_variables(&mounts);
-        self.add_mounts(current, &mut step, mounts, sources)?;
+        self.add_mounts(current, instruction, &mut step, mounts, sources)?;
         if self.request.shm_size > 0 {
             step.mounts.push(MountSpec::Tmpfs {
                 target: "/dev/shm".to_owned(),

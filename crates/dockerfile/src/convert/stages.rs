@@ -8,6 +8,7 @@ use weld_llb::{Builder, EnvList, Output, Platform, ProxyEnv, SourceFileId, State
 use super::context::MainContext;
 use super::host::Host;
 use super::named_context::{self, NamedContext};
+use super::outline::Declared;
 use super::{Conversion, ConvertError, ImageConfig, PlatformBuild, Request, args};
 use crate::error::Error;
 use crate::instruction::{Instruction, Kind};
@@ -51,6 +52,7 @@ pub(super) struct Node {
     /// The `ARG`s so far.
     pub(super) args: Vec<(String, Option<String>)>,
     pub(super) seen: Seen,
+    pub(super) declared: Declared,
 }
 
 /// How far a stage has come.
@@ -132,13 +134,7 @@ impl<'a> Converter<'a> {
             .platform
             .clone()
             .unwrap_or_else(|| request.build_platform.clone());
-        let last = dockerfile
-            .stages
-            .last()
-            .and_then(|stage| stage.name.clone());
-        let stage = request.target.clone().or(last);
-        let stage = stage.unwrap_or_else(|| "default".to_owned());
-        let predefined = args::predefined(request, &target_platform, &stage);
+        let predefined = args::predefined(request, &target_platform, dockerfile);
         check_default_bases(dockerfile, &predefined, &mut linter);
         let mut globals = predefined;
         let (declared, escape) = (&dockerfile.global_args, dockerfile.escape);
@@ -172,6 +168,11 @@ impl<'a> Converter<'a> {
             context_output,
             context_paths: BTreeSet::new(),
         })
+    }
+
+    /// The arguments that the build has without being given any.
+    pub(super) fn predefined(&self) -> EnvList {
+        args::predefined(self.request, &self.target_platform, self.dockerfile)
     }
 
     /// Makes a node of each `FROM`.
@@ -486,6 +487,20 @@ impl<'a> Converter<'a> {
             }
         }
         reachable
+    }
+
+    /// The same, each before what it needs and as soon as it is needed.
+    pub(super) fn in_order_of_need(&self, target: usize) -> Vec<usize> {
+        let mut order = Vec::new();
+        let mut open = vec![target];
+        while let Some(node) = open.pop() {
+            if !order.contains(&node) {
+                order.push(node);
+                let needs = self.needs(node).into_iter().rev();
+                open.extend(needs.map(|(node, _)| node));
+            }
+        }
+        order
     }
 
     /// The definition and config of `target`.

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use weld_digest::Digest;
 use weld_dockerfile::convert::{
-    Build, Host, HostError, ImageRequest, PlatformBuild, ReadRequest, Request, ResolvedImage, build,
+    Build, Host, HostError, ImageRequest, Outline, PlatformBuild, ReadRequest, Request,
+    ResolvedImage, build, outline,
 };
 use weld_dockerfile::lint::Warning;
 use weld_dockerfile::{Error, SourceFile};
@@ -128,6 +129,19 @@ impl FakeHost {
         let platform = Platform::new("linux", "amd64", "");
         let request = Request::from_options(&options, "session", platform).unwrap();
         self.run(&request)
+    }
+
+    pub(crate) fn outline(&self, options: &[(&str, &str)]) -> Result<Outline, Error> {
+        let options = options
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let platform = Platform::new("linux", "amd64", "");
+        let request = Request::from_options(&options, "session", platform).unwrap();
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(outline(self, &request))
     }
 
     pub(crate) fn run(&self, request: &Request) -> Result<Build, Error> {

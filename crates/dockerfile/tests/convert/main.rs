@@ -9,5 +9,6 @@ mod epoch;
 mod errors;
 mod graphs;
 mod host;
+mod outlines;
 mod requests;
 mod show;

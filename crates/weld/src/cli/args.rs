@@ -129,6 +129,13 @@ pub(crate) struct BuildArgs {
     /// Push the image: short for --output type=image,push=true.
     #[arg(long)]
     pub(crate) push: bool,
+    /// Ask for something else than a build: check (what the linter finds), outline (the arguments,
+    /// secrets and agents of the target) or targets, with [,format=json][,ignorestatus=true].
+    #[arg(long, value_name = "METHOD", default_value = "build")]
+    pub(crate) call: String,
+    /// Short for --call check.
+    #[arg(long, conflicts_with = "call")]
+    pub(crate) check: bool,
     #[command(flatten)]
     pub(crate) caches: CacheArgs,
     /// Do not use the cache.

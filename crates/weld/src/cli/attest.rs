@@ -26,9 +26,8 @@ pub(crate) fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, F
     }
     // What SBOMs have besides is their scanner's.
     if let Some(value) = attrs.get("attest:provenance") {
-        let fields = Fields::parse(value).map_err(|error| {
-            Failure::usage(format!("--provenance {error}"))
-        })?;
+        let fields = Fields::parse(value)
+            .map_err(|error| Failure::usage(format!("--provenance {error}")))?;
         for (field, _) in fields.iter() {
             if !PROVENANCE_FIELDS.contains(&field) {
                 warn_unknown("--provenance", field, &PROVENANCE_FIELDS);

@@ -9,6 +9,7 @@ use weld_engine::{BuildInput, BuildRequest, BuildResponse, Entitlement, HostSess
 
 use super::args::BuildArgs;
 use super::caches::Caches;
+use super::call::Call;
 use super::context::{Inputs, add_named};
 use super::place::Worker;
 use super::report::Failure;
@@ -20,7 +21,11 @@ pub(crate) async fn build(
     args: &BuildArgs,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
+    let call = Call::of(args)?;
     let prepared = prepare(args, matches!(worker, Worker::Daemon(_)))?;
+    if let Some(call) = call {
+        return Box::pin(call.run(worker, prepared.request, args, cancel)).await;
+    }
     if prepared.request.exports.is_empty() && !args.progress.quiet {
         eprintln!(
             "WARNING: no output was asked for: the result stays in the cache only. \

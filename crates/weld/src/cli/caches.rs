@@ -117,7 +117,10 @@ impl Caches {
 fn tell_unknown(option: &str, kind: &str, known: Option<Vec<&str>>, attrs: &Attrs) {
     // What a kind has that is not known here, whoever does the work will say.
     let Some(known) = known else { return };
-    for field in attrs.keys().filter(|field| !known.contains(&field.as_str())) {
+    for field in attrs
+        .keys()
+        .filter(|field| !known.contains(&field.as_str()))
+    {
         warn_unknown(&format!("{option} type={kind}"), field, &known);
     }
 }

@@ -61,6 +61,11 @@ pub(crate) enum Failure {
     BrokenTrace(u64),
     #[error("cannot start: {0}")]
     Start(std::io::Error),
+    #[error("the frontend's answer makes no sense: {0}")]
+    Answer(String),
+    /// What was looked for was found, and told on standard output; an exit code says so.
+    #[error("exit code {0}")]
+    Found(u8),
 }
 
 impl Failure {
@@ -99,6 +104,9 @@ usage_errors!(
 
 /// Tells a failure on standard error; returns the exit code.
 pub(crate) fn failure(failure: &Failure) -> ExitCode {
+    if let Failure::Found(code) = failure {
+        return ExitCode::from(*code);
+    }
     let (red, plain) = if std::io::stderr().is_terminal() {
         ("\x1b[31m", "\x1b[0m")
     } else {
