@@ -4,20 +4,22 @@
 
 mod support;
 
+#[path = "../../../fuzz/harness/mod.rs"]
+mod harness;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{Full, StreamBody};
 use tonic::Code;
 use tonic::body::Body;
-use tonic::codegen::http;
 use tonic::transport::Channel;
-use tower::{Service, ServiceExt};
 use weld_proto::control::InfoRequest;
 
+use harness::call::framed;
 use support::{Daemon, solve};
 
 /// All methods of a daemon.
@@ -66,42 +68,11 @@ const METHODS: [&str; 42] = [
     "moby.buildkit.v1.Control/NoSuchMethod",
 ];
 
-/// A message of this length, as gRPC frames it; the length may be a lie.
-fn framed(length: u32, content: &[u8]) -> Bytes {
-    let mut frame = vec![0];
-    frame.extend_from_slice(&length.to_be_bytes());
-    frame.extend_from_slice(content);
-    frame.into()
-}
-
 /// Calls a method with a body; the code that it answers, or `None` if it goes on.
 async fn call(channel: &Channel, method: &str, body: Body) -> Option<Code> {
-    let request = http::Request::post(format!("http://localhost/{method}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("x-docker-expose-session-uuid", "hostile")
-        .body(body)
-        .unwrap();
-    let answered = async {
-        let mut channel = channel.clone();
-        let response = channel.ready().await.unwrap().call(request).await.unwrap();
-        let headers = response.headers().clone();
-        let trailers = response
-            .into_body()
-            .collect()
-            .await
-            .map(|body| body.trailers().cloned());
-        let status = |headers: &http::HeaderMap| tonic::Status::from_header_map(headers);
-        let trailers = trailers.ok().flatten();
-        let status = trailers
-            .as_ref()
-            .and_then(status)
-            .or_else(|| status(&headers));
-        status.map_or(Code::Unknown, |status| status.code())
-    };
-    tokio::time::timeout(Duration::from_millis(500), answered)
-        .await
-        .ok()
+    let session = [("x-docker-expose-session-uuid", "hostile")];
+    let patience = Duration::from_millis(500);
+    harness::call::call(channel, method, &session, body, patience).await
 }
 
 /// A build of somebody else, who must not notice.

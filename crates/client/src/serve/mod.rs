@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Request;
@@ -48,7 +49,7 @@ const RECONNECT: [Duration; 4] = [
 ];
 
 /// What is served.
-const METHODS: [&str; 14] = [
+pub const METHODS: [&str; 14] = [
     health_messages::CHECK,
     filesync::DIFF_COPY,
     filesync::SEND,
@@ -144,23 +145,30 @@ impl SessionServer {
             outgoing.poll_recv(cx)
         }));
         self.describe(request.metadata_mut())?;
-        let routes = self.routes();
         // The daemon's answer may begin with the first that is asked over the stream.
-        let task = AbortOnDropHandle::new(tokio::spawn(async move {
-            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            builder.http2().max_header_list_size(1 << 20);
-            let builder = builder.http2_only();
-            let service = TowerToHyperService::new(routes);
-            let connection = builder.serve_connection(TokioIo::new(tunnel), service);
-            if let Err(error) = connection.await {
-                tracing::debug!("the session ended: {error}");
-            }
-        }));
+        let task = self.over(tunnel);
         let answer = daemon
             .streaming::<_, BytesMessage>(SESSION, request)
             .await?;
         drop(answers.send(answer.into_inner()));
         Ok(task)
+    }
+
+    /// Serves over a connection that is there, until it ends or the handle is dropped.
+    pub fn over<T>(&self, connection: T) -> AbortOnDropHandle<()>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let service = TowerToHyperService::new(self.routes());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            builder.http2().max_header_list_size(1 << 20);
+            let builder = builder.http2_only();
+            let connection = builder.serve_connection(TokioIo::new(connection), service);
+            if let Err(error) = connection.await {
+                tracing::debug!("the session ended: {error}");
+            }
+        }))
     }
 
     fn describe(&self, metadata: &mut tonic::metadata::MetadataMap) -> Result<(), ClientError> {
