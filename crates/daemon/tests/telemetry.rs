@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
-use weld_daemon::config::OtlpConfig;
+use weld_daemon::config::{OtlpConfig, OtlpProtocol};
 use weld_proto::content::content_client::ContentClient;
 use weld_proto::control::{BuildHistoryRequest, UpdateBuildHistoryRequest};
 use weld_proto::session::content::ReadContentRequest;
@@ -127,6 +127,7 @@ async fn spans_join_the_history_and_reach_the_collector() {
     let collector = tokio::spawn(collector);
     let daemon = Daemon::start_with(|config| {
         config.otlp = Some(OtlpConfig {
+            protocol: OtlpProtocol::Grpc,
             endpoint,
             headers: BTreeMap::from([("key".to_owned(), "secret".to_owned())]),
             timeout: Duration::from_secs(10),
@@ -178,6 +179,79 @@ async fn spans_join_the_history_and_reach_the_collector() {
         .filter(|name| *name == "what the client did")
         .count();
     assert_eq!(count, 2, "{passed_on:?}");
+    daemon.end().await;
+    collector.abort();
+}
+
+/// What a collector by HTTP was sent.
+#[derive(Debug)]
+struct Posted {
+    path: String,
+    key: String,
+    kind: String,
+    names: Vec<String>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_reach_a_collector_by_http() {
+    use http_body_util::BodyExt;
+    use hyper::body::Incoming;
+    use prost::Message;
+    use tonic::codegen::http;
+
+    let (sender, mut posted) = mpsc::channel(100);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let collector = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let sender = sender.clone();
+            let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+                let sender = sender.clone();
+                async move {
+                    let text = |name| request.headers()[name].to_str().unwrap().to_owned();
+                    let (path, key, kind) =
+                        (request.uri().path(), text("key"), text("content-type"));
+                    let path = path.to_owned();
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    let spans = ExportTraceServiceRequest::decode(body).unwrap();
+                    let scopes = spans.resource_spans.into_iter();
+                    let scopes = scopes.flat_map(|resource| resource.scope_spans);
+                    let names = scopes.flat_map(|scope| scope.spans).map(|span| span.name);
+                    let names = names.collect();
+                    let told = Posted {
+                        path,
+                        key,
+                        kind,
+                        names,
+                    };
+                    sender.send(told).await.unwrap();
+                    http::Response::builder().status(200).body(String::new())
+                }
+            });
+            let stream = hyper_util::rt::TokioIo::new(stream);
+            let served = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(served.serve_connection(stream, service));
+        }
+    });
+    let daemon = Daemon::start_with(|config| {
+        config.otlp = Some(OtlpConfig {
+            protocol: OtlpProtocol::HttpProtobuf,
+            endpoint: format!("http://{address}/v1/traces"),
+            headers: BTreeMap::from([("key".to_owned(), "secret".to_owned())]),
+            timeout: Duration::from_secs(10),
+            certificate: None,
+        });
+    })
+    .await;
+    let mut traces = TraceServiceClient::new(daemon.channel.clone());
+    for _ in 0..2 {
+        traces.export(spans_of_a_client(TRACE)).await.unwrap();
+        let told = posted.recv().await.unwrap();
+        assert_eq!(told.path, "/v1/traces");
+        assert_eq!(told.key, "secret");
+        assert_eq!(told.kind, "application/x-protobuf");
+        assert_eq!(told.names, ["what the client did"]);
+    }
     daemon.end().await;
     collector.abort();
 }

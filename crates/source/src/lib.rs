@@ -27,3 +27,4 @@ mod transport;
 mod url_text;
 
 pub use secret::Secret;
+pub use transport::{TransportError, posting_client};

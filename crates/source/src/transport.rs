@@ -90,6 +90,27 @@ pub(crate) fn direct_client(
     build(host, &Tls::default(), timeouts, redirects)
 }
 
+/// A client for requests to `host` with secrets in their headers: redirects are not followed. `ca` are
+/// files of certificates that are trusted beside the system's.
+///
+/// # Errors
+/// [`TransportError`].
+pub fn posting_client(
+    host: &str,
+    ca: Vec<PathBuf>,
+    timeout: Duration,
+) -> Result<reqwest::Client, TransportError> {
+    let tls = Tls {
+        ca,
+        ..Tls::default()
+    };
+    let timeouts = Timeouts {
+        connect: timeout,
+        read: timeout,
+    };
+    build(host, &tls, &timeouts, reqwest::redirect::Policy::none())
+}
+
 fn build(
     host: &str,
     tls: &Tls,

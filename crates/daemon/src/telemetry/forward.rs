@@ -1,4 +1,4 @@
-//! Passing spans on to a collector, by OpenTelemetry's protocol over gRPC.
+//! Passing spans on to a collector.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,20 +6,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::metadata::{MetadataKey, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use weld_proto::telemetry::ExportTraceServiceRequest;
-use weld_proto::telemetry::trace_service_client::TraceServiceClient;
+
+use super::collector::Collector;
 
 /// How many requests may wait for the collector.
 const QUEUE: usize = 256;
 
+/// How a collector is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// `grpc`.
+    #[default]
+    Grpc,
+    /// `http/protobuf`.
+    HttpProtobuf,
+}
+
 /// Where spans go, as OpenTelemetry's variables say (`OTEL_EXPORTER_OTLP_…`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtlpConfig {
-    /// The collector, `http://HOST:PORT` or `https://HOST:PORT`.
+    /// How it is spoken to.
+    pub protocol: OtlpProtocol,
+    /// The collector, `http://HOST:PORT` or `https://HOST:PORT`; by HTTP with the path that takes
+    /// spans.
     pub endpoint: String,
     /// What is sent along, such as a key.
     pub headers: BTreeMap<String, String>,
@@ -33,9 +46,7 @@ pub struct OtlpConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
     /// The protocol is not spoken.
-    #[error(
-        "OTEL_EXPORTER_OTLP_PROTOCOL: {0:?} is not supported: spans are passed on by grpc only"
-    )]
+    #[error("OTEL_EXPORTER_OTLP_PROTOCOL: {0:?} is not supported (known: grpc, http/protobuf)")]
     Protocol(String),
     /// The timeout is none.
     #[error("OTEL_EXPORTER_OTLP_TIMEOUT: {0:?} is no number of milliseconds")]
@@ -49,7 +60,7 @@ pub enum ForwardError {
         /// The address.
         endpoint: String,
         /// What is wrong.
-        source: tonic::transport::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A certificate cannot be read.
     #[error("OTEL_EXPORTER_OTLP_CERTIFICATE: {path}: {source}", path = .path.display())]
@@ -82,13 +93,21 @@ impl OtlpConfig {
         let Some(endpoint) = get("ENDPOINT").filter(|_| !disabled) else {
             return Ok(None);
         };
-        if let Some(protocol) = get("PROTOCOL").filter(|protocol| protocol != "grpc") {
-            return Err(ForwardError::Protocol(protocol));
-        }
-        let endpoint = match endpoint.contains("://") {
+        let protocol = match get("PROTOCOL").as_deref() {
+            None | Some("grpc") => OtlpProtocol::Grpc,
+            Some("http/protobuf") => OtlpProtocol::HttpProtobuf,
+            Some(other) => return Err(ForwardError::Protocol(other.to_owned())),
+        };
+        let mut endpoint = match endpoint.contains("://") {
             true => endpoint,
             false => format!("http://{endpoint}"),
         };
+        // An address for all signals is that of their paths, one for spans alone is whole.
+        let is_whole = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+            .is_some_and(|endpoint| !endpoint.is_empty());
+        if protocol == OtlpProtocol::HttpProtobuf && !is_whole {
+            endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
+        }
         let timeout = match get("TIMEOUT") {
             None => Duration::from_secs(10),
             Some(text) => {
@@ -103,11 +122,16 @@ impl OtlpConfig {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let key = key.trim().to_ascii_lowercase();
             match pair.contains('=') {
-                true => Ok((key, value.trim().to_owned())),
+                // As in a URL, so that a value may have a comma.
+                true => match percent_decode_str(value.trim()).decode_utf8() {
+                    Ok(value) => Ok((key, value.into_owned())),
+                    Err(_) => Err(ForwardError::Header(key)),
+                },
                 false => Err(ForwardError::Header(key)),
             }
         });
         Ok(Some(Self {
+            protocol,
             endpoint,
             headers: headers.collect::<Result<_, _>>()?,
             timeout,
@@ -138,28 +162,15 @@ pub(super) fn count(request: &ExportTraceServiceRequest) -> u64 {
 
 impl Forwarder {
     pub(super) fn start(config: &OtlpConfig) -> Result<Self, ForwardError> {
-        let channel = channel(config)?;
-        let mut headers = Vec::new();
-        for (key, value) in &config.headers {
-            let bad = || ForwardError::Header(key.clone());
-            let key = MetadataKey::from_bytes(key.as_bytes()).map_err(|_| bad())?;
-            let mut value = MetadataValue::try_from(value).map_err(|_| bad())?;
-            value.set_sensitive(true);
-            headers.push((key, value));
-        }
+        let mut collector = Collector::new(config)?;
         let (queue, mut requests) = mpsc::channel::<(ExportTraceServiceRequest, u64)>(QUEUE);
         let counts = Arc::new(Counts::default());
         let counted = Arc::clone(&counts);
         let task = tokio::spawn(async move {
-            let mut collector = TraceServiceClient::new(channel);
             let mut failing = false;
             while let Some((spans, count)) = requests.recv().await {
-                let mut request = tonic::Request::new(spans);
-                for (key, value) in &headers {
-                    request.metadata_mut().insert(key.clone(), value.clone());
-                }
-                match collector.export(request).await {
-                    Ok(_) => {
+                match collector.export(spans).await {
+                    Ok(()) => {
                         failing = false;
                         counted.forwarded.fetch_add(count, Ordering::Relaxed);
                     }
@@ -194,32 +205,6 @@ impl Forwarder {
     }
 }
 
-/// A connection that is made when there is something to send.
-fn channel(config: &OtlpConfig) -> Result<Channel, ForwardError> {
-    let bad = |source| ForwardError::Endpoint {
-        endpoint: config.endpoint.clone(),
-        source,
-    };
-    let endpoint = Endpoint::from_shared(config.endpoint.clone()).map_err(bad)?;
-    let mut endpoint = endpoint
-        .timeout(config.timeout)
-        .connect_timeout(config.timeout);
-    if config.endpoint.starts_with("https://") {
-        let tls = match &config.certificate {
-            Some(path) => {
-                let pem = std::fs::read(path).map_err(|source| ForwardError::Certificate {
-                    path: path.clone(),
-                    source,
-                })?;
-                ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
-            }
-            None => ClientTlsConfig::new().with_native_roots(),
-        };
-        endpoint = endpoint.tls_config(tls).map_err(bad)?;
-    }
-    Ok(endpoint.connect_lazy())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,13 +231,27 @@ mod tests {
         assert_eq!(config.headers["api-key"], "secret");
         assert_eq!(config.headers["b"], "c=d");
         assert_eq!(config.timeout, Duration::from_millis(250));
+        assert_eq!(config.protocol, OtlpProtocol::Grpc);
+        let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+        for (variable, endpoint, whole) in [
+            ("ENDPOINT", "http://x:1/", "http://x:1/v1/traces"),
+            ("ENDPOINT", "https://x/a", "https://x/a/v1/traces"),
+            ("TRACES_ENDPOINT", "http://x:1/spans", "http://x:1/spans"),
+        ] {
+            let name = format!("OTEL_EXPORTER_OTLP_{variable}");
+            let headers = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b%2Cc");
+            let config = read(&[http, (&name, endpoint), headers]).unwrap().unwrap();
+            assert_eq!(config.protocol, OtlpProtocol::HttpProtobuf);
+            assert_eq!(config.endpoint, whole);
+            assert_eq!(config.headers["a"], "b,c");
+        }
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x:1");
         let off = [endpoint, ("OTEL_TRACES_EXPORTER", "none")];
         assert_eq!(read(&off), Ok(None));
         for (wrong, part) in [
             (
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
-                "grpc only",
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+                "known: grpc, http/protobuf",
             ),
             (("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"), "milliseconds"),
             (("OTEL_EXPORTER_OTLP_HEADERS", "lonely"), "no header"),

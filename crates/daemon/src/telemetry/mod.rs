@@ -1,6 +1,7 @@
 //! Spans of OpenTelemetry: those that clients send and those of builds. They are kept with the
 //! history of the build that they belong to, and passed on to a collector if there is one.
 
+mod collector;
 mod forward;
 mod scrub;
 mod steps;
@@ -16,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use weld_proto::telemetry::{ExportTraceServiceRequest, ResourceSpans};
 
 use forward::Forwarder;
-pub use forward::{ForwardError, OtlpConfig};
+pub use forward::{ForwardError, OtlpConfig, OtlpProtocol};
 pub(crate) use steps::StepSpan;
 
 /// The metadata of a call in which its span is named (W3C's trace context).
