@@ -50,6 +50,7 @@ impl World {
             explain: false,
             domain: None,
             source_policies: SourcePolicies::default(),
+            source_verifier: None,
         };
         let (sender, progress) = weld_progress::channel();
         let job = engine.open_job(request, sender, CancellationToken::new());

@@ -113,7 +113,8 @@ impl Bridge {
                     imports: request.cache_imports,
                     ..Building::default()
                 };
-                FrontendResult::single(Some(self.reference_as(definition, how)?))
+                let reference = self.reference_as(definition, how).await?;
+                FrontendResult::single(Some(reference))
             }
             SolveInput::Frontend { name, opts, inputs } => {
                 let source = opts.get("source").cloned().unwrap_or_default();
@@ -145,21 +146,36 @@ impl Bridge {
     ///
     /// # Errors
     /// [`BuildError`] if it is not a definition, or wants what it may not have.
-    pub fn reference(&self, definition: pb::Definition, no_cache: bool) -> Result<Ref, BuildError> {
+    pub async fn reference(
+        &self,
+        definition: pb::Definition,
+        no_cache: bool,
+    ) -> Result<Ref, BuildError> {
         let how = Building {
             no_cache,
             ..Building::default()
         };
-        self.reference_as(definition, how)
+        self.reference_as(definition, how).await
     }
 
     /// The same, of which more is known.
-    pub(crate) fn reference_as(
+    pub(crate) async fn reference_as(
         &self,
         definition: pb::Definition,
         how: Building,
     ) -> Result<Ref, BuildError> {
-        let graph = Graph::from_pb(self.policies.rewrite(definition)?)?;
+        // The client may think about its sources for a while.
+        let definition = Box::pin(self.rewrite(definition)).await?;
+        self.load(definition, how)
+    }
+
+    /// The same, of a definition whose sources may be used.
+    pub(crate) fn load(
+        &self,
+        definition: pb::Definition,
+        how: Building,
+    ) -> Result<Ref, BuildError> {
+        let graph = Graph::from_pb(definition)?;
         self.core.check(&graph)?;
         let reference = Ref::new(Arc::clone(&self.core), graph, how);
         self.scope.note_ref(&reference);

@@ -11,10 +11,6 @@ pub const LLB_UNSUPPORTED: &[&str] = &[
     cap::EXEC_META_NETWORK_PROXY,
     cap::EXEC_META_CDI,
     cap::REMOTE_CACHE_GHA,
-    cap::REMOTE_CACHE_S3,
-    cap::REMOTE_CACHE_AZ_BLOB,
-    cap::SOURCE_POLICY,
-    cap::SOURCE_POLICY_SESSION,
 ];
 
 /// The capabilities of definitions, each with whether this engine has it.

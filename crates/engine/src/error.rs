@@ -16,7 +16,7 @@ use weld_store::snapshot::SnapshotError;
 use crate::attest::AttestOptionError;
 use crate::cache::CacheExportError;
 use crate::files::FileError;
-use crate::policy::{PolicyError, RewriteError};
+use crate::policy::{PolicyError, VerifierError};
 use crate::request::Entitlement;
 
 /// Why a build failed.
@@ -102,6 +102,19 @@ pub enum BuildError {
     /// A policy is none, or forbids a source.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The client decides on sources, and forbids one.
+    #[error("source {identifier:?} not allowed by policy: action {action}")]
+    Forbidden {
+        /// The source.
+        identifier: String,
+        /// What the client calls that.
+        action: String,
+        /// Why, in the client's words.
+        messages: Vec<String>,
+    },
+    /// The client decides on sources, and did not decide on one.
+    #[error(transparent)]
+    Undecided(#[from] VerifierError),
     /// Complete materials were asked for, and nobody can say what these were.
     #[error(
         "provenance materials are incomplete: the content of the client's directories ({}) is not captured",
@@ -198,6 +211,30 @@ pub struct SourceRanges {
 }
 
 impl SourceRanges {
+    /// Lines of a file, each range from its first to its last.
+    pub fn of_lines(name: &str, data: Vec<u8>, lines: &BTreeMap<i32, i32>) -> Self {
+        let position = |line: &i32| {
+            Some(pb::Position {
+                line: *line,
+                character: 0,
+            })
+        };
+        Self {
+            info: pb::SourceInfo {
+                filename: name.to_owned(),
+                data: data.into(),
+                ..pb::SourceInfo::default()
+            },
+            ranges: lines
+                .iter()
+                .map(|(start, end)| pb::Range {
+                    start: position(start),
+                    end: position(end),
+                })
+                .collect(),
+        }
+    }
+
     /// The lines as a person reads them, with what is around them, and a caret under the range that
     /// tells its characters.
     pub fn excerpt(&self) -> Option<String> {
@@ -304,6 +341,20 @@ impl BuildError {
         error
     }
 
+    /// Why the client forbids a source, if that is what is behind it.
+    pub fn forbidden(&self) -> Option<&[String]> {
+        let mut error: &(dyn std::error::Error + 'static) = match self.innermost() {
+            Self::Dockerfile(error) => &**error,
+            error => error,
+        };
+        loop {
+            if let Some(Self::Forbidden { messages, .. }) = error.downcast_ref() {
+                return Some(messages);
+            }
+            error = error.source()?;
+        }
+    }
+
     /// Whether it was cancelled, not failed.
     pub fn is_cancelled(&self) -> bool {
         matches!(self.innermost(), Self::Cancelled)
@@ -351,15 +402,6 @@ impl From<LostLayer> for BuildError {
 impl From<weld_dockerfile::Error> for BuildError {
     fn from(error: weld_dockerfile::Error) -> Self {
         Self::Dockerfile(Box::new(error))
-    }
-}
-
-impl From<RewriteError> for BuildError {
-    fn from(error: RewriteError) -> Self {
-        match error {
-            RewriteError::Policy(error) => error.into(),
-            RewriteError::Definition(error) => error.into(),
-        }
     }
 }
 

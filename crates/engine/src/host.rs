@@ -9,11 +9,11 @@ use weld_dockerfile::SourceFile;
 use weld_dockerfile::convert::{Host, HostError, ImageRequest, ReadRequest, ResolvedImage};
 use weld_dockerfile::lint::Warning;
 use weld_fileset::SelectionOptions;
-use weld_llb::{Source, pb};
+use weld_llb::{Platform, Source, pb};
 
 use crate::bridge::Bridge;
+use crate::error::BuildError;
 use crate::internal::Internal;
-use crate::policy::PolicyError;
 use crate::provenance::ImageMaterial;
 use crate::source_time;
 
@@ -35,7 +35,7 @@ impl Host for DockerfileHost<'_> {
         let (worker, session) = (&self.bridge.core.worker, Some(self.bridge.session()));
         let changed = match request.layout {
             Some(_) => Ok(Allowed::Unchanged),
-            None => self.allowed(request.reference),
+            None => self.allowed(request.reference, request.platform).await,
         };
         let changed = match changed {
             Ok(Allowed::Unchanged) => None,
@@ -102,7 +102,8 @@ impl Host for DockerfileHost<'_> {
     ) -> Result<Option<i64>, HostError> {
         let tree = self
             .bridge
-            .reference(definition.clone(), false)?
+            .reference(definition.clone(), false)
+            .await?
             .tree()
             .await?;
         let Some(snapshot) = tree.snapshot().cloned() else {
@@ -153,12 +154,14 @@ enum Allowed {
 }
 
 impl DockerfileHost<'_> {
-    fn allowed(&self, reference: &str) -> Result<Allowed, PolicyError> {
+    async fn allowed(&self, reference: &str, platform: &Platform) -> Result<Allowed, BuildError> {
         let mut source = pb::SourceOp {
             identifier: format!("docker-image://{reference}"),
             attrs: BTreeMap::new(),
         };
-        if !self.bridge.policies.apply(&mut source)? {
+        let platform = platform.clone().into();
+        let judged = Box::pin(self.bridge.judge(&mut source, Some(&platform)));
+        if !judged.await? {
             return Ok(Allowed::Unchanged);
         }
         Ok(match source.identifier.strip_prefix("docker-image://") {
@@ -170,7 +173,7 @@ impl DockerfileHost<'_> {
     /// Files of a directory of the client's are read where they are; anything else is built.
     async fn read(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
         // What policies may change goes their way.
-        let local = request.source.filter(|_| self.bridge.policies.is_empty());
+        let local = request.source.filter(|_| self.bridge.leaves_sources());
         let Some(Source::Local(local)) = local else {
             return self.build(request).await;
         };
@@ -193,7 +196,10 @@ impl DockerfileHost<'_> {
     }
 
     async fn build(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
-        let reference = self.bridge.reference(request.definition.clone(), false)?;
+        let reference = self
+            .bridge
+            .reference(request.definition.clone(), false)
+            .await?;
         let tree = reference.tree().await?;
         let Some(snapshot) = tree.snapshot().cloned() else {
             return Ok(vec![None; request.paths.len()]);

@@ -25,7 +25,7 @@ use crate::frontend::Frontends;
 use crate::internal::Internal;
 use crate::metadata::{self, SOURCE_DATE_EPOCH};
 use crate::platforms;
-use crate::policy::SourcePolicies;
+use crate::policy::{SourcePolicies, SourceVerifier};
 use crate::provenance::{Asked, Captures, Occasion, ProvenanceOptions, Scope};
 use crate::reference::Ref;
 use crate::relay::relay;
@@ -50,6 +50,8 @@ pub struct JobRequest {
     pub domain: Option<String>,
     /// Which sources may be used.
     pub source_policies: SourcePolicies,
+    /// Who decides on each source, where that is the client.
+    pub source_verifier: Option<Arc<dyn SourceVerifier>>,
 }
 
 /// An open build. Dropping it ends it as [`BuildJob::close`] does, without waiting.
@@ -73,6 +75,8 @@ pub(crate) struct JobCore {
     /// The caches that the build reads.
     pub(crate) imports: Imports,
     pub(crate) occasion: Occasion,
+    /// Who decides on each source, where that is the client.
+    pub(crate) verifier: Option<Arc<dyn SourceVerifier>>,
     /// Fires when the build is cancelled and when it is closed.
     pub(crate) stop: CancellationToken,
     /// `None` once the build is closed.
@@ -174,6 +178,7 @@ impl Engine {
                 imports: Imports::new(self.solver.clone(), Arc::clone(&self.absences)),
                 solver: self.solver.clone(),
                 occasion,
+                verifier: request.source_verifier,
                 stop: cancel.child_token(),
                 job: Mutex::new(Some(Arc::new(job))),
             }),
@@ -356,7 +361,10 @@ impl BuildJob {
             let scanner = Scanner::find(&self.bridge(), options).await?;
             for (name, reference) in &refs {
                 let result = reference.to_definition();
-                let scan = scanner.scan(name, &result, &BTreeMap::new(), attest.no_cache)?;
+                let extras = BTreeMap::new();
+                let scan = scanner
+                    .scan(name, &result, &extras, attest.no_cache)
+                    .await?;
                 let scan = scan.to_export().await?;
                 said.entry(name.clone()).or_default().push(scan);
             }

@@ -65,14 +65,17 @@ pub use files::{FileError, FileRange, Stat, SystemError};
 pub use frontend::{Frontend, FrontendRequest};
 pub use host_session::{HostSession, LayoutReference, SecretSource, SessionError};
 pub use job::{BuildJob, JobRequest};
-pub use policy::{PolicyError, SourcePolicies};
+pub use policy::{
+    PolicyError, SourcePolicies, SourceQuestion, SourceVerdict, SourceVerifier, VerifierError,
+};
 pub use provenance::{Asked, Mode, ProvenanceOptions, SlsaVersion};
 pub use reference::Ref;
 pub use request::{BuildInput, BuildRequest, BuildResponse, Entitlement, ParseEntitlementError};
 pub use result::{Attestation, FrontendResult, Refs};
 pub use sbom::SbomOptions;
 pub use source_meta::{
-    ImageConfigRequest, ResolvedConfig, ResolvedSource, SourceMeta, SourceMetaRequest,
+    Checksum, ChecksumRequest, ImageConfigRequest, ResolvedConfig, ResolvedSource, SourceMeta,
+    SourceMetaRequest,
 };
 pub use ssh_agent::AgentError;
 pub use usage::{CheckError, CheckReport, PruneOptions, RepairReport, StoreError, UsageRecord};

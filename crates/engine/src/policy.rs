@@ -3,16 +3,18 @@
 //! They are applied to every definition before it is loaded, and to every source before anybody asks
 //! what it stands for, whichever frontend asks.
 
-use std::collections::{BTreeMap, HashMap};
+mod rewrite;
+mod verifier;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use regex::bytes::{Regex, RegexBuilder};
-use weld_digest::Digest;
 use weld_llb::reference::Reference;
-use weld_llb::{DecodeError, Graph, Source, pb};
-use weld_proto::Message;
+use weld_llb::{Source, pb};
 use weld_proto::sourcepolicy::{AttrMatch, MatchType, Policy, PolicyAction, Rule, Selector};
+
+pub use verifier::{SourceQuestion, SourceVerdict, SourceVerifier, VerifierError};
 
 /// The largest compiled pattern, in bytes: compiling takes some 50 ms for each MiB.
 const MAX_PATTERN: usize = 32 << 10;
@@ -196,82 +198,6 @@ impl SourcePolicies {
         }
         Ok(false)
     }
-
-    /// The definition with the sources that it is to have.
-    ///
-    /// # Errors
-    /// [`RewriteError`].
-    pub(crate) fn rewrite(
-        &self,
-        definition: pb::Definition,
-    ) -> Result<pb::Definition, RewriteError> {
-        if self.is_empty() {
-            return Ok(definition);
-        }
-        // Inputs before what they are inputs of, and nothing twice.
-        let definition = Graph::from_pb(definition)?.to_pb();
-        let mut renamed: HashMap<String, String> = HashMap::new();
-        let mut rewritten = pb::Definition {
-            def: Vec::with_capacity(definition.def.len()),
-            ..pb::Definition::default()
-        };
-        let mut locations = BTreeMap::new();
-        let mut source = definition.source.unwrap_or_default();
-        let mut metadata = definition.metadata;
-        for bytes in definition.def {
-            let before = Digest::sha256_of(&bytes).to_string();
-            let (bytes, after) = match self.rewrite_op(&bytes, &renamed)? {
-                Some(bytes) => {
-                    let after = Digest::sha256_of(&bytes).to_string();
-                    renamed.insert(before.clone(), after.clone());
-                    (bytes, after)
-                }
-                None => (bytes, before.clone()),
-            };
-            if let Some(metadata) = metadata.remove(&before) {
-                rewritten.metadata.insert(after.clone(), metadata);
-            }
-            if let Some(found) = source.locations.remove(&before) {
-                locations.insert(after, found);
-            }
-            rewritten.def.push(bytes);
-        }
-        rewritten.source = Some(pb::Source {
-            locations,
-            infos: source.infos,
-        });
-        Ok(rewritten)
-    }
-
-    /// An operation with the source, or the inputs, that it is to have; nothing if it stays.
-    fn rewrite_op(
-        &self,
-        bytes: &Bytes,
-        renamed: &HashMap<String, String>,
-    ) -> Result<Option<Bytes>, RewriteError> {
-        let mut op = pb::Op::decode(bytes.clone())
-            .map_err(|error| PolicyError::Operation(error.to_string()))?;
-        let mut changed = false;
-        for input in &mut op.inputs {
-            if let Some(after) = renamed.get(&input.digest) {
-                input.digest.clone_from(after);
-                changed = true;
-            }
-        }
-        if let Some(pb::op::Op::Source(source)) = &mut op.op {
-            changed |= self.apply(source)?;
-        }
-        Ok(changed.then(|| op.encode_to_vec().into()))
-    }
-}
-
-/// Why a definition cannot be brought in line with policies.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RewriteError {
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    #[error(transparent)]
-    Definition(#[from] DecodeError),
 }
 
 impl CheckedRule {

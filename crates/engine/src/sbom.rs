@@ -118,7 +118,7 @@ impl Scanner {
 
     /// The list of what is in a result, which is made when it is needed. `extras` are what the result
     /// was made of, by name, as far as that is to be scanned too.
-    pub(crate) fn scan(
+    pub(crate) async fn scan(
         &self,
         name: &str,
         result: &pb::Definition,
@@ -174,7 +174,7 @@ impl Scanner {
                 (SBOM_CORE.to_owned(), Bytes::from_static(CORE.as_bytes())),
             ]
             .into(),
-            reference: Some(self.bridge.reference(definition, false)?),
+            reference: Some(self.bridge.reference(definition, false).await?),
             path: String::new(),
             predicate_type: SPDX.to_owned(),
             subjects: Vec::new(),

@@ -1,16 +1,20 @@
 //! What sources stand for, found out without building anything.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bytes::Bytes;
-use weld_digest::Digest;
-use weld_llb::{Builder, Constraints, Platform, Source, pb};
+use weld_digest::{Algorithm, Digest, Hasher};
+use weld_llb::{Builder, Constraints, GitSource, Platform, Source, pb};
 use weld_op::{Pin, captured};
+use weld_source::git::GitObjects;
 
 use crate::bridge::Bridge;
 use crate::error::BuildError;
+use crate::files::FileRange;
 use crate::internal::Internal;
 use crate::provenance::ImageMaterial;
+use crate::reference::{Building, Ref};
 
 /// The scheme of images.
 const IMAGE: &str = "docker-image://";
@@ -24,10 +28,28 @@ pub struct SourceMetaRequest {
     pub platform: Option<Platform>,
     /// What to call the step where progress is shown; empty for a name of the engine's.
     pub log_name: String,
-    /// Do not fetch the image's config.
-    pub no_config: bool,
     /// Return a commit's objects.
     pub return_object: bool,
+    /// Return a checksum of a file behind a URL, with bytes behind it.
+    pub checksum: Option<ChecksumRequest>,
+}
+
+/// A checksum of a file's content and what is put behind it, as signatures have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChecksumRequest {
+    /// How it is made.
+    pub algorithm: Algorithm,
+    /// What is put behind the content.
+    pub suffix: Bytes,
+}
+
+/// The checksum of a file's content and what is put behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    /// The checksum.
+    pub digest: Digest,
+    /// What is put behind the content.
+    pub suffix: Bytes,
 }
 
 /// An image whose config a frontend wants.
@@ -76,6 +98,8 @@ pub enum SourceMeta {
         reference: String,
         /// The commit, if the object is a tag.
         commit_checksum: Option<String>,
+        /// The objects of the commit and the tag, if they were asked for.
+        objects: Option<Box<GitObjects>>,
     },
     /// A file behind a URL.
     Http {
@@ -85,6 +109,8 @@ pub enum SourceMeta {
         filename: String,
         /// When it was last changed, seconds since 1970.
         last_modified: Option<i64>,
+        /// The checksum that was asked for.
+        checksum: Option<Checksum>,
     },
     /// An image.
     Image {
@@ -112,7 +138,9 @@ impl Bridge {
                     identifier: format!("{IMAGE}{}", request.reference),
                     attrs: BTreeMap::new(),
                 };
-                self.policies.apply(&mut source)?;
+                let platform = request.platform.clone();
+                let platform = platform.unwrap_or_else(|| self.platform().clone()).into();
+                Box::pin(self.judge(&mut source, Some(&platform))).await?;
                 match source.identifier.strip_prefix(IMAGE) {
                     Some(reference) => (reference.to_owned(), None),
                     None => {
@@ -172,43 +200,54 @@ impl Bridge {
         Ok((resolved.digest.clone(), resolved.config.clone()))
     }
 
-    /// What a source stands for.
+    /// What a source stands for, as policies and the client have it.
     ///
     /// # Errors
-    /// [`BuildError::Source`].
+    /// [`BuildError`].
     pub async fn resolve_source_metadata(
         &self,
         mut request: SourceMetaRequest,
     ) -> Result<ResolvedSource, BuildError> {
-        let changed = self.policies.apply(&mut request.source)?;
-        let name = request.source.identifier.clone();
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Source {
-            name: name.clone(),
-            source,
-        };
-        let source = Source::from_pb(&request.source).map_err(|error| failed(error.into()))?;
-        let (reference, layout) = match &source {
-            Source::Image(image) => (image.reference.clone(), None),
-            Source::OciLayout(image) => (image.reference.clone(), Some(image.store.clone())),
-            Source::Http(_) => return self.http_metadata(source, request.source).await,
+        let platform = request.platform.clone();
+        let platform = platform.unwrap_or_else(|| self.platform().clone()).into();
+        let judged = Box::pin(self.judge(&mut request.source, Some(&platform)));
+        let changed = judged.await?;
+        let is_known = matches!(
+            Source::from_pb(&request.source),
+            Ok(Source::Image(_) | Source::OciLayout(_) | Source::Http(_) | Source::Git(_))
+        );
+        if changed && !is_known {
             // The frontend may well know what to do with it.
-            _ if changed => {
-                return Ok(ResolvedSource {
-                    source: request.source,
-                    meta: SourceMeta::Nothing,
-                });
-            }
+            return Ok(ResolvedSource {
+                source: request.source,
+                meta: SourceMeta::Nothing,
+            });
+        }
+        self.metadata_of(request).await
+    }
+
+    /// What a source stands for that may be used as it is.
+    pub(crate) async fn metadata_of(
+        &self,
+        request: SourceMetaRequest,
+    ) -> Result<ResolvedSource, BuildError> {
+        let failed = |reason| failed(&request.source, reason);
+        let source = Source::from_pb(&request.source).map_err(|error| failed(error.into()))?;
+        let (reference, layout) = match source {
+            Source::Image(image) => (image.reference, None),
+            Source::OciLayout(image) => (image.reference, image.store),
+            Source::Http(_) => return Box::pin(self.http_metadata(source, request)).await,
+            Source::Git(git) => return Box::pin(self.git_metadata(git, request)).await,
             _ => {
-                return Err(failed(
-                    "only images and HTTP sources can be resolved".into(),
-                ));
+                let text = "only images, git repositories and HTTP sources can be resolved";
+                return Err(failed(text.into()));
             }
         };
         let (digest, config) = self
             .image_config(ImageConfigRequest {
                 reference,
                 platform: request.platform,
-                layout: layout.flatten(),
+                layout,
                 log_name: request.log_name,
             })
             .await?;
@@ -218,44 +257,135 @@ impl Bridge {
         })
     }
 
-    /// A file is fetched, to know its digest; the build that uses it need not fetch it again.
-    async fn http_metadata(
+    /// A source that was built, with what it turned out to be: the build that uses it need not
+    /// fetch it again, and gets the same.
+    async fn fetched(
         &self,
         source: Source,
-        asked: pb::SourceOp,
-    ) -> Result<ResolvedSource, BuildError> {
-        let failed = |reason: Box<dyn std::error::Error + Send + Sync>| BuildError::Source {
-            name: asked.identifier.clone(),
-            source: reason,
-        };
+        asked: &pb::SourceOp,
+    ) -> Result<(Ref, Option<Pin>), BuildError> {
         let mut builder = Builder::new();
         let output = builder.add_source(source, Constraints::new());
         let definition = builder
             .definition(Some(output), self.platform())
-            .map_err(|error| failed(error.into()))?;
-        let reference = self.reference(definition, false)?;
+            .map_err(|error| failed(asked, error.into()))?;
+        let reference = self.load(definition, Building::default())?;
         reference.evaluate().await?;
-        let digest = reference.provenance().await?.iter().find_map(|walked| {
-            let pin = captured(&*walked.op)
+        let pin = reference.provenance().await?.iter().find_map(|walked| {
+            captured(&*walked.op)
                 .and_then(|own| own.pin)
-                .or_else(|| captured(&*walked.ran).and_then(|ran| ran.pin));
-            match pin {
-                Some(Pin::Digest(digest)) => Some(digest),
-                _ => None,
-            }
+                .or_else(|| captured(&*walked.ran).and_then(|ran| ran.pin))
         });
+        Ok((reference, pin))
+    }
+
+    async fn http_metadata(
+        &self,
+        source: Source,
+        request: SourceMetaRequest,
+    ) -> Result<ResolvedSource, BuildError> {
+        let failed = |reason| failed(&request.source, reason);
+        if let Some(wanted) = &request.checksum
+            && wanted.suffix.len() > MAX_SUFFIX
+        {
+            let text = format!("suffix exceeds max size {MAX_SUFFIX}");
+            return Err(failed(text.into()));
+        }
+        let (reference, pin) = self.fetched(source, &request.source).await?;
         let files = reference.read_dir("/", None).await?;
-        let (Some(digest), Some(file)) = (digest, files.into_iter().next()) else {
+        let (Some(Pin::Digest(digest)), Some(file)) = (pin, files.into_iter().next()) else {
             return Err(failed("nothing is known of the file".into()));
         };
+        let checksum = match request.checksum.clone() {
+            Some(wanted) => Some(checksum(&reference, &file.path, wanted).await?),
+            None => None,
+        };
         Ok(ResolvedSource {
-            source: asked,
             meta: SourceMeta::Http {
                 digest,
                 filename: file.path.to_string_lossy().into_owned(),
                 // Of 1970 is a file of which the server tells no time.
                 last_modified: Some(file.mtime.seconds).filter(|seconds| *seconds != 0),
+                checksum,
             },
+            source: request.source,
+        })
+    }
+
+    async fn git_metadata(
+        &self,
+        git: GitSource,
+        request: SourceMetaRequest,
+    ) -> Result<ResolvedSource, BuildError> {
+        let failed = |reason| failed(&request.source, reason);
+        let source = Source::Git(git.clone());
+        let (_, pin) = self.fetched(source, &request.source).await?;
+        let Some(Pin::Commit(resolved)) = pin else {
+            return Err(failed("nothing is known of the commit".into()));
+        };
+        let objects = match request.return_object {
+            true => {
+                let step = Internal::begin(self.progress(), "read the commit", &resolved.checksum);
+                let (worker, session) = (&self.core.worker, &**self.session());
+                let transfers = step.transfers();
+                let read = worker.git_objects(session, &git, &resolved, &transfers);
+                let read = step.end(read.await).map_err(|error| failed(error.into()))?;
+                Some(Box::new(read))
+            }
+            false => None,
+        };
+        let tagged = objects
+            .as_ref()
+            .and_then(|objects| objects.tagged_commit.clone());
+        Ok(ResolvedSource {
+            meta: SourceMeta::Git {
+                // With the repository's own directory the tag's object counts.
+                commit_checksum: tagged.or(resolved.tagged_commit.filter(|_| !git.keep_git_dir)),
+                checksum: resolved.checksum,
+                reference: resolved.reference,
+                objects,
+            },
+            source: request.source,
         })
     }
 }
+
+/// The longest that may be put behind a file's content, in bytes.
+const MAX_SUFFIX: usize = 4096;
+
+fn failed(source: &pb::SourceOp, reason: Box<dyn std::error::Error + Send + Sync>) -> BuildError {
+    BuildError::Source {
+        name: source.identifier.clone(),
+        source: reason,
+    }
+}
+
+async fn checksum(
+    reference: &Ref,
+    path: &Path,
+    wanted: ChecksumRequest,
+) -> Result<Checksum, BuildError> {
+    let mut hasher = Hasher::new(wanted.algorithm);
+    let path = format!("/{}", path.to_string_lossy());
+    let mut offset = 0;
+    loop {
+        let range = FileRange {
+            offset,
+            length: PIECE,
+        };
+        let piece = reference.read_file(&path, Some(range)).await?;
+        if piece.is_empty() {
+            break;
+        }
+        hasher.update(&piece);
+        offset += piece.len() as u64;
+    }
+    hasher.update(&wanted.suffix);
+    Ok(Checksum {
+        digest: hasher.finish(),
+        suffix: wanted.suffix,
+    })
+}
+
+/// How much of a file is read at once, in bytes.
+const PIECE: u64 = 4 << 20;

@@ -122,6 +122,7 @@ impl World {
             entitlements: Vec::new(),
             asked: Asked::default(),
             source_policies: SourcePolicies::default(),
+            source_verifier: None,
             explain: false,
             domain: domain.map(str::to_owned),
         };

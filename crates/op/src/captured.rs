@@ -3,6 +3,7 @@
 use weld_digest::Digest;
 use weld_llb::Vertex;
 use weld_solver::Op;
+use weld_source::git::ResolvedCommit;
 
 use crate::Tree;
 use crate::recall::Remembered;
@@ -12,8 +13,8 @@ use crate::recall::Remembered;
 pub enum Pin {
     /// The digest of an image's index or manifest, or of a file.
     Digest(Digest),
-    /// A commit, or a tag's object.
-    Commit(String),
+    /// What a reference of a git repository stands for.
+    Commit(ResolvedCommit),
 }
 
 /// An operation of this crate, as provenance sees it.

@@ -6,6 +6,7 @@ pub mod content;
 pub mod exporter;
 pub mod filesync;
 pub mod health;
+pub mod policy;
 pub mod secrets;
 pub mod ssh;
 pub mod upload;

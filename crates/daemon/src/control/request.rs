@@ -37,6 +37,8 @@ pub(super) struct Plan {
     pub(super) attest: AttestOptions,
     /// Which sources may be used.
     pub(super) source_policies: SourcePolicies,
+    /// The session that decides on them; empty if none does.
+    pub(super) policy_session: String,
     /// Whether the history is to know of it.
     pub(super) recorded: bool,
 }
@@ -84,6 +86,7 @@ impl Plan {
             source_policies,
             reference: request.reference,
             session: request.session,
+            policy_session: request.source_policy_session,
             work,
             frontend,
             frontend_attrs: request.frontend_attrs,
@@ -97,18 +100,11 @@ impl Plan {
 
 /// Refuses what would otherwise be ignored although it protects or promises something.
 fn unsupported(request: &SolveRequest) -> Result<(), Status> {
-    let wants = [
-        (
-            !request.source_policy_session.is_empty(),
-            "source policies of sessions",
-        ),
-        (request.proxy_network, "proxy networks"),
-    ];
-    match wants.iter().find(|(wanted, _)| *wanted) {
-        Some((_, what)) => Err(Status::unimplemented(format!(
-            "{what} are not supported by weld"
-        ))),
-        None => Ok(()),
+    match request.proxy_network {
+        true => Err(Status::unimplemented(
+            "proxy networks are not supported by weld",
+        )),
+        false => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use weld_digest::Digest;
 use weld_engine::{
     Asked, BuildJob, BuildResponse, ExportRequest, HostSession, JobRequest, ProvenanceOptions,
-    Refs, Session, SlsaVersion, SolveInput,
+    Refs, Session, SlsaVersion, SolveInput, SourceVerifier,
 };
 use weld_proto::control::{BuildHistoryRecord, Exporter, SolveRequest, SolveResponse};
 use weld_proto::google;
@@ -25,7 +25,7 @@ use crate::gateway::{Attached, to_status};
 use crate::history::{History, HistoryError, Kept};
 use crate::metrics::Outcome;
 use crate::server::Shared;
-use crate::session::{ClientSession, SessionManager, SessionOffers};
+use crate::session::{ClientSession, ClientVerifier, SessionManager, SessionOffers};
 use crate::telemetry::{Recorder, SpanContext};
 
 /// What the history's progress is.
@@ -164,6 +164,10 @@ impl Build {
         let mut exports = exporters::requests(&self.plan.exporters, |number| {
             exporters::to_client(client.as_ref(), number)
         })?;
+        let verifier = tokio::select! {
+            () = cancel.cancelled() => return Err(cancelled()),
+            verifier = self.verifier() => verifier?,
+        };
         let request = JobRequest {
             id: self.plan.reference.clone(),
             session,
@@ -172,6 +176,7 @@ impl Build {
             explain: self.plan.explain(),
             domain: self.domain.clone(),
             source_policies: self.plan.source_policies.clone(),
+            source_verifier: verifier,
         };
         let job = self
             .shared
@@ -250,6 +255,15 @@ impl Build {
             return Ok(None);
         }
         Ok(Some(self.sessions().get(&self.plan.session).await?))
+    }
+
+    /// Who decides on sources.
+    async fn verifier(&self) -> Result<Option<Arc<dyn SourceVerifier>>, Status> {
+        if self.plan.policy_session.is_empty() {
+            return Ok(None);
+        }
+        let decides = self.sessions().get(&self.plan.policy_session).await?;
+        Ok(Some(Arc::new(ClientVerifier::new(decides))))
     }
 
     /// The sessions that the build may use.

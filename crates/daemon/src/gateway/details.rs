@@ -22,6 +22,11 @@ pub(super) fn of(error: &BuildError) -> Vec<Any> {
         BuildError::Subrequest(name) => vec![detail("errdefs.Subrequest", &json!({"name": name}))],
         _ => Vec::new(),
     };
+    if let Some(messages) = error.forbidden() {
+        let messages = messages.iter().map(|message| json!({"message": message}));
+        let decision = json!({"action": "DENY", "denyMessages": messages.collect::<Vec<_>>()});
+        details.insert(0, detail("policysession.DecisionResponse", &decision));
+    }
     if let Some(code) = error.exit_code() {
         details.insert(0, exit(code));
     }

@@ -192,7 +192,7 @@ impl Running {
             data: definition.encode_to_vec(),
             mode: 0o400,
         };
-        let root = bridge.reference(definition, false)?;
+        let root = bridge.reference(definition, false).await?;
         let mounts = [
             ("/", ContainerMountKind::Ref(Some(root))),
             (OWN_DEFINITION, ContainerMountKind::Other(own)),

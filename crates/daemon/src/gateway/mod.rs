@@ -14,9 +14,11 @@ mod processes;
 mod service;
 mod session;
 mod signals;
+mod source_meta;
 mod status;
 
 pub use forward::{Attached, Gateway};
 pub use image::{IMAGE_FRONTEND, ImageFrontend};
 pub use session::Session;
+pub(crate) use source_meta::{request as meta_request, response as meta_response};
 pub use status::to_status;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tonic::Status;
 use weld_engine::{
     Bridge, BuildError, CacheImport, FileError, FrontendResult, ImageConfigRequest, Refs,
-    SolveInput, SolveRequest, SourceMeta, SourceMetaRequest, SourcePolicies,
+    SolveInput, SolveRequest, SourcePolicies,
 };
 use weld_proto::frontend as wire;
 use weld_proto::pb;
@@ -14,7 +14,7 @@ use weld_proto::sourcepolicy::Policy;
 use weld_proto::types::WorkerRecord;
 
 use super::session::Session;
-use super::{caps, convert, status};
+use super::{caps, convert, source_meta, status};
 
 /// The resolver that is an OCI layout of the client's.
 const LAYOUT_RESOLVER: i32 = 1;
@@ -57,72 +57,13 @@ impl Session {
 
     pub(super) async fn resolve_source_meta(
         &self,
-        request: wire::ResolveSourceMetaRequest,
+        mut request: wire::ResolveSourceMetaRequest,
     ) -> Result<wire::ResolveSourceMetaResponse, Status> {
-        let bridge = self.bridge_under(request.source_policies)?;
-        let source = request.source;
-        let source = source.ok_or_else(|| Status::invalid_argument("source is required"))?;
-        let image = request.image.unwrap_or_default();
-        if image.attestation_chain || !image.resolve_attestations.is_empty() {
-            let text = "attestations of images are not resolved by this version";
-            return Err(Status::unimplemented(text));
-        }
-        if request
-            .http
-            .is_some_and(|http| http.checksum_request.is_some())
-        {
-            let text = "checksums with a suffix are not made by this version";
-            return Err(Status::unimplemented(text));
-        }
-        let asked = SourceMetaRequest {
-            source,
-            platform: convert::platform(request.platform),
-            log_name: request.log_name,
-            no_config: image.no_config,
-            return_object: request.git.is_some_and(|git| git.return_object),
-        };
+        let bridge = self.bridge_under(std::mem::take(&mut request.source_policies))?;
+        let asked = source_meta::request(request)?;
         let resolved = bridge.resolve_source_metadata(asked).await;
         let resolved = resolved.map_err(|error| status::to_status(&error))?;
-        let mut response = wire::ResolveSourceMetaResponse {
-            source: Some(resolved.source),
-            ..wire::ResolveSourceMetaResponse::default()
-        };
-        match resolved.meta {
-            SourceMeta::Nothing => {}
-            SourceMeta::Image { digest, config } => {
-                response.image = Some(wire::ResolveSourceImageResponse {
-                    digest: digest.to_string(),
-                    config,
-                    attestation_chain: None,
-                });
-            }
-            SourceMeta::Git {
-                checksum,
-                reference,
-                commit_checksum,
-            } => {
-                response.git = Some(wire::ResolveSourceGitResponse {
-                    checksum,
-                    r#ref: reference,
-                    commit_checksum: commit_checksum.unwrap_or_default(),
-                    ..wire::ResolveSourceGitResponse::default()
-                });
-            }
-            SourceMeta::Http {
-                digest,
-                filename,
-                last_modified,
-            } => {
-                response.http = Some(wire::ResolveSourceHttpResponse {
-                    checksum: digest.to_string(),
-                    filename,
-                    last_modified: last_modified
-                        .map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }),
-                    checksum_response: None,
-                });
-            }
-        }
-        Ok(response)
+        Ok(source_meta::response(resolved.source, resolved.meta))
     }
 
     pub(super) async fn solve(

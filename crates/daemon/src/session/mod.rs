@@ -8,9 +8,11 @@ mod exporters;
 mod files;
 mod manager;
 mod offers;
+mod policy;
 mod results;
 
 pub use connection::{ConnectionError, SessionConfig};
 pub use manager::{ClientSession, Lookup, SessionManager, SessionStream};
 pub use offers::SessionOffers;
+pub use policy::ClientVerifier;
 pub use results::client_target;

@@ -170,7 +170,8 @@ impl Capture {
         };
         match pin {
             Some(Pin::Commit(commit)) => {
-                self.sources.git.entry(redact(&url)).or_insert(commit);
+                let entry = self.sources.git.entry(redact(&url));
+                entry.or_insert_with(|| commit.commit().to_owned());
             }
             _ => self.unknown = true,
         }

@@ -9,8 +9,10 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 use weld_digest::FieldHasher;
 use weld_llb::GitSource as Wanted;
+use weld_runtime::AgentConnector;
 use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
-use weld_source::git::{GitAuth, GitSpec, GitUrl, MtimePolicy, ResolvedCommit};
+use weld_source::git::{GitAuth, GitObjects, GitSpec, GitUrl, MtimePolicy, ResolvedCommit};
+use weld_source::progress::Progress;
 use weld_store::snapshot::SnapshotError;
 use weld_store::{NewUsage, RecordType};
 
@@ -19,7 +21,7 @@ use crate::blocking::blocking;
 use crate::captured::Pin;
 use crate::digest::to_solver;
 use crate::reporting::reporting;
-use crate::session;
+use crate::session::{self, Session};
 use crate::{Tree, Worker};
 
 /// Why a commit does not become a tree, other than what git says.
@@ -93,13 +95,20 @@ impl Git {
     }
 
     async fn access(&self, ctx: &OpContext<Tree>) -> Result<Access, OpError> {
+        self.access_by(Clients::Of(ctx)).await
+    }
+
+    async fn access_by(&self, clients: Clients<'_>) -> Result<Access, OpError> {
         let mut spec = self.spec();
         let agent = match self.wanted.mount_ssh_sock.as_deref() {
-            Some(id) => Some(forward(ctx, if id.is_empty() { "default" } else { id }).await?),
+            Some(id) => {
+                let id = if id.is_empty() { "default" } else { id };
+                Some(forward(clients.agent(id).await?, id)?)
+            }
             None => None,
         };
         spec.auth = GitAuth {
-            header: self.header(ctx, &spec.remote).await?,
+            header: self.header(clients, &spec.remote).await?,
             ssh_agent: agent.as_ref().map(|agent| agent.socket.clone()),
             known_hosts: self.wanted.known_ssh_hosts.clone(),
         };
@@ -113,7 +122,7 @@ impl Git {
     /// token.
     async fn header(
         &self,
-        ctx: &OpContext<Tree>,
+        clients: Clients<'_>,
         remote: &str,
     ) -> Result<Option<weld_source::Secret>, OpError> {
         let Ok(url) = GitUrl::parse(remote) else {
@@ -137,7 +146,10 @@ impl Git {
             .iter()
             .map(|(name, is_token)| ((*name).clone(), *is_token));
         let (names, are_tokens): (Vec<_>, Vec<_>) = of_host.chain(of_all).unzip();
-        let found = secrets::first(ctx, &names).await?;
+        let found = match clients {
+            Clients::Of(ctx) => secrets::first(ctx, &names).await?,
+            Clients::One(session) => secrets::of(session, &names).await?,
+        };
         Ok(found.map(|(index, value)| {
             let is_token = are_tokens.get(index).copied().unwrap_or(false);
             match is_token {
@@ -183,17 +195,61 @@ impl Git {
     }
 }
 
-/// Finds a client with this agent, and makes a socket that leads to it.
-async fn forward(ctx: &OpContext<Tree>, id: &str) -> Result<ForwardedAgent, OpError> {
-    let connector = ctx
-        .with_session(|handle| async move {
-            let connector = match session::of(&handle) {
-                Some(session) => session.agent(id).await.map_err(OpError::failed)?,
-                None => None,
-            };
-            connector.ok_or_else(|| OpError::gone(CheckoutError::NoAgent(id.to_owned())))
-        })
-        .await?;
+/// Who may have the secrets and agents that a remote wants.
+#[derive(Clone, Copy)]
+enum Clients<'a> {
+    /// All that want the vertex.
+    Of(&'a OpContext<Tree>),
+    /// One.
+    One(&'a dyn Session),
+}
+
+impl Clients<'_> {
+    /// An agent, of the first that has it.
+    async fn agent(self, id: &str) -> Result<AgentConnector, OpError> {
+        let absent = || OpError::gone(CheckoutError::NoAgent(id.to_owned()));
+        match self {
+            Self::One(session) => {
+                let connector = session.agent(id).await.map_err(OpError::failed)?;
+                connector.ok_or_else(absent)
+            }
+            Self::Of(ctx) => {
+                ctx.with_session(|handle| async move {
+                    let connector = match session::of(&handle) {
+                        Some(session) => session.agent(id).await.map_err(OpError::failed)?,
+                        None => None,
+                    };
+                    connector.ok_or_else(absent)
+                })
+                .await
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// The objects of a commit, and of the tag that names it, as git has them. `wanted` is what was
+    /// resolved; who asks is the client of `session`.
+    ///
+    /// # Errors
+    /// [`OpError`], if they cannot be had.
+    pub async fn git_objects(
+        self: &Arc<Self>,
+        session: &dyn Session,
+        wanted: &Wanted,
+        resolved: &ResolvedCommit,
+        progress: &Progress,
+    ) -> Result<GitObjects, OpError> {
+        let git = Git::new(Arc::clone(self), wanted.clone(), wanted.id.clone());
+        let access = git.access_by(Clients::One(session)).await?;
+        let source = self.git_source().await;
+        let objects = source.objects(&access.spec, resolved, progress).await;
+        objects.map_err(OpError::failed)
+    }
+}
+
+/// Makes a socket that leads to an agent.
+fn forward(connector: AgentConnector, id: &str) -> Result<ForwardedAgent, OpError> {
     let failed = |source| {
         OpError::failed(CheckoutError::Agent {
             id: id.to_owned(),
@@ -223,7 +279,7 @@ impl crate::recall::Step for Git {
     fn pin(&self) -> Option<Pin> {
         // It is held while the remote is asked, which is before anybody wants to know.
         let resolved = self.resolved.try_lock().ok()?;
-        Some(Pin::Commit(resolved.as_ref()?.commit().to_owned()))
+        Some(Pin::Commit(resolved.as_ref()?.clone()))
     }
 }
 

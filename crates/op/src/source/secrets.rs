@@ -47,6 +47,14 @@ pub(super) async fn first(
     }
 }
 
+/// The first of these secrets that one client has, with its place among `names`.
+pub(super) async fn of(
+    session: &dyn Session,
+    names: &[String],
+) -> Result<Option<(usize, Secret)>, OpError> {
+    ask(session, names).await.map_err(OpError::failed)
+}
+
 /// The error for a secret that must be there and is not.
 pub(super) fn missing(name: &str) -> OpError {
     OpError::gone(SecretError::NotFound(name.to_owned()))

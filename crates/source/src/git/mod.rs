@@ -16,7 +16,7 @@ mod url;
 
 pub use error::GitError;
 pub use reference::{GitReference, ParseGitReferenceError};
-pub use source::{GitAuth, GitConfig, GitSource, GitSpec, MtimePolicy, ResolvedCommit};
+pub use source::{GitAuth, GitConfig, GitObjects, GitSource, GitSpec, MtimePolicy, ResolvedCommit};
 pub use url::{GitUrl, GitUrlError};
 
 /// Whether a text is the full name of a commit: 40 or 64 hexadecimal digits.

@@ -134,6 +134,17 @@ impl ResolvedCommit {
     }
 }
 
+/// Objects as git has them, without their headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitObjects {
+    /// The commit.
+    pub commit: Vec<u8>,
+    /// The annotated tag that names it, if it was asked for by one.
+    pub tag: Option<Vec<u8>>,
+    /// The commit's name, if there is such a tag.
+    pub tagged_commit: Option<String>,
+}
+
 /// Resolves references and makes checkouts.
 #[derive(Debug)]
 pub struct GitSource {
@@ -208,6 +219,41 @@ impl GitSource {
         checkout.make(directory).await?;
         transfer.complete();
         Ok(())
+    }
+
+    /// The objects that a reference stands for, which are fetched if they are not here.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn objects(
+        &self,
+        spec: &GitSpec,
+        resolved: &ResolvedCommit,
+        progress: &Progress,
+    ) -> Result<GitObjects, GitError> {
+        let access = self.access(spec, progress)?;
+        let remote = access.url.remote();
+        let mirror = self
+            .mirrors
+            .lock(&access.identity, remote, &access.git)
+            .await?;
+        mirror.fetch(resolved, &self.config.retry).await?;
+        let commit = self.verify(spec, resolved, &access, &mirror).await?;
+        let read = async |kind: &str, name: &str| {
+            let action = format!("read {kind} {name} of {remote}");
+            let output = mirror.git().run(&action, ["cat-file", kind, name]).await?;
+            Ok::<_, GitError>(output.stdout)
+        };
+        // What was asked for by the name of an object may be a tag as well.
+        let is_tag = commit != resolved.checksum;
+        Ok(GitObjects {
+            commit: read("commit", &commit).await?,
+            tag: match is_tag {
+                true => Some(read("tag", &resolved.checksum).await?),
+                false => None,
+            },
+            tagged_commit: is_tag.then_some(commit),
+        })
     }
 
     fn access(&self, spec: &GitSpec, progress: &Progress) -> Result<Access, GitError> {
