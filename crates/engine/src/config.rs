@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use weld_source::registry::{HostConfig, RegistryConfig};
 
+use crate::disk_space::DiskSpace;
+
 /// Everything an engine is told once, at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -20,6 +22,8 @@ pub struct Config {
     /// How many steps run at once; `None` for four for each processor: most of them wait for
     /// disks and networks.
     pub max_parallelism: Option<usize>,
+    /// How much the state directory may take of its disk; `None` for all that there is.
+    pub disk_limit: Option<DiskSpace>,
     /// Name resolution of steps.
     pub dns: weld_runtime::DnsConfig,
     /// What provenance says of this builder beside what it knows itself.
@@ -113,6 +117,9 @@ struct Oci {
     snapshotter: Option<String>,
     #[serde(rename = "max-parallelism")]
     max_parallelism: Option<usize>,
+    /// How much the state directory may hold.
+    #[serde(rename = "diskLimit")]
+    disk_limit: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -135,6 +142,7 @@ impl Config {
             snapshotter: SnapshotterKind::default(),
             registry: RegistryConfig::default(),
             max_parallelism: None,
+            disk_limit: None,
             dns: weld_runtime::DnsConfig::default(),
             provenance_environment: BTreeMap::new(),
         }
@@ -190,6 +198,11 @@ impl Config {
             ));
         }
         config.max_parallelism = file.worker.oci.max_parallelism;
+        if let Some(text) = file.worker.oci.disk_limit {
+            let limit = DiskSpace::parse_limit(&text)
+                .map_err(|reason| value("worker.oci.diskLimit", reason))?;
+            config.disk_limit = Some(limit);
+        }
         config.dns = weld_runtime::DnsConfig {
             nameservers: file.dns.nameservers,
             search: file.dns.search_domains,
@@ -253,6 +266,7 @@ mod tests {
             binary = "crun"
             snapshotter = "native"
             max-parallelism = 3
+            diskLimit = "20GB"
             [dns]
             nameservers = ["10.0.0.1"]
             searchDomains = ["example.org"]
@@ -268,6 +282,7 @@ mod tests {
         assert_eq!(config.runtime, RuntimeKind::Oci("crun".into()));
         assert_eq!(config.snapshotter, SnapshotterKind::Copy);
         assert_eq!(config.max_parallelism, Some(3));
+        assert_eq!(config.disk_limit, Some(DiskSpace::Bytes(20 << 30)));
         assert_eq!(
             config.registry.hosts["docker.io"].mirrors,
             ["mirror.example:5000"]
@@ -287,6 +302,11 @@ mod tests {
                 "worker.oci.snapshotter: \"zfs\" is none of",
             ),
             ("[worker.oci]\nmax-parallelism = 0", "at least 1"),
+            (
+                "[worker.oci]\ndiskLimit = \"much\"",
+                "worker.oci.diskLimit: invalid disk space much",
+            ),
+            ("[worker.oci]\ndiskLimit = \"1MB\"", "at least 64 MiB"),
             (
                 "[registry.\"a\"]\nmirror = [\"b\"]",
                 "unknown field `mirror`",

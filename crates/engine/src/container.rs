@@ -267,10 +267,19 @@ impl Container {
         let (sender, started) = oneshot::channel();
         let (runtime, stop) = (self.core.worker.runtime.clone(), self.stop.clone());
         let (stdio, inside) = (request.stdio, first.clone());
+        let space = self.core.worker.store.space().clone();
         let run = async move {
-            match inside.filter(|_| !is_first) {
-                Some(inside) => runtime.join(inside, spec, stdio, stop, sender).await,
-                None => runtime.run_telling(spec, stdio, stop, sender).await,
+            let running = async {
+                match inside.filter(|_| !is_first) {
+                    Some(inside) => runtime.join(inside, spec, stdio, stop, sender).await,
+                    None => runtime.run_telling(spec, stdio, stop, sender).await,
+                }
+            };
+            // Dropped, it is killed.
+            tokio::select! {
+                biased;
+                ended = running => ended,
+                shortage = space.watch() => Err(RuntimeError::Stopped(Box::new(shortage))),
             }
         };
         let ended = AbortOnDropHandle::new(self.processes.spawn(run));

@@ -316,8 +316,23 @@ impl Engine {
     }
 }
 
+/// The size of the disk that a directory is on, or will be, in bytes.
+fn disk_of(root: &std::path::Path) -> u64 {
+    let mut there = root.ancestors();
+    let disk = there.find_map(|directory| rustix::fs::statvfs(directory).ok());
+    disk.map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize))
+}
+
 fn open_worker(config: Config) -> Result<Worker, OpenError> {
-    let store = Store::open(&config.root, StoreOptions::default())?;
+    let store = Store::open(
+        &config.root,
+        StoreOptions {
+            ceiling: config
+                .disk_limit
+                .map(|limit| limit.of(disk_of(&config.root))),
+            ..StoreOptions::default()
+        },
+    )?;
     let snapshots = match config.snapshotter {
         SnapshotterKind::Copy => Snapshots::open_copying(&store)?,
         SnapshotterKind::Overlay => Snapshots::open_overlay(&store)?,

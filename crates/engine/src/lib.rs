@@ -20,6 +20,7 @@ mod config;
 mod container;
 mod context;
 mod definition;
+mod disk_space;
 mod dockerfile;
 mod engine;
 mod error;
@@ -58,6 +59,7 @@ pub use container::{
 };
 pub use context::{UnpackError, is_archive, unpack_context};
 pub use definition::{Definition, DefinitionError};
+pub use disk_space::DiskSpace;
 pub use dockerfile::VERSION as DOCKERFILE_VERSION;
 pub use engine::{Engine, OpenError, enter_privileges};
 pub use error::{BuildError, FailedStep, SourceRanges};

@@ -46,7 +46,7 @@ pub struct PruneOptions {
     pub all: bool,
     /// Only what matches, in `buildctl`'s filter syntax.
     pub filters: Vec<String>,
-    /// Keep the most recently used up to this size, in bytes.
+    /// Keep what is worth most up to this size, in bytes.
     pub keep_storage: Option<u64>,
     /// Keep what was used within this time.
     pub keep_duration: Option<Duration>,
@@ -81,7 +81,7 @@ impl Engine {
         Ok(records.into_iter().map(UsageRecord::from).collect())
     }
 
-    /// Deletes what no build uses, the least recently used first; returns what was deleted.
+    /// Deletes what no build uses, what is worth least first; returns what was deleted.
     /// Blocks; builds go on meanwhile.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio_util::task::AbortOnDropHandle;
 use weld_digest::Digest;
@@ -16,7 +17,7 @@ use weld_source::image::{Descriptor, media_type};
 use weld_source::objects::{Location, ObjectError};
 use weld_source::progress::Progress;
 use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
-use weld_store::{BlobRef, NewUsage, RecordType};
+use weld_store::{BlobRef, NewUsage, Object, RecordType};
 
 use crate::reporting::reporting;
 use crate::session::{self, Session, SessionError};
@@ -290,15 +291,21 @@ impl Worker {
             let (worker, progress) = (Arc::clone(self), progress.clone());
             // Tasks of their own, so that they go on while this one unpacks.
             fetches.push(AbortOnDropHandle::new(tokio::spawn(async move {
-                layers::fetch(&worker, &origin, &layer, "", None, &progress).await
+                let began = Instant::now();
+                let fetched = layers::fetch(&worker, &origin, &layer, "", None, &progress).await;
+                fetched.map(|fetched| (fetched, began.elapsed()))
             })));
         }
         for ((descriptor, layer), fetch) in lazy.iter().zip(fetches) {
             let fetched = async {
-                let Fetched::Blob(blob) = fetch.await?? else {
+                let (Fetched::Blob(blob), took) = fetch.await?? else {
                     return Ok(());
                 };
-                self.settle(layer.clone(), blob, need, progress).await
+                let began = Instant::now();
+                self.settle(layer.clone(), blob, need, progress).await?;
+                let object = Object::Snapshot(layer.id());
+                self.store.uses().took(&object, took + began.elapsed());
+                Ok(())
             };
             fetched.await.map_err(|error| lost(descriptor, error))?;
         }

@@ -18,6 +18,7 @@ mod recall;
 mod records;
 mod reporting;
 mod resolve;
+mod room;
 pub mod session;
 mod source;
 mod tree;

@@ -8,18 +8,19 @@ mod recipe;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use weld_digest::FieldHasher;
 use weld_llb::Vertex;
 use weld_solver::{CacheMap, Digest, Op, OpContext, OpError, ResultRef};
-use weld_store::StepName;
+use weld_store::{Object, StepName};
 
 use self::recipe::{Input, Recipe};
 use crate::blocking::blocking;
 use crate::captured::{Captured, Pin};
 use crate::content::Selector;
-use crate::{Tree, Worker};
+use crate::{Tree, Worker, room};
 
 /// Whether steps tell why they run.
 #[derive(Debug, Default)]
@@ -207,6 +208,20 @@ impl Remembered {
         compare::differences(&before, recipe, &self.surroundings.origin.build_args)
     }
 
+    /// Has the store know what it would cost to make the results again. An image's layers are told of one by
+    /// one, by who fetches them.
+    fn tell_cost(&self, outputs: &[Tree], time: Duration) {
+        let is_image = matches!(self.vertex.op(), weld_llb::Op::Source(source)
+            if matches!(**source, weld_llb::Source::Image(_) | weld_llb::Source::OciLayout(_)));
+        if is_image {
+            return;
+        }
+        let uses = self.surroundings.worker.store.uses();
+        for snapshot in outputs.iter().filter_map(Tree::snapshot) {
+            uses.took(&Object::Snapshot(snapshot.id()), time);
+        }
+    }
+
     fn remember(&self, recipe: &Recipe) {
         let (vertex, slots) = self.slots();
         let Some(bytes) = recipe.encode() else {
@@ -250,7 +265,15 @@ async fn files(tree: &Tree, selectors: Vec<Selector>) -> Result<Files, OpError> 
 #[async_trait]
 impl Op<Tree> for Remembered {
     async fn cache_map(&self, ctx: &OpContext<Tree>, index: u32) -> Result<CacheMap, OpError> {
-        let map = self.step.cache_map(ctx, index).await?;
+        let map = match self.vertex.op() {
+            // A client's directory and a repository are fetched to be known.
+            weld_llb::Op::Source(_) => {
+                let space = self.surroundings.worker.store.space();
+                let run = || self.step.cache_map(ctx, index);
+                Box::pin(room::with_room(space, ctx, run)).await?
+            }
+            _ => self.step.cache_map(ctx, index).await?,
+        };
         self.keys().op = Some(map.digest.0);
         Ok(map)
     }
@@ -295,7 +318,11 @@ impl Op<Tree> for Remembered {
         if self.surroundings.worker.explaining.is_on() {
             ctx.explain(self.why(&recipe));
         }
-        let outputs = self.step.exec(ctx, inputs).await?;
+        let space = self.surroundings.worker.store.space();
+        let run = || self.step.exec(ctx, inputs.clone());
+        let began = Instant::now();
+        let outputs = Box::pin(room::with_room(space, ctx, run)).await?;
+        self.tell_cost(&outputs, began.elapsed());
         self.remember(&recipe);
         Ok(outputs)
     }

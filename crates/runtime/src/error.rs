@@ -135,6 +135,9 @@ pub enum RuntimeError {
     /// The step was cancelled; all its processes are dead.
     #[error("the step was cancelled")]
     Cancelled,
+    /// Who ran it had it end, for this reason; all its processes are dead, or will be in a moment.
+    #[error(transparent)]
+    Stopped(Box<dyn std::error::Error + Send + Sync>),
     /// The thread that looked after the step is gone.
     #[error("the step's supervisor ended without an answer")]
     SupervisorLost,

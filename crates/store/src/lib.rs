@@ -9,6 +9,8 @@
 //! - a *reference* ([`refs`]) says that a record names an object;
 //! - a *usage record* says that an object is worth keeping, and since when it was not used.
 //!
+//! [`Space`] sees to it that there is room for what is written: by removing what is worth least ([`Worth`]), and by refusing what does not fit.
+//!
 //! What is in a state directory:
 //!
 //! | name | what |
@@ -44,6 +46,7 @@ pub mod records;
 pub mod refs;
 mod reserve;
 pub mod snapshot;
+mod space;
 mod store;
 mod trash;
 pub mod usage;
@@ -60,6 +63,7 @@ pub use records::keys::Keys;
 pub use records::results::{Results, SavedResult};
 pub use records::steps::{StepName, Steps};
 pub use refs::Reference;
+pub use space::{NoRoom, Reservation, Space, SpaceError};
 pub use store::{OnDamage, OpenError, Store, StoreOptions};
 pub use usage::prune::{PruneOptions, UsageError};
-pub use usage::{Filter, FilterError, NewUsage, RecordType, UsageInfo, Uses};
+pub use usage::{Filter, FilterError, NewUsage, RecordType, UsageInfo, Uses, Worth};

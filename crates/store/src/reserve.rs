@@ -23,6 +23,11 @@ pub(crate) fn free_space(root: &Path) -> io::Result<u64> {
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
+/// How many bytes [`make`] is still to put by.
+pub(crate) fn missing(root: &Path) -> u64 {
+    if path(root).exists() { 0 } else { SIZE }
+}
+
 /// Puts the space by, if it is not and the disk has plenty.
 pub(crate) fn make(root: &Path) -> io::Result<()> {
     let path = path(root);

@@ -21,6 +21,7 @@ use crate::records::keys::Keys;
 use crate::records::results::Results;
 use crate::records::steps::Steps;
 use crate::reserve;
+use crate::space::Space;
 use crate::trash::Trash;
 use crate::usage::{Uses, uses};
 
@@ -63,6 +64,8 @@ pub struct StoreOptions {
     pub boot_id: Option<String>,
     /// What to do if the database is damaged.
     pub on_damage: OnDamage,
+    /// How many bytes all that is in the directory may take on disk; `None` for what the disk has.
+    pub ceiling: Option<u64>,
 }
 
 /// What to do with a state directory whose database is damaged.
@@ -85,6 +88,7 @@ impl Default for StoreOptions {
             sync_after: Duration::from_secs(10),
             boot_id: None,
             on_damage: OnDamage::default(),
+            ceiling: None,
         }
     }
 }
@@ -150,8 +154,9 @@ pub enum OpenError {
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     root: PathBuf,
+    space: Space,
     db: Db,
     pins: Pins,
     uses: Uses,
@@ -187,7 +192,8 @@ impl Store {
         let last_run = durability::last_run(&db, &boot).map_err(db_error)?;
         let sequence = Arc::new(Sequence::new(&db).map_err(db_error)?);
         let (pins, uses) = (Pins::default(), Uses::default());
-        let blobs = Blobs::open(directory.0, &db, &pins, &sequence)
+        let space = Space::new(directory.0, options.ceiling);
+        let blobs = Blobs::open(directory.0, &db, &pins, &sequence, &space)
             .map_err(directory.error("create", "content"))?;
         let keys = Keys::new(&db, &sequence);
         let steps = Steps::open(&db).map_err(db_error)?;
@@ -209,8 +215,9 @@ impl Store {
             last_run.other_boot || !last_run.clean,
         )
         .map_err(directory.error("start the keeper thread for", ""))?;
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             root: directory.0.to_owned(),
+            space,
             keys,
             steps,
             results: Results::new(&db, &pins, &uses, &sequence),
@@ -222,7 +229,13 @@ impl Store {
             blobs,
             collector,
             keeper,
-        })))
+        });
+        inner.space.attach(Arc::downgrade(&inner));
+        Ok(Self(inner))
+    }
+
+    pub(crate) const fn of(inner: Arc<Inner>) -> Self {
+        Self(inner)
     }
 
     /// The state directory.
@@ -233,6 +246,11 @@ impl Store {
     /// The database.
     pub fn db(&self) -> &Db {
         &self.0.db
+    }
+
+    /// The room that there is for more.
+    pub fn space(&self) -> &Space {
+        &self.0.space
     }
 
     /// The blobs.

@@ -203,7 +203,7 @@ fn what_images_need_is_shared_and_goes_only_with_all() {
 }
 
 #[test]
-fn the_least_recently_used_goes_until_the_sizes_are_kept() {
+fn what_is_worth_least_goes_until_the_sizes_are_kept() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path());
     let made = || Made {

@@ -26,7 +26,7 @@ use clap::{CommandFactory, Parser};
 use tokio_util::sync::CancellationToken;
 use weld_client::Address;
 use weld_daemon::gateway::{IMAGE_FRONTEND, ImageFrontend};
-use weld_engine::{Config, Engine, RuntimeKind, SnapshotterKind};
+use weld_engine::{Config, DiskSpace, Engine, RuntimeKind, SnapshotterKind};
 
 use args::{Cli, Command, DebugCommand, EngineArgs, Snapshotter, StoreCommand};
 use daemon::Place;
@@ -63,6 +63,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 root: cli.engine.root.clone(),
                 oci_runtime: cli.engine.oci_runtime.clone(),
                 snapshotter: cli.engine.snapshotter,
+                disk_limit: cli.engine.disk_limit.clone(),
                 beside_buildkitd: false,
             };
             daemon::run(&place, args)
@@ -102,6 +103,7 @@ fn with_daemon(cli: &Cli, client: &ClientArgs, address: &Address) -> Result<(), 
     let ways = [
         ("--oci-runtime", cli.engine.oci_runtime.is_some()),
         ("--snapshotter", cli.engine.snapshotter.is_some()),
+        ("--disk-limit", cli.engine.disk_limit.is_some()),
     ];
     for (option, _) in ways.iter().filter(|(_, given)| *given) {
         eprintln!("WARNING: {option} has no effect: the daemon at {address} does the work");
@@ -226,6 +228,7 @@ fn config(args: &EngineArgs) -> Result<Config, Failure> {
         config.root = root.clone();
     }
     set_ways(&mut config, args.oci_runtime.as_deref(), args.snapshotter);
+    set_disk_limit(&mut config, args.disk_limit.as_deref())?;
     Ok(config)
 }
 
@@ -241,6 +244,16 @@ fn set_ways(config: &mut Config, runtime: Option<&str>, snapshotter: Option<Snap
             Snapshotter::Copy => SnapshotterKind::Copy,
         };
     }
+}
+
+/// How much the state directory may hold, where the command line says so.
+fn set_disk_limit(config: &mut Config, limit: Option<&str>) -> Result<(), Failure> {
+    if let Some(text) = limit {
+        let limit = DiskSpace::parse_limit(text);
+        config.disk_limit =
+            Some(limit.map_err(|reason| Failure::usage(format!("--disk-limit: {reason}")))?);
+    }
+    Ok(())
 }
 
 /// One page: the command and, below it, its subcommands.

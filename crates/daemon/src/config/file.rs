@@ -158,6 +158,8 @@ struct Oci {
     max_parallelism: Option<usize>,
     gc: Option<bool>,
     gckeepstorage: Option<Amount>,
+    #[serde(rename = "diskLimit")]
+    disk_limit: Option<Amount>,
     #[serde(rename = "reservedSpace")]
     reserved: Option<Amount>,
     #[serde(rename = "maxUsedSpace")]
@@ -450,6 +452,11 @@ impl DaemonConfig {
         }
         if let Some(parallelism) = oci.max_parallelism.filter(|parallelism| *parallelism > 0) {
             self.engine.max_parallelism = Some(parallelism);
+        }
+        if let Some(limit) = &oci.disk_limit {
+            let limit = Space::parse_limit(&limit.text());
+            self.engine.disk_limit =
+                Some(limit.map_err(|reason| ("worker.oci.diskLimit", reason))?);
         }
         self.gc = match oci.gc {
             Some(false) => None,

@@ -2,7 +2,6 @@
 
 pub mod duration;
 mod file;
-pub mod size;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ pub use crate::history::HistoryConfig;
 pub use crate::session::SessionConfig;
 pub use crate::telemetry::{ForwardError, OtlpConfig, OtlpProtocol};
 pub use file::{FileError, default_file};
-pub use size::Space;
+pub use weld_engine::DiskSpace as Space;
 
 /// Everything that a daemon is told once, at its start.
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::AsyncRead;
@@ -96,12 +97,15 @@ pub(super) async fn tree(
         let (description, progress) = (description.to_owned(), progress.clone());
         // Tasks of their own, so that they go on while this one unpacks.
         fetches.push(AbortOnDropHandle::new(tokio::spawn(async move {
-            fetch(&worker, &origin, &layer, &description, at_once, &progress).await
+            let began = Instant::now();
+            let fetched = fetch(&worker, &origin, &layer, &description, at_once, &progress).await;
+            fetched.map(|fetched| (fetched, began.elapsed()))
         })));
     }
     for (number, fetch) in (present..).zip(fetches) {
         let layer = &layers[number];
-        let snapshot = match fetch.await?? {
+        let (fetched, mut took) = fetch.await??;
+        let snapshot = match fetched {
             Fetched::Unpacked(snapshot) => snapshot,
             Fetched::Blob(blob) => {
                 let transfer = progress.start(
@@ -111,13 +115,16 @@ pub(super) async fn tree(
                 );
                 // Held until the snapshot names it: it would be garbage in between.
                 let held = blob.clone();
+                let began = Instant::now();
                 let snapshot = unpack(worker, parent.clone(), layer, description, blob).await?;
                 drop(held);
+                took += began.elapsed();
                 transfer.complete();
                 snapshot
             }
         };
         let (name, object) = (chain[number].clone(), Object::Snapshot(snapshot.id()));
+        worker.store.uses().took(&object, took);
         // Nobody waits for it: without the name, the layer is unpacked again some day.
         drop(
             worker

@@ -3,6 +3,7 @@ use std::io;
 use weld_digest::Digest;
 
 use crate::db::DbError;
+use crate::space::SpaceError;
 
 /// Why a blob cannot be read or taken.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,14 @@ pub enum BlobError {
         expected: u64,
         /// What came.
         actual: u64,
+    },
+    /// There is no room for it.
+    #[error("ingest {name}: {source}")]
+    Space {
+        /// The reference or digest of what is ingested.
+        name: String,
+        /// Why not.
+        source: Box<SpaceError>,
     },
     /// The database failed.
     #[error(transparent)]

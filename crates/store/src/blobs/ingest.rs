@@ -11,6 +11,7 @@ use super::{ANONYMOUS, BLOBS, BlobError, BlobInfo, BlobRecord, BlobRef, Blobs};
 use crate::clock;
 use crate::db::encode;
 use crate::object::Object;
+use crate::space::{Reservation, SpaceError};
 use crate::usage::{self, NewUsage, RecordType};
 
 /// What is announced of content that comes in. What is announced is verified.
@@ -38,6 +39,8 @@ pub enum Started {
 #[must_use]
 pub struct Ingest {
     blobs: Blobs,
+    /// What is put by for it.
+    room: Reservation,
     name: String,
     path: PathBuf,
     file: File,
@@ -134,6 +137,7 @@ impl Blobs {
             .map(Hasher::new);
         let mut ingest = Ingest {
             blobs: self.clone(),
+            room: self.0.space.growing(),
             name,
             path,
             file,
@@ -146,6 +150,11 @@ impl Blobs {
             growing: None,
         };
         ingest.resume()?;
+        if let Some(size) = ingest.expected.size {
+            let missing = size.saturating_sub(ingest.offset);
+            let reserved = self.0.space.reserve(missing);
+            ingest.room = reserved.map_err(space_error(&ingest.name))?;
+        }
         Ok(Started::Ingest(Box::new(ingest)))
     }
 }
@@ -173,6 +182,13 @@ fn write_error<'a>(
     }
 }
 
+fn space_error(name: &str) -> impl FnOnce(SpaceError) -> BlobError + '_ {
+    move |source| BlobError::Space {
+        name: name.to_owned(),
+        source: Box::new(source),
+    }
+}
+
 impl Ingest {
     pub(super) fn name(&self) -> &str {
         &self.name
@@ -196,11 +212,14 @@ impl Ingest {
                 actual: end,
             });
         }
+        let len = content.len() as u64;
+        self.room.take(len).map_err(space_error(&self.name))?;
         if let Err(error) = self.file.write_all(content) {
             // How much of it was written is not known.
             drop(self.file.set_len(self.offset));
             return Err(write_error(&self.name, "write")(error));
         }
+        self.room.spend(len);
         self.hash(content);
         self.offset = end;
         if let Some(growing) = &self.growing {

@@ -24,6 +24,7 @@ use crate::db::{Db, DbError, decode, encode};
 use crate::durability::Sequence;
 use crate::object::Object;
 use crate::pins::{Pin, Pins};
+use crate::space::Space;
 
 pub use error::BlobError;
 pub use feed::Feed;
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
     db: Db,
     pins: Pins,
     sequence: Arc<Sequence>,
+    space: Space,
     /// Rows that are queued and not yet committed.
     pending: Mutex<HashMap<Digest, BlobRecord>>,
     /// One lock per file that is being ingested into.
@@ -84,6 +86,7 @@ impl Blobs {
         db: &Db,
         pins: &Pins,
         sequence: &Arc<Sequence>,
+        space: &Space,
     ) -> io::Result<Self> {
         let layout = root.join("content");
         let ingests = root.join("ingest");
@@ -98,6 +101,7 @@ impl Blobs {
             db: db.clone(),
             pins: pins.clone(),
             sequence: sequence.clone(),
+            space: space.clone(),
             pending: Mutex::default(),
             busy: Mutex::default(),
         })))

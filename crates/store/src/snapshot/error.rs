@@ -10,6 +10,7 @@ use crate::db::DbError;
 use crate::layer::LayerError;
 use crate::mount::MountError;
 use crate::object::SnapshotId;
+use crate::space::SpaceError;
 
 /// Why a snapshot cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,9 @@ pub enum SnapshotError {
     /// There is none of this number.
     #[error("snapshot {0}: not found")]
     NotFound(SnapshotId),
+    /// There is no room for it.
+    #[error("{0}")]
+    Space(#[from] Box<SpaceError>),
     /// Its files are not here yet, only what blob they come from.
     #[error("snapshot {id}: its layer {digest} is not unpacked")]
     NotUnpacked {

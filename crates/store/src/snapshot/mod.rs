@@ -18,6 +18,7 @@ mod local_tree;
 pub(crate) mod node;
 mod record;
 pub(crate) mod remove;
+mod roomy;
 mod shared;
 mod simple;
 mod store;

@@ -16,6 +16,7 @@ use super::driver::Driver;
 use super::handle::{Shared, SnapshotRef};
 use super::node::{Node, open_directory_at, xattrs_at};
 use super::record::{LayerDescriptor, Origin, Record, SNAPSHOTS};
+use super::roomy::Roomy;
 use super::{MutableSnapshot, SnapshotError, changes, farm};
 use crate::db::{decode, encode};
 use crate::durability;
@@ -28,6 +29,9 @@ use crate::usage::{self, NewUsage};
 
 /// The directory of a snapshot's own files in its directory.
 pub(super) const FILES: &str = "fs";
+
+/// What a snapshot finds free when it is begun, in bytes: enough for a small one.
+const SMALL: u64 = 64 << 10;
 
 /// The snapshots of a state directory. Cheap to clone; to be made once for a [`Store`].
 #[derive(Clone)]
@@ -147,6 +151,7 @@ impl Snapshots {
         &self,
         parent: Option<&SnapshotRef>,
     ) -> Result<MutableSnapshot, SnapshotError> {
+        self.0.store.space().ensure(SMALL).map_err(Box::new)?;
         let id = SnapshotId(self.0.store.next_sequence()?);
         let pin = self.0.store.pins().pin(Object::Snapshot(id));
         let directory = self.directory(id);
@@ -455,6 +460,7 @@ impl Snapshots {
     ) -> Result<(), SnapshotError> {
         let id = snapshot.id();
         let root = open(id, snapshot.files())?;
+        let blob = Roomy::new(blob, self.0.store.space());
         let below = || -> Result<OwnedFd, LayerError> {
             match parent {
                 Some(parent) => parent.root().map_err(|error| match error {

@@ -5,8 +5,8 @@ use redb::ReadableTable;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{RecordType, Row, USAGE, Uses};
-use crate::db::{Db, DbError, decode};
+use super::{RecordType, Row, USAGE, Uses, Worth};
+use crate::db::{Db, DbError};
 use crate::object::Object;
 use crate::pins::Pins;
 use crate::refs::{HELD, Reference};
@@ -83,6 +83,22 @@ pub(crate) struct Entry {
     pub(crate) layer_size: u64,
 }
 
+impl Entry {
+    /// Its bytes on disk, as far as they were measured.
+    pub(crate) fn size(&self) -> u64 {
+        self.row.size.unwrap_or(0) + self.layer_size
+    }
+
+    pub(crate) fn worth(&self, now: u64) -> Worth {
+        Worth {
+            cost: self.row.cost,
+            size: self.size(),
+            uses: self.row.usage_count,
+            idle: now.saturating_sub(self.row.last_used),
+        }
+    }
+}
+
 /// All cached objects at one moment, with how they hang together.
 pub(crate) struct Inventory {
     pub(crate) entries: Vec<Entry>,
@@ -95,7 +111,7 @@ impl Inventory {
             let mut reader = Reader::default();
             for row in usage.iter()? {
                 let (key, row) = row?;
-                reader.entry(key.value(), decode("a usage record", row.value())?)?;
+                reader.entry(key.value(), Row::decode(row.value())?)?;
             }
             for row in tx.open_table(HELD)?.iter()? {
                 let (key, _) = row?;
@@ -118,6 +134,7 @@ impl Inventory {
             if let Some(used) = counts.get(&entry.object) {
                 entry.row.usage_count += used.count;
                 entry.row.last_used = entry.row.last_used.max(used.last);
+                entry.row.cost = entry.row.cost.max(used.cost);
             }
         }
     }

@@ -5,6 +5,7 @@ mod inventory;
 pub mod prune;
 mod size;
 pub(crate) mod uses;
+mod value;
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,6 +22,7 @@ pub use filter::{Filter, FilterError};
 pub use inventory::UsageInfo;
 pub(crate) use size::on_disk;
 pub use uses::Uses;
+pub use value::Worth;
 
 /// A row for every cached object, by its key.
 pub(crate) const USAGE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("usage");
@@ -115,6 +117,41 @@ pub(crate) struct Row {
     pub(crate) created: u64,
     pub(crate) last_used: u64,
     pub(crate) usage_count: u64,
+    /// How long it took to make or to fetch, in nanoseconds.
+    pub(crate) cost: Option<u64>,
+}
+
+/// A row as it was written before costs were measured.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+struct RowWithoutCost {
+    record_type: RecordType,
+    description: String,
+    mutable: bool,
+    size: Option<u64>,
+    created: u64,
+    last_used: u64,
+    usage_count: u64,
+}
+
+impl Row {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DbError> {
+        const WHAT: &str = "a usage record";
+        // Older versions read the new form: what follows the fields that they know, they leave alone.
+        decode(WHAT, bytes).or_else(|error| {
+            let old: RowWithoutCost = decode(WHAT, bytes).map_err(|_| error)?;
+            Ok(Self {
+                record_type: old.record_type,
+                description: old.description,
+                mutable: old.mutable,
+                size: old.size,
+                created: old.created,
+                last_used: old.last_used,
+                usage_count: old.usage_count,
+                cost: None,
+            })
+        })
+    }
 }
 
 /// Records that `object` is cached, in the transaction that makes it known.
@@ -128,6 +165,7 @@ pub fn record(tx: &WriteTransaction, object: &Object, new: &NewUsage) -> Result<
         created: now,
         last_used: now,
         usage_count: 0,
+        cost: None,
     };
     put(tx, object, &row)?;
     durability::written(tx, object)
@@ -160,6 +198,34 @@ pub(crate) fn get(
 ) -> Result<Option<Row>, DbError> {
     table
         .get(object.to_key().as_slice())?
-        .map(|row| decode("a usage record", row.value()))
+        .map(|row| Row::decode(row.value()))
         .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_by_versions_before_and_after_costs() {
+        let old = RowWithoutCost {
+            record_type: RecordType::CacheMount,
+            description: "step".into(),
+            mutable: true,
+            size: Some(300),
+            created: 1,
+            last_used: 2,
+            usage_count: 3,
+        };
+        let row = Row::decode(&encode(&old).unwrap()).unwrap();
+        assert_eq!((row.size, row.usage_count, row.cost), (Some(300), 3, None));
+        let new = Row {
+            cost: Some(1 << 40),
+            ..row
+        };
+        let encoded = encode(&new).unwrap();
+        assert_eq!(Row::decode(&encoded).unwrap().cost, Some(1 << 40));
+        let read: RowWithoutCost = decode("a usage record", &encoded).unwrap();
+        assert_eq!((read.description.as_str(), read.last_used), ("step", 2));
+    }
 }

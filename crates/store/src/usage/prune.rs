@@ -8,7 +8,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 use super::filter::{Filter, FilterError};
-use super::inventory::{Inventory, UsageInfo};
+use super::inventory::{Entry, Inventory, UsageInfo};
 use super::{RecordType, USAGE, get, put, size};
 use crate::clock;
 use crate::collector::CollectError;
@@ -20,8 +20,8 @@ use crate::store::Store;
 /// How many objects are removed before the caller hears of them.
 const STEP_LEN: usize = 4096;
 
-/// What to remove. Without sizes, everything that the other options mean; with sizes, what was
-/// not used for the longest time until the sizes are kept.
+/// What to remove. Without sizes, everything that the other options mean; with sizes, what is worth
+/// least until the sizes are kept.
 #[derive(Clone, Debug, Default)]
 pub struct PruneOptions {
     /// Also internal records, frontends, and what images that a user named need.
@@ -134,6 +134,34 @@ impl Store {
         Ok(())
     }
 
+    /// Removes what is worth least and nobody uses, until about so many bytes are freed: what results lead to,
+    /// or also what is kept for internal purposes, but no images that a user named. Returns how many objects
+    /// and bytes that were.
+    pub(crate) fn evict(&self, bytes: u64, internals: bool) -> Result<(usize, u64), UsageError> {
+        let policy = Policy {
+            internals,
+            ..Policy::default()
+        };
+        let inventory = self.measured_inventory()?;
+        let plan = policy.plan(&inventory, Some(bytes));
+        let objects = plan
+            .iter()
+            .map(|index| inventory.entries[*index].object.clone());
+        let removed = self.collector().remove(objects, policy.removable)?;
+        self.collector().empty_trash()?;
+        let removed: HashSet<_> = removed.iter().collect();
+        let freed = plan.iter().map(|index| &inventory.entries[*index]);
+        let freed = freed.filter(|entry| removed.contains(&entry.object));
+        let freed = freed.map(|entry| entry.size());
+        Ok((removed.len(), freed.sum()))
+    }
+
+    pub(crate) fn measured_inventory(&self) -> Result<Inventory, UsageError> {
+        let mut inventory = self.inventory()?;
+        self.measure(&mut inventory, |_| true)?;
+        Ok(inventory)
+    }
+
     fn inventory(&self) -> Result<Inventory, DbError> {
         // What was made a moment ago counts.
         self.db().flush()?;
@@ -213,18 +241,34 @@ fn total(inventory: &Inventory) -> u64 {
         .entries
         .iter()
         .filter(|entry| !entry.shared && !entry.layer)
-        .map(|entry| entry.row.size.unwrap_or(0) + entry.layer_size)
+        .map(Entry::size)
         .sum()
 }
 
 struct Policy {
     filter: Filter,
     removable: Removable,
+    /// Also internal records and frontends.
+    internals: bool,
     /// What was used after this is kept; nanoseconds since 1970.
     used_before: Option<u64>,
     reserved: Option<u64>,
     max_used: Option<u64>,
     min_free: Option<u64>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            removable: Removable::Cached,
+            internals: false,
+            used_before: None,
+            reserved: None,
+            max_used: None,
+            min_free: None,
+        }
+    }
 }
 
 impl Policy {
@@ -240,6 +284,7 @@ impl Policy {
             } else {
                 Removable::Cached
             },
+            internals: options.all,
             used_before: options.keep_duration.map(keep),
             // Zero is how clients say that they have no wish.
             reserved: options.reserved.filter(|size| *size > 0),
@@ -276,7 +321,7 @@ impl Policy {
             entry.row.record_type,
             RecordType::Internal | RecordType::Frontend
         );
-        if self.removable == Removable::Cached && (kept_type || entry.shared) {
+        if (kept_type && !self.internals) || (entry.shared && self.removable == Removable::Cached) {
             return false;
         }
         if self
@@ -288,15 +333,19 @@ impl Policy {
         self.filter.matches(&inventory.info(index))
     }
 
-    /// What to remove until `budget` bytes are freed, or all: what was not used for the longest
-    /// time first, but what is made of others before the others.
+    /// What to remove until `budget` bytes are freed, or all: what is worth least first, but what is
+    /// made of others before the others.
     fn plan(&self, inventory: &Inventory, mut budget: Option<u64>) -> Vec<usize> {
         let entries = &inventory.entries;
         let mut children: Vec<_> = entries.iter().map(|entry| entry.children).collect();
+        let now = clock::nanoseconds();
         let mut leaves = BinaryHeap::new();
         let offer = |leaves: &mut BinaryHeap<_>, index: usize| {
             if self.means(inventory, index) {
-                leaves.push(Reverse((entries[index].row.last_used, index)));
+                let entry = &entries[index];
+                // Of positive numbers the bits are in the order of the numbers.
+                let value = entry.worth(now).value().to_bits();
+                leaves.push(Reverse((value, entry.row.last_used, index)));
             }
         };
         for (index, entry) in entries.iter().enumerate() {
@@ -306,11 +355,11 @@ impl Policy {
         }
         let mut plan = Vec::new();
         while budget != Some(0)
-            && let Some(Reverse((_, index))) = leaves.pop()
+            && let Some(Reverse((.., index))) = leaves.pop()
         {
             let entry = &entries[index];
             plan.push(index);
-            let size = entry.row.size.unwrap_or(0) + entry.layer_size;
+            let size = entry.size();
             budget = budget.map(|budget| budget.saturating_sub(size));
             for &parent in &entry.parents {
                 children[parent] -= 1;

@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use redb::WriteTransaction;
 
@@ -16,26 +17,37 @@ pub struct Uses(Arc<Mutex<Counts>>);
 pub(crate) type Counts = HashMap<Object, Use>;
 
 /// Uses of one object.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Use {
     pub(crate) count: u64,
-    /// Nanoseconds since 1970.
+    /// Nanoseconds since 1970; 0 if it was not used.
     pub(crate) last: u64,
+    /// How long it took to make or to fetch, in nanoseconds.
+    pub(crate) cost: Option<u64>,
 }
 
 impl Uses {
     /// Counts a use of `object` now.
     pub fn add(&self, object: &Object) {
         let last = clock::nanoseconds();
+        self.change(object, |known| {
+            known.count += 1;
+            known.last = last;
+        });
+    }
+
+    /// Notes how long `object` took to make or to fetch. Of several times the longest counts: what was found
+    /// already there says nothing.
+    pub fn took(&self, object: &Object, time: Duration) {
+        let cost = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.change(object, |known| known.cost = known.cost.max(Some(cost)));
+    }
+
+    fn change(&self, object: &Object, change: impl FnOnce(&mut Use)) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match counts.get_mut(object) {
-            Some(known) => {
-                known.count += 1;
-                known.last = last;
-            }
-            None => {
-                counts.insert(object.clone(), Use { count: 1, last });
-            }
+            Some(known) => change(known),
+            None => change(counts.entry(object.clone()).or_default()),
         }
     }
 
@@ -65,6 +77,7 @@ pub(crate) fn write(tx: &WriteTransaction, counts: &Counts) -> Result<(), DbErro
         if let Some(mut row) = row {
             row.usage_count += used.count;
             row.last_used = row.last_used.max(used.last);
+            row.cost = row.cost.max(used.cost);
             put(tx, object, &row)?;
         }
     }

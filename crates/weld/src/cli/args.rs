@@ -45,6 +45,10 @@ pub(crate) struct EngineArgs {
     /// they can be had [default: the configuration file's, or auto].
     #[arg(long, global = true, env = "WELD_SNAPSHOTTER", value_name = "KIND")]
     pub(crate) snapshotter: Option<Snapshotter>,
+    /// How much the state directory may hold, such as 20GB, or 30% of its disk: what is worth least is deleted while builds run, and what
+    /// does not fit fails [default: the configuration file's, or what the disk has].
+    #[arg(long, global = true, env = "WELD_DISK_LIMIT", value_name = "SIZE")]
+    pub(crate) disk_limit: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,7 +66,7 @@ pub(crate) enum Command {
     Solve(Box<SolveArgs>),
     /// List what the state directory holds, and how large it is.
     Du(DuArgs),
-    /// Delete what no build uses, the least recently used first.
+    /// Delete what no build uses, what is worth least first.
     Prune(PruneArgs),
     /// Verify the state directory, and mend it.
     #[command(subcommand)]

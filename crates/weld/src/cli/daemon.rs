@@ -160,6 +160,10 @@ pub(crate) struct Place {
     /// As for every command.
     #[arg(skip)]
     pub(crate) snapshotter: Option<Snapshotter>,
+    /// How much the state directory may hold, such as 20GB, or 30% of its disk: what is worth least is deleted while builds run, and what
+    /// does not fit fails.
+    #[arg(long, env = "WELD_DISK_LIMIT", value_name = "SIZE")]
+    pub(crate) disk_limit: Option<String>,
     /// Whether the directory may have state of BuildKit's own, which is left alone.
     #[arg(skip)]
     pub(crate) beside_buildkitd: bool,
@@ -283,6 +287,7 @@ fn configuration(place: &Place, args: &DaemonArgs) -> Result<DaemonConfig, Failu
         place.oci_runtime.as_deref(),
         place.snapshotter,
     );
+    super::set_disk_limit(&mut config.engine, place.disk_limit.as_deref())?;
     apply(args, &mut config)?;
     if config.listen.addresses.is_empty() {
         config.listen.addresses = vec!["unix:///run/buildkit/buildkitd.sock".to_owned()];

@@ -102,6 +102,7 @@ fn is_configured(args: &EngineArgs) -> bool {
         || args.config.is_some()
         || args.oci_runtime.is_some()
         || args.snapshotter.is_some()
+        || args.disk_limit.is_some()
 }
 
 /// Whether a daemon is at the default place, and alive.

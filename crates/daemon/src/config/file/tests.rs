@@ -35,6 +35,7 @@ fn a_file_of_buildkitd_is_understood() {
           max-parallelism = 4
           gc = true
           apparmor-profile = "x"
+          diskLimit = "30%"
           [worker.oci.labels]
             "foo" = "bar"
           [[worker.oci.gcpolicy]]
@@ -68,6 +69,7 @@ fn a_file_of_buildkitd_is_understood() {
     assert_eq!(config.listen.tls.unwrap().ca.unwrap(), Path::new("/a"));
     assert_eq!(config.platforms[0].to_string(), "linux/arm64");
     assert_eq!(config.engine.max_parallelism, Some(4));
+    assert_eq!(config.engine.disk_limit, Some(Space::Percent(30)));
     let gc = config.gc.unwrap();
     assert_eq!(gc[0].reserved, Some(Space::Bytes(512 << 20)));
     assert_eq!(gc[0].keep_duration, Some(Duration::from_secs(172_800)));

@@ -1,8 +1,11 @@
 //! Sizes on disk as `buildkitd.toml` writes them.
 
+/// What a state directory may be limited to at least, in bytes: its database and its reserve need some.
+const LEAST: u64 = 64 << 20;
+
 /// A size on the disk of the state directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Space {
+pub enum DiskSpace {
     /// In bytes.
     Bytes(u64),
     /// In percent of the disk.
@@ -11,7 +14,7 @@ pub enum Space {
     AtMost(u8, u64),
 }
 
-impl Space {
+impl DiskSpace {
     /// Reads bytes, a number with a unit of powers of 1024, or percent.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -38,6 +41,23 @@ impl Space {
         (bytes >= 0.0 && bytes < u64::MAX as f64).then_some(Self::Bytes(bytes as u64))
     }
 
+    /// Reads how much a state directory may hold.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_limit(text: &str) -> Result<Self, String> {
+        match Self::parse(text) {
+            None => Err(format!(
+                "invalid disk space {text}: write bytes, a number with a unit such as 20GB, or a part of the disk such as 30%"
+            )),
+            Some(Self::Bytes(bytes)) if bytes < LEAST => Err(format!(
+                "{text} is too little: a state directory needs at least 64 MiB"
+            )),
+            Some(Self::Percent(0)) => Err("0% is too little: leave it out for no limit".to_owned()),
+            Some(limit) => Ok(limit),
+        }
+    }
+
     /// The bytes, of a disk of `total` bytes.
     pub fn of(self, total: u64) -> u64 {
         match self {
@@ -55,17 +75,17 @@ mod tests {
     #[test]
     fn sizes_are_read() {
         for (text, space) in [
-            ("512", Space::Bytes(512)),
-            ("10GB", Space::Bytes(10 << 30)),
-            ("1.5 MiB", Space::Bytes(3 << 19)),
-            ("20%", Space::Percent(20)),
+            ("512", DiskSpace::Bytes(512)),
+            ("10GB", DiskSpace::Bytes(10 << 30)),
+            ("1.5 MiB", DiskSpace::Bytes(3 << 19)),
+            ("20%", DiskSpace::Percent(20)),
         ] {
-            assert_eq!(Space::parse(text), Some(space), "{text}");
+            assert_eq!(DiskSpace::parse(text), Some(space), "{text}");
         }
         for text in ["", "GB", "-1", "101%", "1x", "99999999999P"] {
-            assert_eq!(Space::parse(text), None, "{text}");
+            assert_eq!(DiskSpace::parse(text), None, "{text}");
         }
-        assert_eq!(Space::Percent(20).of(1000), 200);
-        assert_eq!(Space::AtMost(60, 50).of(1000), 50);
+        assert_eq!(DiskSpace::Percent(20).of(1000), 200);
+        assert_eq!(DiskSpace::AtMost(60, 50).of(1000), 50);
     }
 }

@@ -1,0 +1,63 @@
+//! Room on disk for what operations write.
+
+use std::error::Error;
+use std::future::Future;
+use std::sync::Arc;
+
+use weld_solver::{OpContext, OpError};
+use weld_store::{NoRoom, Space, SpaceError};
+
+use crate::Tree;
+
+/// What an operation met on a disk that is full, and why that is.
+#[derive(Debug, thiserror::Error)]
+#[error("{met}: {shortage}")]
+struct Full {
+    met: Arc<dyn Error + Send + Sync>,
+    #[source]
+    shortage: SpaceError,
+}
+
+/// Runs an operation while it is seen to that there is room for what it writes. One that failed because
+/// there was none runs once more if some could be made.
+pub(crate) async fn with_room<T, F>(
+    space: &Space,
+    ctx: &OpContext<Tree>,
+    mut run: impl FnMut() -> F,
+) -> Result<T, OpError>
+where
+    F: Future<Output = Result<T, OpError>>,
+{
+    let mut again = true;
+    loop {
+        space.prepare().await.map_err(OpError::failed)?;
+        // Dropped, an operation ends by itself.
+        let ended = tokio::select! {
+            biased;
+            ended = run() => ended,
+            shortage = space.watch() => Err(OpError::failed(shortage)),
+        };
+        let met = match ended {
+            Err(OpError::Failed(met)) => met,
+            ended => return ended,
+        };
+        let room = NoRoom::in_error(&*met);
+        // A program fails in a way of its own.
+        let is_short = room == Some(NoRoom::Met) || (room.is_none() && space.is_out());
+        if !is_short {
+            return Err(OpError::Failed(met));
+        }
+        if again && space.make_headroom().await {
+            again = false;
+            let text = format!("{met}\nroom was made on the disk: it runs again\n");
+            ctx.log(2, text);
+            continue;
+        }
+        let shortage = space.shortage().await;
+        if room.is_none() {
+            ctx.log(2, format!("{shortage}\n"));
+            return Err(OpError::Failed(met));
+        }
+        return Err(OpError::failed(Full { met, shortage }));
+    }
+}

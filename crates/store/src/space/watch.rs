@@ -1,0 +1,124 @@
+//! Looking after what is written past us, by steps.
+
+use std::time::{Duration, Instant};
+
+use super::{Space, SpaceError};
+
+/// How often is looked: what a step writes meanwhile should fit into the headroom.
+const TICK: Duration = Duration::from_millis(10);
+/// After making room was in vain, how long it is not tried again unless it gets urgent.
+const RESPITE: Duration = Duration::from_secs(1);
+
+impl Space {
+    /// Makes sure of the [headroom](Self::headroom), or of what there can be of it, before something is
+    /// written that does not ask for it.
+    ///
+    /// # Errors
+    /// [`SpaceError`] if there is no room at all.
+    pub async fn prepare(&self) -> Result<(), SpaceError> {
+        let headroom = self.headroom();
+        if self.watched_room().await? >= headroom
+            || self.make_watched(headroom).await
+            || self.watched_room().await? > 0
+        {
+            return Ok(());
+        }
+        Err(self.full_watched(headroom).await)
+    }
+
+    /// Makes the headroom again, after there was none; whether it could be.
+    pub async fn make_headroom(&self) -> bool {
+        self.make_watched(self.headroom()).await
+    }
+
+    /// What is to be said after room could not be made.
+    pub async fn shortage(&self) -> SpaceError {
+        self.full_watched(self.headroom()).await
+    }
+
+    /// Whether there is no room now.
+    pub fn is_out(&self) -> bool {
+        self.last_known_room() == Some(0)
+    }
+
+    /// Sees to it that there is room while something is written that does not ask for it: makes some
+    /// whenever there is less than the [headroom](Self::headroom). Ends only when none can be made and
+    /// what there is will not do for what is written until the next look.
+    pub async fn watch(&self) -> SpaceError {
+        let headroom = self.headroom();
+        let mut before = None;
+        let mut respite: Option<Instant> = None;
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let room = match self.watched_room().await {
+                Ok(room) => room,
+                Err(error) => return error,
+            };
+            let growth = before.unwrap_or(room).saturating_sub(room);
+            before = Some(room);
+            if room >= headroom {
+                respite = None;
+                continue;
+            }
+            let urgent = room <= growth;
+            if !urgent && respite.is_some_and(|since| since.elapsed() < RESPITE) {
+                continue;
+            }
+            if self.make_watched(headroom).await {
+                before = None;
+                continue;
+            }
+            respite = Some(Instant::now());
+            // A part of what was wanted may have been made.
+            match self.watched_room().await {
+                Ok(room) if room > growth => before = Some(room),
+                // What another one that was stopped took will be free in a moment.
+                Ok(_) if !self.may_stop() => before = None,
+                Ok(_) => return self.full_watched(headroom).await,
+                Err(error) => return error,
+            }
+        }
+    }
+
+    async fn watched_room(&self) -> Result<u64, SpaceError> {
+        if self.is_stale() {
+            let space = self.clone();
+            let room = tokio::task::spawn_blocking(move || space.room()).await;
+            return room.unwrap_or_else(|stopped| Err(self.stopped(stopped)));
+        }
+        // One system call that does not block.
+        self.room()
+    }
+
+    /// Whether who asks is the one to be stopped: one at a time.
+    fn may_stop(&self) -> bool {
+        let stopped = self.0.stopped.lock();
+        let mut stopped = stopped.unwrap_or_else(std::sync::PoisonError::into_inner);
+        if stopped.is_some_and(|since| since.elapsed() < RESPITE) {
+            return false;
+        }
+        *stopped = Some(Instant::now());
+        true
+    }
+
+    async fn full_watched(&self, bytes: u64) -> SpaceError {
+        let space = self.clone();
+        let told = tokio::task::spawn_blocking(move || space.full(bytes)).await;
+        told.unwrap_or_else(|stopped| self.stopped(stopped))
+    }
+
+    async fn make_watched(&self, bytes: u64) -> bool {
+        let space = self.clone();
+        let made = tokio::task::spawn_blocking(move || space.make(bytes)).await;
+        matches!(made, Ok(Ok(true)))
+    }
+
+    fn stopped(&self, stopped: tokio::task::JoinError) -> SpaceError {
+        SpaceError::Ask {
+            root: self.0.root.clone(),
+            source: std::io::Error::other(stopped),
+        }
+    }
+}

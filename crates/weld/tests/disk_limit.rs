@@ -1,0 +1,147 @@
+//! Builds on a small disk, and below a limit on a large one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use support::Bed;
+
+const MIB: u64 = 1 << 20;
+
+/// An ext4 file system of so many megabytes in a file, mounted as the bed's state directory.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(bed: &Bed, megabytes: u64) -> Option<Self> {
+        let (image, state) = (bed.path("image"), bed.path("state"));
+        let file = std::fs::File::create(&image).unwrap();
+        file.set_len(megabytes * MIB).unwrap();
+        std::fs::create_dir(&state).unwrap();
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-m", "0"])
+            .arg(&image)
+            .status();
+        let mounted = Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(&state)
+            .status();
+        let is_ok = |status: std::io::Result<std::process::ExitStatus>| {
+            status.is_ok_and(|status| status.success())
+        };
+        if is_ok(made) && is_ok(mounted) {
+            Some(Self(state))
+        } else {
+            println!("skipped: this process cannot mount a file system");
+            None
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A step that writes so many megabytes which no other step writes.
+fn writes(number: usize, megabytes: u64) -> String {
+    format!("RUN head -c {megabytes}m /dev/urandom > /file && echo step {number}\n")
+}
+
+fn on_disk(bed: &Bed) -> u64 {
+    let text = bed.tool("du", &["-s", "--block-size=1", "state"]);
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn builds_go_on_on_a_disk_that_their_results_would_fill_many_times() {
+    let bed = Bed::new();
+    let Some(_disk) = SmallDisk::mount(&bed, 160) else {
+        return;
+    };
+    for number in 0..8 {
+        bed.dockerfile(&format!("FROM base\n{}", writes(number, 30)));
+        bed.build(&[]).ok();
+    }
+    // The last one is still there.
+    assert!(bed.build(&[]).ok().cached_steps() >= 1);
+    // In one build, where all that is made is in use.
+    let all: String = (0..8).map(|number| writes(100 + number, 30)).collect();
+    bed.dockerfile(&format!("FROM base\n{all}"));
+    bed.build(&[]).fails(&[
+        "the disk of the state directory",
+        "is full",
+        "are in use",
+        ">>> RUN head",
+    ]);
+    // A file that comes from the client.
+    bed.file("large", vec![7; usize::try_from(200 * MIB).unwrap()]);
+    bed.dockerfile("FROM base\nCOPY large /large\n");
+    bed.build(&[]).fails(&["the disk of the state directory"]);
+    bed.file("large", "small");
+    bed.build(&[]).ok();
+    bed.dockerfile(&format!("FROM base\n{}", writes(200, 30)));
+    bed.build(&[]).ok();
+    assert!(bed.build(&[]).ok().cached_steps() >= 1);
+    bed.run(&["store", "check"]).ok();
+}
+
+#[test]
+fn a_limit_far_below_the_disks_size_is_kept_to() {
+    let bed = Bed::new();
+    // Of its own, so that nobody else's files come and go on it.
+    let Some(_disk) = SmallDisk::mount(&bed, 1024) else {
+        return;
+    };
+    let limit = 160 * MIB;
+    let limited = ["--disk-limit", "160MB"];
+    for number in 0..8 {
+        bed.dockerfile(&format!("FROM base\n{}", writes(number, 30)));
+        bed.build(&limited).ok();
+        let held = on_disk(&bed);
+        assert!(held <= limit, "{held} bytes after build {number}");
+    }
+    assert!(bed.build(&limited).ok().cached_steps() >= 1);
+    let all: String = (0..8).map(|number| writes(100 + number, 30)).collect();
+    bed.dockerfile(&format!("FROM base\n{all}"));
+    bed.build(&limited).fails(&[
+        "below the disk limit of the state directory",
+        "are in use",
+        "--disk-limit",
+        ">>> RUN head",
+    ]);
+    assert!(on_disk(&bed) <= limit);
+    // More than there may be at all, of what no step asks for.
+    bed.dockerfile("FROM base\nRUN cat /dev/zero > /file\n");
+    bed.build(&limited)
+        .fails(&["below the disk limit of the state directory"]);
+    bed.dockerfile(&format!("FROM base\n{}", writes(200, 30)));
+    bed.build(&limited).ok();
+    assert!(on_disk(&bed) <= limit);
+    bed.run(&["store", "check"]).ok();
+    // Without a limit it goes on.
+    bed.dockerfile(&format!("FROM base\n{all}"));
+    bed.build(&[]).ok();
+}
+
+#[test]
+fn a_limit_that_cannot_be_meant_is_refused() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\n");
+    for (limit, part) in [
+        ("much", "invalid disk space much"),
+        ("1MB", "at least 64 MiB"),
+        ("0%", "0% is too little"),
+    ] {
+        bed.build(&["--disk-limit", limit])
+            .fails(&["--disk-limit", part]);
+    }
+}
