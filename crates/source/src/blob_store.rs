@@ -111,7 +111,19 @@ impl LayoutStore {
     ///
     /// # Errors
     /// What reading and writing meet.
-    pub fn tag(&self, tag: &str, mut descriptor: Descriptor) -> io::Result<()> {
+    pub fn tag(&self, tag: &str, descriptor: Descriptor) -> io::Result<()> {
+        self.retag(tag, |_| Ok(descriptor))
+    }
+
+    /// The same, where what is listed depends on what was; nobody else changes the index meanwhile.
+    ///
+    /// # Errors
+    /// What reading and writing meet, or `choose`.
+    pub fn retag(
+        &self,
+        tag: &str,
+        choose: impl FnOnce(Option<Descriptor>) -> io::Result<Descriptor>,
+    ) -> io::Result<()> {
         fs::create_dir_all(&self.path)?;
         // Other writers of the index, BuildKit's client among them, hold the same lock.
         let lock = OpenOptions::new()
@@ -124,6 +136,7 @@ impl LayoutStore {
         if !marker.exists() {
             fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
+        let mut descriptor = choose(self.tagged(tag)?)?;
         let mut index = self.index()?;
         index.manifests.retain(|entry| {
             match entry.annotations.get(ANNOTATION_REF_NAME) {

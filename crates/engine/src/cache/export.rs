@@ -12,7 +12,7 @@ use weld_export::InlineCache;
 use weld_export::cache::{
     ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheDestination,
     CacheExportOptions, CacheLayer, CacheSink, LayerFetch, Remote, WrittenCache, ignores_errors,
-    write_cache,
+    merge_into, write_cache,
 };
 use weld_op::Tree;
 use weld_op::lazy::{self, ANNOTATION_HOME, ANNOTATION_MADE, Home};
@@ -202,16 +202,22 @@ impl Writing<'_> {
         });
         transfer.complete();
         let fetch = Fetch(self.job);
-        let written = write_cache(
-            &self.job.worker.store,
-            &sink,
-            remotes,
-            &by_digest,
-            self.options.manifest,
-            &fetch,
-            &self.progress,
-        )
-        .await?;
+        let (store, manifest) = (&self.job.worker.store, self.options.manifest);
+        let progress = &self.progress;
+        let written = match self.options.merge {
+            true => {
+                let merging = merge_into(
+                    store, &sink, remotes, &by_digest, manifest, &fetch, progress,
+                );
+                Box::pin(merging).await?
+            }
+            false => {
+                write_cache(
+                    store, &sink, remotes, &by_digest, manifest, &fetch, progress,
+                )
+                .await?
+            }
+        };
         let Some(written) = written else {
             let skipping = "skipping cache export for empty result";
             self.progress.start(skipping, skipping, None).complete();

@@ -17,7 +17,10 @@ pub(crate) use export::{all, inline};
 pub(crate) use import::Imports;
 use secrets::ShownAttrs;
 pub use secrets::{mask_cache_secrets, without_cache_secrets};
-use weld_export::cache::CacheOptionError;
+pub use weld_export::cache::is_merged;
+use weld_export::cache::{CacheExportOptions, CacheOptionError, merge_into_layout};
+use weld_source::blob_store::LayoutStore;
+use weld_source::image::Descriptor;
 
 use crate::error::BuildError;
 
@@ -37,6 +40,20 @@ pub struct CacheExport {
     pub kind: String,
     /// Where it goes and how it is written, by the names of the kind.
     pub attrs: BTreeMap<String, String>,
+}
+
+/// Lists a cache that was written into a directory under a tag, merged with the one that is listed there, as `attrs` ask for. Blocks.
+///
+/// # Errors
+/// What reading and writing meet, also if what is listed is no cache.
+pub fn merge_local_cache(
+    store: &LayoutStore,
+    tag: &str,
+    written: Descriptor,
+    attrs: &BTreeMap<String, String>,
+) -> std::io::Result<()> {
+    let options = CacheExportOptions::parse("local", attrs).map_err(std::io::Error::other)?;
+    merge_into_layout(store, tag, written, options.manifest)
 }
 
 /// The frontends' option that lists caches.

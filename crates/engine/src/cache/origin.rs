@@ -10,8 +10,8 @@ use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use weld_digest::{Digest, Hasher};
 use weld_export::cache::{
-    ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CONFIG_MEDIA_TYPE,
-    CacheOrigin, CacheReadError, Remote, read_config, read_inline, read_noted,
+    ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheOrigin,
+    CacheReadError, Remote, cache_parts, read_config, read_inline, read_noted,
 };
 use weld_llb::reference::{ParseReferenceError, Reference, Repository};
 use weld_op::Worker;
@@ -191,22 +191,12 @@ enum Blobs<'a> {
 
 impl Blobs<'_> {
     async fn chains(&self, document: Document) -> Result<Vec<CacheChains<Remote>>, ReadError> {
+        if let Some((config, layers)) = cache_parts(document.clone()) {
+            return Ok(vec![self.cache(&config, layers).await?]);
+        }
         match document {
-            Document::Manifest(manifest) if manifest.config.media_type == CONFIG_MEDIA_TYPE => {
-                let chains = self.cache(&manifest.config, manifest.layers).await?;
-                Ok(vec![chains])
-            }
             Document::Manifest(manifest) => Ok(self.image(*manifest).await?.into_iter().collect()),
-            Document::Index(index) => {
-                let (configs, others): (Vec<_>, Vec<_>) = index
-                    .manifests
-                    .into_iter()
-                    .partition(|entry| entry.media_type == CONFIG_MEDIA_TYPE);
-                if let Some(config) = configs.first() {
-                    return Ok(vec![self.cache(config, others).await?]);
-                }
-                self.images(others).await
-            }
+            Document::Index(index) => self.images(index.manifests).await,
         }
     }
 

@@ -2,6 +2,8 @@
 
 mod attributes;
 mod config;
+mod merge;
+mod merge_into;
 mod object_options;
 mod options;
 mod read;
@@ -10,11 +12,12 @@ mod write;
 
 pub use attributes::{export_attributes, import_attributes};
 pub use config::{CONFIG_MEDIA_TYPE, CacheConfig, LayerNotes, LayerRow, RecordRow, ResultRow};
+pub use merge_into::{merge_into, merge_into_layout};
 pub use object_options::{ObjectCache, SECRET_ATTRIBUTES};
 pub use options::{
-    CacheDestination, CacheExportOptions, CacheOptionError, CacheOrigin, ignores_errors,
+    CacheDestination, CacheExportOptions, CacheOptionError, CacheOrigin, ignores_errors, is_merged,
 };
-pub use read::{CacheReadError, read_config, read_inline, read_noted};
+pub use read::{CacheReadError, cache_parts, read_config, read_inline, read_noted};
 pub use upload::{CacheLayer, CacheSink, CacheWriteError, LayerFetch, WrittenCache, write_cache};
 pub(crate) use write::image_records;
 pub use write::{CacheManifest, ManifestOptions, write_manifest, write_noted};

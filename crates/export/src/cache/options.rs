@@ -46,6 +46,8 @@ pub struct CacheExportOptions {
     pub force_compression: bool,
     /// `ignore-error`: a build whose cache cannot be written is none the worse.
     pub ignore_error: bool,
+    /// `merge`: what is there stays, beside what is written.
+    pub merge: bool,
 }
 
 /// Where a cache is read.
@@ -153,8 +155,18 @@ impl CacheExportOptions {
                 });
             }
         };
-        if reader.flag("merge")? == Some(true) {
-            return Err(reader.bad("merge", "merging into a cache is not supported"));
+        let merge = is_merged(kind, attrs)?;
+        match destination {
+            CacheDestination::Inline if merge => {
+                return Err(reader.bad("merge", "an image's cache is of that image alone"));
+            }
+            CacheDestination::Store(_) if merge => {
+                return Err(reader.bad(
+                    "merge",
+                    "a directory is merged into by its client, which this one does not do",
+                ));
+            }
+            _ => {}
         }
         let mode = match reader.get("mode") {
             None | Some("" | "min") => ChainMode::Min,
@@ -178,6 +190,7 @@ impl CacheExportOptions {
             compression: reader.compression()?,
             force_compression: reader.flag("force-compression")?.unwrap_or(false),
             ignore_error: ignores_errors(attrs),
+            merge,
         })
     }
 
@@ -227,6 +240,15 @@ impl CacheOrigin {
             }),
         }
     }
+}
+
+/// Whether a cache of this kind is to be merged into what is there.
+///
+/// # Errors
+/// [`CacheOptionError`] if that is neither said nor denied.
+pub fn is_merged(kind: &str, attrs: &Attrs) -> Result<bool, CacheOptionError> {
+    let reader = Reader::new(kind, attrs, EXPORTER);
+    Ok(reader.flag("merge")?.unwrap_or(false))
 }
 
 /// Whether a build is to go on without a cache that cannot be written. What is no truth value counts as no, as in BuildKit.
@@ -373,7 +395,13 @@ mod tests {
             (
                 "local",
                 &[("dest", "a"), ("merge", "true")],
-                "not supported",
+                "by its client",
+            ),
+            ("inline", &[("merge", "true")], "of that image alone"),
+            (
+                "registry",
+                &[("ref", "a"), ("merge", "maybe")],
+                "must be true or false",
             ),
         ] {
             let error = CacheExportOptions::parse(kind, &attrs(pairs)).unwrap_err();

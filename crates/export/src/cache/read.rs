@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use weld_digest::Digest;
 use weld_solver::chain::{CacheChains, ChainItem, ChainLink, ChainResult};
-use weld_source::image::Descriptor;
+use weld_source::image::{Descriptor, Document};
 
-use super::config::{CacheConfig, InputRow, LayerRow, RecordRow};
+use super::config::{CONFIG_MEDIA_TYPE, CacheConfig, InputRow, LayerRow, RecordRow};
 use super::{ANNOTATION_CREATED, ANNOTATION_UNCOMPRESSED, Remote};
 
 /// The largest config that is read: some hundred thousand records.
-const MAX_CONFIG: usize = 256 << 20;
+pub(super) const MAX_CONFIG: usize = 256 << 20;
 /// What the lists of layers of all results may take in memory, in bytes: a small config can name the same layers over and over.
 const MAX_STACKS: usize = 256 << 20;
 
@@ -62,6 +62,23 @@ pub enum CacheReadError {
         /// Its name.
         digest: Digest,
     },
+}
+
+/// The config of a cache and its layers, as its manifest or index names them; `None` if it is no cache.
+pub fn cache_parts(document: Document) -> Option<(Descriptor, Vec<Descriptor>)> {
+    match document {
+        Document::Manifest(manifest) if manifest.config.media_type == CONFIG_MEDIA_TYPE => {
+            Some((manifest.config, manifest.layers))
+        }
+        Document::Manifest(_) => None,
+        Document::Index(index) => {
+            let (mut configs, layers): (Vec<_>, Vec<_>) = index
+                .manifests
+                .into_iter()
+                .partition(|entry| entry.media_type == CONFIG_MEDIA_TYPE);
+            (!configs.is_empty()).then(|| (configs.swap_remove(0), layers))
+        }
+    }
 }
 
 /// Reads a config. A result whose layers are not all among `blobs` is left out.

@@ -59,6 +59,14 @@ pub enum CacheWriteError {
         /// Why.
         source: ObjectError,
     },
+    /// What is there cannot be merged with.
+    #[error("cannot merge into {place}: {reason}")]
+    Merge {
+        /// Where.
+        place: String,
+        /// Why not.
+        reason: String,
+    },
     /// JSON cannot be made of it.
     #[error("cannot encode the cache: {0}")]
     Encode(#[from] serde_json::Error),
@@ -131,38 +139,9 @@ pub async fn write_cache(
     fetch: &dyn LayerFetch,
     progress: &Progress,
 ) -> Result<Option<WrittenCache>, CacheWriteError> {
-    let used: HashSet<&Digest> = chains
-        .items
-        .iter()
-        .flat_map(|item| &item.results)
-        .flat_map(|result| &result.value.layers)
-        .map(|layer| &layer.digest)
-        .collect();
-    let mut uploads: Vec<BoxFuture<'_, Result<Option<Digest>, CacheWriteError>>> = Vec::new();
-    for (digest, layer) in layers {
-        if used.contains(digest) {
-            let upload = async move {
-                let there = sink.layer(layer, fetch, progress).await?;
-                Ok((!there).then(|| digest.clone()))
-            };
-            uploads.push(upload.boxed());
-        }
-    }
-    let missing: Vec<Option<Digest>> = futures_util::stream::iter(uploads)
-        .buffer_unordered(sink.at_once())
-        .try_collect()
-        .await?;
-    let missing: HashSet<Digest> = missing.into_iter().flatten().collect();
-    let known = |digest: &Digest| layers.contains_key(digest) && !missing.contains(digest);
-    let complete = chains
-        .with_results(|mut results| {
-            results.retain(|result| {
-                let mut layers = result.value.layers.iter();
-                layers.all(|layer| known(&layer.digest))
-            });
-            results
-        })
-        .useful();
+    let mut there = Destination::default();
+    there.take(sink, &chains, layers, fetch, progress).await?;
+    let complete = there.complete(chains);
     if let CacheSink::Objects { objects, names, .. } = sink {
         let Some(config) = write_noted(&complete)? else {
             return Ok(None);
@@ -173,19 +152,63 @@ pub async fn write_cache(
     let Some(manifest) = write_manifest(&complete, options)? else {
         return Ok(None);
     };
-    let name = format!("writing config {}", manifest.config_descriptor.digest);
-    let config = Bytes::from(manifest.config.clone());
-    sink.document(
-        store,
-        "config",
-        &name,
-        config,
-        &manifest.config_descriptor,
-        progress,
-    )
-    .await?;
+    sink.config(store, &manifest, progress).await?;
     sink.publish(store, &manifest, options, progress).await?;
     Ok(Some(WrittenCache::Manifest(Box::new(manifest))))
+}
+
+/// Which layers the destination has, as far as it was asked.
+#[derive(Default)]
+pub(super) struct Destination(HashMap<Digest, bool>);
+
+impl Destination {
+    /// Sees to it that the layers of a cache's results are there, as far as they can be had; each is asked for once.
+    pub(super) async fn take(
+        &mut self,
+        sink: &CacheSink,
+        chains: &CacheChains<Remote>,
+        layers: &HashMap<Digest, CacheLayer>,
+        fetch: &dyn LayerFetch,
+        progress: &Progress,
+    ) -> Result<(), CacheWriteError> {
+        let used: HashSet<&Digest> = chains
+            .items
+            .iter()
+            .flat_map(|item| &item.results)
+            .flat_map(|result| &result.value.layers)
+            .map(|layer| &layer.digest)
+            .collect();
+        let mut uploads: Vec<BoxFuture<'_, Result<(Digest, bool), CacheWriteError>>> = Vec::new();
+        for (digest, layer) in layers {
+            if used.contains(digest) && !self.0.contains_key(digest) {
+                let upload = async move {
+                    let there = sink.layer(layer, fetch, progress).await?;
+                    Ok((digest.clone(), there))
+                };
+                uploads.push(upload.boxed());
+            }
+        }
+        let asked: Vec<(Digest, bool)> = futures_util::stream::iter(uploads)
+            .buffer_unordered(sink.at_once())
+            .try_collect()
+            .await?;
+        self.0.extend(asked);
+        Ok(())
+    }
+
+    /// What of a cache can be published: without results of which a layer is not there.
+    pub(super) fn complete(&self, chains: CacheChains<Remote>) -> CacheChains<Remote> {
+        let known = |digest: &Digest| self.0.get(digest).copied().unwrap_or(false);
+        chains
+            .with_results(|mut results| {
+                results.retain(|result| {
+                    let mut layers = result.value.layers.iter();
+                    layers.all(|layer| known(&layer.digest))
+                });
+                results
+            })
+            .useful()
+    }
 }
 
 impl CacheSink {
@@ -255,6 +278,20 @@ impl CacheSink {
         }
     }
 
+    /// Writes the config of a cache that has a manifest.
+    pub(super) async fn config(
+        &self,
+        store: &Store,
+        manifest: &CacheManifest,
+        progress: &Progress,
+    ) -> Result<(), CacheWriteError> {
+        let name = format!("writing config {}", manifest.config_descriptor.digest);
+        let config = Bytes::from(manifest.config.clone());
+        let descriptor = &manifest.config_descriptor;
+        self.document(store, "config", &name, config, descriptor, progress)
+            .await
+    }
+
     /// Writes a document as a blob.
     async fn document(
         &self,
@@ -306,7 +343,7 @@ impl CacheSink {
     }
 
     /// Makes the cache known: all that the manifest names is there.
-    async fn publish(
+    pub(super) async fn publish(
         &self,
         local: &Store,
         manifest: &CacheManifest,

@@ -21,7 +21,9 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use object_store::path::Path as Key;
-use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{
+    BackoffConfig, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, UpdateVersion,
+};
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 use weld_digest::Digest;
@@ -85,6 +87,10 @@ enum Protocol {
     S3(s3::S3),
     Azure(azure::Azure),
 }
+
+/// Which version of a document was read, or that there was none.
+#[derive(Clone, Debug)]
+pub struct DocumentVersion(Option<UpdateVersion>);
 
 /// Blobs and documents in an object store.
 #[derive(Clone)]
@@ -159,10 +165,22 @@ impl Objects {
     /// # Errors
     /// [`ObjectError`], also if it is larger than `limit` bytes.
     pub async fn document(&self, name: &str, limit: u64) -> Result<Option<Bytes>, ObjectError> {
+        Ok(self.versioned_document(name, limit).await?.0)
+    }
+
+    /// The same, with what tells it from what may take its place.
+    ///
+    /// # Errors
+    /// [`ObjectError`], also if it is larger than `limit` bytes.
+    pub async fn versioned_document(
+        &self,
+        name: &str,
+        limit: u64,
+    ) -> Result<(Option<Bytes>, DocumentVersion), ObjectError> {
         let key = key(self.location.document(name))?;
         let got = match self.store.get(&key).await {
             Ok(got) => got,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(object_store::Error::NotFound { .. }) => return Ok((None, DocumentVersion(None))),
             Err(error) => return Err(ObjectError::of("read", &key, &error)),
         };
         let too_large = || ObjectError::TooLarge {
@@ -172,6 +190,10 @@ impl Objects {
         if got.meta.size > limit {
             return Err(too_large());
         }
+        let version = DocumentVersion(Some(UpdateVersion {
+            e_tag: got.meta.e_tag.clone(),
+            version: got.meta.version.clone(),
+        }));
         let mut content = BytesMut::new();
         let mut pieces = got.into_stream();
         while let Some(piece) = pieces
@@ -184,7 +206,33 @@ impl Objects {
             }
             content.extend_from_slice(&piece);
         }
-        Ok(Some(content.freeze()))
+        Ok((Some(content.freeze()), version))
+    }
+
+    /// Writes a document in place of the version that was read, if that is still there; whether it was.
+    ///
+    /// # Errors
+    /// [`ObjectError`], also if the store cannot compare versions.
+    pub async fn replace_document(
+        &self,
+        name: &str,
+        content: Bytes,
+        version: DocumentVersion,
+    ) -> Result<bool, ObjectError> {
+        let key = key(self.location.document(name))?;
+        let mode = match version.0 {
+            Some(version) => PutMode::Update(version),
+            None => PutMode::Create,
+        };
+        match self.store.put_opts(&key, content.into(), mode.into()).await {
+            Ok(_) => Ok(true),
+            Err(
+                object_store::Error::Precondition { .. }
+                | object_store::Error::AlreadyExists { .. }
+                | object_store::Error::NotModified { .. },
+            ) => Ok(false),
+            Err(error) => Err(ObjectError::of("write", &key, &error)),
+        }
     }
 
     /// Writes a document in place of what has that name.

@@ -34,15 +34,31 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`] names the reference and the hosts that were asked.
     pub async fn resolve(&self, reference: &Reference) -> Result<Resolved, RegistryError> {
+        let capability = match reference.digest() {
+            Some(_) => Capability::Pull,
+            None => Capability::Resolve,
+        };
+        self.resolve_by(reference, capability).await
+    }
+
+    /// The same where a push would go, past all mirrors: what is there now.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub async fn resolve_pushed(&self, reference: &Reference) -> Result<Resolved, RegistryError> {
+        self.resolve_by(reference, Capability::Push).await
+    }
+
+    async fn resolve_by(
+        &self,
+        reference: &Reference,
+        capability: Capability,
+    ) -> Result<Resolved, RegistryError> {
         let action = Action {
             verb: "resolve",
             object: reference.to_string(),
         };
         let repository = reference.repository();
-        let capability = match reference.digest() {
-            Some(_) => Capability::Pull,
-            None => Capability::Resolve,
-        };
         let endpoints = self.endpoints(repository, capability, &action).await?;
         let mut failures = Failures::new(action);
         for endpoint in endpoints.iter() {

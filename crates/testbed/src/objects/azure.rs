@@ -57,6 +57,9 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Answer {
             if request.header("if-none-match") == Some("*") && state.objects.contains_key(key) {
                 return Answer::error(409, "BlobAlreadyExists");
             }
+            if !state.may_replace(key, request) {
+                return Answer::error(412, "ConditionNotMet");
+            }
             state.keep(key, request.body.clone());
             made(state, key)
         }

@@ -161,6 +161,18 @@ impl State {
         self.objects.insert(key.to_owned(), object);
     }
 
+    /// Whether a request's conditions allow that it puts something in an object's place.
+    fn may_replace(&self, key: &str, request: &Request) -> bool {
+        let there = self.objects.get(key).map(|object| etag(&object.content));
+        if request.header("if-none-match") == Some("*") && there.is_some() {
+            return false;
+        }
+        match request.header("if-match") {
+            None => true,
+            Some(wanted) => there.as_deref() == Some(wanted),
+        }
+    }
+
     /// An object, or the part of it that was asked for.
     fn read(&self, key: &str, request: &Request, missing: &str) -> Answer {
         let Some(object) = self.objects.get(key) else {

@@ -67,6 +67,9 @@ fn complete(state: &mut State, key: &str, upload: &str) -> Answer {
 
 fn put(state: &mut State, key: &str, request: &Request) -> Answer {
     let Some(source) = request.header("x-amz-copy-source") else {
+        if !state.may_replace(key, request) {
+            return Answer::error(412, "PreconditionFailed");
+        }
         let tag = etag(&request.body);
         state.keep(key, request.body.clone());
         return Answer::new(200, Vec::new()).with("ETag", tag);

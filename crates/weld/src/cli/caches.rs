@@ -14,6 +14,8 @@ use super::report::{Failure, warn_unknown};
 
 /// The key of a response that tells the manifest of a cache.
 const MANIFEST: &str = "cache.manifest";
+/// The field that has a cache merged into what is there.
+const MERGE: &str = "merge";
 /// The tag under which a directory lists its cache unless told.
 const TAG: &str = "latest";
 
@@ -44,8 +46,18 @@ pub(crate) enum CacheError {
 pub(crate) struct Caches {
     pub(crate) imports: Vec<CacheImport>,
     pub(crate) exports: Vec<CacheExport>,
-    /// By the positions of the exports: directories, and the tags under which they list them.
-    listed: Vec<(usize, Arc<LayoutStore>, String)>,
+    listed: Vec<Listed>,
+}
+
+/// A cache in a directory.
+struct Listed {
+    /// The position of the export.
+    number: usize,
+    store: Arc<LayoutStore>,
+    /// Under which the directory lists it.
+    tag: String,
+    /// What was asked for, if it is merged into what is listed.
+    merged: Option<Attrs>,
 }
 
 type Attrs = BTreeMap<String, String>;
@@ -55,13 +67,20 @@ impl Caches {
     pub(crate) fn parse(session: &mut HostSession, args: &CacheArgs) -> Result<Self, Failure> {
         let mut caches = Self::default();
         for text in &args.to {
-            let (kind, attrs) = fields("--cache-to", text, " or inline")?;
+            let (kind, mut attrs) = fields("--cache-to", text, " or inline")?;
             tell_unknown("--cache-to", &kind, cache_export_attributes(&kind), &attrs);
             if kind == "local" {
                 let directory = directory("--cache-to", text, &attrs, "dest")?;
                 let store = session.add_blob_store(directory);
-                let tag = attrs.get("tag").map_or(TAG, String::as_str).to_owned();
-                caches.listed.push((caches.exports.len(), store, tag));
+                let merges = weld_engine::is_merged(&kind, &attrs).map_err(usage)?;
+                // Done here, with the directory at hand.
+                attrs.remove(MERGE);
+                caches.listed.push(Listed {
+                    number: caches.exports.len(),
+                    store,
+                    tag: attrs.get("tag").map_or(TAG, String::as_str).to_owned(),
+                    merged: merges.then(|| attrs.clone()),
+                });
             }
             caches.exports.push(CacheExport { kind, attrs });
         }
@@ -98,15 +117,18 @@ impl Caches {
 
     /// Lists the caches that were written in their directories.
     pub(crate) fn list(&self, response: &BuildResponse) -> Result<(), Failure> {
-        for (number, store, tag) in &self.listed {
-            let own = response.attrs.get(&format!("{MANIFEST}/{number}"));
+        for listed in &self.listed {
+            let Listed { store, tag, .. } = listed;
+            let own = response.attrs.get(&format!("{MANIFEST}/{}", listed.number));
             // Nothing was written, or nothing could be and that is not to matter.
             let Some(manifest) = own.or_else(|| response.attrs.get(MANIFEST)) else {
                 continue;
             };
-            let listed = serde_json::from_str(manifest)
-                .map_err(std::io::Error::from)
-                .and_then(|descriptor| store.tag(tag, descriptor));
+            let written = serde_json::from_str(manifest).map_err(std::io::Error::from);
+            let listed = written.and_then(|written| match &listed.merged {
+                Some(attrs) => weld_engine::merge_local_cache(store, tag, written, attrs),
+                None => store.tag(tag, written),
+            });
             listed.map_err(|error| Failure::file(store.path(), &error))?;
         }
         Ok(())
@@ -123,6 +145,10 @@ fn tell_unknown(option: &str, kind: &str, known: Option<Vec<&str>>, attrs: &Attr
     {
         warn_unknown(&format!("{option} type={kind}"), field, &known);
     }
+}
+
+fn usage(error: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("--cache-to: {error}"))
 }
 
 fn fields(

@@ -1,0 +1,182 @@
+//! Several builders feed one cache, and lose nothing of one another.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::path::Path;
+
+use support::{Bed, Ended};
+use weld_testbed::{ObjectServer, Registry};
+
+/// How many builders write at the same moment.
+const BUILDERS: usize = 3;
+
+/// A bed whose step makes something that no other run of it makes.
+fn builder(number: usize) -> Bed {
+    let bed = Bed::new();
+    bed.dockerfile(&dockerfile(number));
+    bed
+}
+
+fn dockerfile(number: usize) -> String {
+    format!("FROM base\nRUN echo {number} && cat /proc/sys/kernel/random/uuid > /made\n")
+}
+
+/// What a build of the bed makes.
+fn made(bed: &Bed, arguments: &[&str]) -> (String, Ended) {
+    let out = bed.path("out");
+    let _ = std::fs::remove_dir_all(&out);
+    let output = format!("type=local,dest={}", out.display());
+    let mut all = vec!["--output", &output];
+    all.extend(arguments);
+    let ended = bed.build(&all).ok();
+    (std::fs::read_to_string(out.join("made")).unwrap(), ended)
+}
+
+/// Has all builders build and write at once; what each made.
+fn all_at_once(to: &str) -> Vec<String> {
+    std::thread::scope(|scope| {
+        let builders: Vec<_> = (0..BUILDERS)
+            .map(|number| scope.spawn(move || made(&builder(number), &["--cache-to", to]).0))
+            .collect();
+        let made = builders.into_iter().map(|builder| builder.join().unwrap());
+        made.collect()
+    })
+}
+
+/// Has somebody who never built anything find all that was made.
+#[track_caller]
+fn assert_found(from: &str, expected: &[String]) {
+    let bed = Bed::new();
+    for (number, expected) in expected.iter().enumerate() {
+        bed.dockerfile(&dockerfile(number));
+        let (found, ended) = made(&bed, &["--cache-from", from]);
+        assert_eq!(found, *expected, "builder {number}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn builders_share_a_name_in_a_registry() {
+    let registry = Registry::start().unwrap();
+    let cache = format!("type=registry,ref={}/cache:shared", registry.host());
+    let made = all_at_once(&format!("{cache},mode=max,merge=true"));
+    assert_found(&cache, &made);
+    // Without `merge` what is there is overwritten.
+    let alone = builder(7);
+    let to = format!("{cache},mode=max");
+    let (mine, _) = self::made(&alone, &["--cache-to", &to]);
+    let other = Bed::new();
+    other.dockerfile(&dockerfile(0));
+    assert_ne!(self::made(&other, &["--cache-from", &cache]).0, made[0]);
+    other.dockerfile(&dockerfile(7));
+    assert_eq!(self::made(&other, &["--cache-from", &cache]).0, mine);
+}
+
+#[test]
+fn what_a_registry_has_lost_is_not_carried_on() {
+    let registry = Registry::start().unwrap();
+    let cache = format!("type=registry,ref={}/cache:shared", registry.host());
+    let to = format!("{cache},mode=max,merge=true");
+    let first = builder(0);
+    first.build(&["--cache-to", &to]).ok();
+    let manifest = || {
+        let reference = format!("docker://{}/cache:shared", registry.host());
+        let text = first.tool(
+            "skopeo",
+            &["inspect", "--raw", "--tls-verify=false", &reference],
+        );
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let layers = |manifest: &serde_json::Value| -> Vec<String> {
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        layers
+            .map(|layer| layer["digest"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let before = layers(&manifest());
+    let lost = before.last().unwrap();
+    let hex = lost.strip_prefix("sha256:").unwrap();
+    remove_blob(&registry.storage(), hex);
+    let (second, _) = made(&builder(1), &["--cache-to", &to]);
+    let after = layers(&manifest());
+    assert!(!after.contains(lost), "{after:?}");
+    assert!(after.len() >= 2, "the base and the second's: {after:?}");
+    let bed = builder(1);
+    assert_eq!(made(&bed, &["--cache-from", &cache]).0, second);
+}
+
+/// Has a registry lose a blob, with every link to it.
+fn remove_blob(storage: &Path, hex: &str) {
+    let mut waiting = vec![storage.to_owned()];
+    let mut removed = 0;
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && path.file_name().unwrap().to_str() == Some(hex) {
+                std::fs::remove_dir_all(&path).unwrap();
+                removed += 1;
+            } else if path.is_dir() {
+                waiting.push(path);
+            }
+        }
+    }
+    assert!(removed > 0, "no {hex} below {}", storage.display());
+}
+
+#[test]
+fn what_is_no_cache_is_not_merged_with() {
+    let registry = Registry::start().unwrap();
+    let layout = support::base_layout();
+    registry.push_layout(layout, "latest", "image:1").unwrap();
+    let to = format!("type=registry,ref={}/image:1,merge=true", registry.host());
+    let bed = builder(0);
+    bed.build(&["--cache-to", &to])
+        .fails(&["cannot merge into", "is no build cache"]);
+    bed.build(&["--cache-to", &format!("{to},ignore-error=true")])
+        .ok();
+    bed.build(&["--cache-to", "type=inline,merge=true"])
+        .fails(&["of that image alone"]);
+}
+
+#[test]
+fn builders_share_a_directory() {
+    let shared = tempfile::tempdir().unwrap();
+    let directory = shared.path().join("cache");
+    let directory = directory.display();
+    let made = all_at_once(&format!("type=local,dest={directory},mode=max,merge=true"));
+    assert_found(&format!("type=local,src={directory}"), &made);
+}
+
+#[test]
+fn builders_share_a_name_in_an_object_store() {
+    let s3 = ObjectServer::start_s3().unwrap();
+    let azure = ObjectServer::start_azure().unwrap();
+    for cache in [
+        format!(
+            "type=s3,bucket={},region={},endpoint_url=http://{},use_path_style=true,\
+             access_key_id={},secret_access_key={},name=shared",
+            ObjectServer::BUCKET,
+            ObjectServer::REGION,
+            s3.host(),
+            ObjectServer::KEY_ID,
+            ObjectServer::KEY
+        ),
+        format!(
+            "type=azblob,account_url=http://{}/{},account_name={},container={},\
+             secret_access_key={},name=shared",
+            azure.host(),
+            ObjectServer::ACCOUNT,
+            ObjectServer::ACCOUNT,
+            ObjectServer::BUCKET,
+            ObjectServer::ACCOUNT_KEY
+        ),
+    ] {
+        let made = all_at_once(&format!("{cache},mode=max,merge=true"));
+        assert_found(&cache, &made);
+    }
+}
