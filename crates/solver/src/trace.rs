@@ -24,6 +24,17 @@ pub struct TraceEdge {
     pub id: u64,
 }
 
+/// An input, as it is named when its vertex becomes live: by numbers, since all of them were live before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceInput {
+    /// The edge.
+    pub edge: u64,
+    /// Its vertex.
+    pub vertex: u64,
+    /// Output index.
+    pub output: u32,
+}
+
 /// Why two edges with an equal index key were not merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -109,7 +120,7 @@ pub enum TraceEvent {
         /// Its name.
         name: Arc<str>,
         /// Its inputs.
-        inputs: Box<[TraceEdge]>,
+        inputs: Box<[TraceInput]>,
         /// Whether the cache is not asked for it.
         ignore_cache: bool,
         /// Whether it is never merged.

@@ -2,7 +2,7 @@
 
 use weld_solver::{
     CancelCause, Digest, EdgeState, MergeReason, OpCall, Refusal, RequestOutcome, TraceEdge,
-    TraceEvent, TraceStamp, TraceVertex,
+    TraceEvent, TraceInput, TraceStamp, TraceVertex,
 };
 
 /// The version that the first line of a trace names.
@@ -116,7 +116,7 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
         } => {
             line.vertex(*vertex);
             line.text("name", name);
-            line.edges("inputs", inputs);
+            line.inputs(inputs);
             if *ignore_cache {
                 line.flag("ignore_cache", true);
             }
@@ -436,17 +436,17 @@ impl<'a> Object<'a> {
         self.number(names.2, u64::from(edge.output));
     }
 
-    /// Edges as arrays of number, digest and output.
-    fn edges(&mut self, name: &str, edges: &[TraceEdge]) {
-        self.key(name);
+    /// Inputs as arrays of edge, vertex and output.
+    fn inputs(&mut self, inputs: &[TraceInput]) {
+        self.key("inputs");
         self.0.push(b'[');
-        for (at, edge) in edges.iter().enumerate() {
+        for (at, input) in inputs.iter().enumerate() {
             self.0.extend_from_slice(if at > 0 { b",[" } else { b"[" });
-            push_number(self.0, edge.id);
+            push_number(self.0, input.edge);
             self.0.push(b',');
-            push_digest(self.0, edge.vertex);
+            push_number(self.0, input.vertex);
             self.0.push(b',');
-            push_number(self.0, u64::from(edge.output));
+            push_number(self.0, u64::from(input.output));
             self.0.push(b']');
         }
         self.0.push(b']');

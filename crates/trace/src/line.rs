@@ -160,8 +160,8 @@ impl<'a> Text<'a> {
     }
 }
 
-/// An input of a vertex: the edge's number, the digest of its vertex, and its output.
-pub(crate) type InputEdge<'a> = (u64, &'a str, u32);
+/// An input of a vertex: the numbers of the edge and of its vertex, and its output.
+pub(crate) type InputEdge = (u64, u64, u32);
 
 impl<'a> Line<'a> {
     /// Reads a line.
@@ -375,7 +375,7 @@ impl<'a> Line<'a> {
     }
 
     /// The inputs of a vertex.
-    pub(crate) fn input_edges(&self) -> Option<Vec<InputEdge<'a>>> {
+    pub(crate) fn input_edges(&self) -> Option<Vec<InputEdge>> {
         self.inputs.map_or_else(
             || Some(Vec::new()),
             |inputs| serde_json::from_str(inputs).ok(),

@@ -334,10 +334,17 @@ impl Trace {
         let inputs = line.input_edges().unwrap_or_default();
         let inputs = inputs
             .into_iter()
-            .map(|(edge, digest, output)| Input {
-                digest: digest.to_owned(),
-                output,
-                vertex: self.vertex_of(edge, digest),
+            .map(|(edge, vertex, output)| {
+                let vertex = self.live.vertices.get(&vertex).copied();
+                if let Some(at) = vertex {
+                    self.live.edges.insert(edge, at);
+                }
+                Input {
+                    // Lost, with the event that tells of it.
+                    digest: vertex.map_or_else(String::new, |at| self.vertices[at].digest.clone()),
+                    output,
+                    vertex,
+                }
             })
             .collect();
         let digest = raw(line.vertex);

@@ -6,12 +6,20 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use weld_solver::{
     CacheSourceId, CancelCause, Digest, EdgeState, KeyId, MergeReason, OpCall, RecordId, Refusal,
-    RequestOutcome, TraceEdge, TraceEvent, TraceStamp, TraceVertex,
+    RequestOutcome, TraceEdge, TraceEvent, TraceInput, TraceStamp, TraceVertex,
 };
 use weld_trace::{Kind, Line, encode};
 
 fn digest() -> impl Strategy<Value = Digest> {
     any::<[u8; 32]>().prop_map(Digest)
+}
+
+fn input() -> impl Strategy<Value = TraceInput> {
+    (any::<u64>(), any::<u64>(), any::<u32>()).prop_map(|(edge, vertex, output)| TraceInput {
+        edge,
+        vertex,
+        output,
+    })
 }
 
 fn edge() -> impl Strategy<Value = TraceEdge> {
@@ -58,7 +66,7 @@ fn event() -> impl Strategy<Value = TraceEvent> {
         (
             vertex(),
             text(),
-            prop::collection::vec(edge(), 0..4),
+            prop::collection::vec(input(), 0..4),
             any::<bool>(),
             any::<bool>()
         )

@@ -50,7 +50,7 @@ use jobset::JobSet;
 use smallvec::SmallVec;
 pub(crate) use table::{FixedState, mix};
 
-use crate::{CancelCause, TraceEdge, TraceEvent, TraceVertex};
+use crate::{CancelCause, TraceEdge, TraceEvent, TraceInput, TraceVertex};
 
 /// A built-in mistake, to prove that the simulator finds it.
 #[cfg(feature = "sim")]
@@ -386,6 +386,15 @@ impl<O: Clone, V: Clone> Core<O, V> {
             vertex: self.vertices[state.vertex].digest,
             output: state.output,
             id: edge.unique(),
+        }
+    }
+
+    fn trace_input(&self, edge: EdgeId) -> TraceInput {
+        let state = &self.edges[edge];
+        TraceInput {
+            edge: edge.unique(),
+            vertex: state.vertex.unique(),
+            output: state.output,
         }
     }
 

@@ -94,7 +94,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let inputs = state
                 .slots
                 .iter()
-                .map(|slot| core.trace_edge(slot.declared));
+                .map(|slot| core.trace_input(slot.declared));
             TraceEvent::VertexCreated {
                 vertex: core.trace_vertex(vertex),
                 name: Arc::clone(&state.label.name),

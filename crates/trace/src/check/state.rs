@@ -169,7 +169,19 @@ impl Replay {
         let mut edges = Vec::new();
         for (edge, vertex, _) in inputs {
             edges.push(edge);
-            self.touch_edge(edge, vertex, report);
+            let digest = self
+                .vertices
+                .get(&vertex)
+                .map(|vertex| vertex.digest.clone());
+            match digest {
+                Some(digest) => self.touch_edge(edge, &digest, report),
+                None if self.partial => {}
+                None => report.add(
+                    self.line,
+                    Rule::Ownership,
+                    format!("an input of vertex {vertex}, which is not live"),
+                ),
+            }
         }
         let vertex = Vertex {
             digest: digest.to_owned(),
