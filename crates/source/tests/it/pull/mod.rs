@@ -1,6 +1,7 @@
 mod faults;
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -445,6 +446,34 @@ async fn certificates_are_verified_as_configured() {
             .contains("cannot use /nonexistent.pem as a certificate"),
         "{missing}"
     );
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_is_trusted_for_its_names_and_time_where_it_is_configured() {
+    let resolve = async |real: &RealRegistry, ca: Vec<PathBuf>| {
+        let name = reference(&format!("{}/app:v1", real.host));
+        let mut config = config();
+        let host = HostConfig {
+            http: Some(false),
+            ca,
+            ..HostConfig::default()
+        };
+        config.hosts.insert(real.host.clone(), host);
+        registry(config).resolve(&name).await.unwrap_err()
+    };
+    let (real, certificate) = RealRegistry::self_signed("IP:127.0.0.1", 2);
+    let trusted = resolve(&real, vec![certificate]).await;
+    assert!(trusted.is_not_found(), "{trusted}");
+    // Another one of the same name is not it.
+    let (_, other) = RealRegistry::self_signed("IP:127.0.0.1", 2);
+    let unknown = resolve(&real, vec![other]).await;
+    assert!(unknown.to_string().contains("certificate"), "{unknown}");
+    let (elsewhere, certificate) = RealRegistry::self_signed("DNS:elsewhere.example", 2);
+    let wrong = resolve(&elsewhere, vec![certificate]).await;
+    assert!(wrong.to_string().contains("not valid for name"), "{wrong}");
+    let (old, certificate) = RealRegistry::self_signed("IP:127.0.0.1", -1);
+    let expired = resolve(&old, vec![certificate]).await;
+    assert!(expired.to_string().contains("certificate"), "{expired}");
 }
 
 #[tokio::test]

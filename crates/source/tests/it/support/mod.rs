@@ -74,37 +74,42 @@ impl RealRegistry {
         Self::in_directory(directory, &auth, "")
     }
 
-    /// With a certificate of its own; its file.
+    /// With a certificate of its own, which may sign nothing; its file.
     pub(crate) fn with_tls() -> (Self, PathBuf) {
+        Self::signed("DNS:localhost,IP:127.0.0.1", 2, "FALSE")
+    }
+
+    /// With a certificate as people sign it themselves: it may sign others, too. For so many days from now on.
+    pub(crate) fn self_signed(names: &str, days: i32) -> (Self, PathBuf) {
+        Self::signed(names, days, "TRUE")
+    }
+
+    fn signed(names: &str, days: i32, authority: &str) -> (Self, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let (certificate, key) = (
             directory.path().join("c.pem"),
             directory.path().join("k.pem"),
         );
-        run(
-            "openssl",
-            &[
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-                "-addext",
-                "subjectAltName=DNS:localhost,IP:127.0.0.1",
-                "-addext",
-                "basicConstraints=critical,CA:FALSE",
-                "-keyout",
-                key.to_str().unwrap(),
-                "-out",
-                certificate.to_str().unwrap(),
-            ],
-        );
+        let names = format!("subjectAltName={names}");
+        let authority = format!("basicConstraints=critical,CA:{authority}");
+        let mut arguments = vec!["req", "-x509", "-newkey", "ec", "-nodes"];
+        arguments.extend([
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-subj",
+            "/CN=localhost",
+        ]);
+        arguments.extend(["-addext", &names, "-addext", &authority]);
+        let first = directory.path().join("first.pem");
+        let [first, certificate_path, key_path] =
+            [&first, &certificate, &key].map(|path| path.to_str().unwrap());
+        arguments.extend(["-keyout", key_path, "-out", first]);
+        run("openssl", &arguments);
+        // Only this takes less than a day.
+        let days = days.to_string();
+        let mut again = vec!["x509", "-in", first, "-signkey", key_path];
+        again.extend(["-days", &days, "-out", certificate_path]);
+        run("openssl", &again);
         let tls = format!(
             ", tls: {{certificate: {}, key: {}}}",
             certificate.display(),
