@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// How long what a killed process left may keep the lock: its children are killed with it, and it takes them a moment to end.
+/// How long what a killed process left may keep the lock: its children are killed with it, and it takes them a moment to end. Also how
+/// long a process that has just taken it may leave unsaid who it is.
 const REMAINS: Duration = Duration::from_secs(5);
 /// How often it is looked whether they have.
 const AGAIN: Duration = Duration::from_millis(5);
@@ -46,6 +47,8 @@ pub(crate) struct DirectoryLock {
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
         // A child process between its fork and its exec has the file, too: closing ours would not unlock.
+        // Who comes next must not be taken for this process before it has said who it is.
+        let _ = write_over(&mut self.file, b"");
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
@@ -53,7 +56,7 @@ impl Drop for DirectoryLock {
 /// What an attempt to lock came to.
 pub(crate) enum Attempt {
     Locked(DirectoryLock),
-    /// Another process has it; it may not have said who it is yet.
+    /// Another process has it, which nearly always has said who it is.
     Held(Option<Holder>),
 }
 
@@ -74,8 +77,8 @@ impl DirectoryLock {
                 Err(error) => return Err(error.into()),
             }
             let holder = read_holder(&mut file);
-            let is_gone = holder.as_ref().is_some_and(|holder| is_gone(holder.pid));
-            if !is_gone || began.elapsed() > REMAINS {
+            let is_told = holder.as_ref().is_some_and(|holder| !is_gone(holder.pid));
+            if is_told || began.elapsed() > REMAINS {
                 return Ok(Attempt::Held(holder));
             }
             std::thread::sleep(AGAIN);
@@ -108,9 +111,20 @@ fn write_holder(file: &mut File) -> io::Result<()> {
             .unwrap_or_default(),
     };
     let text = serde_json::to_vec(&holder)?;
-    file.set_len(0)?;
+    match write_over(file, &text) {
+        // Then nobody knows who it is; with the directory something can still be done.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        written => written,
+    }
+}
+
+/// Replaces what the file says. Its space is kept: there may be none to be had later.
+fn write_over(file: &mut File, text: &[u8]) -> io::Result<()> {
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    let mut padded = text.to_vec();
+    padded.resize(text.len().max(len), b' ');
     file.rewind()?;
-    file.write_all(&text)
+    file.write_all(&padded)
 }
 
 fn read_holder(file: &mut File) -> Option<Holder> {
@@ -171,6 +185,30 @@ mod tests {
     }
 
     #[test]
+    fn the_second_waits_until_the_first_has_said_who_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let Attempt::Locked(mut lock) = DirectoryLock::attempt(&path).unwrap() else {
+            panic!("nobody has it");
+        };
+        // As in the moment between the two.
+        write_over(&mut lock.file, b"").unwrap();
+        let second = std::thread::spawn({
+            let path = path.clone();
+            move || DirectoryLock::attempt(&path).unwrap()
+        });
+        std::thread::sleep(AGAIN * 4);
+        write_holder(&mut lock.file).unwrap();
+        let Attempt::Held(Some(holder)) = second.join().unwrap() else {
+            panic!("it is held, and said by whom");
+        };
+        assert_eq!(holder.pid, std::process::id());
+        drop(lock);
+        // Who had it says nothing of who has it next.
+        assert!(read_holder(&mut File::open(&path).unwrap()).is_none());
+    }
+
+    #[test]
     fn what_a_killed_process_left_is_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
@@ -182,11 +220,7 @@ mod tests {
         ended.wait().unwrap();
         let mut holder = read_holder(&mut lock.file).unwrap();
         holder.pid = ended.id();
-        lock.file.set_len(0).unwrap();
-        lock.file.rewind().unwrap();
-        lock.file
-            .write_all(&serde_json::to_vec(&holder).unwrap())
-            .unwrap();
+        write_over(&mut lock.file, &serde_json::to_vec(&holder).unwrap()).unwrap();
         let child = std::thread::spawn(move || {
             std::thread::sleep(AGAIN * 4);
             drop(lock);
