@@ -5,13 +5,13 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     /// The archive's stream failed.
-    #[error("read the layer: {0}")]
+    #[error("read the archive: {0}")]
     Read(#[source] io::Error),
     /// Where the archive goes failed.
-    #[error("write the layer: {0}")]
+    #[error("write the archive: {0}")]
     Write(#[source] io::Error),
     /// The archive is no proper tar archive.
-    #[error("malformed layer, at byte {offset} of the archive: {what}")]
+    #[error("malformed archive, at byte {offset}: {what}")]
     Malformed {
         /// Where in the uncompressed archive.
         offset: u64,
@@ -19,13 +19,13 @@ pub enum LayerError {
         what: &'static str,
     },
     /// The archive ends in the middle of something.
-    #[error("layer cut short, at byte {offset} of the archive")]
+    #[error("archive cut short, at byte {offset}")]
     Truncated {
         /// Where in the uncompressed archive.
         offset: u64,
     },
     /// An entry cannot be taken.
-    #[error("layer entry {path:?}: {what}")]
+    #[error("archive entry {path:?}: {what}")]
     Entry {
         /// The entry's path.
         path: PathBuf,
