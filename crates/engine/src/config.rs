@@ -28,6 +28,8 @@ pub struct Config {
     pub dns: weld_runtime::DnsConfig,
     /// What provenance says of this builder beside what it knows itself.
     pub provenance_environment: BTreeMap<String, serde_json::Value>,
+    /// What to do if the disk of the state directory is full.
+    pub on_full_disk: weld_store::OnFullDisk,
 }
 
 /// What runs the steps.
@@ -145,6 +147,7 @@ impl Config {
             disk_limit: None,
             dns: weld_runtime::DnsConfig::default(),
             provenance_environment: BTreeMap::new(),
+            on_full_disk: weld_store::OnFullDisk::default(),
         }
     }
 

@@ -18,7 +18,6 @@ use weld_store::{Store, StoreOptions};
 use crate::attest::AttestOptions;
 use crate::bridge::{SolveInput, SolveRequest};
 use crate::cache::Absences;
-use crate::cache::CacheExportError;
 use crate::config::{Config, RuntimeKind, SnapshotterKind};
 use crate::dockerfile::{self, Dockerfile};
 use crate::error::BuildError;
@@ -71,6 +70,13 @@ impl OpenError {
             {
                 Some("Run as root, or choose a directory of yours with --root or WELD_ROOT.".into())
             }
+            Self::Store(weld_store::OpenError::Full { .. }) => {
+                Some("Run `weld prune` to delete what no build uses.".into())
+            }
+            Self::Store(weld_store::OpenError::Db { source, .. }) if source.is_no_space() => Some(
+                "Free some MiB on that disk: then `weld prune` can delete what no build uses."
+                    .into(),
+            ),
             _ => None,
         }
     }
@@ -178,11 +184,11 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<BuildResponse, BuildError> {
         for export in &request.exports {
-            Exporter::validate(export)?;
+            Exporter::validate(export).map_err(BuildError::Output)?;
         }
         for export in &request.cache_exports {
             CacheExportOptions::check(&export.kind, &export.attrs)
-                .map_err(CacheExportError::Option)?;
+                .map_err(|error| BuildError::CacheOption(Box::new(error)))?;
         }
         let (exports, caches) = (request.exports.clone(), request.cache_exports.clone());
         let (job, solve, attest) = self.begin(request, progress, cancel).await?;
@@ -219,7 +225,8 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<(BuildJob, SolveRequest, AttestOptions), BuildError> {
         for import in &request.cache_imports {
-            CacheOrigin::parse(&import.kind, &import.attrs).map_err(CacheExportError::Option)?;
+            CacheOrigin::parse(&import.kind, &import.attrs)
+                .map_err(|error| BuildError::CacheOption(Box::new(error)))?;
         }
         let mut attest = AttestOptions::default();
         let mut asked = Asked::default();
@@ -324,15 +331,14 @@ fn disk_of(root: &std::path::Path) -> u64 {
 }
 
 fn open_worker(config: Config) -> Result<Worker, OpenError> {
-    let store = Store::open(
-        &config.root,
-        StoreOptions {
-            ceiling: config
-                .disk_limit
-                .map(|limit| limit.of(disk_of(&config.root))),
-            ..StoreOptions::default()
-        },
-    )?;
+    let options = StoreOptions {
+        ceiling: config
+            .disk_limit
+            .map(|limit| limit.of(disk_of(&config.root))),
+        on_full_disk: config.on_full_disk,
+        ..StoreOptions::default()
+    };
+    let store = Store::open(&config.root, options)?;
     let snapshots = match config.snapshotter {
         SnapshotterKind::Copy => Snapshots::open_copying(&store)?,
         SnapshotterKind::Overlay => Snapshots::open_overlay(&store)?,

@@ -9,6 +9,7 @@ use weld_op::digest::from_solver;
 use weld_op::lazy::LostLayer;
 use weld_op::session::SessionError;
 use weld_op::{ExecError, ResolveError, Tree};
+use weld_proto::Message as _;
 use weld_proto::google::Status;
 use weld_solver::{OpCall, OpError, ResultRef, SolveError};
 use weld_store::snapshot::SnapshotError;
@@ -172,6 +173,12 @@ pub enum BuildError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What is to be done with the result cannot be meant; nothing was built.
+    #[error("{0}")]
+    Output(ExportError),
+    /// What a cache option says cannot be meant; nothing was built.
+    #[error("{0}")]
+    CacheOption(Box<weld_export::cache::CacheOptionError>),
     /// A result could not be delivered.
     #[error("failed to export: {0}")]
     Export(#[from] ExportError),
@@ -199,6 +206,29 @@ pub struct FailedStep {
     pub sources: Vec<SourceRanges>,
     /// Which of its file actions failed, if it has such.
     pub action: Option<usize>,
+}
+
+impl FailedStep {
+    /// The sources of its copies that its failure names, as a Dockerfile may have them.
+    fn missing_sources(&self, failure: &str) -> Vec<String> {
+        use pb::file_action::Action;
+        let Ok(op) = pb::Op::decode(self.op.clone()) else {
+            return Vec::new();
+        };
+        let Some(pb::op::Op::File(file)) = op.op else {
+            return Vec::new();
+        };
+        let mut words = Vec::new();
+        for action in file.actions {
+            if let Some(Action::Copy(copy)) = action.action
+                && failure.contains(&format!("{:?}", copy.src))
+            {
+                let relative = copy.src.trim_start_matches('/').to_owned();
+                words.extend([copy.src, format!("./{relative}"), relative]);
+            }
+        }
+        words
+    }
 }
 
 /// Lines of a source file.
@@ -238,6 +268,11 @@ impl SourceRanges {
     /// The lines as a person reads them, with what is around them, and a caret under the range that
     /// tells its characters.
     pub fn excerpt(&self) -> Option<String> {
+        self.excerpt_about(&[])
+    }
+
+    /// The same with a caret under the first of the words that is there, if no range tells characters.
+    fn excerpt_about(&self, words: &[String]) -> Option<String> {
         let number = |number: i32| u32::try_from(number).ok();
         let lines = |range: &pb::Range| {
             let start = number(range.start?.line)?;
@@ -255,7 +290,12 @@ impl SourceRanges {
         };
         let ranges: Vec<_> = self.ranges.iter().filter_map(lines).collect();
         let file = SourceFile::new(self.info.filename.as_str(), self.info.data.to_vec());
-        file.excerpt(&ranges, self.ranges.iter().find_map(mark))
+        let mut places = words
+            .iter()
+            .flat_map(|word| ranges.iter().map(move |range| (word, range)));
+        let told = self.ranges.iter().find_map(mark);
+        let mark = told.or_else(|| places.find_map(|(word, range)| file.find_word(*range, word)));
+        file.excerpt(&ranges, mark)
     }
 }
 
@@ -363,7 +403,8 @@ impl BuildError {
     /// Whether what was asked for can never be met: nothing was wrong but the request's options.
     pub fn is_request_error(&self) -> bool {
         match self {
-            Self::Export(error) => error.is_request_error(),
+            Self::Output(error) | Self::Export(error) => error.is_request_error(),
+            Self::CacheOption(_) => true,
             Self::CacheExport(error) => matches!(**error, CacheExportError::Option(_)),
             Self::Option(_) | Self::Attest(_) => true,
             _ => false,
@@ -375,8 +416,12 @@ impl BuildError {
         match self.innermost() {
             Self::Dockerfile(error) => error.excerpt(),
             Self::Solve {
-                step: Some(step), ..
-            } => step.sources.first()?.excerpt(),
+                step: Some(step),
+                failure,
+            } => {
+                let words = step.missing_sources(&failure.to_string());
+                step.sources.first()?.excerpt_about(&words)
+            }
             _ => None,
         }
     }

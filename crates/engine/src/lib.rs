@@ -87,6 +87,7 @@ pub use weld_export::cache::{
     export_attributes as cache_export_attributes, import_attributes as cache_import_attributes,
 };
 pub use weld_export::{AttestationKind, ExportKind, ExportRequest, ExportTarget, Subject};
+pub use weld_llb::reference::Reference as ImageReference;
 pub use weld_op::SandboxMountKind;
 pub use weld_op::session::Session;
 pub use weld_runtime::memory::share_arenas;
@@ -94,3 +95,4 @@ pub use weld_runtime::privilege::PrivilegeError;
 pub use weld_runtime::{Chunk, RuntimeError, Stdio, StepProcess, Terminal};
 pub use weld_solver::{Census, TraceSink};
 pub use weld_source::blob_store::LayoutStore;
+pub use weld_store::OnFullDisk;

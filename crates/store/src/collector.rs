@@ -17,6 +17,7 @@ use crate::pins::{Claim, Pins};
 use crate::records::keys::Keys;
 use crate::records::results::RESULTS;
 use crate::refs::{HOLDERS, holders};
+use crate::reserve::Room;
 use crate::trash::Trash;
 use crate::usage::USAGE;
 
@@ -115,6 +116,7 @@ impl Collector {
         objects: impl IntoIterator<Item = Object>,
         removable: Removable,
     ) -> Result<Vec<Object>, CollectError> {
+        let _room = Room::make(&self.0.root).map_err(remove_error(&self.0.root))?;
         let mut removed = Vec::new();
         let mut released = Vec::new();
         let mut objects = objects.into_iter().peekable();

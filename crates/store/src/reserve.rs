@@ -12,6 +12,10 @@ use rustix::io::Errno;
 const SIZE: u64 = 4 << 20;
 /// Free space above which the reserve is made, in bytes: it must not be what fills a disk.
 const PLENTY: u64 = 4 * SIZE;
+/// Free space below which the database may fail to open or to write, in bytes.
+pub(crate) const NO_SPACE: u64 = SIZE / 2;
+/// What a reserve that is put back leaves for the small things that a process still writes, in bytes.
+const LEFT: u64 = 256 << 10;
 
 fn path(root: &Path) -> PathBuf {
     root.join("reserve")
@@ -20,6 +24,10 @@ fn path(root: &Path) -> PathBuf {
 /// How many bytes this user can still write to the disk.
 pub(crate) fn free_space(root: &Path) -> io::Result<u64> {
     let space = rustix::fs::statvfs(root)?;
+    if space.f_blocks == 0 {
+        // A file system that does not tell.
+        return Ok(u64::MAX);
+    }
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
@@ -30,14 +38,27 @@ pub(crate) fn missing(root: &Path) -> u64 {
 
 /// Puts the space by, if it is not and the disk has plenty.
 pub(crate) fn make(root: &Path) -> io::Result<()> {
-    let path = path(root);
-    if path.exists() || free_space(root)? < PLENTY {
+    if path(root).exists() || free_space(root)? < PLENTY {
         return Ok(());
     }
+    put_by(root, SIZE)
+}
+
+/// Puts by what is left of a reserve that was spent, so that it serves again.
+fn put_back(root: &Path) -> io::Result<()> {
+    let size = SIZE.min(free_space(root)?.saturating_sub(LEFT));
+    if size == 0 || path(root).exists() {
+        return Ok(());
+    }
+    put_by(root, size)
+}
+
+fn put_by(root: &Path, size: u64) -> io::Result<()> {
+    let path = path(root);
     // Renamed when it is whole: what a kill leaves half made must not count.
     let new = path.with_extension("new");
     let file = File::create(&new)?;
-    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, SIZE) {
+    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
         Ok(()) => fs::rename(&new, &path),
         Err(errno) => {
             fs::remove_file(&new)?;
@@ -50,11 +71,31 @@ pub(crate) fn make(root: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives the space back; whether there was any.
-pub(crate) fn spend(root: &Path) -> io::Result<bool> {
-    match fs::remove_file(path(root)) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+/// Room on a full disk for the records of what is opened or removed: the reserve, until this is dropped.
+pub(crate) struct Room<'a> {
+    root: &'a Path,
+    spent: bool,
+}
+
+impl<'a> Room<'a> {
+    /// Spends the reserve if the disk has no space.
+    pub(crate) fn make(root: &'a Path) -> io::Result<Self> {
+        let spent = free_space(root)? < NO_SPACE
+            && match fs::remove_file(path(root)) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                Err(error) => return Err(error),
+            };
+        Ok(Self { root, spent })
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.spent
+            && let Err(error) = put_back(self.root)
+        {
+            tracing::warn!(%error, "cannot put space by again for a full disk");
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::pins::Pins;
 use crate::records::keys::Keys;
 use crate::records::results::Results;
 use crate::records::steps::Steps;
-use crate::reserve;
+use crate::reserve::{self, Room};
 use crate::space::Space;
 use crate::trash::Trash;
 use crate::usage::{Uses, uses};
@@ -29,8 +29,6 @@ use crate::usage::{Uses, uses};
 const FORMAT: u32 = 1;
 /// With fewer free bytes than this a start makes room first.
 const LOW_SPACE: u64 = 64 << 20;
-/// Free space below which the database may fail to open, in bytes.
-const NO_SPACE: u64 = 2 << 20;
 /// How many files the end of a process may delete: about a millisecond of work.
 const FILES_AT_END: usize = 256;
 const FORMAT_FILE: &str = "format";
@@ -66,6 +64,18 @@ pub struct StoreOptions {
     pub on_damage: OnDamage,
     /// How many bytes all that is in the directory may take on disk; `None` for what the disk has.
     pub ceiling: Option<u64>,
+    /// What to do if the disk is full.
+    pub on_full_disk: OnFullDisk,
+}
+
+/// What to do with a state directory on a disk that has no space left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFullDisk {
+    /// Open it with the space that is put by, to look at what is in it or to remove some.
+    #[default]
+    Open,
+    /// Fail with an error, as nothing can be added.
+    Refuse,
 }
 
 /// What to do with a state directory whose database is damaged.
@@ -89,6 +99,7 @@ impl Default for StoreOptions {
             boot_id: None,
             on_damage: OnDamage::default(),
             ceiling: None,
+            on_full_disk: OnFullDisk::default(),
         }
     }
 }
@@ -131,6 +142,14 @@ pub enum OpenError {
     Foreign {
         /// The directory.
         root: PathBuf,
+    },
+    /// Its disk is full, which is refused ([`OnFullDisk::Refuse`]).
+    #[error("state directory {}: no space left on its disk ({} KiB free)", .root.display(), .free >> 10)]
+    Full {
+        /// The state directory.
+        root: PathBuf,
+        /// How many bytes of the disk are free.
+        free: u64,
     },
     /// The database does not open.
     #[error("state directory {}: {source}", .root.display())]
@@ -179,7 +198,7 @@ impl Store {
         directory.check_own()?;
         let lock = directory.lock()?;
         directory.check_format()?;
-        directory.make_room()?;
+        let _room = directory.make_room(options.on_full_disk)?;
         let boot = match options.boot_id.clone() {
             Some(boot) => boot,
             None => durability::boot_id().map_err(directory.error("read the boot id for", ""))?,
@@ -467,22 +486,28 @@ impl Directory<'_> {
         Ok(())
     }
 
-    /// On a disk that is all but full, deletes what earlier processes took away already, and then
-    /// gives back the reserve, so that there is room to open the database, without which nothing
-    /// else can be deleted.
-    fn make_room(&self) -> Result<(), OpenError> {
+    /// On a disk that is all but full, deletes what earlier processes took away already. If that is not enough,
+    /// gives back the reserve until it is open, if it is to be, since nothing else can be deleted before. On another
+    /// disk, puts the reserve by before anything can fill it.
+    fn make_room(&self, on_full_disk: OnFullDisk) -> Result<Room<'_>, OpenError> {
         let free =
             || reserve::free_space(self.0).map_err(self.error("measure the free space of", ""));
-        if free()? >= LOW_SPACE {
-            return Ok(());
+        if free()? < LOW_SPACE {
+            Trash::open(self.0, 0)
+                .and_then(|trash| trash.empty())
+                .map_err(self.error("empty", "trash"))?;
         }
-        Trash::open(self.0, 0)
-            .and_then(|trash| trash.empty())
-            .map_err(self.error("empty", "trash"))?;
-        if free()? < NO_SPACE {
-            reserve::spend(self.0).map_err(self.error("remove", "reserve"))?;
+        let left = free()?;
+        if left < reserve::NO_SPACE && on_full_disk == OnFullDisk::Refuse {
+            return Err(OpenError::Full {
+                root: self.0.to_owned(),
+                free: left,
+            });
         }
-        Ok(())
+        if let Err(error) = reserve::make(self.0) {
+            tracing::warn!(%error, "cannot put space by for a full disk");
+        }
+        Room::make(self.0).map_err(self.error("remove", "reserve"))
     }
 
     /// Refuses a directory with something in it that is no state directory.

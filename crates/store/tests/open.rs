@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test helper fails by panicking")]
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use weld_store::snapshot::{SnapshotError, Snapshots};
-use weld_store::{BlobInfo, OpenError, Store, StoreOptions};
+use weld_store::{BlobInfo, OnFullDisk, OpenError, Store, StoreOptions};
 
 fn open(root: &Path) -> Result<Store, OpenError> {
     Store::open(root, StoreOptions::default())
@@ -121,6 +122,64 @@ fn a_disk_that_is_full_of_what_was_taken_away_opens() {
     fs::write(taken.join("file"), vec![1; 32 << 20]).unwrap_err();
     open(&root).unwrap();
     assert!(!taken.exists());
+}
+
+#[test]
+fn a_full_disk_opens_with_what_was_put_by_for_that() {
+    let disk = SmallDisk::new("40m");
+    let root = disk.path().join("state");
+    let reserve = root.join("reserve");
+    let store = open(&root).unwrap();
+    // Before anything can fill the disk.
+    assert!(reserve.exists());
+    let mut filler = fs::File::create(disk.path().join("filler")).unwrap();
+    while filler.write_all(&[0; 4096]).is_ok() {}
+    drop(store);
+
+    let refused = || {
+        let options = StoreOptions {
+            on_full_disk: OnFullDisk::Refuse,
+            ..StoreOptions::default()
+        };
+        Store::open(&root, options).err().unwrap()
+    };
+    for _ in 0..5 {
+        assert!(matches!(refused(), OpenError::Full { .. }));
+        assert!(reserve.exists());
+        let store = open(&root).unwrap();
+        // Builds could fill the disk again.
+        assert!(reserve.exists());
+        store.collect_garbage().unwrap();
+    }
+}
+
+#[test]
+fn a_database_that_could_not_write_says_why_until_it_can_again() {
+    let disk = SmallDisk::new("32m");
+    let store = open(&disk.path().join("state")).unwrap();
+    let key = store.results().save(Vec::new(), b"kept".to_vec()).unwrap();
+    store.db().flush().unwrap();
+    let place = disk.path().join("filler");
+    let mut filler = fs::File::create(&place).unwrap();
+    while filler.write_all(&[0; 4096]).is_ok() {}
+    let mut failed = 0;
+    for _ in 0..10 {
+        let large = vec![0; 1 << 20];
+        store.results().save(Vec::new(), large).unwrap();
+        let flushed = store.db().flush();
+        let read = store
+            .db()
+            .read(|tx| Ok(tx.list_tables()?.count()))
+            .map(drop);
+        for error in [flushed, read].into_iter().filter_map(Result::err) {
+            assert!(error.to_string().contains("No space left"), "{error}");
+            failed += 1;
+        }
+    }
+    assert!(failed > 0);
+    fs::remove_file(place).unwrap();
+    drop(filler);
+    assert!(store.results().load(key).unwrap().is_some());
 }
 
 #[test]

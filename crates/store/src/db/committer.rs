@@ -132,6 +132,7 @@ fn commit_all(engine: &Engine, jobs: &Receiver<Box<dyn Job>>) {
     while let Ok(first) = jobs.recv() {
         let mut group = vec![first];
         group.extend(jobs.try_iter().take(MAX_GROUP_LEN - 1));
+        let _writing = engine.writing();
         commit_group(engine, group);
     }
 }
@@ -177,12 +178,14 @@ fn try_group(engine: &Engine, group: &mut [Box<dyn Job>]) -> Outcome {
     for (index, job) in group.iter_mut().enumerate() {
         match job.run(&transaction) {
             Ok(()) => {}
-            Err(error) if error.is_storage_failure() => return Outcome::CommitFailed(error),
+            Err(error) if error.is_storage_failure() => {
+                return Outcome::CommitFailed(engine.with_cause(error));
+            }
             Err(error) => return Outcome::JobFailed(index, error),
         }
     }
     match transaction.commit() {
         Ok(()) => Outcome::Committed,
-        Err(error) => Outcome::CommitFailed(error.into()),
+        Err(error) => Outcome::CommitFailed(engine.with_cause(error.into())),
     }
 }

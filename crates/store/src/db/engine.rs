@@ -1,6 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
@@ -14,6 +14,8 @@ pub(super) struct Engine {
     storage: Arc<Storage>,
     cache_bytes: usize,
     database: RwLock<Option<Database>>,
+    /// Held by who writes: a database is not given up beneath a transaction.
+    writing: Mutex<()>,
 }
 
 impl Engine {
@@ -24,6 +26,7 @@ impl Engine {
             database: RwLock::new(Some(open(&storage, cache_bytes)?)),
             storage,
             cache_bytes,
+            writing: Mutex::default(),
         })
     }
 
@@ -46,7 +49,7 @@ impl Engine {
     fn with<T>(&self, act: impl FnOnce(&Database) -> Result<T, DbError>) -> Result<T, DbError> {
         loop {
             if let Some(database) = &*self.lock() {
-                return act(database);
+                return act(database).map_err(|error| self.with_cause(error));
             }
             let mut slot = self
                 .database
@@ -55,6 +58,35 @@ impl Engine {
             if slot.is_none() {
                 *slot = Some(open(&self.storage, self.cache_bytes)?);
             }
+        }
+    }
+
+    /// Until this is dropped, nobody but the caller may give a database up that failed; one that failed before
+    /// is.
+    pub(super) fn writing(&self) -> MutexGuard<'_, ()> {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.storage.failure().is_some() {
+            self.give_up();
+        }
+        writing
+    }
+
+    /// Gives up a database that failed, unless someone is at it: waiting for them could be in vain, as nobody knows
+    /// what they wait for.
+    pub(super) fn recover(&self) {
+        if self.storage.failure().is_some()
+            && let Ok(_writing) = self.writing.try_lock()
+            && let Ok(mut slot) = self.database.try_write()
+        {
+            drop(slot.take());
+        }
+    }
+
+    /// An error of a database that had failed before, with the reason why it had.
+    pub(super) fn with_cause(&self, error: DbError) -> DbError {
+        match self.storage.failure() {
+            Some(cause) if error.is_consequence() => DbError::Io(cause),
+            _ => error,
         }
     }
 

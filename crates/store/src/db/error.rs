@@ -7,6 +7,9 @@ pub enum DbError {
     /// The database itself failed.
     #[error("state database: {0}")]
     Engine(Arc<redb::Error>),
+    /// Its file could not be read or written, by this or by an earlier access.
+    #[error("state database: {0}")]
+    Io(Arc<io::Error>),
     /// A value cannot be turned into bytes.
     #[error("state database: encode a record: {0}")]
     Encode(postcard::Error),
@@ -39,9 +42,31 @@ pub enum DbError {
 }
 
 impl DbError {
+    /// Whether the disk has no space for it.
+    pub fn is_no_space(&self) -> bool {
+        let kind = match self {
+            Self::Io(error) => error.kind(),
+            Self::Engine(error) => match &**error {
+                redb::Error::Io(error) => error.kind(),
+                _ => return false,
+            },
+            _ => return false,
+        };
+        matches!(
+            kind,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+
+    /// Whether it says only that something had failed before.
+    pub(super) fn is_consequence(&self) -> bool {
+        matches!(self, Self::Engine(error) if matches!(**error, redb::Error::PreviousIo))
+    }
+
     /// Whether the database can do nothing more with its file.
     pub(super) fn is_storage_failure(&self) -> bool {
         match self {
+            Self::Io(_) => true,
             Self::Engine(error) => matches!(
                 **error,
                 redb::Error::Io(_)
@@ -59,16 +84,21 @@ impl DbError {
         match self {
             Self::Engine(error) => match &**error {
                 redb::Error::Corrupted(_) => true,
-                redb::Error::Io(error) => matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                ),
+                redb::Error::Io(error) => is_damage(error),
                 _ => false,
             },
+            Self::Io(error) => is_damage(error),
             Self::Decode { .. } | Self::MalformedKey { .. } | Self::Panicked(_) => true,
             _ => false,
         }
     }
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
 }
 
 impl From<redb::Error> for DbError {

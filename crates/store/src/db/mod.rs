@@ -114,6 +114,7 @@ impl Db {
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, DbError>,
     ) -> Result<T, DbError> {
+        self.0.engine.recover();
         self.0.engine.read(read)
     }
 

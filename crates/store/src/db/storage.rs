@@ -16,7 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::StorageBackend;
 
@@ -41,6 +41,8 @@ pub(super) struct Storage {
     boot: u64,
     state: RwLock<State>,
     checkpoint: Mutex<()>,
+    /// Why the database could not read or write. It then refuses all that follows, without saying why.
+    failure: Mutex<Option<Arc<io::Error>>>,
 }
 
 struct State {
@@ -149,6 +151,7 @@ impl Storage {
             boot,
             state: RwLock::new(state),
             checkpoint: Mutex::default(),
+            failure: Mutex::default(),
         })
     }
 
@@ -244,12 +247,32 @@ impl Storage {
         }
     }
 
-    /// Drops what was written since the last sync.
+    /// Drops what was written since the last sync, for a database that is opened anew.
     pub(super) fn revert(&self) {
+        *self.lock_failure() = None;
         let mut state = self.write_state();
         state.waiting.clear();
         state.len = state.active.len;
         state.len_logged = true;
+    }
+
+    /// Why the database that is open does nothing any more, if so.
+    pub(super) fn failure(&self) -> Option<Arc<io::Error>> {
+        self.lock_failure().clone()
+    }
+
+    fn lock_failure(&self) -> MutexGuard<'_, Option<Arc<io::Error>>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn noting<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            let same = match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), error.to_string()),
+            };
+            self.lock_failure().get_or_insert(Arc::new(same));
+        })
     }
 
     fn change(&self, change: impl FnOnce(&mut State) -> io::Result<()>) -> io::Result<()> {
@@ -257,7 +280,7 @@ impl Storage {
         if state.sealed {
             return Ok(());
         }
-        change(&mut state)
+        self.noting(change(&mut state))
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
@@ -474,7 +497,7 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        self.0.read_state().read(offset, out)
+        self.0.noting(self.0.read_state().read(offset, out))
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
