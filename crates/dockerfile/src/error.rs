@@ -85,7 +85,7 @@ impl Error {
     }
 
     /// Names the file that the places are in, unless that is known already. To be called once
-    /// the error is placed: a word that could not be expanded is looked for there.
+    /// the error is placed: the word that it is about is looked for there.
     #[must_use]
     pub fn in_file(mut self, file: &SourceFile) -> Self {
         self.0.file.get_or_insert_with(|| file.clone());
@@ -94,17 +94,31 @@ impl Error {
                 let word = error.word.clone();
                 self.mark_fragment(&word)
             }
+            ErrorKind::Convert(error) => match error.subject().map(str::to_owned) {
+                Some(word) => self.mark_word(&word),
+                None => self,
+            },
             _ => self,
         }
     }
 
     /// What is wrong and what may be meant, without the place.
     pub fn message(&self) -> String {
-        let mut message = printable(&self.0.kind.to_string()).to_string();
-        if let Some(suggestion) = &self.0.suggestion {
-            message.push_str(&format!(" (did you mean {}?)", printable(suggestion)));
+        let message = printable(&self.0.kind.to_string());
+        let Some(suggestion) = &self.0.suggestion else {
+            return message;
+        };
+        let hint = format!(" (did you mean {}?)", printable(suggestion));
+        // What hosts say can be long: behind it the hint would not be seen.
+        let end = match &self.0.kind {
+            ErrorKind::Convert(error) => error.said_by_host().map(|said| printable(&said)),
+            _ => None,
+        };
+        let end = end.map_or(0, |said| said.len()).min(message.len());
+        match message.split_at_checked(message.len() - end) {
+            Some((own, said)) => format!("{own}{hint}{said}"),
+            None => message + &hint,
         }
-        message
     }
 
     /// What is wrong.
@@ -139,21 +153,18 @@ impl Error {
         crate::excerpt::render(file, &self.0.ranges, self.0.mark)
     }
 
-    fn find(&self, fragment: &str) -> Option<Mark> {
-        if fragment.is_empty() {
-            return None;
+    /// The same with a whole word.
+    fn mark_word(mut self, word: &str) -> Self {
+        if let (None, Some(file), Some(range)) = (self.0.mark, &self.0.file, self.0.ranges.first())
+        {
+            self.0.mark = file.find_word(*range, word);
         }
-        let lines = self.0.file.as_ref()?.lines();
-        let range = self.0.ranges.first()?;
-        (range.start..=range.end).find_map(|line| {
-            let text = lines.get(usize::try_from(line).ok()?.checked_sub(1)?)?;
-            let (before, _) = text.split_once(fragment)?;
-            Some(Mark {
-                line,
-                column: count(before) + 1,
-                width: count(fragment),
-            })
-        })
+        self
+    }
+
+    fn find(&self, fragment: &str) -> Option<Mark> {
+        let (file, range) = (self.0.file.as_ref()?, self.0.ranges.first()?);
+        file.find(*range, fragment, |_, _| true)
     }
 }
 

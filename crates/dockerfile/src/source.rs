@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use weld_llb::pb;
 
+use crate::error::count;
+
 /// A Dockerfile as it was read: its name for messages, and its bytes.
 ///
 /// Cheap to clone; errors carry one so that they can show the source.
@@ -53,6 +55,39 @@ impl SourceFile {
     /// if they are not there.
     pub fn excerpt(&self, lines: &[LineRange], mark: Option<Mark>) -> Option<String> {
         crate::excerpt::render(self, lines, mark)
+    }
+
+    /// The first place in some lines where a word stands: not as a part of a longer one. `None` if it is nowhere.
+    pub fn find_word(&self, range: LineRange, word: &str) -> Option<Mark> {
+        let in_word = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-' | '.' | '/');
+        self.find(range, word, |before, behind| {
+            !before.ends_with(in_word) && !behind.starts_with(in_word)
+        })
+    }
+
+    /// The first place in some lines where a fragment stands between texts that are to be there.
+    pub(crate) fn find(
+        &self,
+        range: LineRange,
+        fragment: &str,
+        fits: impl Fn(&str, &str) -> bool,
+    ) -> Option<Mark> {
+        if fragment.is_empty() {
+            return None;
+        }
+        let lines = self.lines();
+        (range.start..=range.end).find_map(|line| {
+            let text = lines.get(usize::try_from(line).ok()?.checked_sub(1)?)?;
+            let mut places = text
+                .match_indices(fragment)
+                .filter_map(|(at, _)| Some((text.get(..at)?, text.get(at + fragment.len()..)?)));
+            let (before, _) = places.find(|(before, behind)| fits(before, behind))?;
+            Some(Mark {
+                line,
+                column: count(before) + 1,
+                width: count(fragment),
+            })
+        })
     }
 
     /// The lines without their endings, for showing; bytes that are not UTF-8 are replaced.

@@ -213,6 +213,15 @@ impl DockerfileHost<'_> {
     }
 }
 
+/// Why a file that is there cannot be read. Of those that are only looked for this says nothing: they are as good as absent.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("{0} is not a regular file")]
+    NoFile(String),
+    #[error("{0} is a link to {to}, which is not there", to = .1.display())]
+    Leads(String, std::path::PathBuf),
+}
+
 fn read_provided(
     provider: &dyn weld_source::local::TreeProvider,
     paths: &[String],
@@ -221,12 +230,18 @@ fn read_provided(
     use std::io::Read;
     let stats = provider.stats(&weld_source::local::TreeIndex::empty())?;
     let mut found = Vec::with_capacity(paths.len());
-    for path in paths {
+    for (first, path) in std::iter::once(true)
+        .chain(std::iter::repeat(false))
+        .zip(paths)
+    {
         let mut wanted = std::path::PathBuf::from(path.trim_start_matches('/'));
-        let mut content = None;
+        let (mut content, mut link) = (None, None);
         // A link leads to a file that was selected with it; a chain of them ends somewhere.
         for _ in 0..40 {
             let Some(number) = stats.iter().position(|stat| stat.path == wanted) else {
+                if first && link.is_some() {
+                    return Err(Unreadable::Leads(path.clone(), wanted).into());
+                }
                 break;
             };
             let stat = &stats[number];
@@ -236,6 +251,7 @@ fn read_provided(
                     .parent()
                     .map(|path| path.to_string_lossy())
                     .unwrap_or_default();
+                link = Some(number);
                 let rooted = weld_llb::path::join(&["/", &parent, &target.to_string_lossy()]);
                 wanted = rooted.trim_start_matches('/').into();
                 continue;
@@ -247,6 +263,8 @@ fn read_provided(
                     .take(limit as u64)
                     .read_to_end(&mut bytes)?;
                 content = Some(Bytes::from(bytes));
+            } else if first {
+                return Err(Unreadable::NoFile(path.clone()).into());
             }
             break;
         }
@@ -265,7 +283,8 @@ fn read_beneath(
     use std::io::Read;
     paths
         .iter()
-        .map(|path| {
+        .enumerate()
+        .map(|(number, path)| {
             let path = path.trim_start_matches('/');
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
             let opened = openat2(
@@ -281,7 +300,10 @@ fn read_beneath(
                 Err(errno) => return Err(errno.into()),
             };
             if !file.metadata()?.is_file() {
-                return Ok(None);
+                return match number {
+                    0 => Err(std::io::Error::other(Unreadable::NoFile(path.to_owned()))),
+                    _ => Ok(None),
+                };
             }
             let mut bytes = Vec::new();
             file.take(limit as u64).read_to_end(&mut bytes)?;

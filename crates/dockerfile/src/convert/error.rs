@@ -233,6 +233,36 @@ pub enum ConvertError {
     Build(#[from] BuildError),
 }
 
+impl ConvertError {
+    /// The word in the Dockerfile that it is about.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        Some(match self {
+            Self::ImageConfig { image, .. }
+            | Self::NoImage { image }
+            | Self::BadImageConfig { image, .. } => image,
+            Self::Reference { name, .. } => name,
+            Self::BlankBase { written }
+            | Self::BlankPlatform { written }
+            | Self::Platform { written, .. } => written,
+            Self::Cycle { stage } => stage,
+            Self::CopyFromLater { from, .. } | Self::MountFromLater { from, .. } => from,
+            Self::MountTarget { target } => target,
+            Self::Device { device } => device,
+            Self::CopyGit { url } | Self::CopyUrl { url } => url,
+            Self::Signal { signal } => signal,
+            _ => return None,
+        })
+    }
+
+    /// What it ends with that a host said, and what is between that and the rest.
+    pub(crate) fn said_by_host(&self) -> Option<String> {
+        match self {
+            Self::ImageConfig { source, .. } => Some(format!(": {source}")),
+            _ => None,
+        }
+    }
+}
+
 /// Why an option of a request is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("option {name}={value:?}: {reason}")]

@@ -333,7 +333,11 @@ impl<'e> Scan<'_, 'e> {
     /// `${name/pattern/replacement}` and, for every match, `${name//pattern/replacement}`.
     fn replaced(&mut self, name: &str) -> Result<String, ExpandReason> {
         let all = self.rest.next_if_eq(&'/').is_some();
-        let pattern = self.until(Some('/'), true, None)?;
+        let pattern = match self.until(Some('/'), true, None) {
+            // Whatever else was still open there: a quote that follows is none of the pattern's.
+            Err(_) if self.rest.peek().is_none() => return Err(ExpandReason::MissingSlash),
+            pattern => pattern?,
+        };
         let replacement = self.until(Some('}'), true, None)?;
         let value = self.lookup(name);
         if value.is_none() && self.lexer.keep_unset {

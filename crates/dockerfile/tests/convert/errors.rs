@@ -27,15 +27,15 @@ fn errors_say_what_is_wrong_and_where() {
         ),
         (
             "FROM alpin",
-            "Dockerfile:1: failed to resolve source metadata for alpin: docker.io/library/alpin:latest: not found (did you mean alpine?)",
+            "Dockerfile:1: failed to resolve source metadata for alpin (did you mean alpine?): docker.io/library/alpin:latest: not found",
         ),
         (
             "FROM base AS build\nFROM buildd",
-            "Dockerfile:2: failed to resolve source metadata for buildd: docker.io/library/buildd:latest: not found (did you mean build?)",
+            "Dockerfile:2: failed to resolve source metadata for buildd (did you mean build?): docker.io/library/buildd:latest: not found",
         ),
         (
             "FROM base AS build\nFROM scratch\nCOPY --from=biuld /a /",
-            "Dockerfile:3: failed to resolve source metadata for biuld: docker.io/library/biuld:latest: not found (did you mean build?)",
+            "Dockerfile:3: failed to resolve source metadata for biuld (did you mean build?): docker.io/library/biuld:latest: not found",
         ),
         (
             "FROM scratch\nCOPY --from=1 /a /",

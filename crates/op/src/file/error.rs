@@ -88,6 +88,16 @@ pub enum FileError {
         /// The user's or group's name.
         name: String,
     },
+    /// An owner is none that the user namespace has.
+    #[error(
+        "owner {uid}:{gid} cannot be set: this user namespace has no such id; give the user that builds more of them in /etc/subuid and /etc/subgid"
+    )]
+    UnmappedOwner {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
     /// A passwd or group file cannot be used.
     #[error("{path:?}: {reason}")]
     OwnerFile {

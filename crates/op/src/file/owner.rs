@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -67,8 +68,36 @@ impl OwnerOption<'_> {
             },
             None => {}
         }
-        Ok(owner)
+        match has(&USERS, "/proc/self/uid_map", owner.uid)
+            && has(&GROUPS, "/proc/self/gid_map", owner.gid)
+        {
+            true => Ok(owner),
+            false => Err(FileError::UnmappedOwner {
+                uid: owner.uid,
+                gid: owner.gid,
+            }),
+        }
     }
+}
+
+/// The ids of this process's user namespace, which it enters before it builds anything.
+static USERS: OnceLock<String> = OnceLock::new();
+static GROUPS: OnceLock<String> = OnceLock::new();
+
+/// Whether the user namespace has an id: the kernel says no more of others than that they are invalid.
+fn has(map: &OnceLock<String>, path: &str, id: u32) -> bool {
+    let map = map.get_or_init(|| std::fs::read_to_string(path).unwrap_or_default());
+    map.is_empty() || is_in(map, id)
+}
+
+/// Whether one of the lines of a map (first id inside, first id outside, how many) has an id.
+fn is_in(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut fields = line.split_whitespace().map(str::parse::<u32>);
+        let (first, count) = (fields.next(), fields.nth(1));
+        matches!((first, count), (Some(Ok(first)), Some(Ok(count)))
+            if id.checked_sub(first).is_some_and(|offset| offset < count))
+    })
 }
 
 /// The fields of the line of `name` in the file at `path`.
@@ -145,4 +174,17 @@ fn number(fields: &[String], at: usize) -> u32 {
         .get(at)
         .and_then(|field| field.parse().ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_has_the_ids_of_its_ranges() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert!(is_in(map, 0) && is_in(map, 1) && is_in(map, 65536));
+        assert!(!is_in(map, 65537) && !is_in("0 65534 1\n", 5));
+        assert!(is_in("         0          0 4294967295\n", 4_294_967_294));
+    }
 }
