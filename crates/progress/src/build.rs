@@ -1,5 +1,6 @@
 //! What is known of a build so far: what every face is drawn from.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 
 use weld_digest::Digest;
@@ -210,6 +211,18 @@ pub(crate) fn visible(line: &[u8]) -> String {
         }
     }
     shown
+}
+
+/// A text that may have been written by anybody without the control characters that could play tricks on a terminal.
+/// Line feeds and tabs stay.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let tricks = |char: char| char.is_control() && !matches!(char, '\n' | '\t');
+    match text.contains(tricks) {
+        true => text
+            .replace(tricks, char::REPLACEMENT_CHARACTER.encode_utf8(&mut [0; 4]))
+            .into(),
+        false => text.into(),
+    }
 }
 
 #[cfg(test)]

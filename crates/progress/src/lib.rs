@@ -13,7 +13,7 @@ mod plain;
 mod tty;
 mod units;
 
-pub use build::{FailedStep, Outcome};
+pub use build::{FailedStep, Outcome, printable};
 pub use channel::{LOG_LIMIT, Receiver, Sender, channel};
 pub use display::{Display, Mode, ParseModeError};
 pub use model::{

@@ -1,7 +1,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::build::{Build, Step};
+use crate::build::{Build, Step, printable};
 use crate::model::{Batch, Timestamp};
 use crate::units;
 
@@ -23,8 +23,12 @@ pub(crate) struct Plain {
 #[derive(Default)]
 struct Shown {
     number: Option<usize>,
-    waiting: Vec<String>,
+    /// Lines that have ended, without their ends; each begins with its time.
+    lines: Vec<Vec<u8>>,
+    /// The line that has not ended yet.
     unfinished: Vec<u8>,
+    /// How much of the next line is the end of what was written, in bytes: with more than none, the cursor is there.
+    open: usize,
     statuses: Vec<ShownStatus>,
     ended: bool,
 }
@@ -59,10 +63,10 @@ impl Plain {
         build: &Build,
         now: Timestamp,
     ) -> io::Result<()> {
-        for (shown, step) in self.steps.iter_mut().zip(&build.steps) {
-            shown.flush_line(step.elapsed(now).as_secs_f64());
-        }
         self.write(out, build, now, true)?;
+        if let Some(index) = self.current {
+            self.steps[index].close(out)?;
+        }
         out.flush()
     }
 
@@ -110,6 +114,9 @@ impl Plain {
             .count();
         let number = *self.steps[index].number.get_or_insert(taken + 1);
         if self.current != Some(index) {
+            if let Some(previous) = self.current {
+                self.steps[previous].close(out)?;
+            }
             if let Some(previous) = self.current.filter(|&previous| !self.steps[previous].ended) {
                 writeln!(
                     out,
@@ -120,7 +127,7 @@ impl Plain {
             if self.current.is_some() {
                 writeln!(out)?;
             }
-            writeln!(out, "#{number} {}", step.vertex.name)?;
+            writeln!(out, "#{number} {}", printable(&step.vertex.name))?;
             self.current = Some(index);
             self.current_since = Some(now);
         }
@@ -131,22 +138,52 @@ impl Plain {
 impl Shown {
     fn log(&mut self, data: &[u8], elapsed: f64) {
         for piece in data.split_inclusive(|&byte| byte == b'\n') {
-            self.unfinished.extend_from_slice(piece);
-            if piece.ends_with(b"\n") {
-                self.flush_line(elapsed);
+            if self.unfinished.is_empty() {
+                let digits = match elapsed {
+                    ..10.0 => 3,
+                    ..100.0 => 2,
+                    _ => 1,
+                };
+                self.unfinished = format!("{elapsed:.digits$} ").into_bytes();
+            }
+            match piece.strip_suffix(b"\n") {
+                Some(end) => {
+                    self.unfinished.extend_from_slice(end);
+                    self.lines.push(std::mem::take(&mut self.unfinished));
+                }
+                None => self.unfinished.extend_from_slice(piece),
             }
         }
     }
 
-    fn flush_line(&mut self, elapsed: f64) {
-        if !self.unfinished.is_empty() {
-            let line = std::mem::take(&mut self.unfinished);
-            let text = String::from_utf8_lossy(&line);
-            self.waiting.push(format!(
-                "{elapsed:.3} {}",
-                text.trim_end_matches(['\n', '\r'])
-            ));
+    /// Writes what is new of the output, also of a line that has not ended: a prompt, or the dots of a slow download.
+    fn write_lines(&mut self, out: &mut dyn Write, number: usize) -> io::Result<()> {
+        for line in self.lines.drain(..) {
+            if self.open == 0 {
+                write!(out, "#{number} ")?;
+            }
+            out.write_all(&line[self.open..])?;
+            out.write_all(b"\n")?;
+            self.open = 0;
         }
+        if self.unfinished.len() > self.open {
+            if self.open == 0 {
+                write!(out, "#{number} ")?;
+            }
+            out.write_all(&self.unfinished[self.open..])?;
+            self.open = self.unfinished.len();
+        }
+        Ok(())
+    }
+
+    /// Ends the line that the cursor is in, so that something else can be written. What follows in it is written with
+    /// its beginning.
+    fn close(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.open > 0 {
+            writeln!(out)?;
+            self.open = 0;
+        }
+        Ok(())
     }
 
     fn has_news(&self, step: &Step, now: Timestamp) -> bool {
@@ -154,7 +191,8 @@ impl Shown {
             return false;
         }
         self.number.is_none()
-            || !self.waiting.is_empty()
+            || !self.lines.is_empty()
+            || self.unfinished.len() > self.open
             || step.vertex.completed.is_some()
             || (0..step.statuses.len()).any(|index| self.status_is_due(step, index, now))
     }
@@ -200,24 +238,24 @@ impl Shown {
             } else {
                 ""
             };
+            self.close(out)?;
             writeln!(out, "#{number} {}{amount}{elapsed}{done}", status.id)?;
             self.statuses[index] = ShownStatus {
                 written: Some(now),
                 ended: status.completed.is_some(),
             };
         }
-        for line in self.waiting.drain(..) {
-            writeln!(out, "#{number} {line}")?;
-        }
+        self.write_lines(out, number)?;
         if step.vertex.completed.is_some() {
             self.ended = true;
+            self.close(out)?;
             if !step.vertex.error.is_empty() {
                 let cancelled = step.vertex.error.ends_with("cancelled")
                     || step.vertex.error.ends_with("canceled");
                 if cancelled {
                     writeln!(out, "#{number} CANCELED")?;
                 } else {
-                    writeln!(out, "#{number} ERROR: {}", step.vertex.error)?;
+                    writeln!(out, "#{number} ERROR: {}", printable(&step.vertex.error))?;
                 }
             } else if step.vertex.cached {
                 writeln!(out, "#{number} CACHED")?;
@@ -305,6 +343,12 @@ mod tests {
     }
 
     #[test]
+    fn a_name_plays_no_tricks_on_the_terminal() {
+        let text = transcript(&[(0, vertexes([started("COPY \x1b]0;t\x07x /")]))]);
+        assert_eq!(text, "#1 COPY \u{fffd}]0;t\u{fffd}x /\n");
+    }
+
+    #[test]
     fn one_step_is_shown_until_it_ends_or_others_have_waited_long() {
         let text = transcript(&[
             (0, vertexes([started("a"), started("b")])),
@@ -322,6 +366,35 @@ mod tests {
         };
         assert_eq!(sorted(&text), sorted(expected), "{text}");
         assert!(text.find("unfinished").unwrap() < text.find("late").unwrap());
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_written_at_once_and_ended_by_what_follows() {
+        let done = Vertex {
+            completed: Some(at(900)),
+            ..started("a")
+        };
+        let text = transcript(&[
+            (0, vertexes([started("a")])),
+            (100, log("a", 100, "one\ntwo")),
+            (200, log("a", 200, " goes on")),
+            (300, log("a", 300, "\n\n10%\r100%\r\nlast")),
+            (900, vertexes([done])),
+        ]);
+        assert_eq!(
+            text,
+            "#1 a\n#1 0.100 one\n#1 0.100 two goes on\n#1 0.300 \n#1 0.300 10%\r100%\r\n#1 0.300 last\n#1 DONE 0.9s\n"
+        );
+        let cut = transcript(&[
+            (0, vertexes([started("a"), started("b")])),
+            (20_000, log("a", 12_000, "waits")),
+            (21_000, log("b", 100_500, "other\n")),
+            (22_000, log("a", 22_000, " no more")),
+        ]);
+        assert_eq!(
+            cut,
+            "#1 a\n#1 ...\n\n#2 b\n#2 ...\n\n#1 a\n#1 12.00 waits\n#1 ...\n\n#2 b\n#2 100.5 other\n#2 ...\n\n#1 a\n#1 12.00 waits no more\n"
+        );
     }
 
     #[test]
