@@ -1,5 +1,6 @@
 //! The command line: from arguments to requests, and from results to text.
 
+mod annotations;
 mod args;
 mod attest;
 mod build;
@@ -7,6 +8,7 @@ mod caches;
 mod call;
 mod context;
 mod daemon;
+mod destination;
 mod dial;
 mod fields;
 mod offers;
@@ -16,17 +18,21 @@ mod report;
 mod run;
 mod solve;
 mod store;
+mod streams;
 mod trace;
 mod units;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{CommandFactory, Parser};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches};
 use tokio_util::sync::CancellationToken;
 use weld_client::Address;
 use weld_daemon::gateway::{IMAGE_FRONTEND, ImageFrontend};
-use weld_engine::{Config, DiskSpace, Engine, RuntimeKind, SnapshotterKind};
+use weld_engine::{
+    Config, Definition, DiskSpace, Engine, OnFullDisk, RuntimeKind, SnapshotterKind,
+};
 
 use args::{Cli, Command, DebugCommand, EngineArgs, Snapshotter, StoreCommand};
 use daemon::Place;
@@ -37,7 +43,7 @@ use report::Failure;
 pub(crate) fn main() -> ExitCode {
     let run = match daemon::called_as_daemon() {
         Some((place, args)) => daemon::run(&place, &args),
-        None => run(Cli::parse()),
+        None => run(parse()),
     };
     match run {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,17 +51,34 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+fn parse() -> Cli {
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// An empty variable of the environment is as good as none.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty =
+        |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|option| match option.get_env().is_some_and(is_empty) {
+            true => option.env(Resettable::Reset),
+            false => option,
+        })
+        .mut_subcommands(without_empty_variables)
+}
+
 fn run(cli: Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "weld", &mut script);
-            solve::write_stdout(&script)
+            streams::write(&script)
         }
         Command::Man => {
             let mut page = Vec::new();
             manual(&mut page).map_err(Failure::Start)?;
-            solve::write_stdout(&page)
+            streams::write(&page)
         }
         Command::Daemon(args) => {
             let place = Place {
@@ -71,10 +94,19 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::DialStdio(args) => dial::run(args),
         Command::Debug(DebugCommand::DumpLlb { dot, file }) => solve::dump(file.as_deref(), *dot),
         Command::Trace(command) => trace::run(command),
-        _ => match remote(&cli)? {
-            Some((client, address)) => with_daemon(&cli, client, &address),
-            None => with_engine(&cli),
-        },
+        _ => {
+            let input = match &cli.command {
+                // To its end, before the state directory is taken: who writes it may have that.
+                Command::Solve(_) => Some(solve::read(None)?),
+                _ => None,
+            };
+            let output = match remote(&cli)? {
+                Some((client, address)) => with_daemon(&cli, input, client, &address),
+                None => with_engine(&cli, input),
+            }?;
+            // When the state directory is free again: who reads it may want that.
+            streams::write(&output)
+        }
     }
 }
 
@@ -99,19 +131,26 @@ fn remote(cli: &Cli) -> Result<Option<(&ClientArgs, Address)>, Failure> {
     Ok(address.map(|address| (client, address)))
 }
 
-fn with_daemon(cli: &Cli, client: &ClientArgs, address: &Address) -> Result<(), Failure> {
+fn with_daemon(
+    cli: &Cli,
+    input: Option<Definition>,
+    client: &ClientArgs,
+    address: &Address,
+) -> Result<Vec<u8>, Failure> {
     let ways = [
         ("--oci-runtime", cli.engine.oci_runtime.is_some()),
         ("--snapshotter", cli.engine.snapshotter.is_some()),
         ("--disk-limit", cli.engine.disk_limit.is_some()),
     ];
     for (option, _) in ways.iter().filter(|(_, given)| *given) {
-        eprintln!("WARNING: {option} has no effect: the daemon at {address} does the work");
+        streams::tell(format_args!(
+            "WARNING: {option} has no effect: the daemon at {address} does the work"
+        ));
     }
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let worker = Worker::Daemon(client.connect(address).await?);
-        until_signals(&worker, &cli.command).await
+        until_signals(&worker, &cli.command, input).await
     });
     runtime.shutdown_background();
     result
@@ -124,16 +163,23 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(Failure::Start)
 }
 
-async fn until_signals(worker: &Worker, cli: &Command) -> Result<(), Failure> {
+async fn until_signals(
+    worker: &Worker,
+    cli: &Command,
+    input: Option<Definition>,
+) -> Result<Vec<u8>, Failure> {
     let cancel = CancellationToken::new();
     let signals = tokio::spawn(on_signals(cancel.clone()));
-    let result = command(worker, cli, cancel).await;
+    let result = command(worker, cli, input, cancel).await;
     signals.abort();
     result
 }
 
-fn with_engine(cli: &Cli) -> Result<(), Failure> {
-    let config = config(&cli.engine)?;
+fn with_engine(cli: &Cli, input: Option<Definition>) -> Result<Vec<u8>, Failure> {
+    let mut config = config(&cli.engine)?;
+    if matches!(cli.command, Command::Build(_) | Command::Solve(_)) {
+        config.on_full_disk = OnFullDisk::Refuse;
+    }
     if matches!(cli.command, Command::Store(_)) && !config.root.exists() {
         let root = config.root.display();
         return Err(Failure::usage(format!(
@@ -150,7 +196,7 @@ fn with_engine(cli: &Cli) -> Result<(), Failure> {
         let images = Arc::new(ImageFrontend::new(Vec::new()));
         engine.add_frontend(IMAGE_FRONTEND, images);
         let worker = Worker::Engine(engine);
-        let result = until_signals(&worker, &cli.command).await;
+        let result = until_signals(&worker, &cli.command, input).await;
         if let Worker::Engine(engine) = worker {
             engine.close().await;
         }
@@ -161,32 +207,33 @@ fn with_engine(cli: &Cli) -> Result<(), Failure> {
     result
 }
 
+/// Does a command; what is to be printed when the worker is closed.
 async fn command(
     worker: &Worker,
     command: &Command,
+    input: Option<Definition>,
     cancel: CancellationToken,
-) -> Result<(), Failure> {
+) -> Result<Vec<u8>, Failure> {
     match command {
         Command::Build(args) => build::build(worker, args, cancel).await,
-        Command::Solve(args) => solve::solve(worker, args, cancel).await,
+        Command::Solve(args) => match input {
+            Some(definition) => solve::solve(worker, args, definition, cancel).await,
+            None => Ok(()),
+        },
         Command::Du(args) => store::du(worker, args).await,
         Command::Prune(args) => store::prune(worker, args).await,
         Command::Store(StoreCommand::Check { repair }) => store::check(worker, *repair),
         Command::Debug(DebugCommand::EmitLlb(args)) => {
             // Only an engine in this process is ever asked.
             let Worker::Engine(engine) = worker else {
-                return Ok(());
+                return Ok(Vec::new());
             };
             let prepared = build::prepare(args, false)?;
-            let definition =
-                engine
-                    .definition(prepared.request)
-                    .await
-                    .map_err(|error| Failure::Build {
-                        error,
-                        steps: Vec::new(),
-                    })?;
-            solve::write_stdout(&definition)
+            let definition = engine.definition(prepared.request).await;
+            return definition.map_err(|error| Failure::Build {
+                error,
+                steps: Vec::new(),
+            });
         }
         Command::Debug(DebugCommand::DumpLlb { .. })
         | Command::Daemon(_)
@@ -194,7 +241,8 @@ async fn command(
         | Command::Trace(_)
         | Command::Completion { .. }
         | Command::Man => Ok(()),
-    }
+    }?;
+    Ok(Vec::new())
 }
 
 /// Cancels the build at the first SIGINT or SIGTERM; the second ends the process at once.
@@ -217,7 +265,7 @@ async fn on_signals(cancel: CancellationToken) {
         if count > 1 {
             std::process::exit(130);
         }
-        eprintln!("\nstopping; press Ctrl-C again to end at once");
+        streams::tell("\nstopping; press Ctrl-C again to end at once");
         cancel.cancel();
     }
 }

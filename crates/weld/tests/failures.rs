@@ -30,11 +30,24 @@ fn a_dockerfile_that_cannot_be_built_is_shown_where_it_is_wrong() {
             &["Dockerfile"],
         ),
         (
+            "FROM base AS build\nFROM base\nCOPY --from=127.0.0.1:1/no /x /x\n",
+            &["Dockerfile:3:13\n", "^^^^^^^^^^^^^^\n"],
+        ),
+        (
+            "FROM base\nCOPY \u{1b}]0;title\u{7}x /\n",
+            &["ERROR: failed to solve: [1/2] COPY \u{fffd}]0;title\u{fffd}x /"],
+        ),
+        (
+            "FROM base\nENV a=\"${v/bar}\"\n",
+            &["Dockerfile:2", "missing '/' in ${}"],
+        ),
+        (
             "FROM base\nCOPY missing /x\n",
             &[
                 "failed to solve: [1/2] COPY missing /x: failed to calculate checksum of ref",
                 "\"/missing\": not found",
                 ">>> COPY missing /x",
+                "|          ^^^^^^^\n",
             ],
         ),
         (
@@ -95,8 +108,23 @@ fn arguments_that_cannot_be_meant_are_refused() {
         (&["--platform", "linux/"], "platform"),
         (&["--progress", "loud"], "loud"),
         (&["--allow", "everything"], "everything"),
+        (&["--tag", "BAD"], "--tag \"BAD\": "),
+        (&["-t", "a:b:c"], "--tag \"a:b:c\": "),
+        (&["--annotation", "foo:x=y"], "unknown type \"foo\""),
+        (&["--iidfile", "/nope/x"], "--iidfile /nope/x: No such file"),
+        (&["--iidfile", "/"], "--iidfile /: is a directory"),
+        (
+            &["--metadata-file", "/nope/x"],
+            "--metadata-file /nope/x: No such file",
+        ),
+        (
+            &["--cache-from", "type=foo"],
+            "ERROR: unknown cache importer: \"foo\"",
+        ),
+        (&["--push"], "ERROR: output type=image: "),
     ] {
-        bed.build(arguments).fails(&[part]);
+        let ended = bed.build(arguments).fails(&[part]);
+        assert!(!ended.stderr.contains("#1 "), "{}", ended.stderr);
     }
     // Those of exporters and caches are no failures of a build either.
     for (arguments, part) in [
@@ -133,6 +161,8 @@ fn arguments_that_cannot_be_meant_are_refused() {
     }
     bed.run(&["build", "/does/not/exist"])
         .fails(&["/does/not/exist"]);
+    bed.run(&["build", "http://"])
+        .fails(&["context \"http://\": names nothing behind its scheme"]);
     bed.run(&["biuld", "."]).fails(&["build"]);
 }
 
@@ -179,6 +209,13 @@ fn a_context_without_a_dockerfile_is_told_as_such() {
     bed.file("other", "");
     bed.build(&[])
         .fails(&["failed to read dockerfile: Dockerfile: no such file in the context"]);
+    std::fs::create_dir(bed.context().join("Dockerfile")).unwrap();
+    bed.build(&[])
+        .fails(&["failed to read dockerfile Dockerfile: Dockerfile is not a regular file"]);
+    std::fs::remove_dir(bed.context().join("Dockerfile")).unwrap();
+    std::os::unix::fs::symlink("../outside", bed.context().join("Dockerfile")).unwrap();
+    bed.build(&[])
+        .fails(&["Dockerfile is a link to outside, which is not there"]);
 }
 
 #[test]
@@ -200,6 +237,34 @@ fn privileges_are_not_taken_without_leave() {
     bed.dockerfile("FROM base\nRUN --network=host true\n");
     bed.build(&[]).fails(&["network.host"]);
     bed.build(&["--allow", "network.host"]).ok();
+    // Who asks for it for all steps grants it, as with docker.
+    bed.dockerfile("FROM base\nRUN echo with the host\n");
+    bed.build(&["--network", "host"]).ok();
+}
+
+#[test]
+fn an_empty_variable_of_the_environment_is_as_good_as_none() {
+    let bed = Bed::new();
+    let state = bed.path("state").display().to_string();
+    let mut command = bed.command();
+    for name in [
+        "WELD_ROOT",
+        "WELD_CONFIG",
+        "WELD_OCI_RUNTIME",
+        "WELD_SNAPSHOTTER",
+        "WELD_TRACE",
+        "WELD_HOST",
+        "BUILDKIT_HOST",
+        "BUILDKIT_PROGRESS",
+    ] {
+        command.env(name, "");
+    }
+    bed.dockerfile("FROM base\nRUN true\n");
+    let base = format!("base=oci-layout://{}:latest", base_layout().display());
+    command.args(["--root", &state, "build", "--build-context", &base]);
+    command.arg(bed.context());
+    ended(command.output().unwrap()).ok();
+    bed.run(&["du"]).ok();
 }
 
 #[test]
@@ -386,6 +451,104 @@ fn a_definition_is_emitted_dumped_and_solved() {
     );
     let lines = bed.run(&["debug", "dump-llb", "definition"]).ok();
     assert!(lines.stdout.lines().count() >= 2, "{}", lines.stdout);
+
+    // On the same state directory, one process into the other.
+    bed.dockerfile("FROM scratch\nCOPY Dockerfile /out\n");
+    for _ in 0..5 {
+        let mut emits = bed
+            .command()
+            .args(["debug", "emit-llb"])
+            .arg(bed.context())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let context = format!("context={}", bed.context().display());
+        let solved = bed
+            .command()
+            .args(["solve", "--local", &context])
+            .stdin(emits.stdout.take().unwrap())
+            .output()
+            .unwrap();
+        assert!(emits.wait().unwrap().success());
+        ended(solved).ok();
+    }
+}
+
+#[test]
+fn a_build_that_fills_the_disk_leaves_a_state_that_can_be_pruned() {
+    struct Mounted<'a>(&'a Bed);
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            self.0.tool("umount", &["-l", "state"]);
+        }
+    }
+    let bed = Bed::new();
+    let state = bed.path("state");
+    std::fs::create_dir(&state).unwrap();
+    bed.tool(
+        "mount",
+        &["-t", "tmpfs", "-o", "size=40m", "tmpfs", "state"],
+    );
+    let _mounted = Mounted(&bed);
+    bed.dockerfile("FROM base\nRUN dd if=/dev/zero of=/big bs=1M count=20\n");
+    bed.build(&[]).ok();
+    bed.dockerfile("FROM base\nRUN dd if=/dev/zero of=/big bs=64k count=1000\n");
+    bed.build(&[]).fails(&["No space left on device"]);
+    // Somebody else takes what the build gave back.
+    let mut filler = std::fs::File::create(state.join("filler")).unwrap();
+    while filler.write_all(&[0; 4096]).is_ok() {}
+    drop(filler);
+    for _ in 0..3 {
+        bed.build(&[])
+            .fails(&["no space left on its disk", "weld prune"]);
+    }
+    bed.run(&["du"]).ok();
+    bed.run(&["store", "check"]).ok();
+    bed.run(&["prune", "--all"]).ok();
+    bed.dockerfile("FROM base\nRUN echo again\n");
+    bed.build(&[]).ok();
+}
+
+#[test]
+fn a_reader_that_ends_early_makes_nothing_fail() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN true\n");
+    let base = format!("base=oci-layout://{}:latest", base_layout().display());
+    let context = bed.context().display().to_string();
+    let broken = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let run = |arguments: &[&str]| {
+        let mut command = bed.command();
+        command.args(arguments).stdout(broken()).stderr(broken());
+        command.status().unwrap().code()
+    };
+    let build = ["build", "--build-context", &base, &context];
+    assert_eq!(run(&build), Some(0));
+    assert!(bed.build(&[]).ok().cached_steps() > 0, "nothing was built");
+    assert_eq!(
+        run(&["build", "-q", "--build-context", &base, &context]),
+        Some(0)
+    );
+    for arguments in [
+        &["du"][..],
+        &["du", "--verbose"],
+        &["du", "--json"],
+        &["store", "check"],
+        &["debug", "emit-llb", "--build-context", &base, &context],
+        &["prune", "--json"],
+        &["prune", "--all"],
+        &["man"],
+        &["--help"],
+    ] {
+        assert_eq!(run(arguments), Some(0), "{arguments:?}");
+    }
+    // What is wrong is told to nobody, but by the exit code.
+    assert_eq!(run(&["build", "/does/not/exist"]), Some(2));
+    bed.dockerfile("FROM base\nRUN echo said; exit 7\n");
+    assert_eq!(run(&build), Some(1));
 }
 
 fn interrupt(child: &std::process::Child) {

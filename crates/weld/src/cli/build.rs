@@ -5,15 +5,18 @@ use std::path::Path;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use weld_engine::{BuildInput, BuildRequest, BuildResponse, Entitlement, HostSession};
+use weld_engine::{
+    BuildInput, BuildRequest, BuildResponse, Entitlement, HostSession, ImageReference,
+};
 
 use super::args::BuildArgs;
 use super::caches::Caches;
 use super::call::Call;
 use super::context::{Inputs, add_named};
+use super::destination::Destination;
 use super::place::Worker;
 use super::report::Failure;
-use super::{attest, offers, outputs, run, units};
+use super::{annotations, attest, offers, outputs, run, streams, units};
 
 /// Builds and writes what the options ask for.
 pub(crate) async fn build(
@@ -22,28 +25,26 @@ pub(crate) async fn build(
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
     let call = Call::of(args)?;
+    let iidfile = Destination::new("--iidfile", args.iidfile.as_deref())?;
+    let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
     let prepared = prepare(args, matches!(worker, Worker::Daemon(_)))?;
     if let Some(call) = call {
         return Box::pin(call.run(worker, prepared.request, args, cancel)).await;
     }
     if prepared.request.exports.is_empty() && !args.progress.quiet {
-        eprintln!(
+        streams::tell(
             "WARNING: no output was asked for: the result stays in the cache only. \
-             Use --output (for example --output type=oci,dest=image.tar) or --push to get it out."
+             Use --output (for example --output type=oci,dest=image.tar) or --push to get it out.",
         );
     }
     let response = run::build(worker, prepared.request, &args.progress, cancel).await?;
     prepared.caches.list(&response)?;
-    if let Some(path) = &args.iidfile {
-        write_file(path, response.image_id().unwrap_or_default().as_bytes())?;
-    }
-    if let Some(path) = &args.metadata_file {
-        write_file(path, &metadata(&response))?;
-    }
+    iidfile.write(response.image_id().unwrap_or_default().as_bytes())?;
+    metadata_file.write(&metadata(&response))?;
     if args.progress.quiet
         && let Some(id) = response.image_id()
     {
-        println!("{id}");
+        streams::write(format!("{id}\n").as_bytes())?;
     }
     Ok(())
 }
@@ -58,6 +59,10 @@ pub(crate) struct Prepared {
 /// Turns options into a request; `remote` if it is for a daemon.
 pub(crate) fn prepare(args: &BuildArgs, remote: bool) -> Result<Prepared, Failure> {
     let mut attrs = attributes(args)?;
+    for tag in &args.tags {
+        tag.parse::<ImageReference>()
+            .map_err(|error| Failure::usage(format!("--tag {tag:?}: {error}")))?;
+    }
     let mut session = HostSession::new();
     let mut inputs = Inputs::new(remote);
     inputs.add_main(
@@ -70,7 +75,7 @@ pub(crate) fn prepare(args: &BuildArgs, remote: bool) -> Result<Prepared, Failur
     offers::add_secrets(&mut session, &args.secrets)?;
     offers::add_ssh(&mut session, &args.ssh)?;
     let mut exports = outputs::parse(&args.outputs, args.push, &args.tags)?;
-    for (key, value) in annotations(&args.annotations)? {
+    for (key, value) in annotations::parse(&args.annotations)? {
         for export in &mut exports {
             export.attrs.insert(key.clone(), value.clone());
         }
@@ -81,7 +86,7 @@ pub(crate) fn prepare(args: &BuildArgs, remote: bool) -> Result<Prepared, Failur
         cache_exports: caches.exports.clone(),
         input: BuildInput::Dockerfile { attrs },
         exports,
-        entitlements: entitlements(&args.allow)?,
+        entitlements: granted(args)?,
         explain: args.explain,
         session: session.into_session(),
     };
@@ -90,6 +95,15 @@ pub(crate) fn prepare(args: &BuildArgs, remote: bool) -> Result<Prepared, Failur
         caches,
         _inputs: inputs,
     })
+}
+
+/// What the steps may do: `--allow`, and what another option asks of all of them.
+fn granted(args: &BuildArgs) -> Result<Vec<Entitlement>, Failure> {
+    let mut granted = entitlements(&args.allow)?;
+    if args.network == "host" && !granted.contains(&Entitlement::NetworkHost) {
+        granted.push(Entitlement::NetworkHost);
+    }
+    Ok(granted)
 }
 
 /// Reads `--allow`.
@@ -207,32 +221,6 @@ fn ulimits(options: &[String]) -> Result<String, Failure> {
         }
     }
     Ok(options.join(","))
-}
-
-/// `--annotation [TYPE:]KEY=VALUE` as exporter attributes.
-fn annotations(options: &[String]) -> Result<Vec<(String, String)>, Failure> {
-    options
-        .iter()
-        .map(|text| {
-            let (key, value) = text
-                .split_once('=')
-                .filter(|(key, _)| !key.is_empty())
-                .ok_or_else(|| Failure::usage(format!("--annotation {text:?}: needs KEY=VALUE")))?;
-            let known = [
-                "manifest",
-                "index",
-                "manifest-descriptor",
-                "index-descriptor",
-            ];
-            Ok(match key.split_once(':') {
-                Some((kind, key)) if known.contains(&kind) && kind != "manifest" => {
-                    (format!("annotation-{kind}.{key}"), value.to_owned())
-                }
-                Some(("manifest", key)) => (format!("annotation.{key}"), value.to_owned()),
-                _ => (format!("annotation.{key}"), value.to_owned()),
-            })
-        })
-        .collect()
 }
 
 /// What `--metadata-file` holds: the exporters' response, with descriptors as objects.

@@ -11,6 +11,7 @@ use weld_engine::{
 use super::args::CacheArgs;
 use super::fields::{Fields, FieldsError};
 use super::report::{Failure, warn_unknown};
+use super::streams;
 
 /// The key of a response that tells the manifest of a cache.
 const MANIFEST: &str = "cache.manifest";
@@ -98,13 +99,15 @@ impl Caches {
                             attrs.insert("digest".to_owned(), listed.digest.to_string());
                         }
                         Ok(None) => {
-                            eprintln!(
+                            streams::tell(format_args!(
                                 "WARNING: {directory} has no build cache {tag:?}: it is not used"
-                            );
+                            ));
                             continue;
                         }
                         Err(error) => {
-                            eprintln!("WARNING: build cache {directory}: {error}: it is not used");
+                            streams::tell(format_args!(
+                                "WARNING: build cache {directory}: {error}: it is not used"
+                            ));
                             continue;
                         }
                     }

@@ -12,7 +12,7 @@ use weld_engine::{BuildInput, BuildRequest, SourceRanges};
 use super::args::BuildArgs;
 use super::place::Worker;
 use super::report::Failure;
-use super::{fields, run, solve};
+use super::{fields, run, streams};
 
 /// What to ask for instead of a build, and how to show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,9 +87,9 @@ impl Call {
         let answer = run::ask(worker, request, &args.progress, cancel).await?;
         let said = |key: &str| answer.get(key).map(Bytes::as_ref).unwrap_or_default();
         match (self.json, self.method.as_str()) {
-            (true, _) => solve::write_stdout(&[said("result.json"), b"\n"].concat())?,
+            (true, _) => streams::write(&[said("result.json"), b"\n"].concat())?,
             (false, LINT) => show_findings(said("result.json"), said("result.txt"))?,
-            (false, _) => solve::write_stdout(said("result.txt"))?,
+            (false, _) => streams::write(said("result.txt"))?,
         }
         match std::str::from_utf8(said("result.statuscode")) {
             Ok("" | "0") => Ok(()),
@@ -158,7 +158,7 @@ fn show_findings(json: &[u8], text: &[u8]) -> Result<(), Failure> {
         let _ = writeln!(shown, "\nERROR: {}", error.message);
         shown.push_str(&excerpt.unwrap_or_default());
     }
-    solve::write_stdout(shown.as_bytes())
+    streams::write(shown.as_bytes())
 }
 
 fn excerpt(source: &Source, location: &Location) -> Option<String> {

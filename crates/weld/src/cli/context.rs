@@ -27,6 +27,8 @@ pub(crate) enum ContextError {
     Unpack(weld_engine::UnpackError),
     #[error("context {path:?}: {reason}")]
     NoDirectory { path: PathBuf, reason: String },
+    #[error("context {0:?}: names nothing behind its scheme")]
+    NoPlace(String),
     #[error("--build-context {0:?}: needs NAME=CONTEXT")]
     NamedContext(String),
     #[error(transparent)]
@@ -62,6 +64,12 @@ impl Inputs {
             return self.add_stdin(session, attrs, file);
         }
         if is_remote(context) {
+            let place = context
+                .split_once("://")
+                .map_or(context, |(_, place)| place);
+            if place.trim_matches('/').is_empty() {
+                return Err(ContextError::NoPlace(context.to_owned()));
+            }
             attrs.insert("context".into(), context.to_owned());
             match file {
                 Some("-") => {

@@ -257,6 +257,8 @@ fn start_log(config: &DaemonConfig) {
         .with_target("weld", level);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        // It would be told there, too, and by a panic: see `streams`.
+        .log_internal_errors(false)
         .with_ansi(false);
     let log = tracing_subscriber::registry().with(targets);
     // Only one log can be started, and this is the only place that does.

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use weld_engine::{BuildError, OpenError};
-use weld_progress::{FailedStep, Mode, Outcome};
+use weld_progress::{FailedStep, Mode, Outcome, printable};
+
+use super::streams::tell;
 
 /// The exit code where what was asked for cannot be meant.
 const USAGE: u8 = 2;
@@ -17,6 +19,12 @@ pub(crate) enum Failure {
     Usage(String),
     #[error("{path}: {reason}")]
     File { path: PathBuf, reason: String },
+    #[error("{option} {}: {reason}", .path.display())]
+    Destination {
+        option: &'static str,
+        path: PathBuf,
+        reason: String,
+    },
     #[error("cannot read standard input: {0}")]
     Stdin(std::io::Error),
     #[error("{0}")]
@@ -93,6 +101,7 @@ macro_rules! usage_errors {
 }
 
 usage_errors!(
+    super::annotations::AnnotationError,
     super::caches::CacheError,
     super::context::ContextError,
     super::offers::OfferError,
@@ -114,11 +123,11 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     };
     if let Failure::Build { steps, .. } | Failure::Remote { steps, .. } = failure {
         for step in steps.iter().filter(|step| !step.output.is_empty()) {
-            eprintln!("------\n > {}:", step.name);
+            tell(format_args!("------\n > {}:", printable(&step.name)));
             for line in &step.output {
-                eprintln!("{line}");
+                tell(line);
             }
-            eprintln!("------");
+            tell("------");
         }
     }
     let excerpt = match failure {
@@ -127,11 +136,12 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
         _ => None,
     };
     if let Some(excerpt) = excerpt {
-        eprint!("{excerpt}");
+        tell(excerpt.trim_end_matches('\n'));
     }
-    eprintln!("{red}ERROR:{plain} {failure}");
+    let text = failure.to_string();
+    tell(format_args!("{red}ERROR:{plain} {}", printable(&text)));
     if let Some(hint) = hint(failure) {
-        eprintln!("{hint}");
+        tell(hint);
     }
     match failure {
         Failure::Build { error, .. } if error.is_cancelled() => ExitCode::from(130),
@@ -157,7 +167,9 @@ pub(crate) fn warn_unknown(option: &str, field: &str, known: &[&str]) {
         [] => "it has no fields".to_owned(),
         known => format!("known: {}", known.join(", ")),
     };
-    eprintln!("WARNING: {option}: field {field:?} has no effect ({known})");
+    tell(format_args!(
+        "WARNING: {option}: field {field:?} has no effect ({known})"
+    ));
 }
 
 /// Tells what the linter and others warned of.
@@ -166,16 +178,19 @@ pub(crate) fn warnings(outcome: &Outcome, mode: Mode) {
         return;
     }
     let count = outcome.warnings.len();
-    eprintln!(
+    tell(format_args!(
         "\n {count} warning{} found:",
         if count == 1 { "" } else { "s" }
-    );
+    ));
     for warning in &outcome.warnings {
         let location = if warning.location.is_empty() {
             String::new()
         } else {
             format!(" ({})", warning.location)
         };
-        eprintln!(" - {}{location}", String::from_utf8_lossy(&warning.short));
+        tell(format_args!(
+            " - {}{location}",
+            printable(&String::from_utf8_lossy(&warning.short))
+        ));
     }
 }

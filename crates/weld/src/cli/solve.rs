@@ -1,25 +1,27 @@
 //! `weld solve` and `weld debug`.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 use weld_engine::{BuildInput, BuildRequest, Definition, HostSession, LayoutReference};
 
 use super::args::SolveArgs;
-use super::build::{entitlements, metadata, write_file};
+use super::build::{entitlements, metadata};
 use super::caches::Caches;
+use super::destination::Destination;
 use super::place::Worker;
 use super::report::Failure;
-use super::{offers, outputs, run};
+use super::{offers, outputs, run, streams};
 
 /// How large a definition may be, in bytes.
 const DEFINITION_LIMIT: u64 = 1 << 30;
 
-/// Builds a definition that is read from standard input.
+/// Builds a definition.
 pub(crate) async fn solve(
     worker: &Worker,
     args: &SolveArgs,
+    definition: Definition,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
     let mut session = HostSession::new();
@@ -38,13 +40,12 @@ pub(crate) async fn solve(
     offers::add_secrets(&mut session, &args.secrets)?;
     offers::add_ssh(&mut session, &args.ssh)?;
     let exports = outputs::parse(&args.outputs, false, &[])?;
-    let definition = Box::new(read(None)?);
     let caches = Caches::parse(&mut session, &args.caches)?;
     let request = BuildRequest {
         cache_imports: caches.imports.clone(),
         cache_exports: caches.exports.clone(),
         input: BuildInput::Definition {
-            definition,
+            definition: Box::new(definition),
             no_cache: args.no_cache,
         },
         exports,
@@ -52,12 +53,10 @@ pub(crate) async fn solve(
         explain: false,
         session: session.into_session(),
     };
+    let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
     let response = run::build(worker, request, &args.progress, cancel).await?;
     caches.list(&response)?;
-    if let Some(path) = &args.metadata_file {
-        write_file(path, &metadata(&response))?;
-    }
-    Ok(())
+    metadata_file.write(&metadata(&response))
 }
 
 /// Prints a definition as JSON, an object a line, or as a graph.
@@ -68,18 +67,7 @@ pub(crate) fn dump(file: Option<&Path>, dot: bool) -> Result<(), Failure> {
     } else {
         definition.to_json_lines()
     };
-    write_stdout(text.as_bytes())
-}
-
-/// Writes to standard output; a reader that went away is not an error.
-pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::file(Path::new("standard output"), &error))
-        }
-        _ => Ok(()),
-    }
+    streams::write(text.as_bytes())
 }
 
 fn named<'a>(text: &'a str, option: &str) -> Result<(&'a str, &'a str), Failure> {
@@ -87,7 +75,8 @@ fn named<'a>(text: &'a str, option: &str) -> Result<(&'a str, &'a str), Failure>
         .ok_or_else(|| Failure::usage(format!("{option} {text:?}: needs NAME=DIR")))
 }
 
-fn read(file: Option<&Path>) -> Result<Definition, Failure> {
+/// Reads a definition from a file, or from standard input.
+pub(crate) fn read(file: Option<&Path>) -> Result<Definition, Failure> {
     let mut bytes = Vec::new();
     match file {
         Some(path) => {

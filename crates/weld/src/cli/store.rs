@@ -7,7 +7,7 @@ use weld_engine::{PruneOptions, UsageRecord};
 use super::args::{DuArgs, PruneArgs};
 use super::place::Worker;
 use super::report::Failure;
-use super::units;
+use super::{streams, units};
 
 /// Lists what the state directory holds.
 pub(crate) async fn du(worker: &Worker, args: &DuArgs) -> Result<(), Failure> {
@@ -19,23 +19,23 @@ pub(crate) async fn du(worker: &Worker, args: &DuArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&records);
     }
-    if args.verbose {
-        records.iter().for_each(print_record);
+    let mut text = if args.verbose {
+        records.iter().map(block).collect()
     } else {
-        print_table(&records);
-    }
+        table(&records)
+    };
     let total: u64 = records.iter().map(|record| record.size).sum();
     let reclaimable: u64 = records
         .iter()
         .filter(|record| !record.in_use)
         .map(|record| record.size)
         .sum();
-    println!(
-        "Reclaimable:\t{}\nTotal:\t\t{}",
+    text += &format!(
+        "Reclaimable:\t{}\nTotal:\t\t{}\n",
         bytes(reclaimable),
         bytes(total)
     );
-    Ok(())
+    streams::write(text.as_bytes())
 }
 
 /// Deletes what no build uses.
@@ -58,14 +58,13 @@ pub(crate) async fn prune(worker: &Worker, args: &PruneArgs) -> Result<(), Failu
     if args.json {
         return print_json(&removed);
     }
+    let mut text = String::new();
     if !removed.is_empty() {
-        print_table(&removed);
+        text = table(&removed);
     }
-    println!(
-        "Total:\t{}",
-        bytes(removed.iter().map(|record| record.size).sum())
-    );
-    Ok(())
+    let total = removed.iter().map(|record| record.size).sum();
+    text += &format!("Total:\t{}\n", bytes(total));
+    streams::write(text.as_bytes())
 }
 
 /// Verifies the state directory of this process.
@@ -75,8 +74,8 @@ pub(crate) fn check(worker: &Worker, repair: bool) -> Result<(), Failure> {
         return Ok(());
     };
     let report = engine.check()?;
-    println!(
-        "Checked:\t{} blobs ({}), {} snapshots, {} results, {} references",
+    let mut text = format!(
+        "Checked:\t{} blobs ({}), {} snapshots, {} results, {} references\n",
         report.blobs,
         bytes(report.bytes),
         report.snapshots,
@@ -84,10 +83,11 @@ pub(crate) fn check(worker: &Worker, repair: bool) -> Result<(), Failure> {
         report.references
     );
     for problem in &report.problems {
-        println!("{problem}");
+        text += &format!("{problem}\n");
     }
     let count = report.problems.len();
-    println!("Problems:\t{count}");
+    text += &format!("Problems:\t{count}\n");
+    streams::write(text.as_bytes())?;
     if count == 0 {
         return Ok(());
     }
@@ -95,11 +95,12 @@ pub(crate) fn check(worker: &Worker, repair: bool) -> Result<(), Failure> {
         return Err(Failure::Damaged(count));
     }
     let repaired = engine.repair(&report)?;
-    println!(
-        "Dropped:\t{} objects, {} results",
+    let dropped = format!(
+        "Dropped:\t{} objects, {} results\n",
         repaired.objects.len(),
         repaired.results
     );
+    streams::write(dropped.as_bytes())?;
     match engine.check()?.problems.len() {
         0 => Ok(()),
         left => Err(Failure::Damaged(left)),
@@ -109,18 +110,17 @@ pub(crate) fn check(worker: &Worker, repair: bool) -> Result<(), Failure> {
 fn print_json(records: &[UsageRecord]) -> Result<(), Failure> {
     let text =
         serde_json::to_string_pretty(records).map_err(|error| Failure::Start(error.into()))?;
-    println!("{text}");
-    Ok(())
+    streams::write(format!("{text}\n").as_bytes())
 }
 
-fn print_table(records: &[UsageRecord]) {
-    println!(
-        "{:<44} {:<11} {:>10} {:<14} DESCRIPTION",
+fn table(records: &[UsageRecord]) -> String {
+    let mut text = format!(
+        "{:<44} {:<11} {:>10} {:<14} DESCRIPTION\n",
         "ID", "RECLAIMABLE", "SIZE", "LAST USED"
     );
     for record in records {
-        println!(
-            "{:<44} {:<11} {:>10} {:<14} {}",
+        text += &format!(
+            "{:<44} {:<11} {:>10} {:<14} {}\n",
             record.id,
             !record.in_use,
             bytes(record.size),
@@ -128,24 +128,40 @@ fn print_table(records: &[UsageRecord]) {
             record.description
         );
     }
+    text
 }
 
-fn print_record(record: &UsageRecord) {
-    println!("ID:\t\t{}", record.id);
-    if !record.parents.is_empty() {
-        println!("Parents:\t{}", record.parents.join(" "));
-    }
-    println!("Created:\t{}", ago(record.created));
-    println!("Mutable:\t{}", record.mutable);
-    println!("Reclaimable:\t{}", !record.in_use);
-    println!("Shared:\t\t{}", record.shared);
-    println!("Size:\t\t{}", bytes(record.size));
-    if !record.description.is_empty() {
-        println!("Description:\t{}", record.description);
-    }
-    println!("Usage count:\t{}", record.usage_count);
-    println!("Last used:\t{}", ago(record.last_used));
-    println!("Type:\t\t{}\n", record.kind);
+fn block(record: &UsageRecord) -> String {
+    let parents = match record.parents.as_slice() {
+        [] => String::new(),
+        parents => format!("Parents:\t{}\n", parents.join(" ")),
+    };
+    let description = match record.description.as_str() {
+        "" => String::new(),
+        description => format!("Description:\t{description}\n"),
+    };
+    format!(
+        "ID:\t\t{}\n\
+         {parents}\
+         Created:\t{}\n\
+         Mutable:\t{}\n\
+         Reclaimable:\t{}\n\
+         Shared:\t\t{}\n\
+         Size:\t\t{}\n\
+         {description}\
+         Usage count:\t{}\n\
+         Last used:\t{}\n\
+         Type:\t\t{}\n\n",
+        record.id,
+        ago(record.created),
+        record.mutable,
+        !record.in_use,
+        record.shared,
+        bytes(record.size),
+        record.usage_count,
+        ago(record.last_used),
+        record.kind
+    )
 }
 
 fn ago(time: SystemTime) -> String {

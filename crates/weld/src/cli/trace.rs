@@ -10,7 +10,7 @@ use weld_trace::{Filter, Reader, Trace, Tracer};
 
 use super::args::Command;
 use super::report::Failure;
-use super::{solve, units};
+use super::{streams, units};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TraceCommand {
@@ -118,13 +118,13 @@ pub(crate) async fn finish(tracer: Option<Tracer>) {
         return;
     };
     match tokio::task::spawn_blocking(move || tracer.stop()).await {
-        Ok(Ok(Some(written))) if written.lost > 0 => eprintln!(
+        Ok(Ok(Some(written))) if written.lost > 0 => streams::tell(format_args!(
             "WARNING: the trace lacks {} events, which came faster than they could be written",
             written.lost
-        ),
+        )),
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => eprintln!("WARNING: {error}"),
-        Err(error) => eprintln!("WARNING: the trace was not ended: {error}"),
+        Ok(Err(error)) => streams::tell(format_args!("WARNING: {error}")),
+        Err(error) => streams::tell(format_args!("WARNING: the trace was not ended: {error}")),
     }
 }
 
@@ -214,7 +214,7 @@ impl ViewArgs {
     fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
         match &self.output {
             Some(path) => super::build::write_file(path, bytes),
-            None => solve::write_stdout(bytes),
+            None => streams::write(bytes),
         }
     }
 }

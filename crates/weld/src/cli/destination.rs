@@ -1,0 +1,60 @@
+//! Small files that a build is to leave behind, such as `--iidfile`.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use super::report::Failure;
+
+/// A file to be written at a build's end, if it was asked for.
+pub(crate) struct Destination<'a> {
+    option: &'static str,
+    path: Option<&'a Path>,
+}
+
+impl<'a> Destination<'a> {
+    /// Makes sure, as far as can be known before, that it can be written: nobody wants to hear after an hour's build
+    /// that it cannot.
+    pub(crate) fn new(option: &'static str, path: Option<&'a Path>) -> Result<Self, Failure> {
+        let destination = Self { option, path };
+        if let Some(path) = path {
+            check(path).map_err(|error| destination.failure(path, &error))?;
+        }
+        Ok(destination)
+    }
+
+    pub(crate) fn write(&self, content: &[u8]) -> Result<(), Failure> {
+        match self.path {
+            Some(path) => fs::write(path, content).map_err(|error| self.failure(path, &error)),
+            None => Ok(()),
+        }
+    }
+
+    fn failure(&self, path: &Path, error: &io::Error) -> Failure {
+        Failure::Destination {
+            option: self.option,
+            path: path.to_owned(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+fn check(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        // Opening another kind, such as a pipe, could wait for somebody.
+        Ok(found) if found.is_file() => OpenOptions::new().write(true).open(path).map(drop),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = match path.parent() {
+                Some(parent) if parent != Path::new("") => parent,
+                _ => Path::new("."),
+            };
+            match fs::metadata(parent)?.is_dir() {
+                true => tempfile::Builder::new().tempfile_in(parent).map(drop),
+                false => Err(io::ErrorKind::NotADirectory.into()),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
