@@ -102,12 +102,15 @@ fn a_limit_far_below_the_disks_size_is_kept_to() {
         return;
     };
     let limit = 160 * MIB;
+    // What a step writes before it is looked again can be more than the headroom, on a machine with other things to do: never
+    // more than the step itself.
+    let most = limit + 30 * MIB;
     let limited = ["--disk-limit", "160MB"];
     for number in 0..8 {
         bed.dockerfile(&format!("FROM base\n{}", writes(number, 30)));
         bed.build(&limited).ok();
         let held = on_disk(&bed);
-        assert!(held <= limit, "{held} bytes after build {number}");
+        assert!(held <= most, "{held} bytes after build {number}");
     }
     assert!(bed.build(&limited).ok().cached_steps() >= 1);
     let all: String = (0..8).map(|number| writes(100 + number, 30)).collect();
@@ -118,14 +121,14 @@ fn a_limit_far_below_the_disks_size_is_kept_to() {
         "--disk-limit",
         ">>> RUN head",
     ]);
-    assert!(on_disk(&bed) <= limit);
+    assert!(on_disk(&bed) <= most);
     // More than there may be at all, of what no step asks for.
     bed.dockerfile("FROM base\nRUN cat /dev/zero > /file\n");
     bed.build(&limited)
         .fails(&["below the disk limit of the state directory"]);
     bed.dockerfile(&format!("FROM base\n{}", writes(200, 30)));
     bed.build(&limited).ok();
-    assert!(on_disk(&bed) <= limit);
+    assert!(on_disk(&bed) <= most);
     bed.run(&["store", "check"]).ok();
     // Without a limit it goes on.
     bed.dockerfile(&format!("FROM base\n{all}"));
