@@ -29,6 +29,8 @@ struct Shown {
     unfinished: Vec<u8>,
     /// How much of the next line is the end of what was written, in bytes: with more than none, the cursor is there.
     open: usize,
+    /// How much of the line that has not ended was written at some time, in bytes.
+    told: usize,
     statuses: Vec<ShownStatus>,
     ended: bool,
 }
@@ -149,6 +151,7 @@ impl Shown {
             match piece.strip_suffix(b"\n") {
                 Some(end) => {
                     self.unfinished.extend_from_slice(end);
+                    self.told = 0;
                     self.lines.push(std::mem::take(&mut self.unfinished));
                 }
                 None => self.unfinished.extend_from_slice(piece),
@@ -166,12 +169,14 @@ impl Shown {
             out.write_all(b"\n")?;
             self.open = 0;
         }
-        if self.unfinished.len() > self.open {
+        // Where other steps came between, it is written again from its beginning, but not before it has grown.
+        if self.unfinished.len() > self.told {
             if self.open == 0 {
                 write!(out, "#{number} ")?;
             }
             out.write_all(&self.unfinished[self.open..])?;
             self.open = self.unfinished.len();
+            self.told = self.open;
         }
         Ok(())
     }
@@ -192,7 +197,7 @@ impl Shown {
         }
         self.number.is_none()
             || !self.lines.is_empty()
-            || self.unfinished.len() > self.open
+            || self.unfinished.len() > self.told
             || step.vertex.completed.is_some()
             || (0..step.statuses.len()).any(|index| self.status_is_due(step, index, now))
     }
@@ -357,7 +362,7 @@ mod tests {
             (250, log("a", 250, "shed\n")),
             (2000, log("a", 2000, "late")),
         ]);
-        let expected = "#1 a\n#1 ...\n\n#2 b\n#2 0.100 from b\n#2 ...\n\n#1 a\n#1 0.250 from a, unfinished\n#1 2.000 late\n";
+        let expected = "#1 a\n#1 ...\n\n#2 b\n#2 0.100 from b\n#2 ...\n\n#1 a\n#1 0.200 from a, unfinished\n#1 2.000 late\n";
         let sorted = |text: &str| {
             let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
             lines.sort();
@@ -388,8 +393,9 @@ mod tests {
         let cut = transcript(&[
             (0, vertexes([started("a"), started("b")])),
             (20_000, log("a", 12_000, "waits")),
-            (21_000, log("b", 100_500, "other\n")),
-            (22_000, log("a", 22_000, " no more")),
+            (22_000, log("b", 100_500, "other\n")),
+            (24_000, vertexes([])),
+            (26_000, log("a", 26_000, " no more")),
         ]);
         assert_eq!(
             cut,
