@@ -134,7 +134,7 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     pub(crate) push: bool,
     /// Ask for something else than a build: check (what the linter finds), outline (the arguments,
-    /// secrets and agents of the target) or targets, with [,format=json][,ignorestatus=true].
+    /// secrets and agents of the target) or targets, with `[,format=json][,ignorestatus=true]`.
     #[arg(long, value_name = "METHOD", default_value = "build")]
     pub(crate) call: String,
     /// Short for --call check.
