@@ -10,12 +10,13 @@ use weld_digest::Digest;
 use weld_source::progress::Progress;
 use weld_store::{BlobRef, Growth};
 
-use crate::destination::Destination;
+use crate::blocking::blocking;
+use crate::destination::{self, Destination};
 use crate::error::write_error;
 use crate::layout_tar::LayoutTar;
 use crate::stream::Stream;
 use crate::watch::Watch;
-use crate::{ExportError, exporter};
+use crate::{ExportError, ExportKind, ExportTarget, exporter};
 
 /// Has layers written to an archive while they are made, in their order. When this is dropped and
 /// the layers' senders are, the writer ends.
@@ -54,8 +55,24 @@ impl LayerSender {
 }
 
 impl Ahead {
+    /// Starts to write an archive of so many images, if it goes to a file.
+    pub(crate) async fn of_target(
+        kind: ExportKind,
+        target: &ExportTarget,
+        images: usize,
+        progress: &Progress,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, ExportError> {
+        if !destination::is_replaced(target) {
+            return Ok(None);
+        }
+        let target = target.clone();
+        let destination = blocking(move || Destination::open(kind, &target)).await?;
+        Ok(Some(Self::start(destination, images, progress, stop)))
+    }
+
     /// Starts to write `destination`, where the layers of `images` images go first.
-    pub(crate) fn start(
+    fn start(
         destination: Destination,
         images: usize,
         progress: &Progress,

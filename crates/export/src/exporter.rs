@@ -160,7 +160,14 @@ impl Exporter {
                 platforms: platforms.join(", "),
             });
         }
-        let ahead = begin(request, &wanted, built, progress, stop).await?;
+        let ahead = match request.kind {
+            ExportKind::Image => None,
+            _ if wanted.options.directory => None,
+            kind => {
+                let images = built.platforms.len();
+                Ahead::of_target(kind, &request.target, images, progress, stop).await?
+            }
+        };
         let assembly = Assembly {
             exporter: self,
             options: &wanted.options,
@@ -478,27 +485,6 @@ fn write_archive(
         .and_then(|tar| archive.write_tar(tar))
         .map_err(write_error("write", destination.path()))?;
     destination.publish()
-}
-
-/// Starts to write an archive while its layers are still to be made, where it goes to a file.
-async fn begin(
-    request: &ExportRequest,
-    wanted: &ImageRequest,
-    built: &Built,
-    progress: &Progress,
-    stop: &CancellationToken,
-) -> Result<Option<Ahead>, ExportError> {
-    let kind = request.kind;
-    if kind == ExportKind::Image
-        || wanted.options.directory
-        || !destination::is_replaced(&request.target)
-    {
-        return Ok(None);
-    }
-    let target = request.target.clone();
-    let destination = blocking(move || Destination::open(kind, &target)).await?;
-    let images = built.platforms.len();
-    Ok(Some(Ahead::start(destination, images, progress, stop)))
 }
 
 /// Ends an archive that has the layers.

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use weld_llb::{Builder, Constraints, FileChange, Graph, MkdirAction, Platform, State};
+use weld_llb::{Builder, Constraints, FileChange, Graph, Limits, MkdirAction, Platform, State};
 use weld_proto::pb;
 
 /// How long this thread has run, which does not depend on what else the machine does.
@@ -69,7 +69,11 @@ fn chain(vertices: usize) -> Result<pb::Definition, Box<dyn std::error::Error>> 
 fn decode(bytes: Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
     let size = bytes.len();
     let (start, before) = (Instant::now(), on_processor());
-    let graph = Graph::decode(bytes)?;
+    let limits = Limits {
+        vertices: usize::MAX,
+        ..Limits::default()
+    };
+    let graph = Graph::decode_within(bytes, limits)?;
     let (elapsed, used) = (start.elapsed(), on_processor() - before);
     println!(
         "{} vertices, {size} bytes: decoded in {elapsed:?}, {used:?} on the processor; {} MB at most",

@@ -283,3 +283,16 @@ fn what_the_result_does_not_need_is_not_in_the_graph() {
     .unwrap();
     assert_eq!(graph.vertices().len(), 1);
 }
+
+#[test]
+fn a_million_operations_are_too_many() {
+    let definition = pb::Definition {
+        def: vec![Bytes::new(); 1_000_001],
+        ..Default::default()
+    };
+    let error = Graph::from_pb(definition).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "definition of 1000000 operations: more than 262144 are not accepted"
+    );
+}

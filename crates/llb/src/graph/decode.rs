@@ -27,7 +27,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             bytes: 1 << 30,
-            vertices: 1 << 21,
+            // Twice what fits into the largest message that BuildKit takes; each costs kilobytes in a
+            // solver.
+            vertices: 1 << 18,
             inputs: 1 << 16,
         }
     }
