@@ -164,7 +164,9 @@ pub(crate) struct BuildArgs {
     /// Set a label of the image.
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub(crate) labels: Vec<String>,
-    /// Add an annotation to the image.
+    /// Add an annotation to the image. Where to, several with commas: manifest (unless told), index,
+    /// manifest-descriptor or index-descriptor, each also for one platform as in
+    /// `manifest[linux/amd64]:key=value`.
     #[arg(long = "annotation", value_name = "[TYPE:]KEY=VALUE")]
     pub(crate) annotations: Vec<String>,
     /// Attach a statement on the result: type=provenance or type=sbom with its fields; may be
@@ -179,7 +181,7 @@ pub(crate) struct BuildArgs {
     /// as generator=IMAGE: short for --attest type=sbom.
     #[arg(long, value_name = "BOOL|FIELDS")]
     pub(crate) sbom: Option<String>,
-    /// The network of RUN instructions: default, none or host.
+    /// The network of RUN instructions: default, none or host, which grants --allow network.host.
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub(crate) network: String,
     /// Grant what steps must not do by default: network.host, security.insecure.
