@@ -17,7 +17,6 @@ use crate::pins::{Claim, Pins};
 use crate::records::keys::Keys;
 use crate::records::results::RESULTS;
 use crate::refs::{HOLDERS, holders};
-use crate::reserve::Room;
 use crate::trash::Trash;
 use crate::usage::USAGE;
 
@@ -83,7 +82,7 @@ fn adapt(batch_len: &AtomicUsize, removed: usize, took: Duration) {
     }
 }
 
-fn remove_error(path: &Path) -> impl FnOnce(io::Error) -> CollectError {
+pub(crate) fn remove_error(path: &Path) -> impl FnOnce(io::Error) -> CollectError {
     let path = path.to_owned();
     move |source| CollectError::Remove { path, source }
 }
@@ -116,7 +115,6 @@ impl Collector {
         objects: impl IntoIterator<Item = Object>,
         removable: Removable,
     ) -> Result<Vec<Object>, CollectError> {
-        let _room = Room::make(&self.0.root).map_err(remove_error(&self.0.root))?;
         let mut removed = Vec::new();
         let mut released = Vec::new();
         let mut objects = objects.into_iter().peekable();

@@ -475,7 +475,6 @@ fn a_definition_is_emitted_dumped_and_solved() {
 }
 
 #[test]
-#[ignore = "on a busy machine, one time in six, the space that was put by is gone and nothing opens the directory"]
 fn a_build_that_fills_the_disk_leaves_a_state_that_can_be_pruned() {
     struct Mounted<'a>(&'a Bed);
     impl Drop for Mounted<'_> {

@@ -2,11 +2,13 @@ use redb::WriteTransaction;
 use weld_solver::RecordId;
 
 use super::{CheckError, CheckReport, Problem, RepairReport};
+use crate::collector::remove_error;
 use crate::db::DbError;
 use crate::gc::{self, Removal};
 use crate::names;
 use crate::object::Object;
 use crate::refs;
+use crate::reserve::Room;
 use crate::store::Store;
 use crate::usage::{self, NewUsage, RecordType};
 
@@ -17,6 +19,8 @@ impl Store {
     /// # Errors
     /// [`CheckError`]; what was mended until then stays so.
     pub fn repair(&self, report: &CheckReport) -> Result<RepairReport, CheckError> {
+        let root = self.root();
+        let _room = Room::make(root).map_err(remove_error(root))?;
         let problems = report.problems.clone();
         let removal = self.db().update(move |tx| mend(tx, &problems)).wait()?;
         let dead = report.problems.iter().filter_map(|problem| match problem {

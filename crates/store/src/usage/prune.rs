@@ -11,10 +11,11 @@ use super::filter::{Filter, FilterError};
 use super::inventory::{Entry, Inventory, UsageInfo};
 use super::{RecordType, USAGE, get, put, size};
 use crate::clock;
-use crate::collector::CollectError;
+use crate::collector::{CollectError, remove_error};
 use crate::db::DbError;
 use crate::gc::Removable;
 use crate::object::Object;
+use crate::reserve::Room;
 use crate::store::Store;
 
 /// How many objects are removed before the caller hears of them.
@@ -102,6 +103,9 @@ impl Store {
         mut tell: impl FnMut(UsageInfo) -> ControlFlow<()>,
     ) -> Result<(), UsageError> {
         let policy = Policy::new(options)?;
+        // Not where builds make room for themselves: a step that writes would take what is given back.
+        let root = self.root();
+        let _room = Room::make(root).map_err(remove_error(root))?;
         let mut stopped = false;
         loop {
             let mut inventory = self.inventory()?;
