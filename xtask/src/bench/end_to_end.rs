@@ -141,6 +141,7 @@ impl Bench {
         }
         let file = self.dockerfile("c3", "FROM scratch\nCOPY . /x\n")?;
         let build = || self.build(&many, &file, &[]);
+        measure::settle()?;
         tell("20,000-file context, first build", build()?, Some(2.398));
         tell("the same, unchanged", median(5, build)?, Some(0.394));
         let mut number = 0;
@@ -173,6 +174,7 @@ impl Bench {
             inputs::big_files(&big)?;
         }
         let file = self.dockerfile("c4", "FROM scratch\nCOPY . /x\n")?;
+        measure::settle()?;
         tell(
             "1 GB context, first build",
             self.build(&big, &file, &[])?,
@@ -184,11 +186,13 @@ impl Bench {
             ("zstd", ",compression=zstd,force-compression=true", 6.306),
         ] {
             let output = format!("type=oci,dest={}{more}", archive.display());
+            measure::settle()?;
             let cost = self.build(&big, &file, &["--output", &output])?;
             tell(&format!("1 GB out, oci {kind}"), cost, Some(buildkit));
             std::fs::remove_file(&archive)?;
         }
         let name = format!("{}/bench/big:latest", self.registry.host());
+        measure::settle()?;
         let cost = self.build(&big, &file, &["--tag", &name, "--push"])?;
         tell("1 GB pushed, layer already compressed", cost, Some(2.906));
         self.clean()?;
@@ -196,6 +200,7 @@ impl Bench {
             "FROM {name}\nRUN --mount=from=busybox,target=/b [\"/b/bin/busybox\",\"true\"]\n"
         );
         let pull = self.dockerfile("c5", &text)?;
+        measure::settle()?;
         let cost = self.build(&pull, &pull, &[])?;
         tell("1 GB image pulled, unpacked, one RUN", cost, Some(4.373));
         Ok(())

@@ -49,6 +49,11 @@ pub(super) fn run_with(command: &mut Command, input: Stdio) -> anyhow::Result<Co
     Ok(Cost { time, peak })
 }
 
+/// Waits for what was written before, so that a workload is not charged with another's.
+pub(super) fn settle() -> anyhow::Result<()> {
+    crate::process::run(&mut Command::new("sync"))
+}
+
 fn high_water(status: &str) -> Option<u64> {
     let text = std::fs::read_to_string(status).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
