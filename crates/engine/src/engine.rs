@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,9 @@ use crate::job::{BuildJob, JobRequest};
 use crate::policy::SourcePolicies;
 use crate::provenance::{Asked, Producers};
 use crate::request::{BuildInput, BuildRequest, BuildResponse};
+
+/// How long a closing engine waits for cancelled steps to end.
+const WIND_DOWN: Duration = Duration::from_secs(10);
 
 /// A build engine on a state directory of its own.
 pub struct Engine {
@@ -305,7 +309,8 @@ impl Engine {
             .unwrap_or_default())
     }
 
-    /// Closes the engine: what is not on disk yet is written.
+    /// Closes the engine once its builds are: waits for what they cancelled to come to its end, within [`WIND_DOWN`], and writes what
+    /// is not on disk yet.
     pub async fn close(self) {
         let Self {
             worker,
@@ -314,7 +319,12 @@ impl Engine {
             frontends,
             ..
         } = self;
-        drop((solver, exporter, frontends));
+        drop((exporter, frontends));
+        match tokio::time::timeout(WIND_DOWN, solver.settled()).await {
+            Ok(_) => {}
+            Err(_) => tracing::warn!("steps that were cancelled did not end in {WIND_DOWN:?}"),
+        }
+        drop(solver);
         // What cannot be written now is lost as in a crash: the next start finds a sound state.
         let closed = tokio::task::spawn_blocking(move || worker.store.db().flush()).await;
         if let Ok(Err(error)) = closed {

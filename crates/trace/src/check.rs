@@ -17,7 +17,7 @@ const TOLD: usize = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
-    /// Each line is an event.
+    /// Each line is an event, none lacks between the first and the last, and these begin and end the trace.
     Line,
     /// Positions never fall.
     Position,

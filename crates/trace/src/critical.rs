@@ -1,6 +1,9 @@
 //! What a build waited for: the chain of vertices that ends with its result.
 
-use std::fmt;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+};
 
 use serde::Serialize;
 
@@ -34,32 +37,33 @@ pub struct PathStep {
 pub struct CriticalPath {
     /// The job.
     pub job: Option<String>,
-    /// Microseconds from the request to the answer.
+    /// Microseconds from the request to the answer, or from the vertex's beginning to its result.
     pub micros: u64,
     /// The steps.
     pub steps: Vec<PathStep>,
 }
 
-/// What the request that took longest waited for, of those that pass the filter.
+/// What the request that took longest waited for, of those of the filter's job and times. A filter by digest or name asks for the
+/// vertex of that kind that was there last, in place of a request.
+///
+/// What never got its result has the chain that leads to what failed, was cancelled, or still ran at the end.
 ///
 /// # Errors
 /// [`FilterError`].
 pub fn critical_path(trace: &Trace, filter: &Filter) -> Result<CriticalPath, FilterError> {
     filter.check(trace)?;
-    let took = |answered: Option<u64>, asked| answered.unwrap_or(trace.end).saturating_sub(asked);
-    let request = trace
-        .requests
-        .iter()
-        .filter(|request| {
-            let answered = request.answered.unwrap_or(trace.end);
-            let job = match &filter.job {
-                Some(job) => request.job.as_ref() == Some(job),
-                None => true,
-            };
-            job && filter.span(trace, request.asked, answered)
-        })
-        .max_by_key(|request| took(request.answered, request.asked));
-    let Some(request) = request else {
+    let wanted = if filter.is_about_vertices() {
+        latest_vertex(trace, filter)
+    } else {
+        longest_request(trace, filter)
+    };
+    let Some(Wanted {
+        job,
+        vertex,
+        asked,
+        answered,
+    }) = wanted
+    else {
         return Ok(CriticalPath {
             job: filter.job.clone(),
             micros: 0,
@@ -67,25 +71,67 @@ pub fn critical_path(trace: &Trace, filter: &Filter) -> Result<CriticalPath, Fil
         });
     };
     let mut steps = Vec::new();
-    let mut at = Some(request.vertex);
+    let mut at = Some(vertex);
     let mut seen = vec![false; trace.vertices.len()];
+    let mut stuck = Stuck::new(trace);
     while let Some(vertex) = at.map(|at| survivor(trace, at)) {
         // A graph has no cycles; a file that was tampered with may.
         if std::mem::replace(&mut seen[vertex], true) {
             break;
         }
-        let before = latest_input(trace, vertex);
-        let ready = before.map_or(request.asked, |(_, time)| time.max(request.asked));
-        steps.push(step(trace, vertex, ready));
-        at = before
-            .filter(|(_, time)| *time > request.asked)
-            .map(|(at, _)| at);
+        let before = stuck
+            .input(vertex)
+            .or_else(|| latest_input(trace, vertex))
+            .filter(|(_, time)| *time > asked);
+        steps.push(step(trace, vertex, before.map_or(asked, |(_, time)| time)));
+        at = before.map(|(at, _)| at);
     }
     steps.reverse();
     Ok(CriticalPath {
-        job: request.job.clone(),
-        micros: took(request.answered, request.asked),
+        job,
+        micros: answered.saturating_sub(asked),
         steps,
+    })
+}
+
+/// The end of a chain.
+struct Wanted {
+    job: Option<String>,
+    vertex: VertexAt,
+    asked: u64,
+    answered: u64,
+}
+
+fn longest_request(trace: &Trace, filter: &Filter) -> Option<Wanted> {
+    let requests = trace.requests.iter().map(|request| Wanted {
+        job: request.job.clone(),
+        vertex: request.vertex,
+        asked: request.asked,
+        answered: request.answered.unwrap_or(trace.end),
+    });
+    requests
+        .filter(|wanted| {
+            let of_job = filter.job.is_none() || wanted.job == filter.job;
+            of_job && filter.span(trace, wanted.asked, wanted.answered)
+        })
+        .max_by_key(|wanted| wanted.answered.saturating_sub(wanted.asked))
+}
+
+fn latest_vertex(trace: &Trace, filter: &Filter) -> Option<Wanted> {
+    let meant = (0..trace.vertices.len()).filter(|at| filter.vertex(trace, *at));
+    let vertex = meant.max_by_key(|at| complete(trace, survivor(trace, *at)))?;
+    let job = match &filter.job {
+        Some(job) => Some(job.clone()),
+        None => {
+            let first = trace.vertices[vertex].jobs.first();
+            first.map(|job| trace.jobs[*job].id.clone())
+        }
+    };
+    Some(Wanted {
+        job,
+        vertex,
+        asked: trace.vertices[vertex].created,
+        answered: complete(trace, survivor(trace, vertex)),
     })
 }
 
@@ -115,6 +161,74 @@ fn latest_input(trace: &Trace, vertex: VertexAt) -> Option<(VertexAt, u64)> {
             (time <= end).then_some((at, time))
         })
         .max_by_key(|(_, time)| *time)
+}
+
+/// Why what has no result has none: what of it, or of what it is made of, failed, was cancelled, or ran on.
+struct Stuck<'t> {
+    trace: &'t Trace,
+    /// By vertex, once it was looked into; nothing for what is there, or was not worked on.
+    known: HashMap<VertexAt, Option<Cause>>,
+}
+
+/// A failure comes before what was cancelled because of it; of several, the last counts. The time is that of its end.
+type Cause = (bool, u64);
+
+impl<'t> Stuck<'t> {
+    fn new(trace: &'t Trace) -> Self {
+        Self {
+            trace,
+            known: HashMap::new(),
+        }
+    }
+
+    /// The input for want of which a vertex has no result, and when that came to its end.
+    fn input(&mut self, at: VertexAt) -> Option<(VertexAt, u64)> {
+        if self.trace.vertices[at].completed.is_some() || self.own(at).is_some() {
+            return None;
+        }
+        let mut causes = Vec::new();
+        for input in self.inputs(at) {
+            causes.extend(self.cause(input).map(|cause| (cause, input)));
+        }
+        let ((_, time), input) = causes.into_iter().max()?;
+        Some((input, time))
+    }
+
+    fn inputs(&self, at: VertexAt) -> Vec<VertexAt> {
+        let inputs = self.trace.vertices[at].inputs.iter();
+        let vertices = inputs.filter_map(|input| input.vertex);
+        vertices.map(|at| survivor(self.trace, at)).collect()
+    }
+
+    /// What kept a vertex itself from its result.
+    fn own(&self, at: VertexAt) -> Option<Cause> {
+        let vertex = &self.trace.vertices[at];
+        let (_, end) = vertex.span(self.trace)?;
+        match vertex.outcome(self.trace) {
+            "failed" => Some((true, end)),
+            "cancelled" | "running" => Some((false, end)),
+            _ => None,
+        }
+    }
+
+    /// Looks into all that a vertex is made of, inputs first, without recursion: a chain may be long.
+    fn cause(&mut self, root: VertexAt) -> Option<Cause> {
+        let mut ahead = vec![(root, false)];
+        while let Some((at, inputs_known)) = ahead.pop() {
+            if inputs_known {
+                let inputs = self.inputs(at).into_iter();
+                let worst = inputs.filter_map(|input| *self.known.get(&input)?).max();
+                self.known.insert(at, self.own(at).or(worst));
+            } else if let Entry::Vacant(unknown) = self.known.entry(at) {
+                unknown.insert(None);
+                if self.trace.vertices[at].completed.is_none() {
+                    ahead.push((at, true));
+                    ahead.extend(self.inputs(at).into_iter().map(|input| (input, false)));
+                }
+            }
+        }
+        self.known.get(&root).copied().flatten()
+    }
 }
 
 fn complete(trace: &Trace, at: VertexAt) -> u64 {
@@ -156,10 +270,10 @@ fn step(trace: &Trace, at: VertexAt, ready: u64) -> PathStep {
 impl fmt::Display for CriticalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.steps.is_empty() {
-            return writeln!(f, "no request");
+            return writeln!(f, "no request, or vertex, passes the filter");
         }
         let job = self.job.as_deref().unwrap_or("an operation");
-        writeln!(f, "{} for the request of {job}", Micros(self.micros))?;
+        writeln!(f, "{} for {job}", Micros(self.micros))?;
         writeln!(f, "{:>10} {:>10} {:>10}", "from", "busy", "waiting")?;
         for step in &self.steps {
             writeln!(

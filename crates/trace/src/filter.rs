@@ -58,6 +58,11 @@ impl Filter {
         }
     }
 
+    /// Whether only some vertices are meant, whoever loaded them.
+    pub(crate) fn is_about_vertices(&self) -> bool {
+        self.vertex.is_some() || self.name.is_some()
+    }
+
     pub(crate) fn job(&self, id: &str) -> bool {
         self.job.as_deref().is_none_or(|job| job == id)
     }
@@ -156,7 +161,7 @@ impl Selection<'_> {
             digest.is_some_and(|digest| self.digests.contains(digest.raw()))
         };
         let of_vertex = line.vertex.is_some() || line.source_vertex.is_some();
-        let narrow = self.filter.vertex.is_some() || self.filter.name.is_some();
+        let narrow = self.filter.is_about_vertices();
         match line.job {
             Some(job) => self.filter.job(&job.value()) && (!narrow || known(line.vertex)),
             None if of_vertex => {

@@ -200,14 +200,12 @@ impl Vertex {
         }
     }
 
-    /// From the first start to the last end of its calls.
+    /// From the first start to the last end of its calls, those included that did not end.
     pub(crate) fn span(&self, trace: &Trace) -> Option<(u64, u64)> {
         let calls = || self.calls.iter().map(|at| &trace.calls[*at]);
         let start = calls().map(|call| call.start).min()?;
-        let end = calls()
-            .filter_map(|call| call.end)
-            .max()
-            .unwrap_or(trace.end);
+        // What did not end was still going on when the trace ended.
+        let end = calls().map(|call| call.end.unwrap_or(trace.end)).max()?;
         Some((start, end.max(start)))
     }
 

@@ -31,6 +31,8 @@ pub struct CallTotals {
     pub micros: u64,
     /// The longest, in microseconds.
     pub longest: u64,
+    /// How many had not ended when the trace did; their time counts up to then.
+    pub unfinished: u64,
 }
 
 /// A call that took long.
@@ -40,6 +42,8 @@ pub struct SlowCall {
     pub micros: u64,
     /// The call.
     pub call: String,
+    /// Whether it had not ended when the trace did.
+    pub unfinished: bool,
     /// Digest of the vertex.
     pub vertex: String,
     /// Its name.
@@ -116,7 +120,7 @@ pub fn summary_of(
         for (number, line) in piece.numbered() {
             match line {
                 Ok(line) if passes(line) => counting.line(line),
-                Ok(_) => {}
+                Ok(line) => counting.left_out(line),
                 Err(error) => {
                     counting.summary.malformed += 1;
                     let first = &mut counting.summary.first_malformed;
@@ -146,6 +150,9 @@ struct Counting {
 struct Running {
     call: &'static str,
     start: u64,
+    vertex: Box<str>,
+    /// Whether it was counted when it began.
+    counted: bool,
 }
 
 /// The words of the format, so that counting them copies nothing.
@@ -206,9 +213,7 @@ impl Counting {
             Kind::Vertex => {
                 self.live += 1;
                 self.summary.most_vertices = self.summary.most_vertices.max(self.live);
-                if let (Some(digest), Some(name)) = (line.vertex, line.name) {
-                    self.names.insert(digest.raw().into(), name.raw().into());
-                }
+                self.name(line);
             }
             Kind::VertexFreed => {
                 self.live = self.live.saturating_sub(1);
@@ -218,8 +223,7 @@ impl Counting {
             Kind::Merge | Kind::MergeRefused => self.count(line.kind, line.reason),
             Kind::Answer => self.count(line.kind, line.outcome),
             Kind::Cancel => self.count(line.kind, line.cause),
-            Kind::CallStart => self.begin(line, word(line.call)),
-            Kind::LoadStart => self.begin(line, "load"),
+            Kind::CallStart | Kind::LoadStart => self.begin(line, true),
             Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped => self.end_of(line),
             Kind::Broken => {
                 self.names.clear();
@@ -234,11 +238,43 @@ impl Counting {
         *self.words.entry((kind, word(text))).or_default() += 1;
     }
 
-    fn begin(&mut self, line: &Line<'_>, call: &'static str) {
-        self.calls.entry(call).or_default().count += 1;
+    /// A line that does not count, but that others which do are understood by.
+    fn left_out(&mut self, line: &Line<'_>) {
+        match line.kind {
+            Kind::Vertex => self.name(line),
+            Kind::VertexFreed => {
+                line.vertex.map(|digest| self.names.remove(digest.raw()));
+            }
+            Kind::CallStart | Kind::LoadStart => self.begin(line, false),
+            Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped => {
+                line.task.map(|task| self.tasks.remove(&task));
+            }
+            _ => {}
+        }
+    }
+
+    fn name(&mut self, line: &Line<'_>) {
+        if let (Some(digest), Some(name)) = (line.vertex, line.name) {
+            self.names.insert(digest.raw().into(), name.raw().into());
+        }
+    }
+
+    fn begin(&mut self, line: &Line<'_>, counted: bool) {
+        let call = match line.kind {
+            Kind::LoadStart => "load",
+            _ => word(line.call),
+        };
+        if counted {
+            self.calls.entry(call).or_default().count += 1;
+        }
         if let Some(task) = line.task {
-            let start = line.time;
-            self.tasks.insert(task, Running { call, start });
+            let running = Running {
+                call,
+                start: line.time,
+                vertex: line.vertex.map_or("", Text::raw).into(),
+                counted,
+            };
+            self.tasks.insert(task, running);
         }
     }
 
@@ -248,6 +284,7 @@ impl Counting {
         };
         let micros = line.time.saturating_sub(running.start);
         let totals = self.calls.entry(running.call).or_default();
+        totals.count += u64::from(!running.counted);
         totals.micros += micros;
         totals.longest = totals.longest.max(micros);
         totals.failed += u64::from(line.error.is_some());
@@ -258,25 +295,44 @@ impl Counting {
             "load" if good => self.summary.cached += 1,
             _ => {}
         }
+        self.slow(micros, &running, false);
+    }
+
+    /// Calls that had not ended when the trace did.
+    fn unfinished(&mut self) {
+        for (_, running) in std::mem::take(&mut self.tasks) {
+            let micros = self.end.saturating_sub(running.start);
+            let totals = self.calls.entry(running.call).or_default();
+            totals.count += u64::from(!running.counted);
+            totals.micros += micros;
+            totals.longest = totals.longest.max(micros);
+            totals.unfinished += 1;
+            self.slow(micros, &running, true);
+        }
+    }
+
+    fn slow(&mut self, micros: u64, running: &Running, unfinished: bool) {
         let slowest = &mut self.summary.slowest;
         if slowest.len() == SLOWEST && slowest.last().is_some_and(|last| last.micros >= micros) {
             return;
         }
-        let name = line.vertex.and_then(|digest| self.names.get(digest.raw()));
         let entry = SlowCall {
             micros,
             call: running.call.to_owned(),
-            vertex: line
-                .vertex
-                .map_or_else(String::new, |text| text.raw().to_owned()),
-            name: name.map_or_else(String::new, |name| name.to_string()),
+            unfinished,
+            vertex: running.vertex.to_string(),
+            name: self
+                .names
+                .get(&running.vertex)
+                .map_or_else(String::new, |name| name.to_string()),
         };
         let at = slowest.partition_point(|other| other.micros >= micros);
         slowest.insert(at, entry);
         slowest.truncate(SLOWEST);
     }
 
-    fn finish(self, whole: bool) -> Summary {
+    fn finish(mut self, whole: bool) -> Summary {
+        self.unfinished();
         let mut summary = self.summary;
         summary.ended &= whole;
         summary.micros = self.end.saturating_sub(self.start.unwrap_or(self.end));
@@ -333,7 +389,7 @@ impl fmt::Display for Summary {
         if !self.ended {
             writeln!(
                 f,
-                "           the trace has no end: its writer is still running, or was killed"
+                "           the trace has no end: its writer is still running or was killed, or the file was cut off"
             )?;
         }
         writeln!(
@@ -377,17 +433,26 @@ impl fmt::Display for Summary {
                 Micros(totals.longest)
             )?;
         }
+        let unfinished: u64 = self.calls.values().map(|totals| totals.unfinished).sum();
+        if unfinished > 0 {
+            writeln!(f, "{unfinished} of them had not ended when the trace did")?;
+        }
         if !self.slowest.is_empty() {
             writeln!(f, "\nslowest")?;
         }
         for slow in &self.slowest {
             writeln!(
                 f,
-                "{:>10}  {:<10} {}  {}",
+                "{:>10}  {:<10} {}  {}{}",
                 Micros(slow.micros),
                 slow.call,
                 short(&slow.vertex),
-                one_line(&slow.name)
+                one_line(&slow.name),
+                if slow.unfinished {
+                    " (did not end)"
+                } else {
+                    ""
+                }
             )?;
         }
         Ok(())

@@ -174,6 +174,17 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
     );
     breaks(&directory, &changed, Rule::Position, sound.len() - 1);
 
+    // It does not begin with its first line; a line is missing in it; something comes behind its last.
+    let mut changed = sound.clone();
+    changed.remove(0);
+    breaks(&directory, &changed, Rule::Line, 0);
+    let mut changed = sound.clone();
+    changed.remove(find(&sound, &["\"key\""]));
+    breaks(&directory, &changed, Rule::Line, sound.len() - 2);
+    let mut changed = sound.clone();
+    changed.push(sound[find(&sound, &["\"key\""])].clone());
+    breaks(&directory, &changed, Rule::Line, sound.len());
+
     // Where lines are missing, what is unknown is not held against the trace.
     let mut changed = sound.clone();
     changed.drain(10..30);
@@ -224,6 +235,52 @@ async fn a_trace_may_begin_in_the_middle_and_the_writer_goes_on_to_another_file(
     assert_eq!(tracer.stop().unwrap(), None);
     before.discard().await;
     empty(&solver).await;
+}
+
+/// A call that was cancelled may go on when the trace ends, and holds what it works for; nothing holds anything else.
+#[test]
+fn what_a_cancelled_call_works_for_may_be_left_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let sha = |name: char| format!("sha256:{}", name.to_string().repeat(64));
+    let vertex = |id: u64, name: char, inputs: &str| {
+        let digest = sha(name);
+        format!(
+            "\"vertex\",\"vertex\":\"{digest}\",\"id\":{id},\"name\":\"{name}\",\"inputs\":{inputs}"
+        )
+    };
+    let (made, other) = (sha('b'), sha('c'));
+    let freed = format!("\"vertex-freed\",\"vertex\":\"{other}\",\"id\":3");
+    let trace = |more: &[&String]| {
+        let call = format!("\"task\":7,\"vertex\":\"{made}\",\"id\":2");
+        let mut events = vec![
+            "\"job-opened\",\"job\":\"a\",\"session\":false".to_owned(),
+            vertex(1, 'a', "[]"),
+            vertex(2, 'b', "[[11,1,0]]"),
+            vertex(3, 'c', "[]"),
+            format!("\"call-start\",{call},\"call\":\"exec\""),
+            format!("\"cancel\",{call},\"cause\":\"job-discarded\""),
+            "\"job-discarded\",\"job\":\"a\"".to_owned(),
+        ];
+        events.extend(more.iter().map(|event| (*event).clone()));
+        let count = events.len();
+        events.insert(0, "\"trace-start\",\"version\":1,\"weld\":\"0\"".to_owned());
+        events.push(format!("\"trace-end\",\"lines\":{count},\"lost\":0"));
+        let lines = events.into_iter();
+        let lines: Vec<String> = lines
+            .map(|event| format!("{{\"event\":{event},\"position\":0,\"time\":1}}"))
+            .collect();
+        check(&directory, &lines)
+    };
+    let report = trace(&[&freed]);
+    assert!(report.is_good(), "{report}");
+    assert!(report.limits[0].starts_with("1 calls"), "{report}");
+    let report = trace(&[]);
+    let rules: Vec<Rule> = report.violations.iter().map(|found| found.rule).collect();
+    assert_eq!(rules, [Rule::Empty], "{report}");
+    assert!(
+        report.to_string().contains("1 vertices are left"),
+        "{report}"
+    );
 }
 
 #[test]

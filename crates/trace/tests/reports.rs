@@ -169,6 +169,101 @@ async fn a_step_is_compared_with_the_one_before_it_in_another_trace() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_path_of_what_got_no_result_leads_to_what_stopped_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("trace");
+    let tracer = weld_trace::Tracer::new();
+    tracer.start(&file).unwrap();
+    let solver = support::solver(&tracer);
+    let failing = support::job(&solver, "failing").await;
+    let steps = ["source", "broken!", "after", "last"];
+    failing
+        .solve(support::chain("f", &steps))
+        .await
+        .unwrap_err();
+    let slow = support::job(&solver, "slow").await;
+    tokio::select! {
+        biased;
+        _ = slow.solve(support::chain("s", &["other", "wait~", "after"])) => panic!("it takes a minute"),
+        () = tokio::time::sleep(Duration::from_millis(30)) => {}
+    }
+    failing.discard().await;
+    slow.discard().await;
+    solver.settled().await.unwrap();
+    tracer.stop().unwrap();
+    let trace = Trace::read(&file).unwrap();
+    let path = |filter: &Filter| -> Vec<(String, &'static str)> {
+        let path = weld_trace::critical_path(&trace, filter).unwrap();
+        let steps = path.steps.into_iter();
+        steps.map(|step| (step.name, step.outcome)).collect()
+    };
+    let of_job = |job: &str| Filter {
+        job: Some(job.to_owned()),
+        ..Filter::default()
+    };
+    let failed = path(&of_job("failing"));
+    let names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, steps);
+    assert_eq!((failed[0].1, failed[1].1), ("ran", "failed"));
+    let cancelled = path(&of_job("slow"));
+    assert_eq!(cancelled[1], ("wait~".to_owned(), "cancelled"));
+    assert_eq!(cancelled.len(), 3);
+
+    // A vertex in place of a request; a filter that nothing passes.
+    let named = |name: &str| Filter {
+        name: Some(name.to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(path(&named("broken")).len(), 2);
+    assert_eq!(path(&named("nothing like it")), []);
+    let jobs = weld_trace::jobs(&trace, &named("wait")).unwrap();
+    let jobs: Vec<&str> = jobs.jobs.iter().map(|job| job.job.as_str()).collect();
+    assert_eq!(jobs, ["slow"]);
+    let none = Filter {
+        name: Some("nothing like it".to_owned()),
+        ..Filter::default()
+    };
+    for text in [
+        weld_trace::jobs(&trace, &none).unwrap().to_string(),
+        weld_trace::timeline(&trace, &none).unwrap().to_string(),
+        weld_trace::critical_path(&trace, &none)
+            .unwrap()
+            .to_string(),
+    ] {
+        assert!(text.contains("passes the filter"), "{text:?}");
+    }
+
+    // What began before a time has its name, and what did not end is told of all the same.
+    let late = Filter {
+        since: Some(Duration::from_micros(
+            (weld_trace::timeline(&trace, &named("wait"))
+                .unwrap()
+                .vertices[0]
+                .end
+                * 1e6) as u64,
+        )),
+        ..Filter::default()
+    };
+    let selection = trace.select(&late).unwrap();
+    let summary =
+        weld_trace::summary_of(Reader::open(&file).unwrap(), |line| selection.passes(line))
+            .unwrap();
+    assert_eq!(summary.slowest[0].name, "wait~", "{summary}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines = text.lines().filter(|line| !line.contains("dropped"));
+    let lines: Vec<&str> = lines.collect();
+    std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+    let summary = weld_trace::summary(Reader::open(&file).unwrap()).unwrap();
+    assert!(summary.slowest[0].unfinished, "{summary}");
+    assert_eq!(summary.calls["exec"].unfinished, 1);
+    let trace = Trace::read(&file).unwrap();
+    let entry = &weld_trace::timeline(&trace, &named("wait"))
+        .unwrap()
+        .vertices[0];
+    assert!(entry.end > entry.start + 0.02, "{entry:?}");
+}
+
 /// The page in a real browser: it draws, and what it draws can be searched.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_works_in_a_browser() {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use weld_client::Address;
 use weld_daemon::gateway::{IMAGE_FRONTEND, ImageFrontend};
 use weld_engine::{
@@ -150,7 +150,9 @@ fn with_daemon(
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let worker = Worker::Daemon(client.connect(address).await?);
-        until_signals(&worker, &cli.command, input).await
+        let cancel = CancellationToken::new();
+        let _signals = AbortOnDropHandle::new(tokio::spawn(on_signals(cancel.clone())));
+        command(&worker, &cli.command, input, cancel).await
     });
     runtime.shutdown_background();
     result
@@ -161,18 +163,6 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(Failure::Start)
-}
-
-async fn until_signals(
-    worker: &Worker,
-    cli: &Command,
-    input: Option<Definition>,
-) -> Result<Vec<u8>, Failure> {
-    let cancel = CancellationToken::new();
-    let signals = tokio::spawn(on_signals(cancel.clone()));
-    let result = command(worker, cli, input, cancel).await;
-    signals.abort();
-    result
 }
 
 fn with_engine(cli: &Cli, input: Option<Definition>) -> Result<Vec<u8>, Failure> {
@@ -196,7 +186,10 @@ fn with_engine(cli: &Cli, input: Option<Definition>) -> Result<Vec<u8>, Failure>
         let images = Arc::new(ImageFrontend::new(Vec::new()));
         engine.add_frontend(IMAGE_FRONTEND, images);
         let worker = Worker::Engine(engine);
-        let result = until_signals(&worker, &cli.command, input).await;
+        let cancel = CancellationToken::new();
+        // Until the end: a second signal ends what winds down, too.
+        let _signals = AbortOnDropHandle::new(tokio::spawn(on_signals(cancel.clone())));
+        let result = command(&worker, &cli.command, input, cancel).await;
         if let Worker::Engine(engine) = worker {
             engine.close().await;
         }

@@ -101,6 +101,36 @@ fn a_build_is_traced_and_every_report_tells_of_it() {
 }
 
 #[test]
+fn the_trace_of_a_build_that_fails_has_the_end_of_what_ran_beside() {
+    let bed = Bed::new();
+    let mount = "--mount=type=cache,id=meet,target=/meet";
+    bed.dockerfile(&format!(
+        "FROM base AS slow\nRUN {mount} touch /meet/running && sleep 987\n\
+         FROM base AS bad\nRUN {mount} until [ -e /meet/running ]; do sleep 0.01; done; exit 3\n\
+         FROM scratch\nCOPY --from=slow / /\nCOPY --from=bad / /\n"
+    ));
+    bed.build(&["--trace", "a.jsonl"]).fails(&["exit code: 3"]);
+    let check = bed.run(&["trace", "check", "a.jsonl"]).ok().stdout;
+    assert!(!check.contains("not everything"), "{check}");
+    let summary = bed.run(&["trace", "summary", "--format", "json", "a.jsonl"]);
+    let summary = json(&summary.ok().stdout);
+    assert_eq!(summary["live_vertices"], 0, "{summary}");
+    assert_eq!(summary["calls"]["exec"]["unfinished"], 0, "{summary}");
+    let sleeping = ["timeline", "--format", "json", "--name", "sleep 987"];
+    let all = [&["trace"], &sleeping[..], &["a.jsonl"]].concat();
+    let timeline = json(&bed.run(&all).ok().stdout);
+    assert_eq!(timeline["vertices"][0]["outcome"], "cancelled");
+    let path = bed.run(&["trace", "critical-path", "a.jsonl"]).ok().stdout;
+    assert!(
+        path.contains("failed") && path.contains("[bad 1/2]"),
+        "{path}"
+    );
+    // A filter that means nothing to an answer is not taken.
+    bed.run(&["trace", "check", "--job", "a", "a.jsonl"])
+        .fails(&["--job"]);
+}
+
+#[test]
 fn a_compressed_trace_by_environment_reads_the_same() {
     let bed = bed();
     let base = format!(

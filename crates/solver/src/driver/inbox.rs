@@ -43,6 +43,8 @@ pub(super) enum Message<T: Value> {
     Subscribe(u32, JobId, Arc<Channel>),
     /// Somebody wants to know how much is alive.
     Census(oneshot::Sender<Census>),
+    /// Answered once nothing is live.
+    Settled(oneshot::Sender<()>),
     /// The last handle of the solver is gone.
     Stop,
 }
@@ -159,6 +161,12 @@ impl<T: Value> Inbox<T> {
     pub(super) async fn census(&self) -> Result<Census, SolveError<T>> {
         let (reply, answer) = oneshot::channel();
         self.tell_pump(Message::Census(reply));
+        answer.await.map_err(|_| SolveError::Shutdown)
+    }
+
+    pub(super) async fn settled(&self) -> Result<(), SolveError<T>> {
+        let (reply, answer) = oneshot::channel();
+        self.tell_pump(Message::Settled(reply));
         answer.await.map_err(|_| SolveError::Shutdown)
     }
 

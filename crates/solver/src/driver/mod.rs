@@ -155,6 +155,14 @@ impl<T: Value> Solver<T> {
     pub async fn census(&self) -> Result<Census, SolveError<T>> {
         self.shared.inbox.census().await
     }
+
+    /// Waits until nothing is alive: every job is discarded, and every call that was cancelled has come to its end.
+    ///
+    /// # Errors
+    /// [`SolveError::Shutdown`] if the solver has ended.
+    pub async fn settled(&self) -> Result<(), SolveError<T>> {
+        self.shared.inbox.settled().await
+    }
 }
 
 /// The sessions of live jobs, by the numbers that the core knows them by.

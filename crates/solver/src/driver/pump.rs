@@ -54,6 +54,8 @@ pub(super) struct Pump<T: Value> {
     queries: HashMap<u64, (QueryId, AbortOnDropHandle<()>)>,
     asked: u64,
     histories: Histories,
+    /// Who waits until nothing is live.
+    settled: Vec<tokio::sync::oneshot::Sender<()>>,
     stopped: bool,
     /// The recording that events go to; 0 for none.
     recording: u64,
@@ -98,6 +100,7 @@ impl<T: Value> Pump<T> {
             queries: HashMap::new(),
             asked: 0,
             histories: Histories::default(),
+            settled: Vec::new(),
             stopped: false,
             recording: 0,
         }
@@ -118,6 +121,12 @@ impl<T: Value> Pump<T> {
             }
         }
         self.batch = batch;
+        if !self.settled.is_empty() && self.core.census() == crate::Census::default() {
+            for reply in self.settled.drain(..) {
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
+        }
         std::mem::take(&mut self.starts)
     }
 
@@ -183,6 +192,7 @@ impl<T: Value> Pump<T> {
                 }
             }
             Message::Census(reply) => drop(reply.send(self.core.census())),
+            Message::Settled(reply) => self.settled.push(reply),
             Message::Stop => self.shut_down(shared),
         }
     }
@@ -473,6 +483,7 @@ impl<T: Value> Pump<T> {
 
     fn shut_down(&mut self, shared: &Shared<T>) {
         self.stopped = true;
+        self.settled.clear();
         shared.inbox.close();
         self.end_tasks();
         for (_, reply) in self.replies.drain() {

@@ -13,15 +13,14 @@ use crate::{
 impl Replay {
     pub(super) fn begin(&mut self, line: &Line<'_>, report: &mut CheckReport) {
         let task = line.task.unwrap_or(0);
-        let mut of = None;
-        let call = if line.kind == Kind::LoadStart {
-            self.active(line, report);
-            "load"
+        let (of, call) = if line.kind == Kind::LoadStart {
+            let owner = self.active(line, report).and_then(|edge| edge.owner);
+            (owner, "load")
         } else {
-            of = line.id;
-            raw(line.call)
+            (line.id, raw(line.call))
         };
-        if let Some(id) = of
+        if line.kind == Kind::CallStart
+            && let Some(id) = of
             && !self.vertices.contains_key(&id)
             && !self.partial
         {

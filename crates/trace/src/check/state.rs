@@ -17,6 +17,8 @@ pub(super) struct Replay {
     /// The trace does not tell everything: it began in the middle, or lost lines. What is not known is then taken as it comes.
     pub(super) partial: bool,
     ended: bool,
+    /// Lines that tell of lost events.
+    losses: u64,
     pub(super) jobs: HashMap<String, Job>,
     pub(super) vertices: HashMap<u64, Vertex>,
     /// Numbers of live vertices by digest.
@@ -45,7 +47,7 @@ pub(super) struct Vertex {
 pub(super) struct Edge {
     vertex: String,
     /// Number of the vertex, where only one can be meant.
-    owner: Option<u64>,
+    pub(super) owner: Option<u64>,
     state: u8,
     pub(super) may_fall: bool,
     complete: bool,
@@ -63,6 +65,7 @@ pub(super) struct Task {
 impl Replay {
     pub(super) fn line(&mut self, number: u64, line: &Line<'_>, report: &mut CheckReport) {
         self.line = number;
+        self.order(line, report);
         if line.position > 0 {
             if line.position < self.position {
                 let what = format!("position {} after {}", line.position, self.position);
@@ -71,9 +74,10 @@ impl Replay {
             self.position = line.position;
         }
         match line.kind {
-            Kind::TraceEnd => self.ended = true,
+            Kind::TraceEnd => self.trace_end(line, report),
             Kind::Lost => {
                 self.partial = true;
+                self.losses += 1;
                 let count = line.count.unwrap_or(0);
                 report.limit(&format!("line {number}: {count} events were lost here"));
             }
@@ -116,6 +120,7 @@ impl Replay {
                 *self = Self {
                     line: number,
                     partial: true,
+                    losses: self.losses,
                     ..Self::default()
                 };
             }
@@ -125,6 +130,33 @@ impl Replay {
             | Kind::Fallback
             | Kind::Explained
             | Kind::Other => {}
+        }
+    }
+
+    /// The first line begins the trace, and nothing comes behind its last.
+    fn order(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        if (self.line == 1) != (line.kind == Kind::TraceStart) {
+            let what = match line.kind {
+                Kind::TraceStart => "a trace begins in the middle of another",
+                _ => "the trace does not begin with trace-start: lines are missing",
+            };
+            report.add(self.line, Rule::Line, what.into());
+            self.partial |= self.line == 1;
+        }
+        if self.ended {
+            let what = format!("{} behind the end of the trace", line.kind.name());
+            report.add(self.line, Rule::Line, what);
+        }
+    }
+
+    /// The line that ends a trace says how many events it has.
+    fn trace_end(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.ended = true;
+        // All lines but the first, this one, and those that tell of lost events.
+        let events = self.line.saturating_sub(2 + self.losses);
+        if let Some(told) = line.lines.filter(|told| *told != events) {
+            let what = format!("the trace has {events} events, but ends as one of {told}");
+            report.add(self.line, Rule::Line, what);
         }
     }
 
@@ -498,20 +530,52 @@ impl Replay {
         false
     }
 
+    /// Vertices that calls which still run work for: their own, and all that these are made of.
+    fn held_by_calls(&self) -> HashSet<u64> {
+        let mut held = HashSet::new();
+        let mut ahead: Vec<u64> = self.tasks.values().filter_map(|task| task.vertex).collect();
+        while let Some(id) = ahead.pop() {
+            let Some(vertex) = self.vertices.get(&id).filter(|_| held.insert(id)) else {
+                continue;
+            };
+            for edge in vertex.inputs.iter().chain(&vertex.sub_builds) {
+                let mut at = Some(*edge);
+                let mut steps = 0;
+                while let Some(edge) = at.and_then(|at| self.edges.get(&at)) {
+                    ahead.extend(edge.owner);
+                    steps += 1;
+                    at = edge.target.filter(|_| steps <= self.edges.len());
+                }
+            }
+        }
+        held
+    }
+
     pub(super) fn finish(self, report: &mut CheckReport) {
         if !self.ended {
             return report.limit("the trace has no end");
         }
-        // What was cancelled may take its time; what it works for lives until then.
-        let winding = self.tasks.values().any(|task| task.cancelled);
-        if self.partial || winding || !self.jobs.is_empty() {
+        if self.partial || !self.jobs.is_empty() {
             return;
         }
+        // What was cancelled may take its time; what it works for lives until then.
+        let winding = self.tasks.values().filter(|task| task.cancelled).count();
+        if winding > 0 {
+            report.limit(&format!(
+                "{winding} calls were cancelled and had not come to their end"
+            ));
+        }
+        let held = self.held_by_calls();
+        let vertices = self.vertices.keys().filter(|id| !held.contains(id));
+        let edges = self.edges.values().filter(|edge| {
+            let owner = edge.owner.as_ref();
+            winding == 0 || owner.is_some_and(|owner| !held.contains(owner))
+        });
         let left = [
-            (self.vertices.len(), "vertices"),
-            (self.edges.len(), "edges"),
+            (vertices.count(), "vertices"),
+            (edges.count(), "edges"),
             (self.requests.len(), "requests"),
-            (self.tasks.len(), "calls"),
+            (self.tasks.len() - winding, "calls"),
         ];
         for (count, what) in left.into_iter().filter(|(count, _)| *count > 0) {
             report.add(

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     filter::{Filter, FilterError},
-    model::Trace,
+    model::{Trace, VertexAt},
 };
 
 /// A job.
@@ -43,7 +43,7 @@ pub struct JobsReport {
     pub jobs: Vec<JobReport>,
 }
 
-/// The jobs of a trace.
+/// The jobs of a trace; where a filter is by digest or name, those that loaded such vertices, which alone are counted.
 ///
 /// # Errors
 /// [`FilterError`].
@@ -56,19 +56,24 @@ pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
             filter.job(&job.id)
                 && filter.span(trace, job.opened, job.discarded.unwrap_or(trace.end))
         })
-        .map(|job| {
+        .filter_map(|job| {
+            let meant = |at: &&VertexAt| !filter.is_about_vertices() || filter.vertex(trace, **at);
             let outcomes: Vec<&str> = job
                 .vertices
                 .iter()
+                .filter(meant)
                 .map(|at| trace.vertices[*at].outcome(trace))
                 .collect();
+            if outcomes.is_empty() && filter.is_about_vertices() {
+                return None;
+            }
             let count = |word: &str| outcomes.iter().filter(|outcome| **outcome == word).count();
-            JobReport {
+            Some(JobReport {
                 job: job.id.clone(),
                 opened: trace.seconds(job.opened),
                 discarded: job.discarded.map(|time| trace.seconds(time)),
                 session: job.session,
-                vertices: job.vertices.len(),
+                vertices: outcomes.len(),
                 created: job.created,
                 ran: count("ran"),
                 cached: count("cached"),
@@ -84,7 +89,7 @@ pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
                         (time, request.outcome.clone())
                     })
                     .collect(),
-            }
+            })
         });
     Ok(JobsReport {
         jobs: jobs.collect(),
@@ -93,6 +98,9 @@ pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
 
 impl fmt::Display for JobsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.jobs.is_empty() {
+            return writeln!(f, "no job passes the filter");
+        }
         for job in &self.jobs {
             let end = job
                 .discarded

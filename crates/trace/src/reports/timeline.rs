@@ -71,6 +71,9 @@ pub fn timeline(trace: &Trace, filter: &Filter) -> Result<TimelineReport, Filter
 
 impl fmt::Display for TimelineReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.vertices.is_empty() {
+            return writeln!(f, "nothing that was worked on passes the filter");
+        }
         const WIDTH: f64 = 40.0;
         let scale = WIDTH / self.seconds.max(1e-6);
         for entry in &self.vertices {

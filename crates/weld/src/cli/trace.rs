@@ -1,12 +1,12 @@
 //! `weld trace`, and the writing of traces.
 
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use serde::Serialize;
-use weld_trace::{Filter, Reader, Trace, Tracer};
+use weld_trace::{Filter, FilterError, Reader, Trace, Tracer};
 
 use super::args::Command;
 use super::report::Failure;
@@ -23,13 +23,13 @@ pub(crate) enum TraceCommand {
         /// The beginning of its digest.
         digest: String,
         #[command(flatten)]
-        view: ViewArgs,
+        answer: AnswerArgs,
     },
     /// Which edges became one, by which key, and which did not, and why.
     Merges(ViewArgs),
     /// When which vertex was worked on.
     Timeline(ViewArgs),
-    /// What the longest request waited for.
+    /// What the longest request waited for, or, with --vertex or --name, that vertex.
     CriticalPath(ViewArgs),
     /// Why a step was not cached.
     Why {
@@ -39,12 +39,12 @@ pub(crate) enum TraceCommand {
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         against: Option<PathBuf>,
         #[command(flatten)]
-        view: ViewArgs,
+        answer: AnswerArgs,
     },
     /// The graph; as text for Graphviz.
     Graph(ViewArgs),
     /// Replay the trace against the solver's invariants. Fails if one is broken.
-    Check(ViewArgs),
+    Check(AnswerArgs),
     /// One page with the graph, the timeline and the merges, for any browser: short for
     /// `graph --format html`.
     Html(ViewArgs),
@@ -67,6 +67,13 @@ pub(crate) struct ViewArgs {
     /// Only up to this time.
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
+    #[command(flatten)]
+    answer: AnswerArgs,
+}
+
+/// Which trace, and what becomes of the answer.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AnswerArgs {
     /// How the answer is printed. Every answer but that of check has the same HTML page.
     #[arg(long, default_value = "text", value_name = "FORMAT")]
     format: Format,
@@ -129,60 +136,74 @@ pub(crate) async fn finish(tracer: Option<Tracer>) {
 }
 
 pub(crate) fn run(command: &TraceCommand) -> Result<(), Failure> {
-    let (TraceCommand::Summary(view)
-    | TraceCommand::Jobs(view)
-    | TraceCommand::Vertex { view, .. }
-    | TraceCommand::Merges(view)
-    | TraceCommand::Timeline(view)
-    | TraceCommand::CriticalPath(view)
-    | TraceCommand::Why { view, .. }
-    | TraceCommand::Graph(view)
-    | TraceCommand::Check(view)
-    | TraceCommand::Html(view)) = command;
-    let filter = view.filter()?;
-    let reader = Reader::open(&view.file)?;
-    if let TraceCommand::Check(_) = command {
-        return check(view, reader);
-    }
-    if let (TraceCommand::Summary(_), true, false) =
-        (command, filter.is_empty(), view.format == Format::Html)
-    {
-        return view.print(&weld_trace::summary(reader)?);
-    }
-    let trace = Trace::read_from(reader)?;
-    if let (TraceCommand::Html(_), _) | (_, Format::Html) = (command, view.format) {
-        return view.write(weld_trace::html(&trace, &filter)?.as_bytes());
-    }
     match command {
-        TraceCommand::Summary(_) => {
-            let selection = trace.select(&filter)?;
-            let again = Reader::open(&view.file)?;
-            view.print(&weld_trace::summary_of(again, |line| {
-                selection.passes(line)
-            })?)
+        TraceCommand::Summary(view) => summary(view),
+        TraceCommand::Jobs(view) => view.print(weld_trace::jobs),
+        TraceCommand::Merges(view) => view.print(weld_trace::merges),
+        TraceCommand::Timeline(view) => view.print(weld_trace::timeline),
+        TraceCommand::CriticalPath(view) => view.print(weld_trace::critical_path),
+        TraceCommand::Graph(view) => view.print(weld_trace::graph),
+        TraceCommand::Html(view) => view.page(&view.trace()?),
+        TraceCommand::Vertex { digest, answer } => {
+            let trace = Trace::read(&answer.file)?;
+            match answer.format {
+                Format::Html => answer.page(&trace, &only(digest)),
+                _ => answer.print(&weld_trace::vertex(&trace, digest)?),
+            }
         }
-        TraceCommand::Jobs(_) => view.print(&weld_trace::jobs(&trace, &filter)?),
-        TraceCommand::Vertex { digest, .. } => view.print(&weld_trace::vertex(&trace, digest)?),
-        TraceCommand::Merges(_) => view.print(&weld_trace::merges(&trace, &filter)?),
-        TraceCommand::Timeline(_) => view.print(&weld_trace::timeline(&trace, &filter)?),
-        TraceCommand::CriticalPath(_) => view.print(&weld_trace::critical_path(&trace, &filter)?),
         TraceCommand::Why {
-            digest, against, ..
+            digest,
+            against,
+            answer,
         } => {
+            let trace = Trace::read(&answer.file)?;
+            if answer.format == Format::Html {
+                return answer.page(&trace, &only(digest));
+            }
             let previous = against.as_deref().map(Trace::read).transpose()?;
-            view.print(&weld_trace::why(&trace, previous.as_ref(), digest)?)
+            answer.print(&weld_trace::why(&trace, previous.as_ref(), digest)?)
         }
-        TraceCommand::Graph(_) => view.print(&weld_trace::graph(&trace, &filter)?),
-        TraceCommand::Check(_) | TraceCommand::Html(_) => Ok(()),
+        TraceCommand::Check(answer) => check(answer),
     }
 }
 
-fn check(view: &ViewArgs, reader: Reader) -> Result<(), Failure> {
-    if view.format == Format::Html {
+fn only(digest: &str) -> Filter {
+    Filter {
+        vertex: Some(digest.to_owned()),
+        ..Filter::default()
+    }
+}
+
+/// Where nothing is filtered, the trace is never whole in memory.
+fn summary(view: &ViewArgs) -> Result<(), Failure> {
+    let filter = view.filter()?;
+    let answer = &view.answer;
+    if answer.format == Format::Html {
+        return view.page(&view.trace()?);
+    }
+    if filter.is_empty() {
+        let reader = Reader::open(&answer.file)?;
+        return answer.print(&weld_trace::summary(reader)?);
+    }
+    if answer.file == Path::new("-") {
+        return Err(Failure::usage(
+            "a filtered summary reads the trace twice: give a file in place of -",
+        ));
+    }
+    let trace = view.trace()?;
+    let selection = trace.select(&filter)?;
+    let again = Reader::open(&answer.file)?;
+    answer.print(&weld_trace::summary_of(again, |line| {
+        selection.passes(line)
+    })?)
+}
+
+fn check(answer: &AnswerArgs) -> Result<(), Failure> {
+    if answer.format == Format::Html {
         return Err(Failure::usage("--format html: check prints text or JSON"));
     }
-    let report = weld_trace::check(reader)?;
-    view.print(&report)?;
+    let report = weld_trace::check(Reader::open(&answer.file)?)?;
+    answer.print(&report)?;
     if report.is_good() {
         Ok(())
     } else {
@@ -191,6 +212,10 @@ fn check(view: &ViewArgs, reader: Reader) -> Result<(), Failure> {
 }
 
 impl ViewArgs {
+    fn trace(&self) -> Result<Trace, Failure> {
+        Ok(Trace::read(&self.answer.file)?)
+    }
+
     fn filter(&self) -> Result<Filter, Failure> {
         Ok(Filter {
             job: self.job.clone(),
@@ -199,6 +224,28 @@ impl ViewArgs {
             since: time("--since", self.since.as_deref())?,
             until: time("--until", self.until.as_deref())?,
         })
+    }
+
+    fn page(&self, trace: &Trace) -> Result<(), Failure> {
+        self.answer.page(trace, &self.filter()?)
+    }
+
+    fn print<R: Serialize + Display>(
+        &self,
+        report: impl Fn(&Trace, &Filter) -> Result<R, FilterError>,
+    ) -> Result<(), Failure> {
+        let filter = self.filter()?;
+        let trace = self.trace()?;
+        match self.answer.format {
+            Format::Html => self.answer.page(&trace, &filter),
+            _ => self.answer.print(&report(&trace, &filter)?),
+        }
+    }
+}
+
+impl AnswerArgs {
+    fn page(&self, trace: &Trace, filter: &Filter) -> Result<(), Failure> {
+        self.write(weld_trace::html(trace, filter)?.as_bytes())
     }
 
     fn print(&self, report: &(impl Serialize + Display)) -> Result<(), Failure> {
