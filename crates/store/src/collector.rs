@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,12 +13,13 @@ use weld_solver::RecordId;
 use crate::blobs::{ANONYMOUS, Blobs};
 use crate::db::{Db, DbError, Ticket};
 use crate::gc::{self, Removable, Removal};
+use crate::leftovers::{Hold, Leftovers};
 use crate::object::{Object, SnapshotId};
 use crate::pins::{Claim, Pins};
 use crate::records::keys::Keys;
 use crate::records::results::RESULTS;
 use crate::refs::{HOLDERS, holders};
-use crate::trash::Trash;
+use crate::trash::{self, Trash};
 use crate::usage::USAGE;
 
 /// How many objects one transaction removes at least, at first, and at most. Many at once touch
@@ -25,6 +27,11 @@ use crate::usage::USAGE;
 const BATCH_LENS: (usize, usize, usize) = (64, 256, 4096);
 /// How long a transaction that removes should take: other updates wait for as long.
 const BATCH_TIME: Duration = Duration::from_millis(40);
+
+/// How many results the cache keys forget at once: who looks for a key waits for as long.
+const FORGOTTEN_AT_ONCE: usize = 256;
+/// How many snapshots' files are deleted before it is looked again whether to stop.
+const DELETED_AT_ONCE: usize = 1024;
 
 /// An ingest with a reference that nobody went on with for so long is dropped.
 const INGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -40,6 +47,7 @@ struct Inner {
     blobs: Blobs,
     keys: Keys,
     trash: Trash,
+    leftovers: Leftovers,
     /// Sequence numbers from this on are of this process.
     first: u64,
     /// How many objects the next transaction removes.
@@ -103,6 +111,7 @@ impl Collector {
             blobs: blobs.clone(),
             keys: keys.clone(),
             trash: Trash::open(root, first)?,
+            leftovers: Leftovers::default(),
             first,
             batch_len: Arc::new(AtomicUsize::new(BATCH_LENS.1)),
         })))
@@ -129,14 +138,19 @@ impl Collector {
         if let Some(last) = queued {
             self.finish_removal(last, &mut removed, &mut released)?;
         }
+        // What a result led to is released by its removal, and went before.
+        let mut gone: HashSet<Object> = removed.iter().cloned().collect();
         while !released.is_empty() {
-            let garbage: HashSet<_> = std::mem::take(&mut released).into_iter().collect();
+            let mut garbage: HashSet<_> = std::mem::take(&mut released).into_iter().collect();
+            garbage.retain(|object| !gone.contains(object));
             let garbage: Vec<_> = garbage.into_iter().collect();
+            let known = removed.len();
             for batch in garbage.chunks(self.batch_len()) {
                 let claims = self.claim(batch.iter().cloned());
                 let queued = self.queue_removal(claims, Removable::Unnamed);
                 self.finish_removal(queued, &mut removed, &mut released)?;
             }
+            gone.extend(removed.iter().skip(known).cloned());
         }
         Ok(removed)
     }
@@ -185,22 +199,81 @@ impl Collector {
         Ok(())
     }
 
-    /// Takes away what lies outside of the tables that the removal has changed. If the process ends
-    /// before, the sweep takes both the files and the keys.
+    /// Sees to what lies outside of the tables that the removal has changed: the files of blobs, whose names may be
+    /// wanted again, are taken away now, all else is left for [`Self::settle`]. If the process ends before, the sweep
+    /// takes both the files and the keys.
     pub(crate) fn finish(&self, removal: &Removal) -> Result<(), CollectError> {
-        let results: Vec<_> = removal.results.iter().copied().map(RecordId).collect();
-        self.0.keys.drop_records(&results);
-        self.discard(&removal.removed)?;
-        self.discard(&removal.unknown)
+        for object in removal.removed.iter().chain(&removal.unknown) {
+            if let Object::Blob(_) = object {
+                self.take_away(&self.path(object))?;
+            }
+        }
+        self.0.leftovers.add(removal);
+        Ok(())
     }
 
-    /// Takes the files of removed objects away.
-    fn discard(&self, objects: &[Object]) -> Result<(), CollectError> {
-        for object in objects {
-            let path = self.path(object);
-            self.0.trash.take(&path).map_err(remove_error(&path))?;
+    /// Keeps the background from what removals leave, until this is dropped.
+    pub(crate) fn hold_leftovers(&self) -> Hold<'_> {
+        self.0.leftovers.hold()
+    }
+
+    /// Does what removals left to be done: cache keys forget results, files are deleted.
+    pub(crate) fn settle(&self) -> Result<(), CollectError> {
+        self.settle_until(None).map(drop)
+    }
+
+    /// As [`Self::settle`], in the background: not while somebody removes more, and for about so long; whether nothing
+    /// is left.
+    pub(crate) fn settle_some(&self, time: Duration) -> Result<bool, CollectError> {
+        if self.0.leftovers.is_held() {
+            return Ok(true);
         }
-        Ok(())
+        self.settle_until(Some(Instant::now() + time))
+    }
+
+    fn settle_until(&self, until: Option<Instant>) -> Result<bool, CollectError> {
+        let leftovers = &self.0.leftovers;
+        let _turn = leftovers.turn();
+        let is_over = || until.is_some_and(|until| Instant::now() >= until);
+        while !is_over() {
+            let results = leftovers.take_results(FORGOTTEN_AT_ONCE);
+            if results.is_empty() {
+                break;
+            }
+            let results: Vec<_> = results.into_iter().map(RecordId).collect();
+            self.0.keys.drop_records(&results);
+        }
+        let directory = self.0.root.join("snapshots");
+        while !is_over() {
+            let ids = leftovers.take_snapshots(DELETED_AT_ONCE);
+            if ids.is_empty() {
+                break;
+            }
+            let names: Vec<_> = ids
+                .iter()
+                .map(|id| OsString::from(id.to_string()))
+                .collect();
+            let deleted = match trash::delete(&directory, &names, until) {
+                Ok(deleted) => deleted,
+                Err(error) => {
+                    leftovers.return_snapshots(&ids);
+                    return Err(remove_error(&directory)(error));
+                }
+            };
+            leftovers.return_snapshots(ids.get(deleted..).unwrap_or_default());
+        }
+        let emptied = !is_over() && {
+            let trash = &self.0.trash;
+            trash
+                .empty(until)
+                .map_err(remove_error(trash.directory()))?
+        };
+        Ok(emptied && leftovers.is_empty())
+    }
+
+    /// Whether removals left nothing to be done.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.0.leftovers.is_empty()
     }
 
     pub(crate) fn path(&self, object: &Object) -> PathBuf {
@@ -214,12 +287,6 @@ impl Collector {
     pub(crate) fn take_away(&self, path: &Path) -> Result<(), CollectError> {
         self.0.trash.take(path).map_err(remove_error(path))?;
         Ok(())
-    }
-
-    /// Deletes what was removed.
-    pub(crate) fn empty_trash(&self) -> Result<(), CollectError> {
-        let trash = &self.0.trash;
-        trash.empty().map_err(remove_error(trash.directory()))
     }
 
     /// Deletes of what was removed at most so many files.
@@ -394,6 +461,7 @@ impl Collector {
             );
         }
         self.finish(&removal)?;
+        self.settle()?;
         for (_, path) in list(self.0.blobs.ingests())? {
             self.0.trash.take(&path).map_err(remove_error(&path))?;
         }

@@ -14,6 +14,8 @@ use crate::usage::Uses;
 /// Leaves the first moments of a process to its work.
 const START_DELAY: Duration = Duration::from_millis(200);
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How long files are deleted at a time: the end of a process waits for as long, as all else does that is done here.
+const DELETING: Duration = Duration::from_millis(200);
 
 /// The thread that sweeps, collects, writes uses and raises the durability mark.
 pub(crate) struct Keeper {
@@ -83,16 +85,21 @@ impl Shared {
     fn run(&self) {
         let mut delay = START_DELAY;
         while self.sleep(delay) {
-            delay = INTERVAL;
             if self.unswept.load(Ordering::Relaxed) {
                 match self.collector.sweep(&self.stop) {
                     Ok(ended) => self.unswept.store(!ended, Ordering::Relaxed),
                     Err(error) => warn(&error),
                 }
             }
-            if let Err(error) = self.keep() {
-                warn(&error);
-            }
+            delay = match self.keep() {
+                Ok(true) => INTERVAL,
+                // More is to be deleted.
+                Ok(false) => Duration::ZERO,
+                Err(error) => {
+                    warn(&error);
+                    INTERVAL
+                }
+            };
         }
     }
 
@@ -108,12 +115,13 @@ impl Shared {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    fn keep(&self) -> Result<(), CollectError> {
+    /// Does all that is due; whether nothing is left to be deleted.
+    fn keep(&self) -> Result<bool, CollectError> {
         if let Some(ticket) = self.uses.write(&self.db) {
             ticket.wait()?;
         }
         self.collector.collect_released()?;
-        self.collector.empty_trash()?;
+        let settled = self.collector.settle_some(DELETING)?;
         if let Err(error) = reserve::make(&self.root) {
             tracing::warn!(%error, "cannot put space by for a full disk");
         }
@@ -126,7 +134,7 @@ impl Shared {
         {
             tracing::warn!(%error, "cannot sync the state directory");
         }
-        Ok(())
+        Ok(settled)
     }
 }
 

@@ -37,6 +37,7 @@ mod durability;
 mod gc;
 mod keeper;
 pub mod layer;
+mod leftovers;
 mod lock;
 pub mod mount;
 pub mod names;

@@ -88,6 +88,11 @@ impl<'a> Room<'a> {
             };
         Ok(Self { root, spent })
     }
+
+    /// Whether the disk had no space.
+    pub(crate) const fn is_spent(&self) -> bool {
+        self.spent
+    }
 }
 
 impl Drop for Room<'_> {

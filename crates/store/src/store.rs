@@ -306,8 +306,14 @@ impl Store {
     /// by itself in the background. Returns what was removed.
     pub fn collect_garbage(&self) -> Result<Vec<Object>, CollectError> {
         let removed = self.0.collector.collect_released()?;
-        self.0.collector.empty_trash()?;
+        self.settle()?;
         Ok(removed)
+    }
+
+    /// Deletes the files of what was removed, and has the cache keys forget it; this also happens by itself in the
+    /// background.
+    pub fn settle(&self) -> Result<(), CollectError> {
+        self.0.collector.settle()
     }
 
     /// Removes what earlier processes left unnamed or unfinished; this also happens by itself in
@@ -315,7 +321,7 @@ impl Store {
     pub fn sweep(&self) -> Result<(), CollectError> {
         self.0.collector.sweep(&AtomicBool::new(false))?;
         self.0.collector.collect_released()?;
-        self.0.collector.empty_trash()
+        self.settle()
     }
 
     /// Writes everything to the medium, so that it survives a power loss; this also happens by
@@ -357,7 +363,7 @@ impl Store {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let swept = self.keeper.stop();
+        let swept = self.keeper.stop() && self.collector.is_settled();
         let counts = self.uses.take();
         let (collector, unused) = (self.collector.clone(), self.sequence.unused());
         let released = self.pins.take_released();
@@ -494,7 +500,7 @@ impl Directory<'_> {
             || reserve::free_space(self.0).map_err(self.error("measure the free space of", ""));
         if free()? < LOW_SPACE {
             Trash::open(self.0, 0)
-                .and_then(|trash| trash.empty())
+                .and_then(|trash| trash.empty(None))
                 .map_err(self.error("empty", "trash"))?;
         }
         let left = free()?;

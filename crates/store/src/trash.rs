@@ -1,9 +1,11 @@
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::snapshot::remove::{remove_at, remove_some_at};
 
@@ -45,30 +47,13 @@ impl Trash {
         }
     }
 
-    /// Deletes all that was taken.
-    pub(crate) fn empty(&self) -> io::Result<()> {
+    /// Deletes all that was taken, but begins with nothing more after a moment; whether it came to its end.
+    pub(crate) fn empty(&self, until: Option<Instant>) -> io::Result<bool> {
         let _turn = self.emptying.lock().unwrap_or_else(PoisonError::into_inner);
-        let directory = File::open(&self.directory)?;
         let names = fs::read_dir(&self.directory)?
             .map(|entry| entry.map(|entry| entry.file_name()))
             .collect::<io::Result<Vec<_>>>()?;
-        let threads = (names.len() / PER_THREAD).clamp(1, MAX_THREADS);
-        let next = AtomicUsize::new(0);
-        let remove = || -> io::Result<()> {
-            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                remove_at(directory.as_fd(), name)?;
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(remove)).collect();
-            let own = remove();
-            let joined = others.into_iter().map(|thread| match thread.join() {
-                Ok(outcome) => outcome,
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            std::iter::once(own).chain(joined).collect()
-        })
+        Ok(delete(&self.directory, &names, until)? == names.len())
     }
 
     /// Deletes what was taken, but at most so many files.
@@ -87,6 +72,45 @@ impl Trash {
         let process = std::process::id();
         format!("{process}-{}", self.next.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// Deletes files and trees of a directory on several threads, beginning with none after a moment; how many of
+/// the names, from the first one on, are gone.
+pub(crate) fn delete(
+    directory: &Path,
+    names: &[OsString],
+    until: Option<Instant>,
+) -> io::Result<usize> {
+    if names.is_empty() {
+        return Ok(0);
+    }
+    let directory = match File::open(directory) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names.len()),
+        Err(error) => return Err(error),
+    };
+    let threads = (names.len() / PER_THREAD).clamp(1, MAX_THREADS);
+    let next = AtomicUsize::new(0);
+    let remove = || -> io::Result<()> {
+        while until.is_none_or(|until| Instant::now() < until)
+            && let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            remove_at(directory.as_fd(), name)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(remove)).collect();
+        let own = remove();
+        let joined = others.into_iter().map(|thread| match thread.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        std::iter::once(own)
+            .chain(joined)
+            .collect::<io::Result<()>>()
+    })?;
+    Ok(next.into_inner().min(names.len()))
 }
 
 #[cfg(test)]
@@ -119,7 +143,7 @@ mod tests {
         fs::create_dir(root.path().join("tree")).unwrap();
         std::os::unix::fs::symlink("../../kept", root.path().join("tree/link")).unwrap();
         trash.take(&root.path().join("tree")).unwrap();
-        trash.empty().unwrap();
+        assert!(trash.empty(None).unwrap());
         assert!(root.path().join("kept/file").exists());
     }
 }

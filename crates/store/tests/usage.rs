@@ -113,6 +113,36 @@ fn everything_goes_with_its_results_and_files() {
 }
 
 #[test]
+fn files_of_what_was_removed_go_afterwards_also_when_the_process_ends_before() {
+    let root = tempfile::tempdir().unwrap();
+    let left = || std::fs::read_dir(root.path().join("snapshots")).unwrap();
+    for ends_before in [false, true] {
+        let store = open(root.path());
+        let ([a, b, c], results) = chain(&store);
+        let mut removed = Vec::new();
+        let tell = |info| {
+            removed.push(info);
+            std::ops::ControlFlow::Continue(())
+        };
+        store.prune_with(&PruneOptions::default(), tell).unwrap();
+        assert_eq!(ids(&removed), [c, b, a]);
+        assert!(store.disk_usage(&[]).unwrap().is_empty());
+        assert!(store.results().load(results[0]).unwrap().is_none());
+        let store = if ends_before {
+            drop(store);
+            let store = open(root.path());
+            store.sweep().unwrap();
+            store
+        } else {
+            store.settle().unwrap();
+            store
+        };
+        assert_eq!(left().count(), 0);
+        assert!(store.check(|_| {}).unwrap().problems.is_empty());
+    }
+}
+
+#[test]
 fn what_is_in_use_stays_with_what_it_is_made_of() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path());

@@ -497,11 +497,12 @@ fn keys_with(rows: &impl Rows, record: RecordId) -> Result<Vec<Number>, DbError>
 }
 
 fn drop_record(rows: &mut Edit<'_>, record: RecordId) -> Result<(), DbError> {
-    for at in keys_with(rows, record)? {
-        let by_record = [b"o", &record.0.to_be_bytes()[..], &at].concat();
-        let ordinal = rows.get(&by_record)?.ok_or(MALFORMED)?;
-        rows.remove(by_record);
+    let prefix = [b"o", &record.0.to_be_bytes()[..]].concat();
+    let found: Vec<_> = rows.scan(&prefix)?.collect::<Result<_, _>>()?;
+    for (by_record, ordinal) in found {
+        let at: Number = *by_record.last_chunk().ok_or(MALFORMED)?;
         rows.remove([b"r", &at[..], &ordinal].concat());
+        rows.remove(by_record);
         prune(rows, at)?;
     }
     Ok(())

@@ -18,8 +18,9 @@ use crate::object::Object;
 use crate::reserve::Room;
 use crate::store::Store;
 
-/// How many objects are removed before the caller hears of them.
-const STEP_LEN: usize = 4096;
+/// How many objects are removed before the caller hears of them: several transactions, the next of which is prepared
+/// while one is committed.
+const STEP_LEN: usize = 16_384;
 
 /// What to remove. Without sizes, everything that the other options mean; with sizes, what is worth
 /// least until the sizes are kept.
@@ -84,7 +85,7 @@ impl Store {
     }
 
     /// Removes what the options mean and nobody uses, what is made of others before the others;
-    /// then deletes its files. Returns what was removed.
+    /// then deletes its files, and waits for that. Returns what was removed.
     ///
     /// Builds go on meanwhile: what they begin to use is left alone.
     pub fn prune(&self, options: &PruneOptions) -> Result<Vec<UsageInfo>, UsageError> {
@@ -93,10 +94,12 @@ impl Store {
             removed.push(info);
             ControlFlow::Continue(())
         })?;
+        self.settle()?;
         Ok(removed)
     }
 
-    /// As [`Store::prune`], telling of what is removed as it goes, until told to stop.
+    /// As [`Store::prune`], telling of what is removed as it goes, until told to stop. The files are deleted in the
+    /// background; see [`Store::settle`].
     pub fn prune_with(
         &self,
         options: &PruneOptions,
@@ -105,7 +108,8 @@ impl Store {
         let policy = Policy::new(options)?;
         // Not where builds make room for themselves: a step that writes would take what is given back.
         let root = self.root();
-        let _room = Room::make(root).map_err(remove_error(root))?;
+        let room = Room::make(root).map_err(remove_error(root))?;
+        let held = self.collector().hold_leftovers();
         let mut stopped = false;
         loop {
             let mut inventory = self.inventory()?;
@@ -134,7 +138,11 @@ impl Store {
                 break;
             }
         }
-        self.collector().empty_trash()?;
+        drop(held);
+        if room.is_spent() {
+            // Nothing can be written before.
+            self.settle()?;
+        }
         Ok(())
     }
 
@@ -152,7 +160,7 @@ impl Store {
             .iter()
             .map(|index| inventory.entries[*index].object.clone());
         let removed = self.collector().remove(objects, policy.removable)?;
-        self.collector().empty_trash()?;
+        self.settle()?;
         let removed: HashSet<_> = removed.iter().collect();
         let freed = plan.iter().map(|index| &inventory.entries[*index]);
         let freed = freed.filter(|entry| removed.contains(&entry.object));

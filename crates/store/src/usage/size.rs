@@ -25,20 +25,33 @@ pub(crate) fn on_disk(path: &Path) -> io::Result<u64> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Ok(walk.bytes);
     }
-    let mut directory = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())?;
+    // What is deleted meanwhile counts as little as what is not there.
+    let mut directory = match rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(walk.bytes),
+        Err(error) => return Err(error.into()),
+    };
     // For each directory on the way down, those in it that are still to be walked. Only one is
     // open at a time, so that the depth of a tree costs no descriptors.
     let mut below = vec![walk.list(&directory)?];
     while let Some(names) = below.last_mut() {
         match names.pop() {
             Some(name) => {
-                directory = rustix::fs::openat(&directory, &name, DIRECTORY, Mode::empty())?;
+                match rustix::fs::openat(&directory, &name, DIRECTORY, Mode::empty()) {
+                    Ok(found) => directory = found,
+                    Err(Errno::NOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                }
                 below.push(walk.list(&directory)?);
             }
             None => {
                 below.pop();
                 if !below.is_empty() {
-                    directory = rustix::fs::openat(&directory, "..", DIRECTORY, Mode::empty())?;
+                    match rustix::fs::openat(&directory, "..", DIRECTORY, Mode::empty()) {
+                        Ok(found) => directory = found,
+                        Err(Errno::NOENT) => break,
+                        Err(error) => return Err(error.into()),
+                    }
                 }
             }
         }
