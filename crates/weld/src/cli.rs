@@ -133,7 +133,7 @@ fn remote(cli: &Cli) -> Result<Option<(&ClientArgs, Address)>, Failure> {
 
 fn with_daemon(
     cli: &Cli,
-    input: Option<Definition>,
+    input: Option<Vec<u8>>,
     client: &ClientArgs,
     address: &Address,
 ) -> Result<Vec<u8>, Failure> {
@@ -147,6 +147,7 @@ fn with_daemon(
             "WARNING: {option} has no effect: the daemon at {address} does the work"
         ));
     }
+    let input = decoded(input)?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let worker = Worker::Daemon(client.connect(address).await?);
@@ -165,7 +166,13 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(Failure::Start)
 }
 
-fn with_engine(cli: &Cli, input: Option<Definition>) -> Result<Vec<u8>, Failure> {
+/// A large definition is decoded by threads.
+fn decoded(input: Option<Vec<u8>>) -> Result<Option<Definition>, Failure> {
+    let decoded = input.map(|bytes| Definition::decode(&bytes)).transpose();
+    Ok(decoded?)
+}
+
+fn with_engine(cli: &Cli, input: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
     let mut config = config(&cli.engine)?;
     if matches!(cli.command, Command::Build(_) | Command::Solve(_)) {
         config.on_full_disk = OnFullDisk::Refuse;
@@ -178,6 +185,7 @@ fn with_engine(cli: &Cli, input: Option<Definition>) -> Result<Vec<u8>, Failure>
     }
     // Before any thread: only then does the whole process see the change.
     weld_engine::enter_privileges()?;
+    let input = decoded(input)?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let tracer = trace::tracer(&cli.command)?;

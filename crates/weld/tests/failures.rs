@@ -474,6 +474,47 @@ fn a_definition_is_emitted_dumped_and_solved() {
     }
 }
 
+/// So large that several threads decode it, which a process must not have before it has its own mounts.
+#[test]
+fn a_large_definition_is_solved() {
+    let bed = Bed::new();
+    let (groups, stages) = (13, 20);
+    let mut text = String::new();
+    for group in 0..groups {
+        for stage in 0..stages {
+            text += &format!("FROM scratch AS s{group}-{stage}\nCOPY Dockerfile /{stage}\n");
+        }
+        text += &format!("FROM scratch AS g{group}\n");
+        for stage in 0..stages {
+            text += &format!("COPY --from=s{group}-{stage} / /\n");
+        }
+    }
+    text += "FROM scratch\n";
+    for group in 0..groups {
+        text += &format!("COPY --from=g{group} / /{group}/\n");
+    }
+    bed.dockerfile(&text);
+    let mut emits = bed
+        .command()
+        .args(["debug", "emit-llb"])
+        .arg(bed.context())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let context = format!("context={}", bed.context().display());
+    let output = format!("type=local,dest={}", bed.path("out").display());
+    let solved = bed
+        .command()
+        .args(["solve", "--local", &context, "--output", &output])
+        .stdin(emits.stdout.take().unwrap())
+        .output()
+        .unwrap();
+    assert!(emits.wait().unwrap().success());
+    ended(solved).ok();
+    let last = format!("out/{}/{}", groups - 1, stages - 1);
+    assert!(bed.path(&last).exists());
+}
+
 #[test]
 fn a_build_that_fills_the_disk_leaves_a_state_that_can_be_pruned() {
     struct Mounted<'a>(&'a Bed);

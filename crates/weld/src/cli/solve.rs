@@ -61,7 +61,7 @@ pub(crate) async fn solve(
 
 /// Prints a definition as JSON, an object a line, or as a graph.
 pub(crate) fn dump(file: Option<&Path>, dot: bool) -> Result<(), Failure> {
-    let definition = read(file)?;
+    let definition = Definition::decode(&read(file)?)?;
     let text = if dot {
         definition.to_dot()
     } else {
@@ -75,8 +75,8 @@ fn named<'a>(text: &'a str, option: &str) -> Result<(&'a str, &'a str), Failure>
         .ok_or_else(|| Failure::usage(format!("{option} {text:?}: needs NAME=DIR")))
 }
 
-/// Reads a definition from a file, or from standard input.
-pub(crate) fn read(file: Option<&Path>) -> Result<Definition, Failure> {
+/// Reads a definition from a file, or from standard input, without decoding it.
+pub(crate) fn read(file: Option<&Path>) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     match file {
         Some(path) => {
@@ -105,5 +105,5 @@ pub(crate) fn read(file: Option<&Path>) -> Result<Definition, Failure> {
             "{place} is empty: an LLB definition is wanted, such as `weld debug emit-llb` prints"
         )));
     }
-    Ok(Definition::decode(&bytes)?)
+    Ok(bytes)
 }
