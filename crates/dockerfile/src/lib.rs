@@ -23,6 +23,7 @@ mod parser;
 mod source;
 mod stage;
 mod statement;
+mod weld_comment;
 
 pub use error::{CsvError, DeviceError, Error, ErrorKind, MountError};
 pub use heredoc::Heredoc;

@@ -170,6 +170,25 @@ fn wrong_options_are_refused() {
 }
 
 #[test]
+fn what_is_asked_of_weldkit_and_not_understood_is_said() {
+    let text = "# weld:merge=never\nFROM a\n# weld:merge=never\nRUN a\n# weld:merge=nevr\nRUN b\n\
+        # weld:merg=never\nCOPY a b\n# weld:merge=auto\nWORKDIR /c\n# weld:merge=never\nENV a=b\n# a weld: x\nRUN d\n";
+    let told: Vec<String> = warnings(text)
+        .into_iter()
+        .map(|(_, told, _)| told)
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "Comment 'weld:merge=never' has no effect: it is not above RUN, COPY, ADD or WORKDIR",
+            "Comment 'weld:merge=nevr' has no effect: \"nevr\" is unknown (did you mean never?)",
+            "Comment 'weld:merg=never' has no effect: \"merg\" is unknown (did you mean merge?)",
+            "Comment 'weld:merge=never' has no effect: it is not above RUN, COPY, ADD or WORKDIR",
+        ]
+    );
+}
+
+#[test]
 fn every_rule_is_documented() {
     let mut names = BTreeSet::new();
     for rule in Rule::ALL {
@@ -179,7 +198,11 @@ fn every_rule_is_documented() {
             .url()
             .starts_with("https://docs.docker.com/go/dockerfile/rule/");
         assert!(
-            documented || *rule == Rule::InvalidBaseImagePlatform,
+            documented
+                || matches!(
+                    rule,
+                    Rule::InvalidBaseImagePlatform | Rule::UnknownWeldComment
+                ),
             "{rule:?}"
         );
     }

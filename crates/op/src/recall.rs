@@ -4,7 +4,8 @@
 //! one that is remembered, and remembered in turn. Values of secrets are in no operation, so they are in no recipe.
 
 mod compare;
-mod recipe;
+mod field;
+pub(crate) mod recipe;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,7 @@ use weld_llb::Vertex;
 use weld_solver::{CacheMap, Digest, Op, OpContext, OpError, ResultRef};
 use weld_store::{Object, StepName};
 
-use self::recipe::{Input, Recipe};
+use self::recipe::{File, Input, Recipe};
 use crate::blocking::blocking;
 use crate::captured::{Captured, Pin};
 use crate::content::Selector;
@@ -74,6 +75,8 @@ pub(crate) struct Remembered {
     name: String,
     /// Names of the vertices of its inputs.
     inputs: Vec<String>,
+    /// See [`recipe::lineage`].
+    lineage: StepName,
     ignore_cache: bool,
     keys: Mutex<Keys>,
 }
@@ -83,6 +86,10 @@ pub(crate) struct Remembered {
 struct Keys {
     op: Option<StepName>,
     contents: Vec<Option<StepName>>,
+    /// What it is without the content of its inputs: see [`recipe::outline`].
+    outline: Option<StepName>,
+    /// Builds that come would not know what it was made of.
+    unknown: bool,
 }
 
 impl Remembered {
@@ -92,6 +99,7 @@ impl Remembered {
         vertex: Vertex,
         name: String,
         inputs: Vec<String>,
+        lineage: StepName,
         ignore_cache: bool,
     ) -> Self {
         Self {
@@ -101,9 +109,12 @@ impl Remembered {
             keys: Mutex::new(Keys {
                 op: None,
                 contents: vec![None; inputs.len()],
+                outline: None,
+                unknown: false,
             }),
             name,
             inputs,
+            lineage,
             ignore_cache,
         }
     }
@@ -149,38 +160,105 @@ impl Remembered {
         }
         Recipe {
             name: recipe::bounded(&self.name),
+            outline: keys.outline.unwrap_or_default(),
             op: keys.op,
             fields: recipe::fields(&self.vertex),
             inputs: made_of,
+            ran: true,
         }
     }
 
     /// What names the step, and what it may be found by when its definition has changed: its whole name, then what it says, then its
-    /// place.
-    fn slots(&self) -> (StepName, [StepName; 3]) {
+    /// place. Last comes what finds it among those of equal outlines.
+    fn slots(&self) -> (StepName, Vec<StepName>) {
+        let (place, text) = recipe::place_and_text(&self.name);
+        let mut slots = vec![
+            self.slot("name", &self.name),
+            self.slot("text", &text),
+            self.slot("place", &place),
+        ];
+        let outline = self.keys().outline;
+        slots.extend(outline.map(|outline| self.slot_of_outline(&outline)));
+        (self.vertex_name(), slots)
+    }
+
+    fn vertex_name(&self) -> StepName {
+        match self.surroundings.worker.domain().name() {
+            None => crate::digest::to_solver(self.vertex.digest()).0,
+            Some(_) => self.slot("vertex", &self.vertex.digest().to_string()),
+        }
+    }
+
+    fn slot(&self, slot: &str, text: &str) -> StepName {
         let domain = self.surroundings.worker.domain();
         let scope = domain.scoped(self.surroundings.origin.scope.clone());
-        let hash = |slot: &str, text: &str| {
-            let digest = FieldHasher::new("weld.step.slot.v1")
-                .text(&scope)
-                .text(slot)
-                .text(text)
-                .finish();
-            crate::digest::to_solver(&digest).0
+        let digest = FieldHasher::new("weld.step.slot.v1")
+            .text(&scope)
+            .text(slot)
+            .text(text)
+            .finish();
+        crate::digest::to_solver(&digest).0
+    }
+
+    fn slot_of_outline(&self, outline: &StepName) -> StepName {
+        let domain = self.surroundings.worker.domain();
+        let digest = FieldHasher::new("weld.step.outline.v1")
+            .text(&domain.scoped(String::new()))
+            .bytes(outline)
+            .finish();
+        crate::digest::to_solver(&digest).0
+    }
+
+    /// Whether builds of this origin that come will know what the step was made of.
+    fn is_known(&self) -> bool {
+        let Some(outline) = self.keys().outline else {
+            return false;
         };
-        let (place, text) = recipe::place_and_text(&self.name);
-        let vertex = match domain.name() {
-            None => crate::digest::to_solver(self.vertex.digest()).0,
-            Some(_) => hash("vertex", &self.vertex.digest().to_string()),
+        let steps = self.surroundings.worker.store.steps();
+        let latest = |slot| steps.latest(&slot).ok().flatten();
+        let (place, _) = recipe::place_and_text(&self.name);
+        let known = latest(self.slot("name", &self.name));
+        if known.is_none() || known != latest(self.slot("place", &place)) {
+            return false;
+        }
+        let bytes = known.and_then(|name| steps.get(&name).ok().flatten());
+        bytes.is_some_and(|bytes| recipe::outline_of(&bytes) == Some(outline))
+    }
+
+    /// Has builds that come know of a step that never ran here: of one whose record was found, or that failed.
+    fn note(&self) {
+        let (vertex, slots) = self.slots();
+        let steps = self.surroundings.worker.store.steps();
+        let get = |name: &StepName| steps.get(name).ok().flatten();
+        let alike = || {
+            let outline = self.keys().outline?;
+            get(&steps
+                .latest(&self.slot_of_outline(&outline))
+                .ok()
+                .flatten()?)
         };
-        (
-            vertex,
-            [
-                hash("name", &self.name),
-                hash("text", &text),
-                hash("place", &place),
-            ],
-        )
+        if let Some(bytes) = get(&vertex)
+            .or_else(alike)
+            .or_else(|| self.outline().encode())
+        {
+            self.put(&vertex, &slots, &bytes);
+        }
+    }
+
+    /// What is known of it without its inputs.
+    fn outline(&self) -> Recipe {
+        let input = |name: &String| Input {
+            name: recipe::bounded(name),
+            ..Input::default()
+        };
+        Recipe {
+            name: recipe::bounded(&self.name),
+            outline: self.keys().outline.unwrap_or_default(),
+            op: self.keys().op,
+            fields: recipe::fields(&self.vertex),
+            inputs: self.inputs.iter().map(input).collect(),
+            ran: false,
+        }
     }
 
     fn remembered(&self) -> Option<Recipe> {
@@ -193,6 +271,7 @@ impl Remembered {
         read(&vertex).or_else(|| {
             let mut latest = slots
                 .iter()
+                .take(recipe::SIMILAR)
                 .filter_map(|slot| steps.latest(slot).ok().flatten());
             latest.find_map(|name| read(&name))
         })
@@ -203,7 +282,7 @@ impl Remembered {
             return "the cache was not to be used".to_owned();
         }
         let Some(before) = self.remembered() else {
-            return "first time seen: nothing like it is remembered".to_owned();
+            return compare::FIRST_TIME.to_owned();
         };
         compare::differences(&before, recipe, &self.surroundings.origin.build_args)
     }
@@ -224,19 +303,31 @@ impl Remembered {
 
     fn remember(&self, recipe: &Recipe) {
         let (vertex, slots) = self.slots();
-        let Some(bytes) = recipe.encode() else {
-            return;
-        };
+        self.keys().unknown = false;
+        if let Some(bytes) = recipe.encode() {
+            self.put(&vertex, &slots, &bytes);
+        }
+    }
+
+    fn put(&self, vertex: &StepName, slots: &[StepName], bytes: &[u8]) {
         let steps = self.surroundings.worker.store.steps();
-        if let Err(error) = steps.put(&vertex, &slots, &bytes) {
+        if let Err(error) = steps.put(vertex, slots, bytes) {
             tracing::warn!(%error, "cannot remember a step");
         }
     }
 }
 
-type Files = (Vec<(String, [u8; 8])>, bool);
+impl Drop for Remembered {
+    fn drop(&mut self) {
+        if self.keys().unknown {
+            self.note();
+        }
+    }
+}
 
-/// The files that selectors mean, with a part of their keys.
+type Files = (Vec<File>, bool);
+
+/// The files that selectors mean, and whether these are all.
 async fn files(tree: &Tree, selectors: Vec<Selector>) -> Result<Files, OpError> {
     let Some(snapshot) = tree.snapshot().cloned() else {
         return Ok((Vec::new(), true));
@@ -249,12 +340,15 @@ async fn files(tree: &Tree, selectors: Vec<Selector>) -> Result<Files, OpError> 
             let (entries, whole) =
                 snapshot.content_entries(&selector.path, &selector.options, room)?;
             all &= whole;
-            for (path, key) in entries {
-                let [a, b, c, d, e, f, g, h, ..] = key;
-                files.push((
-                    path.to_string_lossy().into_owned(),
-                    [a, b, c, d, e, f, g, h],
-                ));
+            for entry in entries {
+                let [a, b, c, d, e, f, g, h, ..] = entry.key;
+                files.push(File {
+                    path: entry.path.to_string_lossy().into_owned(),
+                    key: [a, b, c, d, e, f, g, h],
+                    mode: entry.mode,
+                    uid: entry.uid,
+                    gid: entry.gid,
+                });
             }
         }
         Ok::<_, weld_store::snapshot::SnapshotError>((files, all))
@@ -275,6 +369,10 @@ impl Op<Tree> for Remembered {
             _ => self.step.cache_map(ctx, index).await?,
         };
         self.keys().op = Some(map.digest.0);
+        if index == 0 {
+            self.keys().outline = Some(recipe::outline(map.digest.0, &self.lineage));
+            self.keys().unknown = !self.is_known();
+        }
         Ok(map)
     }
 

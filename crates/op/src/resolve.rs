@@ -1,17 +1,20 @@
 //! From a decoded definition to one that a solver loads.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use weld_llb::{Graph, Op as LlbOp, Source, Vertex};
 use weld_solver::{
     CacheSourceId, Definition, MergePolicy, Op, OpDefinition, Output, VertexDef, VertexOptions,
 };
+use weld_store::StepName;
 
 use crate::digest::to_solver;
 use crate::exec::Exec;
 use crate::file::File;
 use crate::merge::{Diff, Merge};
 use crate::passthrough::Passthrough;
+use crate::recall::recipe::lineage;
 use crate::recall::{Origin, Remembered, Step, Surroundings};
 use crate::source::blob::{Blob, BlobPlace};
 use crate::source::git::Git;
@@ -30,6 +33,14 @@ pub enum ResolveError {
         name: String,
         /// What it wants.
         what: &'static str,
+    },
+    /// Its description asks for a way to merge that there is not.
+    #[error("{name}: weld.merge={value} is neither never nor auto")]
+    Merge {
+        /// The vertex.
+        name: String,
+        /// What it asks for.
+        value: String,
     },
     /// It is larger than a solver can count.
     #[error("the definition has too many operations")]
@@ -70,11 +81,18 @@ pub fn definition_from(
     let Some(root) = graph.root() else {
         return Ok(None);
     };
+    // Inputs come before what they are inputs of.
+    let mut lineages: HashMap<_, StepName> = HashMap::with_capacity(graph.vertices().len());
     let vertices = graph
         .vertices()
         .iter()
         .map(|vertex| {
             let name = graph.name(vertex);
+            let made_of = graph
+                .inputs_of(vertex)
+                .filter_map(|(input, _)| lineages.get(input.digest()));
+            let lineage = lineage(&name, made_of.copied());
+            lineages.insert(vertex.digest(), lineage);
             let inputs = vertex
                 .inputs()
                 .iter()
@@ -83,7 +101,11 @@ pub fn definition_from(
             let metadata = vertex.metadata();
             let merge = match vertex.description("weld.merge") {
                 Some("never") => MergePolicy::Never,
-                _ => MergePolicy::Auto,
+                Some("auto") | None => MergePolicy::Auto,
+                Some(value) => {
+                    let value = value.to_owned();
+                    return Err(ResolveError::Merge { name, value });
+                }
             };
             Ok(VertexDef {
                 digest: to_solver(vertex.digest()),
@@ -96,6 +118,7 @@ pub fn definition_from(
                         .inputs_of(vertex)
                         .map(|(input, _)| graph.name(input))
                         .collect(),
+                    lineage,
                     no_cache || metadata.ignore_cache,
                 )) as Arc<dyn Op<Tree>>,
                 inputs,

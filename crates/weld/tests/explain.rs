@@ -85,6 +85,109 @@ fn the_file_argument_or_input_that_changed_is_named() {
     );
 }
 
+/// What a user is told is in a user's words, once, and no part of a definition.
+#[test]
+fn changes_are_told_in_the_words_of_the_dockerfile() {
+    let bed = bed();
+    let before = "FROM base\nWORKDIR /w\nCOPY src/main.c src/other.c /x/\n\
+        RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t echo hi\n\
+        RUN <<E\necho one\nE\n";
+    bed.dockerfile(before);
+    bed.build(&[]).ok();
+    let change = |from: &str, to: &str| {
+        assert!(before.contains(from));
+        bed.dockerfile(&before.replace(from, to));
+        let told = bed.build(&["--explain"]).ok().stderr;
+        bed.dockerfile(before);
+        bed.build(&[]).ok();
+        told
+    };
+    let told = change("WORKDIR /w", "WORKDIR /w2");
+    assert_eq!(reason(&told, "WORKDIR"), "the directory was /w, now /w2");
+    let told = change(" /x/", " /y/");
+    assert_eq!(reason(&told, "COPY"), "the destination was /x/, now /y/");
+    assert_eq!(reason(&told, "load build context"), "");
+    let told = change("COPY", "COPY --chown=1:2 --chmod=600");
+    let copy = reason(&told, "COPY");
+    for part in [
+        "the mode is new: 0600",
+        "the owner is new: 1",
+        "the group is new: 2",
+    ] {
+        assert!(copy.contains(part), "{copy}");
+    }
+    let told = change("src/main.c src/other.c", "src/main.c");
+    assert_eq!(
+        reason(&told, "load build context"),
+        "what is used of the context was src/main.c src/other.c, now src/main.c"
+    );
+    assert_eq!(
+        reason(&told, "COPY"),
+        "the copied path was /src/other.c, now it is not set; /src/other.c was removed"
+    );
+    let told = change("target=/c", "target=/d,sharing=locked");
+    let run = reason(&told, "RUN --mount");
+    assert!(
+        run.starts_with("a mount is new: /d; a mount was /c, now it is not set"),
+        "{run}"
+    );
+    let told = change("target=/t", "target=/t,size=4096");
+    assert_eq!(
+        reason(&told, "RUN --mount"),
+        "the size of the mount at /t was 0, now 4096"
+    );
+    let told = change("echo one", "echo two");
+    let run = reason(&told, "RUN <<E");
+    assert!(
+        run.contains("echo one") && run.contains("now") && run.contains("echo two"),
+        "{run}"
+    );
+    let told = change("RUN <<E", "ENV EMPTY=\nRUN <<E");
+    assert_eq!(reason(&told, "RUN <<E"), "variable EMPTY is new: empty");
+
+    let main = bed.context().join("src/main.c");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(main, executable).unwrap();
+    let told = bed.build(&["--explain"]).ok().stderr;
+    assert_eq!(
+        reason(&told, "COPY"),
+        "mode of /src/main.c was 0644, now 0755"
+    );
+}
+
+/// A step of another project has its record found; what it was made of is known all the same when it changes.
+#[test]
+fn a_step_that_came_from_another_projects_record_is_compared_with() {
+    let bed = bed();
+    bed.build(&[]).ok();
+    let other = bed.path("other");
+    std::fs::create_dir_all(other.join("src")).unwrap();
+    for file in ["Dockerfile", "src/main.c", "src/other.c", ".dockerignore"] {
+        std::fs::copy(bed.context().join(file), other.join(file)).unwrap();
+    }
+    let base = format!(
+        "base=oci-layout://{}:latest",
+        support::base_layout().display()
+    );
+    let build = |arguments: &[&str]| {
+        let fixed = ["build", "--progress", "plain", "--build-context", &base];
+        let all = [&fixed, arguments, &["other"]].concat();
+        bed.run(&all).ok().stderr
+    };
+    let cached = build(&[]);
+    assert!(cached.contains("CACHED"), "{cached}");
+    std::fs::write(other.join("src/main.c"), "int other_main;").unwrap();
+    let told = build(&["--explain", "--build-arg", "VERSION=2"]);
+    assert_eq!(
+        reason(&told, "COPY . /app"),
+        "content of /src/main.c changed"
+    );
+    assert!(
+        reason(&told, "RUN echo").contains("build argument VERSION was 1, now 2"),
+        "{told}"
+    );
+}
+
 #[test]
 fn no_cache_and_pruned_records_are_reasons_too() {
     let bed = bed();

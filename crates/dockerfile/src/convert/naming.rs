@@ -6,9 +6,7 @@ use super::stages::{Converter, Node};
 use crate::instruction::Instruction;
 use crate::shell::{Environment, Lexer};
 use crate::source::LineRange;
-
-/// The comment above an instruction by which a later optimisation can be kept from its step.
-const MERGE_DIRECTIVE: &str = "weld:merge=";
+use crate::weld_comment::{self, WeldComment};
 
 /// `text` with its variables expanded, or as it is where that fails.
 pub(super) fn expanded(lexer: Lexer, text: &str, environment: &dyn Environment) -> String {
@@ -79,14 +77,9 @@ impl Converter<'_> {
     /// What is said of an instruction's operation: where it comes from, and what its comments ask for.
     pub(super) fn constraints(&self, instruction: &Instruction) -> Constraints {
         let constraints = Constraints::new().at(self.file, ranges(instruction.lines));
-        let merge = instruction
-            .comments
-            .iter()
-            .rev()
-            .find_map(|comment| comment.trim().strip_prefix(MERGE_DIRECTIVE));
-        match merge {
-            Some(value) => constraints.described("weld.merge", value.trim()),
-            None => constraints,
+        match weld_comment::merge(&instruction.comments) {
+            Some(WeldComment::MergeNever) => constraints.described("weld.merge", "never"),
+            Some(WeldComment::MergeAuto) | None => constraints,
         }
     }
 }

@@ -335,4 +335,14 @@ rules! {
         f,
         "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
     );
+
+    UnknownWeldComment {
+        /// The comment.
+        comment,
+        /// What is wrong with it.
+        reason
+    }
+    "Comments that ask something of Weldkit should be understood by it, and be above an instruction that makes a step",
+    "",
+    |f, comment, reason| write!(f, "Comment '{comment}' has no effect: {reason}");
 }

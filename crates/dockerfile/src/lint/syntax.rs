@@ -4,6 +4,7 @@ use super::{Finding, Linter};
 use crate::instruction::{Instruction, Kind};
 use crate::source::LineRange;
 use crate::stage::{Dockerfile, Stage};
+use crate::weld_comment;
 
 /// Names that mean something else than a stage.
 const RESERVED: [&str; 2] = ["context", "scratch"];
@@ -15,11 +16,18 @@ pub fn check_syntax(dockerfile: &Dockerfile, linter: &mut Linter) {
     }
     for arg in &dockerfile.global_args {
         check_instruction(arg, linter);
+        check_weld_comments(false, arg.lines, &arg.comments, linter);
     }
     for stage in &dockerfile.stages {
         check_from(stage, linter);
+        check_weld_comments(false, stage.lines, &stage.comments, linter);
         for instruction in &stage.instructions {
             check_instruction(instruction, linter);
+            let step = matches!(
+                instruction.kind,
+                Kind::Run(_) | Kind::Copy(_) | Kind::Add(_) | Kind::Workdir(_)
+            );
+            check_weld_comments(step, instruction.lines, &instruction.comments, linter);
         }
     }
     check_stage_names(&dockerfile.stages, linter);
@@ -35,6 +43,21 @@ fn check_instruction(instruction: &Instruction, linter: &mut Linter) {
             check_description("ARG", &names, lines, comments, linter);
         }
         _ => {}
+    }
+}
+
+/// What is asked of Weldkit should be known, and asked for a step.
+fn check_weld_comments(step: bool, lines: LineRange, comments: &[String], linter: &mut Linter) {
+    for comment in comments {
+        let reason = match weld_comment::read(comment) {
+            None => continue,
+            Some(Ok(_)) if step => continue,
+            Some(Ok(_)) => "it is not above RUN, COPY, ADD or WORKDIR".to_owned(),
+            Some(Err(reason)) => reason,
+        };
+        let comment = comment.trim().to_owned();
+        let finding = Finding::UnknownWeldComment { comment, reason };
+        linter.report(finding, lines, comments);
     }
 }
 

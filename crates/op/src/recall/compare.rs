@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::recipe::{Input, Recipe};
+use super::field::{self, Field};
+use super::recipe::{File, Input, Recipe};
+
+/// Nothing is remembered that a step could be compared with.
+pub(super) const FIRST_TIME: &str = "first time seen: nothing like it is remembered";
 
 /// How many differences are told; the others are counted.
 const TOLD: usize = 3;
@@ -26,8 +30,19 @@ pub(super) fn differences(before: &Recipe, now: &Recipe, build_args: &[String]) 
         }
     }
     if told.is_empty() {
-        return "nothing changed since it ran last: its record was pruned or is unusable"
-            .to_owned();
+        let inputs = before.inputs.iter().zip(&now.inputs);
+        told.extend(inputs.filter_map(|(before, now)| likely_in_input(before, now)));
+    }
+    if told.is_empty() && !before.ran {
+        return FIRST_TIME.to_owned();
+    }
+    if told.is_empty() {
+        return if now.inputs.is_empty() {
+            "nothing changed since it was fetched last: what was fetched is not kept any more"
+        } else {
+            "nothing changed since it ran last: its record was pruned or is unusable"
+        }
+        .to_owned();
     }
     list(&told, "; ")
 }
@@ -43,24 +58,41 @@ fn list(told: &[String], separator: &str) -> String {
 fn in_fields(before: &Recipe, now: &Recipe, build_args: &[String]) -> Vec<String> {
     let old: BTreeMap<&str, &str> = pairs(before).collect();
     let new: BTreeMap<&str, &str> = pairs(now).collect();
-    let mut told = Vec::new();
+    let has = |fields: &BTreeMap<&str, &str>, part: &str| {
+        let mut from = fields.range(part..);
+        from.next()
+            .is_some_and(|(field, _)| field.starts_with(part))
+    };
+    let (mut told, mut details) = (Vec::new(), Vec::new());
+    let mut tell = |field: &str, old: Option<&str>, new: Option<&str>| {
+        let Field { subject, is_detail } = Field::of(field, build_args);
+        let text = match (old.map(shown), new.map(shown)) {
+            (Some(old), Some(new)) => format!("{subject} was {old}, now {new}"),
+            (None, Some(new)) => format!("{subject} is new: {new}"),
+            (Some(old), None) => format!("{subject} was {old}, now it is not set"),
+            (None, None) => return,
+        };
+        let told = if is_detail { &mut details } else { &mut told };
+        if !told.contains(&text) {
+            told.push(text);
+        }
+    };
+    // What came or went as a whole is told of by the one field that says what it is.
+    let is_known = |field: &str, others: &BTreeMap<&str, &str>| {
+        part(field).is_some_and(|part| !has(others, part)) && !field::names_its_part(field)
+    };
     for (field, value) in pairs(now) {
-        match old.get(field) {
-            Some(old) if *old == value => {}
-            Some(old) => told.push(format!(
-                "{} was {old}, now {value}",
-                label(field, build_args)
-            )),
-            None => told.push(format!("{} is new: {value}", label(field, build_args))),
+        let before = old.get(field).copied();
+        if before != Some(value) && !is_known(field, &old) {
+            tell(field, before, Some(value));
         }
     }
-    let gone = pairs(before).filter(|(field, _)| !new.contains_key(field));
-    told.extend(
-        gone.map(|(field, old)| {
-            format!("{} was {old}, now it is not set", label(field, build_args))
-        }),
-    );
-    told
+    for (field, value) in pairs(before) {
+        if !new.contains_key(field) && !is_known(field, &new) {
+            tell(field, Some(value), None);
+        }
+    }
+    if told.is_empty() { details } else { told }
 }
 
 fn pairs(recipe: &Recipe) -> impl Iterator<Item = (&str, &str)> {
@@ -70,29 +102,18 @@ fn pairs(recipe: &Recipe) -> impl Iterator<Item = (&str, &str)> {
         .map(|(field, value)| (field.as_str(), value.as_str()))
 }
 
-/// What a user calls a field.
-fn label(field: &str, build_args: &[String]) -> String {
-    if let Some(variable) = field.strip_prefix("env.") {
-        return if build_args.iter().any(|name| name == variable) {
-            format!("build argument {variable}")
-        } else {
-            format!("variable {variable}")
-        };
+/// `actions[1].` or `mounts[/c].` of a field in there.
+fn part(field: &str) -> Option<&str> {
+    let end = field.find("].")?;
+    field.get(..end + 2)
+}
+
+/// A value in a line of text.
+fn shown(value: &str) -> String {
+    if value.is_empty() {
+        return "empty".to_owned();
     }
-    match field {
-        "args" => return "the command".to_owned(),
-        "cwd" => return "the working directory".to_owned(),
-        "identifier" => return "the source".to_owned(),
-        _ => {}
-    }
-    let last = field.rsplit('.').next().unwrap_or(field);
-    match last {
-        "src" => "the copied path".to_owned(),
-        "dest" => "the destination".to_owned(),
-        "include_patterns" | "exclude_patterns" => format!("the selector {last}"),
-        "selector" => "the selector of a mount".to_owned(),
-        _ => field.to_owned(),
-    }
+    value.trim_end().replace('\n', "\\n")
 }
 
 fn in_input(before: &Input, now: &Input) -> Option<String> {
@@ -104,18 +125,32 @@ fn in_input(before: &Input, now: &Input) -> Option<String> {
         _ if before.name != now.name => {
             Some(format!("its input is {}, before {}", now.name, before.name))
         }
+        _ if before.record.is_some() && now.record.is_some() => {
+            Some(format!("its input was made anew: {}", now.name))
+        }
+        _ => None,
+    }
+}
+
+/// What explains most likely that a step runs again where nothing is known to differ: of an input that has just been made, or of a
+/// step that never ran here, not all is remembered.
+fn likely_in_input(before: &Input, now: &Input) -> Option<String> {
+    match (&before.content, &now.content) {
+        (Some(_), Some(_)) => None,
+        (None, Some(_)) => Some(format!("the content of its input is another: {}", now.name)),
+        _ if before.record == now.record && now.record.is_some() => None,
         _ => Some(format!("its input was made anew: {}", now.name)),
     }
 }
 
 fn in_files(before: &Input, now: &Input) -> String {
-    let old: BTreeMap<&str, &[u8; 8]> = files(before).collect();
-    let new: BTreeMap<&str, &[u8; 8]> = files(now).collect();
+    let old: BTreeMap<&str, &File> = files(before).collect();
+    let new: BTreeMap<&str, &File> = files(now).collect();
     let mut told = Vec::new();
-    for (path, key) in &new {
+    for (path, file) in &new {
         match old.get(path) {
-            Some(old) if old == key => {}
-            Some(_) => told.push(format!("content of {path} changed")),
+            Some(old) if old.key == file.key => {}
+            Some(old) => told.push(in_file(old, file)),
             None if before.all_files => told.push(format!("{path} was added")),
             None => {}
         }
@@ -130,8 +165,24 @@ fn in_files(before: &Input, now: &Input) -> String {
     list(&told, ", ")
 }
 
-fn files(input: &Input) -> impl Iterator<Item = (&str, &[u8; 8])> {
-    input.files.iter().map(|(path, key)| (path.as_str(), key))
+/// Whether the content changed, too, is not known where something else did.
+fn in_file(before: &File, now: &File) -> String {
+    let path = &now.path;
+    if before.mode != now.mode {
+        let (before, now) = (before.mode, now.mode);
+        return format!("mode of {path} was {before:04o}, now {now:04o}");
+    }
+    if (before.uid, before.gid) != (now.uid, now.gid) {
+        return format!(
+            "owner of {path} was {}:{}, now {}:{}",
+            before.uid, before.gid, now.uid, now.gid
+        );
+    }
+    format!("content of {path} changed")
+}
+
+fn files(input: &Input) -> impl Iterator<Item = (&str, &File)> {
+    input.files.iter().map(|file| (file.path.as_str(), file))
 }
 
 #[cfg(test)]
@@ -142,6 +193,7 @@ mod tests {
         let own = |text: &str| text.to_owned();
         Recipe {
             name: own("[2/2] COPY . /app"),
+            outline: [7; 32],
             op: Some([1; 32]),
             fields: fields
                 .iter()
@@ -153,10 +205,16 @@ mod tests {
                 record: Some(1),
                 files: files
                     .iter()
-                    .map(|(path, key)| (own(path), [*key; 8]))
+                    .map(|(path, key)| File {
+                        path: own(path),
+                        key: [*key; 8],
+                        mode: 0o644,
+                        ..File::default()
+                    })
                     .collect(),
                 all_files: true,
             }],
+            ran: true,
         }
     }
 
@@ -212,6 +270,11 @@ mod tests {
             assert_eq!(told(&now), expected);
         }
         assert!(told(&before).contains("its record was pruned"));
+        let mut mode = before.clone();
+        mode.inputs[0].content = Some([77; 32]);
+        mode.inputs[0].files[0].key = [77; 8];
+        mode.inputs[0].files[0].mode = 0o755;
+        assert_eq!(told(&mode), "mode of /a was 0644, now 0755");
         let mut other = before.clone();
         other.op = Some([9; 32]);
         assert_eq!(told(&other), "its definition changed");

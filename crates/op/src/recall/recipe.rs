@@ -2,16 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use weld_digest::Digest;
+use weld_digest::{Digest, FieldHasher};
 use weld_llb::Vertex;
 use weld_store::StepName;
 
 /// Most files of one step that are remembered.
 pub(super) const FILES: usize = 768;
+/// How many of a step's slots find what it may have been before it was changed.
+pub(super) const SIMILAR: usize = 3;
 /// Most fields of one step that are remembered.
 const FIELDS: usize = 512;
 /// Most characters of a value that are remembered; of a longer one the beginning and a digest.
 const VALUE: usize = 256;
+/// How it is written; what was remembered in another form is not compared with.
+const FORM: u8 = 2;
 /// Most levels of a value.
 const DEPTH: usize = 8;
 
@@ -19,11 +23,15 @@ const DEPTH: usize = 8;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Recipe {
     pub(super) name: String,
+    /// What it is but for the content of its inputs: see [`outline`].
+    pub(super) outline: StepName,
     /// The digest of its cache map.
     pub(super) op: Option<StepName>,
     /// What its definition says: names such as `env.PATH` and `args`, and values.
     pub(super) fields: Vec<(String, String)>,
     pub(super) inputs: Vec<Input>,
+    /// Whether it ran; of what did not, the content of inputs is not known.
+    pub(super) ran: bool,
 }
 
 /// An input of a step.
@@ -34,20 +42,55 @@ pub(super) struct Input {
     pub(super) content: Option<StepName>,
     /// The record of its result.
     pub(super) record: Option<u64>,
-    /// What the key is of: paths, and parts of keys.
-    pub(super) files: Vec<(String, [u8; 8])>,
+    /// What the key is of.
+    pub(super) files: Vec<File>,
     /// Whether these are all.
     pub(super) all_files: bool,
 }
 
+/// A file, or a directory with all that is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct File {
+    pub(super) path: String,
+    /// A part of its key.
+    pub(super) key: [u8; 8],
+    /// Permissions with the set-id and sticky bits.
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
 impl Recipe {
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
-        postcard::to_stdvec(self).ok()
+        let fields = postcard::to_stdvec(self).ok()?;
+        Some([&[FORM], self.outline.as_slice(), fields.as_slice()].concat())
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
+        let (_, fields) = bytes.strip_prefix(&[FORM])?.split_first_chunk::<32>()?;
+        postcard::from_bytes(fields).ok()
     }
+}
+
+/// The names of a step and of all that it is made of: what stays the same from build to build where a definition names a session.
+pub(crate) fn lineage(name: &str, inputs: impl IntoIterator<Item = StepName>) -> StepName {
+    let mut hasher = FieldHasher::new("weld.step.lineage.v1").text(name);
+    for input in inputs {
+        hasher = hasher.bytes(&input);
+    }
+    crate::digest::to_solver(&hasher.finish()).0
+}
+
+/// What a step is but for the content of its inputs: the digest of its cache map, and its lineage.
+pub(super) fn outline(op: StepName, lineage: &StepName) -> StepName {
+    let hasher = FieldHasher::new("weld.step.outline.v1");
+    crate::digest::to_solver(&hasher.bytes(&op).bytes(lineage).finish()).0
+}
+
+/// That of a recipe that was encoded.
+pub(super) fn outline_of(bytes: &[u8]) -> Option<StepName> {
+    let rest = bytes.strip_prefix(&[FORM])?;
+    rest.first_chunk::<32>().copied()
 }
 
 /// A value that is not too long to be remembered; different ones stay different.
@@ -99,14 +142,26 @@ pub(super) fn fields(vertex: &Vertex) -> Vec<(String, String)> {
                 fields.push((name, bounded(&command)));
             }
             Value::Array(all) if depth < DEPTH && all.iter().any(|value| value.is_object()) => {
-                ahead.extend(
-                    all.iter()
-                        .enumerate()
-                        .rev()
-                        .map(|(at, value)| (format!("{name}[{at}]"), value, depth + 1)),
-                );
+                ahead.extend(all.iter().enumerate().rev().map(|(at, value)| {
+                    // Mounts are what they are at their places, however many there are.
+                    let place = value.get("dest").and_then(Value::as_str);
+                    let place = place.map_or_else(|| at.to_string(), str::to_owned);
+                    (format!("{name}[{place}]"), value, depth + 1)
+                }));
+            }
+            Value::Array(all) if all.iter().all(Value::is_string) => {
+                let all: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
+                fields.push((name, bounded(&all.join(" "))));
+            }
+            // Lists in attributes are JSON within a text.
+            Value::String(text) if text.starts_with('[') => {
+                let listed = serde_json::from_str::<Vec<String>>(text).ok();
+                let text = listed.map_or_else(|| text.clone(), |all| all.join(" "));
+                fields.push((name, bounded(&text)));
             }
             Value::Null => {}
+            // How the parts of a definition are numbered says nothing of what is made.
+            Value::Number(_) if is_numbering(&name) => {}
             // A session is another one each time, and says nothing of what is made.
             _ if name.ends_with("session") => {}
             Value::String(text) => fields.push((name, bounded(&without_password(text)))),
@@ -114,6 +169,11 @@ pub(super) fn fields(vertex: &Vertex) -> Vec<(String, String)> {
         }
     }
     fields
+}
+
+fn is_numbering(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    name.contains(']') && matches!(last, "input" | "output" | "action")
 }
 
 /// An address without the user and password that it may have.

@@ -266,18 +266,29 @@ impl Node {
         .map_err(|errno| self.fault("open")(errno.into()))
     }
 
-    /// The key of the file, or of the directory without what is in it.
-    pub(super) fn own(&self) -> Result<[u8; 32], KeyError> {
-        if let Some(own) = self.own.get() {
-            return Ok(*own);
-        }
+    /// The directory that it is in, and its name there.
+    fn place(&self) -> Result<(OwnedFd, &OsStr), KeyError> {
         let (parent, name) = match self.path.iter().rposition(|&byte| byte == b'/') {
             Some(slash) => (&self.path[..slash], &self.path[slash + 1..]),
             None => (&[][..], self.path.as_slice()),
         };
         let name = if name.is_empty() { b"." } else { name };
-        let parent = self.open_at(parent)?;
-        let own = digest_at(parent.as_fd(), OsStr::from_bytes(name));
+        Ok((self.open_at(parent)?, OsStr::from_bytes(name)))
+    }
+
+    /// What the file is, without its content.
+    pub(super) fn file(&self) -> Result<File, KeyError> {
+        let (parent, name) = self.place()?;
+        File::at(parent.as_fd(), name).map_err(self.fault("look at"))
+    }
+
+    /// The key of the file, or of the directory without what is in it.
+    pub(super) fn own(&self) -> Result<[u8; 32], KeyError> {
+        if let Some(own) = self.own.get() {
+            return Ok(*own);
+        }
+        let (parent, name) = self.place()?;
+        let own = digest_at(parent.as_fd(), name);
         let own = own.map_err(self.fault("digest"))?;
         self.layer.changed.store(true, Ordering::Relaxed);
         Ok(*self.own.get_or_init(|| own))

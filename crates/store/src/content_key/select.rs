@@ -74,10 +74,7 @@ pub(super) fn entries(
     let entries = files
         .by_ref()
         .take(limit)
-        .map(|file| {
-            let path = Path::new(std::ffi::OsStr::from_bytes(&file.path)).to_owned();
-            Ok((path, file.node.own()?))
-        })
+        .map(|file| KeyEntry::new(&file.path, &file.node, file.node.own()?))
         .collect::<Result<Vec<_>, KeyError>>()?;
     Ok((entries, files.next().is_none()))
 }

@@ -148,8 +148,33 @@ impl KeyTree {
     }
 }
 
-/// A path below the root of a tree, and the key of what is there.
-pub type KeyEntry = (PathBuf, [u8; 32]);
+/// What is at a path of a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyEntry {
+    /// The path below the root.
+    pub path: PathBuf,
+    /// Its key, of a directory with all that is in it.
+    pub key: [u8; 32],
+    /// Permissions with the set-id and sticky bits.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl KeyEntry {
+    pub(super) fn new(path: &[u8], node: &Node, key: [u8; 32]) -> Result<Self, KeyError> {
+        let file = node.file()?;
+        Ok(Self {
+            path: path_of(path),
+            key,
+            mode: file.mode,
+            uid: file.uid,
+            gid: file.gid,
+        })
+    }
+}
 
 /// Files breadth first, so that where there are too many, what is left has few, high directories.
 fn entries_below(
@@ -178,7 +203,8 @@ fn entries_below(
         if entries.len() == limit {
             return Ok((entries, false));
         }
-        entries.push((path_of(&path), node.whole()?));
+        let key = node.whole()?;
+        entries.push(KeyEntry::new(&path, &node, key)?);
     }
     Ok((entries, whole))
 }

@@ -1,0 +1,114 @@
+//! What a user calls a field of a definition.
+
+/// A field of a definition, in words.
+pub(super) struct Field {
+    /// What it is called.
+    pub(super) subject: String,
+    /// Whether it is of how a frontend writes down what was asked for, and worth telling only where nothing else is.
+    pub(super) is_detail: bool,
+}
+
+impl Field {
+    /// The field of this name, such as `env.PATH` or `actions[0].change.copy.dest`.
+    pub(super) fn of(name: &str, build_args: &[String]) -> Self {
+        let known = variable(name, build_args)
+            .or_else(|| mount(name))
+            .or_else(|| simple(name));
+        match known {
+            Some(subject) => Self {
+                subject,
+                is_detail: false,
+            },
+            None => Self {
+                subject: format!(
+                    "the definition's {}",
+                    name.rsplit('.').next().unwrap_or(name)
+                ),
+                is_detail: true,
+            },
+        }
+    }
+}
+
+/// Whether the field says which mount, or which change to files, it is one of.
+pub(super) fn names_its_part(name: &str) -> bool {
+    const NAMES: [&str; 6] = [
+        "].dest",
+        ".copy.src",
+        ".mkdir.path",
+        ".mkfile.path",
+        ".rm.path",
+        ".symlink.newpath",
+    ];
+    NAMES.iter().any(|end| name.ends_with(end))
+}
+
+fn variable(name: &str, build_args: &[String]) -> Option<String> {
+    let variable = name.strip_prefix("env.")?;
+    Some(if build_args.iter().any(|name| name == variable) {
+        format!("build argument {variable}")
+    } else {
+        format!("variable {variable}")
+    })
+}
+
+/// A field of a mount, which is named by its place.
+fn mount(name: &str) -> Option<String> {
+    let (place, field) = name.strip_prefix("mounts[")?.rsplit_once("].")?;
+    Some(match field {
+        "dest" => "a mount".to_owned(),
+        "mount.id" => format!("the id of the mount at {place}"),
+        "mount.sharing" => format!("the sharing of the mount at {place}"),
+        "mount.size" => format!("the size of the mount at {place}"),
+        "mount.selector" => format!("the source of the mount at {place}"),
+        "mount.type" => format!("the type of the mount at {place}"),
+        "mount.readonly" => format!("that the mount at {place} is read-only"),
+        _ => return None,
+    })
+}
+
+fn simple(name: &str) -> Option<String> {
+    let subject = match name {
+        "args" => "the command",
+        "cwd" => "the working directory",
+        "identifier" => "the source",
+        "platform" => "the platform",
+        "user" => "the user",
+        "network" => "the network mode",
+        "security" => "the security mode",
+        "hostname" => "the host name",
+        "attrs.local.followpaths" => "what is used of the context",
+        "attrs.local.includepattern" => "the included paths",
+        "attrs.local.excludepatterns" => "the excluded paths",
+        "attrs.http.checksum" => "the checksum",
+        "attrs.http.filename" => "the file name",
+        "attrs.git.checksum" => "the commit",
+        _ => return action(name),
+    };
+    Some(subject.to_owned())
+}
+
+/// A field of a change to files.
+fn action(name: &str) -> Option<String> {
+    let (_, change) = name.split_once("].change.")?;
+    let (kind, field) = change.split_once('.')?;
+    let subject = match (kind, field) {
+        ("copy", "src") => "the copied path",
+        ("copy", "dest") => "the destination",
+        ("copy", "include_patterns") => "the included paths",
+        ("copy", "exclude_patterns") => "the excluded paths",
+        ("copy", "attempt_unpack") => "whether archives are unpacked",
+        ("copy", "follow_symlink") => "whether symlinks are followed",
+        ("mkdir", "path") => "the directory",
+        ("mkfile", "path") => "the file",
+        ("rm", "path") => "the removed path",
+        ("symlink", "oldpath") => "the target of the symlink",
+        ("symlink", "newpath") => "the symlink",
+        (_, "mode") => "the mode",
+        (_, "owner.user") => "the owner",
+        (_, "owner.group") => "the group",
+        (_, "timestamp") => "the time of files",
+        _ => return None,
+    };
+    Some(subject.to_owned())
+}
