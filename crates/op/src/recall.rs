@@ -251,10 +251,11 @@ impl Remembered {
             name: recipe::bounded(name),
             ..Input::default()
         };
+        let Keys { op, outline, .. } = self.keys().clone();
         Recipe {
             name: recipe::bounded(&self.name),
-            outline: self.keys().outline.unwrap_or_default(),
-            op: self.keys().op,
+            outline: outline.unwrap_or_default(),
+            op,
             fields: recipe::fields(&self.vertex),
             inputs: self.inputs.iter().map(input).collect(),
             ran: false,

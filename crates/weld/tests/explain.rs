@@ -188,6 +188,32 @@ fn a_step_that_came_from_another_projects_record_is_compared_with() {
     );
 }
 
+/// Of steps that came from a cache elsewhere, what they say is known, and what they were made of is not.
+#[test]
+fn a_step_that_came_from_an_imported_cache_is_compared_with() {
+    let bed = bed();
+    bed.build(&["--cache-to", "type=local,dest=cache,mode=max"])
+        .ok();
+    bed.run(&["prune", "--all"]).ok();
+    std::fs::remove_dir_all(bed.path("state")).unwrap();
+    let from = ["--explain", "--cache-from", "type=local,src=cache"];
+    let cached = bed.build(&from).ok();
+    assert!(cached.stderr.contains("CACHED"), "{}", cached.stderr);
+    let argument = [&from[..], &["--build-arg", "VERSION=2"]].concat();
+    let argument = bed.build(&argument).ok().stderr;
+    assert_eq!(
+        reason(&argument, "RUN echo"),
+        "build argument VERSION was 1, now 2"
+    );
+    assert_eq!(reason(&argument, "COPY . /app"), "", "{argument}");
+    bed.file("src/main.c", "int main = 1;");
+    let content = bed.build(&from).ok().stderr;
+    assert_eq!(
+        reason(&content, "COPY . /app"),
+        "the content of its input is another: [internal] load build context"
+    );
+}
+
 #[test]
 fn no_cache_and_pruned_records_are_reasons_too() {
     let bed = bed();

@@ -29,9 +29,12 @@ pub(super) fn differences(before: &Recipe, now: &Recipe, build_args: &[String]) 
             told.extend(in_input(before, now));
         }
     }
+    let inputs = || before.inputs.iter().zip(&now.inputs);
     if told.is_empty() {
-        let inputs = before.inputs.iter().zip(&now.inputs);
-        told.extend(inputs.filter_map(|(before, now)| likely_in_input(before, now)));
+        told.extend(inputs().filter_map(|(before, now)| content_of(before, now)));
+    }
+    if told.is_empty() {
+        told.extend(inputs().filter_map(|(before, now)| made_anew(before, now)));
     }
     if told.is_empty() && !before.ran {
         return FIRST_TIME.to_owned();
@@ -132,15 +135,17 @@ fn in_input(before: &Input, now: &Input) -> Option<String> {
     }
 }
 
-/// What explains most likely that a step runs again where nothing is known to differ: of an input that has just been made, or of a
-/// step that never ran here, not all is remembered.
-fn likely_in_input(before: &Input, now: &Input) -> Option<String> {
-    match (&before.content, &now.content) {
-        (Some(_), Some(_)) => None,
-        (None, Some(_)) => Some(format!("the content of its input is another: {}", now.name)),
-        _ if before.record == now.record && now.record.is_some() => None,
-        _ => Some(format!("its input was made anew: {}", now.name)),
-    }
+/// What explains most likely why a step runs that never ran here: of what its record was made, only the names are known.
+fn content_of(before: &Input, now: &Input) -> Option<String> {
+    (before.content.is_none() && now.content.is_some())
+        .then(|| format!("the content of its input is another: {}", now.name))
+}
+
+/// What explains it where nothing is known to differ: of an input that had just been made, the record was not known yet.
+fn made_anew(before: &Input, now: &Input) -> Option<String> {
+    let same_content = before.content.is_some() && now.content.is_some();
+    let same_record = before.record.is_some() && before.record == now.record;
+    (!same_content && !same_record).then(|| format!("its input was made anew: {}", now.name))
 }
 
 fn in_files(before: &Input, now: &Input) -> String {
