@@ -46,11 +46,23 @@ pub(crate) fn make(root: &Path) -> io::Result<()> {
 
 /// Puts by what is left of a reserve that was spent, so that it serves again.
 fn put_back(root: &Path) -> io::Result<()> {
-    let size = SIZE.min(free_space(root)?.saturating_sub(LEFT));
-    if size == 0 || path(root).exists() {
+    if path(root).exists() {
         return Ok(());
     }
-    put_by(root, size)
+    let space = rustix::fs::statvfs(root)?;
+    // What is kept from others on some file systems is there for root alone, who may have filled the disk up to it.
+    for free in [space.f_bfree, space.f_bavail] {
+        let free = free.saturating_mul(space.f_frsize);
+        let size = SIZE.min(free.saturating_sub(LEFT));
+        if size == 0 {
+            continue;
+        }
+        match put_by(root, size) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            done => return done,
+        }
+    }
+    Ok(())
 }
 
 fn put_by(root: &Path, size: u64) -> io::Result<()> {

@@ -198,7 +198,7 @@ impl Store {
         directory.check_own()?;
         let lock = directory.lock()?;
         directory.check_format()?;
-        let _room = directory.make_room(options.on_full_disk)?;
+        let room = directory.make_room(options.on_full_disk)?;
         let boot = match options.boot_id.clone() {
             Some(boot) => boot,
             None => durability::boot_id().map_err(directory.error("read the boot id for", ""))?,
@@ -250,6 +250,13 @@ impl Store {
             keeper,
         });
         inner.space.attach(Arc::downgrade(&inner));
+        // Each opening writes to the log, which would take the place of what is put by.
+        if room.is_spent()
+            && let Err(error) = inner.db.flush().and_then(|()| inner.db.checkpoint())
+        {
+            tracing::warn!(%error, "cannot shorten the state database's log");
+        }
+        drop(room);
         Ok(Self(inner))
     }
 

@@ -106,15 +106,19 @@ impl Store {
         mut tell: impl FnMut(UsageInfo) -> ControlFlow<()>,
     ) -> Result<(), UsageError> {
         let policy = Policy::new(options)?;
-        // Not where builds make room for themselves: a step that writes would take what is given back.
         let root = self.root();
-        let room = Room::make(root).map_err(remove_error(root))?;
+        let mut room = None;
         let held = self.collector().hold_leftovers();
         let mut stopped = false;
         loop {
             let mut inventory = self.inventory()?;
             let plan = self.plan(&policy, &mut inventory)?;
             let mut progress = false;
+            // Not where there is nothing to remove, nor where builds make room for themselves: a step that writes would take what is
+            // given back.
+            if room.is_none() && !plan.is_empty() {
+                room = Some(Room::make(root).map_err(remove_error(root))?);
+            }
             for step in plan.chunks(STEP_LEN) {
                 let by_object: HashMap<_, _> = step
                     .iter()
@@ -139,7 +143,7 @@ impl Store {
             }
         }
         drop(held);
-        if room.is_spent() {
+        if room.as_ref().is_some_and(Room::is_spent) {
             // Nothing can be written before.
             self.settle()?;
         }
