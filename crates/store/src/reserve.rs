@@ -33,12 +33,13 @@ pub(crate) fn free_space(root: &Path) -> io::Result<u64> {
 
 /// How many bytes [`make`] is still to put by.
 pub(crate) fn missing(root: &Path) -> u64 {
-    if path(root).exists() { 0 } else { SIZE }
+    let there = fs::metadata(path(root)).map_or(0, |reserve| reserve.len());
+    SIZE.saturating_sub(there)
 }
 
-/// Puts the space by, if it is not and the disk has plenty.
+/// Puts the space by, if it is not, or not all of it, and the disk has plenty.
 pub(crate) fn make(root: &Path) -> io::Result<()> {
-    if path(root).exists() || free_space(root)? < PLENTY {
+    if missing(root) == 0 || free_space(root)? < PLENTY {
         return Ok(());
     }
     put_by(root, SIZE)
