@@ -1,30 +1,33 @@
-//! Cache chains: what is collected of a build, and what comes of it elsewhere.
+//! Cache chains: what is collected of a build.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use weld_solver::{
-    CacheSource, CacheSourceId, Digest, JobOptions, KeyId, KeyStore, LoadError, MemoryKeyStore,
-    RecordId, ResultStore, SolverOptions, StoreError, TraceEvent,
+    CacheSourceId, Digest, JobOptions, KeyId, KeyStore, LoadError, MemoryKeyStore, RecordId,
     chain::{
         CacheChains, Candidate, ChainItem, ChainLink, ChainMode, ChainOptions, ChainResult,
         ImportError, import,
     },
-    keystore::{self, Answer, InputKey, InputKeys, KeyEntry, KeyQuery, Record, SaveKey},
+    keystore::{Answer, InputKey, InputKeys, KeyQuery, Record, SaveKey},
 };
 
 use crate::{merging::until_merged, support::*};
 
-const MAX: ChainOptions = ChainOptions {
+pub(crate) const MAX: ChainOptions = ChainOptions {
     mode: ChainMode::Max,
     ignore_back_links: false,
     export_roots: false,
 };
-const MIN: ChainOptions = ChainOptions {
+pub(crate) const MIN: ChainOptions = ChainOptions {
     mode: ChainMode::Min,
     ..MAX
 };
 
-async fn chains_of(world: &World, vertex: &Vtx, options: ChainOptions) -> CacheChains<Candidate> {
+pub(crate) async fn chains_of(
+    world: &World,
+    vertex: &Vtx,
+    options: ChainOptions,
+) -> CacheChains<Candidate> {
     let job = world.job().await;
     let root = job.load(definition_of(vertex, 0)).await.unwrap();
     job.build(root).await.unwrap();
@@ -34,7 +37,7 @@ async fn chains_of(world: &World, vertex: &Vtx, options: ChainOptions) -> CacheC
 }
 
 /// Inputs come first, and every input has something that can stand there.
-fn checked<R>(chains: CacheChains<R>) -> CacheChains<R> {
+pub(crate) fn checked<R>(chains: CacheChains<R>) -> CacheChains<R> {
     for (at, item) in chains.items.iter().enumerate() {
         for input in &item.inputs {
             assert!(!input.is_empty());
@@ -45,7 +48,7 @@ fn checked<R>(chains: CacheChains<R>) -> CacheChains<R> {
 }
 
 /// Number of items, and of every item that has any: how many results and how many inputs.
-fn shape(chains: &CacheChains<Candidate>) -> (usize, Vec<(usize, usize)>) {
+pub(crate) fn shape(chains: &CacheChains<Candidate>) -> (usize, Vec<(usize, usize)>) {
     let with = chains
         .items
         .iter()
@@ -54,67 +57,13 @@ fn shape(chains: &CacheChains<Candidate>) -> (usize, Vec<(usize, usize)>) {
     (chains.items.len(), with.collect())
 }
 
-fn class(seed: &str) -> Digest {
+pub(crate) fn class(seed: &str) -> Digest {
     KeyId::root(Digest::of(seed), 0).0
 }
 
 fn item<'a, R>(chains: &'a CacheChains<R>, seed: &str) -> &'a ChainItem<R> {
     let found = chains.items.iter().find(|item| item.class == class(seed));
     found.unwrap_or_else(|| panic!("{seed} is not there"))
-}
-
-/// Moves the chains of a world into a source of another one: the results are those of the first.
-async fn carry(
-    from: &World,
-    chains: CacheChains<Candidate>,
-    to: &World,
-) -> (CacheSourceId, Arc<Carried>) {
-    let mut made = Vec::new();
-    for result in chains.items.iter().flat_map(|item| &item.results) {
-        let value = from.solver.load_record(result.value.record).await.unwrap();
-        made.push((result.value.record.id, (*value).clone()));
-    }
-    let chains = chains.with_results(|results| {
-        results
-            .into_iter()
-            .map(|result| ChainResult {
-                value: made
-                    .iter()
-                    .find(|(id, _)| *id == result.value.record.id)
-                    .map(|(_, value)| value.clone())
-                    .unwrap(),
-                created: result.created,
-            })
-            .collect()
-    });
-    let (keys, values) = import(chains).unwrap();
-    let results = Arc::new(Carried {
-        values,
-        loads: Default::default(),
-    });
-    let id = to.solver.add_cache_source(CacheSource {
-        keys: Arc::new(keys),
-        results: Arc::clone(&results) as Arc<dyn ResultStore<Value>>,
-    });
-    (id, results)
-}
-
-struct Carried {
-    values: Vec<Value>,
-    loads: std::sync::atomic::AtomicUsize,
-}
-
-#[async_trait::async_trait]
-impl ResultStore<Value> for Carried {
-    fn save(&self, _: &Value) -> Result<RecordId, StoreError> {
-        Err(StoreError::new("save a result", "it is imported"))
-    }
-
-    async fn load(&self, record: RecordId) -> Result<Value, LoadError> {
-        self.loads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let value = self.values.get(record.0 as usize);
-        value.cloned().ok_or(LoadError::Gone(record))
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -337,162 +286,6 @@ async fn the_chains_of_a_nested_build_belong_to_its_parent() {
     let chains = chains_of(&world, &outer, MAX).await;
     assert_eq!(chains.items.len(), 4);
     assert_eq!(shape(&chains).1, [(1, 1), (1, 1)]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn chains_are_found_elsewhere_and_exported_again_from_there() {
-    // C7, [CMB-6], EXP-2 over an imported source
-    let (world, other) = (World::new(), World::new());
-    let graph = |sources: Vec<CacheSourceId>| {
-        let sources = |options: &mut weld_solver::VertexOptions| {
-            options.cache_sources = sources.clone();
-        };
-        let base = vtx("base", "base", "b").options(sources).done();
-        let left = vtx("left", "left", "l").on(&base).options(sources).done();
-        let right = vtx("right", "right", "r")
-            .on(&base)
-            .selector(0, "part")
-            .slow(0)
-            .options(sources)
-            .done();
-        vtx("top", "top", "t")
-            .on(&left)
-            .on(&right)
-            .options(sources)
-            .done()
-    };
-    let chains = chains_of(&world, &graph(Vec::new()), MAX).await;
-    let (source, carried) = carry(&world, chains.clone(), &other).await;
-    let first = graph(vec![source]);
-    let again = chains_of(&other, &first, MAX).await;
-    assert_eq!(first.counts(), (4, 0));
-    assert_eq!(carried.loads.load(std::sync::atomic::Ordering::SeqCst), 1);
-    let bare = |chains: CacheChains<Candidate>| {
-        let mut items: Vec<_> = chains
-            .items
-            .into_iter()
-            .map(|item| {
-                (
-                    item.class,
-                    item.inputs.iter().map(Vec::len).collect::<Vec<_>>(),
-                    item.results.is_empty(),
-                )
-            })
-            .collect();
-        items.sort();
-        items
-    };
-    assert_eq!(bare(again), bare(chains), "nothing is lost on the way");
-    // The source goes: what came from it is found here, through the definition alone.
-    other.solver.remove_cache_source(source);
-    let second = graph(Vec::new());
-    assert_eq!(other.once(&second).await, "t");
-    assert_eq!(second.counts(), (4, 0));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn min_chains_give_the_top_and_nothing_below() {
-    let (world, other) = (World::new(), World::new());
-    let graph = |top: &str, sources: Vec<CacheSourceId>| {
-        let options = |options: &mut weld_solver::VertexOptions| {
-            options.cache_sources = sources.clone();
-        };
-        let below = vtx("below", "below", "b")
-            .on(&constant(1))
-            .options(options)
-            .done();
-        vtx("top", top, "t").on(&below).options(options).done()
-    };
-    let chains = chains_of(&world, &graph("top", Vec::new()), MIN).await;
-    let chains = chains.with_results(|mut results| {
-        results.retain(|result| result.value.make);
-        results
-    });
-    let (source, _) = carry(&world, chains.useful(), &other).await;
-    let same = graph("top", vec![source]);
-    assert_eq!(other.once(&same).await, "t");
-    assert_eq!(same.counts().1, 0);
-    let changed = graph("changed", vec![source]);
-    assert_eq!(other.once(&changed).await, "t");
-    assert_eq!(changed.counts().1, 3);
-}
-
-/// Answers late, or never.
-pub(crate) struct Slow(pub(crate) Option<Duration>);
-
-impl Slow {
-    fn later<R: Send + 'static + Default>(&self) -> Answer<R> {
-        let wait = self.0;
-        Answer::Later(Box::pin(async move {
-            match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => std::future::pending().await,
-            }
-            Ok(R::default())
-        }))
-    }
-}
-
-impl KeyStore for Slow {
-    fn query(&self, _: KeyQuery) -> Answer<keystore::KeyMatches> {
-        self.later()
-    }
-    fn save(&self, _: SaveKey) {}
-    fn drop_record(&self, _: RecordId) {}
-    fn entry(&self, _: KeyId) -> Answer<Option<KeyEntry>> {
-        self.later()
-    }
-    fn keys_of(&self, _: RecordId) -> Answer<Vec<KeyId>> {
-        self.later()
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_never_answers_costs_its_time_once() {
-    // C7
-    let world = World::with(SolverOptions {
-        source_timeout: Duration::from_millis(200),
-        ..SolverOptions::default()
-    });
-    let source = world.solver.add_cache_source(CacheSource {
-        keys: Arc::new(Slow(None)),
-        results: Arc::clone(&world.results) as Arc<dyn ResultStore<Value>>,
-    });
-    let mut chain = constant(0);
-    for step in 0..20 {
-        let step = format!("step {step}");
-        chain = vtx(&step, &step, "r")
-            .on(&chain)
-            .options(|options| options.cache_sources = vec![source])
-            .done();
-    }
-    let chains = chains_of(&world, &chain, MAX).await;
-    assert_eq!(chains.items.len(), 21);
-    // Some forty queries and look-ups were made of it, or would have been.
-    let failures = world.saw(|event| matches!(event, TraceEvent::SourceFailed { .. }));
-    assert!((1..12).contains(&failures), "{failures}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_late_source_delays_only_who_asked_it() {
-    // Queries are effects: the core goes on
-    let world = World::new();
-    let source = world.solver.add_cache_source(CacheSource {
-        keys: Arc::new(Slow(None)),
-        results: Arc::clone(&world.results) as Arc<dyn ResultStore<Value>>,
-    });
-    let waits = vtx("waits", "w", "w")
-        .options(|options| options.cache_sources = vec![source])
-        .done();
-    let (job, request) = spawn(world.job().await, &waits).await;
-    for round in 0..50 {
-        let seed = format!("{round}");
-        assert_eq!(world.once(&vtx(&seed, &seed, "r").done()).await, "r");
-    }
-    assert!(!request.is_finished());
-    request.abort();
-    end(job).await;
-    world.emptied().await;
 }
 
 #[test]

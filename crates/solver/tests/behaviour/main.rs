@@ -13,6 +13,7 @@ mod broken;
 mod caching;
 mod cancelling;
 mod chains;
+mod chains_elsewhere;
 mod failing;
 mod ignoring;
 mod merging;

@@ -327,7 +327,7 @@ async fn tasks_streams_and_timers_end_with_their_owners() {
     };
     let before = alive();
     let source = world.solver.add_cache_source(weld_solver::CacheSource {
-        keys: Arc::new(crate::chains::Slow(None)),
+        keys: Arc::new(crate::chains_elsewhere::Slow(None)),
         results: Arc::clone(&world.results) as Arc<dyn weld_solver::ResultStore<Value>>,
     });
     for round in 0..20 {
