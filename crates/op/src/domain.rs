@@ -23,7 +23,7 @@ impl Domain {
     }
 
     /// `key` as it is used inside of the domain: no two domains have an equal one.
-    pub(crate) fn scoped(&self, key: String) -> String {
+    pub fn scoped(&self, key: String) -> String {
         match &self.0 {
             None => key,
             Some(name) => {

@@ -7,6 +7,7 @@ use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
 use crate::domain::Domain;
+use crate::mount_contents::MountSources;
 use crate::objects::ObjectStores;
 use crate::recall::Explaining;
 use crate::source::Outside;
@@ -31,6 +32,8 @@ pub struct Worker {
     pub explaining: Arc<Explaining>,
     /// The object stores of builds under way.
     pub objects: Arc<ObjectStores>,
+    /// Content that builds under way have for cache mounts.
+    pub mount_sources: Arc<MountSources>,
     pub(crate) resolutions: Arc<Resolutions>,
     pub(crate) outside: Arc<Outside>,
     pub(crate) sources: Arc<Trees>,
@@ -48,6 +51,7 @@ impl Worker {
             platform: Platform::host(),
             explaining: Arc::default(),
             objects: Arc::default(),
+            mount_sources: Arc::default(),
             resolutions: Arc::default(),
             outside: Arc::default(),
             sources: Arc::default(),

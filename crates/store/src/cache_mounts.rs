@@ -1,6 +1,9 @@
 //! The directories of cache mounts (`RUN --mount=type=cache`): kept between builds, changed in
 //! place, used by one step or several at a time as they ask for.
 
+pub mod archive;
+mod staged;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -16,6 +19,9 @@ use crate::object::{Object, SnapshotId};
 use crate::pins::{Pin, Pins};
 use crate::usage::{self, NewUsage, RecordType, Uses};
 use crate::{gc, names};
+
+use staged::is_bare;
+pub use staged::{RootMetadata, Staged};
 
 /// Who may use a cache mount's directory at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +43,8 @@ pub struct CacheMountRequest {
     pub key: String,
     /// Who else may use it.
     pub sharing: Sharing,
+    /// Whether a directory that is there and has nothing in it is filled as a new one is.
+    pub refills: bool,
     /// What it is listed as: a cache mount, or another directory that is kept between builds.
     pub record_type: RecordType,
     /// What a user reads of it.
@@ -96,6 +104,17 @@ enum Use {
     Exclusive,
 }
 
+/// What an attempt to have a cache mount for oneself came to.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is the caller's until this goes.
+    Taken(CacheMount),
+    /// A step uses it ([`CacheMounts::releases`]).
+    InUse,
+    /// There is none.
+    Absent,
+}
+
 /// The choice among the directories of a key.
 enum Choice {
     Take(SnapshotId),
@@ -145,17 +164,20 @@ impl CacheMounts {
     }
 
     /// Forgets the directories of a key that are retired.
-    fn forget_retired(&self, request: &CacheMountRequest, known: &mut Vec<Directory>) {
+    fn forget_retired(&self, id: &str, key: &str, known: &mut Vec<Directory>) {
         let retired = self.0.retired.lock();
         let retired = retired.unwrap_or_else(PoisonError::into_inner);
-        let Some(before) = retired.get(&request.id).copied() else {
+        let Some(before) = retired.get(id).copied() else {
             return;
         };
         known.retain(|directory| {
             let keeps = directory.id >= before;
             if !keeps {
-                let name = name(&request.key, directory.id);
-                drop(self.0.db.update(move |tx| names::remove(tx, &name)));
+                let names = [name(key, directory.id), name_by_id(id, key, directory.id)];
+                drop(self.0.db.update(move |tx| {
+                    let mut names = names.iter();
+                    names.try_for_each(|name| names::remove(tx, name))
+                }));
             }
             keeps
         });
@@ -175,34 +197,51 @@ impl CacheMounts {
         let mut all = self.lock();
         self.load(&mut all, &request.key)?;
         let known = all.entry(request.key.clone()).or_default();
-        self.forget_retired(request, known);
+        self.forget_retired(&request.id, &request.key, known);
+        let mut refills = false;
         let id = loop {
             match choose(known, request.sharing) {
                 Choice::Wait => return Ok(None),
                 Choice::Make => break unused,
                 Choice::Take(id) => {
                     let pin = self.0.pins.pin(Object::Snapshot(id));
-                    if self.is_there(&request.key, id, known)? {
-                        let mount = self.take(known, request, pin, id);
-                        return Ok(Some(mount));
+                    if !self.is_there(&request.key, id, known)? {
+                        known.retain(|directory| directory.id != id);
+                        continue;
                     }
-                    known.retain(|directory| directory.id != id);
+                    let is_free = |directory: &&mut Directory| directory.used == Use::Free;
+                    if request.refills
+                        && is_bare(&self.directory(id)).unwrap_or(false)
+                        && let Some(directory) = find(known, id).filter(is_free)
+                    {
+                        // Nobody shares it before it is filled.
+                        directory.used = Use::Exclusive;
+                        refills = true;
+                        break id;
+                    }
+                    let how = (request.key.as_str(), request.sharing);
+                    return Ok(Some(self.take(known, how, pin, id)));
                 }
             }
         };
         let pin = self.0.pins.pin(Object::Snapshot(id));
-        known.push(Directory {
-            id,
-            // Nobody shares it before it is filled.
-            used: Use::Exclusive,
-            new: true,
-        });
+        if !refills {
+            known.push(Directory {
+                id,
+                // Nobody shares it before it is filled.
+                used: Use::Exclusive,
+                new: true,
+            });
+        }
         drop(all);
         let made = self.make(request, id, fill);
         let mut all = self.lock();
         let known = all.entry(request.key.clone()).or_default();
         if let Err(source) = made {
-            known.retain(|directory| directory.id != id);
+            match find(known, id).filter(|_| refills) {
+                Some(directory) => directory.used = Use::Free,
+                None => known.retain(|directory| directory.id != id),
+            }
             drop(all);
             self.0.released.send_replace(());
             return Err(CacheMountError::Create {
@@ -215,7 +254,10 @@ impl CacheMounts {
         }
         drop(all);
         self.0.released.send_replace(());
-        self.save(request, id);
+        match refills {
+            true => self.0.uses.add(pin.object()),
+            false => self.save(request, id),
+        }
         Ok(Some(CacheMount {
             mounts: self.clone(),
             key: request.key.clone(),
@@ -248,6 +290,62 @@ impl CacheMounts {
             }
             // The sender lives as long as `self`.
             drop(releases.changed().await);
+        }
+    }
+
+    /// Whether a directory that is taken now would have nothing in it, and nobody has it.
+    ///
+    /// # Errors
+    /// If the database failed, or the directory cannot be read.
+    pub fn wants_content(&self, request: &CacheMountRequest) -> Result<bool, CacheMountError> {
+        let mut all = self.lock();
+        self.load(&mut all, &request.key)?;
+        let known = all.entry(request.key.clone()).or_default();
+        self.forget_retired(&request.id, &request.key, known);
+        match choose(known, request.sharing) {
+            Choice::Make => Ok(true),
+            Choice::Wait => Ok(false),
+            Choice::Take(id) => {
+                let free = find(known, id).is_some_and(|found| found.used == Use::Free);
+                let bare = free
+                    && is_bare(&self.directory(id)).map_err(|source| {
+                        let key = request.key.clone();
+                        CacheMountError::Create { key, source }
+                    })?;
+                Ok(bare)
+            }
+        }
+    }
+
+    /// Takes the newest directory of an id for the caller alone, if there is one.
+    ///
+    /// # Errors
+    /// If the database failed.
+    pub fn try_take(&self, id: &str) -> Result<Taken, CacheMountError> {
+        // One that was made a moment ago counts.
+        self.0.db.flush()?;
+        let prefix = prefix_by_id(id);
+        let named = self.0.db.read(|tx| names::starting_with(tx, &prefix))?;
+        let newest = named.last().and_then(|(name, _)| key_in(name, &prefix));
+        // Earlier versions had no such names, and most keys are the id.
+        let key = newest.unwrap_or(id).to_owned();
+        let mut all = self.lock();
+        self.load(&mut all, &key)?;
+        let known = all.entry(key.clone()).or_default();
+        self.forget_retired(id, &key, known);
+        loop {
+            match choose(known, Sharing::Locked) {
+                Choice::Wait => return Ok(Taken::InUse),
+                Choice::Make => return Ok(Taken::Absent),
+                Choice::Take(at) => {
+                    let pin = self.0.pins.pin(Object::Snapshot(at));
+                    if self.is_there(&key, at, known)? {
+                        let how = (key.as_str(), Sharing::Locked);
+                        return Ok(Taken::Taken(self.take(known, how, pin, at)));
+                    }
+                    known.retain(|directory| directory.id != at);
+                }
+            }
         }
     }
 
@@ -295,12 +393,12 @@ impl CacheMounts {
     fn take(
         &self,
         known: &mut [Directory],
-        request: &CacheMountRequest,
+        (key, sharing): (&str, Sharing),
         pin: Pin,
         id: SnapshotId,
     ) -> CacheMount {
         if let Some(directory) = find(known, id) {
-            directory.used = match (request.sharing, directory.used) {
+            directory.used = match (sharing, directory.used) {
                 (Sharing::Shared, Use::Shared(count)) => Use::Shared(count + 1),
                 (Sharing::Shared, _) => Use::Shared(1),
                 (Sharing::Private | Sharing::Locked, _) => Use::Exclusive,
@@ -309,7 +407,7 @@ impl CacheMounts {
         self.0.uses.add(pin.object());
         CacheMount {
             mounts: self.clone(),
-            key: request.key.clone(),
+            key: key.to_owned(),
             id,
             _pin: pin,
         }
@@ -329,7 +427,10 @@ impl CacheMounts {
 
     fn save(&self, request: &CacheMountRequest, id: SnapshotId) {
         let object = Object::Snapshot(id);
-        let name = name(&request.key, id);
+        let names = [
+            name(&request.key, id),
+            name_by_id(&request.id, &request.key, id),
+        ];
         let new = NewUsage {
             record_type: request.record_type,
             description: request.description.clone(),
@@ -340,7 +441,8 @@ impl CacheMounts {
         drop(self.0.db.update_then(
             move |tx| {
                 usage::record(tx, &object, &new)?;
-                names::set(tx, &name, &object)
+                let mut names = names.iter();
+                names.try_for_each(|name| names::set(tx, name, &object))
             },
             move |_| {
                 if let Some(directory) = mounts
@@ -405,6 +507,23 @@ fn name_prefix(key: &str) -> String {
 
 fn name(key: &str, id: SnapshotId) -> String {
     format!("{}{id}", name_prefix(key))
+}
+
+/// What the names begin with that tell the directories of an id, whatever their keys.
+fn prefix_by_id(id: &str) -> String {
+    format!("cache-mount-of/{}/", Digest::sha256_of(id).hex())
+}
+
+/// A name by which a directory is found by its id; later ones come later.
+fn name_by_id(id: &str, key: &str, directory: SnapshotId) -> String {
+    format!("{}{:020}/{key}", prefix_by_id(id), directory.0)
+}
+
+/// The key in such a name.
+fn key_in<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
+    name.strip_prefix(prefix)?
+        .split_once('/')
+        .map(|(_, key)| key)
 }
 
 /// A cache mount's directory, for as long as this lives.

@@ -53,7 +53,10 @@ mod trash;
 pub mod usage;
 
 pub use blobs::{BlobError, BlobInfo, BlobRef, Blobs, Expected, Feed, Growth, Ingest, Started};
-pub use cache_mounts::{CacheMount, CacheMountError, CacheMountRequest, CacheMounts, Sharing};
+pub use cache_mounts::{
+    CacheMount, CacheMountError, CacheMountRequest, CacheMounts, RootMetadata, Sharing, Staged,
+    Taken,
+};
 pub use collector::CollectError;
 pub use db::{Db, DbError, Ticket};
 pub use durability::{SyncError, written};

@@ -14,6 +14,7 @@ fn request(key: &str, sharing: Sharing) -> CacheMountRequest {
         id: key.into(),
         key: key.into(),
         sharing,
+        refills: false,
         record_type: RecordType::CacheMount,
         description: format!("cached mount {key}"),
     }

@@ -115,6 +115,9 @@ fn nothing_is_fetched_that_nothing_reads() {
         requests.iter().filter(of_blobs).count()
     };
     assert_eq!((count("GET"), count("POST")), (1, 0), "{requests:?}");
+    let manifests =
+        |request: &&String| request.starts_with("PUT") && request.contains("/manifests/");
+    assert_eq!(requests.iter().filter(manifests).count(), 0, "{requests:?}");
 }
 
 #[test]

@@ -4,28 +4,33 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use weld_digest::Digest;
 use weld_export::InlineCache;
 use weld_export::cache::{
     ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheDestination,
-    CacheExportOptions, CacheLayer, CacheSink, LayerFetch, Remote, WrittenCache, ignores_errors,
-    merge_into, write_cache,
+    CacheExportOptions, CacheLayer, CacheSink, LayerFetch, MountPlace, Remote, WrittenCache,
+    ignores_errors, merge_into, write_cache,
 };
+use weld_llb::reference::Reference;
 use weld_op::Tree;
 use weld_op::lazy::{self, ANNOTATION_HOME, ANNOTATION_MADE, Home};
 use weld_solver::chain::{CacheChains, Candidate, ChainMode, ChainOptions, ChainResult};
+use weld_solver::keystore::Record;
 use weld_solver::{CacheSourceId, RecordId, Root};
+use weld_source::blob_store::BlobStore;
 use weld_source::image::Descriptor;
 use weld_source::objects::Bucket;
 use weld_source::progress::Progress;
+use weld_source::registry::Registry;
 use weld_store::layer::Compression;
 use weld_store::snapshot::{LayerBlob, LayerOptions, Made, SnapshotError, SnapshotRef};
 use weld_store::{BlobRef, SnapshotId};
 
 use super::import::Imported;
+use super::mounts;
 use super::origin::repositories;
 use super::{CacheExport, CacheExportError};
 use crate::internal::Internal;
@@ -35,6 +40,8 @@ use crate::job::JobCore;
 const RESPONSE: &str = "cache.manifest";
 /// How many layers are made at once: each uses all processors already, but small ones leave them idle in between.
 const LAYERS_AT_ONCE: usize = 4;
+/// How many records are loaded at once: each is a few look-ups in the database, on a thread that may block.
+const LOADS_AT_ONCE: usize = 64;
 
 /// Writes the caches that a build is to write, all but those in images; what the client is told.
 pub(crate) async fn all(
@@ -59,18 +66,29 @@ pub(crate) async fn all(
                 Bucket::S3(_) => "exporting cache to Amazon S3",
                 Bucket::Azure(_) => "exporting cache to Azure Blob Storage",
             },
+            CacheDestination::Mounts(_) => "exporting cache mounts",
             CacheDestination::Inline => continue,
         };
         let step = Internal::begin(&job.progress, name, &number.to_string());
-        let writing = Writing {
-            job,
-            options: &options,
-            progress: step.transfers(),
+        let written = match &options.destination {
+            CacheDestination::Mounts(wanted) => {
+                let written = mounts::export(job, wanted, &step).boxed().await;
+                // A build is none the worse without them; the step tells why.
+                step.end(written).or(Ok(None))
+            }
+            _ => {
+                let writing = Writing {
+                    job,
+                    options: &options,
+                    progress: step.transfers(),
+                };
+                step.end(writing.write(roots).await)
+            }
         };
-        match step.end(writing.write(roots).await) {
+        match written {
             Ok(Some(manifest)) => {
                 // A client that has a directory of its own lists this one in it.
-                let is_local = matches!(options.destination, CacheDestination::Store(_));
+                let is_local = is_local(&options.destination);
                 if is_local || !response.contains_key(RESPONSE) {
                     response.insert(RESPONSE.to_owned(), manifest.clone());
                 }
@@ -232,27 +250,19 @@ impl Writing<'_> {
     }
 
     async fn sink(&self) -> Result<CacheSink, CacheExportError> {
-        let session = &self.job.session;
         match &self.options.destination {
             CacheDestination::Registry {
                 reference,
                 insecure,
             } => {
-                let registry = &self.job.worker.registry;
-                let registry = registry.with_credentials(session.credentials());
-                let registry = match insecure {
-                    true => registry.trusting(reference.repository().domain()),
-                    false => registry,
-                };
+                let registry = registry_of(self.job, reference, *insecure);
                 Ok(CacheSink::Registry(registry, reference.clone()))
             }
-            CacheDestination::Store(id) => {
-                let store = session.blob_store(id).await?;
-                let store = store.ok_or_else(|| CacheExportError::NoStore(id.clone()))?;
-                Ok(CacheSink::Store(store))
-            }
+            CacheDestination::Store(id) => Ok(CacheSink::Store(store_of(self.job, id).await?)),
             CacheDestination::Objects(cache) => Ok(CacheSink::objects(cache).await?),
-            CacheDestination::Inline => Err(CacheExportError::NoStore("inline".to_owned())),
+            CacheDestination::Inline | CacheDestination::Mounts(_) => {
+                Err(CacheExportError::NoStore("none".to_owned()))
+            }
         }
     }
 
@@ -263,27 +273,26 @@ impl Writing<'_> {
         make: bool,
         layers: &mut Layers,
     ) -> Result<(), CacheExportError> {
-        let mut stacks: Vec<(Key, Vec<SnapshotRef>)> = Vec::new();
+        let mut wanted: Vec<(Key, Record)> = Vec::new();
         for candidate in chains.items.iter().flat_map(|item| &item.results) {
             let record = candidate.value.record;
             let key = (record.source, record.id);
             if candidate.value.make != make || layers.by_record.contains_key(&key) {
                 continue;
             }
-            if let Some(imported) = self.job.imports.get(record.source) {
-                let remote = imported.remote(record.id);
-                let remote = remote.map(|remote| (elsewhere(&imported, remote, layers), None));
-                layers.by_record.insert(key, remote);
-                continue;
-            }
-            // A record that is gone is left out.
-            let loaded = self.job.solver.load_record(record).await.ok();
-            layers.by_record.insert(key, None);
-            let snapshot = loaded.as_deref().and_then(Tree::snapshot);
-            if let Some(snapshot) = snapshot {
-                stacks.push((key, snapshot.layer_snapshots()));
-            }
+            let remote = match self.job.imports.get(record.source) {
+                Some(imported) => {
+                    let remote = imported.remote(record.id);
+                    remote.map(|remote| (elsewhere(&imported, remote, layers), None))
+                }
+                None => {
+                    wanted.push((key, record));
+                    None
+                }
+            };
+            layers.by_record.insert(key, remote);
         }
+        let stacks = self.stacks(wanted).await;
         let blobs = self.blobs(&stacks, make).await?;
         for (key, stack) in stacks {
             let found = stack.iter().map(|layer| blobs.get(&layer.id()));
@@ -300,6 +309,17 @@ impl Writing<'_> {
             layers.by_record.insert(key, Some((remote, made)));
         }
         Ok(())
+    }
+
+    /// The layers of records. One that is gone is left out.
+    async fn stacks(&self, records: Vec<(Key, Record)>) -> Vec<(Key, Vec<SnapshotRef>)> {
+        let loads = records.into_iter().map(|(key, record)| async move {
+            let loaded = self.job.solver.load_record(record).await.ok();
+            let snapshot = loaded.as_deref().and_then(Tree::snapshot);
+            Some((key, snapshot?.layer_snapshots()))
+        });
+        let loads = futures_util::stream::iter(loads).buffered(LOADS_AT_ONCE);
+        loads.filter_map(std::future::ready).collect().boxed().await
     }
 
     /// The blob of each layer that is in one of the stacks, made if it may be.
@@ -337,6 +357,33 @@ impl Writing<'_> {
         }
         Ok(blobs)
     }
+}
+
+fn is_local(destination: &CacheDestination) -> bool {
+    match destination {
+        CacheDestination::Store(_) => true,
+        CacheDestination::Mounts(mounts) => matches!(mounts.place, MountPlace::Store { .. }),
+        _ => false,
+    }
+}
+
+/// A registry, as the client of a build.
+pub(super) fn registry_of(job: &JobCore, reference: &Reference, insecure: bool) -> Registry {
+    let registry = &job.worker.registry;
+    let registry = registry.with_credentials(job.session.credentials());
+    match insecure {
+        true => registry.trusting(reference.repository().domain()),
+        false => registry,
+    }
+}
+
+/// A store of a build's client.
+pub(super) async fn store_of(
+    job: &JobCore,
+    id: &str,
+) -> Result<Arc<dyn BlobStore>, CacheExportError> {
+    let store = job.session.blob_store(id).await?;
+    store.ok_or_else(|| CacheExportError::NoStore(id.to_owned()))
 }
 
 /// When the result that has this uppermost layer was made, if it was found in another cache: in milliseconds since 1970.

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use tokio::sync::OnceCell;
 use weld_export::cache::{ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheOrigin, Remote};
 use weld_op::lazy::{ANNOTATION_HOME, ANNOTATION_MADE, Declared, Home, RemoteLayer};
-use weld_op::{Tree, Worker};
+use weld_op::{MountContents, Tree, Worker};
 use weld_solver::chain::{ChainResult, import};
 use weld_solver::{
     CacheSource, CacheSourceId, LoadError, RecordId, ResultStore, Solver, StoreError,
@@ -17,9 +18,9 @@ use weld_source::image::{Descriptor, media_type};
 use weld_source::objects::Objects;
 use weld_store::snapshot::LayerDescriptor;
 
-use super::CacheImport;
 use super::absence::{Absences, Weight};
 use super::origin::{Place, ReadError};
+use super::{CacheImport, mounts};
 use crate::internal::Internal;
 use crate::job::JobCore;
 
@@ -38,6 +39,8 @@ pub(crate) struct Imports {
     by_source: Mutex<HashMap<CacheSourceId, Arc<Imported>>>,
     /// Object stores, which are known to the session's builds for as long as somebody holds them.
     objects: Mutex<Vec<Arc<Objects>>>,
+    /// Cache mounts, likewise.
+    mounts: Mutex<Vec<Arc<dyn MountContents>>>,
 }
 
 /// Shared by all who ask for a cache; only the first one reads it.
@@ -51,6 +54,7 @@ impl Imports {
             by_import: Mutex::default(),
             by_source: Mutex::default(),
             objects: Mutex::default(),
+            mounts: Mutex::default(),
         }
     }
 
@@ -128,6 +132,12 @@ impl Imports {
         name: &str,
     ) -> Result<Vec<CacheSourceId>, ReadError> {
         let origin = CacheOrigin::parse(&wanted.kind, &wanted.attrs)?;
+        if let CacheOrigin::Mounts(place, selection) = origin {
+            let contents = mounts::import(job, &place, selection, name).boxed().await?;
+            let mut held = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+            held.push(contents);
+            return Ok(Vec::new());
+        }
         let insecure = matches!(origin, CacheOrigin::Registry { insecure: true, .. });
         let place = Place::open(&job.worker, &job.session, origin).await?;
         let home = place.home(insecure);

@@ -6,6 +6,7 @@
 mod absence;
 mod export;
 mod import;
+mod mounts;
 mod origin;
 mod secrets;
 
@@ -138,6 +139,9 @@ pub enum CacheExportError {
     /// The client cannot be asked.
     #[error(transparent)]
     Session(#[from] weld_op::session::SessionError),
+    /// Cache mounts that are there cannot be read.
+    #[error("cannot add to the cache mounts that are there: {0}")]
+    Mounts(String),
     /// The client has no such store.
     #[error("the client offers no content store {0:?}")]
     NoStore(String),

@@ -58,6 +58,10 @@ pub(super) enum ReadError {
     #[error(transparent)]
     Cache(#[from] CacheReadError),
     #[error(transparent)]
+    MountsRead(#[from] weld_export::cache::MountsReadError),
+    #[error("{0}")]
+    Mounts(String),
+    #[error(transparent)]
     Chains(#[from] weld_solver::chain::ImportError),
     #[error("image config {digest}: {reason}")]
     Config { digest: Digest, reason: String },
@@ -112,6 +116,9 @@ impl Place {
                 let store = session.blob_store(&id).await?;
                 let store = store.ok_or_else(|| ReadError::NoStore(id.clone()))?;
                 Ok(Self::Store(store, digest, id))
+            }
+            CacheOrigin::Mounts(..) => {
+                Err(ReadError::Mounts("cache mounts are no records".to_owned()))
             }
             CacheOrigin::Objects(cache) => {
                 let by_client = cache.credentials.are_clients();
@@ -184,7 +191,7 @@ impl ObjectPlace {
 }
 
 /// What the manifests of a cache name, and who has it.
-enum Blobs<'a> {
+pub(super) enum Blobs<'a> {
     Registry(&'a Registry, &'a Reference),
     Store(&'a dyn BlobStore),
 }
@@ -286,7 +293,11 @@ impl Blobs<'_> {
         Ok(Some(read_inline(&records, &layers)?))
     }
 
-    async fn bytes(&self, descriptor: &Descriptor, limit: u64) -> Result<Bytes, ReadError> {
+    pub(super) async fn bytes(
+        &self,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Bytes, ReadError> {
         match self {
             Self::Registry(registry, reference) => {
                 let repository = reference.repository();
@@ -321,7 +332,11 @@ struct HistoryEntry {
 }
 
 /// A blob of a client's in memory, verified.
-async fn read(store: &dyn BlobStore, digest: &Digest, limit: u64) -> Result<Bytes, ReadError> {
+pub(super) async fn read(
+    store: &dyn BlobStore,
+    digest: &Digest,
+    limit: u64,
+) -> Result<Bytes, ReadError> {
     let failed = |source| ReadError::Blob {
         digest: digest.clone(),
         store: store.name().to_owned(),

@@ -6,6 +6,14 @@ fn of_both(kind: &str) -> Option<&'static [&'static str]> {
         "registry" => &["ref", "registry.insecure"],
         "local" => &["tag"],
         "inline" => &[],
+        "mount" => &[
+            "id",
+            "ref",
+            "registry.insecure",
+            "tag",
+            "digest",
+            "max-size",
+        ],
         "s3" => &[
             "name",
             "prefix",
@@ -52,6 +60,11 @@ pub fn export_attributes(kind: &str) -> Option<Vec<&'static str>> {
     match kind {
         // It is what its image is.
         "inline" => return Some(known),
+        // Its own are the whole of it: no build fails by it.
+        "mount" => {
+            known.push("dest");
+            return Some(known);
+        }
         "registry" => known.extend(["image-manifest", "oci-mediatypes"]),
         "local" => known.extend(["dest", "image-manifest", "oci-mediatypes"]),
         _ => {}
@@ -66,6 +79,7 @@ pub fn import_attributes(kind: &str) -> Option<Vec<&'static str>> {
     match kind {
         "inline" => return None,
         "local" => known.extend(["src", "digest"]),
+        "mount" => known.push("src"),
         _ => {}
     }
     known.push("timeout");

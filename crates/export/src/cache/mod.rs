@@ -4,6 +4,8 @@ mod attributes;
 mod config;
 mod merge;
 mod merge_into;
+mod mount_options;
+mod mounts;
 mod object_options;
 mod options;
 mod read;
@@ -13,6 +15,11 @@ mod write;
 pub use attributes::{export_attributes, import_attributes};
 pub use config::{CONFIG_MEDIA_TYPE, CacheConfig, LayerNotes, LayerRow, RecordRow, ResultRow};
 pub use merge_into::{merge_into, merge_into_layout};
+pub use mount_options::{MountExport, MountPlace, MountSelection};
+pub use mounts::{
+    Chunk, MAX_MOUNTS_CONFIG, MountContent, MountPackError, Mounts, MountsReadError, PackedMount,
+    mounts_parts, pack_mount, read_mounts, unpack_chunk, write_mounts,
+};
 pub use object_options::{ObjectCache, SECRET_ATTRIBUTES};
 pub use options::{
     CacheDestination, CacheExportOptions, CacheOptionError, CacheOrigin, ignores_errors, is_merged,

@@ -8,6 +8,7 @@ use weld_source::reference::{ParseReferenceError, Reference};
 use weld_store::layer::Compression;
 
 use super::ManifestOptions;
+use super::mount_options::{self, MountExport, MountPlace, MountSelection};
 use super::object_options::ObjectCache;
 use crate::options::LEVELS;
 
@@ -29,6 +30,8 @@ pub enum CacheDestination {
     Inline,
     /// Into an object store.
     Objects(ObjectCache),
+    /// The content of cache mounts, and no results.
+    Mounts(MountExport),
 }
 
 /// What the attributes of a cache exporter ask for.
@@ -69,6 +72,8 @@ pub enum CacheOrigin {
     },
     /// In an object store.
     Objects(ObjectCache),
+    /// The content of cache mounts, and no results.
+    Mounts(MountPlace, MountSelection),
 }
 
 /// Why a cache's attributes cannot be used.
@@ -147,11 +152,12 @@ impl CacheExportOptions {
             "inline" => CacheDestination::Inline,
             "s3" => CacheDestination::Objects(ObjectCache::s3(&reader, &variable)?),
             "azblob" => CacheDestination::Objects(ObjectCache::azblob(&reader, &variable)?),
+            "mount" => CacheDestination::Mounts(MountExport::parse(&reader)?),
             _ => {
                 return Err(CacheOptionError::Kind {
                     direction: EXPORTER,
                     kind: kind.to_owned(),
-                    known: "azblob, inline, local, registry, s3",
+                    known: "azblob, inline, local, mount, registry, s3",
                 });
             }
         };
@@ -233,10 +239,14 @@ impl CacheOrigin {
             }
             "s3" => Ok(Self::Objects(ObjectCache::s3(&reader, &variable)?)),
             "azblob" => Ok(Self::Objects(ObjectCache::azblob(&reader, &variable)?)),
+            "mount" => {
+                let (place, selection) = mount_options::origin(&reader)?;
+                Ok(Self::Mounts(place, selection))
+            }
             _ => Err(CacheOptionError::Kind {
                 direction: IMPORTER,
                 kind: kind.to_owned(),
-                known: "azblob, local, registry (also for inline), s3",
+                known: "azblob, local, mount, registry (also for inline), s3",
             }),
         }
     }
@@ -258,7 +268,7 @@ pub fn ignores_errors(attrs: &Attrs) -> bool {
 }
 
 /// The id of the store that a client has for a directory.
-fn store_id(directory: &str) -> String {
+pub(super) fn store_id(directory: &str) -> String {
     format!("local:{directory}")
 }
 

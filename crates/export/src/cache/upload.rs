@@ -26,7 +26,7 @@ use super::{CacheManifest, ManifestOptions, ObjectCache, Remote, write_manifest,
 use crate::blocking::blocking;
 
 /// How many layers are on their way at a time; a registry client has a limit of its own beneath it.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// Why a cache was not written.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +153,9 @@ pub async fn write_cache(
         return Ok(None);
     };
     sink.config(store, &manifest, progress).await?;
-    sink.publish(store, &manifest, options, progress).await?;
+    if !sink.names(&manifest).await {
+        sink.publish(store, &manifest, options, progress).await?;
+    }
     Ok(Some(WrittenCache::Manifest(Box::new(manifest))))
 }
 
@@ -240,7 +242,7 @@ impl CacheSink {
     }
 
     /// Sees to it that a layer is there; false if it is not to be had.
-    async fn layer(
+    pub(super) async fn layer(
         &self,
         layer: &CacheLayer,
         fetch: &dyn LayerFetch,
@@ -340,6 +342,17 @@ impl CacheSink {
         }
         transfer.complete();
         Ok(())
+    }
+
+    /// Whether the cache is known already. Where that cannot be told, it is written again.
+    async fn names(&self, manifest: &CacheManifest) -> bool {
+        match self {
+            Self::Registry(registry, reference) => {
+                let there = registry.resolve_pushed(reference).await;
+                there.is_ok_and(|there| there.descriptor.digest == manifest.descriptor.digest)
+            }
+            Self::Store(_) | Self::Objects { .. } => false,
+        }
     }
 
     /// Makes the cache known: all that the manifest names is there.

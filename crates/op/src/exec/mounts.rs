@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weld_digest::FieldHasher;
@@ -10,7 +11,7 @@ use weld_runtime::{AgentSocket, MountPlan, Overlay, Secret, Source, StepMount, U
 use weld_solver::{OpContext, OpError, ResultRef};
 use weld_store::mount::{MountSource, MountSpec};
 use weld_store::snapshot::{MutableSnapshot, SnapshotRef};
-use weld_store::{CacheMountRequest, NewUsage, RecordType, Sharing};
+use weld_store::{CacheMountRequest, NewUsage, RecordType, Sharing, Staged};
 
 use super::{Exec, ExecError};
 use crate::blocking::blocking;
@@ -365,7 +366,7 @@ impl Prepared {
                 self.mount(exec, dest, source, &cache.selector, cache.readonly);
                 continue;
             }
-            let request = CacheMountRequest {
+            let mut request = CacheMountRequest {
                 id: exec
                     .worker
                     .domain()
@@ -376,15 +377,27 @@ impl Prepared {
                     CacheSharingOpt::Private => Sharing::Private,
                     CacheSharingOpt::Locked => Sharing::Locked,
                 },
+                refills: false,
                 record_type: RecordType::CacheMount,
                 description: format!("cached mount {dest} from exec {}", exec.description),
             };
             let snapshots = exec.worker.snapshots.clone();
-            let fill = move |directory: &Path| match &base {
-                Some(base) => snapshots
-                    .copy_into(base, directory)
-                    .map_err(std::io::Error::other),
-                None => Ok(()),
+            let staged = staged(exec, ctx, cache_id(dest, cache), &request);
+            let staged = tokio::select! {
+                staged = Box::pin(staged) => staged,
+                () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
+            };
+            request.refills = staged.is_some();
+            let fill = move |directory: &Path| {
+                let begins = std::fs::read_dir(directory)?.next().is_none();
+                if let (Some(base), true) = (&base, begins) {
+                    let copied = snapshots.copy_into(base, directory);
+                    copied.map_err(std::io::Error::other)?;
+                }
+                match &staged {
+                    Some(staged) => staged.fill(directory),
+                    None => Ok(()),
+                }
             };
             let acquired = tokio::select! {
                 acquired = exec.worker.store.cache_mounts().acquire(&request, fill) => acquired,
@@ -403,6 +416,35 @@ impl Prepared {
         }
         Ok(())
     }
+}
+
+/// What builds that wait for the step have elsewhere for a cache mount that is empty.
+async fn staged(
+    exec: &Exec,
+    ctx: &OpContext<Tree>,
+    id: &str,
+    request: &CacheMountRequest,
+) -> Option<Arc<Staged>> {
+    let sources = &exec.worker.mount_sources;
+    if sources.is_empty() {
+        return None;
+    }
+    let (mounts, wanted) = (exec.worker.store.cache_mounts().clone(), request.clone());
+    let empty = tokio::task::spawn_blocking(move || mounts.wants_content(&wanted)).await;
+    if !matches!(empty, Ok(Ok(true))) {
+        return None;
+    }
+    let mut tried = Vec::new();
+    while let Some(handle) = ctx.next_session(&tried).await {
+        let session = session::of(&handle);
+        for contents in session.iter().flat_map(|session| sources.of(session.id())) {
+            if let Some(staged) = contents.stage(id).await {
+                return Some(staged);
+            }
+        }
+        tried.push(handle);
+    }
+    None
 }
 
 /// What a user calls a cache mount.

@@ -274,6 +274,7 @@ async fn cache(
             CacheSharingOpt::Private => Sharing::Private,
             CacheSharingOpt::Locked => Sharing::Locked,
         },
+        refills: false,
         record_type: RecordType::CacheMount,
         description: format!("cached mount {dest} of a frontend's container"),
     };

@@ -42,6 +42,7 @@ impl Mirrors {
             id: format!("\0{key}"),
             key,
             sharing: Sharing::Locked,
+            refills: false,
             record_type: RecordType::Regular,
             description: format!("shared git repository of {remote}"),
         };

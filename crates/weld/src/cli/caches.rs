@@ -15,6 +15,8 @@ use super::streams;
 
 /// The key of a response that tells the manifest of a cache.
 const MANIFEST: &str = "cache.manifest";
+/// The kind of caches that have cache mounts.
+const MOUNT: &str = "mount";
 /// The field that has a cache merged into what is there.
 const MERGE: &str = "merge";
 /// The tag under which a directory lists its cache unless told.
@@ -28,7 +30,7 @@ pub(crate) enum CacheError {
         option: &'static str,
         source: FieldsError,
     },
-    #[error("{option} {text:?}: needs type=… (registry, local, s3, azblob{more})")]
+    #[error("{option} {text:?}: needs type=… (registry, local, s3, azblob, mount{more})")]
     NoType {
         option: &'static str,
         text: String,
@@ -70,9 +72,16 @@ impl Caches {
         for text in &args.to {
             let (kind, mut attrs) = fields("--cache-to", text, " or inline")?;
             tell_unknown("--cache-to", &kind, cache_export_attributes(&kind), &attrs);
-            if kind == "local" {
+            if kind == "local" || (kind == MOUNT && attrs.contains_key("dest")) {
                 let directory = directory("--cache-to", text, &attrs, "dest")?;
                 let store = session.add_blob_store(directory);
+                if kind == MOUNT && !attrs.contains_key("digest") {
+                    // What is there is added to.
+                    let tag = attrs.get("tag").map_or(TAG, String::as_str);
+                    if let Ok(Some(listed)) = store.tagged(tag) {
+                        attrs.insert("digest".to_owned(), listed.digest.to_string());
+                    }
+                }
                 let merges = weld_engine::is_merged(&kind, &attrs).map_err(usage)?;
                 // Done here, with the directory at hand.
                 attrs.remove(MERGE);
@@ -89,7 +98,7 @@ impl Caches {
             let (kind, mut attrs) = fields("--cache-from", text, "")?;
             let known = cache_import_attributes(&kind);
             tell_unknown("--cache-from", &kind, known, &attrs);
-            if kind == "local" {
+            if kind == "local" || (kind == MOUNT && attrs.contains_key("src")) {
                 let directory = directory("--cache-from", text, &attrs, "src")?.to_owned();
                 let store = session.add_blob_store(&directory);
                 if !attrs.contains_key("digest") {
