@@ -4,12 +4,14 @@
 //! that a thread reads holds the others up once enough of it waits; files that are asked for ahead
 //! of that are small, so all that was asked for fits in memory and nobody waits for another.
 
+mod state;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,7 @@ use weld_proto::Message;
 use weld_proto::fsutil::{Packet, PacketType};
 use weld_source::local::{ProviderError, Stat, TreeIndex, TreeProvider};
 
+use self::state::{File, FileReader, Shared, State, lock};
 use super::wire::{StatFormError, from_wire};
 
 /// How much of a file that is being read may wait, in bytes.
@@ -111,39 +114,6 @@ pub struct RemoteTree {
     outgoing: mpsc::Sender<Packet>,
     over: CancellationToken,
     _task: AbortOnDropHandle<()>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    /// The transfer is done or failed.
-    ended: Condvar,
-    /// A reader made room.
-    room: Notify,
-}
-
-struct State {
-    files: HashMap<u32, File>,
-    /// Bytes that wait in files that nobody reads yet.
-    ahead: u64,
-    failure: Option<TransferError>,
-    /// The last stat was there.
-    listed: bool,
-    finishing: bool,
-    done: bool,
-    /// Since when it has been the other end's turn.
-    since: Instant,
-}
-
-struct File {
-    pieces: VecDeque<Bytes>,
-    waiting: usize,
-    received: u64,
-    size: u64,
-    opened: bool,
-    complete: bool,
-    /// Nobody reads it any more: what comes is thrown away.
-    abandoned: bool,
-    arrived: Arc<Condvar>,
 }
 
 /// What has been asked for, and what will be.
@@ -372,50 +342,6 @@ impl Drop for RemoteTree {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    fn failure(&self) -> TransferError {
-        let failure = self.lock().failure.clone();
-        failure.unwrap_or(TransferError::Truncated)
-    }
-
-    /// Has everybody who waits fail, unless all is done.
-    fn fail(&self, error: TransferError) {
-        let mut state = self.lock();
-        if state.done {
-            return;
-        }
-        state.failure.get_or_insert(error);
-        for file in state.files.values() {
-            file.arrived.notify_all();
-        }
-        self.ended.notify_all();
-        self.room.notify_waiters();
-    }
-}
-
-impl State {
-    fn alive(&self) -> Result<(), TransferError> {
-        match &self.failure {
-            Some(failure) => Err(failure.clone()),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the other end is to send something.
-    fn expects(&self) -> bool {
-        let incomplete = |file: &File| !file.complete && file.waiting <= WINDOW;
-        !self.listed || self.finishing || self.files.values().any(incomplete)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The task that reads what comes.
 struct Receiving {
     shared: Arc<Shared>,
@@ -585,74 +511,4 @@ impl Receiving {
 fn error_text(data: &[u8]) -> String {
     let text = String::from_utf8_lossy(data);
     text.chars().take(MAX_ERROR).collect()
-}
-
-/// Reads one file.
-struct FileReader {
-    shared: Arc<Shared>,
-    id: u32,
-    piece: Bytes,
-    ended: bool,
-}
-
-impl Read for FileReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.piece.is_empty() && !self.ended {
-            match self.next()? {
-                Some(piece) => self.piece = piece,
-                None => self.ended = true,
-            }
-        }
-        let count = self.piece.len().min(buffer.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..count), self.piece.get(..count)) {
-            to.copy_from_slice(from);
-        }
-        self.piece.advance(count);
-        Ok(count)
-    }
-}
-
-impl FileReader {
-    fn next(&self) -> io::Result<Option<Bytes>> {
-        let mut state = self.shared.lock();
-        loop {
-            let Some(file) = state.files.get_mut(&self.id) else {
-                return Ok(None);
-            };
-            if let Some(piece) = file.pieces.pop_front() {
-                file.waiting -= piece.len();
-                self.shared.room.notify_waiters();
-                return Ok(Some(piece));
-            }
-            if file.complete {
-                state.files.remove(&self.id);
-                return Ok(None);
-            }
-            let arrived = Arc::clone(&file.arrived);
-            state.alive()?;
-            let waited = arrived.wait(state);
-            state = waited.unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl Drop for FileReader {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        // Nobody reads the rest: it must not hold the others up.
-        let mut state = self.shared.lock();
-        if let Some(file) = state.files.get_mut(&self.id) {
-            match file.complete {
-                true => drop(state.files.remove(&self.id)),
-                false => {
-                    file.pieces.clear();
-                    file.waiting = 0;
-                    file.abandoned = true;
-                }
-            }
-        }
-        self.shared.room.notify_waiters();
-    }
 }
