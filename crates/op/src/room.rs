@@ -39,6 +39,11 @@ where
         };
         let met = match ended {
             Err(OpError::Failed(met)) => met,
+            Ok(made) => {
+                // What it made goes with the error.
+                space.look_again().await.map_err(OpError::failed)?;
+                return Ok(made);
+            }
             ended => return ended,
         };
         let room = NoRoom::in_error(&*met);

@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::{Space, SpaceError};
 
-/// How often is looked: what a step writes meanwhile should fit into the headroom.
-const TICK: Duration = Duration::from_millis(10);
+/// The longest and the shortest time between two looks: what a step writes meanwhile should fit into what is left.
+const TICK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(1));
+/// At the speed at which space went between the last two looks, the next one comes when this part of what is left is gone.
+const PART: u32 = 4;
 /// After making room was in vain, how long it is not tried again unless it gets urgent.
 const RESPITE: Duration = Duration::from_secs(1);
 
@@ -41,6 +43,22 @@ impl Space {
         self.last_known_room() == Some(0)
     }
 
+    /// Looks when something has ended that did not ask for what it wrote: what came after the last look is made up for by
+    /// removing what is worth least, if the directory holds more than it may.
+    ///
+    /// # Errors
+    /// [`SpaceError`] if that cannot be done. On a full disk without a limit there is nothing to be made up for.
+    pub async fn look_again(&self) -> Result<(), SpaceError> {
+        if self.0.ceiling.is_none() || !self.is_out() || self.make_watched(1).await {
+            return Ok(());
+        }
+        match self.full_watched(1).await {
+            full @ SpaceError::Ceiling { .. } => Err(full),
+            // The disk, which is no limit of ours.
+            _ => Ok(()),
+        }
+    }
+
     /// Sees to it that there is room while something is written that does not ask for it: makes some
     /// whenever there is less than the [headroom](Self::headroom). Ends only when none can be made and
     /// what there is will not do for what is written until the next look.
@@ -48,16 +66,18 @@ impl Space {
         let headroom = self.headroom();
         let mut before = None;
         let mut respite: Option<Instant> = None;
-        let mut interval = tokio::time::interval(TICK);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
+        let mut pause = TICK.1;
         loop {
-            interval.tick().await;
+            tokio::time::sleep(pause).await;
             let room = match self.watched_room().await {
                 Ok(room) => room,
                 Err(error) => return error,
             };
             let growth = before.unwrap_or(room).saturating_sub(room);
             before = Some(room);
+            pause = until_next(room, growth, looked.elapsed());
+            looked = Instant::now();
             if room >= headroom {
                 respite = None;
                 continue;
@@ -120,5 +140,32 @@ impl Space {
             root: self.0.root.clone(),
             source: std::io::Error::other(stopped),
         }
+    }
+}
+
+/// When to look again, where so much room is left of which so much went within a time.
+fn until_next(room: u64, gone: u64, within: Duration) -> Duration {
+    let (longest, shortest) = TICK;
+    if gone == 0 {
+        return longest;
+    }
+    let left = within.as_secs_f64() * room as f64 / gone as f64;
+    let next = Duration::try_from_secs_f64(left / f64::from(PART)).unwrap_or(longest);
+    next.clamp(shortest, longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_look_comes_before_what_is_left_is_gone() {
+        let milliseconds = Duration::from_millis;
+        let next = |room, gone| until_next(room, gone, milliseconds(10));
+        assert_eq!(next(1 << 30, 0), milliseconds(10), "nothing is written");
+        assert_eq!(next(1 << 30, 1 << 20), milliseconds(10), "slowly");
+        assert_eq!(next(8 << 20, 4 << 20), milliseconds(5));
+        assert_eq!(next(1 << 20, 4 << 20), milliseconds(1));
+        assert_eq!(next(0, 1), milliseconds(1));
     }
 }
