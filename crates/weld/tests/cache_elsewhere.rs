@@ -8,38 +8,8 @@
 
 mod support;
 
-use support::{Bed, Ended};
+use support::steps::{STEPS, bed, forget, made};
 use weld_testbed::{Fault, Proxy, Registry};
-
-/// Each step makes something that no other run of it makes.
-const STEPS: &str = "FROM base\n\
-    RUN cat /proc/sys/kernel/random/uuid > /a\n\
-    COPY file /file\n\
-    RUN cat /proc/sys/kernel/random/uuid > /b\n\
-    RUN cat /a /b > /c\n";
-
-fn bed() -> Bed {
-    let bed = Bed::new();
-    bed.dockerfile(STEPS).file("file", "file");
-    bed
-}
-
-/// What a build of the bed makes, as its files `a`, `b` and `c` have it.
-fn made(bed: &Bed, arguments: &[&str]) -> (String, Ended) {
-    let out = bed.path("out");
-    let _ = std::fs::remove_dir_all(&out);
-    let output = format!("type=local,dest={}", out.display());
-    let mut all = vec!["--output", &output];
-    all.extend(arguments);
-    let ended = bed.build(&all).ok();
-    let files = ["a", "b", "c"].map(|name| std::fs::read_to_string(out.join(name)).unwrap());
-    (files.concat(), ended)
-}
-
-/// Forgets all that was built.
-fn forget(bed: &Bed) {
-    std::fs::remove_dir_all(bed.path("state")).unwrap();
-}
 
 #[test]
 fn a_registry_keeps_the_cache_of_all_steps() {

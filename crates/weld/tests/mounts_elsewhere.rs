@@ -9,6 +9,7 @@
 mod support;
 
 use support::Bed;
+use support::steps::forget;
 use weld_testbed::{Fault, Proxy, Registry};
 
 /// Fills an empty cache mount with what no other run makes, and tells of all that is in it.
@@ -43,10 +44,6 @@ fn made(bed: &Bed) -> std::path::PathBuf {
 fn set_note(bed: &Bed) {
     let flags = rustix::fs::XattrFlags::empty();
     rustix::fs::lsetxattr(made(bed), "user.note", b"kept", flags).unwrap();
-}
-
-fn forget(bed: &Bed) {
-    std::fs::remove_dir_all(bed.path("state")).unwrap();
 }
 
 fn count(requests: &[String], method: &str, path: &str) -> usize {

@@ -6,6 +6,8 @@
     reason = "each test file uses a part of it, and all of it may fail its test"
 )]
 
+pub(crate) mod steps;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
