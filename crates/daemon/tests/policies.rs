@@ -365,18 +365,24 @@ async fn a_frontend_learns_what_a_git_reference_stands_for() {
     let address = serve_git(directory.path()).await;
 
     let mut control = daemon.control();
+    let _served = Decider::default().serve(&daemon, "asks").await;
     let building = tokio::spawn(async move {
         let request = SolveRequest {
             reference: "frontend".to_owned(),
+            session: "asks".to_owned(),
             ..SolveRequest::default()
         };
         control.solve(request).await
     });
     let gateway = LlbBridgeClient::new(daemon.channel.clone());
-    let resolve = async |reference: &str, return_object: bool| {
+    let resolve_with = async |reference: &str, return_object: bool, attrs: &[&str]| {
+        let attrs = attrs
+            .iter()
+            .map(|name| ((*name).to_owned(), "true".to_owned()));
+        let url = ("git.fullurl".to_owned(), format!("git://{address}/r"));
         let source = pb::SourceOp {
             identifier: format!("git://{address}/r{reference}"),
-            attrs: [("git.fullurl".to_owned(), format!("git://{address}/r"))].into(),
+            attrs: attrs.chain([url]).collect(),
         };
         let mut request = Request::new(wire::ResolveSourceMetaRequest {
             git: Some(wire::ResolveSourceGitRequest { return_object }),
@@ -386,6 +392,9 @@ async fn a_frontend_learns_what_a_git_reference_stands_for() {
         metadata.insert("buildkit-controlapi-buildid", "frontend".parse().unwrap());
         let answer = gateway.clone().resolve_source_meta(request).await.unwrap();
         answer.into_inner().git.unwrap()
+    };
+    let resolve = async |reference: &str, return_object: bool| {
+        resolve_with(reference, return_object, &[]).await
     };
     let head = resolve("", false).await;
     assert_eq!(head.r#ref, "refs/heads/main");
@@ -416,6 +425,9 @@ async fn a_frontend_learns_what_a_git_reference_stands_for() {
     git(&repository, &["tag", "-f", "v1", "main"]);
     let again = resolve("#v1", false).await;
     assert_eq!(again.checksum, objects.checksum);
+    // However the build has it then.
+    let other = resolve_with("#v1", false, &["git.skipsubmodules"]).await;
+    assert_eq!(other.checksum, objects.checksum);
     building.abort();
     daemon.end().await;
 }

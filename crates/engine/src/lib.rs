@@ -77,8 +77,8 @@ pub use request::{BuildInput, BuildRequest, BuildResponse, Entitlement, ParseEnt
 pub use result::{Attestation, FrontendResult, Refs};
 pub use sbom::SbomOptions;
 pub use source_meta::{
-    Checksum, ChecksumRequest, ImageConfigRequest, ResolvedConfig, ResolvedSource, SourceMeta,
-    SourceMetaRequest,
+    Checksum, ChecksumRequest, ImageConfigRequest, ImageMetaRequest, ResolvedConfig,
+    ResolvedSource, SourceMeta, SourceMetaRequest,
 };
 pub use ssh_agent::AgentError;
 pub use usage::{CheckError, CheckReport, PruneOptions, RepairReport, StoreError, UsageRecord};
@@ -88,8 +88,8 @@ pub use weld_export::cache::{
 };
 pub use weld_export::{AttestationKind, ExportKind, ExportRequest, ExportTarget, Subject};
 pub use weld_llb::reference::Reference as ImageReference;
-pub use weld_op::SandboxMountKind;
 pub use weld_op::session::Session;
+pub use weld_op::{AttestationChain, SandboxMountKind};
 pub use weld_runtime::memory::share_arenas;
 pub use weld_runtime::privilege::PrivilegeError;
 pub use weld_runtime::{Chunk, RuntimeError, Stdio, StepProcess, Terminal};

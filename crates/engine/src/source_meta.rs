@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use weld_digest::{Algorithm, Digest, Hasher};
 use weld_llb::{Builder, Constraints, GitSource, Platform, Source, pb};
-use weld_op::{Pin, captured};
+use weld_op::{AttestationChain, Pin, captured};
 use weld_source::git::GitObjects;
 
 use crate::bridge::Bridge;
@@ -32,6 +32,17 @@ pub struct SourceMetaRequest {
     pub return_object: bool,
     /// Return a checksum of a file behind a URL, with bytes behind it.
     pub checksum: Option<ChecksumRequest>,
+    /// What to tell of an image.
+    pub image: ImageMetaRequest,
+}
+
+/// What to tell of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageMetaRequest {
+    /// Leave the config out.
+    pub no_config: bool,
+    /// Add the documents that attest to it, with the statements of these predicate types.
+    pub attestations: Option<Vec<String>>,
 }
 
 /// A checksum of a file's content and what is put behind it, as signatures have it.
@@ -116,8 +127,10 @@ pub enum SourceMeta {
     Image {
         /// The digest of the index or manifest that the reference names.
         digest: Digest,
-        /// The config of the platform's image.
+        /// The config of the platform's image, unless it is not wanted.
         config: Bytes,
+        /// What attests to it, if that is wanted and its reference names an index.
+        attestations: Option<Box<AttestationChain>>,
     },
 }
 
@@ -243,6 +256,18 @@ impl Bridge {
                 return Err(failed(text.into()));
             }
         };
+        let attestations = match (&request.image.attestations, &layout) {
+            (Some(_), Some(_)) => {
+                let text = "attestations of images in OCI layouts are not resolved";
+                return Err(failed(text.into()));
+            }
+            (Some(predicates), None) => {
+                let platform = request.platform.as_ref();
+                let found = self.attestations(&reference, platform, predicates);
+                Box::pin(found).await?.map(Box::new)
+            }
+            (None, _) => None,
+        };
         let (digest, config) = self
             .image_config(ImageConfigRequest {
                 reference,
@@ -251,9 +276,36 @@ impl Bridge {
                 log_name: request.log_name,
             })
             .await?;
+        let config = match request.image.no_config {
+            true => Bytes::new(),
+            false => config,
+        };
         Ok(ResolvedSource {
             source: request.source,
-            meta: SourceMeta::Image { digest, config },
+            meta: SourceMeta::Image {
+                digest,
+                config,
+                attestations,
+            },
+        })
+    }
+
+    async fn attestations(
+        &self,
+        reference: &str,
+        platform: Option<&Platform>,
+        predicates: &[String],
+    ) -> Result<Option<AttestationChain>, BuildError> {
+        let worker = &self.core.worker;
+        let platform = platform.unwrap_or(&worker.platform).clone().normalize();
+        let name = format!("resolve attestations of {reference}");
+        let step = Internal::begin(self.progress(), &name, &platform.to_string());
+        let session = Some(self.session());
+        let found = worker.attestation_chain(session, reference, &platform, predicates);
+        let found = step.end(found.await);
+        found.map_err(|source| BuildError::Source {
+            name: reference.to_owned(),
+            source: Box::new(source),
         })
     }
 

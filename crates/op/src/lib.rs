@@ -33,6 +33,6 @@ pub use objects::ObjectStores;
 pub use recall::{Explaining, Origin};
 pub use records::Records;
 pub use resolve::{ResolveError, definition, definition_from, retired_cache_mounts};
-pub use source::image::{ImageError, Resolved};
+pub use source::image::{AttestationChain, AttestedContent, ImageError, Resolved};
 pub use tree::Tree;
 pub use worker::Worker;

@@ -1,5 +1,6 @@
 //! The source operations: content from outside as trees.
 
+pub(crate) mod answers;
 pub(crate) mod blob;
 pub(crate) mod git;
 pub(crate) mod http;

@@ -11,6 +11,7 @@ use crate::mount_contents::MountSources;
 use crate::objects::ObjectStores;
 use crate::recall::Explaining;
 use crate::source::Outside;
+use crate::source::git::Commits;
 use crate::source::image::Resolutions;
 use crate::source::local::Trees;
 
@@ -35,6 +36,7 @@ pub struct Worker {
     /// Content that builds under way have for cache mounts.
     pub mount_sources: Arc<MountSources>,
     pub(crate) resolutions: Arc<Resolutions>,
+    pub(crate) commits: Arc<Commits>,
     pub(crate) outside: Arc<Outside>,
     pub(crate) sources: Arc<Trees>,
     pub(crate) domain: Domain,
@@ -53,6 +55,7 @@ impl Worker {
             objects: Arc::default(),
             mount_sources: Arc::default(),
             resolutions: Arc::default(),
+            commits: Arc::default(),
             outside: Arc::default(),
             sources: Arc::default(),
             domain: Domain::default(),

@@ -4,7 +4,7 @@ use weld_proto::apicaps::ApiCap;
 use weld_proto::frontend::caps;
 
 /// What the service has of what clients may ask for.
-const HAS: [&str; 24] = [
+const HAS: [&str; 25] = [
     caps::SOLVE_BASE,
     caps::SOLVE_INLINE_RETURN,
     caps::RESOLVE_IMAGE,
@@ -29,6 +29,7 @@ const HAS: [&str; 24] = [
     caps::GATEWAY_WARNINGS,
     caps::ATTESTATIONS,
     caps::SOURCE_META_RESOLVER,
+    caps::SOURCE_META_RESOLVER_IMAGE_ATTESTATIONS,
 ];
 
 fn cap(id: &str) -> ApiCap {

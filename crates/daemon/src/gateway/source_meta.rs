@@ -2,20 +2,25 @@
 
 use tonic::Status;
 use weld_digest::Algorithm;
-use weld_engine::{ChecksumRequest, SourceMeta, SourceMetaRequest};
+use weld_engine::{
+    AttestationChain, ChecksumRequest, ImageMetaRequest, SourceMeta, SourceMetaRequest,
+};
 use weld_proto::frontend as wire;
 use weld_proto::pb;
 
 use super::convert;
+
+/// The most predicate types that are asked for at once.
+const MAX_PREDICATES: usize = 100;
 
 /// What is asked of a source.
 pub(crate) fn request(asked: wire::ResolveSourceMetaRequest) -> Result<SourceMetaRequest, Status> {
     let source = asked.source;
     let source = source.ok_or_else(|| Status::invalid_argument("source is required"))?;
     let image = asked.image.unwrap_or_default();
-    if image.attestation_chain || !image.resolve_attestations.is_empty() {
-        let text = "attestations of images are not resolved by this version";
-        return Err(Status::unimplemented(text));
+    if image.resolve_attestations.len() > MAX_PREDICATES {
+        let text = format!("more than {MAX_PREDICATES} predicate types are asked for");
+        return Err(Status::invalid_argument(text));
     }
     let checksum = asked.http.and_then(|http| http.checksum_request);
     Ok(SourceMetaRequest {
@@ -24,7 +29,19 @@ pub(crate) fn request(asked: wire::ResolveSourceMetaRequest) -> Result<SourceMet
         log_name: asked.log_name,
         return_object: asked.git.is_some_and(|git| git.return_object),
         checksum: checksum.map(checksum_request).transpose()?,
+        image: image_request(image),
     })
+}
+
+fn image_request(asked: wire::ResolveSourceImageRequest) -> ImageMetaRequest {
+    // An empty one is none.
+    let mut predicates = asked.resolve_attestations;
+    let is_wanted = asked.attestation_chain || !predicates.is_empty();
+    predicates.retain(|predicate| !predicate.is_empty());
+    ImageMetaRequest {
+        no_config: asked.no_config,
+        attestations: is_wanted.then_some(predicates),
+    }
 }
 
 fn checksum_request(asked: wire::ChecksumRequest) -> Result<ChecksumRequest, Status> {
@@ -51,11 +68,15 @@ pub(crate) fn response(source: pb::SourceOp, meta: SourceMeta) -> wire::ResolveS
     };
     match meta {
         SourceMeta::Nothing => {}
-        SourceMeta::Image { digest, config } => {
+        SourceMeta::Image {
+            digest,
+            config,
+            attestations,
+        } => {
             response.image = Some(wire::ResolveSourceImageResponse {
                 digest: digest.to_string(),
                 config,
-                attestation_chain: None,
+                attestation_chain: attestations.map(|chain| attestation_chain(*chain)),
             });
         }
         SourceMeta::Git {
@@ -93,4 +114,34 @@ pub(crate) fn response(source: pb::SourceOp, meta: SourceMeta) -> wire::ResolveS
         }
     }
     response
+}
+
+fn attestation_chain(chain: AttestationChain) -> wire::AttestationChain {
+    let contents = chain.contents.into_iter().map(|(digest, content)| {
+        let descriptor = wire::Descriptor {
+            media_type: content.descriptor.media_type,
+            digest: digest.to_string(),
+            size: i64::try_from(content.descriptor.size).unwrap_or(i64::MAX),
+            annotations: content.descriptor.annotations,
+        };
+        let blob = wire::Blob {
+            descriptor: Some(descriptor),
+            data: content.bytes,
+        };
+        (digest.to_string(), blob)
+    });
+    wire::AttestationChain {
+        root: chain.root.to_string(),
+        image_manifest: chain.image_manifest.to_string(),
+        attestation_manifest: chain
+            .attestation_manifest
+            .map(|digest| digest.to_string())
+            .unwrap_or_default(),
+        signature_manifests: chain
+            .signature_manifests
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        blobs: contents.collect(),
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio_util::task::AbortOnDropHandle;
 use weld_digest::FieldHasher;
 use weld_llb::GitSource as Wanted;
@@ -16,6 +16,7 @@ use weld_source::progress::Progress;
 use weld_store::snapshot::SnapshotError;
 use weld_store::{NewUsage, RecordType};
 
+use super::answers::Answers;
 use super::secrets;
 use crate::blocking::blocking;
 use crate::captured::Pin;
@@ -37,6 +38,9 @@ enum CheckoutError {
         source: Box<SnapshotError>,
     },
 }
+
+/// What references turned out to stand for, by session, remote and reference.
+pub(crate) type Commits = Answers<(String, String, String), ResolvedCommit>;
 
 /// A commit as a vertex.
 pub(crate) struct Git {
@@ -169,8 +173,10 @@ impl Git {
             return Ok(resolved.clone());
         }
         let source = self.worker.git_source().await;
+        let answer = self.answer(ctx, &access.spec).await;
         let work = reporting(ctx, |progress| async move {
-            source.resolve(&access.spec, &progress).await
+            let answer = answer.as_ref();
+            source.resolve_once(&access.spec, answer, &progress).await
         });
         let resolved = tokio::select! {
             resolved = work => resolved.map_err(OpError::failed)?,
@@ -178,6 +184,19 @@ impl Git {
         };
         *known = Some(resolved.clone());
         Ok(resolved)
+    }
+
+    /// Where the remote's answer is kept for the session: a frontend may ask before it builds, by
+    /// another vertex, and its build is to get what it was told.
+    async fn answer(&self, ctx: &OpContext<Tree>, spec: &GitSpec) -> Arc<OnceCell<ResolvedCommit>> {
+        let handle = ctx.next_session(&[]).await;
+        let Some(session) = handle.as_ref().and_then(session::of) else {
+            return Arc::default();
+        };
+        // Ids of sessions are chosen by clients.
+        let owner = self.worker.domain().scoped(session.id().to_owned());
+        let key = (owner, spec.remote.clone(), spec.reference.clone());
+        self.worker.commits.entry(key)
     }
 
     fn usage(&self) -> NewUsage {

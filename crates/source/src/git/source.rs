@@ -1,6 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio::sync::OnceCell;
 use weld_store::CacheMounts;
 
 use super::checkout::Checkout;
@@ -180,13 +181,27 @@ impl GitSource {
         spec: &GitSpec,
         progress: &Progress,
     ) -> Result<ResolvedCommit, GitError> {
+        self.resolve_once(spec, &OnceCell::new(), progress).await
+    }
+
+    /// The same with what the remote said before, if it was asked already. `answer` belongs to a
+    /// remote and reference.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub async fn resolve_once(
+        &self,
+        spec: &GitSpec,
+        answer: &OnceCell<ResolvedCommit>,
+        progress: &Progress,
+    ) -> Result<ResolvedCommit, GitError> {
         let access = self.access(spec, progress)?;
         if let Some(resolved) = without_asking(spec, &access)? {
             return Ok(resolved);
         }
-        let resolved = self.ask(spec, &access).await?;
-        check(spec, &access, &resolved)?;
-        Ok(resolved)
+        let resolved = answer.get_or_try_init(|| self.ask(spec, &access)).await?;
+        check(spec, &access, resolved)?;
+        Ok(resolved.clone())
     }
 
     /// Makes a checkout in `directory`, which must be there and empty.

@@ -16,6 +16,10 @@ pub use weld_llb::{Platform, PlatformMatcher};
 
 /// The annotation that marks a manifest in an index as being about another one.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+/// Its value for manifests whose layers are statements on the other one.
+const ATTESTATION: &str = "attestation-manifest";
+/// The annotation that says which other one.
+const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 /// The annotation in which a layout's index names an image.
 pub const ANNOTATION_REF_NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -206,6 +210,12 @@ impl Descriptor {
     /// Whether this is an attestation of another manifest, not an image.
     pub fn is_attestation(&self) -> bool {
         self.annotations.contains_key(REFERENCE_TYPE)
+    }
+
+    /// Whether this is the manifest of the statements on `image`.
+    pub fn attests(&self, image: &Digest) -> bool {
+        let is = |key, value: &str| self.annotations.get(key).is_some_and(|own| own == value);
+        is(REFERENCE_TYPE, ATTESTATION) && is(REFERENCE_DIGEST, &image.to_string())
     }
 
     /// Whether this is a layer that its registry may not distribute, to be fetched from

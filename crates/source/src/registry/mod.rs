@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod fetch;
 mod push;
+mod referrers;
 mod resolve;
 
 use std::collections::HashMap;

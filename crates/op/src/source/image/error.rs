@@ -61,6 +61,14 @@ pub enum ImageError {
     /// Its indexes are nested too deeply.
     #[error("{0}: more than {INDEX_DEPTH} indexes in one another")]
     Nested(String),
+    /// More is attested than is told at once.
+    #[error("the attestations of {reference} that are asked for have more than {limit} bytes")]
+    AttestationsTooLarge {
+        /// The image.
+        reference: String,
+        /// The most that is told.
+        limit: u64,
+    },
     /// It has another digest than the definition says.
     #[error("image digest {actual} for {reference} does not match expected checksum {expected}")]
     Checksum {

@@ -1,5 +1,6 @@
 //! Images as sources: what a reference stands for, and its layers as a tree.
 
+mod attestations;
 mod error;
 mod resolve;
 
@@ -11,6 +12,7 @@ use weld_llb::reference::Reference;
 use weld_llb::{ImageSource, OciLayoutSource, Platform};
 use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
 
+pub use attestations::{AttestationChain, AttestedContent};
 pub use error::ImageError;
 pub use resolve::Resolved;
 pub(super) use resolve::off_reactor;

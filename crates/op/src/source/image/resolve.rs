@@ -1,11 +1,9 @@
 //! What a reference stands for: asked for once in a session, its documents kept in the store.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::sync::OnceCell;
 use weld_digest::Digest;
 use weld_llb::Platform;
 use weld_llb::reference::Reference;
@@ -18,10 +16,9 @@ use super::ImageError;
 use super::error::INDEX_DEPTH;
 use crate::Worker;
 use crate::session::Session;
+use crate::source::answers::Answers;
 use crate::source::layout::Layout;
 
-/// How many resolutions are kept in mind.
-const RESOLUTIONS: usize = 1000;
 /// The most layers that an image may have; overlayfs and docker end far below.
 const MAX_LAYERS: usize = 4096;
 
@@ -51,42 +48,10 @@ struct RootFs {
     diff_ids: Option<Vec<Digest>>,
 }
 
-type Resolution = Arc<OnceCell<Result<Arc<Resolved>, ImageError>>>;
-
-/// What references turned out to stand for, by session, so that one build asks once and sees one
-/// answer.
-#[derive(Default)]
-pub(crate) struct Resolutions(Mutex<Known>);
-
-#[derive(Default)]
-struct Known {
-    by_key: HashMap<(String, String, Platform), Resolution>,
-    order: VecDeque<(String, String, Platform)>,
-}
-
-impl Resolutions {
-    fn entry(&self, key: (String, String, Platform)) -> Resolution {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(resolution) = known.by_key.get(&key) {
-            return Arc::clone(resolution);
-        }
-        if known.order.len() >= RESOLUTIONS
-            && let Some(oldest) = known.order.pop_front()
-        {
-            known.by_key.remove(&oldest);
-        }
-        let resolution = Resolution::default();
-        known.order.push_back(key.clone());
-        known.by_key.insert(key, Arc::clone(&resolution));
-        resolution
-    }
-
-    fn forget(&self, key: &(String, String, Platform)) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.by_key.remove(key);
-        known.order.retain(|other| other != key);
-    }
-}
+/// What references of images turned out to stand for, by session, reference and platform. Those who
+/// wait for a failure get it, and the next one asks again.
+pub(crate) type Resolutions =
+    Answers<(String, String, Platform), Result<Arc<Resolved>, ImageError>>;
 
 /// Where an image is.
 #[derive(Clone)]
@@ -257,7 +222,7 @@ impl Worker {
     }
 
     /// A manifest or index: the store's if it has it.
-    async fn document(
+    pub(super) async fn document(
         &self,
         place: &Place,
         reference: &Reference,
@@ -292,22 +257,7 @@ impl Worker {
         manifest_digest: Digest,
         manifest: Manifest,
     ) -> Result<Resolved, ImageError> {
-        let config = match self.kept(reference, &manifest.config).await? {
-            Some(config) => config,
-            None => {
-                let fetched = match place {
-                    Place::Registry(registry) => {
-                        registry
-                            .fetch_bytes(reference.repository(), &manifest.config, MAX_CONFIG)
-                            .await?
-                    }
-                    Place::Layout(layout) => layout.bytes(&manifest.config, MAX_CONFIG).await?,
-                };
-                self.put(reference, fetched.clone(), &manifest.config.media_type)
-                    .await?;
-                fetched
-            }
-        };
+        let config = self.content(place, reference, &manifest.config).await?;
         let bad = |reason: String| ImageError::Config {
             reference: reference.to_string(),
             digest: manifest.config.digest.clone(),
@@ -342,6 +292,29 @@ impl Worker {
         })
     }
 
+    /// A small blob: the store's if it has it.
+    pub(super) async fn content(
+        &self,
+        place: &Place,
+        reference: &Reference,
+        descriptor: &Descriptor,
+    ) -> Result<Bytes, ImageError> {
+        if let Some(kept) = self.kept(reference, descriptor).await? {
+            return Ok(kept);
+        }
+        let fetched = match place {
+            Place::Registry(registry) => {
+                registry
+                    .fetch_bytes(reference.repository(), descriptor, MAX_CONFIG)
+                    .await?
+            }
+            Place::Layout(layout) => layout.bytes(descriptor, MAX_CONFIG).await?,
+        };
+        self.put(reference, fetched.clone(), &descriptor.media_type)
+            .await?;
+        Ok(fetched)
+    }
+
     async fn kept(
         &self,
         reference: &Reference,
@@ -357,7 +330,11 @@ impl Worker {
         Ok(found.map(Bytes::from))
     }
 
-    async fn keep(&self, reference: &Reference, served: &Served) -> Result<(), ImageError> {
+    pub(super) async fn keep(
+        &self,
+        reference: &Reference,
+        served: &Served,
+    ) -> Result<(), ImageError> {
         self.put(
             reference,
             served.bytes.clone(),
