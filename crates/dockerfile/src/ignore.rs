@@ -1,12 +1,13 @@
 //! `.dockerignore` files.
 
+use weld_fileset::{PatternError, PatternMatcher};
 use weld_llb::path::clean;
 
 /// A `.dockerignore` larger than this is refused, in bytes.
 pub const MAX_SIZE: usize = 16 << 20;
 
 /// Why an ignore file could not be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IgnoreError {
     /// The file is larger than [`MAX_SIZE`].
@@ -17,6 +18,14 @@ pub enum IgnoreError {
     NotUtf8 {
         /// The line, from 1.
         line: usize,
+    },
+    /// A pattern is malformed.
+    #[error("line {line}: {source}")]
+    Pattern {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: PatternError,
     },
 }
 
@@ -44,7 +53,12 @@ pub fn parse(data: &[u8]) -> Result<Vec<String>, IgnoreError> {
             Some(path) => ("!", path.trim()),
             None => ("", line),
         };
-        patterns.push(format!("{prefix}{}", relative(path)));
+        let pattern = format!("{prefix}{}", relative(path));
+        PatternMatcher::new([&pattern]).map_err(|source| IgnoreError::Pattern {
+            line: index + 1,
+            source,
+        })?;
+        patterns.push(pattern);
     }
     Ok(patterns)
 }

@@ -53,10 +53,9 @@ pub struct BuildResponse {
 }
 
 impl BuildResponse {
-    /// What docker calls the image's ID: the digest of its manifest or index, or of its config
-    /// where nothing else names it.
+    /// What docker calls the image's ID: the digest of its config, or of the index of several images.
     pub fn image_id(&self) -> Option<&str> {
-        ["containerimage.digest", "containerimage.config.digest"]
+        ["containerimage.config.digest", "containerimage.digest"]
             .iter()
             .find_map(|key| self.attrs.get(*key))
             .map(String::as_str)

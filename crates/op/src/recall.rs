@@ -169,16 +169,22 @@ impl Remembered {
     }
 
     /// What names the step, and what it may be found by when its definition has changed: its whole name, then what it says, then its
-    /// place. Last comes what finds it among those of equal outlines.
+    /// place. Last come what finds it among those of equal outlines, and with equal content.
     fn slots(&self) -> (StepName, Vec<StepName>) {
-        let (place, text) = recipe::place_and_text(&self.name);
+        let (place, _) = recipe::place_and_text(&self.name);
+        let (bare_place, text) = recipe::bare_place_and_text(&self.name);
         let mut slots = vec![
             self.slot("name", &self.name),
-            self.slot("text", &text),
+            self.slot("bare text", &text),
             self.slot("place", &place),
+            self.slot("bare place", &bare_place),
         ];
-        let outline = self.keys().outline;
-        slots.extend(outline.map(|outline| self.slot_of_outline(&outline)));
+        if let Some((outline, exact)) = self.found_out() {
+            slots.extend([
+                self.slot_of("outline", &outline),
+                self.slot_of("exact", &exact),
+            ]);
+        }
         (self.vertex_name(), slots)
     }
 
@@ -200,20 +206,31 @@ impl Remembered {
         crate::digest::to_solver(&digest).0
     }
 
-    fn slot_of_outline(&self, outline: &StepName) -> StepName {
+    /// A slot that is the same in every project.
+    fn slot_of(&self, slot: &str, what: &StepName) -> StepName {
         let domain = self.surroundings.worker.domain();
-        let digest = FieldHasher::new("weld.step.outline.v1")
+        let digest = FieldHasher::new("weld.step.slot.v2")
             .text(&domain.scoped(String::new()))
-            .bytes(outline)
+            .text(slot)
+            .bytes(what)
             .finish();
         crate::digest::to_solver(&digest).0
     }
 
+    /// Its outline, and with the content of its inputs as far as that was asked for.
+    fn found_out(&self) -> Option<(StepName, StepName)> {
+        let keys = self.keys();
+        let outline = keys.outline?;
+        let exact = recipe::exact(&outline, keys.contents.iter().copied());
+        Some((outline, exact))
+    }
+
     /// Whether builds of this origin that come will know what the step was made of.
     fn is_known(&self) -> bool {
-        let Some(outline) = self.keys().outline else {
+        let Some((outline, exact)) = self.found_out() else {
             return false;
         };
+        let has_content = self.keys().contents.iter().any(Option::is_some);
         let steps = self.surroundings.worker.store.steps();
         let latest = |slot| steps.latest(&slot).ok().flatten();
         let (place, _) = recipe::place_and_text(&self.name);
@@ -222,7 +239,10 @@ impl Remembered {
             return false;
         }
         let bytes = known.and_then(|name| steps.get(&name).ok().flatten());
-        bytes.is_some_and(|bytes| recipe::outline_of(&bytes) == Some(outline))
+        let header = bytes.and_then(|bytes| recipe::header(&bytes));
+        header.is_some_and(|(known, with_content)| {
+            known == outline && (!has_content || with_content == exact)
+        })
     }
 
     /// Has builds that come know of a step that never ran here: of one whose record was found, or that failed.
@@ -230,14 +250,12 @@ impl Remembered {
         let (vertex, slots) = self.slots();
         let steps = self.surroundings.worker.store.steps();
         let get = |name: &StepName| steps.get(name).ok().flatten();
-        let alike = || {
-            let outline = self.keys().outline?;
-            get(&steps
-                .latest(&self.slot_of_outline(&outline))
-                .ok()
-                .flatten()?)
-        };
-        if let Some(bytes) = get(&vertex)
+        let found_out = self.found_out();
+        let latest = |slot: StepName| get(&steps.latest(&slot).ok().flatten()?);
+        let exact = || latest(self.slot_of("exact", &found_out?.1));
+        let alike = || latest(self.slot_of("outline", &found_out?.0));
+        if let Some(bytes) = exact()
+            .or_else(|| get(&vertex))
             .or_else(alike)
             .or_else(|| self.outline().encode())
         {
@@ -398,6 +416,7 @@ impl Op<Tree> for Remembered {
         if let Some(content) = self.keys().contents.get_mut(input as usize) {
             *content = key.map(|key| key.0);
         }
+        self.keys().unknown = !self.is_known();
         Ok(key)
     }
 

@@ -73,7 +73,7 @@ pub fn critical_path(trace: &Trace, filter: &Filter) -> Result<CriticalPath, Fil
     let mut steps = Vec::new();
     let mut at = Some(vertex);
     let mut seen = vec![false; trace.vertices.len()];
-    let mut stuck = Stuck::new(trace);
+    let mut stuck = Stuck::new(trace, answered);
     while let Some(vertex) = at.map(|at| survivor(trace, at)) {
         // A graph has no cycles; a file that was tampered with may.
         if std::mem::replace(&mut seen[vertex], true) {
@@ -81,9 +81,10 @@ pub fn critical_path(trace: &Trace, filter: &Filter) -> Result<CriticalPath, Fil
         }
         let before = stuck
             .input(vertex)
-            .or_else(|| latest_input(trace, vertex))
+            .or_else(|| latest_input(trace, vertex, answered))
             .filter(|(_, time)| *time > asked);
-        steps.push(step(trace, vertex, before.map_or(asked, |(_, time)| time)));
+        let ready = before.map_or(asked, |(_, time)| time);
+        steps.push(step(trace, vertex, ready, answered));
         at = before.map(|(at, _)| at);
     }
     steps.reverse();
@@ -150,8 +151,8 @@ fn survivor(trace: &Trace, at: VertexAt) -> VertexAt {
 }
 
 /// The input that was there last, of those that were needed.
-fn latest_input(trace: &Trace, vertex: VertexAt) -> Option<(VertexAt, u64)> {
-    let end = complete(trace, vertex);
+fn latest_input(trace: &Trace, vertex: VertexAt, until: u64) -> Option<(VertexAt, u64)> {
+    let end = complete(trace, vertex).min(until);
     trace.vertices[vertex]
         .inputs
         .iter()
@@ -166,6 +167,8 @@ fn latest_input(trace: &Trace, vertex: VertexAt) -> Option<(VertexAt, u64)> {
 /// Why what has no result has none: what of it, or of what it is made of, failed, was cancelled, or ran on.
 struct Stuck<'t> {
     trace: &'t Trace,
+    /// The time that it is about: what became of the work afterwards was for others.
+    until: u64,
     /// By vertex, once it was looked into; nothing for what is there, or was not worked on.
     known: HashMap<VertexAt, Option<Cause>>,
 }
@@ -174,16 +177,17 @@ struct Stuck<'t> {
 type Cause = (bool, u64);
 
 impl<'t> Stuck<'t> {
-    fn new(trace: &'t Trace) -> Self {
+    fn new(trace: &'t Trace, until: u64) -> Self {
         Self {
             trace,
+            until,
             known: HashMap::new(),
         }
     }
 
     /// The input for want of which a vertex has no result, and when that came to its end.
     fn input(&mut self, at: VertexAt) -> Option<(VertexAt, u64)> {
-        if self.trace.vertices[at].completed.is_some() || self.own(at).is_some() {
+        if self.is_complete(at) || self.own(at).is_some() {
             return None;
         }
         let mut causes = Vec::new();
@@ -192,6 +196,10 @@ impl<'t> Stuck<'t> {
         }
         let ((_, time), input) = causes.into_iter().max()?;
         Some((input, time))
+    }
+
+    fn is_complete(&self, at: VertexAt) -> bool {
+        self.trace.vertices[at].completed_by(self.until).is_some()
     }
 
     fn inputs(&self, at: VertexAt) -> Vec<VertexAt> {
@@ -204,7 +212,8 @@ impl<'t> Stuck<'t> {
     fn own(&self, at: VertexAt) -> Option<Cause> {
         let vertex = &self.trace.vertices[at];
         let (_, end) = vertex.span(self.trace)?;
-        match vertex.outcome(self.trace) {
+        let end = end.min(self.until);
+        match vertex.outcome_by(self.trace, self.until) {
             "failed" => Some((true, end)),
             "cancelled" | "running" => Some((false, end)),
             _ => None,
@@ -221,7 +230,7 @@ impl<'t> Stuck<'t> {
                 self.known.insert(at, self.own(at).or(worst));
             } else if let Entry::Vacant(unknown) = self.known.entry(at) {
                 unknown.insert(None);
-                if self.trace.vertices[at].completed.is_none() {
+                if !self.is_complete(at) {
                     ahead.push((at, true));
                     ahead.extend(self.inputs(at).into_iter().map(|input| (input, false)));
                 }
@@ -237,9 +246,9 @@ fn complete(trace: &Trace, at: VertexAt) -> u64 {
     vertex.completed.or_else(ended).unwrap_or(trace.end)
 }
 
-fn step(trace: &Trace, at: VertexAt, ready: u64) -> PathStep {
+fn step(trace: &Trace, at: VertexAt, ready: u64, until: u64) -> PathStep {
     let vertex = &trace.vertices[at];
-    let complete = complete(trace, at).max(ready);
+    let complete = complete(trace, at).min(until).max(ready);
     let mut spans: Vec<(u64, u64)> = vertex
         .calls
         .iter()
@@ -259,7 +268,7 @@ fn step(trace: &Trace, at: VertexAt, ready: u64) -> PathStep {
     PathStep {
         vertex: vertex.digest.clone(),
         name: vertex.name.clone(),
-        outcome: vertex.outcome(trace),
+        outcome: vertex.outcome_by(trace, until),
         ready: trace.seconds(ready),
         complete: trace.seconds(complete),
         busy,

@@ -130,6 +130,8 @@ pub struct Selection<'t> {
     trace: &'t Trace,
     filter: &'t Filter,
     digests: HashSet<&'t str>,
+    /// Numbers of the requests that are meant.
+    requests: HashSet<u64>,
 }
 
 impl Trace {
@@ -140,9 +142,14 @@ impl Trace {
     pub fn select<'t>(&'t self, filter: &'t Filter) -> Result<Selection<'t>, FilterError> {
         filter.check(self)?;
         let meant = (0..self.vertices.len()).filter(|at| filter.vertex(self, *at));
+        let requests = self.requests.iter().filter(|request| {
+            let of_job = filter.job.is_none() || filter.job == request.job;
+            of_job && (!filter.is_about_vertices() || filter.vertex(self, request.vertex))
+        });
         Ok(Selection {
             trace: self,
             filter,
+            requests: requests.map(|request| request.number).collect(),
             digests: meant.map(|at| self.vertices[at].digest.as_str()).collect(),
         })
     }
@@ -156,6 +163,10 @@ impl Selection<'_> {
         }
         if !self.filter.moment(self.trace, line.time) {
             return false;
+        }
+        if line.kind == Kind::Answer {
+            let number = line.request.unwrap_or(0);
+            return self.requests.contains(&number);
         }
         let known = |digest: Option<Text<'_>>| {
             digest.is_some_and(|digest| self.digests.contains(digest.raw()))

@@ -109,6 +109,7 @@ pub(crate) struct Call {
     pub(crate) error: Option<String>,
     /// Why it was cancelled.
     pub(crate) cancelled: Option<String>,
+    pub(crate) cancelled_at: Option<u64>,
     /// Whether its outcome counted.
     pub(crate) believed: bool,
 }
@@ -129,6 +130,8 @@ pub(crate) struct Merge {
 pub(crate) struct Request {
     pub(crate) job: Option<String>,
     pub(crate) vertex: VertexAt,
+    /// By which its answer is known.
+    pub(crate) number: u64,
     pub(crate) asked: u64,
     pub(crate) answered: Option<u64>,
     pub(crate) outcome: Option<String>,
@@ -156,9 +159,14 @@ impl Vertex {
             .filter(move |known| known.call == call)
     }
 
-    /// Whether its operation ran, and to an end that counts.
+    /// Whether its operation ran.
     pub(crate) fn ran(&self, trace: &Trace) -> bool {
         self.calls_of(trace, "exec").next().is_some()
+    }
+
+    /// When it had a result, if it had by a time.
+    pub(crate) fn completed_by(&self, until: u64) -> Option<u64> {
+        self.completed.filter(|time| *time <= until)
     }
 
     /// Whether its result was loaded.
@@ -167,33 +175,39 @@ impl Vertex {
             .any(|call| call.believed && call.error.is_none())
     }
 
-    /// Whether a call of it has not ended.
-    fn is_busy(&self, trace: &Trace) -> bool {
-        let mut calls = self.calls.iter().map(|at| &trace.calls[*at]);
-        calls.any(|call| call.end.is_none() && call.cancelled.is_none())
-    }
-
     /// How it ended, or how far it is, in a word.
     pub(crate) fn outcome(&self, trace: &Trace) -> &'static str {
-        let failed = |call: &Call| call.error.is_some() && call.call != "load";
+        self.outcome_by(trace, u64::MAX)
+    }
+
+    /// The same at a time before the end, such as when a job that wanted it was gone.
+    pub(crate) fn outcome_by(&self, trace: &Trace, until: u64) -> &'static str {
+        let begun = || {
+            let calls = self.calls.iter().map(|at| &trace.calls[*at]);
+            calls.filter(|call| call.start <= until)
+        };
+        let ended = |call: &Call| call.end.is_some_and(|end| end <= until);
+        let failed = |call: &Call| ended(call) && call.error.is_some() && call.call != "load";
+        let cancelled = |call: &Call| {
+            call.call == "exec" && call.cancelled_at.is_some_and(|time| time <= until)
+        };
+        // A trace that was ended has nothing that runs on.
+        let goes_on = until < trace.end || !trace.ended;
         if self.merged_into.is_some() {
             "merged"
-        } else if self.completed.is_some() && self.loaded(trace) && !self.ran(trace) {
-            "cached"
-        } else if self.completed.is_some() && self.calls.is_empty() {
-            "complete"
-        } else if self.completed.is_some() {
-            "ran"
-        } else if self.calls.iter().any(|at| failed(&trace.calls[*at])) {
+        } else if self.completed_by(until).is_some() {
+            match begun().next() {
+                None => "complete",
+                Some(_) if self.loaded(trace) && !self.ran(trace) => "cached",
+                Some(_) => "ran",
+            }
+        } else if begun().any(failed) {
             "failed"
-        } else if self
-            .calls_of(trace, "exec")
-            .any(|call| call.cancelled.is_some())
-        {
+        } else if begun().any(cancelled) {
             "cancelled"
-        } else if !trace.ended && self.is_busy(trace) {
+        } else if goes_on && begun().any(|call| !ended(call)) {
             "running"
-        } else if self.calls.is_empty() {
+        } else if begun().next().is_none() {
             "untouched"
         } else {
             "not-needed"
@@ -442,6 +456,7 @@ impl Trace {
             self.requests.push(Request {
                 job,
                 vertex,
+                number,
                 asked: line.time,
                 answered: None,
                 outcome: None,
@@ -533,6 +548,7 @@ impl Trace {
             end: None,
             error: None,
             cancelled: None,
+            cancelled_at: None,
             believed: false,
         });
     }
@@ -541,7 +557,9 @@ impl Trace {
         let task = line.task.unwrap_or(u64::MAX);
         if line.kind == Kind::Cancel {
             if let Some(at) = self.live.tasks.get(&task) {
-                self.calls[*at].cancelled = line.cause.map(|cause| cause.raw().to_owned());
+                let call = &mut self.calls[*at];
+                call.cancelled = line.cause.map(|cause| cause.raw().to_owned());
+                call.cancelled_at = Some(line.time);
             }
             return;
         }

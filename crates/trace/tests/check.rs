@@ -174,6 +174,33 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
     );
     breaks(&directory, &changed, Rule::Position, sound.len() - 1);
 
+    // A vertex by another's digest, an edge by another output, an answer that is none.
+    let other = sound[find(&sound, &["\"vertex\"", "\"name\":\"source\""])].clone();
+    let other = other.split("\"vertex\":").nth(1).unwrap();
+    let other = other.split(',').next().unwrap().to_owned();
+    let call = find(&sound, &["\"call-start\"", "\"exec\"", "\"task\""]);
+    let own = sound[call].split("\"vertex\":").nth(1).unwrap();
+    let own = own.split(',').next().unwrap().to_owned();
+    let mut changed = sound.clone();
+    let digest = if own == other {
+        "\"sha256:77\""
+    } else {
+        &other
+    };
+    changed[call] = sound[call].replace(&own, digest);
+    breaks(&directory, &changed, Rule::Ownership, call);
+    let mut changed = sound.clone();
+    let second = sound[complete + 1..]
+        .iter()
+        .position(|line| line.contains("\"output\":0"))
+        .map(|at| at + complete + 1)
+        .unwrap();
+    changed[second] = sound[second].replace("\"output\":0", "\"output\":3");
+    assert!(!check(&directory, &changed).is_good());
+    let mut changed = sound.clone();
+    changed[answer] = sound[answer].replace("built", "weird");
+    breaks(&directory, &changed, Rule::Line, answer);
+
     // It does not begin with its first line; a line is missing in it; something comes behind its last.
     let mut changed = sound.clone();
     changed.remove(0);

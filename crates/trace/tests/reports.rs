@@ -264,6 +264,54 @@ async fn the_path_of_what_got_no_result_leads_to_what_stopped_it() {
     assert!(entry.end > entry.start + 0.02, "{entry:?}");
 }
 
+/// What became of a job's work after it was discarded was for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_told_of_as_it_was_when_it_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("trace");
+    let tracer = weld_trace::Tracer::new();
+    tracer.start(&file).unwrap();
+    let solver = support::solver(&tracer);
+    let (gone, kept) = (
+        support::job(&solver, "gone").await,
+        support::job(&solver, "kept").await,
+    );
+    let steps = ["source", "a while", "last"];
+    let mut other = Box::pin(kept.solve(support::chain("k", &steps)));
+    tokio::select! {
+        biased;
+        _ = gone.solve(support::chain("g", &steps)) => panic!("it takes a while"),
+        _ = &mut other => panic!("it takes a while"),
+        () = tokio::time::sleep(Duration::from_millis(40)) => {}
+    }
+    gone.discard().await;
+    other.as_mut().await.unwrap();
+    drop(other);
+    kept.discard().await;
+    solver.settled().await.unwrap();
+    tracer.stop().unwrap();
+    let trace = Trace::read(&file).unwrap();
+    let of = |job: &str| Filter {
+        job: Some(job.to_owned()),
+        ..Filter::default()
+    };
+    let path = weld_trace::critical_path(&trace, &of("gone")).unwrap();
+    let last = path.steps.last().unwrap();
+    assert!(last.complete * 1e6 <= path.steps[0].ready * 1e6 + path.micros as f64 + 1.0);
+    let outcomes: Vec<_> = path.steps.iter().map(|step| step.outcome).collect();
+    assert!(outcomes.contains(&"running"), "{path}");
+    let jobs = weld_trace::jobs(&trace, &of("gone")).unwrap();
+    assert_eq!(jobs.jobs[0].ran, 1, "{jobs}");
+    for (job, outcome) in [("gone", "cancelled"), ("kept", "built")] {
+        let filter = of(job);
+        let selection = trace.select(&filter).unwrap();
+        let reader = Reader::open(&file).unwrap();
+        let summary = weld_trace::summary_of(reader, |line| selection.passes(line)).unwrap();
+        assert_eq!(summary.answers.get(outcome), Some(&1), "{summary}");
+        assert_eq!(summary.answers.len(), 1);
+    }
+}
+
 /// The page in a real browser: it draws, and what it draws can be searched.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_works_in_a_browser() {

@@ -11,6 +11,7 @@ mod daemon;
 mod destination;
 mod dial;
 mod fields;
+mod input;
 mod offers;
 mod outputs;
 mod place;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
 use weld_client::Address;
 use weld_daemon::gateway::{IMAGE_FRONTEND, ImageFrontend};
 use weld_engine::{
@@ -122,10 +124,10 @@ fn remote(cli: &Cli) -> Result<Option<(&ClientArgs, Address)>, Failure> {
     let address = client.address(&cli.engine)?;
     if trace::wanted(&cli.command) {
         return match client.addr {
-            Some(_) => Err(Failure::usage(
-                "--trace is of builds in this process: leave out --addr and WELD_HOST",
+            Some(_) if address.is_some() => Err(Failure::usage(
+                "--trace is of builds in this process: leave out --addr and WELD_HOST, or say none",
             )),
-            None => Ok(None),
+            _ => Ok(None),
         };
     }
     Ok(address.map(|address| (client, address)))
@@ -229,7 +231,7 @@ async fn command(
             let Worker::Engine(engine) = worker else {
                 return Ok(Vec::new());
             };
-            let prepared = build::prepare(args, false)?;
+            let prepared = build::prepare(args, false, input::Input::new(cancel))?;
             let definition = engine.definition(prepared.request).await;
             return definition.map_err(|error| Failure::Build {
                 error,

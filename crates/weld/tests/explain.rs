@@ -155,6 +155,33 @@ fn changes_are_told_in_the_words_of_the_dockerfile() {
     );
 }
 
+#[test]
+fn a_step_is_known_in_a_stage_that_got_a_number_and_with_a_mount() {
+    let bed = Bed::new();
+    let files = "FROM base\nCOPY src /s\nRUN echo 1\n";
+    bed.dockerfile(files)
+        .file("src/a", "a")
+        .file("src/sub/c", "c");
+    bed.build(&[]).ok();
+    let told = |step: &str| reason(&bed.build(&["--explain"]).ok().stderr, step);
+    let inside = bed.context().join("src/sub/c");
+    std::fs::remove_file(&inside).unwrap();
+    assert_eq!(told("COPY src"), "/src/sub/c was removed");
+    bed.file("src/sub/c", "c").file("src/a", "c");
+    assert_eq!(
+        told("COPY src"),
+        "content of /src/a changed, /src/sub/c was added"
+    );
+
+    // A step is the same where its stage gets a number, or a mount.
+    bed.dockerfile(&format!("FROM base AS q\nRUN echo q\n{files}"));
+    bed.file("src/a", "d");
+    assert_eq!(told("COPY src"), "content of /src/a changed");
+    let mount = files.replace("RUN", "RUN --mount=type=cache,target=/c");
+    bed.dockerfile(&mount);
+    assert_eq!(told("RUN --mount"), "a mount is new: /c");
+}
+
 /// A step of another project has its record found; what it was made of is known all the same when it changes.
 #[test]
 fn a_step_that_came_from_another_projects_record_is_compared_with() {

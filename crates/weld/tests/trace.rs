@@ -131,6 +131,14 @@ fn the_trace_of_a_build_that_fails_has_the_end_of_what_ran_beside() {
 }
 
 #[test]
+fn no_daemon_is_this_process_for_a_trace_too() {
+    let bed = bed();
+    bed.build(&["--addr", "none", "--trace", "a.jsonl"]).ok();
+    bed.build(&["--addr", "unix:///nowhere", "--trace", "b.jsonl"])
+        .fails(&["leave out --addr"]);
+}
+
+#[test]
 fn a_compressed_trace_by_environment_reads_the_same() {
     let bed = bed();
     let base = format!(

@@ -156,18 +156,30 @@ fn in_files(before: &Input, now: &Input) -> String {
         match old.get(path) {
             Some(old) if old.key == file.key => {}
             Some(old) => told.push(in_file(old, file)),
+            // An empty directory is a file of the list, and any other is what is in it.
+            None if before.all_files && holds(&old, path) => {}
             None if before.all_files => told.push(format!("{path} was added")),
             None => {}
         }
     }
     if now.all_files {
-        let gone = old.keys().filter(|path| !new.contains_key(*path));
+        let gone = old
+            .keys()
+            .filter(|path| !new.contains_key(*path) && !holds(&new, path));
         told.extend(gone.map(|path| format!("{path} was removed")));
     }
     if told.is_empty() {
         return format!("content of {} changed", now.name);
     }
     list(&told, ", ")
+}
+
+/// Whether something is in a directory.
+fn holds(files: &BTreeMap<&str, &File>, directory: &str) -> bool {
+    let inside = format!("{directory}/");
+    let mut from = files.range(inside.as_str()..);
+    from.next()
+        .is_some_and(|(path, _)| path.starts_with(&inside))
 }
 
 /// Whether the content changed, too, is not known where something else did.

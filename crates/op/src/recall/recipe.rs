@@ -9,7 +9,7 @@ use weld_store::StepName;
 /// Most files of one step that are remembered.
 pub(super) const FILES: usize = 768;
 /// How many of a step's slots find what it may have been before it was changed.
-pub(super) const SIMILAR: usize = 3;
+pub(super) const SIMILAR: usize = 4;
 /// Most fields of one step that are remembered.
 const FIELDS: usize = 512;
 /// Most characters of a value that are remembered; of a longer one the beginning and a digest.
@@ -63,11 +63,13 @@ pub(super) struct File {
 impl Recipe {
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let fields = postcard::to_stdvec(self).ok()?;
-        Some([&[FORM], self.outline.as_slice(), fields.as_slice()].concat())
+        let contents = self.inputs.iter().map(|input| input.content);
+        let exact = exact(&self.outline, contents);
+        Some([&[FORM], self.outline.as_slice(), &exact, fields.as_slice()].concat())
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (_, fields) = bytes.strip_prefix(&[FORM])?.split_first_chunk::<32>()?;
+        let (_, fields) = bytes.strip_prefix(&[FORM])?.split_first_chunk::<64>()?;
         postcard::from_bytes(fields).ok()
     }
 }
@@ -87,10 +89,22 @@ pub(super) fn outline(op: StepName, lineage: &StepName) -> StepName {
     crate::digest::to_solver(&hasher.bytes(&op).bytes(lineage).finish()).0
 }
 
-/// That of a recipe that was encoded.
-pub(super) fn outline_of(bytes: &[u8]) -> Option<StepName> {
-    let rest = bytes.strip_prefix(&[FORM])?;
-    rest.first_chunk::<32>().copied()
+/// What a step is, with the content of its inputs as far as that is in its key.
+pub(super) fn exact(
+    outline: &StepName,
+    contents: impl IntoIterator<Item = Option<StepName>>,
+) -> StepName {
+    let mut hasher = FieldHasher::new("weld.step.exact.v1").bytes(outline);
+    for content in contents {
+        hasher = hasher.bytes(content.as_ref().map_or(&[], StepName::as_slice));
+    }
+    crate::digest::to_solver(&hasher.finish()).0
+}
+
+/// [`outline`] and [`exact`] of a recipe that was encoded.
+pub(super) fn header(bytes: &[u8]) -> Option<(StepName, StepName)> {
+    let (outline, rest) = bytes.strip_prefix(&[FORM])?.split_first_chunk::<32>()?;
+    Some((*outline, *rest.first_chunk::<32>()?))
 }
 
 /// A value that is not too long to be remembered; different ones stay different.
@@ -191,6 +205,15 @@ fn without_password(text: &str) -> String {
 
 /// The place of a step and its verb, `[build 2] RUN` of `[build 2/4] RUN make`, and what it says without its number, `[build] RUN make`.
 pub(super) fn place_and_text(name: &str) -> (String, String) {
+    place_and_text_of(name, false)
+}
+
+/// The same without the number of a stage that has no name: a stage that is added above changes it.
+pub(super) fn bare_place_and_text(name: &str) -> (String, String) {
+    place_and_text_of(name, true)
+}
+
+fn place_and_text_of(name: &str, bare: bool) -> (String, String) {
     let (place, rest) = match name.split_once("] ") {
         Some((place, rest)) if place.starts_with('[') => (place, rest),
         _ => ("[", name),
@@ -198,6 +221,19 @@ pub(super) fn place_and_text(name: &str) -> (String, String) {
     let verb = rest.split_whitespace().next().unwrap_or_default();
     // The count of a stage's lines changes with each line that is added.
     let index = place.rsplit_once('/').map_or(place, |(index, _)| index);
+    let unnamed = index.strip_prefix("[stage-").and_then(|rest| {
+        let (number, index) = rest.split_once(' ')?;
+        number
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then_some(index)
+    });
+    let unnamed = unnamed.filter(|_| bare);
+    let index = match (unnamed, bare) {
+        (Some(index), _) => format!("[{}", index.trim_start()),
+        (None, true) => format!("[{}", index.trim_start_matches('[').trim_start()),
+        (None, false) => index.to_owned(),
+    };
     let label = index.trim_end_matches(|char: char| char.is_ascii_digit());
     (
         format!("{index}] {verb}"),

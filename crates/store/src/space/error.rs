@@ -27,14 +27,14 @@ pub enum SpaceError {
     },
     /// The disk has no more.
     #[error(
-        "the disk of the state directory {} is full: {wanted} bytes are wanted and {free} are free, {reserved} of them put by for transfers; \
+        "the disk of the state directory {} is full: {wanted} bytes are wanted and {free} are left for builds, {reserved} of them put by for transfers; \
          {in_use} bytes are in use by builds, and nothing else of weld's can be deleted; free space on the disk, let other builds end, or choose another directory with --root",
         .root.display()
     )]
     Disk {
         /// The state directory.
         root: PathBuf,
-        /// What is free, in bytes.
+        /// What is free for builds, in bytes: all but what the database is left.
         free: u64,
         /// What is in use by builds.
         in_use: u64,

@@ -357,7 +357,7 @@ impl Space {
             _ if disk.lacks_inodes() => SpaceError::Inodes { root },
             _ => SpaceError::Disk {
                 root,
-                free: disk.free,
+                free: disk.usable(),
                 in_use,
                 reserved,
                 wanted: bytes,

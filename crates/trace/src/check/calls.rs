@@ -12,6 +12,7 @@ use crate::{
 
 impl Replay {
     pub(super) fn begin(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.same_vertex(line, report);
         let task = line.task.unwrap_or(0);
         let (of, call) = if line.kind == Kind::LoadStart {
             let owner = self.active(line, report).and_then(|edge| edge.owner);
@@ -51,6 +52,7 @@ impl Replay {
     }
 
     pub(super) fn end(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.same_vertex(line, report);
         let number = self.line;
         let task = line.task.unwrap_or(0);
         if matches!(line.kind, Kind::LoadEnd | Kind::LoadFailed)
@@ -75,6 +77,10 @@ impl Replay {
         };
         if call != begun.call {
             let what = format!("call {task} ends as {call}, but began as {}", begun.call);
+            report.add(number, Rule::Call, what);
+        }
+        if line.id.is_some() && begun.vertex.is_some() && line.id != begun.vertex {
+            let what = format!("call {task} ends for another vertex than it began for");
             report.add(number, Rule::Call, what);
         }
         if begun.cancelled && line.kind != Kind::Dropped {

@@ -46,6 +46,8 @@ pub(super) struct Vertex {
 
 pub(super) struct Edge {
     vertex: String,
+    /// Of which output of it; known once a line said so.
+    output: Option<u64>,
     /// Number of the vertex, where only one can be meant.
     pub(super) owner: Option<u64>,
     state: u8,
@@ -93,6 +95,10 @@ impl Replay {
             Kind::Request => self.request(line, report),
             Kind::Answer => {
                 let request = line.request.unwrap_or(0);
+                if !matches!(raw(line.outcome), "built" | "failed" | "cancelled") {
+                    let what = format!("{:?} is not an outcome", raw(line.outcome));
+                    report.add(number, Rule::Line, what);
+                }
                 if self.requests.remove(&request).is_none() && !self.partial {
                     let what = format!("request {request} is answered, but was not open");
                     report.add(number, Rule::Request, what);
@@ -233,6 +239,7 @@ impl Replay {
     }
 
     fn vertex_freed(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.same_vertex(line, report);
         let id = line.id.unwrap_or(0);
         let Some(vertex) = self.vertices.remove(&id) else {
             if !self.partial {
@@ -262,6 +269,22 @@ impl Replay {
             let what = format!(
                 "vertex {} is freed while call {task} runs",
                 short(&vertex.digest)
+            );
+            report.add(self.line, Rule::Ownership, what);
+        }
+    }
+
+    /// A line names a vertex by its number and by its digest.
+    pub(super) fn same_vertex(&self, line: &Line<'_>, report: &mut CheckReport) {
+        let known = line.id.and_then(|id| self.vertices.get(&id));
+        if let (Some(known), Some(digest)) = (known, line.vertex)
+            && known.digest != digest.raw()
+        {
+            let what = format!(
+                "vertex {} is {}, not {}",
+                line.id.unwrap_or(0),
+                short(&known.digest),
+                short(digest.raw())
             );
             report.add(self.line, Rule::Ownership, what);
         }
@@ -308,6 +331,7 @@ impl Replay {
             edge,
             Edge {
                 vertex: vertex.to_owned(),
+                output: None,
                 owner,
                 state: 0,
                 may_fall: self.partial,
@@ -322,13 +346,30 @@ impl Replay {
         self.touch_edge(edge.unwrap_or(0), raw(vertex), report);
     }
 
+    /// The same for the edge that a line is about, which is of one output.
+    fn touch_own(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.touch(line.edge, line.vertex, report);
+        let Some(edge) = line.edge.and_then(|id| self.edges.get_mut(&id)) else {
+            return;
+        };
+        let Some(output) = line.output else {
+            return;
+        };
+        let known = *edge.output.get_or_insert(output);
+        if known != output {
+            let id = line.edge.unwrap_or(0);
+            let what = format!("edge {id} is of output {known}, not of {output}");
+            report.add(self.line, Rule::Ownership, what);
+        }
+    }
+
     /// The edge of a line that only an edge which does not forward can have.
     pub(super) fn active(
         &mut self,
         line: &Line<'_>,
         report: &mut CheckReport,
     ) -> Option<&mut Edge> {
-        self.touch(line.edge, line.vertex, report);
+        self.touch_own(line, report);
         let (number, id) = (self.line, line.edge.unwrap_or(0));
         let edge = self.edges.get_mut(&id)?;
         if let Some(target) = edge.target {
@@ -342,7 +383,7 @@ impl Replay {
     }
 
     fn edge_freed(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        self.touch(line.edge, line.vertex, report);
+        self.touch_own(line, report);
         let id = line.edge.unwrap_or(0);
         let Some(edge) = self.edges.remove(&id) else {
             return;
@@ -366,7 +407,7 @@ impl Replay {
     }
 
     fn loaded(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        self.touch(line.edge, line.vertex, report);
+        self.touch_own(line, report);
         let root = line.edge.unwrap_or(0);
         if let Some(job) = line.job {
             match self.jobs.get_mut(job.value().as_ref()) {
@@ -391,7 +432,7 @@ impl Replay {
     }
 
     fn request(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        self.touch(line.edge, line.vertex, report);
+        self.touch_own(line, report);
         let request = line.request.unwrap_or(0);
         if self
             .requests

@@ -24,7 +24,7 @@ pub struct JobReport {
     pub vertices: usize,
     /// Those of them that were not live yet.
     pub created: u64,
-    /// Vertices whose operation ran.
+    /// Vertices whose operation had run when the job was discarded, as the other counts are of that time.
     pub ran: usize,
     /// Vertices whose result was loaded.
     pub cached: usize,
@@ -58,11 +58,12 @@ pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
         })
         .filter_map(|job| {
             let meant = |at: &&VertexAt| !filter.is_about_vertices() || filter.vertex(trace, **at);
+            let until = job.discarded.unwrap_or(u64::MAX);
             let outcomes: Vec<&str> = job
                 .vertices
                 .iter()
                 .filter(meant)
-                .map(|at| trace.vertices[*at].outcome(trace))
+                .map(|at| trace.vertices[*at].outcome_by(trace, until))
                 .collect();
             if outcomes.is_empty() && filter.is_about_vertices() {
                 return None;

@@ -50,7 +50,11 @@ pub(crate) fn chain(who: &str, steps: &[&str]) -> OpDefinition<u64> {
         let op = Step {
             key: (*name).to_owned(),
             fails: name.ends_with('!'),
-            time: Duration::from_millis(if name.ends_with('~') { 60_000 } else { 1 }),
+            time: Duration::from_millis(match *name {
+                "a while" => 400,
+                name if name.ends_with('~') => 60_000,
+                _ => 1,
+            }),
         };
         VertexDef {
             digest: Digest::of(format!("{who} {at} {name}")),

@@ -14,6 +14,7 @@ use super::caches::Caches;
 use super::call::Call;
 use super::context::{Inputs, add_named};
 use super::destination::Destination;
+use super::input::Input;
 use super::place::Worker;
 use super::report::Failure;
 use super::{annotations, attest, offers, outputs, run, streams, units};
@@ -27,11 +28,19 @@ pub(crate) async fn build(
     let call = Call::of(args)?;
     let iidfile = Destination::new("--iidfile", args.iidfile.as_deref())?;
     let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
-    let prepared = prepare(args, matches!(worker, Worker::Daemon(_)))?;
+    let input = Input::new(cancel.clone());
+    let prepared = match prepare(args, matches!(worker, Worker::Daemon(_)), input) {
+        Err(_) if cancel.is_cancelled() => return Err(Failure::Interrupted),
+        prepared => prepared?,
+    };
     if let Some(call) = call {
         return Box::pin(call.run(worker, prepared.request, args, cancel)).await;
     }
-    if prepared.request.exports.is_empty() && !args.progress.quiet {
+    if prepared.request.exports.is_empty() && (args.progress.quiet || args.iidfile.is_some()) {
+        streams::tell(
+            "WARNING: no output was asked for, so there is no image that could have an ID: use --output or --push",
+        );
+    } else if prepared.request.exports.is_empty() {
         streams::tell(
             "WARNING: no output was asked for: the result stays in the cache only. \
              Use --output (for example --output type=oci,dest=image.tar) or --push to get it out.",
@@ -57,14 +66,14 @@ pub(crate) struct Prepared {
 }
 
 /// Turns options into a request; `remote` if it is for a daemon.
-pub(crate) fn prepare(args: &BuildArgs, remote: bool) -> Result<Prepared, Failure> {
+pub(crate) fn prepare(args: &BuildArgs, remote: bool, input: Input) -> Result<Prepared, Failure> {
     let mut attrs = attributes(args)?;
     for tag in &args.tags {
         tag.parse::<ImageReference>()
             .map_err(|error| Failure::usage(format!("--tag {tag:?}: {error}")))?;
     }
     let mut session = HostSession::new();
-    let mut inputs = Inputs::new(remote);
+    let mut inputs = Inputs::new(remote, input);
     inputs.add_main(
         &mut session,
         &mut attrs,
@@ -139,7 +148,7 @@ fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
         && !args
             .build_args
             .iter()
-            .any(|text| text.starts_with("SOURCE_DATE_EPOCH"))
+            .any(|text| text.split('=').next() == Some("SOURCE_DATE_EPOCH"))
     {
         set("build-arg:SOURCE_DATE_EPOCH", &epoch);
     }

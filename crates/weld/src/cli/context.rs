@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::input::Input;
 use tempfile::TempDir;
 use weld_engine::{HostSession, LayoutReference, SessionError, unpack_context};
 
@@ -27,6 +28,8 @@ pub(crate) enum ContextError {
     Unpack(weld_engine::UnpackError),
     #[error("context {path:?}: {reason}")]
     NoDirectory { path: PathBuf, reason: String },
+    #[error("--file {}: there is no such file; it is looked for from the working directory, not from the context", .0.display())]
+    NoDockerfile(PathBuf),
     #[error("context {0:?}: names nothing behind its scheme")]
     NoPlace(String),
     #[error("--build-context {0:?}: needs NAME=CONTEXT")]
@@ -40,15 +43,17 @@ pub(crate) enum ContextError {
 pub(crate) struct Inputs {
     temporary: Vec<TempDir>,
     streams: bool,
+    input: Input,
 }
 
 impl Inputs {
     /// Nothing yet. An archive on standard input is unpacked here, or with `streams` handed on as
     /// it comes, which is what serves a builder at the other end of a connection.
-    pub(crate) const fn new(streams: bool) -> Self {
+    pub(crate) const fn new(streams: bool, input: Input) -> Self {
         Self {
             temporary: Vec::new(),
             streams,
+            input,
         }
     }
 
@@ -73,7 +78,7 @@ impl Inputs {
             attrs.insert("context".into(), context.to_owned());
             match file {
                 Some("-") => {
-                    let directory = self.stdin_dockerfile(std::io::stdin().lock())?;
+                    let directory = self.stdin_dockerfile(self.input.clone())?;
                     session.add_directory("dockerfile", &directory)?;
                     attrs.insert("dockerfilekey".into(), "dockerfile".into());
                 }
@@ -87,12 +92,17 @@ impl Inputs {
         session.add_directory("context", context)?;
         match file {
             Some("-") => {
-                let directory = self.stdin_dockerfile(std::io::stdin().lock())?;
+                let directory = self.stdin_dockerfile(self.input.clone())?;
                 session.add_directory("dockerfile", &directory)?;
             }
             Some(file) => {
                 let (parent, name) = split(Path::new(file));
                 directory(&parent)?;
+                // The frontend also takes a name in small letters.
+                let names = [name.clone(), name.to_lowercase()];
+                if !names.iter().any(|name| parent.join(name).exists()) {
+                    return Err(ContextError::NoDockerfile(file.into()));
+                }
                 session.add_directory("dockerfile", &parent)?;
                 attrs.insert("filename".into(), name);
             }
@@ -110,7 +120,7 @@ impl Inputs {
         if file == Some("-") {
             return Err(ContextError::BothStdin);
         }
-        let mut stdin = std::io::stdin();
+        let mut stdin = self.input.clone();
         let mut head = Vec::new();
         stdin
             .by_ref()

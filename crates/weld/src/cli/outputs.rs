@@ -68,10 +68,8 @@ pub(crate) fn parse(
                 request.kind,
                 ExportKind::Image | ExportKind::OciArchive | ExportKind::DockerArchive
             ) {
-                request
-                    .attrs
-                    .entry("name".into())
-                    .or_insert_with(|| tags.join(","));
+                // As with buildx, they count in place of the output's own.
+                request.attrs.insert("name".into(), tags.join(","));
             }
         }
     }

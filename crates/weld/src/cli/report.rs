@@ -17,6 +17,9 @@ const USAGE: u8 = 2;
 pub(crate) enum Failure {
     #[error("{0}")]
     Usage(String),
+    /// By a signal, before anything was done.
+    #[error("interrupted")]
+    Interrupted,
     #[error("{path}: {reason}")]
     File { path: PathBuf, reason: String },
     #[error("{option} {}: {reason}", .path.display())]
@@ -146,6 +149,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Build { error, .. } if error.is_cancelled() => ExitCode::from(130),
         Failure::Remote { error, .. } if error.is_cancelled() => ExitCode::from(130),
+        Failure::Interrupted => ExitCode::from(130),
         Failure::Usage(_) => ExitCode::from(USAGE),
         Failure::Build { error, .. } if error.is_request_error() => ExitCode::from(USAGE),
         Failure::Remote { error, .. } if error.is_request_error() => ExitCode::from(USAGE),

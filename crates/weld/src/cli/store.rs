@@ -7,7 +7,7 @@ use weld_engine::{PruneOptions, UsageRecord};
 use super::args::{DuArgs, PruneArgs};
 use super::place::Worker;
 use super::report::Failure;
-use super::{streams, units};
+use super::{streams, units, units::UnitError};
 
 /// Lists what the state directory holds.
 pub(crate) async fn du(worker: &Worker, args: &DuArgs) -> Result<(), Failure> {
@@ -38,17 +38,27 @@ pub(crate) async fn du(worker: &Worker, args: &DuArgs) -> Result<(), Failure> {
     streams::write(text.as_bytes())
 }
 
+/// The value of an option, which an error names.
+fn named<T>(
+    option: &str,
+    text: Option<&str>,
+    read: impl Fn(&str) -> Result<T, UnitError>,
+) -> Result<Option<T>, Failure> {
+    let value = text.map(read).transpose();
+    value.map_err(|error| Failure::usage(format!("{option}: {error}")))
+}
+
 /// Deletes what no build uses.
 pub(crate) async fn prune(worker: &Worker, args: &PruneArgs) -> Result<(), Failure> {
     let options = PruneOptions {
         all: args.all,
         filters: args.filters.clone(),
-        keep_storage: args.keep_storage.as_deref().map(units::size).transpose()?,
-        keep_duration: args
-            .keep_duration
-            .as_deref()
-            .map(units::duration)
-            .transpose()?,
+        keep_storage: named("--keep-storage", args.keep_storage.as_deref(), units::size)?,
+        keep_duration: named(
+            "--keep-duration",
+            args.keep_duration.as_deref(),
+            units::duration,
+        )?,
         ..PruneOptions::default()
     };
     let removed = match worker {

@@ -1,0 +1,110 @@
+//! Options of `weld build` with docker's meanings, and what is wrong with them said by name.
+#![allow(clippy::unwrap_used, reason = "helpers may fail their test")]
+
+mod support;
+
+use std::io::Write;
+use std::process::Stdio;
+
+use support::{Bed, base_layout};
+
+fn bed() -> Bed {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nLABEL a=b\n");
+    bed
+}
+
+fn read(bed: &Bed, file: &str) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(bed.path(file)).unwrap()).unwrap()
+}
+
+/// The only manifest of a layout, and where it is named.
+fn manifest(bed: &Bed, layout: &str) -> (serde_json::Value, serde_json::Value) {
+    let index = read(bed, &format!("{layout}/index.json"));
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    let blob = digest.replace(':', "/");
+    (read(bed, &format!("{layout}/blobs/{blob}")), index)
+}
+
+#[test]
+fn the_id_of_an_image_is_its_configs_digest() {
+    let bed = bed();
+    let output = "type=oci,dest=out,tar=false";
+    let told = bed
+        .build(&["-q", "--iidfile", "id", "--output", output])
+        .ok();
+    let (manifest, _) = manifest(&bed, "out");
+    let id = std::fs::read_to_string(bed.path("id")).unwrap();
+    assert_eq!(manifest["config"]["digest"], id.as_str());
+    assert_eq!(told.stdout.trim(), id);
+    let none = bed.build(&["-q", "--iidfile", "id"]).ok();
+    assert!(none.stderr.contains("no image that could have an ID"));
+}
+
+#[test]
+fn tags_name_an_image_in_place_of_the_outputs_name() {
+    let bed = bed();
+    let output = "type=oci,dest=out,tar=false,name=x/y:1";
+    bed.build(&["--tag", "z:2", "--output", output]).ok();
+    let (_, index) = manifest(&bed, "out");
+    assert!(index.to_string().contains("z:2"), "{index}");
+    assert!(!index.to_string().contains("x/y"), "{index}");
+}
+
+#[test]
+fn another_argument_leaves_the_environments_time() {
+    let bed = bed();
+    let base = format!("base=oci-layout://{}:latest", base_layout().display());
+    let output = ["--output", "type=oci,dest=out,tar=false"];
+    let built = bed
+        .command()
+        .env("SOURCE_DATE_EPOCH", "1000")
+        .args(["build", "--build-context", &base])
+        .args(["--build-arg", "SOURCE_DATE_EPOCH_FOO=1"])
+        .args(output)
+        .arg(bed.context())
+        .output()
+        .unwrap();
+    support::ended(built).ok();
+    let (manifest, _) = manifest(&bed, "out");
+    let config = manifest["config"]["digest"].as_str().unwrap();
+    let config = read(&bed, &format!("out/blobs/{}", config.replace(':', "/")));
+    assert_eq!(config["created"], "1970-01-01T00:16:40Z");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let bed = bed();
+    bed.build(&["--file", "Only"])
+        .fails(&["--file Only: there is no such file", "working directory"]);
+    bed.file(".dockerignore", "ok\n# comment\n[bad\n");
+    bed.build(&[]).fails(&[".dockerignore: line 3"]);
+    bed.run(&["prune", "--keep-storage", "foo"])
+        .fails(&["--keep-storage: "]);
+    bed.run(&["prune", "--keep-duration", "x"])
+        .fails(&["--keep-duration: "]);
+}
+
+/// Whoever typed `weld build -` by mistake gets out of it as usual.
+#[test]
+fn one_signal_ends_a_build_that_waits_for_its_input() {
+    let bed = bed();
+    let mut child = bed
+        .command()
+        .args(["build", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It reads: what is written has been taken.
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"FROM base\n").unwrap();
+    let pending = || rustix::io::ioctl_fionread(&input).unwrap();
+    while pending() > 0 {
+        std::thread::yield_now();
+    }
+    bed.tool("kill", &["-INT", &child.id().to_string()]);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(input);
+    bed.run(&["du"]).ok();
+}
