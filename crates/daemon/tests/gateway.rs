@@ -362,8 +362,8 @@ async fn what_it_can_do_and_what_it_was_given_is_told() {
     assert!(has(&pong.frontend_api_caps, "gateway.exec.signals"));
     assert!(has(&pong.llb_caps, "exec.secretenv"));
     assert!(
-        !has(&pong.llb_caps, "exec.meta.cdi"),
-        "there are no devices"
+        !has(&pong.llb_caps, "exec.meta.networkproxy"),
+        "there are no proxy networks"
     );
     assert_eq!(pong.workers.len(), 1);
     let inputs = world.client.inputs(wire::InputsRequest {}).await.unwrap();

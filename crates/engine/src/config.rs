@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use weld_op::DeviceConfig;
 use weld_source::registry::{HostConfig, RegistryConfig};
 
 use crate::disk_space::DiskSpace;
@@ -24,6 +25,8 @@ pub struct Config {
     pub max_parallelism: Option<usize>,
     /// How much the state directory may take of its disk; `None` for all that there is.
     pub disk_limit: Option<DiskSpace>,
+    /// Where devices are described that steps may ask for.
+    pub devices: DeviceConfig,
     /// Name resolution of steps.
     pub dns: weld_runtime::DnsConfig,
     /// What provenance says of this builder beside what it knows itself.
@@ -98,6 +101,8 @@ struct File {
     #[serde(default)]
     worker: Worker,
     #[serde(default)]
+    cdi: Cdi,
+    #[serde(default)]
     dns: Dns,
     #[serde(default)]
     registry: BTreeMap<String, HostConfig>,
@@ -126,6 +131,17 @@ struct Oci {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Cdi {
+    #[serde(default)]
+    disabled: bool,
+    #[serde(rename = "specDirs")]
+    directories: Option<Vec<PathBuf>>,
+    #[serde(default, rename = "autoAllowed")]
+    auto_allowed: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Dns {
     #[serde(default)]
     nameservers: Vec<std::net::IpAddr>,
@@ -145,6 +161,7 @@ impl Config {
             registry: RegistryConfig::default(),
             max_parallelism: None,
             disk_limit: None,
+            devices: DeviceConfig::default(),
             dns: weld_runtime::DnsConfig::default(),
             provenance_environment: BTreeMap::new(),
             on_full_disk: weld_store::OnFullDisk::default(),
@@ -205,6 +222,11 @@ impl Config {
             let limit = DiskSpace::parse_limit(&text)
                 .map_err(|reason| value("worker.oci.diskLimit", reason))?;
             config.disk_limit = Some(limit);
+        }
+        config.devices.disabled = file.cdi.disabled;
+        config.devices.auto_allowed = file.cdi.auto_allowed;
+        if let Some(directories) = file.cdi.directories {
+            config.devices.directories = directories;
         }
         config.dns = weld_runtime::DnsConfig {
             nameservers: file.dns.nameservers,

@@ -361,5 +361,7 @@ fn open_worker(config: Config) -> Result<Worker, OpenError> {
     runtime.dns = config.dns;
     let runtime = Runtime::new(runtime)?;
     let registry = Registry::new(config.registry, Arc::new(Anonymous));
-    Ok(Worker::new(store, snapshots, runtime, registry))
+    let mut worker = Worker::new(store, snapshots, runtime, registry);
+    worker.devices = Arc::new(config.devices);
+    Ok(worker)
 }

@@ -8,7 +8,7 @@ use weld_llb::{Graph, pb};
 use weld_op::digest::from_solver;
 use weld_op::lazy::LostLayer;
 use weld_op::session::SessionError;
-use weld_op::{ExecError, ResolveError, Tree};
+use weld_op::{DeviceError, ExecError, ResolveError, Tree};
 use weld_proto::Message as _;
 use weld_proto::google::Status;
 use weld_solver::{OpCall, OpError, ResultRef, SolveError};
@@ -47,6 +47,24 @@ pub enum BuildError {
         step: String,
         /// What it needs.
         entitlement: Entitlement,
+    },
+    /// A step may not have a device.
+    #[error(
+        "{step}: device {device} is requested by the build but not allowed: allow it with --allow device={device}"
+    )]
+    DeviceForbidden {
+        /// The step.
+        step: String,
+        /// The device.
+        device: String,
+    },
+    /// A step asks for a device that it cannot have.
+    #[error("{step}: {source}")]
+    Device {
+        /// The step.
+        step: String,
+        /// Why.
+        source: DeviceError,
     },
     /// A step failed.
     #[error("failed to solve: {failure}")]

@@ -89,7 +89,7 @@ pub use weld_export::cache::{
 pub use weld_export::{AttestationKind, ExportKind, ExportRequest, ExportTarget, Subject};
 pub use weld_llb::reference::Reference as ImageReference;
 pub use weld_op::session::Session;
-pub use weld_op::{AttestationChain, SandboxMountKind};
+pub use weld_op::{AttestationChain, Device, DeviceConfig, Devices, SandboxMountKind};
 pub use weld_runtime::memory::share_arenas;
 pub use weld_runtime::privilege::PrivilegeError;
 pub use weld_runtime::{Chunk, RuntimeError, Stdio, StepProcess, Terminal};

@@ -63,17 +63,19 @@ impl BuildResponse {
 }
 
 /// Something that steps must not do unless the client allows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entitlement {
     /// Use the host's network.
     NetworkHost,
     /// Run with all privileges.
     SecurityInsecure,
+    /// Use devices of the host: those of a name (see [`weld_op::Devices::find`]), or all.
+    Device(Option<String>),
 }
 
 /// An entitlement that there is not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown entitlement {0:?} (known: network.host, security.insecure)")]
+#[error("unknown entitlement {0:?} (known: network.host, security.insecure, device, device=NAME)")]
 pub struct ParseEntitlementError(String);
 
 impl FromStr for Entitlement {
@@ -83,16 +85,25 @@ impl FromStr for Entitlement {
         match text {
             "network.host" => Ok(Self::NetworkHost),
             "security.insecure" => Ok(Self::SecurityInsecure),
-            _ => Err(ParseEntitlementError(text.to_owned())),
+            "device" => Ok(Self::Device(None)),
+            _ => match text.strip_prefix("device=") {
+                // What comes after a comma would give the device another name.
+                Some(name) if !name.is_empty() && !name.contains(',') => {
+                    Ok(Self::Device(Some(name.to_owned())))
+                }
+                _ => Err(ParseEntitlementError(text.to_owned())),
+            },
         }
     }
 }
 
 impl fmt::Display for Entitlement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NetworkHost => "network.host",
-            Self::SecurityInsecure => "security.insecure",
-        })
+        match self {
+            Self::NetworkHost => f.write_str("network.host"),
+            Self::SecurityInsecure => f.write_str("security.insecure"),
+            Self::Device(None) => f.write_str("device"),
+            Self::Device(Some(name)) => write!(f, "device={name}"),
+        }
     }
 }

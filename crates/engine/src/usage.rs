@@ -2,6 +2,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use weld_llb::Platform;
+use weld_op::Devices;
 use weld_store::{Store, UsageError, UsageInfo};
 
 use crate::engine::Engine;
@@ -105,6 +106,11 @@ impl Engine {
 pub struct CheckError(#[from] weld_store::check::CheckError);
 
 impl Engine {
+    /// The devices that steps may ask for, as they are described now. Blocks.
+    pub fn devices(&self) -> Devices {
+        self.worker.devices.devices()
+    }
+
     /// Verifies the state directory; nothing may be built meanwhile. Blocks.
     ///
     /// # Errors

@@ -17,6 +17,8 @@ use weld_store::snapshot::SnapshotError;
 
 pub use sandbox::{Sandbox, SandboxMount, SandboxMountKind};
 
+use crate::blocking::blocking;
+use crate::devices::{self, Device, DeviceError};
 use crate::recall::Step;
 use crate::session::SessionError;
 use crate::{Tree, Worker, content};
@@ -94,9 +96,9 @@ pub enum ExecError {
         /// The address.
         address: String,
     },
-    /// A device, which this version cannot give to a step.
-    #[error("device {0}: CDI devices are not supported")]
-    Device(String),
+    /// A device that it cannot be given.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A network mode that this version does not have.
     #[error("network mode {0} is not supported")]
     Network(String),
@@ -135,11 +137,11 @@ impl Op<Tree> for Exec {
         ctx: &OpContext<Tree>,
         inputs: Vec<ResultRef<Tree>>,
     ) -> Result<Vec<Tree>, OpError> {
-        if let Some(device) = self.op.devices.first() {
-            return Err(OpError::failed(ExecError::Device(device.name.clone())));
-        }
+        let devices = self.devices().await?;
         let mut prepared = mounts::prepare(self, ctx, &inputs).await?;
-        let spec = self.spec(&mut prepared).map_err(OpError::failed)?;
+        let mut spec = self.spec(&mut prepared).map_err(OpError::failed)?;
+        let given = devices::give(&devices, &mut spec).map_err(ExecError::from);
+        given.map_err(OpError::failed)?;
         match self.run(ctx, spec).await? {
             None => prepared.commit(self).await,
             Some(status) => {
@@ -184,6 +186,15 @@ pub(crate) fn cache_ids(op: &ExecOp) -> impl Iterator<Item = String> {
 }
 
 impl Exec {
+    /// The devices that it asks for. Whether it may have them was decided when it was loaded.
+    async fn devices(&self) -> Result<Vec<Device>, OpError> {
+        if self.op.devices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (config, wanted) = (Arc::clone(&self.worker.devices), self.op.devices.clone());
+        blocking(move || config.devices().find_all(&wanted).map_err(ExecError::from)).await
+    }
+
     fn spec(&self, prepared: &mut mounts::Prepared) -> Result<StepSpec, ExecError> {
         let process = &self.op.process;
         let (root, read_only_root) = prepared.take_root();

@@ -6,6 +6,7 @@
 mod blocking;
 mod captured;
 mod content;
+mod devices;
 pub mod digest;
 mod domain;
 mod exec;
@@ -26,6 +27,7 @@ mod tree;
 mod worker;
 
 pub use captured::{Captured, Pin, captured};
+pub use devices::{Device, DeviceConfig, DeviceError, Devices};
 pub use domain::Domain;
 pub use exec::{ExecError, Sandbox, SandboxMount, SandboxMountKind};
 pub use mount_contents::{MountContents, MountSources};

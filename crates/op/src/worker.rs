@@ -6,6 +6,7 @@ use weld_source::registry::{Credentials, Registry};
 use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
+use crate::devices::DeviceConfig;
 use crate::domain::Domain;
 use crate::mount_contents::MountSources;
 use crate::objects::ObjectStores;
@@ -29,6 +30,8 @@ pub struct Worker {
     pub registry: Registry,
     /// The platform of steps that name none.
     pub platform: Platform,
+    /// Where devices are described that steps may ask for.
+    pub devices: Arc<DeviceConfig>,
     /// Whether steps tell why they run.
     pub explaining: Arc<Explaining>,
     /// The object stores of builds under way.
@@ -51,6 +54,7 @@ impl Worker {
             runtime,
             registry,
             platform: Platform::host(),
+            devices: Arc::default(),
             explaining: Arc::default(),
             objects: Arc::default(),
             mount_sources: Arc::default(),

@@ -127,6 +127,7 @@ mod tests {
             sub_path: PathBuf::new(),
             target: target.into(),
             read_only: false,
+            no_suid: false,
         }
     }
 

@@ -149,6 +149,8 @@ pub struct StepMount {
     pub target: PathBuf,
     /// Whether the mount is read-only.
     pub read_only: bool,
+    /// Whether programs on it run without the rights that their set-user-id bits would give.
+    pub no_suid: bool,
 }
 
 /// A secret file.

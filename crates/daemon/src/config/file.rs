@@ -79,6 +79,8 @@ struct File {
     #[serde(default)]
     registry: BTreeMap<String, HostConfig>,
     #[serde(default)]
+    cdi: Cdi,
+    #[serde(default)]
     dns: Dns,
     #[serde(default)]
     history: History,
@@ -209,6 +211,19 @@ impl Amount {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
+struct Cdi {
+    #[serde(default)]
+    disabled: bool,
+    #[serde(default)]
+    spec_dirs: Vec<PathBuf>,
+    #[serde(default)]
+    auto_allowed: Vec<String>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Dns {
     #[serde(default)]
     nameservers: Vec<std::net::IpAddr>,
@@ -317,6 +332,11 @@ impl DaemonConfig {
                 at_least_one("system.maxRegistryConcurrency", parallel)?;
         }
         self.take_provenance(file.provenance_directory)?;
+        self.engine.devices.disabled = file.cdi.disabled;
+        self.engine.devices.auto_allowed = file.cdi.auto_allowed;
+        if !file.cdi.spec_dirs.is_empty() {
+            self.engine.devices.directories = file.cdi.spec_dirs;
+        }
         self.engine.dns.nameservers = file.dns.nameservers;
         self.engine.dns.search = file.dns.search_domains;
         self.engine.dns.options = file.dns.options;
@@ -340,11 +360,6 @@ impl DaemonConfig {
     pub fn set_entitlements(&mut self, names: &[String]) -> Result<(), String> {
         self.entitlements.clear();
         for name in names {
-            if name == "device" {
-                let reason = "entitlement \"device\" has no effect: steps get no devices";
-                self.warnings.push(reason.to_owned());
-                continue;
-            }
             let entitlement: Entitlement = name
                 .parse()
                 .map_err(|_| format!("invalid entitlement : {name}"))?;
@@ -587,6 +602,7 @@ fn unsupported(file: &File) -> Vec<String> {
     for policy in &file.worker.oci.gcpolicy {
         add("worker.oci.gcpolicy", &policy.rest);
     }
+    add("cdi", &file.cdi.rest);
     add("dns", &file.dns.rest);
     add("history", &file.history.rest);
     add("frontend", &file.frontend.rest);

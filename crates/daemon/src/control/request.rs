@@ -69,7 +69,7 @@ impl Plan {
         unsupported(&request)?;
         let mut cache = request.cache.take().unwrap_or_default();
         let cache_exports = cache_exports(&mut cache)?;
-        let entitlements = entitlements(&request.entitlements, &config.entitlements)?;
+        let entitlements = entitlements(&request.entitlements, config)?;
         let attest = AttestOptions::from_attrs(&request.frontend_attrs)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let source_policies =
@@ -108,12 +108,17 @@ fn unsupported(request: &SolveRequest) -> Result<(), Status> {
     }
 }
 
-fn entitlements(asked: &[String], allowed: &[Entitlement]) -> Result<Vec<Entitlement>, Status> {
+fn entitlements(asked: &[String], config: &DaemonConfig) -> Result<Vec<Entitlement>, Status> {
     let read = asked.iter().map(|name| {
         let entitlement: Entitlement = name
             .parse()
             .map_err(|_| Status::invalid_argument(format!("invalid entitlement {name}")))?;
-        if allowed.contains(&entitlement) {
+        // Whoever describes devices means them to be used; what else they may do, they say.
+        let is_allowed = match &entitlement {
+            Entitlement::Device(_) => !config.engine.devices.disabled,
+            other => config.entitlements.contains(other),
+        };
+        if is_allowed {
             return Ok(entitlement);
         }
         Err(Status::permission_denied(format!(

@@ -3,7 +3,7 @@
 use weld_llb::Platform;
 use weld_proto::control::{ListWorkersRequest, ListWorkersResponse};
 use weld_proto::pb;
-use weld_proto::types::{BuildkitVersion, GcPolicy, WorkerRecord};
+use weld_proto::types::{BuildkitVersion, CdiDevice, GcPolicy, WorkerRecord};
 
 use crate::selector::Selector;
 use crate::server::Shared;
@@ -76,7 +76,16 @@ fn worker(shared: &Shared) -> WorkerRecord {
         platforms: config.platforms.iter().map(to_pb).collect(),
         gc_policy: policies.collect(),
         buildkit_version: Some(version()),
-        cdi_devices: Vec::new(),
+        cdi_devices: shared.engine.devices().iter().map(device).collect(),
+    }
+}
+
+fn device(device: &weld_engine::Device) -> CdiDevice {
+    CdiDevice {
+        name: device.name.clone(),
+        auto_allow: device.auto_allowed,
+        annotations: device.annotations.clone(),
+        ..CdiDevice::default()
     }
 }
 

@@ -149,12 +149,6 @@ pub enum ConvertError {
     /// An SSH mount has a source.
     #[error("ssh mounts do not support source")]
     SshSource,
-    /// A device is asked for.
-    #[error("RUN --device={device} is not supported: no devices are offered to build steps")]
-    Device {
-        /// The device.
-        device: String,
-    },
     /// `--checksum` with several sources.
     #[error("checksum can't be specified for multiple sources")]
     ChecksumSources,
@@ -247,7 +241,6 @@ impl ConvertError {
             Self::Cycle { stage } => stage,
             Self::CopyFromLater { from, .. } | Self::MountFromLater { from, .. } => from,
             Self::MountTarget { target } => target,
-            Self::Device { device } => device,
             Self::CopyGit { url } | Self::CopyUrl { url } => url,
             Self::Signal { signal } => signal,
             _ => return None,

@@ -1,8 +1,8 @@
 //! `RUN`.
 
 use weld_llb::{
-    EnvList, FileChange, MkfileAction, MountContentCache, MountSpec, NetMode, Run as LlbRun,
-    SecurityMode, State,
+    CdiDevice, EnvList, FileChange, MkfileAction, MountContentCache, MountSpec, NetMode,
+    Run as LlbRun, SecurityMode, State,
 };
 
 use super::context::internal;
@@ -26,12 +26,6 @@ impl Converter<'_> {
         run: &Run,
         sources: &[Option<usize>],
     ) -> Result<(), Error> {
-        if let Some(device) = run.devices.first() {
-            return Err(ConvertError::Device {
-                device: device.name.clone(),
-            }
-            .into());
-        }
         // A process may read anything.
         self.use_path_of(current, "/");
         let mut state = current.state.clone();
@@ -55,6 +49,14 @@ impl Converter<'_> {
                 size: self.request.shm_size,
             });
         }
+        step.devices = run
+            .devices
+            .iter()
+            .map(|device| CdiDevice {
+                name: device.name.clone(),
+                optional: !device.required,
+            })
+            .collect();
         step.proxy.clone_from(&self.proxy);
         let name = self.run_name(current, instruction, run, &secret_vars);
         step.constraints = self

@@ -58,10 +58,6 @@ fn errors_say_what_is_wrong_and_where() {
             "Dockerfile:2: invalid mount target \"/\"",
         ),
         (
-            "FROM base\nRUN --device=vendor.com/gpu=0 x",
-            "Dockerfile:2: RUN --device=vendor.com/gpu=0 is not supported: no devices are offered to build steps",
-        ),
-        (
             "FROM base\nCOPY https://h/x /",
             "Dockerfile:2: source can't be a URL for COPY: https://h/x",
         ),

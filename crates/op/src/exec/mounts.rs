@@ -203,6 +203,7 @@ impl Prepared {
             sub_path: PathBuf::from(selector.trim_start_matches('/')),
             target: absolute(&exec.op.process.cwd, dest),
             read_only,
+            no_suid: false,
         });
     }
 

@@ -190,6 +190,7 @@ impl Sandbox {
             sub_path: PathBuf::from(selector.trim_start_matches('/')),
             target,
             read_only,
+            no_suid: false,
         });
     }
 

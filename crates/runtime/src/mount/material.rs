@@ -96,7 +96,7 @@ impl Materials {
             });
         }
         let mut set = attributes(mount.read_only, self.no_devices);
-        if let Source::Tmpfs { .. } = mount.source {
+        if mount.no_suid || matches!(mount.source, Source::Tmpfs { .. }) {
             set |= MountAttrFlags::MOUNT_ATTR_NOSUID;
         }
         let action = describe(&mount.source);

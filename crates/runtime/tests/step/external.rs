@@ -47,6 +47,7 @@ async fn mounts_and_secrets() {
         sub_path: sub_path.into(),
         target: target.into(),
         read_only,
+        no_suid: false,
     };
     let mut step = bed.script(
         "cat /m/sub/file /f /run/secrets/s; stat -c %a:%u /run/secrets/s; echo x > /m/new; echo x > /ro/new; echo x > /run/secrets/s; df -k /t | tail -1 | awk '{print $2}'",
@@ -62,6 +63,7 @@ async fn mounts_and_secrets() {
             sub_path: PathBuf::new(),
             target: "/t".into(),
             read_only: false,
+            no_suid: false,
         },
     ];
     step.secrets = vec![Secret {

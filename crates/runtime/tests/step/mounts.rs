@@ -17,6 +17,7 @@ fn bind(source: PathBuf, target: &str) -> StepMount {
         sub_path: PathBuf::new(),
         target: target.into(),
         read_only: false,
+        no_suid: false,
     }
 }
 
@@ -186,6 +187,7 @@ async fn tmpfs_of_a_size() {
         sub_path: PathBuf::new(),
         target: "/t".into(),
         read_only: false,
+        no_suid: false,
     }];
     let out = bed.run(step).await.unwrap().ok();
     assert!(out.starts_with("1024\n1777\n"), "{out}");
@@ -208,6 +210,7 @@ async fn overlays_share_one_mount() {
         sub_path: sub_path.into(),
         target: target.into(),
         read_only: false,
+        no_suid: false,
     };
     let mut step = bed.script(
         "cat /a/inner /b; test -e /c/bin/sh && stat -c %d /a /c | uniq | wc -l; touch /c/x",
@@ -232,6 +235,7 @@ async fn detached_mounts() {
         sub_path: sub_path.into(),
         target: target.into(),
         read_only: true,
+        no_suid: false,
     };
     let mut step = bed.script("cat /a/file /b/inner");
     step.mounts = vec![mount("", "/a"), mount("sub", "/b")];

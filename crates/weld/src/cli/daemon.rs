@@ -89,6 +89,12 @@ pub(crate) struct DaemonArgs {
     /// How many steps run at once.
     #[arg(long, value_name = "COUNT")]
     oci_max_parallelism: Option<usize>,
+    /// Offer no devices to steps.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    cdi_disabled: Option<bool>,
+    /// A directory with descriptions of devices (CDI), in place of the usual ones.
+    #[arg(long, value_name = "DIR", action = ArgAction::Append)]
+    cdi_spec_dir: Vec<PathBuf>,
     #[command(flatten)]
     unsupported: Unsupported,
 }
@@ -102,10 +108,6 @@ struct Unsupported {
     proxy_network: bool,
     #[arg(long, hide = true)]
     otel_socket_path: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    cdi_disabled: Option<String>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    cdi_spec_dir: Vec<String>,
     #[arg(long, hide = true)]
     save_cache_debug: bool,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -406,6 +408,16 @@ fn apply_worker(args: &DaemonArgs, config: &mut DaemonConfig) -> Result<(), Fail
     if args.oci_worker_gc == Some(false) {
         config.gc = None;
     }
+    if let Some(disabled) = args.cdi_disabled {
+        config.engine.devices.disabled = disabled;
+    }
+    if !args.cdi_spec_dir.is_empty() {
+        config
+            .engine
+            .devices
+            .directories
+            .clone_from(&args.cdi_spec_dir);
+    }
     if let Some(count) = args.oci_max_parallelism.filter(|count| *count > 0) {
         config.engine.max_parallelism = Some(count);
     }
@@ -453,11 +465,6 @@ impl Unsupported {
             ("rootless", is_on(&self.rootless)),
             ("proxy-network", self.proxy_network),
             ("otel-socket-path", self.otel_socket_path.is_some()),
-            (
-                "cdi-disabled",
-                self.cdi_disabled.as_deref() == Some("false"),
-            ),
-            ("cdi-spec-dir", !self.cdi_spec_dir.is_empty()),
             ("save-cache-debug", self.save_cache_debug),
             (
                 "oci-worker=false",

@@ -87,14 +87,14 @@ fn a_file_of_buildkitd_is_understood() {
 #[test]
 fn keys_without_effect_are_named() {
     let config = load(
-        "proxyNetwork = true\n[cdi]\ndisabled = true\n[worker.oci]\nselinux = true\n\
+        "proxyNetwork = true\n[cdi]\nother = true\n[worker.oci]\nselinux = true\n\
          networkMode = \"cni\"\n[worker.containerd]\nnamespace = \"x\"\n[nonsense]\na = 1",
     )
     .unwrap();
     let warnings = config.warnings.join("\n");
     for key in [
         "proxyNetwork",
-        "cdi",
+        "cdi.other",
         "worker.oci.selinux",
         "worker.oci.networkMode",
         "worker.containerd.namespace",
