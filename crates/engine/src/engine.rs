@@ -309,7 +309,7 @@ impl Engine {
             .unwrap_or_default())
     }
 
-    /// Closes the engine once its builds are: waits for what they cancelled to come to its end, within [`WIND_DOWN`], and writes what
+    /// Closes the engine once its builds are: waits for what they cancelled to come to its end, for ten seconds at most, and writes what
     /// is not on disk yet.
     pub async fn close(self) {
         let Self {
