@@ -87,7 +87,7 @@ fn modes() {
 #[test]
 fn ignore_files() {
     let text = "\u{feff}# comment\n\n  \t\n\
-                /abs/\n./a/../b//c\n  spaced name  \n! /keep/me \n!\n#no\n #yes\n\
+                /abs/\n./a/../b//c\n  spaced name  \n! /keep/me \n#no\n #yes\n\
                 **/*.o\r\n../up\n/\n.\n!.\na/./b/.\n/../x\n";
     assert_eq!(
         ignore::parse(text.as_bytes()).unwrap(),
@@ -96,7 +96,6 @@ fn ignore_files() {
             "b/c",
             "spaced name",
             "!keep/me",
-            "!",
             "#yes",
             "**/*.o",
             "../up",
@@ -113,6 +112,13 @@ fn ignore_files() {
         Err(IgnoreError::NotUtf8 { line: 2 })
     );
     assert!(ignore::parse(b"# caf\xe9\nok").is_ok());
+    for (text, at) in [("ok\n!\n", 2), ("[bad", 1), ("#\n\na\\", 3)] {
+        let error = ignore::parse(text.as_bytes());
+        assert!(
+            matches!(error, Err(IgnoreError::Pattern { line, .. }) if line == at),
+            "{error:?}"
+        );
+    }
     let large = vec![b'\n'; ignore::MAX_SIZE + 1];
     assert_eq!(ignore::parse(&large), Err(IgnoreError::TooLarge));
 }

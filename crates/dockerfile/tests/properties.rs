@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
+use weld_dockerfile::ignore::IgnoreError;
 use weld_dockerfile::instruction::{Instruction, Kind};
 use weld_dockerfile::lint::{LintConfig, Linter, check_syntax};
 use weld_dockerfile::shell::Expander;
@@ -239,7 +240,13 @@ proptest! {
         lines in prop::collection::vec("(! ?)?[a-c#/. *\\\\\t]{0,12}", 0..6)
     ) {
         let text = lines.join("\n");
-        let patterns = ignore::parse(text.as_bytes()).unwrap();
+        let patterns = match ignore::parse(text.as_bytes()) {
+            Ok(patterns) => patterns,
+            Err(error) => {
+                prop_assert!(matches!(error, IgnoreError::Pattern { .. }), "{error}");
+                return Ok(());
+            }
+        };
         for pattern in &patterns {
             let path = pattern.strip_prefix('!').unwrap_or(pattern);
             prop_assert!(!path.contains("//"), "{pattern}");
