@@ -154,7 +154,7 @@ fn with_daemon(
     let result = runtime.block_on(async {
         let worker = Worker::Daemon(client.connect(address).await?);
         let cancel = CancellationToken::new();
-        let _signals = AbortOnDropHandle::new(tokio::spawn(on_signals(cancel.clone())));
+        let _signals = on_signals(cancel.clone());
         command(&worker, &cli.command, input, cancel).await
     });
     runtime.shutdown_background();
@@ -198,7 +198,7 @@ fn with_engine(cli: &Cli, input: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
         let worker = Worker::Engine(engine);
         let cancel = CancellationToken::new();
         // Until the end: a second signal ends what winds down, too.
-        let _signals = AbortOnDropHandle::new(tokio::spawn(on_signals(cancel.clone())));
+        let _signals = on_signals(cancel.clone());
         let result = command(&worker, &cli.command, input, cancel).await;
         if let Worker::Engine(engine) = worker {
             engine.close().await;
@@ -248,29 +248,28 @@ async fn command(
     Ok(Vec::new())
 }
 
-/// Cancels the build at the first SIGINT or SIGTERM; the second ends the process at once.
-async fn on_signals(cancel: CancellationToken) {
+/// Cancels the build at the first SIGINT or SIGTERM from now on; the second ends the process at once.
+fn on_signals(cancel: CancellationToken) -> Option<AbortOnDropHandle<()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        return;
-    };
-    let mut count = 0;
-    loop {
-        tokio::select! {
-            Some(()) = interrupt.recv() => {}
-            Some(()) = terminate.recv() => {}
-            else => return,
+    // Before the task runs: a signal before that would end the process as if it were killed.
+    let mut interrupt = signal(SignalKind::interrupt()).ok()?;
+    let mut terminate = signal(SignalKind::terminate()).ok()?;
+    Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut count = 0;
+        loop {
+            tokio::select! {
+                Some(()) = interrupt.recv() => {}
+                Some(()) = terminate.recv() => {}
+                else => return,
+            }
+            count += 1;
+            if count > 1 {
+                std::process::exit(130);
+            }
+            streams::tell("\nstopping; press Ctrl-C again to end at once");
+            cancel.cancel();
         }
-        count += 1;
-        if count > 1 {
-            std::process::exit(130);
-        }
-        streams::tell("\nstopping; press Ctrl-C again to end at once");
-        cancel.cancel();
-    }
+    })))
 }
 
 fn config(args: &EngineArgs) -> Result<Config, Failure> {
