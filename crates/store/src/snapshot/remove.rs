@@ -12,8 +12,8 @@ use super::node::{names, open_directory_at};
 /// At this depth a directory is moved up to the top, so that descriptors do not run out.
 const MAX_DEPTH: usize = 64;
 
-/// Removes a name and all that is below it, not through symlinks. A name that is not there is
-/// removed already.
+/// Removes a name and all that is below it, not through symlinks. What is not there is removed
+/// already, also where another thread takes it away meanwhile.
 pub(crate) fn remove_at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     remove_some_at(directory, name, &mut { usize::MAX }).map(drop)
 }
@@ -37,12 +37,14 @@ pub(crate) fn remove_some_at(
         Err(Errno::NOTEMPTY | Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
-    let top = open_directory_at(directory, name)?;
+    let Some(top) = unless_gone(open_directory_at(directory, name))? else {
+        return Ok(true);
+    };
     if !empty(&top, left)? {
         return Ok(false);
     }
     drop(top);
-    rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?;
+    remove_empty(directory, name)?;
     Ok(true)
 }
 
@@ -57,7 +59,7 @@ fn empty(top: &OwnedFd, left: &mut usize) -> io::Result<bool> {
                 return Ok(true);
             };
             let emptied = std::mem::replace(&mut here, above);
-            rustix::fs::unlinkat(&here.directory, &emptied.name, AtFlags::REMOVEDIR)?;
+            remove_empty(&here.directory, &emptied.name)?;
             continue;
         };
         if !take_one(left) {
@@ -74,8 +76,9 @@ fn empty(top: &OwnedFd, left: &mut usize) -> io::Result<bool> {
             Err(errno) => return Err(errno.into()),
         }
         if stack.len() < MAX_DEPTH {
-            let below = Level::open(&here.directory, &name)?;
-            stack.push(std::mem::replace(&mut here, below));
+            if let Some(below) = unless_gone(Level::open(&here.directory, &name))? {
+                stack.push(std::mem::replace(&mut here, below));
+            }
             continue;
         }
         let aside = loop {
@@ -83,14 +86,31 @@ fn empty(top: &OwnedFd, left: &mut usize) -> io::Result<bool> {
             let aside = OsString::from(format!(".removed-{moved}"));
             let flags = rustix::fs::RenameFlags::NOREPLACE;
             match rustix::fs::renameat_with(&here.directory, &name, top, &aside, flags) {
-                Ok(()) => break aside,
+                Ok(()) => break Some(aside),
                 Err(Errno::EXIST) => {}
+                Err(Errno::NOENT) => break None,
                 Err(errno) => return Err(errno.into()),
             }
         };
-        if let Some(first) = stack.first_mut() {
+        if let (Some(aside), Some(first)) = (aside, stack.first_mut()) {
             first.names.push(aside);
         }
+    }
+}
+
+fn remove_empty(directory: impl AsFd, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Nothing for what is not there any more.
+fn unless_gone<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -123,6 +143,29 @@ mod tests {
     use super::*;
     use rustix::fs::{CWD, Mode};
     use std::fs;
+
+    #[test]
+    fn several_threads_remove_the_same_trees() {
+        let root = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let tree = root.path().join("tree");
+            for number in 0..40 {
+                fs::create_dir_all(tree.join(format!("a{number}/b/c"))).unwrap();
+                fs::write(tree.join(format!("a{number}/b/file")), "").unwrap();
+            }
+            std::thread::scope(|scope| {
+                let remove = || {
+                    let directory = fs::File::open(root.path()).unwrap();
+                    remove_at(directory.as_fd(), OsStr::new("tree"))
+                };
+                let all: Vec<_> = (0..3).map(|_| scope.spawn(remove)).collect();
+                for thread in all {
+                    thread.join().unwrap().unwrap();
+                }
+            });
+            assert!(!tree.exists(), "round {round}");
+        }
+    }
 
     #[test]
     fn deep_and_wide_trees_go_and_what_symlinks_name_stays() {
