@@ -455,23 +455,29 @@ fn a_definition_is_emitted_dumped_and_solved() {
     // On the same state directory, one process into the other.
     bed.dockerfile("FROM scratch\nCOPY Dockerfile /out\n");
     for _ in 0..5 {
-        let mut emits = bed
-            .command()
-            .args(["debug", "emit-llb"])
-            .arg(bed.context())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let context = format!("context={}", bed.context().display());
-        let solved = bed
-            .command()
-            .args(["solve", "--local", &context])
-            .stdin(emits.stdout.take().unwrap())
-            .output()
-            .unwrap();
-        assert!(emits.wait().unwrap().success());
-        ended(solved).ok();
+        solve_emitted(&bed, &[]);
     }
+}
+
+/// Has one process solve what another emits for the bed's Dockerfile, on the same state directory.
+fn solve_emitted(bed: &Bed, arguments: &[&str]) {
+    let mut emits = bed
+        .command()
+        .args(["debug", "emit-llb"])
+        .arg(bed.context())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let context = format!("context={}", bed.context().display());
+    let solved = bed
+        .command()
+        .args(["solve", "--local", &context])
+        .args(arguments)
+        .stdin(emits.stdout.take().unwrap())
+        .output()
+        .unwrap();
+    assert!(emits.wait().unwrap().success());
+    ended(solved).ok();
 }
 
 /// So large that several threads decode it, which a process must not have before it has its own mounts.
@@ -494,23 +500,8 @@ fn a_large_definition_is_solved() {
         text += &format!("COPY --from=g{group} / /{group}/\n");
     }
     bed.dockerfile(&text);
-    let mut emits = bed
-        .command()
-        .args(["debug", "emit-llb"])
-        .arg(bed.context())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let context = format!("context={}", bed.context().display());
     let output = format!("type=local,dest={}", bed.path("out").display());
-    let solved = bed
-        .command()
-        .args(["solve", "--local", &context, "--output", &output])
-        .stdin(emits.stdout.take().unwrap())
-        .output()
-        .unwrap();
-    assert!(emits.wait().unwrap().success());
-    ended(solved).ok();
+    solve_emitted(&bed, &["--output", &output]);
     let last = format!("out/{}/{}", groups - 1, stages - 1);
     assert!(bed.path(&last).exists());
 }
