@@ -15,7 +15,7 @@ use weld_daemon::config::TlsConfig;
 use weld_engine::{HostSession, Session};
 use weld_proto::control::control_client::ControlClient;
 use weld_proto::control::{BuildHistoryRequest, SolveRequest, StatusRequest};
-use weld_proto::pb;
+use weld_proto::{Message, pb};
 use weld_session::Caller;
 use weld_testbed::Authority;
 
@@ -85,6 +85,66 @@ async fn a_definition_may_name_a_session_that_has_no_build() {
     let unnamed = wanting_context("unnamed", own.id(), None);
     let error = daemon.control().solve(unnamed).await.unwrap_err();
     assert!(error.message().contains("context"), "{error}");
+    daemon.end().await;
+}
+
+/// Builds a Dockerfile with directories of a session of which the build is not.
+fn dockerfile_of(other: &Arc<dyn Session>, own: &Arc<dyn Session>) -> SolveRequest {
+    let sessions = ["context", "dockerfile", "named"]
+        .map(|name| (format!("local-sessionid:{name}"), other.id().to_owned()));
+    let named = ("context:base".to_owned(), "local:named".to_owned());
+    SolveRequest {
+        reference: "dockerfile".to_owned(),
+        session: own.id().to_owned(),
+        frontend: "dockerfile.v0".to_owned(),
+        frontend_attrs: sessions.into_iter().chain([named]).collect(),
+        ..SolveRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_and_contexts_may_be_of_another_session() {
+    let daemon = Daemon::start().await;
+    let (files, named) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dockerfile = "FROM scratch AS base\nFROM scratch\nCOPY a /a\nCOPY --from=base /b /b\n";
+    std::fs::write(files.path().join("Dockerfile"), dockerfile).unwrap();
+    std::fs::write(files.path().join("a"), "a").unwrap();
+    std::fs::write(named.path().join("b"), "b").unwrap();
+    let mut other = HostSession::new();
+    for (name, directory) in [
+        ("context", &files),
+        ("dockerfile", &files),
+        ("named", &named),
+    ] {
+        other.add_directory(name, directory.path()).unwrap();
+    }
+    let (own, other) = (HostSession::new().into_session(), other.into_session());
+    let _served = (serve(&daemon, &own).await, serve(&daemon, &other).await);
+    let request = dockerfile_of(&other, &own);
+    daemon.control().solve(request).await.unwrap();
+    daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontend_that_cannot_be_had_is_shown_where_it_is_asked_for() {
+    let daemon = Daemon::start().await;
+    let files = tempfile::tempdir().unwrap();
+    let dockerfile = "#syntax=127.0.0.1:1/frontend\nFROM scratch\n";
+    std::fs::write(files.path().join("Dockerfile"), dockerfile).unwrap();
+    let session = offering("dockerfile", files.path());
+    let _served = serve(&daemon, &session).await;
+    let request = SolveRequest {
+        frontend_attrs: std::iter::empty().collect(),
+        ..dockerfile_of(&session, &session)
+    };
+    let error = daemon.control().solve(request).await.unwrap_err();
+    let status = weld_proto::google::Status::decode(error.details()).unwrap();
+    let sources = status.details.iter();
+    let mut sources = sources.filter(|detail| detail.type_url.contains("errdefs.Source"));
+    let source: serde_json::Value = serde_json::from_slice(&sources.next().unwrap().value).unwrap();
+    assert_eq!(source["info"]["filename"], "Dockerfile");
+    assert_eq!(source["ranges"][0]["start"]["line"], 1);
+    assert!(sources.next().is_none());
     daemon.end().await;
 }
 

@@ -29,8 +29,37 @@ pub const VERSION: &str = "1.25.0";
 /// The frontend that runs images, which a `# syntax=` line may ask for.
 const IMAGES: &str = "gateway.v0";
 
+/// What names of capabilities begin with.
+const CAPS_PREFIX: &str = "moby.buildkit.frontend.";
+
+/// The capabilities that clients may want of a frontend and find in this one.
+const CAPS: [&str; 4] = ["inputs", "subrequests", "contexts", "gitquerystring"];
+
 /// Builds Dockerfiles.
 pub(crate) struct Dockerfile;
+
+/// What a client wants of the frontend and it lacks, if the image that a Dockerfile may name can
+/// have it instead.
+///
+/// # Errors
+/// [`BuildError::FrontendCap`] for what the client wants of nobody else.
+fn lacking(opts: &BTreeMap<String, String>) -> Result<Option<BuildError>, BuildError> {
+    let wanted = opts.get("frontend.caps").map_or("", String::as_str);
+    let mut lacking = None;
+    for wanted in wanted.split(',').filter(|wanted| !wanted.is_empty()) {
+        let (name, how) = wanted.split_once('+').unwrap_or((wanted, ""));
+        let known = name.strip_prefix(CAPS_PREFIX);
+        if known.is_some_and(|name| CAPS.contains(&name)) {
+            continue;
+        }
+        let error = BuildError::FrontendCap(name.to_owned());
+        if how != "forward" {
+            return Err(error);
+        }
+        lacking.get_or_insert(error);
+    }
+    Ok(lacking)
+}
 
 #[async_trait]
 impl Frontend for Dockerfile {
@@ -39,16 +68,20 @@ impl Frontend for Dockerfile {
         bridge: &Bridge,
         request: FrontendRequest,
     ) -> Result<FrontendResult, BuildError> {
+        let lacking = lacking(&request.opts)?;
         if let Some(name) = request.opts.get("requestid") {
             return match subrequest::answer(bridge, &request, name).await {
                 Err(error) => forward(bridge, request, error).await,
-                answered => answered,
+                Ok(answered) => lacking.map_or(Ok(answered), Err),
             };
         }
         let converted = match convert(bridge, &request, bridge.session().id()).await {
             Err(error) => return forward(bridge, request, error).await,
             Ok(converted) => converted,
         };
+        if let Some(lacking) = lacking {
+            return Err(lacking);
+        }
         let multi_platform = converted.multi_platform;
         let how = Building {
             no_cache: false,
@@ -103,21 +136,14 @@ async fn forward(
     request: FrontendRequest,
     error: BuildError,
 ) -> Result<FrontendResult, BuildError> {
-    let wanted = match &error {
-        BuildError::Dockerfile(error) => match error.kind() {
-            ErrorKind::Convert(convert) => match &**convert {
-                ConvertError::Syntax {
-                    image,
-                    command_line,
-                } => Some((image.clone(), command_line.clone())),
-                _ => None,
-            },
-            _ => None,
-        },
-        _ => None,
-    };
-    let (Some((image, command_line)), true) = (wanted, bridge.core.frontends.has(IMAGES)) else {
-        return Err(error);
+    let (line, image, command_line) = match error {
+        BuildError::Dockerfile(error) if bridge.core.frontends.has(IMAGES) => {
+            match wanted(&error) {
+                Some((image, command_line)) => (error, image, command_line),
+                None => return Err(BuildError::Dockerfile(error)),
+            }
+        }
+        error => return Err(error),
     };
     let mut opts = request.opts;
     opts.insert("cmdline".to_owned(), command_line);
@@ -131,7 +157,22 @@ async fn forward(
         cache_imports: request.cache_imports,
         ..SolveRequest::default()
     };
-    bridge.solve(solve).await
+    let solved = bridge.solve(solve).await;
+    solved.map_err(|error| error.asked_by(*line))
+}
+
+/// The image that a Dockerfile wants to be built by, and the whole line that asks for it.
+fn wanted(error: &weld_dockerfile::Error) -> Option<(String, String)> {
+    let ErrorKind::Convert(convert) = error.kind() else {
+        return None;
+    };
+    match &**convert {
+        ConvertError::Syntax {
+            image,
+            command_line,
+        } => Some((image.clone(), command_line.clone())),
+        _ => None,
+    }
 }
 
 /// Converts the Dockerfile that a request is about, for a session of this id.

@@ -84,6 +84,8 @@ pub enum BuildError {
         name: String,
         /// The image that it was to run, if it runs images.
         image: String,
+        /// The line that asks for it, as the error that it would be if there were no such frontend.
+        asked_by: Option<Box<weld_dockerfile::Error>>,
         /// Why.
         source: Box<BuildError>,
     },
@@ -343,9 +345,32 @@ impl BuildError {
             source => Self::Frontend {
                 name,
                 image,
+                asked_by: None,
                 source: Box::new(source),
             },
         }
+    }
+
+    /// The same, with the line that asks for the frontend.
+    pub(crate) fn asked_by(mut self, line: weld_dockerfile::Error) -> Self {
+        if let Self::Frontend { asked_by, .. } = &mut self {
+            *asked_by = Some(Box::new(line));
+        }
+        self
+    }
+
+    /// The line that asks for the frontend that failed, the innermost if there are several.
+    pub fn asking_line(&self) -> Option<&weld_dockerfile::Error> {
+        let mut line = None;
+        let mut error = self;
+        while let Self::Frontend {
+            source, asked_by, ..
+        } = error
+        {
+            line = asked_by.as_deref().or(line);
+            error = source;
+        }
+        line
     }
 
     /// What a client puts its own words in front of: neither says that a build failed, nor which
@@ -440,7 +465,7 @@ impl BuildError {
                 let words = step.missing_sources(&failure.to_string());
                 step.sources.first()?.excerpt_about(&words)
             }
-            _ => None,
+            _ => self.asking_line()?.excerpt(),
         }
     }
 

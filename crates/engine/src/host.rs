@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -182,12 +183,16 @@ impl DockerfileHost<'_> {
             follow_paths: request.paths.to_vec(),
             ..SelectionOptions::default()
         };
-        let Some(provider) = self
-            .bridge
-            .session()
-            .directory(&local.name, selection)
-            .await?
-        else {
+        let own = self.bridge.session();
+        let session = match local.session.as_deref() {
+            Some(wanted) if wanted != own.id() => own.other(wanted).await,
+            _ => Some(Arc::clone(own)),
+        };
+        let provider = match session {
+            Some(session) => session.directory(&local.name, selection).await?,
+            None => None,
+        };
+        let Some(provider) = provider else {
             return Err(format!("the client offers no directory {:?}", local.name).into());
         };
         let (paths, limit) = (request.paths.to_vec(), request.limit);

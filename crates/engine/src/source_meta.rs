@@ -225,11 +225,7 @@ impl Bridge {
         let platform = platform.unwrap_or_else(|| self.platform().clone()).into();
         let judged = Box::pin(self.judge(&mut request.source, Some(&platform)));
         let changed = judged.await?;
-        let is_known = matches!(
-            Source::from_pb(&request.source),
-            Ok(Source::Image(_) | Source::OciLayout(_) | Source::Http(_) | Source::Git(_))
-        );
-        if changed && !is_known {
+        if changed && Source::from_pb(&request.source).is_err() {
             // The frontend may well know what to do with it.
             return Ok(ResolvedSource {
                 source: request.source,
@@ -251,9 +247,11 @@ impl Bridge {
             Source::OciLayout(image) => (image.reference, image.store),
             Source::Http(_) => return Box::pin(self.http_metadata(source, request)).await,
             Source::Git(git) => return Box::pin(self.git_metadata(git, request)).await,
-            _ => {
-                let text = "only images, git repositories and HTTP sources can be resolved";
-                return Err(failed(text.into()));
+            Source::Local(_) | Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
+                return Ok(ResolvedSource {
+                    source: request.source,
+                    meta: SourceMeta::Nothing,
+                });
             }
         };
         let attestations = match (&request.image.attestations, &layout) {

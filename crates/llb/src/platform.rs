@@ -31,7 +31,7 @@ pub struct Platform {
 pub enum ParsePlatformError {
     /// A part has characters that no platform has.
     #[error(
-        "platform {text:?}: {part:?} is not a valid part (letters, digits, \".\", \"_\" and \"-\")"
+        "{part:?} is an invalid component of {text:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
     )]
     BadPart {
         /// The whole text.
@@ -529,14 +529,14 @@ mod tests {
     #[test]
     fn what_is_no_platform_is_refused() {
         for (text, part) in [
-            ("", "not a valid part"),
-            ("linux/", "not a valid part"),
-            ("linux/a*", "not a valid part"),
-            ("linux/..", "not a valid part"),
-            ("linux/arm/.", "not a valid part"),
+            ("", "an invalid component"),
+            ("linux/", "an invalid component"),
+            ("linux/a*", "an invalid component"),
+            ("linux/..", "an invalid component"),
+            ("linux/arm/.", "an invalid component"),
             ("nosuch", "unknown operating system"),
             ("a/b/c/d", "expected os"),
-            ("windows(10", "not a valid part"),
+            ("windows(10", "an invalid component"),
             ("windows(1%2)/amd64", "malformed %-escape"),
         ] {
             let error = text.parse::<Platform>().unwrap_err().to_string();

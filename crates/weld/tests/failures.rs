@@ -61,7 +61,7 @@ fn a_dockerfile_that_cannot_be_built_is_shown_where_it_is_wrong() {
         ("FROM base\nUSER nobodyknows\nRUN true\n", &["nobodyknows"]),
         (
             "# syntax=127.0.0.1:1/other/frontend\nFROM base\n",
-            &["127.0.0.1:1/other/frontend", "cannot"],
+            &["127.0.0.1:1/other/frontend", "cannot", ">>> # syntax="],
         ),
         (
             "FROM base\nRUN echo ${X:?is needed}\nARG X\nENV Y=${X:?is needed}\n",

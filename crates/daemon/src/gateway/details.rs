@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use weld_engine::{BuildError, FailedStep, SourceRanges};
 use weld_proto::{errdefs, pb};
 
+/// The detail that says which lines of a file an error is about.
+const SOURCE: &str = "errdefs.Source";
+
 /// The details of an error, the innermost first.
 pub(super) fn of(error: &BuildError) -> Vec<Any> {
     let mut details = match error.innermost() {
@@ -22,6 +25,10 @@ pub(super) fn of(error: &BuildError) -> Vec<Any> {
         BuildError::Subrequest(name) => vec![detail("errdefs.Subrequest", &json!({"name": name}))],
         _ => Vec::new(),
     };
+    let is_source = |detail: &Any| detail.type_url == errdefs::type_url(SOURCE);
+    if !details.iter().any(is_source) {
+        details.extend(error.asking_line().and_then(of_dockerfile));
+    }
     if let Some(messages) = error.forbidden() {
         let messages = messages.iter().map(|message| json!({"message": message}));
         let decision = json!({"action": "DENY", "denyMessages": messages.collect::<Vec<_>>()});
@@ -113,7 +120,7 @@ fn source(source: &SourceRanges) -> Any {
         "language": source.info.language,
     });
     let value = json!({"info": info, "ranges": ranges.collect::<Vec<_>>()});
-    detail("errdefs.Source", &value)
+    detail(SOURCE, &value)
 }
 
 /// What a source file was made by.
@@ -142,6 +149,7 @@ fn frontends(error: &BuildError) -> Vec<Any> {
         name,
         image,
         source,
+        ..
     } = error
     {
         frontends.push(detail(

@@ -265,3 +265,36 @@ async fn results_for_other_platforms_than_asked_for_are_told() {
     );
     assert!(told[1].contains("plan9/mips"), "{}", told[1]);
 }
+
+#[tokio::test]
+async fn what_the_dockerfile_frontend_lacks_is_named() {
+    let mut world = World::new().await;
+    let mut solve = async |caps: &str, id: &str| {
+        let opts = [("frontend.caps", caps), ("requestid", id)];
+        let opts = opts.iter().filter(|(_, value)| !value.is_empty());
+        let request = wire::SolveRequest {
+            frontend: "dockerfile.v0".to_owned(),
+            frontend_opt: opts
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..wire::SolveRequest::default()
+        };
+        world.client.solve(request).await
+    };
+    let describe = "frontend.subrequests.describe";
+    let known = "moby.buildkit.frontend.subrequests,moby.buildkit.frontend.contexts+forward";
+    solve(known, describe).await.unwrap();
+    for caps in [
+        "moby.buildkit.frontend.nope",
+        "moby.buildkit.frontend.nope+forward",
+        "moby.buildkit.frontend.other+forward,moby.buildkit.frontend.nope",
+    ] {
+        let refused = solve(caps, describe).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unimplemented, "{caps}");
+        let named = &details(&refused)["errdefs.FrontendCap+json"]["name"];
+        assert_eq!(named, "moby.buildkit.frontend.nope", "{caps}");
+    }
+    // Without an image that may have it, a build is not even begun.
+    let refused = solve("moby.buildkit.frontend.nope", "").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+}

@@ -143,3 +143,22 @@ async fn a_policy_decides_what_a_source_is() {
     });
     assert_eq!(read.await.unwrap().into_inner().data, "content of b");
 }
+
+#[tokio::test]
+async fn of_some_sources_nothing_is_known_before_they_are_built() {
+    let mut world = World::new().await;
+    let source = pb::SourceOp {
+        identifier: "local://context".to_owned(),
+        attrs: BTreeMap::new(),
+    };
+    let request = wire::ResolveSourceMetaRequest {
+        source: Some(source.clone()),
+        ..wire::ResolveSourceMetaRequest::default()
+    };
+    let known = world.client.resolve_source_meta(request).await;
+    let only_the_source = wire::ResolveSourceMetaResponse {
+        source: Some(source),
+        ..wire::ResolveSourceMetaResponse::default()
+    };
+    assert_eq!(known.unwrap().into_inner(), only_the_source);
+}

@@ -265,29 +265,30 @@ impl<'a> Converter<'a> {
         findings.extend(checks::redundant_platform(
             written, &text, matched, unmatched, target,
         ));
-        if text.is_empty() {
-            let written = written.clone();
-            return Err(Error::new(ConvertError::BlankPlatform { written }).suggest(suggestion));
+        let written = written.clone();
+        let platform = match text.parse::<Platform>() {
+            _ if text.is_empty() => Err(ConvertError::BlankPlatform { written }),
+            Ok(platform) => Ok(platform),
+            Err(source) => Err(ConvertError::Platform { written, source }),
+        };
+        if let Ok(platform) = &platform {
+            findings.extend(checks::constant_platform(
+                &text,
+                matched,
+                unmatched,
+                stage.name.as_deref(),
+                &platform.os,
+                &platform.architecture,
+            ));
         }
-        let platform: Platform = text.parse().map_err(|source| {
-            Error::new(ConvertError::Platform {
-                written: written.clone(),
-                source,
-            })
-            .suggest(suggestion)
-        })?;
-        findings.extend(checks::constant_platform(
-            &text,
-            matched,
-            unmatched,
-            stage.name.as_deref(),
-            &platform.os,
-            &platform.architecture,
-        ));
+        // What is found may be why there is no platform.
         for finding in findings {
             self.linter.report(finding, stage.lines, &stage.comments);
         }
-        Ok(Some(platform))
+        match platform {
+            Ok(platform) => Ok(Some(platform)),
+            Err(error) => Err(Error::new(error).suggest(suggestion)),
+        }
     }
 
     /// The names that a `FROM` may use.

@@ -1,6 +1,27 @@
 //! What is wrong is said, with what and where.
 
-use crate::host::error;
+use crate::host::{FakeHost, error};
+
+#[test]
+fn what_explains_an_error_is_warned_of_with_it() {
+    for (dockerfile, message) in [
+        (
+            "FROM --platform=$TARGETPLATFROM base",
+            "empty platform value from expression $TARGETPLATFROM (did you mean TARGETPLATFORM?)",
+        ),
+        (
+            "FROM --platform=linux/${TARGETPLATFROM} base",
+            "failed to parse platform linux/${TARGETPLATFROM}: \"\" is an invalid component of \"linux/\": platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument (did you mean TARGETPLATFORM?)",
+        ),
+    ] {
+        let host = FakeHost::new(dockerfile);
+        assert_eq!(host.build(&[]).unwrap_err().message(), message);
+        let warnings = host.warnings.lock().unwrap();
+        let undeclared =
+            "1: FROM argument 'TARGETPLATFROM' is not declared (did you mean TARGETPLATFORM?)";
+        assert_eq!(*warnings, [undeclared]);
+    }
+}
 
 #[test]
 fn errors_say_what_is_wrong_and_where() {
