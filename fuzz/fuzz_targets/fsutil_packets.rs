@@ -9,7 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use tokio::sync::mpsc;
 use weld_proto::fsutil::Packet;
-use weld_session::transfer::{ReceiveOptions, RemoteTree, from_wire, to_wire};
+use weld_session::transfer::{ReceiveOptions, RemoteTree};
+use weld_source::local::wire::{from_wire, to_wire};
 use weld_source::local::{DirTarget, TreeIndex, sync};
 use weld_source::progress::Progress;
 

@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use async_trait::async_trait;
 use weld_digest::{Digest, FieldHasher};
-use weld_fileset::SelectionOptions;
+use weld_fileset::{PatternError, PatternMatcher, SelectionOptions};
 use weld_llb::LocalSource;
 use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
-use weld_source::local::{Differ, StoreSyncError, TreeIndex, TreeProvider, sync_into_store};
+use weld_source::local::{
+    Differ, MetadataOnly, StoreSyncError, TreeIndex, TreeProvider, sync_into_store,
+};
 use weld_source::progress::Progress;
 use weld_store::{NewUsage, RecordType};
 
@@ -34,8 +36,8 @@ pub(crate) enum LocalError {
         name: String,
         source: Box<StoreSyncError>,
     },
-    #[error("local directory {0:?}: metadata-only transfers are not supported")]
-    MetadataOnly(String),
+    #[error("local directory {name:?}: {source}")]
+    Pattern { name: String, source: PatternError },
 }
 
 /// One lock for each tree that is kept: only one sync of a tree at a time.
@@ -88,11 +90,6 @@ impl Local {
         if let Some(synced) = self.synced.get() {
             return Ok(synced.clone());
         }
-        if self.source.metadata_transfer.is_some() {
-            return Err(OpError::failed(LocalError::MetadataOnly(
-                self.source.name.clone(),
-            )));
-        }
         let work = reporting(ctx, |progress| {
             ctx.with_session(move |handle| {
                 let progress = progress.clone();
@@ -131,6 +128,7 @@ impl Local {
             .await
             .map_err(|error| OpError::failed(LocalError::Session(error)))?
             .ok_or_else(gone)?;
+        let provider = self.transferred(provider).map_err(OpError::failed)?;
         let identity = session
             .directory_identity(name)
             .unwrap_or_else(|| name.clone());
@@ -142,15 +140,32 @@ impl Local {
             .map_err(OpError::failed)
     }
 
+    /// What of the tree is transferred.
+    fn transferred(&self, all: Arc<dyn TreeProvider>) -> Result<Arc<dyn TreeProvider>, LocalError> {
+        let Some(transfer) = &self.source.metadata_transfer else {
+            return Ok(all);
+        };
+        let exceptions = PatternMatcher::new(&transfer.exceptions);
+        let exceptions = exceptions.map_err(|source| LocalError::Pattern {
+            name: self.source.name.clone(),
+            source,
+        })?;
+        Ok(Arc::new(MetadataOnly::new(all, exceptions)))
+    }
+
     /// What tells the kept tree from others: whose directory it is, and what is selected of it.
     fn key(&self, identity: &str) -> String {
-        let digest = FieldHasher::new("weld.local.v1")
+        let hasher = FieldHasher::new("weld.local.v1")
             .text(identity)
             .optional(self.source.shared_key_hint.as_deref())
             .texts(&self.source.include_patterns)
             .texts(&self.source.exclude_patterns)
-            .texts(&self.source.follow_paths)
-            .finish();
+            .texts(&self.source.follow_paths);
+        let digest = match &self.source.metadata_transfer {
+            Some(transfer) => hasher.text("metadata").texts(&transfer.exceptions),
+            None => hasher,
+        }
+        .finish();
         self.worker.domain().scoped(digest.hex())
     }
 

@@ -2,13 +2,10 @@
 //!
 //! [`RemoteTree`] is a tree that the other end has, [`send`] gives one of this end away.
 
-mod mode;
 mod packets;
 mod receive;
 mod send;
-mod wire;
 
 pub use packets::{PacketSender, PacketStream, packets};
 pub use receive::{ReceiveOptions, RemoteTree, TransferError};
 pub use send::{SendError, Sent, send};
-pub use wire::{StatFormError, from_wire, to_wire};

@@ -19,10 +19,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use weld_proto::Message;
 use weld_proto::fsutil::{Packet, PacketType};
+use weld_source::local::wire::{StatFormError, from_wire};
 use weld_source::local::{ProviderError, Stat, TreeIndex, TreeProvider};
 
 use self::state::{File, FileReader, Shared, State, lock};
-use super::wire::{StatFormError, from_wire};
 
 /// How much of a file that is being read may wait, in bytes.
 const WINDOW: usize = 512 << 10;

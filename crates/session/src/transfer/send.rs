@@ -7,10 +7,10 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
 use weld_proto::fsutil::{Packet, PacketType};
+use weld_source::local::wire::{StatFormError, to_wire};
 use weld_source::local::{ProviderError, Stat, TreeIndex, TreeProvider};
 
 use super::packets::{Batch, Left, PacketSender};
-use super::wire::{StatFormError, to_wire};
 
 /// How many threads read files at a time.
 const PARALLEL: usize = 4;

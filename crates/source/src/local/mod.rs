@@ -13,14 +13,18 @@ mod diff;
 mod dir_target;
 mod host_dir;
 mod index;
+mod metadata_only;
+mod mode;
 mod stat;
 mod store_tree;
 mod sync;
 mod watched;
+pub mod wire;
 
 pub use dir_target::DirTarget;
 pub use host_dir::{HostDir, HostDirError};
 pub use index::{DecodeIndexError, IndexEntry, TreeIndex};
+pub use metadata_only::{LISTING, MetadataOnly};
 pub use stat::{Change, Stat, StatError};
 pub use store_tree::{Differ, StoreSyncError, StoredTree, sync_into_store};
 pub use sync::{ProviderError, SyncError, Synced, TreeProvider, TreeTarget, sync};

@@ -6,6 +6,7 @@ mod auth;
 mod git;
 mod http;
 mod local;
+mod metadata_only;
 mod oci_layout;
 mod pull;
 mod push;

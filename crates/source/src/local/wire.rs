@@ -1,3 +1,5 @@
+//! Stats as they travel in fsutil's protocol.
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -5,9 +7,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use weld_fileset::Timestamp;
 use weld_proto::fsutil;
-use weld_source::local::Stat;
 
 use super::mode;
+use super::stat::Stat;
 
 const NANOSECONDS: i64 = 1_000_000_000;
 /// The longest path or link, in bytes: Linux's limit.
