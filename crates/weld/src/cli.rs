@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::builder::Resettable;
-use clap::{CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use weld_client::Address;
@@ -54,8 +54,46 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn parse() -> Cli {
+    if let Some(build) = BuildCli::parse_quietly() {
+        return build;
+    }
     let matches = without_empty_variables(Cli::command()).get_matches();
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// `weld build` alone: to describe every command to the parser takes a twentieth of a build that is all cached.
+#[derive(Parser)]
+#[command(name = "weld", subcommand_required = true)]
+struct BuildCli {
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(subcommand)]
+    command: BuildCommand,
+}
+
+#[derive(Subcommand)]
+enum BuildCommand {
+    Build(Box<args::BuildArgs>),
+}
+
+impl BuildCli {
+    /// `None` for what is not a whole and right build: what is wrong with it, or help, is for the whole parser to say.
+    fn parse_quietly() -> Option<Cli> {
+        if !std::env::args_os().any(|word| word == "build") {
+            return None;
+        }
+        let matches = without_empty_variables(Self::command())
+            .try_get_matches()
+            .ok()?;
+        let Self {
+            engine,
+            command: BuildCommand::Build(args),
+        } = Self::from_arg_matches(&matches).ok()?;
+        Some(Cli {
+            engine,
+            command: Command::Build(args),
+        })
+    }
 }
 
 /// An empty variable of the environment is as good as none.
