@@ -32,7 +32,7 @@ struct Shared {
     /// What earlier processes left is not swept yet.
     unswept: AtomicBool,
     stop: AtomicBool,
-    turn: Mutex<()>,
+    asleep: Mutex<bool>,
     wake: Condvar,
 }
 
@@ -53,7 +53,7 @@ impl Keeper {
             sync_after,
             unswept: AtomicBool::new(unswept),
             stop: AtomicBool::new(false),
-            turn: Mutex::default(),
+            asleep: Mutex::default(),
             wake: Condvar::new(),
         });
         let thread = std::thread::Builder::new()
@@ -68,16 +68,35 @@ impl Keeper {
         })
     }
 
-    /// Ends the thread after what it is doing; whether nothing was left to be swept.
+    /// Ends the thread after what it is doing; whether nothing was left to be swept. One that sleeps does nothing
+    /// any more, and is not waited for before this is dropped.
     pub(crate) fn stop(&mut self) -> bool {
-        let turn = self.shared.turn.lock();
+        let asleep = self
+            .shared
+            .asleep
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         self.shared.stop.store(true, Ordering::Relaxed);
-        drop(turn);
+        let busy = !*asleep;
+        drop(asleep);
         self.shared.wake.notify_all();
+        if busy {
+            self.join();
+        }
+        !self.shared.unswept.load(Ordering::Relaxed)
+    }
+
+    fn join(&mut self) {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
-        !self.shared.unswept.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+        self.join();
     }
 }
 
@@ -105,13 +124,14 @@ impl Shared {
 
     /// Whether to go on after the time.
     fn sleep(&self, time: Duration) -> bool {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let stopped = |(): &mut ()| !self.stop.load(Ordering::Relaxed);
-        drop(
-            self.wake
-                .wait_timeout_while(turn, time, stopped)
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let mut asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
+        *asleep = true;
+        let stopped = |_: &mut bool| !self.stop.load(Ordering::Relaxed);
+        let (mut asleep, _) = self
+            .wake
+            .wait_timeout_while(asleep, time, stopped)
+            .unwrap_or_else(PoisonError::into_inner);
+        *asleep = false;
         !self.stop.load(Ordering::Relaxed)
     }
 
