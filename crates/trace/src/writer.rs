@@ -23,6 +23,8 @@ const LIMIT: usize = 1 << 19;
 const GATHER: Duration = Duration::from_millis(1);
 /// How often it looks for events by itself before it waits to be woken.
 const PATIENCE: u32 = 100;
+/// Events that there is room for from the beginning; a solver does not wait for memory that it does not need more of.
+const ROOM: usize = 1 << 12;
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 18;
 
@@ -99,7 +101,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    events: Vec<(TraceStamp, TraceEvent)>,
+    events: Events,
     /// Events that found no room since the last batch.
     lost: u64,
     /// The writer waits to be woken.
@@ -110,6 +112,40 @@ struct Queue {
     dead: bool,
 }
 
+/// Events in their order, and at which moment how many of them happened.
+#[derive(Default)]
+struct Events {
+    moments: Vec<(TraceStamp, usize)>,
+    events: Vec<TraceEvent>,
+}
+
+impl Events {
+    /// Nothing, in memory that the process has got already.
+    fn with_room() -> Self {
+        let mut events = Self {
+            moments: vec![(TraceStamp::default(), 0); ROOM],
+            events: vec![TraceEvent::Resumed; ROOM],
+        };
+        events.clear();
+        events
+    }
+
+    fn clear(&mut self) {
+        self.moments.clear();
+        self.events.clear();
+    }
+
+    /// Each moment with its events.
+    fn by_moment(&self) -> impl Iterator<Item = (TraceStamp, &[TraceEvent])> {
+        let mut rest = self.events.as_slice();
+        self.moments.iter().map(move |(at, count)| {
+            let (events, later) = rest.split_at_checked(*count).unwrap_or((rest, &[]));
+            rest = later;
+            (*at, events)
+        })
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -117,23 +153,20 @@ impl Shared {
 }
 
 impl Tracer {
-    fn take(
-        &self,
-        recording: u64,
-        at: TraceStamp,
-        mut events: impl ExactSizeIterator<Item = TraceEvent>,
-    ) {
+    fn take(&self, recording: u64, at: TraceStamp, events: &mut Vec<TraceEvent>) {
         let mut queue = self.0.shared.lock();
         if queue.closed || queue.dead || recording != self.recording() {
-            return;
+            return events.clear();
         }
-        let room = LIMIT.saturating_sub(queue.events.len());
-        if events.len() <= room {
-            queue.events.extend(events.map(|event| (at, event)));
-        } else {
-            let taken = events.by_ref().take(room).map(|event| (at, event));
-            queue.events.extend(taken);
-            queue.lost += events.len() as u64;
+        let room = LIMIT.saturating_sub(queue.events.events.len());
+        queue.lost += events.len().saturating_sub(room) as u64;
+        events.truncate(room);
+        if !events.is_empty() {
+            queue.events.moments.push((at, events.len()));
+            match queue.events.events.is_empty() {
+                true => std::mem::swap(&mut queue.events.events, events),
+                false => queue.events.events.append(events),
+            }
         }
         if queue.waiting {
             queue.waiting = false;
@@ -160,7 +193,10 @@ impl Tracer {
             source,
         };
         let output = Output::create(path).map_err(create)?;
-        *self.0.shared.lock() = Queue::default();
+        *self.0.shared.lock() = Queue {
+            events: Events::with_room(),
+            ..Queue::default()
+        };
         let shared = Arc::clone(&self.0.shared);
         let thread = std::thread::Builder::new()
             .name("weld-trace".into())
@@ -225,11 +261,11 @@ impl Drop for Inner {
 
 impl TraceSink for Tracer {
     fn event(&self, recording: u64, at: TraceStamp, event: TraceEvent) {
-        self.take(recording, at, std::iter::once(event));
+        self.take(recording, at, &mut vec![event]);
     }
 
     fn events(&self, recording: u64, at: TraceStamp, events: &mut Vec<TraceEvent>) {
-        self.take(recording, at, events.drain(..));
+        self.take(recording, at, events);
     }
 
     fn recording(&self) -> u64 {
@@ -281,7 +317,7 @@ fn write(shared: &Shared, output: Output) -> io::Result<Written> {
     let written = write_all(shared, output);
     let mut queue = shared.lock();
     queue.dead = true;
-    queue.events = Vec::new();
+    queue.events = Events::default();
     written
 }
 
@@ -289,25 +325,28 @@ fn write_all(shared: &Shared, mut output: Output) -> io::Result<Written> {
     let mut written = Written::default();
     let mut lines = Vec::with_capacity(BUFFER + BUFFER / 8);
     let mut encoder = Encoder::default();
-    let mut batch = Vec::new();
+    let mut batch = Events::with_room();
     encode_start(&mut lines, now());
     output.write(&lines)?;
     let mut last = 0;
     loop {
         let (lost, closed) = take(shared, &mut batch, &mut output)?;
         lines.clear();
-        for (at, event) in batch.drain(..) {
+        for (at, events) in batch.by_moment() {
             last = last.max(at.position);
-            encoder.encode(&mut lines, at, &event);
-            written.lines += 1;
-            if lines.len() >= BUFFER {
-                output.write(&lines)?;
-                lines.clear();
+            for event in events {
+                encoder.encode(&mut lines, at, event);
+                if lines.len() >= BUFFER {
+                    output.write(&lines)?;
+                    lines.clear();
+                }
             }
         }
-        if batch.capacity() > LIMIT / 8 {
-            batch = Vec::new();
+        written.lines += batch.events.len() as u64;
+        if batch.events.capacity() > LIMIT / 8 {
+            batch = Events::with_room();
         }
+        batch.clear();
         if lost > 0 {
             // They were lost behind the batch that filled the queue.
             written.lost += lost;
@@ -336,14 +375,10 @@ fn write_all(shared: &Shared, mut output: Output) -> io::Result<Written> {
 }
 
 /// Waits for events; returns how many were lost after them, and whether they are the last.
-fn take(
-    shared: &Shared,
-    batch: &mut Vec<(TraceStamp, TraceEvent)>,
-    output: &mut Output,
-) -> io::Result<(u64, bool)> {
+fn take(shared: &Shared, batch: &mut Events, output: &mut Output) -> io::Result<(u64, bool)> {
     let mut idle = 0;
     let mut queue = shared.lock();
-    while queue.events.is_empty() && !queue.closed {
+    while queue.events.moments.is_empty() && !queue.closed {
         if idle == PATIENCE {
             queue.waiting = true;
             queue = shared
