@@ -9,7 +9,6 @@ pub const LLB_UNSUPPORTED: &[&str] = &[
     cap::SOURCE_GIT_SIGNATURE_VERIFY,
     cap::SOURCE_HTTP_SIGNATURE_VERIFY,
     cap::EXEC_META_NETWORK_PROXY,
-    cap::REMOTE_CACHE_GHA,
 ];
 
 /// The capabilities of definitions, each with whether this engine has it.

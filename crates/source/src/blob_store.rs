@@ -22,10 +22,19 @@ pub trait BlobStore: BlobProvider {
     /// What asking meets.
     async fn size(&self, digest: &Digest) -> io::Result<Option<u64>>;
 
+    /// Whether it has a blob of this digest and length.
+    ///
+    /// # Errors
+    /// What asking meets.
+    async fn has(&self, digest: &Digest, size: u64) -> io::Result<bool> {
+        Ok(self.size(digest).await? == Some(size))
+    }
+
     /// Takes the content of `file`, of this digest and length, unless it is there.
     ///
     /// # Errors
-    /// What reading and writing meet; the store then has nothing new.
+    /// What reading and writing meet; the store then has nothing new. [`io::ErrorKind::ResourceBusy`] if it is somebody else's to
+    /// write, who does not.
     async fn put(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()>;
 }
 

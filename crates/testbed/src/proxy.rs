@@ -22,6 +22,8 @@ struct Rule {
     method: String,
     path: String,
     fault: Fault,
+    /// It holds for one request.
+    once: bool,
 }
 
 #[derive(Default)]
@@ -64,10 +66,20 @@ impl Proxy {
 
     /// From now on, requests of `method` whose path contains `path` meet `fault`.
     pub fn fault(&self, method: &str, path: &str, fault: Fault) {
+        self.add(method, path, fault, false);
+    }
+
+    /// The next request of `method` whose path contains `path` meets `fault`.
+    pub fn fault_once(&self, method: &str, path: &str, fault: Fault) {
+        self.add(method, path, fault, true);
+    }
+
+    fn add(&self, method: &str, path: &str, fault: Fault, once: bool) {
         self.state().rules.push(Rule {
             method: method.to_owned(),
             path: path.to_owned(),
             fault,
+            once,
         });
     }
 
@@ -118,8 +130,12 @@ fn relay(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Resul
     let fault = {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         state.requests.push(format!("{method} {path}"));
-        let meets = |rule: &&Rule| rule.method == method && path.contains(&rule.path);
-        state.rules.iter().find(meets).map(|rule| rule.fault)
+        let meets = |rule: &Rule| rule.method == method && path.contains(&rule.path);
+        let met = state.rules.iter().position(meets);
+        met.map(|number| match state.rules[number].once {
+            true => state.rules.remove(number).fault,
+            false => state.rules[number].fault,
+        })
     };
     let chunked = text
         .to_ascii_lowercase()

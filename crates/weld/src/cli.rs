@@ -22,6 +22,7 @@ mod store;
 mod streams;
 mod trace;
 mod units;
+mod workflow;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ mod support;
 use std::path::Path;
 
 use support::{Bed, Ended};
-use weld_testbed::{ObjectServer, Registry};
+use weld_testbed::{ActionsServer, ObjectServer, Registry};
 
 /// How many builders write at the same moment.
 const BUILDERS: usize = 3;
@@ -156,6 +156,7 @@ fn builders_share_a_directory() {
 fn builders_share_a_name_in_an_object_store() {
     let s3 = ObjectServer::start_s3().unwrap();
     let azure = ObjectServer::start_azure().unwrap();
+    let actions = ActionsServer::start().unwrap();
     for cache in [
         format!(
             "type=s3,bucket={},region={},endpoint_url=http://{},use_path_style=true,\
@@ -174,6 +175,11 @@ fn builders_share_a_name_in_an_object_store() {
             ObjectServer::ACCOUNT,
             ObjectServer::BUCKET,
             ObjectServer::ACCOUNT_KEY
+        ),
+        format!(
+            "type=gha,url_v2=http://{}/,token={},scope=shared",
+            actions.host(),
+            ActionsServer::token(&[("refs/heads/main", 3)])
         ),
     ] {
         let made = all_at_once(&format!("{cache},mode=max,merge=true"));

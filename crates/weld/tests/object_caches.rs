@@ -8,13 +8,10 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Stdio};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use support::Bed;
+use support::kept::{Daemon, holds};
 use support::steps::{bed, forget, made};
 use weld_testbed::{Fault, ObjectServer, Proxy};
 
@@ -268,45 +265,6 @@ fn keys_are_checked_and_never_told() {
     );
 }
 
-/// What a daemon's log says until it ends.
-struct Daemon {
-    child: Child,
-    address: String,
-    log: JoinHandle<String>,
-}
-
-impl Daemon {
-    fn start(bed: &Bed) -> Self {
-        let address = format!("unix://{}", bed.path("daemon.sock").display());
-        let mut child = bed
-            .command()
-            .args(["daemon", "--addr", &address, "--debug"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut log = String::new();
-        while !log.contains("running server") {
-            log.push_str(&lines.next().expect("the daemon ended").unwrap());
-        }
-        let log = std::thread::spawn(move || {
-            log.extend(lines.map_while(Result::ok));
-            log
-        });
-        Self {
-            child,
-            address,
-            log,
-        }
-    }
-
-    fn stop(mut self) -> String {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        self.log.join().unwrap()
-    }
-}
-
 #[test]
 fn a_daemon_keeps_no_key() {
     let server = ObjectServer::start_s3().unwrap();
@@ -340,24 +298,6 @@ fn a_daemon_keeps_no_key() {
     }
 }
 
-/// Whether a file below a directory has these bytes in it.
-fn holds(directory: &Path, bytes: &[u8]) -> bool {
-    std::fs::read_dir(directory)
-        .unwrap()
-        .flatten()
-        .any(|entry| {
-            let kind = entry.file_type().unwrap();
-            if kind.is_dir() {
-                return holds(&entry.path(), bytes);
-            }
-            kind.is_file()
-                && std::fs::read(entry.path())
-                    .unwrap()
-                    .windows(bytes.len())
-                    .any(|window| window == bytes)
-        })
-}
-
 #[test]
 fn what_cannot_be_meant_is_refused() {
     let bed = bed();
@@ -375,7 +315,7 @@ fn what_cannot_be_meant_is_refused() {
             &["none of Azure's hosts"],
         ),
         (
-            "type=gha,url=http://127.0.0.1,token=hush",
+            "type=gcs,bucket=b,secret_access_key=hush",
             &["unknown cache exporter", "azblob"],
         ),
     ] {

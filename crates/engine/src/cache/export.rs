@@ -65,6 +65,7 @@ pub(crate) async fn all(
             CacheDestination::Objects(cache) => match cache.location.bucket {
                 Bucket::S3(_) => "exporting cache to Amazon S3",
                 Bucket::Azure(_) => "exporting cache to Azure Blob Storage",
+                Bucket::Actions(_) => "exporting to GitHub Actions Cache",
             },
             CacheDestination::Mounts(_) => "exporting cache mounts",
             CacheDestination::Inline => continue,

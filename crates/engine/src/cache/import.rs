@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use tokio::sync::OnceCell;
-use weld_export::cache::{ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheOrigin, Remote};
+use weld_export::cache::{
+    ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheOrigin, DEFAULT_SCOPE, Remote, duration,
+};
 use weld_op::lazy::{ANNOTATION_HOME, ANNOTATION_MADE, Declared, Home, RemoteLayer};
 use weld_op::{MountContents, Tree, Worker};
 use weld_solver::chain::{ChainResult, import};
@@ -26,7 +28,7 @@ use crate::job::JobCore;
 
 /// How long a cache may take to be read before the build goes on without it, unless its attributes tell.
 const BUDGET: Duration = Duration::from_secs(30);
-/// The attribute that tells, in seconds.
+/// The attribute that tells, in seconds or as Go writes durations.
 const TIMEOUT: &str = "timeout";
 /// The longest that it may tell.
 const LONGEST: u64 = 600;
@@ -191,10 +193,13 @@ impl Drop for Imports {
 
 /// How long a cache may take to be read.
 fn budget(timeout: &str) -> Option<Duration> {
-    let seconds = timeout.strip_suffix('s').unwrap_or(timeout).parse().ok()?;
-    (1..=LONGEST)
-        .contains(&seconds)
-        .then(|| Duration::from_secs(seconds))
+    let budget = match timeout.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => duration(timeout)?,
+    };
+    (Duration::from_secs(1)..=Duration::from_secs(LONGEST))
+        .contains(&budget)
+        .then_some(budget)
 }
 
 /// What a failure says of the cache; `None` for one that is an answer, or the client's fault.
@@ -209,6 +214,10 @@ fn weight(error: &ReadError) -> Option<Weight> {
 
 /// What people call a cache.
 fn name(import: &CacheImport) -> String {
+    if import.kind == "gha" {
+        let scope = import.attrs.get("scope");
+        return format!("gha:{}", scope.map_or(DEFAULT_SCOPE, String::as_str));
+    }
     let place = ["ref", "src"].iter().find_map(|key| import.attrs.get(*key));
     match (place, import.attrs.get("name")) {
         (Some(place), _) => place.clone(),

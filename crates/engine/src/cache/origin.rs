@@ -67,7 +67,7 @@ pub(super) enum ReadError {
     Config { digest: Digest, reason: String },
     #[error("a task ended early: {0}")]
     Stopped(#[from] tokio::task::JoinError),
-    #[error("timeout={0:?}: must be a number of seconds from 1 to {1}")]
+    #[error("timeout={0:?}: must be from 1 to {1} seconds, as a number or such as 1m30s")]
     Timeout(String, u64),
     #[error(
         "it did not answer before, and counts as absent for another {} s",

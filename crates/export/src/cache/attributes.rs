@@ -42,6 +42,17 @@ fn of_both(kind: &str) -> Option<&'static [&'static str]> {
             "container",
             "secret_access_key",
         ],
+        "gha" => &[
+            "scope",
+            "url",
+            "url_v2",
+            "token",
+            "version",
+            "timeout",
+            // They let a list of all keys be had from GitHub's other API, and nothing here needs it.
+            "repository",
+            "ghtoken",
+        ],
         _ => return None,
     })
 }
@@ -82,6 +93,8 @@ pub fn import_attributes(kind: &str) -> Option<Vec<&'static str>> {
         "mount" => known.push("src"),
         _ => {}
     }
-    known.push("timeout");
+    if kind != "gha" {
+        known.push("timeout");
+    }
     Some(known)
 }

@@ -1,5 +1,6 @@
 //! The build cache in BuildKit's form: an index or a manifest of layers, and a config that says which keys lead to them.
 
+mod actions_cache;
 mod attributes;
 mod config;
 mod merge;
@@ -12,6 +13,7 @@ mod read;
 mod upload;
 mod write;
 
+pub use actions_cache::DEFAULT_SCOPE;
 pub use attributes::{export_attributes, import_attributes};
 pub use config::{CONFIG_MEDIA_TYPE, CacheConfig, LayerNotes, LayerRow, RecordRow, ResultRow};
 pub use merge_into::{merge_into, merge_into_layout};
@@ -20,7 +22,7 @@ pub use mounts::{
     Chunk, MAX_MOUNTS_CONFIG, MountContent, MountPackError, Mounts, MountsReadError, PackedMount,
     mounts_parts, pack_mount, read_mounts, unpack_chunk, write_mounts,
 };
-pub use object_options::{ObjectCache, SECRET_ATTRIBUTES};
+pub use object_options::{ObjectCache, SECRET_ATTRIBUTES, duration};
 pub use options::{
     CacheDestination, CacheExportOptions, CacheOptionError, CacheOrigin, ignores_errors, is_merged,
 };

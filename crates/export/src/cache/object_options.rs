@@ -9,7 +9,7 @@ use weld_source::objects::{
 
 use super::options::{CacheOptionError, Reader};
 
-/// The attributes that are secrets, also of kinds that are refused.
+/// The attributes that are secrets.
 pub const SECRET_ATTRIBUTES: [&str; 5] = [
     "access_key_id",
     "secret_access_key",
@@ -21,7 +21,7 @@ pub const SECRET_ATTRIBUTES: [&str; 5] = [
 /// The name of a cache that has none.
 const NAME: &str = "buildkit";
 /// How many layers go at once unless told.
-const PARALLEL: usize = 4;
+pub(super) const PARALLEL: usize = 4;
 /// Most layers that go at once.
 const MAX_PARALLEL: usize = 64;
 /// Most tries of a request.
@@ -110,6 +110,7 @@ impl ObjectCache {
             },
             credentials,
             options: ObjectOptions {
+                patience: ObjectOptions::default().patience,
                 attempts: number(reader, "retry_max_attempts", MAX_ATTEMPTS)?
                     .unwrap_or(ObjectOptions::default().attempts),
                 refresh: Some(match reader.get("touch_refresh") {
@@ -185,7 +186,7 @@ fn or_environment(
 }
 
 /// A secret, which goes into headers. What is wrong with it is told without it.
-fn secret(
+pub(super) fn secret(
     reader: &Reader<'_>,
     attribute: &'static str,
 ) -> Result<Option<Secret>, CacheOptionError> {
@@ -233,7 +234,7 @@ fn joined(parts: [&str; 2]) -> String {
 }
 
 /// As Go reads a duration, without a sign: `24h`, `1h30m`, `1.5s`.
-fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use weld_digest::Digest;
 use weld_solver::chain::ChainMode;
+use weld_source::objects::ParseTokenError;
 use weld_source::reference::{ParseReferenceError, Reference};
 use weld_store::layer::Compression;
 
-use super::ManifestOptions;
 use super::mount_options::{self, MountExport, MountPlace, MountSelection};
 use super::object_options::ObjectCache;
+use super::{ManifestOptions, actions_cache};
 use crate::options::LEVELS;
 
 type Attrs = BTreeMap<String, String>;
@@ -119,6 +120,14 @@ pub enum CacheOptionError {
         /// The attribute.
         attribute: &'static str,
     },
+    /// A token is none.
+    #[error("cache type={kind}: token: {source}")]
+    Token {
+        /// The kind.
+        kind: String,
+        /// Why.
+        source: ParseTokenError,
+    },
     /// A name is none.
     #[error("cache type=registry: ref: {0}")]
     Reference(#[from] ParseReferenceError),
@@ -131,7 +140,7 @@ pub enum CacheOptionError {
 }
 
 pub(super) const EXPORTER: &str = "exporter";
-const IMPORTER: &str = "importer";
+pub(super) const IMPORTER: &str = "importer";
 
 impl CacheExportOptions {
     /// Reads what a cache exporter of this kind is asked for.
@@ -152,12 +161,13 @@ impl CacheExportOptions {
             "inline" => CacheDestination::Inline,
             "s3" => CacheDestination::Objects(ObjectCache::s3(&reader, &variable)?),
             "azblob" => CacheDestination::Objects(ObjectCache::azblob(&reader, &variable)?),
+            "gha" => CacheDestination::Objects(actions_cache::written(&reader)?),
             "mount" => CacheDestination::Mounts(MountExport::parse(&reader)?),
             _ => {
                 return Err(CacheOptionError::Kind {
                     direction: EXPORTER,
                     kind: kind.to_owned(),
-                    known: "azblob, inline, local, mount, registry, s3",
+                    known: "azblob, gha, inline, local, mount, registry, s3",
                 });
             }
         };
@@ -239,6 +249,7 @@ impl CacheOrigin {
             }
             "s3" => Ok(Self::Objects(ObjectCache::s3(&reader, &variable)?)),
             "azblob" => Ok(Self::Objects(ObjectCache::azblob(&reader, &variable)?)),
+            "gha" => Ok(Self::Objects(actions_cache::read(&reader)?)),
             "mount" => {
                 let (place, selection) = mount_options::origin(&reader)?;
                 Ok(Self::Mounts(place, selection))
@@ -246,7 +257,7 @@ impl CacheOrigin {
             _ => Err(CacheOptionError::Kind {
                 direction: IMPORTER,
                 kind: kind.to_owned(),
-                known: "azblob, local, mount, registry (also for inline), s3",
+                known: "azblob, gha, local, mount, registry (also for inline), s3",
             }),
         }
     }
@@ -309,7 +320,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn required(&self, attribute: &'static str) -> Result<&'a str, CacheOptionError> {
+    pub(super) fn required(&self, attribute: &'static str) -> Result<&'a str, CacheOptionError> {
         let value = self.get(attribute).filter(|value| !value.is_empty());
         value.ok_or_else(|| self.missing(attribute))
     }

@@ -404,7 +404,8 @@ async fn store_layer(
         store: store.name().to_owned(),
         source,
     };
-    if store.size(digest).await.map_err(failed)? == Some(layer.descriptor.size) {
+    let there = store.has(digest, layer.descriptor.size).await;
+    if there.map_err(failed)? {
         return Ok(true);
     }
     let blob = match &layer.blob {
@@ -416,10 +417,15 @@ async fn store_layer(
     };
     let name = format!("writing layer {digest}");
     let transfer = progress.start(name.clone(), name, Some(blob.size()));
-    store
-        .put(digest, blob.size(), &blob.path())
-        .await
-        .map_err(failed)?;
+    match store.put(digest, blob.size(), &blob.path()).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            let text = format!("WARNING: {error}: what needs it is left out of the cache");
+            progress.start(text.clone(), text, None).complete();
+            return Ok(false);
+        }
+        Err(error) => return Err(failed(error)),
+    }
     transfer.complete();
     Ok(true)
 }

@@ -64,8 +64,8 @@ impl Azure {
                 }
                 MicrosoftAzureBuilder::from_env()
             }
-            ObjectCredentials::S3 { .. } => {
-                let reason = "an S3 key is none for Azure".to_owned();
+            ObjectCredentials::S3 { .. } | ObjectCredentials::Actions(_) => {
+                let reason = "what is given is no key of Azure's".to_owned();
                 return Err(bad("secret_access_key", reason));
             }
         };

@@ -45,6 +45,9 @@ pub enum ObjectError {
         /// The limit.
         limit: u64,
     },
+    /// Somebody else reserved it, and it did not become complete.
+    #[error("{0} is being written by somebody else, or was not completed")]
+    Abandoned(String),
     /// A file that is uploaded cannot be read.
     #[error("cannot read {path}: {source}", path = path.display())]
     File {
@@ -103,9 +106,10 @@ impl ObjectError {
 
 impl From<ObjectError> for io::Error {
     fn from(error: ObjectError) -> Self {
-        let kind = match error.status() {
-            Some(StatusCode::NOT_FOUND) => io::ErrorKind::NotFound,
-            Some(StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) => {
+        let kind = match (&error, error.status()) {
+            (ObjectError::Abandoned(_), _) => io::ErrorKind::ResourceBusy,
+            (_, Some(StatusCode::NOT_FOUND)) => io::ErrorKind::NotFound,
+            (_, Some(StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED)) => {
                 io::ErrorKind::PermissionDenied
             }
             _ => io::ErrorKind::Other,
@@ -144,7 +148,7 @@ fn answer(status: StatusCode, body: &str) -> String {
 }
 
 /// The first line of an element's text; at most 200 characters of it.
-fn element(xml: &str, name: &str) -> Option<String> {
+pub(super) fn element(xml: &str, name: &str) -> Option<String> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
     let line = text.lines().next().unwrap_or_default();

@@ -30,6 +30,24 @@ pub struct AzureAccount {
     pub container: String,
 }
 
+/// A version of GitHub's cache service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ActionsVersion {
+    /// The one that GitHub's own enterprise servers and others have: paths below `_apis/artifactcache`.
+    V1,
+    /// The one that github.com has: Twirp, and content at signed addresses.
+    V2,
+}
+
+/// A cache of GitHub Actions, as its jobs reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ActionsService {
+    /// The service's address.
+    pub url: String,
+    /// The version that it speaks.
+    pub version: ActionsVersion,
+}
+
 /// A named part of an object store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Bucket {
@@ -37,6 +55,8 @@ pub enum Bucket {
     S3(S3Bucket),
     /// Azure Blob Storage.
     Azure(AzureAccount),
+    /// The cache of a repository on GitHub, and what speaks its protocol.
+    Actions(ActionsService),
 }
 
 /// Where blobs and documents are.
@@ -73,12 +93,20 @@ impl fmt::Display for Location {
                 if bucket.path_style {
                     query.append_pair("path-style", "true");
                 }
-                ("s3", &bucket.name)
+                ("s3", bucket.name.as_str())
             }
             Bucket::Azure(account) => {
                 query.append_pair("account", &account.name);
                 query.append_pair("url", &account.url);
-                ("azblob", &account.container)
+                ("azblob", account.container.as_str())
+            }
+            Bucket::Actions(service) => {
+                query.append_pair("url", &service.url);
+                let version = match service.version {
+                    ActionsVersion::V1 => "v1",
+                    ActionsVersion::V2 => "v2",
+                };
+                ("gha", version)
             }
         };
         query.append_pair("blobs", &self.blobs);
@@ -117,6 +145,14 @@ impl FromStr for Location {
                 name: find("account").ok_or_else(bad)?,
                 container: name,
             }),
+            "gha" => Bucket::Actions(ActionsService {
+                url: find("url").ok_or_else(bad)?,
+                version: match &*name {
+                    "v1" => ActionsVersion::V1,
+                    "v2" => ActionsVersion::V2,
+                    _ => return Err(bad()),
+                },
+            }),
             _ => return Err(bad()),
         };
         Ok(Self {
@@ -153,6 +189,10 @@ mod tests {
                 url: "http://127.0.0.1:1/name".into(),
                 name: "name".into(),
                 container: "c".into(),
+            }),
+            Bucket::Actions(ActionsService {
+                url: "http://127.0.0.1:1/a/".into(),
+                version: ActionsVersion::V1,
             }),
         ] {
             let location = Location {

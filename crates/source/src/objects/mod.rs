@@ -1,8 +1,10 @@
-//! Object stores: S3 and what speaks its protocol, and Azure Blob Storage.
+//! Object stores: S3 and what speaks its protocol, Azure Blob Storage, and the cache of GitHub Actions.
 //!
-//! The protocols, signatures and ways to credentials are the `object_store` crate's; the connections are the same as those of all other
-//! sources. A store has blobs by their digests and documents by their names, at keys as BuildKit has them, and is a [`BlobStore`].
+//! The protocols, signatures and ways to credentials of buckets are the `object_store` crate's; the connections are the same as those
+//! of all other sources. A store has blobs by their digests and documents by their names, at keys as BuildKit has them, and is a
+//! [`BlobStore`].
 
+mod actions;
 mod azure;
 mod error;
 mod http;
@@ -28,8 +30,11 @@ use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 use weld_digest::Digest;
 
+pub use actions::{ActionsToken, ParseTokenError};
 pub use error::ObjectError;
-pub use location::{AzureAccount, Bucket, Location, ParseLocationError, S3Bucket};
+pub use location::{
+    ActionsService, ActionsVersion, AzureAccount, Bucket, Location, ParseLocationError, S3Bucket,
+};
 
 use crate::Secret;
 use crate::blob_store::BlobStore;
@@ -51,6 +56,8 @@ pub enum ObjectCredentials {
     },
     /// The holder of an Azure account's key, in Base64.
     Azure(Secret),
+    /// A job of GitHub Actions.
+    Actions(ActionsToken),
 }
 
 impl ObjectCredentials {
@@ -67,6 +74,8 @@ pub struct ObjectOptions {
     pub attempts: usize,
     /// A blob that is there is made young again if it is older than this, so that rules by which a bucket drops what is old spare it.
     pub refresh: Option<Duration>,
+    /// How long a request may be made again and again; where the server says that it is asked too often, as often as that takes.
+    pub patience: Duration,
 }
 
 impl Default for ObjectOptions {
@@ -74,31 +83,46 @@ impl Default for ObjectOptions {
         Self {
             attempts: 3,
             refresh: None,
+            patience: PATIENCE,
         }
     }
 }
 
-/// How long a request may be made again and again.
-const RETRY_BUDGET: Duration = Duration::from_secs(60);
+/// How long a request may be made again and again unless told.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The protocol that a store speaks.
+/// The protocol that a bucket speaks.
 #[derive(Clone)]
 enum Protocol {
     S3(s3::S3),
     Azure(azure::Azure),
 }
 
+/// Who has the objects.
+#[derive(Clone)]
+enum Server {
+    Bucket(Arc<dyn ObjectStore>, Protocol),
+    Actions(actions::Actions),
+}
+
 /// Which version of a document was read, or that there was none.
 #[derive(Clone, Debug)]
-pub struct DocumentVersion(Option<UpdateVersion>);
+pub struct DocumentVersion(Version);
+
+#[derive(Clone, Debug)]
+enum Version {
+    Absent,
+    Tagged(UpdateVersion),
+    /// From 1 on; 0 if there is none.
+    Numbered(u64),
+}
 
 /// Blobs and documents in an object store.
 #[derive(Clone)]
 pub struct Objects {
     location: Arc<Location>,
     name: Arc<str>,
-    store: Arc<dyn ObjectStore>,
-    protocol: Protocol,
+    server: Server,
     refresh: Option<Duration>,
 }
 
@@ -123,23 +147,31 @@ impl Objects {
         let retry = RetryConfig {
             backoff: BackoffConfig::default(),
             max_retries: options.attempts.saturating_sub(1),
-            retry_timeout: RETRY_BUDGET,
+            retry_timeout: options.patience,
         };
-        let (store, protocol) = match &location.bucket {
+        let server = match &location.bucket {
             Bucket::S3(bucket) => {
                 let s3 = s3::S3::open(bucket, credentials, retry)?;
-                (s3.store(), Protocol::S3(s3))
+                Server::Bucket(s3.store(), Protocol::S3(s3))
             }
             Bucket::Azure(account) => {
                 let azure = azure::Azure::open(account, credentials, retry)?;
-                (azure.store(), Protocol::Azure(azure))
+                Server::Bucket(azure.store(), Protocol::Azure(azure))
+            }
+            Bucket::Actions(service) => {
+                let ObjectCredentials::Actions(token) = credentials else {
+                    return Err(ObjectError::Setting {
+                        attribute: "token",
+                        reason: "is needed".to_owned(),
+                    });
+                };
+                Server::Actions(actions::Actions::open(service, token, options.patience)?)
             }
         };
         Ok(Self {
             name: location.to_string().into(),
             location: Arc::new(location),
-            store,
-            protocol,
+            server,
             refresh: options.refresh,
         })
     }
@@ -149,14 +181,15 @@ impl Objects {
         &self.location
     }
 
-    /// Makes the container that it is in, if that is not there and can be made: Azure's.
+    /// Makes the container that it is in, if that is not there and can be made: Azure's. A token has to let something be written.
     ///
     /// # Errors
     /// [`ObjectError`].
     pub async fn prepare(&self) -> Result<(), ObjectError> {
-        match &self.protocol {
-            Protocol::S3(_) => Ok(()),
-            Protocol::Azure(azure) => azure.make_container().await,
+        match &self.server {
+            Server::Bucket(_, Protocol::S3(_)) => Ok(()),
+            Server::Bucket(_, Protocol::Azure(azure)) => azure.make_container().await,
+            Server::Actions(actions) => actions.check_writable(),
         }
     }
 
@@ -177,10 +210,20 @@ impl Objects {
         name: &str,
         limit: u64,
     ) -> Result<(Option<Bytes>, DocumentVersion), ObjectError> {
-        let key = key(self.location.document(name))?;
-        let got = match self.store.get(&key).await {
+        let key = self.location.document(name);
+        let store = match &self.server {
+            Server::Bucket(store, _) => store,
+            Server::Actions(actions) => {
+                let (document, number) = actions.document(&key, limit).await?;
+                return Ok((document, DocumentVersion(Version::Numbered(number))));
+            }
+        };
+        let key = checked(key)?;
+        let got = match store.get(&key).await {
             Ok(got) => got,
-            Err(object_store::Error::NotFound { .. }) => return Ok((None, DocumentVersion(None))),
+            Err(object_store::Error::NotFound { .. }) => {
+                return Ok((None, DocumentVersion(Version::Absent)));
+            }
             Err(error) => return Err(ObjectError::of("read", &key, &error)),
         };
         let too_large = || ObjectError::TooLarge {
@@ -190,7 +233,7 @@ impl Objects {
         if got.meta.size > limit {
             return Err(too_large());
         }
-        let version = DocumentVersion(Some(UpdateVersion {
+        let version = DocumentVersion(Version::Tagged(UpdateVersion {
             e_tag: got.meta.e_tag.clone(),
             version: got.meta.version.clone(),
         }));
@@ -219,12 +262,23 @@ impl Objects {
         content: Bytes,
         version: DocumentVersion,
     ) -> Result<bool, ObjectError> {
-        let key = key(self.location.document(name))?;
-        let mode = match version.0 {
-            Some(version) => PutMode::Update(version),
-            None => PutMode::Create,
+        let key = self.location.document(name);
+        let store = match &self.server {
+            Server::Bucket(store, _) => store,
+            Server::Actions(actions) => {
+                let before = match version.0 {
+                    Version::Numbered(number) => number,
+                    Version::Absent | Version::Tagged(_) => 0,
+                };
+                return actions.replace(&key, content, before).await;
+            }
         };
-        match self.store.put_opts(&key, content.into(), mode.into()).await {
+        let key = checked(key)?;
+        let mode = match version.0 {
+            Version::Tagged(version) => PutMode::Update(version),
+            Version::Absent | Version::Numbered(_) => PutMode::Create,
+        };
+        match store.put_opts(&key, content.into(), mode.into()).await {
             Ok(_) => Ok(true),
             Err(
                 object_store::Error::Precondition { .. }
@@ -240,21 +294,29 @@ impl Objects {
     /// # Errors
     /// [`ObjectError`].
     pub async fn write_document(&self, name: &str, content: Bytes) -> Result<(), ObjectError> {
-        let key = key(self.location.document(name))?;
-        upload::bytes(&*self.store, &key, content).await
+        let key = self.location.document(name);
+        match &self.server {
+            Server::Bucket(store, _) => upload::bytes(&**store, &checked(key)?, content).await,
+            Server::Actions(actions) => actions.write_document(&key, content).await,
+        }
     }
 
     /// The length of a blob, in bytes; `None` if it is not there.
     async fn held(&self, digest: &Digest) -> Result<Option<u64>, ObjectError> {
-        let key = key(self.location.blob(digest))?;
-        let meta = match self.store.head(&key).await {
+        let key = self.location.blob(digest);
+        let (store, protocol) = match &self.server {
+            Server::Bucket(store, protocol) => (store, protocol),
+            Server::Actions(actions) => return actions.size(&key).await,
+        };
+        let key = checked(key)?;
+        let meta = match store.head(&key).await {
             Ok(meta) => meta,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(ObjectError::of("look for", &key, &error)),
         };
         let written = SystemTime::from(meta.last_modified);
         let age = written.elapsed().unwrap_or_default();
-        if let (Protocol::S3(s3), Some(refresh)) = (&self.protocol, self.refresh)
+        if let (Protocol::S3(s3), Some(refresh)) = (protocol, self.refresh)
             && age > refresh
         {
             match s3.touch(&key, meta.size).await {
@@ -269,7 +331,7 @@ impl Objects {
 }
 
 /// A key as the protocols' crate has it, which must not change it.
-fn key(text: String) -> Result<Key, ObjectError> {
+fn checked(text: String) -> Result<Key, ObjectError> {
     match Key::parse(&text) {
         Ok(key) if key.as_ref() == text => Ok(key),
         _ => Err(ObjectError::Key(text)),
@@ -283,8 +345,13 @@ impl BlobProvider for Objects {
     }
 
     async fn open(&self, digest: &Digest) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
-        let key = key(self.location.blob(digest))?;
-        let got = self.store.get(&key).await;
+        let key = self.location.blob(digest);
+        let store = match &self.server {
+            Server::Bucket(store, _) => store,
+            Server::Actions(actions) => return Ok(actions.read(&key).await?),
+        };
+        let key = checked(key)?;
+        let got = store.get(&key).await;
         let got = got.map_err(|error| ObjectError::of("read", &key, &error))?;
         let pieces = got
             .into_stream()
@@ -300,8 +367,21 @@ impl BlobStore for Objects {
         Ok(self.held(digest).await?)
     }
 
+    /// An entry of GitHub Actions is never changed, so its length is not asked for.
+    async fn has(&self, digest: &Digest, size: u64) -> io::Result<bool> {
+        match &self.server {
+            Server::Bucket(..) => Ok(self.held(digest).await? == Some(size)),
+            Server::Actions(actions) => Ok(actions.has(&self.location.blob(digest)).await?),
+        }
+    }
+
     async fn put(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()> {
-        let key = key(self.location.blob(digest))?;
-        Ok(upload::file(&*self.store, &key, size, file).await?)
+        let key = self.location.blob(digest);
+        match &self.server {
+            Server::Bucket(store, _) => {
+                Ok(upload::file(&**store, &checked(key)?, size, file).await?)
+            }
+            Server::Actions(actions) => Ok(actions.write_file(&key, size, file).await?),
+        }
     }
 }

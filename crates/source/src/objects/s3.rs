@@ -74,7 +74,7 @@ impl S3 {
                 builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)))
             }
             ObjectCredentials::Environment => builder,
-            ObjectCredentials::Azure(_) => {
+            ObjectCredentials::Azure(_) | ObjectCredentials::Actions(_) => {
                 return Err(ObjectError::Setting {
                     attribute: "secret_access_key",
                     reason: "an Azure key is none for S3".to_owned(),

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::http::{Answer, Request, decoded};
 use super::{ObjectServer, State, hmac};
+use crate::http::{Answer, Request, decoded};
 
 /// What a signature begins with: the values of these headers, in this order.
 const SIGNED: [&str; 11] = [

@@ -2,7 +2,6 @@
 //! is not right, so that what passes here passes where signatures are checked.
 
 mod azure;
-mod http;
 mod s3;
 
 use std::collections::BTreeMap;
@@ -11,7 +10,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::{Answer, Request};
+use crate::http::{self, Answer, Request};
 
 /// A server with one bucket and one account.
 #[derive(Debug)]
@@ -205,11 +204,11 @@ fn etag(content: &[u8]) -> String {
     format!("\"{}\"", hex(&digest.as_ref()[..16]))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn hmac(key: &[u8], text: &str) -> Vec<u8> {
+pub(crate) fn hmac(key: &[u8], text: &str) -> Vec<u8> {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
     ring::hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
 }

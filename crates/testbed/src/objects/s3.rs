@@ -1,7 +1,7 @@
 //! S3: paths that begin with the bucket, signatures of version 4.
 
-use super::http::{Answer, Request, decoded};
 use super::{ObjectServer, State, etag, hex, hmac};
+use crate::http::{Answer, Request, decoded};
 
 pub(super) fn answer(state: &mut State, request: &Request) -> Answer {
     if let Err(code) = verify(request) {

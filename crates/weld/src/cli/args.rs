@@ -214,12 +214,13 @@ pub(crate) struct BuildArgs {
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct CacheArgs {
     /// Read a build cache: type=registry,ref=NAME (a cache, or an image with one in it),
-    /// type=local,src=DIR[,tag=TAG], type=s3 or type=azblob; type=mount,ref=NAME|src=DIR[,id=ID;ID]
-    /// for the content of cache mounts; a name alone is one in a registry; may be repeated.
+    /// type=local,src=DIR[,tag=TAG], type=s3, type=azblob or type=gha;
+    /// type=mount,ref=NAME|src=DIR[,id=ID;ID] for the content of cache mounts; a name alone is one in
+    /// a registry; may be repeated.
     #[arg(long = "cache-from", value_name = "FIELDS")]
     pub(crate) from: Vec<String>,
     /// Write a build cache: type=registry,ref=NAME, type=local,dest=DIR[,tag=TAG], type=s3,
-    /// type=azblob or type=inline, with mode=min|max and more fields;
+    /// type=azblob, type=gha or type=inline, with mode=min|max and more fields;
     /// type=mount,id=ID;ID,ref=NAME|dest=DIR[,max-size=SIZE] for the content of cache mounts; a
     /// name alone is one in a registry; may be repeated.
     #[arg(long = "cache-to", value_name = "FIELDS")]

@@ -11,7 +11,7 @@ use weld_engine::{
 use super::args::CacheArgs;
 use super::fields::{Fields, FieldsError};
 use super::report::{Failure, warn_unknown};
-use super::streams;
+use super::{streams, workflow};
 
 /// The key of a response that tells the manifest of a cache.
 const MANIFEST: &str = "cache.manifest";
@@ -30,7 +30,7 @@ pub(crate) enum CacheError {
         option: &'static str,
         source: FieldsError,
     },
-    #[error("{option} {text:?}: needs type=… (registry, local, s3, azblob, mount{more})")]
+    #[error("{option} {text:?}: needs type=… (registry, local, s3, azblob, gha, mount{more})")]
     NoType {
         option: &'static str,
         text: String,
@@ -92,6 +92,10 @@ impl Caches {
                     merged: merges.then(|| attrs.clone()),
                 });
             }
+            if kind == workflow::KIND && !workflow::complete(&mut attrs, &variable) {
+                tell_outside("--cache-to");
+                continue;
+            }
             caches.exports.push(CacheExport { kind, attrs });
         }
         for text in &args.from {
@@ -121,6 +125,10 @@ impl Caches {
                         }
                     }
                 }
+            }
+            if kind == workflow::KIND && !workflow::complete(&mut attrs, &variable) {
+                tell_outside("--cache-from");
+                continue;
             }
             caches.imports.push(CacheImport { kind, attrs });
         }
@@ -157,6 +165,17 @@ fn tell_unknown(option: &str, kind: &str, known: Option<Vec<&str>>, attrs: &Attr
     {
         warn_unknown(&format!("{option} type={kind}"), field, &known);
     }
+}
+
+/// A command line is the same in a workflow and on a desk, where there is no such cache.
+fn tell_outside(option: &str) {
+    streams::tell(format_args!(
+        "WARNING: {option} type=gha: there is no token or no url, and no job of GitHub Actions around that has them: it is not used"
+    ));
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn usage(error: impl std::fmt::Display) -> Failure {

@@ -6,6 +6,7 @@
     reason = "each test file uses a part of it, and all of it may fail its test"
 )]
 
+pub(crate) mod kept;
 pub(crate) mod steps;
 
 use std::path::{Path, PathBuf};
@@ -122,13 +123,20 @@ impl Bed {
 
     /// `weld build` of the context with the base image, plain progress, and more arguments.
     pub(crate) fn build(&self, arguments: &[&str]) -> Ended {
+        self.build_with(&[], arguments)
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) fn build_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Ended {
         let base = format!("base=oci-layout://{}:latest", base_layout().display());
         let context = self.context();
         let mut all = vec!["build", "--progress", "plain", "--build-context", &base];
         all.extend(arguments);
         let context = context.to_str().unwrap().to_owned();
         all.push(&context);
-        self.run(&all)
+        let mut command = self.command();
+        command.envs(variables.iter().copied()).args(&all);
+        ended(command.output().unwrap())
     }
 
     /// Builds into a directory and returns it.

@@ -1,4 +1,4 @@
-//! As much of HTTP as the clients of object stores speak.
+//! As much of HTTP as the clients of object stores and of GitHub's cache service speak.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -6,36 +6,36 @@ use std::net::{Shutdown, TcpStream};
 use percent_encoding::percent_decode_str;
 
 /// A request.
-pub(super) struct Request {
-    pub(super) method: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
     /// Path and query as they were sent.
-    pub(super) target: String,
+    pub(crate) target: String,
     /// By their names in lower case.
     headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().filter(|(header, _)| header == name);
         found.next().map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn headers(&self) -> &[(String, String)] {
+    pub(crate) fn headers(&self) -> &[(String, String)] {
         &self.headers
     }
 
     /// The path as it was sent.
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
     }
 
-    pub(super) fn decoded_path(&self) -> String {
+    pub(crate) fn decoded_path(&self) -> String {
         decoded(self.path())
     }
 
     /// The query's pairs as they were sent.
-    pub(super) fn query(&self) -> Vec<(&str, &str)> {
+    pub(crate) fn query(&self) -> Vec<(&str, &str)> {
         let (_, query) = self.target.split_once('?').unwrap_or_default();
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         pairs
@@ -43,26 +43,26 @@ impl Request {
             .collect()
     }
 
-    pub(super) fn parameter(&self, name: &str) -> Option<String> {
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
         let pairs = self.query();
         let mut found = pairs.iter().filter(|(key, _)| *key == name);
         found.next().map(|(_, value)| decoded(value))
     }
 }
 
-pub(super) fn decoded(text: &str) -> String {
+pub(crate) fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// An answer.
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
 }
 
 impl Answer {
-    pub(super) const fn new(status: u16, body: Vec<u8>) -> Self {
+    pub(crate) const fn new(status: u16, body: Vec<u8>) -> Self {
         Self {
             status,
             headers: Vec::new(),
@@ -70,7 +70,7 @@ impl Answer {
         }
     }
 
-    pub(super) fn error(status: u16, code: &str) -> Self {
+    pub(crate) fn error(status: u16, code: &str) -> Self {
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>{code}</Code>\
              <Message>the server says {code}</Message></Error>"
@@ -78,14 +78,14 @@ impl Answer {
         Self::new(status, body.into_bytes()).with("x-ms-error-code", code.to_owned())
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: String) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: String) -> Self {
         self.headers.push((name, value));
         self
     }
 }
 
 /// Serves the requests of one connection.
-pub(super) fn serve(
+pub(crate) fn serve(
     client: &TcpStream,
     mut answer: impl FnMut(&Request) -> Answer,
 ) -> io::Result<()> {
