@@ -15,6 +15,9 @@ use weld_daemon::config::TlsConfig;
 use weld_engine::{HostSession, Session};
 use weld_proto::control::control_client::ControlClient;
 use weld_proto::control::{BuildHistoryRequest, SolveRequest, StatusRequest};
+use weld_proto::session::{
+    BytesMessage, HEADER_HEALTH_TIMEOUT, HEADER_ID, HEADER_METHOD, filesync,
+};
 use weld_proto::{Message, pb};
 use weld_session::Caller;
 use weld_testbed::Authority;
@@ -268,4 +271,29 @@ async fn no_task_stays_of_clients_that_left() {
     tokio::time::timeout(Duration::from_secs(60), gone)
         .await
         .expect("what served the clients ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_client_that_is_given_up_fails() {
+    let daemon = Daemon::start().await;
+    // It promises a directory, and says nothing ever.
+    let mut silent = tonic::Request::new(futures_util::stream::pending::<BytesMessage>());
+    let metadata = [
+        (HEADER_ID, "silent"),
+        (HEADER_METHOD, filesync::DIFF_COPY),
+        (HEADER_HEALTH_TIMEOUT, "1000"),
+    ];
+    for (key, value) in metadata {
+        let value = value.parse().unwrap();
+        silent.metadata_mut().insert(key, value);
+    }
+    let mut asked = daemon.control().session(silent).await.unwrap().into_inner();
+    let request = wanting_context("waits", "silent", None);
+    let mut control = daemon.control();
+    let build = control.solve(request);
+    let failed = tokio::time::timeout(Duration::from_secs(120), build).await;
+    failed.expect("it waits for ever").unwrap_err();
+    // The client hears of it too: its stream ends.
+    while asked.message().await.is_ok_and(|message| message.is_some()) {}
+    daemon.end().await;
 }

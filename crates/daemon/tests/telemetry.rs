@@ -255,3 +255,29 @@ async fn spans_reach_a_collector_by_http() {
     daemon.end().await;
     collector.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_build_whose_spans_nobody_wanted_they_are_made_when_asked_for() {
+    let daemon = Daemon::start().await;
+    daemon.control().solve(solve("plain", "a")).await.unwrap();
+    let mut failing = solve("failed", "b");
+    failing.frontend = "nope.v0".to_owned();
+    failing.definition = None;
+    daemon.control().solve(failing).await.unwrap_err();
+
+    let spans = kept(&daemon, "plain").await;
+    assert_eq!(spans.len(), 2, "{spans:?}");
+    let (build, step) = (&spans[0], &spans[1]);
+    assert_eq!(build["Name"], "moby.buildkit.v1.Control/Solve");
+    assert_eq!(build["Status"]["Code"], "Unset");
+    assert_eq!(step["Parent"]["SpanID"], build["SpanContext"]["SpanID"]);
+    let time = |span: &serde_json::Value, name: &str| span[name].as_str().unwrap().to_owned();
+    assert!(time(build, "StartTime") <= time(step, "StartTime"));
+    assert!(time(step, "EndTime") <= time(build, "EndTime"));
+    // It is there, and stays the same.
+    assert_eq!(kept(&daemon, "plain").await, spans);
+
+    let spans = kept(&daemon, "failed").await;
+    assert_eq!(spans[0]["Status"]["Code"], "Error");
+    daemon.end().await;
+}

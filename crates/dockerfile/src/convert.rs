@@ -21,10 +21,12 @@ mod naming;
 mod options;
 mod outline;
 mod run;
+mod scanned;
 mod stages;
 mod syntax_line;
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::try_join_all;
 use weld_llb::{Platform, pb};
@@ -69,6 +71,9 @@ pub struct PlatformBuild {
     pub definition: pb::Definition,
     /// The image's config; layers and their times are the exporter's matter.
     pub image: ImageConfig,
+    /// What is to be scanned with the result where a list of what is in it is wanted, by name: the
+    /// context and other stages, as far as the Dockerfile says so.
+    pub scanned: BTreeMap<String, pb::Definition>,
     /// The config of the image that the target stage comes from, as it was.
     pub base_image: Option<ImageConfig>,
     /// The time that the result is to bear, seconds since 1970.
@@ -225,14 +230,21 @@ impl Conversion<'_> {
                 self.host.warn(warning, &self.dockerfile.source);
             }
         }
-        converter.finish(target?)
+        let (target, needed) = target?;
+        converter.finish(target, &needed)
     }
 
-    async fn convert(&self, converter: &mut Converter<'_>) -> Result<usize, Error> {
+    /// The node of the target, and those that it needs, which cannot be told any more once they are
+    /// converted.
+    async fn convert(
+        &self,
+        converter: &mut Converter<'_>,
+    ) -> Result<(usize, BTreeSet<usize>), Error> {
         converter.collect_stages()?;
         let target = converter.target()?;
         converter.link_stages()?;
         converter.resolve(target).await?;
+        let needed = converter.reachable(target);
         converter.dispatch(target)?;
         if self.request.all_stages {
             for stage in 0..self.dockerfile.stages.len() {
@@ -240,7 +252,7 @@ impl Conversion<'_> {
                 converter.dispatch(stage)?;
             }
         }
-        Ok(target)
+        Ok((target, needed))
     }
 }
 

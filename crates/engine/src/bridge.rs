@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weld_llb::{Graph, Platform, pb};
-use weld_op::ExecError;
 use weld_op::session::Session;
 use weld_progress::Sender;
 
@@ -202,19 +201,12 @@ impl Bridge {
             .collect()
     }
 
-    /// What the mounts of a failed step came to, one for each of its mounts; `None` where there is
-    /// nothing to look into.
-    pub fn failed_mounts(&self, error: &BuildError) -> Vec<Option<Ref>> {
-        let trees = error
-            .exec_error()
-            .map(ExecError::mounts)
-            .unwrap_or_default();
-        let trees = trees.iter();
+    /// What the mounts, or the file actions, of a failed step came to, one for each; `None` where
+    /// there is nothing to look into.
+    pub fn failed_results(&self, error: &BuildError) -> Vec<Option<Ref>> {
+        let trees = error.left_by_step().into_iter();
         trees
-            .map(|tree| {
-                let tree = tree.clone()?;
-                Some(Ref::of_tree(Arc::clone(&self.core), tree))
-            })
+            .map(|tree| Some(Ref::of_tree(Arc::clone(&self.core), tree?)))
             .collect()
     }
 

@@ -8,6 +8,7 @@ use weld_dockerfile::ErrorKind;
 use weld_dockerfile::convert::{self, ConvertError, ImageConfig, Request};
 use weld_op::Origin;
 
+use crate::attest::AttestOptions;
 use crate::bridge::{Bridge, SolveInput, SolveRequest};
 use crate::cache;
 use crate::error::BuildError;
@@ -18,6 +19,7 @@ use crate::metadata::{
 };
 use crate::reference::Building;
 use crate::result::{FrontendResult, Refs};
+use crate::sbom::Scanner;
 use crate::subrequest;
 
 /// The name by which clients ask for it.
@@ -83,6 +85,15 @@ impl Frontend for Dockerfile {
             return Err(lacking);
         }
         let multi_platform = converted.multi_platform;
+        let attest = AttestOptions::from_attrs(&request.opts)?;
+        // Of a result alone a list is made without the frontend.
+        let mut scans = converted.results.iter();
+        let scans = scans.any(|result| !result.scanned.is_empty());
+        let scanner = match &attest.sbom {
+            Some(options) if scans => Some(Scanner::find(bridge, options).await?),
+            _ => None,
+        };
+        let mut attestations = BTreeMap::new();
         let how = Building {
             no_cache: false,
             imports: cache::of_options(&request.opts, &request.cache_imports)?,
@@ -94,6 +105,17 @@ impl Frontend for Dockerfile {
         let mut places = Vec::with_capacity(converted.results.len());
         for result in converted.results {
             let reference = bridge.reference_as(result.definition, how.clone()).await?;
+            if let Some(scanner) = &scanner {
+                let list = scanner
+                    .scan(
+                        &result.id,
+                        &reference.to_definition(),
+                        &result.scanned,
+                        attest.no_cache,
+                    )
+                    .await?;
+                attestations.insert(result.id.clone(), vec![list]);
+            }
             let mut say = |key: &str, value: Bytes| {
                 let key = match multi_platform {
                     true => format!("{key}/{}", result.id),
@@ -125,7 +147,7 @@ impl Frontend for Dockerfile {
                 false => Refs::Single(single),
             },
             metadata,
-            attestations: BTreeMap::new(),
+            attestations,
         })
     }
 }

@@ -6,6 +6,7 @@ use weld_dockerfile::{ErrorKind, LineRange, Mark, SourceFile};
 use weld_export::ExportError;
 use weld_llb::{Graph, pb};
 use weld_op::digest::from_solver;
+use weld_op::file::FailedSequence;
 use weld_op::lazy::LostLayer;
 use weld_op::session::SessionError;
 use weld_op::{DeviceError, ExecError, ResolveError, Tree};
@@ -226,6 +227,9 @@ pub struct FailedStep {
     pub sources: Vec<SourceRanges>,
     /// Which of its file actions failed, if it has such.
     pub action: Option<usize>,
+    /// The input whose content could not be looked at to find the step in the cache, if that is
+    /// what failed.
+    pub unread_input: Option<u32>,
 }
 
 impl FailedStep {
@@ -401,18 +405,25 @@ impl BuildError {
         }
     }
 
-    pub(crate) fn exec_error(&self) -> Option<&ExecError> {
-        let Self::Solve {
-            failure: weld_solver::Failure::Op { failure, .. },
-            ..
-        } = self.innermost()
-        else {
+    fn exec_error(&self) -> Option<&ExecError> {
+        let Self::Solve { failure, .. } = self.innermost() else {
             return None;
         };
-        match &failure.error {
-            OpError::Failed(error) | OpError::Gone(error) => error.downcast_ref(),
-            _ => None,
+        op_error(failure)
+    }
+
+    /// What the mounts, or the file actions, of a failed step came to, in their order.
+    pub(crate) fn left_by_step(&self) -> Vec<Option<Tree>> {
+        let Self::Solve { failure, .. } = self.innermost() else {
+            return Vec::new();
+        };
+        if let Some(error) = op_error::<ExecError>(failure) {
+            return error.mounts().to_vec();
         }
+        let failed = op_error::<Box<FailedSequence>>(failure);
+        let results = failed.map(|failed| failed.results.as_slice());
+        let results = results.unwrap_or_default().iter();
+        results.map(|result| result.clone().map(Tree::of)).collect()
     }
 
     /// The error itself, without the frontends that it went through.
@@ -505,7 +516,19 @@ impl From<SolveError<Tree>> for BuildError {
     }
 }
 
+/// The own error of the operation that failed.
+fn op_error<E: std::error::Error + 'static>(failure: &SolveError<Tree>) -> Option<&E> {
+    let weld_solver::Failure::Op { failure, .. } = failure else {
+        return None;
+    };
+    match &failure.error {
+        OpError::Failed(error) | OpError::Gone(error) => error.downcast_ref(),
+        _ => None,
+    }
+}
+
 fn failed_step(failure: &SolveError<Tree>, graph: &Graph) -> Option<FailedStep> {
+    let action = op_error::<Box<FailedSequence>>(failure).and_then(|failed| failed.action());
     let weld_solver::Failure::Op { failure, .. } = failure else {
         return None;
     };
@@ -526,7 +549,11 @@ fn failed_step(failure: &SolveError<Tree>, graph: &Graph) -> Option<FailedStep> 
         op: vertex.bytes().clone(),
         description: vertex.metadata().description.clone(),
         sources: sources.collect(),
-        action: None,
+        action,
+        unread_input: match failure.call {
+            OpCall::SlowKey => failure.input,
+            _ => None,
+        },
     })
 }
 

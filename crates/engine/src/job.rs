@@ -398,9 +398,9 @@ impl BuildJob {
             let scanner = Scanner::find(&self.bridge(), options).await?;
             for (name, reference) in &refs {
                 let result = reference.to_definition();
-                let extras = BTreeMap::new();
+                let no_extras = BTreeMap::new();
                 let scan = scanner
-                    .scan(name, &result, &extras, attest.no_cache)
+                    .scan(name, &result, &no_extras, attest.no_cache)
                     .await?;
                 let scan = scan.to_export().await?;
                 said.entry(name.clone()).or_default().push(scan);

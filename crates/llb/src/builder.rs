@@ -19,6 +19,18 @@ use crate::{FileChange, FileInput, FileOp, Graph, Op, Platform, Source};
 pub struct Builder {
     nodes: Vec<Node>,
     files: Vec<pb::SourceInfo>,
+    /// The first file of each name and content.
+    first_files: HashMap<(String, Bytes), usize>,
+}
+
+/// Whether files have the same content and are made by the same operations, of which the last names
+/// all others. What is said of those clients may change.
+fn is_same(one: &pb::SourceInfo, other: &pb::SourceInfo) -> bool {
+    let last = |file: &pb::SourceInfo| file.definition.as_ref()?.def.last().cloned();
+    one.filename == other.filename
+        && one.language == other.language
+        && one.data == other.data
+        && last(one) == last(other)
 }
 
 /// An output of an operation in a [`Builder`].
@@ -214,10 +226,23 @@ impl Builder {
         })
     }
 
-    /// The same, of a file of which more may be known.
+    /// The same, of a file of which more may be known. One that is there already, such as of a
+    /// graph that was made from the same file, is not added again.
     pub fn add_source_file(&mut self, file: pb::SourceInfo) -> SourceFileId {
+        let next = self.files.len();
+        let key = (file.filename.clone(), file.data.clone());
+        // Of several that differ in how they were made the first alone is compared: a graph may
+        // have any number of them.
+        let first = *self.first_files.entry(key).or_insert(next);
+        if self
+            .files
+            .get(first)
+            .is_some_and(|first| is_same(first, &file))
+        {
+            return SourceFileId(first);
+        }
         self.files.push(file);
-        SourceFileId(self.files.len() - 1)
+        SourceFileId(next)
     }
 
     /// Adds content from outside.
@@ -241,8 +266,10 @@ impl Builder {
     /// Adds all operations of another definition; this is its result.
     pub fn add_graph(&mut self, graph: &Graph) -> Option<Output> {
         let base = self.nodes.len();
-        let first_file = self.files.len();
-        self.files.extend_from_slice(graph.files());
+        let files = graph.files().iter();
+        let files: Vec<_> = files
+            .map(|file| self.add_source_file(file.clone()))
+            .collect();
         let output = |edge: &crate::Edge| Output {
             node: base + edge.vertex,
             index: edge.output,
@@ -251,9 +278,9 @@ impl Builder {
             let locations = graph
                 .locations(index)
                 .iter()
-                .map(|location| {
-                    let file = SourceFileId(first_file + location.file);
-                    (file, location.ranges.clone())
+                .filter_map(|location| {
+                    let file = *files.get(location.file)?;
+                    Some((file, location.ranges.clone()))
                 })
                 .collect();
             let kind = NodeKind::Encoded {

@@ -354,3 +354,52 @@ fn equal_operations_are_encoded_once() {
     assert_eq!(copy.inputs().len(), 1);
     assert!(matches!(copy.op(), Op::File(file) if file.actions[0].input == FileInput::Input(0)));
 }
+
+#[test]
+fn a_file_of_several_graphs_is_there_once() {
+    let file = |data: &'static str| pb::SourceInfo {
+        filename: "Dockerfile".to_owned(),
+        data: data.into(),
+        ..pb::SourceInfo::default()
+    };
+    let line = |line| pb::Range {
+        start: Some(pb::Position { line, character: 0 }),
+        end: Some(pb::Position { line, character: 0 }),
+    };
+    let source = |name: &str| {
+        Source::Local(LocalSource {
+            name: name.to_owned(),
+            ..LocalSource::default()
+        })
+    };
+    let mut first = Builder::new();
+    let at = first.add_source_file(file("content"));
+    let output = first.add_source(source("first"), Constraints::new().at(at, vec![line(1)]));
+    let first = first.definition(Some(output), &Platform::host()).unwrap();
+
+    let mut second = Builder::new();
+    let other = second.add_source_file(file("other"));
+    let at = second.add_source_file(file("content"));
+    let inner = second.add_graph(&Graph::from_pb(first).unwrap());
+    let here = Constraints::new()
+        .at(at, vec![line(2)])
+        .at(other, vec![line(3)]);
+    let own = second.add_source(source("second"), here);
+    let merged = second.merge(&[inner, Some(own)], Constraints::new());
+    let second = second.definition(merged, &Platform::host()).unwrap();
+    let graph = Graph::from_pb(second).unwrap();
+    let files: Vec<_> = graph.files().iter().map(|file| file.data.clone()).collect();
+    assert_eq!(files.len(), 2, "{files:?}");
+    let mut lines: Vec<_> = (0..graph.vertices().len())
+        .flat_map(|vertex| graph.locations(vertex))
+        .map(|location| {
+            (
+                files[location.file].clone(),
+                location.ranges[0].start.unwrap().line,
+            )
+        })
+        .collect();
+    lines.sort();
+    let expected = [("content", 1), ("content", 2), ("other", 3)];
+    assert_eq!(lines, expected.map(|(data, line)| (data.into(), line)));
+}

@@ -33,7 +33,7 @@ pub use error::FileError;
 pub use mode::{ModeChange, SymbolicMode};
 pub(crate) use op::File;
 pub use owner::{Identity, OwnerOption};
-pub use sequence::{SequenceError, Workshop, run};
+pub use sequence::{FailedSequence, SequenceError, Workshop, run};
 pub use sharing::Sharing;
 
 /// What surrounds an action.

@@ -230,10 +230,14 @@ fn merge_and_diff_mean_what_layers_mean() {
         assert_eq!(names(&next), ["dir", "dir/base"]);
         let all = fixture.snapshots.diff(None, Some(&next), usage()).unwrap();
         assert_eq!(all, next);
-        assert_eq!(
-            names(&fixture.snapshots.diff(Some(&next), None, usage()).unwrap()),
-            [""; 0]
-        );
+
+        // What makes a tree an empty one removes all of it, and nothing else.
+        let removal = fixture.snapshots.diff(Some(&next), None, usage()).unwrap();
+        assert_eq!(names(&removal), [""; 0]);
+        let file = fixture.make(None, |root| fs::write(root.join("file"), "").unwrap());
+        let inputs = [next, file, removal];
+        let merged = fixture.snapshots.merge(&inputs, usage()).unwrap();
+        assert_eq!(names(&merged), ["file"], "{overlay}");
     }
 }
 

@@ -176,6 +176,7 @@ fn a_scanner_lists_what_is_in_an_image() {
     let scan = "cat > $BUILDKIT_SCAN_DESTINATION/sbom.spdx.json <<END\n\
         {\"_type\": \"https://in-toto.io/Statement/v0.1\", \"predicateType\": \"https://spdx.dev/Document\",\n\
          \"subject\": [], \"predicate\": {\"spdxVersion\": \"SPDX-2.3\", \"name\": \"$BUILDKIT_SCAN_NAME\",\n\
+         \"comment\": \"$(cd ${BUILDKIT_SCAN_SOURCE_EXTRAS:-/none} && echo */*)\",\n\
          \"files\": [{\"fileName\": \"/mine\", \"SPDXID\": \"$(ls $BUILDKIT_SCAN_SOURCE/mine)\"}]}}\nEND\n";
     bed.file("scan.sh", scan);
     bed.dockerfile("FROM base\nCOPY scan.sh /\nENTRYPOINT [\"/bin/sh\", \"/scan.sh\"]\n");
@@ -211,4 +212,34 @@ fn a_scanner_lists_what_is_in_an_image() {
     );
     let layer = manifest["layers"][1]["digest"].as_str().unwrap();
     assert_eq!(file["comment"], format!("layerID: {layer}"));
+    assert_eq!(predicate["comment"], "", "nothing else is to be scanned");
+
+    // What it was made of is beside it where the Dockerfile says so.
+    let dockerfile = "ARG BUILDKIT_SBOM_SCAN_CONTEXT=true\n\
+        FROM scratch AS made\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nCOPY b /b\n\
+        FROM base AS unused\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nRUN false\n\
+        FROM base\nCOPY --from=made /b /mine\nCOPY a /a\n";
+    bed.file("a", "a").file("b", "b").dockerfile(dockerfile);
+    for (argument, expected) in [
+        ("OTHER=1", "sbom-context/a sbom-context/b sbom-made/b"),
+        (
+            "BUILDKIT_SBOM_SCAN_STAGE=unused",
+            "sbom-context/a sbom-context/b",
+        ),
+        ("BUILDKIT_SBOM_SCAN_CONTEXT=0", "sbom-made/b"),
+    ] {
+        // A layout keeps the images that are there already.
+        let place = format!("scanned-{}", argument.replace('=', "-"));
+        let output = format!("type=oci,tar=false,dest={place}");
+        build(&[
+            "--output",
+            &output,
+            "--sbom",
+            &sbom,
+            "--build-arg",
+            argument,
+        ]);
+        let statement = crate::statement(&bed.path(&place));
+        assert_eq!(statement["predicate"]["comment"], expected, "{argument:?}");
+    }
 }

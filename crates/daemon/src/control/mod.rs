@@ -225,7 +225,7 @@ impl control_server::Control for Control {
         if request.delete {
             history.delete(reference).await?;
         } else if request.finalize {
-            self.shared.telemetry.finalize(reference).await;
+            traces::finalize(&self.shared, reference).await?;
         } else {
             let pin = |record: &mut control::BuildHistoryRecord| record.pinned = request.pinned;
             history.update(reference, pin, Vec::new()).await?;

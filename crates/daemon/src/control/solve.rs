@@ -18,11 +18,11 @@ use weld_proto::control::{BuildHistoryRecord, Exporter, SolveRequest, SolveRespo
 use weld_proto::google;
 use weld_proto::session::exporter::FindExportersRequest;
 
-use super::exporters;
 use super::request::{Plan, Work};
+use super::{exporters, traces};
 use crate::builds::{Journal, LiveBuild, Running, Section};
 use crate::gateway::{Attached, to_status};
-use crate::history::{History, HistoryError, Kept};
+use crate::history::{HistoryError, Kept};
 use crate::metrics::Outcome;
 use crate::server::Shared;
 use crate::session::{ClientSession, ClientVerifier, SessionManager, SessionOffers};
@@ -34,9 +34,6 @@ const STATUS_TYPE: &str = "application/vnd.buildkit.status.v0";
 const PROVENANCE_TYPE: &str = "application/vnd.in-toto+json";
 /// What the history's errors are, spelled as BuildKit spells it.
 const ERROR_TYPE: &str = "application/vnd.googeapis.google.rpc.status+proto";
-
-/// What the history's traces are.
-const TRACE_TYPE: &str = "application/vnd.buildkit.otlp.json.v0";
 
 /// Who asks for a build.
 pub(super) struct Caller {
@@ -131,7 +128,7 @@ impl Build {
         let (shared, reference) = (Arc::clone(&self.shared), self.plan.reference.clone());
         self.shared.tasks.spawn(async move {
             let (spans, _kept) = recorder.late(&reference, &shared.draining).await;
-            let kept = keep_trace(&shared.history, &reference, spans).await;
+            let kept = traces::keep(&shared.history, &reference, spans).await;
             match kept {
                 // It was deleted meanwhile.
                 Ok(()) | Err(HistoryError::Absent(_)) => {}
@@ -422,17 +419,6 @@ impl Build {
         blobs.extend(result_blob(&self.shared, record.result.as_ref()).await);
         history.completed(record, blobs).await
     }
-}
-
-async fn keep_trace(
-    history: &Arc<History>,
-    reference: &str,
-    spans: Vec<u8>,
-) -> Result<(), HistoryError> {
-    let trace = history.keep(spans, TRACE_TYPE).await?;
-    let descriptor = trace.descriptor();
-    let add = |record: &mut BuildHistoryRecord| record.trace = Some(descriptor);
-    history.update(reference, add, vec![trace.digest()]).await
 }
 
 /// The blob of an image that was built, which the history keeps.

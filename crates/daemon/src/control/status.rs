@@ -44,7 +44,8 @@ fn live(build: &Arc<LiveBuild>) -> Answers<StatusResponse> {
     }))
 }
 
-async fn replay(
+/// The progress that the history has of a build.
+pub(super) async fn replay(
     shared: &Arc<Shared>,
     record: &BuildHistoryRecord,
 ) -> Result<Answers<StatusResponse>, Status> {

@@ -46,7 +46,8 @@ pub(super) fn exit(code: u32) -> Any {
     detail("gatewayapi.ExitMessage", &json!({"Code": code}))
 }
 
-/// The operation that failed, with the ids of what it was given and what its mounts came to.
+/// The operation that failed, with the ids of what it was given and what its mounts or file
+/// actions came to.
 pub(super) fn solve(step: &FailedStep, inputs: &[String], mounts: &[String]) -> Any {
     let op = pb::Op::decode(step.op.clone()).ok();
     let mut solve = json!({
@@ -55,8 +56,12 @@ pub(super) fn solve(step: &FailedStep, inputs: &[String], mounts: &[String]) -> 
         "op": op.as_ref().map(weld_llb::json::message),
         "description": step.description,
     });
-    if let (Some(index), Some(object)) = (step.action, solve.as_object_mut()) {
-        object.insert("file".to_owned(), json!({"index": index}));
+    let file = step.action.map(|index| ("file", json!({"index": index})));
+    let cache = step
+        .unread_input
+        .map(|index| ("cache", json!({"index": index})));
+    if let (Some((subject, index)), Some(object)) = (file.or(cache), solve.as_object_mut()) {
+        object.insert(subject.to_owned(), index);
     }
     detail("errdefs.Solve", &solve)
 }

@@ -176,9 +176,13 @@ impl Session {
             };
             let bridge = self.bridge();
             let inputs = bridge.failed_inputs(error);
-            let inputs = inputs_by_mount(&step.op, inputs).into_iter();
-            let inputs: Vec<_> = inputs.map(keep).collect();
-            let mounts = bridge.failed_mounts(error).into_iter();
+            let inputs = match step.unread_input {
+                // The one that was to be looked at.
+                Some(_) => inputs.into_iter().map(Some).collect(),
+                None => inputs_by_mount(&step.op, inputs),
+            };
+            let inputs: Vec<_> = inputs.into_iter().map(keep).collect();
+            let mounts = bridge.failed_results(error).into_iter();
             let mounts: Vec<_> = mounts.map(keep).collect();
             details.push(details::solve(step, &inputs, &mounts));
         }

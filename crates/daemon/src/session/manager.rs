@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 use weld_proto::session::BytesMessage;
@@ -115,6 +116,7 @@ impl SessionManager {
         let over = CancellationToken::new();
         let incoming = Watched {
             inner: request.into_inner(),
+            over: Box::pin(over.clone().cancelled_owned()),
             _end: over.clone().drop_guard(),
         };
         let (tunnel, outgoing) = Tunnel::new(incoming);
@@ -330,9 +332,11 @@ fn without_prefix(id: &str) -> &str {
     }
 }
 
-/// Ends the session when the client's half of the stream does.
+/// Ends the session when the client's half of the stream does, and the other way round: a client
+/// that was given up may never end its half, and whoever waits for an answer would wait for ever.
 struct Watched<S> {
     inner: S,
+    over: Pin<Box<WaitForCancellationFutureOwned>>,
     _end: DropGuard,
 }
 
@@ -340,6 +344,10 @@ impl<S: Stream<Item = Result<BytesMessage, Status>> + Unpin> Stream for Watched<
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.over.as_mut().poll(cx).is_ready() {
+            let gone = Status::unavailable("the client of the session does not answer any more");
+            return Poll::Ready(Some(Err(gone)));
+        }
         self.inner.poll_next_unpin(cx)
     }
 }

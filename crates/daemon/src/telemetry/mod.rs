@@ -8,6 +8,7 @@ mod steps;
 mod stub;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -182,6 +183,30 @@ impl Telemetry {
         }
     }
 
+    /// The trace of a build of which none was recorded, as the history keeps them: a span of its
+    /// own and those of its steps. `None` without randomness.
+    pub(crate) fn trace_of(
+        time: Range<SystemTime>,
+        error: Option<&str>,
+        steps: Vec<StepSpan>,
+    ) -> Option<Vec<u8>> {
+        let build = SpanContext::new_trace()?;
+        let mut spans = steps::spans(None, build, time, error, steps);
+        scrub::scrub(&mut spans);
+        let mut lines = Vec::new();
+        for resource in &spans.resource_spans {
+            for scope in &resource.scope_spans {
+                for span in &scope.spans {
+                    let line = stub::line(resource, scope, span);
+                    if lines.len() + line.len() <= MAX_TRACE {
+                        lines.extend_from_slice(&line);
+                    }
+                }
+            }
+        }
+        Some(lines)
+    }
+
     fn traces(&self) -> MutexGuard<'_, HashMap<[u8; 16], Recording>> {
         self.traces.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -217,7 +242,8 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// Tells the spans of the build itself and of its steps.
     pub(crate) fn tell(&self, started: SystemTime, error: Option<&str>, steps: Vec<StepSpan>) {
-        let spans = steps::spans(self.parent, self.build, started, error, steps);
+        let time = started..SystemTime::now();
+        let spans = steps::spans(self.parent, self.build, time, error, steps);
         self.telemetry.take(spans);
     }
 

@@ -1,5 +1,6 @@
 //! The spans of a build and of its steps.
 
+use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -31,7 +32,7 @@ pub(crate) struct StepSpan {
 pub(super) fn spans(
     parent: Option<SpanContext>,
     build: SpanContext,
-    started: SystemTime,
+    time: Range<SystemTime>,
     error: Option<&str>,
     steps: Vec<StepSpan>,
 ) -> ExportTraceServiceRequest {
@@ -39,7 +40,7 @@ pub(super) fn spans(
     spans.push(Span {
         kind: SERVER,
         status: status(error.unwrap_or_default()),
-        ..span(build, parent, BUILD.to_owned(), started, SystemTime::now())
+        ..span(build, parent, BUILD.to_owned(), time.start, time.end)
     });
     for step in steps {
         // Without randomness there are no names for spans.

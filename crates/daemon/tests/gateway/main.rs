@@ -8,6 +8,7 @@
 )]
 
 mod containers;
+mod failures;
 mod results;
 mod sources;
 mod world;

@@ -10,9 +10,13 @@ use crate::instruction::{Instruction, Kind};
 use crate::shell::{Environment, Expander};
 use crate::stage::Dockerfile;
 
+/// Whether the main context is to be scanned with the result.
+pub(super) const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
+/// Whether a stage is to be scanned with the result.
+pub(super) const SCAN_STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
+
 /// Arguments that are never in a step's environment.
-pub(super) const BUILDER_ARGS: [&str; 2] =
-    ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+pub(super) const BUILDER_ARGS: [&str; 2] = [SCAN_CONTEXT, SCAN_STAGE];
 
 impl Environment for EnvList {
     fn get(&self, name: &str) -> Option<&str> {

@@ -504,10 +504,15 @@ impl<'a> Converter<'a> {
         order
     }
 
-    /// The definition and config of `target`.
-    pub(super) fn finish(mut self, target: usize) -> Result<(PlatformBuild, Vec<Warning>), Error> {
+    /// The definition and config of `target`, which needs these nodes.
+    pub(super) fn finish(
+        mut self,
+        target: usize,
+        needed: &BTreeSet<usize>,
+    ) -> Result<(PlatformBuild, Vec<Warning>), Error> {
         self.linter.verdict()?;
         self.narrow_contexts()?;
+        let scanned = self.scanned(target, needed)?;
         let Some(node) = self.nodes.get_mut(target) else {
             return Err(ConvertError::UnknownTarget {
                 name: target.to_string(),
@@ -533,6 +538,7 @@ impl<'a> Converter<'a> {
             platform,
             definition,
             image,
+            scanned,
             base_image: node.base_image,
             epoch: self.epoch,
         };

@@ -225,3 +225,35 @@ fn an_ignored_source_is_reported() {
         "0 local://context local.excludepatterns=[\"a\",\"sub\"] local.followpaths=[\"a\",\"b\",\"sub/x\"] local.sharedkeyhint=context"
     );
 }
+
+#[test]
+fn what_is_scanned_with_the_result_is_what_arguments_name() {
+    let scanned = |globals: &str, options: &[(&str, &str)]| {
+        let dockerfile = format!(
+            "{globals}FROM scratch AS first\nARG BUILDKIT_SBOM_SCAN_STAGE\nCOPY a /a\n\
+             FROM base\nCOPY --from=first /a /a\n\
+             FROM first AS unused\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nCOPY b /b\n\
+             FROM scratch\nCOPY --from=first /a /a\nCOPY --from=1 /a /b\n"
+        );
+        let built = FakeHost::new(&dockerfile).one(options);
+        built.scanned.into_keys().collect::<Vec<_>>()
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(scanned("", &[]), none);
+    let stage = "ARG BUILDKIT_SBOM_SCAN_STAGE=true\n";
+    assert_eq!(scanned(stage, &[]), ["first", "stage-1"]);
+    let named = "ARG BUILDKIT_SBOM_SCAN_STAGE=other,first\n";
+    assert_eq!(scanned(named, &[]), ["first"]);
+    let context = "ARG BUILDKIT_SBOM_SCAN_CONTEXT=1\n";
+    assert_eq!(scanned(context, &[]), ["context"]);
+    let off = [("build-arg:BUILDKIT_SBOM_SCAN_CONTEXT", "false")];
+    assert_eq!(scanned(context, &off), none);
+    let on = [("build-arg:BUILDKIT_SBOM_SCAN_STAGE", "stage-1")];
+    assert_eq!(
+        scanned("", &on),
+        none,
+        "the second stage has no such argument"
+    );
+    let on = [("build-arg:BUILDKIT_SBOM_SCAN_STAGE", "1")];
+    assert_eq!(scanned("", &on), ["first"]);
+}

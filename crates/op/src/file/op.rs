@@ -10,9 +10,9 @@ use weld_store::content_key::KeyOptions;
 use weld_store::snapshot::SnapshotRef;
 use weld_store::{NewUsage, RecordType};
 
+use super::Context;
 use super::cache::{ContentPath, cache_map};
 use super::sequence::{Workshop, run};
-use super::{Context, FileError, SequenceError};
 use crate::blocking::blocking;
 use crate::content::{self, Selector};
 use crate::digest::to_solver;
@@ -87,10 +87,7 @@ impl Op<Tree> for File {
                 },
             };
             match run(&op, &inputs, workshop) {
-                Err(SequenceError::Action {
-                    error: FileError::Cancelled,
-                    ..
-                }) => Ok(None),
+                Err(failed) if failed.is_cancelled() => Ok(None),
                 result => result.map(Some),
             }
         });

@@ -12,9 +12,9 @@ use weld_fileset::{Layers, OverlayMarks, Timestamp};
 use weld_llb::{
     CopyAction, CopyMode, FileAction, FileChange, FileInput, FileOp, Owner as OwnerRef, UserRef,
 };
-use weld_store::NewUsage;
 use weld_store::mount::{MountSource, MountSpec};
 use weld_store::snapshot::{MutableSnapshot, SnapshotError, SnapshotRef, Snapshots};
+use weld_store::{NewUsage, RecordType};
 
 use super::{
     Context, Copy, Destination, FileError, Identity, MakeDir, MakeFile, MakeSymlink, ModeChange,
@@ -51,6 +51,40 @@ pub enum SequenceError {
     },
 }
 
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct FailedSequence {
+    /// Why.
+    pub error: SequenceError,
+    /// What each action came to, for whoever looks into the failure: the last one as far as it got.
+    /// `None` for those that a later action went on with, and for what cannot be kept.
+    pub results: Vec<Option<SnapshotRef>>,
+}
+
+impl FailedSequence {
+    /// The action that failed, if it was one.
+    pub fn action(&self) -> Option<usize> {
+        match self.error {
+            SequenceError::Action { action, .. } | SequenceError::BadInput { action } => {
+                Some(action)
+            }
+            SequenceError::Snapshot(_) | SequenceError::Open { .. } => None,
+        }
+    }
+
+    /// Whether it was cancelled, not failed.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(
+            self.error,
+            SequenceError::Action {
+                error: FileError::Cancelled,
+                ..
+            }
+        )
+    }
+}
+
 /// What a file operation works with.
 #[derive(Clone, Copy)]
 pub struct Workshop<'w> {
@@ -69,19 +103,23 @@ pub fn run(
     op: &FileOp,
     inputs: &[Option<SnapshotRef>],
     workshop: Workshop<'_>,
-) -> Result<Vec<SnapshotRef>, SequenceError> {
+) -> Result<Vec<SnapshotRef>, Box<FailedSequence>> {
     let mut sequence = Sequence {
         actions: &op.actions,
         inputs,
         workshop,
         uses: uses(&op.actions),
         results: Vec::with_capacity(op.actions.len()),
+        failed: None,
     };
     for action in 0..op.actions.len() {
-        let result = sequence.run(action)?;
-        sequence.results.push(result);
+        match sequence.run(action) {
+            Ok(result) => sequence.results.push(result),
+            Err(error) => return Err(sequence.fail(error)),
+        }
     }
-    sequence.outputs(op.outputs())
+    let outputs = sequence.outputs(op.outputs());
+    outputs.map_err(|error| sequence.fail(error))
 }
 
 /// How often the result of each action is used: as an output, by later actions that are needed,
@@ -167,6 +205,8 @@ struct Sequence<'s> {
     workshop: Workshop<'s>,
     uses: Vec<usize>,
     results: Vec<Done>,
+    /// What the action that failed had made by then.
+    failed: Option<MutableSnapshot>,
 }
 
 impl Sequence<'_> {
@@ -179,7 +219,10 @@ impl Sequence<'_> {
             return Ok(Done::Unneeded);
         }
         let mut working = self.take(index, &action.input)?;
-        self.apply(index, action, &mut working)?;
+        if let Err(error) = self.apply(index, action, &mut working) {
+            self.failed = Some(working.snapshot);
+            return Err(error);
+        }
         if uses == 1 && self.is_gone_on_with(index) {
             return Ok(Done::Working(working));
         }
@@ -345,14 +388,41 @@ impl Sequence<'_> {
             })
     }
 
-    fn outputs(mut self, count: usize) -> Result<Vec<SnapshotRef>, SequenceError> {
+    /// The failure, with what there is to look into.
+    fn fail(self, error: SequenceError) -> Box<FailedSequence> {
+        let mut failure = Box::new(FailedSequence {
+            error,
+            results: Vec::new(),
+        });
+        if failure.is_cancelled() {
+            return failure;
+        }
+        let usage = NewUsage {
+            record_type: RecordType::Internal,
+            description: format!("failed: {}", self.workshop.usage.description),
+            ..self.workshop.usage.clone()
+        };
+        // What cannot be kept is only missed there.
+        let keep = |snapshot: MutableSnapshot| snapshot.commit(usage.clone()).ok();
+        let results = self.results.into_iter().map(|done| match done {
+            Done::Committed(snapshot) => Some(snapshot),
+            Done::Working(working) => keep(working.snapshot),
+            Done::Unneeded | Done::Taken => None,
+        });
+        failure.results = results.collect();
+        failure.results.extend(self.failed.map(keep));
+        failure.results.resize(self.actions.len(), None);
+        failure
+    }
+
+    fn outputs(&self, count: usize) -> Result<Vec<SnapshotRef>, SequenceError> {
         let mut outputs = Vec::with_capacity(count);
         for output in 0..count {
             let index = self
                 .actions
                 .iter()
                 .position(|action| action.output == Some(output));
-            let slot = index.and_then(|index| self.results.get_mut(index));
+            let slot = index.and_then(|index| self.results.get(index));
             match slot {
                 Some(Done::Committed(snapshot)) => outputs.push(snapshot.clone()),
                 _ => {

@@ -58,7 +58,7 @@ impl World {
             context: context(),
             unknown_owner: &|name| self.unknown.borrow_mut().push(name.to_owned()),
         };
-        run(&FileOp { actions }, inputs, workshop)
+        run(&FileOp { actions }, inputs, workshop).map_err(|failed| failed.error)
     }
 
     /// A snapshot on `parent` with more files.

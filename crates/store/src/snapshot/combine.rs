@@ -55,18 +55,21 @@ impl Snapshots {
     }
 
     /// What makes `lower` into `upper`, as LLB's DiffOp has it. Without a `lower` that is `upper`
-    /// itself; without an `upper`, nothing.
+    /// itself; without an `upper`, what removes all of `lower`.
     pub fn diff(
         &self,
         lower: Option<&SnapshotRef>,
         upper: Option<&SnapshotRef>,
         usage: NewUsage,
     ) -> Result<SnapshotRef, SnapshotError> {
+        let empty = || self.create(None)?.commit(usage.clone());
         let (lower, upper) = match (lower, upper) {
-            (_, None) => return self.create(None)?.commit(usage),
+            (None, None) => return empty(),
             (None, Some(upper)) => return Ok(upper.clone()),
-            (Some(lower), Some(upper)) => (lower, upper),
+            (Some(lower), Some(upper)) => (lower, upper.clone()),
+            (Some(lower), None) => (lower, empty()?),
         };
+        let upper = &upper;
         lower.check_unpacked()?;
         upper.check_unpacked()?;
         let (lower_id, upper_id) = (lower.id().0, upper.id().0);
