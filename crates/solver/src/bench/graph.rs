@@ -73,6 +73,43 @@ pub(super) fn layers(who: &str, layers: usize, width: usize, inputs: usize) -> O
     finish(vertices, root)
 }
 
+/// Vertices over the same two inputs, each with one of its own between them, and a tree on top.
+pub(super) fn one_apart(count: usize) -> OpDefinition<u64> {
+    let mut vertices = Vertices::with_capacity(3 * count);
+    let ends = ["first", "last"].map(|end| add(&mut vertices, "", end, Vec::new()));
+    let leaves = (0..count)
+        .map(|at| {
+            let own = add(&mut vertices, "", &format!("own {at}"), Vec::new());
+            add(&mut vertices, "", "over", vec![ends[0], own, ends[1]])
+        })
+        .collect();
+    tree(vertices, leaves)
+}
+
+/// Vertices that differ in nothing but their digest, and a tree on top.
+pub(super) fn one_target(count: usize) -> OpDefinition<u64> {
+    let mut vertices = Vertices::with_capacity(2 * count);
+    let below = add(&mut vertices, "", "below", Vec::new());
+    let leaves = (0..count)
+        .map(|at| add(&mut vertices, &format!("{at}"), "equal", vec![below]))
+        .collect();
+    tree(vertices, leaves)
+}
+
+fn tree(mut vertices: Vertices, mut leaves: Vec<Output>) -> OpDefinition<u64> {
+    for level in 0.. {
+        let next = leaves.chunks(8).enumerate().map(|(at, few)| {
+            let what = format!("node {at} of {level}");
+            add(&mut vertices, "", &what, few.to_vec())
+        });
+        leaves = next.collect();
+        if let [root] = *leaves {
+            return finish(vertices, root);
+        }
+    }
+    unreachable!("each level has fewer")
+}
+
 /// A chain.
 pub(super) fn chain(who: &str, length: usize) -> OpDefinition<u64> {
     let mut vertices = Vertices::with_capacity(length);

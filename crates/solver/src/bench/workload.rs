@@ -24,6 +24,10 @@ pub enum Workload {
     Merge,
     /// A diamond ladder of two jobs: every edge merges.
     Ladder,
+    /// Vertices that have all inputs but one in common.
+    OneApart,
+    /// Vertices that all merge into one.
+    OneTarget,
     /// Many jobs with a chain each, all kept.
     KeptJobs,
     /// Discarding them all.
@@ -131,12 +135,14 @@ impl Bench {
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Cold,
         Self::Cached,
         Self::EightJobs,
         Self::Merge,
         Self::Ladder,
+        Self::OneApart,
+        Self::OneTarget,
         Self::KeptJobs,
         Self::Discard,
         Self::Memory,
@@ -151,6 +157,8 @@ impl Workload {
             Self::EightJobs => "eight-jobs-one-graph",
             Self::Merge => "four-jobs-merge",
             Self::Ladder => "diamond-ladder",
+            Self::OneApart => "all-inputs-but-one-equal",
+            Self::OneTarget => "all-merge-into-one",
             Self::KeptJobs => "kept-jobs",
             Self::Discard => "discard",
             Self::Memory => "memory",
@@ -163,7 +171,7 @@ impl Workload {
         match self {
             Self::Cold | Self::Cached | Self::EightJobs | Self::Memory => [25, 50, 100],
             Self::Merge => [8, 80, 800],
-            Self::Ladder => [1_000, 10_000, 100_000],
+            Self::Ladder | Self::OneApart | Self::OneTarget => [1_000, 10_000, 100_000],
             Self::KeptJobs | Self::Discard => [50, 200, 800],
             Self::CancelBeside => [10_000, 100_000, 1_000_000],
         }
@@ -209,20 +217,14 @@ impl Workload {
     async fn run(self, size: usize) -> Outcome<Measured> {
         let bench = Bench::new();
         match self {
-            Self::Cold => {
-                let definition = graph::layers("", size, 200, 3);
-                self.timed(definition.vertices().len(), solve(&bench, definition))
-                    .await
-            }
+            Self::Cold => self.alone(&bench, graph::layers("", size, 200, 3)).await,
             Self::Cached => {
                 solve(&bench, graph::layers("", size, 200, 3))
                     .await?
                     .discard()
                     .await;
                 bench.empty().await?;
-                let definition = graph::layers("", size, 200, 3);
-                self.timed(definition.vertices().len(), solve(&bench, definition))
-                    .await
+                self.alone(&bench, graph::layers("", size, 200, 3)).await
             }
             Self::EightJobs => {
                 let definitions: Vec<_> = (0..8).map(|_| graph::layers("", size, 200, 3)).collect();
@@ -239,6 +241,8 @@ impl Workload {
                 )
                 .await
             }
+            Self::OneApart => self.alone(&bench, graph::one_apart(size)).await,
+            Self::OneTarget => self.alone(&bench, graph::one_target(size)).await,
             Self::KeptJobs => Ok(self.kept(&bench, size).await?.0),
             Self::Discard => {
                 let (_, jobs) = self.kept(&bench, size).await?;
@@ -253,6 +257,11 @@ impl Workload {
             Self::Memory => self.memory(&bench, size).await,
             Self::CancelBeside => self.cancel_beside(&bench, size).await,
         }
+    }
+
+    async fn alone(self, bench: &Bench, definition: OpDefinition<u64>) -> Outcome<Measured> {
+        let count = definition.vertices().len();
+        self.timed(count, solve(bench, definition)).await
     }
 
     async fn timed<R>(

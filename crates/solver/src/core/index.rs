@@ -1,26 +1,91 @@
 //! The index: from names of inputs to live edges, so that an edge finds its equals.
 //!
 //! Two edges are equal when they have the same operation digest and output, and for every input at least one name in common. An equal
-//! edge can be found through any input, so only the first and the last one are indexed; the shorter list is looked through.
+//! edge can be found through any input: each edge is entered under the names of a few of its inputs, and looks through the shortest list
+//! that one of them has. So it costs little that many edges have one input in common, or all but one.
+//!
+//! An edge that is never merged is not looked for by others. One for each name is kept aside, so that a trace can tell of it.
 
-use hashbrown::HashTable;
+use hashbrown::{HashSet, HashTable, hash_table};
 use smallvec::SmallVec;
 
 use super::{
     Core, faulty,
     graph::{Alternative, KeyUse},
     io::EdgeId,
-    table::mix,
+    table::{FixedState, mix},
 };
-use crate::{Digest, KeyId};
+use crate::{Digest, KeyId, Refusal, TraceEvent};
+
+/// Of an edge with more inputs, as many are indexed, the first and the last one among them.
+const INDEXED_INPUTS: usize = 8;
+/// Lists longer than this are sets, so that an edge is taken out of them at the same cost.
+const LONG: usize = 16;
 
 struct Posting {
     hash: u64,
-    edges: SmallVec<[EdgeId; 1]>,
+    edges: Edges,
 }
 
-/// Hashes of the names of one input.
-pub(super) type Names = SmallVec<[u64; 2]>;
+/// Edges that have a name.
+enum Edges {
+    Few(SmallVec<[EdgeId; 1]>),
+    Many(Box<HashSet<EdgeId, FixedState>>),
+}
+
+impl Edges {
+    fn len(&self) -> usize {
+        match self {
+            Self::Few(edges) => edges.len(),
+            Self::Many(edges) => edges.len(),
+        }
+    }
+
+    /// Whether it was not there.
+    fn insert(&mut self, edge: EdgeId) -> bool {
+        match self {
+            Self::Few(edges) if edges.contains(&edge) => false,
+            Self::Few(edges) if edges.len() < LONG => {
+                edges.push(edge);
+                true
+            }
+            Self::Few(edges) => {
+                let mut many: HashSet<_, FixedState> = edges.drain(..).collect();
+                many.insert(edge);
+                *self = Self::Many(Box::new(many));
+                true
+            }
+            Self::Many(edges) => edges.insert(edge),
+        }
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, edge: EdgeId) -> bool {
+        match self {
+            Self::Few(edges) => {
+                let at = edges.iter().position(|other| *other == edge);
+                at.map(|at| edges.swap_remove(at)).is_some()
+            }
+            Self::Many(edges) => {
+                let removed = edges.remove(&edge);
+                if edges.len() <= LONG / 2 {
+                    *self = Self::Few(edges.drain().collect());
+                }
+                removed
+            }
+        }
+    }
+
+    fn extend_into(&self, found: &mut SmallVec<[EdgeId; 4]>) {
+        match self {
+            Self::Few(edges) => found.extend_from_slice(edges),
+            Self::Many(edges) => found.extend(edges.iter().copied()),
+        }
+    }
+}
+
+/// Hashes of names.
+pub(super) type Names = SmallVec<[u64; 4]>;
 
 /// See the module.
 #[derive(Default)]
@@ -35,27 +100,34 @@ impl Index {
         self.entries
     }
 
-    /// Adds an edge under a name. Returns the edges that had it already.
-    fn insert(&mut self, hash: u64, edge: EdgeId) -> SmallVec<[EdgeId; 4]> {
+    fn find(&self, hash: u64) -> Option<&Edges> {
+        let posting = self.postings.find(hash, |posting| posting.hash == hash)?;
+        Some(&posting.edges)
+    }
+
+    fn insert(&mut self, hash: u64, edge: EdgeId) {
         let posting = self
             .postings
             .entry(hash, |posting| posting.hash == hash, |posting| posting.hash)
             .or_insert_with(|| Posting {
                 hash,
-                edges: SmallVec::new(),
-            })
-            .into_mut();
-        let others: SmallVec<_> = posting
-            .edges
-            .iter()
-            .copied()
-            .filter(|other| *other != edge)
-            .collect();
-        if others.len() == posting.edges.len() {
-            posting.edges.push(edge);
+                edges: Edges::Few(SmallVec::new()),
+            });
+        self.entries += usize::from(posting.into_mut().edges.insert(edge));
+    }
+
+    /// Adds an edge under a name that no edge has.
+    fn insert_first(&mut self, hash: u64, edge: EdgeId) {
+        let entry =
+            self.postings
+                .entry(hash, |posting| posting.hash == hash, |posting| posting.hash);
+        if let hash_table::Entry::Vacant(entry) = entry {
+            entry.insert(Posting {
+                hash,
+                edges: Edges::Few(SmallVec::from_elem(edge, 1)),
+            });
             self.entries += 1;
         }
-        others
     }
 
     fn remove(&mut self, hash: u64, edge: EdgeId) {
@@ -66,11 +138,8 @@ impl Index {
             return;
         };
         let edges = &mut entry.get_mut().edges;
-        if let Some(at) = edges.iter().rposition(|other| *other == edge) {
-            edges.swap_remove(at);
-            self.entries -= 1;
-        }
-        if edges.is_empty() {
+        self.entries -= usize::from(edges.remove(edge));
+        if edges.len() == 0 {
             entry.remove();
         }
         if self.postings.capacity() > 64 && self.postings.len() * 4 < self.postings.capacity() {
@@ -88,36 +157,36 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return false;
         }
         let names = self.index_names(edge);
-        if names[0].is_empty() {
+        if names.is_empty() {
             return false;
         }
-        let state = &mut self.edges[edge];
-        state.indexed = true;
+        self.edges[edge].indexed = true;
+        if self.stays_apart(edge) {
+            self.tell_apart(edge, &names, true);
+            return false;
+        }
+        let shortest = names
+            .iter()
+            .min_by_key(|names| {
+                let found = names.iter().filter_map(|name| self.index.find(*name));
+                found.map(Edges::len).sum::<usize>()
+            })
+            .cloned()
+            .unwrap_or_default();
+        let mut twins = SmallVec::<[EdgeId; 4]>::new();
+        for name in shortest {
+            if let Some(edges) = self.index.find(name) {
+                edges.extend_into(&mut twins);
+            }
+        }
         for name in names.iter().flatten() {
-            if !state.names.contains(name) {
-                state.names.push(*name);
-            }
+            self.enter_name(edge, *name, false);
         }
-        let [first, last] = names.map(|names| {
-            let mut found = SmallVec::<[EdgeId; 4]>::new();
-            for hash in &names {
-                for other in self.index.insert(*hash, edge) {
-                    if !found.contains(&other) {
-                        found.push(other);
-                    }
-                }
-            }
-            (!names.is_empty()).then_some(found)
-        });
-        let candidates = first.into_iter().chain(last);
-        let shortest = candidates.min_by_key(SmallVec::len).unwrap_or_default();
-        if shortest.is_empty() {
-            return false;
-        }
-        let mut twins: SmallVec<[EdgeId; 4]> = shortest
-            .into_iter()
-            .filter(|other| self.is_twin(edge, *other))
-            .collect();
+        self.tell_apart(edge, &names, false);
+        twins.retain(|other| *other != edge && self.is_twin(edge, *other));
+        // Edges that have several names in common are in several lists.
+        twins.sort_unstable();
+        twins.dedup();
         twins.sort_by_key(|twin| {
             let vertex = &self.vertices[self.edges[*twin].vertex];
             (!vertex.ignore_cache, vertex.seq)
@@ -137,6 +206,55 @@ impl<O: Clone, V: Clone> Core<O, V> {
         false
     }
 
+    fn enter_name(&mut self, edge: EdgeId, name: u64, first_only: bool) {
+        let names = &mut self.edges[edge].names;
+        let Err(at) = names.binary_search(&name) else {
+            return;
+        };
+        names.insert(at, name);
+        match first_only {
+            true => self.index.insert_first(name, edge),
+            false => self.index.insert(name, edge),
+        }
+    }
+
+    fn stays_apart(&self, edge: EdgeId) -> bool {
+        let vertex = self.edges[edge].vertex;
+        self.vertices[vertex].never_merge && !faulty!(self, NeverMergeIgnored)
+    }
+
+    /// Tells of an edge that is equal to this one and never merged, or equal where this one is never merged.
+    fn tell_apart(&mut self, edge: EdgeId, names: &[Names], apart: bool) {
+        if !self.tracing {
+            return;
+        }
+        let Some(names) = names.first() else { return };
+        let aside = names.iter().map(|name| mix(*name, APART));
+        let merging = names.iter().copied().filter(|_| apart);
+        let mut found = SmallVec::<[EdgeId; 4]>::new();
+        for name in aside.clone().chain(merging) {
+            let edges = self.index.find(name).filter(|edges| edges.len() <= LONG);
+            edges
+                .into_iter()
+                .for_each(|edges| edges.extend_into(&mut found));
+        }
+        let twin = found
+            .into_iter()
+            .find(|other| *other != edge && self.is_twin(edge, *other));
+        if let Some(other) = twin {
+            self.trace(|core| TraceEvent::MergeRefused {
+                edge: core.trace_edge(edge),
+                other: core.trace_edge(other),
+                reason: Refusal::NeverMerge,
+            });
+        }
+        if apart {
+            for name in aside.collect::<Names>() {
+                self.enter_name(edge, name, true);
+            }
+        }
+    }
+
     /// Takes an edge out of the index.
     pub(super) fn unindex(&mut self, edge: EdgeId) {
         if !std::mem::take(&mut self.edges[edge].indexed) {
@@ -147,32 +265,38 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    /// The names under which an edge is found: those of its first and its last input, or its own keys where it has no inputs. The
-    /// first list is empty while some input has no name, the last one also where there is only one input.
-    fn index_names(&self, edge: EdgeId) -> [Names; 2] {
+    /// The names under which an edge is found: of each input that is indexed, or its own keys where it has no inputs. None while some
+    /// input has no name.
+    fn index_names(&self, edge: EdgeId) -> SmallVec<[Names; 3]> {
         let state = &self.edges[edge];
-        let mut names = [Names::new(), Names::new()];
+        let mut names = SmallVec::new();
         let Some(op) = self.vertices[state.vertex].maps.first().map(|map| map.op) else {
             return names;
         };
         let Some(last) = state.slots.len().checked_sub(1) else {
-            names[0].extend(self.root_names(edge).map(|key| key.0.short()));
+            let own: Names = self.root_names(edge).map(|key| key.0.short()).collect();
+            names.extend((!own.is_empty()).then_some(own));
             return names;
         };
-        if (1..last).any(|slot| !self.is_named(edge, slot)) {
-            return names;
-        }
-        let ends = if last > 0 { &[0, last][..] } else { &[0] };
-        for (names, slot) in names.iter_mut().zip(ends) {
-            self.alternatives(edge, *slot, |alternative| {
+        let mut indexed = indexed_inputs(last).peekable();
+        for slot in 0..=last {
+            if indexed.next_if_eq(&slot).is_none() {
+                if !self.is_named(edge, slot) {
+                    return SmallVec::new();
+                }
+                continue;
+            }
+            let mut of_input = Names::new();
+            self.alternatives(edge, slot, |alternative| {
                 if alternative.usage.merges() {
-                    names.push(name_hash(op, state.output, *slot, alternative));
+                    of_input.push(name_hash(op, state.output, slot, alternative));
                 }
                 true
             });
-            if names.is_empty() {
-                return Default::default();
+            if of_input.is_empty() {
+                return SmallVec::new();
             }
+            names.push(of_input);
         }
         names
     }
@@ -228,6 +352,21 @@ impl<O: Clone, V: Clone> Core<O, V> {
         shared
     }
 }
+
+/// Which inputs are indexed, where `last` is the last one: all of few, and of many some that are spread.
+fn indexed_inputs(last: usize) -> impl Iterator<Item = usize> {
+    let count = INDEXED_INPUTS.min(last + 1);
+    (0..count).map(move |at| {
+        if count > 1 {
+            at * last / (count - 1)
+        } else {
+            0
+        }
+    })
+}
+
+/// Keeps the names of what is never merged from those of the rest.
+const APART: u64 = 1;
 
 fn name_hash(op: Digest, output: u32, slot: usize, name: Alternative) -> u64 {
     let selector = name.key.selector.map_or(0, |selector| selector.short());

@@ -204,7 +204,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         };
         let edge = request.edge;
-        self.edges[edge].requests.retain(|other| *other != ticket);
+        let requests = &mut self.edges[edge].requests;
+        if let Some(at) = requests.iter().rposition(|other| *other == ticket) {
+            requests.remove(at);
+        }
         self.forget_request(ticket);
         self.trace_answer(ticket, RequestOutcome::Cancelled);
         self.reply(ticket, Err(Failure::Cancelled));
@@ -215,7 +218,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let Some(state) = self.jobs.get_mut(job) else {
             return self.reply(ticket, Err(Failure::Discarded));
         };
-        for request in std::mem::take(&mut state.requests) {
+        // The last one first: each is at the end of its list then.
+        for request in std::mem::take(&mut state.requests).into_iter().rev() {
             self.cancel_request(request);
         }
         let Some(state) = self.jobs.remove(job) else {
@@ -242,10 +246,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .tasks
             .get(task)
             .filter(|task| !task.cancelled)
-            .map(|task| task.vertex)
-            .and_then(|vertex| {
+            .map(|task| (task.vertex, task.actor))
+            .and_then(|(vertex, actor)| {
                 let state = &self.vertices[vertex];
                 let own = self.next_on_behalf(vertex).into_iter();
+                // Where another vertex's operation stands in, it is that one's needs that are met.
+                let own = own.chain(self.vertices[actor].loaded.iter());
                 let own = own.chain(state.loaded.iter());
                 let interested = state
                     .edges

@@ -93,7 +93,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.add_merged(source, target);
         let (from, to) = (self.edges[source].vertex, self.edges[target].vertex);
         self.replay_to_sources(source, target);
-        self.mirror_to_sources(target, to);
+        self.mirror_status(to, from);
+        self.mirror_to_sources(source, to);
         self.edges[target].look = true;
         self.touch(target);
         self.sync(from);

@@ -45,6 +45,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.suspect_vertex(task.vertex);
         if task.actor != task.vertex {
             self.free_vertex_if_unowned(task.actor);
+            self.suspect_vertex(task.actor);
         }
     }
 

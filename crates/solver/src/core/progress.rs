@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use smallvec::SmallVec;
 
 use super::{
@@ -9,6 +10,7 @@ use super::{
     graph::{Status, VertexId},
     io::{EdgeId, Effect, JobId, VertexNews},
     jobset::JobSet,
+    table::FixedState,
 };
 
 impl<O: Clone, V: Clone> Core<O, V> {
@@ -68,7 +70,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// Says of the vertex `to`, whose edge was merged, what is said of `from`.
-    fn mirror_status(&mut self, from: VertexId, to: VertexId) {
+    pub(super) fn mirror_status(&mut self, from: VertexId, to: VertexId) {
         let status = self.vertices[from].status;
         if from == to || status == self.vertices[to].status || status == Status::Pending {
             return;
@@ -185,6 +187,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         let vertex = &self.vertices[task.vertex];
         let merged = vertex.edges.iter().flat_map(|edge| self.sources_of(*edge));
+        let mut seen: HashSet<_, FixedState> = HashSet::default();
         let mut listeners = Vec::new();
         for vertex in
             std::iter::once(task.vertex).chain(merged.map(|source| self.edges[source].vertex))
@@ -195,7 +198,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 .iter()
                 .filter(|slot| self.subscribed.contains(*slot));
             for job in jobs.filter_map(|slot| self.job_slots.job(slot)) {
-                if !listeners.contains(&(job, state.digest)) {
+                if seen.insert((job, state.digest)) {
                     listeners.push((job, state.digest));
                 }
             }

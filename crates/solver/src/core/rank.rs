@@ -3,7 +3,9 @@
 //! They make the ancestor test cheap: of two vertices of equal rank, neither waits for the other; otherwise only the vertices between
 //! the two ranks are walked, each once.
 
-use hashbrown::HashSet;
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use hashbrown::{HashMap, HashSet};
 
 use super::{Core, graph::VertexId, table::FixedState};
 
@@ -133,28 +135,32 @@ impl<O: Clone, V: Clone> Core<O, V> {
         false
     }
 
-    /// Raises the rank of a vertex to at least `rank`, and the ranks of all that wait for it accordingly.
+    /// Raises the rank of a vertex to at least `rank`, and the ranks of all that wait for it accordingly. In the order of the ranks that
+    /// they had, so that each is raised once.
     pub(super) fn raise_rank(&mut self, vertex: VertexId, rank: u32) {
-        let mut work = vec![(vertex, rank)];
-        while let Some((vertex, rank)) = work.pop() {
-            let state = &mut self.vertices[vertex];
-            if state.rank >= rank {
+        if self.vertices[vertex].rank >= rank {
+            return;
+        }
+        let mut wanted: HashMap<VertexId, u32, FixedState> = HashMap::default();
+        wanted.insert(vertex, rank);
+        let mut work = BinaryHeap::from([Reverse((self.vertices[vertex].rank, vertex))]);
+        while let Some(Reverse((_, vertex))) = work.pop() {
+            let Some(rank) = wanted.remove(&vertex) else {
                 continue;
-            }
-            state.rank = rank;
+            };
+            self.vertices[vertex].rank = rank;
             for edge in &self.vertices[vertex].edges {
                 let edge = &self.edges[*edge];
-                let parents = edge
-                    .extra
-                    .iter()
-                    .flat_map(|extra| extra.parents.iter().copied());
-                work.extend(
-                    edge.dependents
-                        .iter()
-                        .map(|dependent| dependent.vertex)
-                        .chain(parents)
-                        .map(|v| (v, rank + 1)),
-                );
+                let parents = edge.extra.iter().flat_map(|extra| &extra.parents).copied();
+                let dependents = edge.dependents.iter().map(|dependent| dependent.vertex);
+                for waiting in dependents.chain(parents) {
+                    let now = self.vertices[waiting].rank;
+                    let known = wanted.get(&waiting).copied().unwrap_or(now);
+                    if known <= rank {
+                        wanted.insert(waiting, rank + 1);
+                        work.push(Reverse((now, waiting)));
+                    }
+                }
             }
         }
     }
