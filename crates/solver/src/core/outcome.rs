@@ -10,7 +10,7 @@ use crate::{
     digest::salted,
 };
 
-/// How often one edge may lose its result before requests for it fail.
+/// How often one edge may lose its result, with nobody who could use it in between, before requests for it fail.
 const LOSS_LIMIT: u32 = 4;
 
 impl<O: Clone, V: Clone> Core<O, V> {
@@ -163,12 +163,27 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             (Purpose::Load(edge), Outcome::Load(Ok(value))) => self.loaded(edge, value),
             (Purpose::Load(edge), Outcome::Load(Err(failure))) => self.load_failed(edge, failure),
-            (Purpose::Exec, Outcome::Exec(Ok(values))) => self.executed(vertex, values),
+            (Purpose::Exec, Outcome::Exec(Ok(values))) => {
+                self.results_are_good(task);
+                self.executed(vertex, values);
+            }
             (Purpose::Exec, Outcome::Exec(Err(error))) => {
                 self.call_failed(task, OpCall::Exec, error)
             }
             // An outcome of another kind than the call can only be a driver's mistake.
             (_, outcome) => self.discard_outcome(outcome),
+        }
+    }
+
+    /// What a call that went through was given is not lost again and again.
+    fn results_are_good(&mut self, task: &Task) {
+        for (input, generation) in &task.inputs {
+            if let Some(input) = self.edges.get_mut(*input)
+                && input.generation == *generation
+                && let Some(extra) = &mut input.extra
+            {
+                extra.lost = 0;
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -372,6 +372,32 @@ async fn a_result_that_is_lost_again_and_again_ends_in_an_error() {
         .done();
     let error = failure(&job, &top).await;
     assert!(error.to_string().contains("was lost 4 times"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn losses_that_were_made_good_are_not_counted() {
+    // R2: what lives for long may lose its result now and then
+    let world = World::new();
+    let below = vtx("below", "b", "1").done();
+    let keeps = world.job().await;
+    assert_eq!(solve(&keeps, &below).await, "1");
+    for round in 0..10 {
+        let first = AtomicBool::new(true);
+        let top = vtx(&format!("top {round}"), &format!("t{round}"), "r")
+            .on(&below)
+            .before_exec(move |_| {
+                let lost = first.swap(false, Ordering::SeqCst);
+                Box::pin(async move {
+                    match lost {
+                        true => Err(OpError::lost_input(0, "gone")),
+                        false => Ok(()),
+                    }
+                })
+            })
+            .done();
+        assert_eq!(world.once(&top).await, "r", "round {round}");
+    }
+    assert_eq!(below.counts().1, 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]
