@@ -65,12 +65,17 @@ const FRAME: Duration = Duration::from_millis(100);
 /// one piece.
 const PIECE: Duration = Duration::from_millis(10);
 
+/// Whether colours are wanted: <https://no-color.org>.
+pub fn colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 impl Display {
     /// A display that begins now.
     pub fn new(mode: Mode) -> Self {
         let face = match mode {
-            Mode::Auto if io::stderr().is_terminal() => Face::Tty(Tty::default()),
-            Mode::Tty => Face::Tty(Tty::default()),
+            Mode::Auto if io::stderr().is_terminal() => Face::Tty(Tty::new(colours())),
+            Mode::Tty => Face::Tty(Tty::new(colours())),
             Mode::Auto | Mode::Plain => Face::Plain(Plain::default()),
             Mode::RawJson => Face::RawJson,
             Mode::Quiet => Face::Quiet,

@@ -15,7 +15,7 @@ mod units;
 
 pub use build::{FailedStep, Outcome, printable};
 pub use channel::{LOG_LIMIT, Receiver, Sender, channel};
-pub use display::{Display, Mode, ParseModeError};
+pub use display::{Display, Mode, ParseModeError, colours};
 pub use model::{
     Batch, Log, Position, ProgressGroup, Range, SourceInfo, Stream, Timestamp, TransferStatus,
     Vertex, Warning,

@@ -20,10 +20,10 @@ pub(crate) struct Size {
 }
 
 /// A picture that is redrawn in place, in the format of docker's `--progress=tty`.
-#[derive(Default)]
 pub(crate) struct Tty {
     drawn: usize,
     frame: String,
+    colours: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -42,6 +42,14 @@ struct Line {
 }
 
 impl Tty {
+    pub(crate) fn new(colours: bool) -> Self {
+        Self {
+            drawn: 0,
+            frame: String::new(),
+            colours,
+        }
+    }
+
     /// Draws the state of the build; the last picture (`last`) shows every step and stays.
     pub(crate) fn draw(
         &mut self,
@@ -61,7 +69,7 @@ impl Tty {
         }
         self.frame.push('\r');
         for line in &lines {
-            line.render(&mut self.frame, size.width);
+            line.render(&mut self.frame, size.width, self.colours);
         }
         // What is left of a longer picture before.
         self.frame.push_str("\x1b[J");
@@ -192,8 +200,9 @@ fn fit(lines: &mut Vec<Line>, height: usize) {
 }
 
 impl Line {
-    fn render(&self, frame: &mut String, width: usize) {
+    fn render(&self, frame: &mut String, width: usize, colours: bool) {
         let (start, end) = match self.paint {
+            _ if !colours => ("", ""),
             Paint::None | Paint::Running => ("", ""),
             Paint::Done => ("\x1b[34m", "\x1b[0m"),
             Paint::Failed => ("\x1b[31m", "\x1b[0m"),
@@ -236,7 +245,7 @@ mod tests {
 
     fn screen(pictures: &[(&Build, i64, bool)], size: Size) -> Vec<String> {
         let mut parser = vt100::Parser::new(size.height as u16, size.width as u16, 0);
-        let mut tty = Tty::default();
+        let mut tty = Tty::new(true);
         for (build, second, last) in pictures {
             let mut out = Vec::new();
             let now = Timestamp::from_unix_timestamp(*second).unwrap();

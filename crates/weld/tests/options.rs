@@ -4,9 +4,9 @@
 mod support;
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use support::{Bed, base_layout};
+use support::{Bed, base_layout, ended};
 
 fn bed() -> Bed {
     let bed = Bed::new();
@@ -26,6 +26,14 @@ fn manifest(bed: &Bed, layout: &str) -> (serde_json::Value, serde_json::Value) {
     (read(bed, &format!("{layout}/blobs/{blob}")), index)
 }
 
+/// A build that shows its progress in this way.
+fn told_by(bed: &Bed, progress: &str) -> Command {
+    let base = format!("base=oci-layout://{}:latest", base_layout().display());
+    let mut command = bed.command();
+    command.args(["build", "--progress", progress, "--build-context", &base]);
+    command
+}
+
 #[test]
 fn the_id_of_an_image_is_its_configs_digest() {
     let bed = bed();
@@ -39,6 +47,75 @@ fn the_id_of_an_image_is_its_configs_digest() {
     assert_eq!(told.stdout.trim(), id);
     let none = bed.build(&["-q", "--iidfile", "id"]).ok();
     assert!(none.stderr.contains("no image that could have an ID"));
+}
+
+#[test]
+fn no_id_is_left_that_is_not_this_builds() {
+    let bed = bed();
+    bed.file("../id", "of an earlier build");
+    bed.dockerfile("FROM base\nRUN false\n");
+    bed.build(&["--iidfile", "id", "--output", "type=oci,dest=out.tar"])
+        .fails(&["RUN false"]);
+    assert!(!bed.path("id").exists());
+    bed.dockerfile("FROM base\n");
+    bed.build(&["--iidfile", "id", "--output", "out"])
+        .fails(&["--iidfile", "type=local"]);
+}
+
+#[test]
+fn quiet_progress_prints_the_id() {
+    let bed = bed();
+    let output = "type=oci,dest=out.tar";
+    let mut build = told_by(&bed, "quiet");
+    build.args(["--iidfile", "id", "--output", output, "context"]);
+    let told = ended(build.output().unwrap()).ok();
+    let id = std::fs::read_to_string(bed.path("id")).unwrap();
+    assert_eq!(told.stdout.trim(), id);
+}
+
+#[test]
+fn the_argument_for_inline_caches_puts_one_into_the_image() {
+    let bed = bed();
+    bed.dockerfile("FROM base\nRUN echo a > /a\n");
+    let config = |value: &str, layout: &str| {
+        let output = format!("type=oci,dest={layout},tar=false");
+        let argument = format!("BUILDKIT_INLINE_CACHE={value}");
+        bed.build(&["--output", &output, "--build-arg", &argument])
+            .ok();
+        let (manifest, _) = manifest(&bed, layout);
+        let digest = manifest["config"]["digest"].as_str().unwrap();
+        read(
+            &bed,
+            &format!("{layout}/blobs/{}", digest.replace(':', "/")),
+        )
+    };
+    let (with, without) = (config("1", "with"), config("0", "without"));
+    assert!(with["moby.buildkit.cache.v0"].is_string(), "{with}");
+    assert!(without["moby.buildkit.cache.v0"].is_null(), "{without}");
+}
+
+#[test]
+fn colours_are_left_out_where_nobody_wants_them() {
+    let bed = bed();
+    for (value, coloured) in [("", true), ("1", false)] {
+        let mut build = told_by(&bed, "tty");
+        build.env("NO_COLOR", value).arg("context");
+        let built = ended(build.output().unwrap()).ok();
+        let colours = built.stderr.contains("\u{1b}[34m");
+        assert_eq!(colours, coloured, "NO_COLOR={value}");
+    }
+}
+
+#[test]
+fn an_optional_secret_that_nobody_offers_is_an_empty_variable() {
+    let bed = Bed::new();
+    let secret = "--mount=type=secret,id=none,env=SECRET";
+    bed.dockerfile(&format!(
+        "FROM base\nRUN {secret} set -u; echo \"[$SECRET]\" > /secret\n"
+    ));
+    bed.build(&["--output", "out"]).ok();
+    let read = std::fs::read_to_string(bed.path("out/secret")).unwrap();
+    assert_eq!(read, "[]\n");
 }
 
 #[test]

@@ -65,4 +65,12 @@ fn a_normal_user_builds_in_a_user_namespace() {
     assert!(again.cached_steps() > 0, "{}", again.stderr);
     let usage = run(&bed, &["du", "--filter", "type==exec.cachemount"]).ok();
     assert!(usage.stdout.contains("/cache"), "{}", usage.stdout);
+    // Owners and removed files are kept another way there.
+    let state = bed.path(".local/share/weld");
+    let root = Command::new(env!("CARGO_BIN_EXE_weld"))
+        .args(["--root", state.to_str().unwrap()])
+        .args(build)
+        .current_dir(bed.path(""))
+        .output();
+    ended(root.unwrap()).fails(&["snapshots in", "61234"]);
 }

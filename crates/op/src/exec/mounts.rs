@@ -91,15 +91,14 @@ pub(super) async fn prepare(
         }
     }
     for secret in &exec.op.secret_env {
+        // One that nobody offers and nobody needs is an empty variable, as in BuildKit.
         let found = find_secret(ctx, &secret.id, secret.optional).await?;
-        if let Some(content) = found {
-            let text = String::from_utf8(content.expose().to_vec())
-                .ok()
-                .filter(|text| !text.contains('\0'));
-            let text =
-                text.ok_or_else(|| OpError::failed(ExecError::SecretText(secret.id.clone())))?;
-            prepared.secret_env.push((secret.name.clone(), text));
-        }
+        let content = found.map_or_else(Vec::new, |content| content.expose().to_vec());
+        let text = String::from_utf8(content)
+            .ok()
+            .filter(|text| !text.contains('\0'));
+        let text = text.ok_or_else(|| OpError::failed(ExecError::SecretText(secret.id.clone())))?;
+        prepared.secret_env.push((secret.name.clone(), text));
     }
     prepared.caches(exec, ctx, inputs).await?;
     // A mount beneath another comes after it.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use weld_digest::Digest;
 
 use super::changes::TreeError;
+use super::made_with::MadeWith;
 use crate::blobs::BlobError;
 use crate::content_key::KeyError;
 use crate::db::DbError;
@@ -84,6 +85,20 @@ pub enum SnapshotError {
     /// Overlay mounts are wanted and cannot be had.
     #[error("overlay mounts cannot be made in {}: the kernel or the file system does not allow them", .0.display())]
     NoOverlay(PathBuf),
+    /// Snapshots that are there were made another way, and would be read wrongly.
+    #[error(
+        "the snapshots in {} were made {made}, and here they are made {here}: \
+         use the directory as they were made, choose another one, or delete it",
+        root.display()
+    )]
+    MadeOtherwise {
+        /// The state directory.
+        root: PathBuf,
+        /// How they were made.
+        made: Box<MadeWith>,
+        /// How this process makes them.
+        here: Box<MadeWith>,
+    },
     /// The directory of snapshots cannot be used.
     #[error("{action} {path:?}: {source}")]
     Directory {

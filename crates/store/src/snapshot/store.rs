@@ -14,6 +14,7 @@ use rustix::fs::CWD;
 use super::copy::{set_metadata, set_ownership};
 use super::driver::Driver;
 use super::handle::{Shared, SnapshotRef};
+use super::made_with::MadeWith;
 use super::node::{Node, open_directory_at, xattrs_at};
 use super::record::{LayerDescriptor, Origin, Record, SNAPSHOTS};
 use super::roomy::Roomy;
@@ -58,33 +59,62 @@ struct Inner {
 }
 
 impl Snapshots {
-    /// The snapshots of `store`, on overlay mounts where this process can make them, or else on
-    /// plain copies.
+    /// The snapshots of `store`, made as those that are there, or else on overlay mounts where this process can make them, or on plain
+    /// copies.
+    ///
+    /// # Errors
+    /// [`SnapshotError::MadeOtherwise`] where this process cannot use those that are there.
     pub fn open(store: &Store) -> Result<Self, SnapshotError> {
-        let directory = store.root().join("snapshots");
-        let driver = Driver::find(store)?;
-        Self::with_driver(store, &directory, driver)
+        let made = MadeWith::of_those_in(store)?;
+        let driver = match &made {
+            Some(made) if made.are_copies() => Driver::Copy,
+            _ => Driver::find(store)?,
+        };
+        Self::with_driver(store, driver, made)
     }
 
     /// As [`Snapshots::open`], on overlay mounts always.
     ///
     /// # Errors
-    /// [`SnapshotError::NoOverlay`] where they cannot be had.
+    /// [`SnapshotError::NoOverlay`] where they cannot be had, and [`SnapshotError::MadeOtherwise`].
     pub fn open_overlay(store: &Store) -> Result<Self, SnapshotError> {
-        let snapshots = Self::open(store)?;
-        match snapshots.0.driver {
-            Driver::Overlay { .. } => Ok(snapshots),
-            Driver::Copy => Err(SnapshotError::NoOverlay(store.root().to_owned())),
+        let driver = Driver::find(store)?;
+        if driver == Driver::Copy {
+            return Err(SnapshotError::NoOverlay(store.root().to_owned()));
         }
+        Self::with_driver(store, driver, MadeWith::of_those_in(store)?)
     }
 
     /// As [`Snapshots::open`], on plain copies always.
+    ///
+    /// # Errors
+    /// [`SnapshotError::MadeOtherwise`].
     pub fn open_copying(store: &Store) -> Result<Self, SnapshotError> {
-        let directory = store.root().join("snapshots");
-        Self::with_driver(store, &directory, Driver::Copy)
+        Self::with_driver(store, Driver::Copy, MadeWith::of_those_in(store)?)
     }
 
-    fn with_driver(store: &Store, directory: &Path, driver: Driver) -> Result<Self, SnapshotError> {
+    fn with_driver(
+        store: &Store,
+        driver: Driver,
+        made: Option<MadeWith>,
+    ) -> Result<Self, SnapshotError> {
+        let here = MadeWith::here(&driver).map_err(|source| SnapshotError::Directory {
+            action: "read",
+            path: "/proc/self/uid_map".into(),
+            source,
+        })?;
+        match made {
+            Some(made) if made == here => {}
+            Some(made) => {
+                return Err(SnapshotError::MadeOtherwise {
+                    root: store.root().to_owned(),
+                    made: Box::new(made),
+                    here: Box::new(here),
+                });
+            }
+            None => here.remember(store),
+        }
+        let directory = &store.root().join("snapshots");
         let empty = store.root().join("empty");
         for path in [directory, &empty] {
             let is_new = create_directory(path).map_err(|source| SnapshotError::Directory {

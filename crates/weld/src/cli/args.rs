@@ -250,6 +250,16 @@ pub(crate) struct ProgressArgs {
     pub(crate) quiet: bool,
 }
 
+impl ProgressArgs {
+    /// How progress is shown, `--quiet` included.
+    pub(crate) fn mode(&self) -> weld_progress::Mode {
+        match self.quiet {
+            true => weld_progress::Mode::Quiet,
+            false => self.progress,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct SolveArgs {
     /// Offer a directory to the definition's local sources.

@@ -6,8 +6,9 @@ use std::path::Path;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use weld_engine::{
-    BuildInput, BuildRequest, BuildResponse, Entitlement, HostSession, ImageReference,
+    BuildInput, BuildRequest, BuildResponse, Entitlement, ExportKind, HostSession, ImageReference,
 };
+use weld_progress::Mode;
 
 use super::args::BuildArgs;
 use super::caches::Caches;
@@ -26,7 +27,7 @@ pub(crate) async fn build(
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
     let call = Call::of(args)?;
-    let iidfile = Destination::new("--iidfile", args.iidfile.as_deref())?;
+    let iidfile = Destination::new("--iidfile", args.iidfile.as_deref())?.cleared()?;
     let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
     let input = Input::new(cancel.clone());
     let prepared = match prepare(args, matches!(worker, Worker::Daemon(_)), input) {
@@ -36,7 +37,15 @@ pub(crate) async fn build(
     if let Some(call) = call {
         return Box::pin(call.run(worker, prepared.request, args, cancel)).await;
     }
-    if prepared.request.exports.is_empty() && (args.progress.quiet || args.iidfile.is_some()) {
+    let has_id = |kind| !matches!(kind, ExportKind::Local | ExportKind::Tar);
+    let mut kinds = prepared.request.exports.iter().map(|export| export.kind);
+    if args.iidfile.is_some() && kinds.any(|kind| !has_id(kind)) {
+        return Err(Failure::usage(
+            "--iidfile: files of type=local and type=tar are no image, and have no ID",
+        ));
+    }
+    let quiet = args.progress.mode() == Mode::Quiet;
+    if prepared.request.exports.is_empty() && (quiet || args.iidfile.is_some()) {
         streams::tell(
             "WARNING: no output was asked for, so there is no image that could have an ID: use --output or --push",
         );
@@ -50,13 +59,14 @@ pub(crate) async fn build(
     prepared.caches.list(&response)?;
     iidfile.write(response.image_id().unwrap_or_default().as_bytes())?;
     metadata_file.write(&metadata(&response))?;
-    if args.progress.quiet
-        && let Some(id) = response.image_id()
-    {
+    if quiet && let Some(id) = response.image_id() {
         streams::write(format!("{id}\n").as_bytes())?;
     }
     Ok(())
 }
+
+/// What Go programs take for true.
+const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
 
 /// A request, and the temporary files that it reads from.
 pub(crate) struct Prepared {
@@ -89,7 +99,11 @@ pub(crate) fn prepare(args: &BuildArgs, remote: bool, input: Input) -> Result<Pr
             export.attrs.insert(key.clone(), value.clone());
         }
     }
-    let caches = Caches::parse(&mut session, &args.caches)?;
+    let mut caches = Caches::parse(&mut session, &args.caches)?;
+    let inline = attrs.get("build-arg:BUILDKIT_INLINE_CACHE");
+    if inline.is_some_and(|value| TRUE.contains(&value.as_str())) {
+        caches.add_inline();
+    }
     let request = BuildRequest {
         cache_imports: caches.imports.clone(),
         cache_exports: caches.exports.clone(),

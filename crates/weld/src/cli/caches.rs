@@ -66,6 +66,16 @@ struct Listed {
 type Attrs = BTreeMap<String, String>;
 
 impl Caches {
+    /// As `--cache-to type=inline`, if that is not there.
+    pub(crate) fn add_inline(&mut self) {
+        if self.exports.iter().all(|export| export.kind != "inline") {
+            self.exports.push(CacheExport {
+                kind: "inline".into(),
+                attrs: Attrs::new(),
+            });
+        }
+    }
+
     /// Reads the options; directories are offered by the session.
     pub(crate) fn parse(session: &mut HostSession, args: &CacheArgs) -> Result<Self, Failure> {
         let mut caches = Self::default();

@@ -82,6 +82,12 @@ impl Inputs {
                     session.add_directory("dockerfile", &directory)?;
                     attrs.insert("dockerfilekey".into(), "dockerfile".into());
                 }
+                // As docker has it: what is absolute is here.
+                Some(file) if Path::new(file).is_absolute() => {
+                    let name = add_dockerfile(session, file)?;
+                    attrs.insert("filename".into(), name);
+                    attrs.insert("dockerfilekey".into(), "dockerfile".into());
+                }
                 Some(file) => drop(attrs.insert("filename".into(), file.to_owned())),
                 None => {}
             }
@@ -96,14 +102,7 @@ impl Inputs {
                 session.add_directory("dockerfile", &directory)?;
             }
             Some(file) => {
-                let (parent, name) = split(Path::new(file));
-                directory(&parent)?;
-                // The frontend also takes a name in small letters.
-                let names = [name.clone(), name.to_lowercase()];
-                if !names.iter().any(|name| parent.join(name).exists()) {
-                    return Err(ContextError::NoDockerfile(file.into()));
-                }
-                session.add_directory("dockerfile", &parent)?;
+                let name = add_dockerfile(session, file)?;
                 attrs.insert("filename".into(), name);
             }
             None => session.add_directory("dockerfile", context)?,
@@ -179,6 +178,19 @@ impl Inputs {
         self.temporary.push(directory);
         Ok(path)
     }
+}
+
+/// Offers the directory that a Dockerfile is in; returns the file's name there.
+fn add_dockerfile(session: &mut HostSession, file: &str) -> Result<String, ContextError> {
+    let (parent, name) = split(Path::new(file));
+    directory(&parent)?;
+    // The frontend also takes a name in small letters.
+    let names = [name.clone(), name.to_lowercase()];
+    if !names.iter().any(|name| parent.join(name).exists()) {
+        return Err(ContextError::NoDockerfile(file.into()));
+    }
+    session.add_directory("dockerfile", &parent)?;
+    Ok(name)
 }
 
 /// Offers the named contexts of all `--build-context` options.
@@ -281,6 +293,28 @@ mod tests {
         ] {
             assert_eq!(layout_reference(text), (path.into(), reference), "{text}");
         }
+    }
+
+    #[test]
+    fn an_absolute_file_is_here_where_the_context_is_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("other");
+        std::fs::write(&file, "FROM scratch\n").unwrap();
+        let context = "https://example.com/context.git";
+        let add = |file: &str| {
+            let mut attrs = BTreeMap::new();
+            Inputs::new(false, Input::new(Default::default()))
+                .add_main(&mut HostSession::new(), &mut attrs, context, Some(file))
+                .map(|()| attrs)
+        };
+        let attrs = add(file.to_str().unwrap()).unwrap();
+        assert_eq!(attrs["filename"], "other");
+        assert_eq!(attrs["dockerfilekey"], "dockerfile");
+        assert_eq!(attrs["context"], context);
+        let attrs = add("sub/other").unwrap();
+        assert_eq!(attrs["filename"], "sub/other");
+        assert!(!attrs.contains_key("dockerfilekey"));
+        assert!(add("/nowhere/other").is_err());
     }
 
     #[test]

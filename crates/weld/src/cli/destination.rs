@@ -23,6 +23,16 @@ impl<'a> Destination<'a> {
         Ok(destination)
     }
 
+    /// Removes what an earlier build left there: after a build that fails it would be taken for this one's.
+    pub(crate) fn cleared(self) -> Result<Self, Failure> {
+        if let Some(path) = self.path
+            && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+        {
+            fs::remove_file(path).map_err(|error| self.failure(path, &error))?;
+        }
+        Ok(self)
+    }
+
     pub(crate) fn write(&self, content: &[u8]) -> Result<(), Failure> {
         match self.path {
             Some(path) => fs::write(path, content).map_err(|error| self.failure(path, &error)),

@@ -119,7 +119,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     if let Failure::Found(code) = failure {
         return ExitCode::from(*code);
     }
-    let (red, plain) = if std::io::stderr().is_terminal() {
+    let (red, plain) = if std::io::stderr().is_terminal() && weld_progress::colours() {
         ("\x1b[31m", "\x1b[0m")
     } else {
         ("", "")

@@ -62,11 +62,7 @@ async fn shown<T, W>(
 where
     W: Future<Output = Result<T, Cause>>,
 {
-    let mode = if progress.quiet {
-        Mode::Quiet
-    } else {
-        progress.progress
-    };
+    let mode = progress.mode();
     let (sender, receiver) = weld_progress::channel();
     let display = tokio::spawn(Display::new(mode).run(receiver));
     let result = work(sender).await;
