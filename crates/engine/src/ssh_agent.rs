@@ -154,9 +154,15 @@ impl KeyAgent {
         if output.status.success() {
             return Ok(());
         }
-        Err(error(
-            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        ))
+        let told = String::from_utf8_lossy(&output.stderr);
+        let told = told.trim();
+        // It was not let ask.
+        Err(error(match told.contains("Enter passphrase for") {
+            true => format!(
+                "a key is protected by a passphrase: add it to an agent and offer that one's socket ({told})"
+            ),
+            false => told.to_owned(),
+        }))
     }
 }
 

@@ -385,10 +385,9 @@ impl Unpacker<'_> {
         let path = real.join(name);
         let fail = |error| FileError::io("link", &path, error);
         let from = self.destination.open(&real).map_err(fail)?;
-        let child = from
-            .child(name)
-            .map_err(fail)?
-            .ok_or_else(|| fail(Errno::NOENT))?;
+        let child = from.child(name).map_err(fail)?;
+        let child =
+            child.ok_or_else(|| self.refuse(&entry.path, "it is a link to what is not there"))?;
         if child.metadata.is_dir() {
             return Err(self.refuse(&entry.path, "it is a link to a directory"));
         }

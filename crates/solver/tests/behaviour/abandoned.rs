@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use weld_solver::JobOptions;
+
 use crate::{merging::until_merged, support::*};
 
 /// Waits until that many requests are open.
@@ -138,4 +140,30 @@ async fn inputs_are_not_released_while_the_target_uses_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn inputs_are_not_released_while_the_target_uses_them_for_a_nested_build() {
     the_target_keeps_its_inputs(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_free_again_once_its_job_is_discarded() {
+    // [C11]: whatever of the old job is still under way touches nothing of the new one
+    let world = World::new();
+    for round in 0..200 {
+        let gate = Gate::new();
+        let vertex = |name: &str| {
+            let seed = format!("round {round}");
+            vtx(name, &seed, "r").exec_gate(&gate).done()
+        };
+        let job = || world.solver.new_job(JobOptions::new("the same"));
+        let (old, request) = spawn(job().await.unwrap(), &vertex("old")).await;
+        if round % 2 == 0 {
+            gate.arrivals(1).await;
+        }
+        request.abort();
+        let _ = request.await;
+        end(old).await;
+        let (new, request) = spawn(job().await.unwrap(), &vertex("new")).await;
+        gate.open();
+        assert_eq!(*request.await.unwrap().unwrap().value, "r", "round {round}");
+        end(new).await;
+    }
+    world.emptied().await;
 }

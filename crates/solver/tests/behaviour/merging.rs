@@ -202,9 +202,7 @@ async fn a_late_joiner_of_a_merged_vertex_keeps_its_target_alive() {
     let (j1, r1) = spawn(world.job().await, &v1).await;
     until_merged(&world, 2).await;
     let (_j2, r2) = spawn(world.job().await, &v1).await;
-    while world.solver.census().await.unwrap().requests < 3 {
-        tokio::task::yield_now().await;
-    }
+    crate::abandoned::settled(&world, 3).await;
     for (job, request) in [(j0, r0), (j1, r1)] {
         request.abort();
         let _ = request.await;

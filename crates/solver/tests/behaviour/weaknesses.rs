@@ -123,32 +123,6 @@ async fn what_an_edge_was_found_by_leads_to_what_it_merged_into() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_is_free_again_once_its_job_is_discarded() {
-    // [C11]: whatever of the old job is still under way touches nothing of the new one
-    let world = World::new();
-    for round in 0..200 {
-        let gate = Gate::new();
-        let vertex = |name: &str| {
-            let seed = format!("round {round}");
-            vtx(name, &seed, "r").exec_gate(&gate).done()
-        };
-        let job = || world.solver.new_job(JobOptions::new("the same"));
-        let (old, request) = spawn(job().await.unwrap(), &vertex("old")).await;
-        if round % 2 == 0 {
-            gate.arrivals(1).await;
-        }
-        request.abort();
-        let _ = request.await;
-        end(old).await;
-        let (new, request) = spawn(job().await.unwrap(), &vertex("new")).await;
-        gate.open();
-        assert_eq!(*request.await.unwrap().unwrap().value, "r", "round {round}");
-        end(new).await;
-    }
-    world.emptied().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn every_result_is_released_once() {
     // R3, [C12, C14, D13, D14]: through merges, hits, failing loads, cancels and failed content keys
     let world = World::new();

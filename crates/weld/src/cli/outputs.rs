@@ -1,5 +1,6 @@
 //! `--output`: where results go.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use weld_engine::{ExportKind, ExportRequest, ExportTarget};
@@ -25,6 +26,8 @@ pub(crate) enum OutputError {
     DirectoryToStdout(String),
     #[error("--output {0:?}: type={1} takes no dest=…")]
     NeedlessDestination(String, &'static str),
+    #[error("--output: two outputs are to be written to {}", .0.display())]
+    SameFile(PathBuf),
     #[error("--output: only one output can be written to standard output")]
     TwoStdouts,
     #[error(
@@ -50,6 +53,14 @@ pub(crate) fn parse(
         > 1
     {
         return Err(OutputError::TwoStdouts);
+    }
+    let mut files = BTreeSet::new();
+    for request in &requests {
+        if let ExportTarget::File(file) = &request.target
+            && !files.insert(file)
+        {
+            return Err(OutputError::SameFile(file.clone()));
+        }
     }
     if push {
         let is_image = |request: &&mut ExportRequest| request.kind == ExportKind::Image;
@@ -187,6 +198,13 @@ mod tests {
             one("-"),
             Ok(ExportRequest::new(ExportKind::Tar, ExportTarget::Stdout))
         );
+    }
+
+    #[test]
+    fn a_file_is_written_by_one_output() {
+        let both = ["type=oci,dest=a.tar", "type=docker,dest=a.tar"].map(str::to_owned);
+        let error = parse(&both, false, &[]).unwrap_err();
+        assert!(error.to_string().contains("a.tar"), "{error}");
     }
 
     #[test]
