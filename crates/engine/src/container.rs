@@ -267,7 +267,7 @@ impl Container {
         let (sender, started) = oneshot::channel();
         let (runtime, stop) = (self.core.worker.runtime.clone(), self.stop.clone());
         let (stdio, inside) = (request.stdio, first.clone());
-        let space = self.core.worker.store.space().clone();
+        let writer = self.core.worker.store.space().writer();
         let run = async move {
             let running = async {
                 match inside.filter(|_| !is_first) {
@@ -279,7 +279,7 @@ impl Container {
             tokio::select! {
                 biased;
                 ended = running => ended,
-                shortage = space.watch() => Err(RuntimeError::Stopped(Box::new(shortage))),
+                shortage = writer.watch() => Err(RuntimeError::Stopped(Box::new(shortage))),
             }
         };
         let ended = AbortOnDropHandle::new(self.processes.spawn(run));

@@ -2,10 +2,11 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use weld_solver::{OpContext, OpError};
-use weld_store::{NoRoom, Space, SpaceError};
+use weld_store::{NoRoom, Space, SpaceError, Writer};
 
 use crate::Tree;
 
@@ -16,6 +17,23 @@ struct Full {
     met: Arc<dyn Error + Send + Sync>,
     #[source]
     shortage: SpaceError,
+}
+
+tokio::task_local! {
+    /// The operation that this task runs, as somebody who writes.
+    static WRITER: Arc<Writer>;
+}
+
+/// The operation that this task runs, as somebody who writes; where it writes is to be told. `None` where nobody looks after room.
+pub(crate) fn writer() -> Option<Arc<Writer>> {
+    WRITER.try_with(Arc::clone).ok()
+}
+
+/// The operation that this task runs writes into a directory.
+pub(crate) fn writes_into(directory: &Path) {
+    if let Some(writer) = writer() {
+        writer.writes_into(directory);
+    }
 }
 
 /// Runs an operation while it is seen to that there is room for what it writes. One that failed because
@@ -31,11 +49,12 @@ where
     let mut again = true;
     loop {
         space.prepare().await.map_err(OpError::failed)?;
+        let writer = Arc::new(space.writer());
         // Dropped, an operation ends by itself.
         let ended = tokio::select! {
             biased;
-            ended = run() => ended,
-            shortage = space.watch() => Err(OpError::failed(shortage)),
+            ended = WRITER.scope(Arc::clone(&writer), run()) => ended,
+            shortage = writer.watch() => Err(OpError::failed(shortage)),
         };
         let met = match ended {
             Err(OpError::Failed(met)) => met,
@@ -52,7 +71,11 @@ where
         if !is_short {
             return Err(OpError::Failed(met));
         }
-        if again && space.make_headroom().await {
+        let makes_room = async {
+            let made = space.make_headroom().await;
+            Ok::<_, SpaceError>(made || writer.others_made_room().await?)
+        };
+        if again && makes_room.await.map_err(OpError::failed)? {
             again = false;
             let text = format!("{met}\nroom was made on the disk: it runs again\n");
             ctx.log(2, text);

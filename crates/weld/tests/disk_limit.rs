@@ -8,10 +8,13 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use support::Bed;
+use support::kept::Daemon;
+use support::{Bed, ended};
 
 const MIB: u64 = 1 << 20;
 
@@ -133,6 +136,40 @@ fn a_limit_far_below_the_disks_size_is_kept_to() {
     // Without a limit it goes on.
     bed.dockerfile(&format!("FROM base\n{all}"));
     bed.build(&[]).ok();
+}
+
+#[test]
+fn the_step_that_wrote_most_is_the_one_that_is_stopped() {
+    let bed = Bed::new();
+    let Some(_disk) = SmallDisk::mount(&bed, 1024) else {
+        return;
+    };
+    let daemon = Daemon::start_with(&bed, &["--disk-limit", "200MB"]);
+    // A step that has written something and waits: its request is answered when the other build has ended.
+    let waiting = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = waiting.local_addr().unwrap().port();
+    bed.dockerfile(&format!(
+        "FROM base\nRUN head -c 20m /dev/urandom > /file && \
+         printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc 127.0.0.1 {port} > /answer && head -c 5m /dev/urandom > /more\n"
+    ));
+    let arguments = ["--addr", &daemon.address];
+    let mut command = bed.build_command(&[], &arguments);
+    let small = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let small = small.spawn().unwrap();
+    let (mut request, _) = waiting.accept().unwrap();
+    let asked = request.read(&mut [0; 256]).unwrap();
+    assert!(asked > 0, "the step asks");
+    let large = Bed::new();
+    large.dockerfile("FROM base\nRUN cat /dev/zero > /file\n");
+    large.build(&arguments).fails(&[
+        "below the disk limit of the state directory",
+        ">>> RUN cat /dev/zero",
+    ]);
+    request.write_all(b"go on").unwrap();
+    drop(request);
+    ended(small.wait_with_output().unwrap()).ok();
+    drop(daemon.stop());
+    bed.run(&["store", "check"]).ok();
 }
 
 #[test]

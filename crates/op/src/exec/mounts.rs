@@ -15,7 +15,7 @@ use weld_store::{CacheMountRequest, NewUsage, RecordType, Sharing, Staged};
 
 use super::{Exec, ExecError};
 use crate::blocking::blocking;
-use crate::{Tree, session};
+use crate::{Tree, room, session};
 
 /// Everything that a step needs, held until its results are committed.
 pub(super) struct Prepared {
@@ -224,6 +224,7 @@ impl Prepared {
             self.shown(exec, dest, base)?
         } else if bind.output.is_some() || base.is_none() || is_root || !bind.readonly {
             let snapshot = child(exec, dest, base).await?;
+            room::writes_into(snapshot.files());
             let source = plan(
                 &snapshot
                     .mount_spec()
@@ -410,6 +411,7 @@ impl Prepared {
                 })
             })?;
             let source = Source::Plan(MountPlan::Bind(acquired.path()));
+            room::writes_into(&acquired.path());
             held.insert(key, acquired.path());
             self._caches.push(acquired);
             self.mount(exec, dest, source, &cache.selector, cache.readonly);

@@ -17,7 +17,7 @@ use crate::blocking::blocking;
 use crate::content::{self, Selector};
 use crate::digest::to_solver;
 use crate::recall::Step;
-use crate::{Tree, Worker};
+use crate::{Tree, Worker, room};
 
 pub(crate) struct File {
     pub(crate) worker: Arc<Worker>,
@@ -74,6 +74,7 @@ impl Op<Tree> for File {
         let cancelled = Arc::clone(&stop.0);
         let unknown: Arc<Mutex<Vec<String>>> = Arc::default();
         let told = Arc::clone(&unknown);
+        let writer = room::writer();
         let work = blocking(move || {
             let workshop = Workshop {
                 snapshots: &worker.snapshots,
@@ -84,6 +85,11 @@ impl Op<Tree> for File {
                 unknown_owner: &|name| {
                     let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
                     told.push(name.to_owned());
+                },
+                writes_into: &|directory| {
+                    if let Some(writer) = &writer {
+                        writer.writes_into(directory);
+                    }
                 },
             };
             match run(&op, &inputs, workshop) {

@@ -5,7 +5,7 @@
 //! is an output, is committed.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use weld_fileset::{Layers, OverlayMarks, Timestamp};
@@ -96,6 +96,8 @@ pub struct Workshop<'w> {
     pub context: Context<'w>,
     /// Is told of names of users and groups that are not found; they stand for root.
     pub unknown_owner: &'w dyn Fn(&str),
+    /// Is told of each directory that is written into.
+    pub writes_into: &'w dyn Fn(&Path),
 }
 
 /// Runs `op` on `inputs`, where `None` is the tree without files, and returns its outputs.
@@ -257,6 +259,7 @@ impl Sequence<'_> {
             }
         };
         let snapshot = self.workshop.snapshots.create(parent.as_ref())?;
+        (self.workshop.writes_into)(snapshot.files());
         let destination = Destination::new(layers_of(&snapshot.mount_spec()?)?);
         Ok(Box::new(Working {
             snapshot,

@@ -57,6 +57,7 @@ impl World {
             usage: &Self::usage(),
             context: context(),
             unknown_owner: &|name| self.unknown.borrow_mut().push(name.to_owned()),
+            writes_into: &|_| {},
         };
         run(&FileOp { actions }, inputs, workshop).map_err(|failed| failed.error)
     }

@@ -10,6 +10,7 @@ mod error;
 mod ledger;
 mod measure;
 mod watch;
+mod writers;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use crate::usage::prune::UsageError;
 
 pub use error::{NoRoom, SpaceError};
 use ledger::{Disk, Ledger, Measured};
+pub use writers::Writer;
 
 /// What something that grows takes at once, in bytes.
 const GROWTH: u64 = 8 << 20;
@@ -62,6 +64,8 @@ struct Inner {
     swept: AtomicBool,
     /// When something that was written past us was last stopped.
     stopped: Mutex<Option<Instant>>,
+    /// Who writes past us now.
+    writers: Mutex<Vec<Arc<writers::Writing>>>,
 }
 
 impl std::fmt::Debug for Space {
@@ -95,6 +99,7 @@ impl Space {
             making: Mutex::default(),
             swept: AtomicBool::new(false),
             stopped: Mutex::default(),
+            writers: Mutex::default(),
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Space, SpaceError};
+use super::{Space, SpaceError, Writer};
 
 /// The longest and the shortest time between two looks: what a step writes meanwhile should fit into what is left.
 const TICK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(1));
@@ -59,50 +59,7 @@ impl Space {
         }
     }
 
-    /// Sees to it that there is room while something is written that does not ask for it: makes some
-    /// whenever there is less than the [headroom](Self::headroom). Ends only when none can be made and
-    /// what there is will not do for what is written until the next look.
-    pub async fn watch(&self) -> SpaceError {
-        let headroom = self.headroom();
-        let mut before = None;
-        let mut respite: Option<Instant> = None;
-        let mut looked = Instant::now();
-        let mut pause = TICK.1;
-        loop {
-            tokio::time::sleep(pause).await;
-            let room = match self.watched_room().await {
-                Ok(room) => room,
-                Err(error) => return error,
-            };
-            let growth = before.unwrap_or(room).saturating_sub(room);
-            before = Some(room);
-            pause = until_next(room, growth, looked.elapsed());
-            looked = Instant::now();
-            if room >= headroom {
-                respite = None;
-                continue;
-            }
-            let urgent = room <= growth;
-            if !urgent && respite.is_some_and(|since| since.elapsed() < RESPITE) {
-                continue;
-            }
-            if self.make_watched(headroom).await {
-                before = None;
-                continue;
-            }
-            respite = Some(Instant::now());
-            // A part of what was wanted may have been made.
-            match self.watched_room().await {
-                Ok(room) if room > growth => before = Some(room),
-                // What another one that was stopped took will be free in a moment.
-                Ok(_) if !self.may_stop() => before = None,
-                Ok(_) => return self.full_watched(headroom).await,
-                Err(error) => return error,
-            }
-        }
-    }
-
-    async fn watched_room(&self) -> Result<u64, SpaceError> {
+    pub(super) async fn watched_room(&self) -> Result<u64, SpaceError> {
         if self.is_stale() {
             let space = self.clone();
             let room = tokio::task::spawn_blocking(move || space.room()).await;
@@ -112,7 +69,7 @@ impl Space {
         self.room()
     }
 
-    /// Whether who asks is the one to be stopped: one at a time.
+    /// Whether somebody is to be stopped now: one at a time.
     fn may_stop(&self) -> bool {
         let stopped = self.0.stopped.lock();
         let mut stopped = stopped.unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -139,6 +96,55 @@ impl Space {
         SpaceError::Ask {
             root: self.0.root.clone(),
             source: std::io::Error::other(stopped),
+        }
+    }
+}
+
+impl Writer {
+    /// Sees to it that there is room while it writes without asking for it: makes some whenever there is less than the
+    /// [headroom](Space::headroom). Ends only when none can be made, what there is will not do for what is written until the next
+    /// look, and of all who write now this one wrote most.
+    pub async fn watch(&self) -> SpaceError {
+        let space = self.space();
+        let headroom = space.headroom();
+        let mut before = None;
+        let mut respite: Option<Instant> = None;
+        let mut looked = Instant::now();
+        let mut pause = TICK.1;
+        loop {
+            tokio::time::sleep(pause).await;
+            if self.is_stopped() {
+                return space.full_watched(headroom).await;
+            }
+            let room = match space.watched_room().await {
+                Ok(room) => room,
+                Err(error) => return error,
+            };
+            let growth = before.unwrap_or(room).saturating_sub(room);
+            before = Some(room);
+            pause = until_next(room, growth, looked.elapsed());
+            looked = Instant::now();
+            if room >= headroom {
+                respite = None;
+                continue;
+            }
+            let urgent = room <= growth;
+            if !urgent && respite.is_some_and(|since| since.elapsed() < RESPITE) {
+                continue;
+            }
+            if space.make_watched(headroom).await {
+                before = None;
+                continue;
+            }
+            respite = Some(Instant::now());
+            // A part of what was wanted may have been made.
+            match space.watched_room().await {
+                Ok(room) if room > growth => before = Some(room),
+                // What another one that was stopped took will be free in a moment.
+                Ok(_) if !space.may_stop() || !self.choose().await => before = None,
+                Ok(_) => return space.full_watched(headroom).await,
+                Err(error) => return error,
+            }
         }
     }
 }

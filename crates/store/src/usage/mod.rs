@@ -20,7 +20,7 @@ use crate::object::Object;
 
 pub use filter::{Filter, FilterError};
 pub use inventory::UsageInfo;
-pub(crate) use size::on_disk;
+pub(crate) use size::{changed_on_disk, on_disk};
 pub use uses::Uses;
 pub use value::Worth;
 

@@ -3,6 +3,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -15,7 +16,21 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 /// The bytes on disk of a file or of a directory with all beneath it, a hard-linked file once;
 /// 0 if it is not there.
 pub(crate) fn on_disk(path: &Path) -> io::Result<u64> {
-    let mut walk = Walk::default();
+    walk(path, Walk::default())
+}
+
+/// The same of what was made or changed since a moment.
+pub(crate) fn changed_on_disk(path: &Path, since: SystemTime) -> io::Result<u64> {
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    let changed = Walk {
+        since: Some(since),
+        ..Walk::default()
+    };
+    walk(path, changed)
+}
+
+fn walk(path: &Path, mut walk: Walk) -> io::Result<u64> {
     let stat = match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(0),
@@ -62,6 +77,8 @@ pub(crate) fn on_disk(path: &Path) -> io::Result<u64> {
 #[derive(Default)]
 struct Walk {
     bytes: u64,
+    /// What was changed before this second is passed over.
+    since: Option<i64>,
     /// Files with several names that were counted.
     linked: HashSet<(u64, u64)>,
 }
@@ -90,6 +107,9 @@ impl Walk {
     }
 
     fn count(&mut self, stat: &Stat) {
+        if self.since.is_some_and(|since| stat.st_ctime < since) {
+            return;
+        }
         let file = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
         if file && stat.st_nlink > 1 && !self.linked.insert((stat.st_dev, stat.st_ino)) {
             return;

@@ -16,10 +16,16 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(bed: &Bed) -> Self {
+        Self::start_with(bed, &[])
+    }
+
+    /// With more options.
+    pub(crate) fn start_with(bed: &Bed, options: &[&str]) -> Self {
         let address = format!("unix://{}", bed.path("daemon.sock").display());
         let mut child = bed
             .command()
             .args(["daemon", "--addr", &address, "--debug"])
+            .args(options)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -128,6 +128,12 @@ impl Bed {
 
     /// The same, with these variables in its environment.
     pub(crate) fn build_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Ended {
+        let mut command = self.build_command(variables, arguments);
+        ended(command.output().unwrap())
+    }
+
+    /// The command that does so.
+    pub(crate) fn build_command(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Command {
         let base = format!("base=oci-layout://{}:latest", base_layout().display());
         let context = self.context();
         let mut all = vec!["build", "--progress", "plain", "--build-context", &base];
@@ -136,7 +142,7 @@ impl Bed {
         all.push(&context);
         let mut command = self.command();
         command.envs(variables.iter().copied()).args(&all);
-        ended(command.output().unwrap())
+        command
     }
 
     /// Builds into a directory and returns it.
