@@ -12,7 +12,7 @@ use super::inventory::{Entry, Inventory, UsageInfo};
 use super::{RecordType, USAGE, get, put, size};
 use crate::clock;
 use crate::collector::{CollectError, remove_error};
-use crate::db::DbError;
+use crate::db::{DbError, Ticket};
 use crate::gc::Removable;
 use crate::object::Object;
 use crate::reserve::Room;
@@ -21,6 +21,9 @@ use crate::store::Store;
 /// How many objects are removed before the caller hears of them: several transactions, the next of which is prepared
 /// while one is committed.
 const STEP_LEN: usize = 16_384;
+
+/// How many sizes one transaction takes that tells the database of them.
+const NOTED_AT_ONCE: usize = 2048;
 
 /// What to remove. Without sizes, everything that the other options mean; with sizes, what is worth
 /// least until the sizes are kept.
@@ -213,9 +216,16 @@ impl Store {
                 measured.push((entry.object.clone(), size));
             }
         }
-        if !measured.is_empty() {
-            drop(self.db().update(move |tx| {
-                for (object, size) in &measured {
+        // A few at a time, and no more before those are committed: what builds write comes in between.
+        let mut before: Option<Ticket<()>> = None;
+        while !measured.is_empty() {
+            let rest = measured.split_off(measured.len().min(NOTED_AT_ONCE));
+            let noted = std::mem::replace(&mut measured, rest);
+            if let Some(before) = before {
+                before.wait()?;
+            }
+            before = Some(self.db().update(move |tx| {
+                for (object, size) in &noted {
                     let row = get(&tx.open_table(USAGE)?, object)?;
                     if let Some(mut row) = row {
                         row.size = Some(*size);
@@ -225,6 +235,8 @@ impl Store {
                 Ok(())
             }));
         }
+        // Nobody waits for the last ones.
+        drop(before);
         Ok(())
     }
 
