@@ -70,9 +70,10 @@ impl LayoutStore {
     /// # Errors
     /// What opening meets.
     pub fn find(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
-        match OciLayout::of_blobs(&self.path) {
-            Ok(layout) => layout.find_blob(digest).map_err(io::Error::other),
-            Err(_) if !self.path.exists() => Ok(None),
+        // Asked once whether it is there: others may be about to write the first blob.
+        match OciLayout::of_blobs_if_there(&self.path) {
+            Ok(Some(layout)) => layout.find_blob(digest).map_err(io::Error::other),
+            Ok(None) => Ok(None),
             Err(error) => Err(io::Error::other(error)),
         }
     }
@@ -173,10 +174,10 @@ impl LayoutStore {
             subject: None,
             annotations: std::collections::BTreeMap::new(),
         };
-        match OciLayout::of_blobs(&self.path) {
-            Ok(_) if !self.path.join("index.json").exists() => Ok(empty),
-            Ok(layout) => layout.index().map_err(io::Error::other),
-            Err(_) if !self.path.exists() => Ok(empty),
+        match OciLayout::of_blobs_if_there(&self.path) {
+            Ok(Some(_)) if !self.path.join("index.json").exists() => Ok(empty),
+            Ok(Some(layout)) => layout.index().map_err(io::Error::other),
+            Ok(None) => Ok(empty),
             Err(error) => Err(io::Error::other(error)),
         }
     }

@@ -181,14 +181,33 @@ impl OciLayout {
     /// [`LayoutError::NotALayout`] if it is no directory.
     pub fn of_blobs(path: impl Into<PathBuf>) -> Result<Self, LayoutError> {
         let path = path.into();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(root) => Ok(Self { root, path }),
+        Self::open_blobs(&path).map_err(|error| LayoutError::NotALayout {
+            reason: error.to_string(),
+            path,
+        })
+    }
+
+    /// The same; `None` if there is no such directory.
+    ///
+    /// # Errors
+    /// As [`OciLayout::of_blobs`].
+    pub fn of_blobs_if_there(path: &Path) -> Result<Option<Self>, LayoutError> {
+        match Self::open_blobs(path) {
+            Ok(layout) => Ok(Some(layout)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(LayoutError::NotALayout {
-                reason: io::Error::from(error).to_string(),
-                path,
+                reason: error.to_string(),
+                path: path.to_owned(),
             }),
         }
+    }
+
+    fn open_blobs(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self {
+            root: rustix::fs::open(path, flags, Mode::empty())?,
+            path: path.to_owned(),
+        })
     }
 
     /// Where it is.

@@ -8,6 +8,8 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
+
 use support::steps::{STEPS, bed, forget, made};
 use weld_testbed::{Fault, Proxy, Registry};
 
@@ -128,6 +130,25 @@ fn an_image_carries_its_cache() {
     bed.build(&["--cache-to", "type=inline", "--push", "-t", &name])
         .ok();
     let (first, _) = made(&bed, &[]);
+    // Built from its own cache it is the same image, with the same cache.
+    let inspected = |arguments: &[&str]| {
+        let image = format!("docker://{name}");
+        let all = [&["inspect", "--tls-verify=false"], arguments, &[&image]].concat();
+        bed.tool("skopeo", &all)
+    };
+    let digest = || inspected(&["--format", "{{.Digest}}"]);
+    let built = digest();
+    let build_again = || {
+        let again = ["--cache-to", "type=inline", "--push", "-t", &name];
+        let all = [&["--cache-from", &name], &again[..]].concat();
+        let ended = bed.build(&all).ok();
+        assert_eq!(built, digest(), "{}", ended.stderr);
+    };
+    // The keys stay here, and lead to nothing.
+    bed.run(&["prune", "--all"]).ok();
+    build_again();
+    forget(&bed);
+    build_again();
     forget(&bed);
     let (second, ended) = made(&bed, &["--cache-from", &name]);
     assert_eq!(first, second, "{}", ended.stderr);
@@ -144,6 +165,48 @@ fn an_image_carries_its_cache() {
         ],
     );
     assert!(!config.contains("moby.buildkit.cache.v0"), "{config}");
+}
+
+/// A record of each result of a cache in a directory, with its layers, in the order of its steps.
+fn results(directory: &Path) -> Vec<String> {
+    let json = |path: PathBuf| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    };
+    let blob = |entry: &serde_json::Value| {
+        let digest = entry["digest"].as_str().unwrap().replace(':', "/");
+        json(directory.join("blobs").join(digest))
+    };
+    let manifest = blob(&json(directory.join("index.json"))["manifests"][0]);
+    let config = match manifest["config"].is_null() {
+        false => blob(&manifest["config"]),
+        true => blob(manifest["manifests"].as_array().unwrap().last().unwrap()),
+    };
+    let records = config["records"].as_array().unwrap().iter();
+    let results = records.filter(|record| !record["layers"].is_null());
+    results
+        .map(|record| format!("{} {}", record["digest"], record["layers"]))
+        .collect()
+}
+
+#[test]
+fn a_cache_that_all_was_found_in_is_written_again_with_all_of_it() {
+    let bed = bed();
+    let written = |name: &str, arguments: &[&str]| {
+        let to = format!("type=local,dest={},mode=max", bed.path(name).display());
+        let ended = bed.build(&[arguments, &["--cache-to", &to]].concat()).ok();
+        (results(&bed.path(name)), ended)
+    };
+    let (first, _) = written("first", &[]);
+    assert!(first.len() > 2, "{first:?}");
+    // The keys stay here, and lead to nothing.
+    bed.run(&["prune", "--all"]).ok();
+    let from = format!("type=local,src={}", bed.path("first").display());
+    let (second, ended) = written("second", &["--cache-from", &from]);
+    assert_eq!(first, second, "{}", ended.stderr);
+    forget(&bed);
+    let from = format!("type=local,src={}", bed.path("second").display());
+    let (third, ended) = written("third", &["--cache-from", &from]);
+    assert_eq!(first, third, "{}", ended.stderr);
 }
 
 #[test]

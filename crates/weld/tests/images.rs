@@ -168,6 +168,42 @@ fn an_image_that_is_had_is_not_fetched_again() {
 }
 
 #[test]
+fn an_image_by_digest_is_known_by_the_names_that_it_was_had_by() {
+    let bed = Bed::new();
+    let registry = Registry::start().unwrap();
+    for name in ["base:latest", "copy:latest"] {
+        registry.push_layout(base_layout(), "latest", name).unwrap();
+    }
+    let host = registry.host();
+    let config = format!("[registry.\"{host}\"]\nhttp = true\n");
+    std::fs::write(bed.path("weld.toml"), config).unwrap();
+    let context = bed.context();
+    let context = context.to_str().unwrap();
+    let image = format!("docker://{host}/base");
+    let digest = ["inspect", "--tls-verify=false", "--format", "{{.Digest}}"];
+    let digest = bed.tool("skopeo", &[&digest[..], &[&image]].concat());
+    let digest = digest.trim();
+    let build = |name: &str| {
+        bed.dockerfile(&format!("FROM {host}/{name}@{digest}\nRUN true\n"));
+        bed.run(&["--config", "weld.toml", "build", context])
+    };
+    let asked = |name: &str| {
+        let log = std::fs::read_to_string(registry.log()).unwrap();
+        log.matches(&format!("/v2/{name}/manifests/")).count()
+    };
+    build("base").ok();
+    // Whoever knows the digest need not be one who may read it, or it is nowhere under that name.
+    let parts = [&*format!("{host}/absent@{digest}"), "cannot"];
+    build("absent").fails(&parts);
+    build("copy").ok();
+    assert!(asked("copy") > 0);
+    let before = (asked("base"), asked("copy"));
+    build("base").ok();
+    build("copy").ok();
+    assert_eq!((asked("base"), asked("copy")), before);
+}
+
+#[test]
 fn several_platforms_make_an_index() {
     let bed = Bed::new();
     bed.dockerfile("FROM scratch\nARG TARGETARCH\nCOPY file-$TARGETARCH /file\n");

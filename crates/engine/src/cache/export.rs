@@ -120,8 +120,8 @@ pub(crate) async fn inline(
     for item in &chains.items {
         for result in &item.results {
             let record = result.value.record;
-            // What is elsewhere is in no image that was just built, unless it was recorded here.
-            if record.source != CacheSourceId::LOCAL || stacks.contains_key(&record.id) {
+            // What was found in another cache is declared here with the layers that the image has.
+            if stacks.contains_key(&(record.source, record.id)) {
                 continue;
             }
             let loaded = job.solver.load_record(record).await.ok();
@@ -131,12 +131,13 @@ pub(crate) async fn inline(
                 let stack: Vec<_> = layers.iter().map(SnapshotRef::id).collect();
                 (stack, layers.last().and_then(made_elsewhere))
             });
-            stacks.insert(record.id, layers);
+            stacks.insert((record.source, record.id), layers);
         }
     }
     Ok(InlineCache::new(chains.with_results(|results| {
         let stacks = results.into_iter().filter_map(|result| {
-            let (value, made) = stacks.get(&result.value.record.id)?.clone()?;
+            let record = result.value.record;
+            let (value, made) = stacks.get(&(record.source, record.id))?.clone()?;
             Some(ChainResult {
                 value,
                 created: made.unwrap_or(result.created),

@@ -24,6 +24,9 @@ pub struct SolvedEdge {
     pub(crate) keys: Vec<KeyId>,
     /// What those are of, where the edge has inputs.
     pub(crate) class: Digest,
+    /// Records that were found for it. A store may have them under another key than those: one that
+    /// several stores know, each by a key of its own, is named by the best of these.
+    pub(crate) records: Vec<Record>,
     /// What the inputs can be.
     pub(crate) inputs: Vec<InputKeys>,
     /// Those of them that are keys of contents.
@@ -98,6 +101,7 @@ impl Collected {
             let node = self.node(*id);
             node.class = Some(if root { id.0 } else { edge.class });
             node.inputs = node.inputs.max(edge.inputs.len() as u32);
+            node.records.extend_from_slice(&edge.records);
             node.wanted = Some(match node.wanted {
                 Some(other) if !stays && other != Wanted::Never => other.max(wanted),
                 Some(_) => Wanted::Never,

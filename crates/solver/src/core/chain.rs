@@ -81,6 +81,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             top: false,
             keys,
             class: class(op, state.output),
+            records: state.records().to_vec(),
             inputs,
             contents: contents.copied().collect(),
             sources: vertex

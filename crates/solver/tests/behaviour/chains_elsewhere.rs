@@ -120,6 +120,44 @@ async fn chains_are_found_elsewhere_and_exported_again_from_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_source_has_results_of_is_exported_where_the_keys_are_known_by_other_names() {
+    let (world, other) = (World::new(), World::new());
+    let graph = |sources: Vec<CacheSourceId>| {
+        let sources = |options: &mut weld_solver::VertexOptions| {
+            options.cache_sources = sources.clone();
+        };
+        let base = vtx("base", "base", "b").options(sources).done();
+        let middle = vtx("middle", "middle", "m").on(&base).options(sources);
+        vtx("top", "top", "t")
+            .on(&middle.done())
+            .options(sources)
+            .done()
+    };
+    let chains = chains_of(&world, &graph(Vec::new()), MAX).await;
+    // The other one made all of it itself, and lost the results.
+    let own = chains_of(&other, &graph(Vec::new()), MAX).await;
+    for result in own.items.iter().flat_map(|item| &item.results) {
+        other.keys.drop_record(result.value.record.id);
+    }
+    let results = |chains: &CacheChains<Candidate>| {
+        let items = chains.items.iter();
+        let mut results: Vec<_> = items.map(|item| (item.class, item.results.len())).collect();
+        results.sort();
+        results
+    };
+    let (source, _) = carry(&world, chains.clone(), &other).await;
+    let found = graph(vec![source]);
+    let again = chains_of(&other, &found, MAX).await;
+    assert_eq!(found.counts().1, 0, "all of it was found");
+    let with_results = |chains| {
+        let all: Vec<_> = results(chains);
+        let having = all.into_iter().filter(|(_, count)| *count > 0);
+        having.map(|(class, _)| class).collect::<Vec<_>>()
+    };
+    assert_eq!(with_results(&again), with_results(&chains));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn min_chains_give_the_top_and_nothing_below() {
     let (world, other) = (World::new(), World::new());
     let graph = |top: &str, sources: Vec<CacheSourceId>| {

@@ -177,9 +177,10 @@ impl Worker {
         Err(ImageError::Nested(text.to_owned()))
     }
 
-    /// What a reference with a digest stands for, if the store has it: nobody needs to be asked, but
-    /// for whether the client of a named domain may have it. What only other domains asked for says
-    /// nothing of that either.
+    /// What a reference with a digest stands for, if the store has it from there: nobody needs to be
+    /// asked, but for whether the client of a named domain may have it. What only other domains asked
+    /// for says nothing of that either, nor does what another repository has: whoever knows its digest
+    /// may not be one who can read it.
     async fn known(
         &self,
         reference: &Reference,
@@ -188,7 +189,7 @@ impl Worker {
             return Ok(None);
         };
         let (store, wanted) = (self.store.clone(), digest.clone());
-        let name = self.document_name(digest);
+        let name = self.document_name(reference, digest);
         let found = off_reactor(move || {
             if store.db().read(|tx| names::get(tx, &name))?.is_none() {
                 return Ok(None);
@@ -343,10 +344,11 @@ impl Worker {
         .await
     }
 
-    /// The name of a document that a client of this domain was given.
-    fn document_name(&self, digest: &Digest) -> String {
-        let digest = self.domain.scoped(digest.to_string());
-        format!("image-document:{digest}")
+    /// The name of a document that a client of this domain was given of a repository.
+    fn document_name(&self, reference: &Reference, digest: &Digest) -> String {
+        let repository = reference.repository();
+        let document = format!("{}/{}@{digest}", repository.domain(), repository.path());
+        format!("image-document:{}", self.domain.scoped(document))
     }
 
     async fn put(
@@ -360,11 +362,11 @@ impl Worker {
             media_type: Some(media_type.to_owned()),
             ..BlobInfo::default()
         };
-        let worker = self.clone();
+        let (worker, reference_of) = (self.clone(), reference.clone());
         let put = off_reactor(move || {
             let blob = store.blobs().put(&bytes, info)?;
             let object = Object::Blob(blob.digest().clone());
-            let name = worker.document_name(blob.digest());
+            let name = worker.document_name(&reference_of, blob.digest());
             store.uses().add(&object);
             if store.db().read(|tx| names::get(tx, &name))?.is_none() {
                 // Nobody waits for it: without the name, it is asked for again some day.
