@@ -145,11 +145,13 @@ impl Step {
     }
 
     pub(crate) fn elapsed(&self, now: Timestamp) -> std::time::Duration {
-        let Some(started) = self.vertex.started else {
-            return std::time::Duration::ZERO;
-        };
-        let end = self.vertex.completed.unwrap_or(now);
-        (end - started).try_into().unwrap_or_default()
+        self.running_at(self.vertex.completed.unwrap_or(now))
+    }
+
+    /// How long it had been running at a time, which may be one before its end.
+    pub(crate) fn running_at(&self, time: Timestamp) -> std::time::Duration {
+        let started = self.vertex.started.unwrap_or(time);
+        (time - started).try_into().unwrap_or_default()
     }
 }
 

@@ -32,7 +32,10 @@ struct Shown {
     /// How much of the line that has not ended was written at some time, in bytes.
     told: usize,
     statuses: Vec<ShownStatus>,
-    ended: bool,
+    /// When the end that was written was.
+    ended: Option<Timestamp>,
+    /// It started again after its end was written, and that is not written yet.
+    again: bool,
 }
 
 #[derive(Default)]
@@ -50,9 +53,15 @@ impl Plain {
         now: Timestamp,
     ) -> io::Result<()> {
         self.steps.resize_with(build.steps.len(), Shown::default);
+        for (index, (shown, step)) in self.steps.iter_mut().zip(&build.steps).enumerate() {
+            if shown.starts_again(step) && self.current == Some(index) {
+                // It is written under its name again.
+                self.current = None;
+            }
+        }
         for log in &batch.logs {
             if let Some(index) = build.index_of(log) {
-                let elapsed = build.steps[index].elapsed(log.timestamp).as_secs_f64();
+                let elapsed = build.steps[index].running_at(log.timestamp).as_secs_f64();
                 self.steps[index].log(&log.data, elapsed);
             }
         }
@@ -115,18 +124,20 @@ impl Plain {
             .filter(|shown| shown.number.is_some())
             .count();
         let number = *self.steps[index].number.get_or_insert(taken + 1);
+        let first = taken == 0;
         if self.current != Some(index) {
             if let Some(previous) = self.current {
                 self.steps[previous].close(out)?;
             }
-            if let Some(previous) = self.current.filter(|&previous| !self.steps[previous].ended) {
+            let goes_on = |&previous: &usize| self.steps[previous].ended.is_none();
+            if let Some(previous) = self.current.filter(goes_on) {
                 writeln!(
                     out,
                     "#{} ...",
                     self.steps[previous].number.unwrap_or_default()
                 )?;
             }
-            if self.current.is_some() {
+            if !first {
                 writeln!(out)?;
             }
             writeln!(out, "#{number} {}", printable(&step.vertex.name))?;
@@ -191,11 +202,32 @@ impl Shown {
         Ok(())
     }
 
+    /// Notes that a step whose end was written runs once more, or did meanwhile: what it gave turned out to be lost, or it failed and is
+    /// tried again. Returns whether it does.
+    fn starts_again(&mut self, step: &Step) -> bool {
+        let Some(ended) = self.ended else {
+            return false;
+        };
+        let again = match step.vertex.completed {
+            None => step.vertex.started.is_some(),
+            // Found once more in the cache is no news.
+            Some(completed) => completed > ended && !step.vertex.cached,
+        };
+        if again {
+            self.ended = None;
+            self.again = true;
+            self.statuses.clear();
+        }
+        again
+    }
+
     fn has_news(&self, step: &Step, now: Timestamp) -> bool {
-        if self.ended || step.vertex.started.is_none() && step.vertex.completed.is_none() {
+        if self.ended.is_some() || step.vertex.started.is_none() && step.vertex.completed.is_none()
+        {
             return false;
         }
         self.number.is_none()
+            || self.again
             || !self.lines.is_empty()
             || self.unfinished.len() > self.told
             || step.vertex.completed.is_some()
@@ -218,6 +250,7 @@ impl Shown {
         step: &Step,
         now: Timestamp,
     ) -> io::Result<()> {
+        self.again = false;
         for (index, status) in step.statuses.iter().enumerate() {
             if !self.status_is_due(step, index, now) {
                 continue;
@@ -251,8 +284,8 @@ impl Shown {
             };
         }
         self.write_lines(out, number)?;
-        if step.vertex.completed.is_some() {
-            self.ended = true;
+        if let Some(completed) = step.vertex.completed {
+            self.ended = Some(completed);
             self.close(out)?;
             if !step.vertex.error.is_empty() {
                 let cancelled = step.vertex.error.ends_with("cancelled")
@@ -345,6 +378,53 @@ mod tests {
             text,
             "#1 a\n#1 DONE 1.5s\n\n#2 b\n#2 CACHED\n\n#3 c\n#3 ERROR: exit code: 1\n"
         );
+    }
+
+    #[test]
+    fn a_step_that_starts_again_is_shown_again() {
+        let ended = |name: &str, from, to| Vertex {
+            started: Some(at(from)),
+            completed: Some(at(to)),
+            ..started(name)
+        };
+        let cached = |from| Vertex {
+            cached: true,
+            ..ended("a", from, from)
+        };
+        let again = Vertex {
+            started: Some(at(100)),
+            ..started("a")
+        };
+        let lost = transcript(&[
+            (0, vertexes([cached(0)])),
+            (50, vertexes([ended("b", 10, 50)])),
+            // Found once more: no news.
+            (60, vertexes([cached(60)])),
+            (100, vertexes([again.clone()])),
+            (200, log("a", 200, "not cached: its record was pruned\n")),
+            (2100, vertexes([ended("a", 100, 2100)])),
+        ]);
+        assert_eq!(
+            lost,
+            "#1 a\n#1 CACHED\n\n#2 b\n#2 DONE 0.0s\n\n#1 a\n#1 0.100 not cached: its record was pruned\n#1 DONE 2.0s\n"
+        );
+        // The same while nothing else is shown, and where it starts and ends between two looks.
+        let both = Batch {
+            vertexes: vec![ended("a", 100, 2100)],
+            ..log("a", 600, "out\n")
+        };
+        let coalesced = transcript(&[(0, vertexes([cached(0)])), (2100, both)]);
+        assert_eq!(
+            coalesced,
+            "#1 a\n#1 CACHED\n\n#1 a\n#1 0.500 out\n#1 DONE 2.0s\n"
+        );
+        // A step that failed and is tried again.
+        let failed = Vertex {
+            error: "exit code: 1".into(),
+            ..ended("a", 0, 50)
+        };
+        let retried = transcript(&[(50, vertexes([failed])), (100, vertexes([again]))]);
+        assert_eq!(retried, "#1 a\n#1 ERROR: exit code: 1\n\n#1 a\n");
     }
 
     #[test]

@@ -296,6 +296,35 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_starts_again_runs_again() {
+        let cached = Vertex {
+            cached: true,
+            ..vertex("RUN a", 1, Some(1))
+        };
+        let shown = |vertexes: &[Vertex]| {
+            let mut build = Build::default();
+            for vertex in vertexes {
+                build.apply(&Batch {
+                    vertexes: vec![vertex.clone()],
+                    ..Batch::default()
+                });
+            }
+            build
+        };
+        let [again, done] = [None, Some(6)].map(|end| vertex("RUN a", 3, end));
+        let before = shown(std::slice::from_ref(&cached));
+        let during = shown(&[cached.clone(), again.clone()]);
+        let after = shown(&[cached, again, done]);
+        let first = screen(&[(&before, 2, false)], SIZE);
+        assert!(first[1].starts_with(" => CACHED RUN a"), "{first:?}");
+        let second = screen(&[(&before, 2, false), (&during, 5, false)], SIZE);
+        assert_eq!(second[0], "[+] Building 5.0s (0/1)");
+        assert!(second[1].starts_with(" => RUN a") && second[1].ends_with("2.0s"));
+        let last = screen(&[(&during, 5, false), (&after, 6, true)], SIZE);
+        assert!(last[1].starts_with(" => RUN a") && last[1].ends_with("3.0s"));
+    }
+
+    #[test]
     fn many_steps_fit_the_screen_and_running_ones_stay() {
         let mut build = Build::default();
         let mut vertexes: Vec<_> = (0..30)
