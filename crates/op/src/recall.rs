@@ -1,7 +1,8 @@
 //! What steps that ran were made of, remembered in the store, so that the next build can tell why it runs one again.
 //!
 //! Every operation is wrapped in a [`Remembered`]: when it executes, what it is made of (its [`Recipe`]) is compared with the nearest
-//! one that is remembered, and remembered in turn. Values of secrets are in no operation, so they are in no recipe.
+//! one that is remembered, and remembered in turn, also where it fails or is cancelled. A step whose record is found is remembered as
+//! what its record was made of, as far as that is known; a step that a build never came to is not. Values of secrets are in no operation, so they are in no recipe.
 
 mod compare;
 mod field;
@@ -15,9 +16,10 @@ use async_trait::async_trait;
 use weld_digest::FieldHasher;
 use weld_llb::Vertex;
 use weld_solver::{CacheMap, Digest, Op, OpContext, OpError, ResultRef};
+use weld_store::content_key::KeyEntryKind;
 use weld_store::{Object, StepName};
 
-use self::recipe::{File, Input, Recipe};
+use self::recipe::{End, File, Input, Kind, Recipe};
 use crate::blocking::blocking;
 use crate::captured::{Captured, Pin};
 use crate::content::Selector;
@@ -90,6 +92,8 @@ struct Keys {
     outline: Option<StepName>,
     /// Builds that come would not know what it was made of.
     unknown: bool,
+    /// What it was made of when it ran and came to no result.
+    attempt: Option<Recipe>,
 }
 
 impl Remembered {
@@ -111,6 +115,7 @@ impl Remembered {
                 contents: vec![None; inputs.len()],
                 outline: None,
                 unknown: false,
+                attempt: None,
             }),
             name,
             inputs,
@@ -164,7 +169,8 @@ impl Remembered {
             op: keys.op,
             fields: recipe::fields(&self.vertex),
             inputs: made_of,
-            ran: true,
+            end: End::Cancelled,
+            since: 0,
         }
     }
 
@@ -240,43 +246,81 @@ impl Remembered {
         }
         let bytes = known.and_then(|name| steps.get(&name).ok().flatten());
         let header = bytes.and_then(|bytes| recipe::header(&bytes));
-        header.is_some_and(|(known, with_content)| {
-            known == outline && (!has_content || with_content == exact)
+        header.is_some_and(|header| {
+            let same = !has_content || header.exact == exact;
+            header.has_result && header.outline == outline && same
         })
     }
 
-    /// Has builds that come know of a step that never ran here: of one whose record was found, or that failed.
+    /// Has builds that come know of a step that has a result and did not run here: its record was found, or another step's result.
     fn note(&self) {
         let (vertex, slots) = self.slots();
-        let steps = self.surroundings.worker.store.steps();
-        let get = |name: &StepName| steps.get(name).ok().flatten();
-        let found_out = self.found_out();
-        let latest = |slot: StepName| get(&steps.latest(&slot).ok().flatten()?);
-        let exact = || latest(self.slot_of("exact", &found_out?.1));
-        let alike = || latest(self.slot_of("outline", &found_out?.0));
-        if let Some(bytes) = exact()
-            .or_else(|| get(&vertex))
-            .or_else(alike)
-            .or_else(|| self.outline().encode())
-        {
+        let mut recipe = self.known_as().unwrap_or_else(|| self.unseen());
+        // Found by these next time, whatever the step was called when it ran.
+        recipe.name = recipe::bounded(&self.name);
+        recipe.outline = self.keys().outline.unwrap_or_default();
+        for (input, name) in recipe.inputs.iter_mut().zip(&self.inputs) {
+            input.name = recipe::bounded(name);
+        }
+        if let Some(bytes) = recipe.encode() {
             self.put(&vertex, &slots, &bytes);
         }
     }
 
-    /// What is known of it without its inputs.
-    fn outline(&self) -> Recipe {
-        let input = |name: &String| Input {
+    /// What its result was made of, if something like it is remembered: the very same, or else the last that differs in no more than
+    /// what is not known here, since a record may be found without a look at files.
+    fn known_as(&self) -> Option<Recipe> {
+        let steps = self.surroundings.worker.store.steps();
+        let read = |name: &StepName| Recipe::decode(&steps.get(name).ok().flatten()?);
+        let latest = |slot: &StepName| read(&steps.latest(slot).ok().flatten()?);
+        let (outline, exact) = self.found_out()?;
+        let contents = self.keys().contents.clone();
+        let fits = |recipe: &Recipe| {
+            let mut inputs = recipe.inputs.iter().zip(&contents);
+            recipe.op == self.keys().op
+                && recipe.inputs.len() == contents.len()
+                && inputs.all(|(input, content)| content.is_none() || input.content == *content)
+        };
+        if let Some(recipe) = latest(&self.slot_of("exact", &exact)).filter(|recipe| {
+            // It is the very same with a look at files only.
+            contents.iter().any(Option::is_some) && fits(recipe)
+        }) {
+            return Some(Recipe {
+                end: End::Made,
+                ..recipe
+            });
+        }
+        let (vertex, slots) = self.slots();
+        let alike = self.slot_of("outline", &outline);
+        let similar = slots.iter().take(recipe::SIMILAR);
+        let near = read(&vertex).into_iter();
+        let near = near.chain(std::iter::once(&alike).chain(similar).filter_map(latest));
+        let near: Vec<_> = near.filter(fits).collect();
+        let best = |end| near.iter().find(|recipe| recipe.end == end);
+        let ran = best(End::Made).or_else(|| near.iter().find(|recipe| !recipe.has_result()));
+        ran.map(|recipe| Recipe {
+            end: End::Made,
+            ..recipe.clone()
+        })
+    }
+
+    /// What is known of it where it never ran.
+    fn unseen(&self) -> Recipe {
+        let keys = self.keys().clone();
+        let contents = keys.contents.iter();
+        let input = |(name, content): (&String, &Option<StepName>)| Input {
             name: recipe::bounded(name),
+            content: *content,
             ..Input::default()
         };
-        let Keys { op, outline, .. } = self.keys().clone();
         Recipe {
             name: recipe::bounded(&self.name),
-            outline: outline.unwrap_or_default(),
-            op,
+            outline: keys.outline.unwrap_or_default(),
+            op: keys.op,
             fields: recipe::fields(&self.vertex),
-            inputs: self.inputs.iter().map(input).collect(),
-            ran: false,
+            inputs: self.inputs.iter().zip(contents).map(input).collect(),
+            end: End::Found,
+            since: self.surroundings.worker.store.results().unused(),
         }
     }
 
@@ -296,7 +340,10 @@ impl Remembered {
         })
     }
 
-    fn why(&self, recipe: &Recipe) -> String {
+    fn why(&self, recipe: &Recipe, after_loss: bool) -> String {
+        if after_loss {
+            return compare::LOST.to_owned();
+        }
         if self.ignore_cache {
             return "the cache was not to be used".to_owned();
         }
@@ -320,11 +367,26 @@ impl Remembered {
         }
     }
 
-    fn remember(&self, recipe: &Recipe) {
+    /// Remembers how it ran, or what it came to in place of a result.
+    fn remember(&self, recipe: Recipe) {
         let (vertex, slots) = self.slots();
-        self.keys().unknown = false;
-        if let Some(bytes) = recipe.encode() {
+        let since = self.surroundings.worker.store.results().unused();
+        if let Some(bytes) = (Recipe { since, ..recipe }).encode() {
             self.put(&vertex, &slots, &bytes);
+        }
+    }
+
+    /// Notes how a run ended: without a result it is remembered only once it is known that the step came to none by another way.
+    fn ran(&self, end: End) {
+        let Some(attempt) = self.keys().attempt.take() else {
+            return;
+        };
+        let recipe = Recipe { end, ..attempt };
+        if recipe.has_result() {
+            self.keys().unknown = false;
+            self.remember(recipe);
+        } else {
+            self.keys().attempt = Some(recipe);
         }
     }
 
@@ -338,8 +400,9 @@ impl Remembered {
 
 impl Drop for Remembered {
     fn drop(&mut self) {
-        if self.keys().unknown {
-            self.note();
+        let attempt = self.keys().attempt.take();
+        if let Some(attempt) = attempt {
+            self.remember(attempt);
         }
     }
 }
@@ -363,6 +426,11 @@ async fn files(tree: &Tree, selectors: Vec<Selector>) -> Result<Files, OpError> 
                 let [a, b, c, d, e, f, g, h, ..] = entry.key;
                 files.push(File {
                     path: entry.path.to_string_lossy().into_owned(),
+                    kind: match entry.kind {
+                        KeyEntryKind::File => Kind::File,
+                        KeyEntryKind::Symlink => Kind::Symlink,
+                        KeyEntryKind::Directory => Kind::Directory,
+                    },
                     key: [a, b, c, d, e, f, g, h],
                     mode: entry.mode,
                     uid: entry.uid,
@@ -434,14 +502,36 @@ impl Op<Tree> for Remembered {
         }
         let recipe = self.recipe(&inputs).await;
         if self.surroundings.worker.explaining.is_on() {
-            ctx.explain(self.why(&recipe));
+            ctx.explain(self.why(&recipe, ctx.is_after_loss()));
         }
+        // Where this is dropped in the middle, it was cancelled.
+        self.keys().attempt = Some(recipe);
         let space = self.surroundings.worker.store.space();
         let run = || self.step.exec(ctx, inputs.clone());
         let began = Instant::now();
-        let outputs = Box::pin(room::with_room(space, ctx, run)).await?;
+        let outputs = match Box::pin(room::with_room(space, ctx, run)).await {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                let is_cancelled = ctx.is_cancelled() || matches!(error, OpError::Cancelled);
+                self.ran(if is_cancelled {
+                    End::Cancelled
+                } else {
+                    End::Failed
+                });
+                return Err(error);
+            }
+        };
         self.tell_cost(&outputs, began.elapsed());
-        self.remember(&recipe);
+        self.ran(End::Made);
         Ok(outputs)
+    }
+
+    fn retire(&self, served: bool) {
+        let attempt = self.keys().attempt.take();
+        match attempt {
+            Some(attempt) if !served => self.remember(attempt),
+            _ if served && self.keys().unknown => self.note(),
+            _ => {}
+        }
     }
 }

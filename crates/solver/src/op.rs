@@ -139,6 +139,13 @@ pub trait Op<T: Value>: Send + Sync + 'static {
         None
     }
 
+    /// The solver lets go of the operation: nobody wants anything of its vertex any more. `served` says whether the vertex came to a
+    /// result, by whatever way, or was passed over since what is built on it had one. Called from within the solver, so it is to be
+    /// quick; not called where the solver itself ends first.
+    fn retire(&self, served: bool) {
+        let _ = served;
+    }
+
     /// Runs the operation; returns one value per output.
     async fn exec(&self, ctx: &OpContext<T>, inputs: Vec<ResultRef<T>>) -> Result<Vec<T>, OpError>;
 }

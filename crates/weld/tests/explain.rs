@@ -3,7 +3,8 @@
 
 mod support;
 
-use support::Bed;
+use support::{Bed, steps};
+use weld_testbed::{Fault, Proxy, Registry};
 
 const DOCKERFILE: &str = "\
 FROM base
@@ -237,8 +238,140 @@ fn a_step_that_came_from_an_imported_cache_is_compared_with() {
     let content = bed.build(&from).ok().stderr;
     assert_eq!(
         reason(&content, "COPY . /app"),
-        "the content of its input is another: [internal] load build context"
+        "the content of its input is another, or its record was pruned: [internal] load build context"
     );
+}
+
+/// A stage that gets another step has its steps found under other numbers, without a look at files.
+#[test]
+fn files_are_known_of_a_step_whose_stage_has_grown() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nCOPY f /f\nRUN echo 1\n")
+        .file("f", "1");
+    bed.build(&[]).ok();
+    let told = |dockerfile: &str, content: &str| {
+        bed.dockerfile(dockerfile);
+        assert!(bed.build(&[]).ok().stderr.contains("CACHED"));
+        bed.file("f", content);
+        bed.build(&["--explain"]).ok().stderr
+    };
+    let grown = "FROM base\nCOPY f /f\nRUN echo 1\nRUN echo 2\n";
+    let changed = told(grown, "2");
+    assert_eq!(reason(&changed, "COPY f /f"), "content of /f changed");
+    let run = reason(&changed, "RUN echo 1");
+    assert!(run.starts_with("its input was made anew: "), "{run}");
+    // What it is called otherwise does not matter either.
+    let renamed = "FROM base AS other\nCOPY f /f\nRUN echo 1\nRUN echo 2\n";
+    let changed = told(renamed, "3");
+    assert_eq!(reason(&changed, "COPY f /f"), "content of /f changed");
+
+    bed.dockerfile(&format!("{renamed}RUN echo 3\n"));
+    bed.build(&[]).ok();
+    bed.run(&["prune", "--all"]).ok();
+    let pruned = bed.build(&["--explain"]).ok().stderr;
+    let copy = reason(&pruned, "COPY f /f");
+    assert!(!copy.contains("content"), "{copy}");
+}
+
+/// What came to no result last time says so, and what a build never came to was never seen.
+#[test]
+fn steps_that_failed_were_cancelled_or_never_ran_say_so() {
+    let bed = Bed::new();
+    let mount = "RUN --mount=type=cache,target=/c";
+    bed.file("go.Dockerfile", format!("FROM base\n{mount} touch /c/go\n"));
+    // One step begins before the other one fails, and does not end by itself.
+    bed.dockerfile(&format!(
+        "FROM base AS a\n{mount} touch /c/a /a; [ -e /c/go ] || sleep 600\n\
+         FROM base AS b\n{mount} until [ -e /c/a ]; do sleep 0.1; done; rm /c/a; touch /b; [ -e /c/go ]\n\
+         FROM base\nCOPY --from=a /a /a\nCOPY --from=b /b /b\nRUN echo done\n"
+    ));
+    bed.build(&[]).fails(&[]);
+    let again = bed.build(&["--explain"]).fails(&[]).stderr;
+    assert_eq!(reason(&again, "[a 1/2] RUN"), "it was cancelled last time");
+    assert_eq!(reason(&again, "[b 1/2] RUN"), "it failed last time");
+    let go = bed.context().join("go.Dockerfile");
+    bed.build(&["-f", go.to_str().unwrap()]).ok();
+    let whole = bed.build(&["--explain"]).ok().stderr;
+    assert_eq!(reason(&whole, "[a 1/2] RUN"), "it was cancelled last time");
+    assert_eq!(reason(&whole, "[b 1/2] RUN"), "it failed last time");
+    for step in ["COPY --from=a", "COPY --from=b", "RUN echo done"] {
+        let told = reason(&whole, step);
+        assert!(told.starts_with("first time seen"), "{step}: {told}");
+    }
+    // Results since then are what counts.
+    bed.run(&["prune", "--all"]).ok();
+    bed.build(&["-f", go.to_str().unwrap()]).ok();
+    let pruned = bed.build(&["--explain"]).ok().stderr;
+    assert!(!pruned.contains("last time"), "{pruned}");
+}
+
+/// A failed build does not take away what is known of the steps that it never came to.
+#[test]
+fn a_failure_hides_nothing_of_later_steps() {
+    let bed = Bed::new();
+    let steps = "FROM base\nRUN true\nCOPY f /f\n";
+    bed.dockerfile(steps).file("f", "1");
+    bed.build(&[]).ok();
+    bed.dockerfile("FROM base\nRUN false\nCOPY f /g\n");
+    bed.build(&[]).fails(&[]);
+    bed.dockerfile("FROM base\nRUN echo\nCOPY f /g\n");
+    let told = bed.build(&["--explain"]).ok().stderr;
+    assert_eq!(reason(&told, "RUN echo"), "the command was false, now echo");
+    let copy = reason(&told, "COPY f /g");
+    assert!(copy.contains("the destination was /f, now /g"), "{copy}");
+}
+
+#[test]
+fn a_step_whose_cached_result_is_lost_says_so() {
+    let registry = Registry::start().unwrap();
+    let proxy = Proxy::start(&registry.host()).unwrap();
+    let cache = format!("type=registry,ref={}/cache:a", proxy.host());
+    let bed = steps::bed();
+    steps::made(&bed, &["--cache-to", &format!("{cache},mode=max")]);
+    steps::forget(&bed);
+    // Known, and not fetched.
+    bed.build(&["--cache-from", &cache]).ok();
+    proxy.fault("GET", "/blobs/", Fault::Status(404));
+    steps::made(&bed, &["--explain", "--trace", "t.jsonl"]);
+    let trace = std::fs::read_to_string(bed.path("t.jsonl")).unwrap();
+    let told: Vec<&str> = trace
+        .lines()
+        .filter(|line| line.contains(r#""event":"explained""#))
+        .collect();
+    let lost = told
+        .iter()
+        .filter(|line| line.contains("its cached result could not be fetched"));
+    assert!(lost.count() > 0, "{told:#?}");
+    assert!(
+        !told.iter().any(|line| line.contains("first time seen")),
+        "{told:#?}"
+    );
+}
+
+/// Of what became another sort of thing, the thing is told, and not what was or is in it.
+#[test]
+fn files_that_become_directories_and_links_are_told() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nCOPY src /s\n")
+        .file("src/a.txt/q", "q")
+        .file("src/a.txt/r", "r")
+        .file("src/b", "b")
+        .file("src/c", "c");
+    bed.build(&[]).ok();
+    let path = |name: &str| bed.context().join("src").join(name);
+    let told = || reason(&bed.build(&["--explain"]).ok().stderr, "COPY src");
+    std::fs::remove_dir_all(path("a.txt")).unwrap();
+    std::os::unix::fs::symlink("b", path("a.txt")).unwrap();
+    assert_eq!(
+        told(),
+        "/src/a.txt is a symbolic link now, before a directory"
+    );
+    std::fs::remove_file(path("b")).unwrap();
+    bed.file("src/b/q", "q").file("src/b/r", "r");
+    assert_eq!(told(), "/src/b is a directory now, before a file");
+    std::fs::remove_file(path("c")).unwrap();
+    std::os::unix::fs::symlink("b", path("c")).unwrap();
+    assert_eq!(told(), "/src/c is a symbolic link now, before a file");
 }
 
 #[test]

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::field::{self, Field};
-use super::recipe::{File, Input, Recipe};
+use super::recipe::{End, File, Input, Kind, Recipe, unnumbered};
 
 /// Nothing is remembered that a step could be compared with.
 pub(super) const FIRST_TIME: &str = "first time seen: nothing like it is remembered";
+
+/// What a step is told whose record was found and gave no result.
+pub(super) const LOST: &str = "its cached result could not be fetched";
 
 /// How many differences are told; the others are counted.
 const TOLD: usize = 3;
@@ -29,25 +32,41 @@ pub(super) fn differences(before: &Recipe, now: &Recipe, build_args: &[String]) 
             told.extend(in_input(before, now));
         }
     }
-    let inputs = || before.inputs.iter().zip(&now.inputs);
     if told.is_empty() {
-        told.extend(inputs().filter_map(|(before, now)| content_of(before, now)));
-    }
-    if told.is_empty() {
-        told.extend(inputs().filter_map(|(before, now)| made_anew(before, now)));
-    }
-    if told.is_empty() && !before.ran {
-        return FIRST_TIME.to_owned();
-    }
-    if told.is_empty() {
-        return if now.inputs.is_empty() {
-            "nothing changed since it was fetched last: what was fetched is not kept any more"
-        } else {
-            "nothing changed since it ran last: its record was pruned or is unusable"
-        }
-        .to_owned();
+        told.extend(without_differences(before, now));
     }
     list(&told, "; ")
+}
+
+/// Why a step runs again of which nothing is known to differ.
+fn without_differences(before: &Recipe, now: &Recipe) -> Vec<String> {
+    let inputs = || before.inputs.iter().zip(&now.inputs);
+    match before.end {
+        End::Failed => return vec!["it failed last time".to_owned()],
+        End::Cancelled => return vec!["it was cancelled last time".to_owned()],
+        End::Found => {
+            let told: Vec<_> = inputs().filter_map(|(a, b)| content_of(a, b)).collect();
+            if !told.is_empty() {
+                return told;
+            }
+        }
+        End::Made => {}
+    }
+    let anew = inputs().filter_map(|(input, now)| made_anew(input, now, before.since));
+    let told: Vec<_> = anew.collect();
+    if !told.is_empty() {
+        return told;
+    }
+    let reason = match before.end {
+        End::Found => {
+            "nothing changed since it was found last: its record was pruned or is unusable"
+        }
+        _ if now.inputs.is_empty() => {
+            "nothing changed since it was fetched last: what was fetched is not kept any more"
+        }
+        _ => "nothing changed since it ran last: its record was pruned or is unusable",
+    };
+    vec![reason.to_owned()]
 }
 
 fn list(told: &[String], separator: &str) -> String {
@@ -125,7 +144,7 @@ fn in_input(before: &Input, now: &Input) -> Option<String> {
         (Some(_), Some(_)) => Some(in_files(before, now)),
         // The same result, whatever it was called: a definition may name a session, which changes nothing.
         _ if before.record.is_some() && before.record == now.record => None,
-        _ if before.name != now.name => {
+        _ if unnumbered(&before.name) != unnumbered(&now.name) => {
             Some(format!("its input is {}, before {}", now.name, before.name))
         }
         _ if before.record.is_some() && now.record.is_some() => {
@@ -135,16 +154,22 @@ fn in_input(before: &Input, now: &Input) -> Option<String> {
     }
 }
 
-/// What explains most likely why a step runs that never ran here: of what its record was made, only the names are known.
+/// What may explain why a step runs that never ran here: of what its record was made, only the names are known.
 fn content_of(before: &Input, now: &Input) -> Option<String> {
-    (before.content.is_none() && now.content.is_some())
-        .then(|| format!("the content of its input is another: {}", now.name))
+    let unknown = before.content.is_none() && now.content.is_some();
+    let name = &now.name;
+    unknown
+        .then(|| format!("the content of its input is another, or its record was pruned: {name}"))
 }
 
-/// What explains it where nothing is known to differ: of an input that had just been made, the record was not known yet.
-fn made_anew(before: &Input, now: &Input) -> Option<String> {
-    let same_content = before.content.is_some() && now.content.is_some();
-    let same_record = before.record.is_some() && before.record == now.record;
+/// What explains it where nothing is known to differ: the result of an input was saved `since`, or is not saved.
+fn made_anew(before: &Input, now: &Input, since: u64) -> Option<String> {
+    let same_content = before.content.is_some() && before.content == now.content;
+    let was_there = now.record.is_some_and(|record| record < since);
+    let same_record = match before.record {
+        Some(record) => now.record == Some(record),
+        None => was_there,
+    };
     (!same_content && !same_record).then(|| format!("its input was made anew: {}", now.name))
 }
 
@@ -152,26 +177,63 @@ fn in_files(before: &Input, now: &Input) -> String {
     let old: BTreeMap<&str, &File> = files(before).collect();
     let new: BTreeMap<&str, &File> = files(now).collect();
     let mut told = Vec::new();
+    // What became of a whole directory, or what a directory came from: nothing is told of what is in there.
+    let mut replaced: Vec<&str> = Vec::new();
     for (path, file) in &new {
         match old.get(path) {
             Some(old) if old.key == file.key => {}
             Some(old) => told.push(in_file(old, file)),
             // An empty directory is a file of the list, and any other is what is in it.
-            None if before.all_files && holds(&old, path) => {}
-            None if before.all_files => told.push(format!("{path} was added")),
+            None if file.kind == Kind::Directory && holds(&old, path) => {}
+            None if holds(&old, path) => {
+                told.push(of_other_kind(path, file.kind, Kind::Directory));
+                replaced.push(path);
+            }
+            None if before.all_files => match above(&old, path) {
+                Some(file) if replaced.contains(&file.path.as_str()) => {}
+                Some(file) if file.kind == Kind::Directory => {
+                    told.push(format!("{path} was added"));
+                }
+                Some(file) => {
+                    told.push(of_other_kind(&file.path, Kind::Directory, file.kind));
+                    replaced.push(&file.path);
+                }
+                None => told.push(format!("{path} was added")),
+            },
             None => {}
         }
     }
     if now.all_files {
-        let gone = old
-            .keys()
-            .filter(|path| !new.contains_key(*path) && !holds(&new, path));
+        let gone = old.keys().filter(|path| {
+            let under = |path: &str| replaced.iter().any(|there| is_within(path, there));
+            !new.contains_key(*path) && !holds(&new, path) && !under(path)
+        });
         told.extend(gone.map(|path| format!("{path} was removed")));
     }
     if told.is_empty() {
         return format!("content of {} changed", now.name);
     }
     list(&told, ", ")
+}
+
+/// The file of the list that is at a place above a path.
+fn above<'f>(files: &BTreeMap<&str, &'f File>, path: &str) -> Option<&'f File> {
+    let mut ends = path.rmatch_indices('/').map(|(end, _)| end);
+    ends.find_map(|end| files.get(path.get(..end)?).copied())
+}
+
+fn is_within(path: &str, directory: &str) -> bool {
+    let rest = path.strip_prefix(directory);
+    rest.is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn of_other_kind(path: &str, now: Kind, before: Kind) -> String {
+    let word = |kind| match kind {
+        Kind::File => "a file",
+        Kind::Symlink => "a symbolic link",
+        Kind::Directory => "a directory",
+    };
+    format!("{path} is {} now, before {}", word(now), word(before))
 }
 
 /// Whether something is in a directory.
@@ -185,6 +247,9 @@ fn holds(files: &BTreeMap<&str, &File>, directory: &str) -> bool {
 /// Whether the content changed, too, is not known where something else did.
 fn in_file(before: &File, now: &File) -> String {
     let path = &now.path;
+    if before.kind != now.kind {
+        return of_other_kind(path, now.kind, before.kind);
+    }
     if before.mode != now.mode {
         let (before, now) = (before.mode, now.mode);
         return format!("mode of {path} was {before:04o}, now {now:04o}");
@@ -231,7 +296,8 @@ mod tests {
                     .collect(),
                 all_files: true,
             }],
-            ran: true,
+            end: End::Made,
+            since: 2,
         }
     }
 

@@ -15,7 +15,7 @@ const FIELDS: usize = 512;
 /// Most characters of a value that are remembered; of a longer one the beginning and a digest.
 const VALUE: usize = 256;
 /// How it is written; what was remembered in another form is not compared with.
-const FORM: u8 = 2;
+const FORM: u8 = 3;
 /// Most levels of a value.
 const DEPTH: usize = 8;
 
@@ -30,8 +30,21 @@ pub(super) struct Recipe {
     /// What its definition says: names such as `env.PATH` and `args`, and values.
     pub(super) fields: Vec<(String, String)>,
     pub(super) inputs: Vec<Input>,
-    /// Whether it ran; of what did not, the content of inputs is not known.
-    pub(super) ran: bool,
+    pub(super) end: End,
+    /// Results that were saved later have this number or greater ones.
+    pub(super) since: u64,
+}
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum End {
+    /// It had a result that was made of just this.
+    #[default]
+    Made,
+    /// It had a result from a cache elsewhere: of what that was made, nothing but the step's definition is known.
+    Found,
+    Failed,
+    Cancelled,
 }
 
 /// An input of a step.
@@ -52,6 +65,7 @@ pub(super) struct Input {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct File {
     pub(super) path: String,
+    pub(super) kind: Kind,
     /// A part of its key.
     pub(super) key: [u8; 8],
     /// Permissions with the set-id and sticky bits.
@@ -60,23 +74,53 @@ pub(super) struct File {
     pub(super) gid: u32,
 }
 
+/// What sort of thing a [`File`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Kind {
+    #[default]
+    File,
+    Symlink,
+    Directory,
+}
+
+/// What is found out of an encoded recipe without decoding it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    /// See [`outline`].
+    pub(super) outline: StepName,
+    /// See [`exact`].
+    pub(super) exact: StepName,
+    /// Whether it had a result.
+    pub(super) has_result: bool,
+}
+
+/// Bytes of a header: the form, two digests and a flag.
+const HEADER: usize = 66;
+
 impl Recipe {
+    /// Whether it had a result.
+    pub(super) fn has_result(&self) -> bool {
+        matches!(self.end, End::Made | End::Found)
+    }
+
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let fields = postcard::to_stdvec(self).ok()?;
         let contents = self.inputs.iter().map(|input| input.content);
         let exact = exact(&self.outline, contents);
-        Some([&[FORM], self.outline.as_slice(), &exact, fields.as_slice()].concat())
+        let flag = [u8::from(self.has_result())];
+        Some([&[FORM], self.outline.as_slice(), &exact, &flag, &fields].concat())
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (_, fields) = bytes.strip_prefix(&[FORM])?.split_first_chunk::<64>()?;
-        postcard::from_bytes(fields).ok()
+        header(bytes)?;
+        postcard::from_bytes(bytes.get(HEADER..)?).ok()
     }
 }
 
-/// The names of a step and of all that it is made of: what stays the same from build to build where a definition names a session.
+/// The texts of a step and of all that it is made of: what stays the same from build to build where a definition names a session, and
+/// where a stage gets more steps.
 pub(crate) fn lineage(name: &str, inputs: impl IntoIterator<Item = StepName>) -> StepName {
-    let mut hasher = FieldHasher::new("weld.step.lineage.v1").text(name);
+    let mut hasher = FieldHasher::new("weld.step.lineage.v2").text(&unnumbered(name));
     for input in inputs {
         hasher = hasher.bytes(&input);
     }
@@ -101,10 +145,15 @@ pub(super) fn exact(
     crate::digest::to_solver(&hasher.finish()).0
 }
 
-/// [`outline`] and [`exact`] of a recipe that was encoded.
-pub(super) fn header(bytes: &[u8]) -> Option<(StepName, StepName)> {
+/// The header of a recipe that was encoded.
+pub(super) fn header(bytes: &[u8]) -> Option<Header> {
     let (outline, rest) = bytes.strip_prefix(&[FORM])?.split_first_chunk::<32>()?;
-    Some((*outline, *rest.first_chunk::<32>()?))
+    let (exact, rest) = rest.split_first_chunk::<32>()?;
+    Some(Header {
+        outline: *outline,
+        exact: *exact,
+        has_result: *rest.first()? != 0,
+    })
 }
 
 /// A value that is not too long to be remembered; different ones stay different.
@@ -213,6 +262,11 @@ pub(super) fn bare_place_and_text(name: &str) -> (String, String) {
     place_and_text_of(name, true)
 }
 
+/// What a step says and the name of its stage, without the numbers that other steps and stages change.
+pub(super) fn unnumbered(name: &str) -> String {
+    bare_place_and_text(name).1
+}
+
 fn place_and_text_of(name: &str, bare: bool) -> (String, String) {
     let (place, rest) = match name.split_once("] ") {
         Some((place, rest)) if place.starts_with('[') => (place, rest),
@@ -273,6 +327,17 @@ mod tests {
         ] {
             assert_eq!(place_and_text(name), (place.to_owned(), text.to_owned()));
         }
+        for (one, other) in [
+            ("[build 2/4] RUN make", "[build 3/5] RUN make"),
+            ("[stage-1 1/2] RUN make", "[2/2] RUN make"),
+        ] {
+            assert_eq!(unnumbered(one), unnumbered(other));
+            assert_eq!(lineage(one, []), lineage(other, []));
+        }
+        assert_ne!(
+            unnumbered("[a 1/2] RUN make"),
+            unnumbered("[b 1/2] RUN make")
+        );
         let long = "x".repeat(1000);
         assert!(bounded(&long).chars().count() < 300);
         assert_ne!(bounded(&long), bounded(&format!("{long}y")));

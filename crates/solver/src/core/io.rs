@@ -192,7 +192,7 @@ pub struct Effects<O, V> {
     /// Results that the core let go of; to be dropped when the list was worked through.
     pub released: Vec<V>,
     /// Operations that the core let go of; likewise.
-    pub retired: Vec<O>,
+    pub retired: Vec<Retired<O>>,
     /// Scheduler events, in order; only while tracing is on.
     pub trace: Vec<TraceEvent>,
 }
@@ -206,6 +206,15 @@ impl<O, V> Default for Effects<O, V> {
             trace: Vec::new(),
         }
     }
+}
+
+/// An operation that the core let go of.
+#[derive(Debug)]
+pub struct Retired<O> {
+    /// The operation.
+    pub op: O,
+    /// Whether its vertex came to a result, or was not needed since what is built on it had one.
+    pub served: bool,
 }
 
 /// What the core asks its surroundings to do.

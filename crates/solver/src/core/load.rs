@@ -10,7 +10,7 @@ use super::{
         Asker, Dependent, Edge, EdgeSlot, EdgeState, Hit, Label, Phase, Slot, Status, Step,
         TaskSlot, Vertex, VertexId,
     },
-    io::{EdgeId, JobId, Reply, RootId, TaskId, Ticket},
+    io::{EdgeId, JobId, Reply, Retired, RootId, TaskId, Ticket},
     jobset::JobSet,
     rank::AskingSearch,
     table::mix,
@@ -296,7 +296,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Adds what a further definition says of a live vertex.
     fn join(&mut self, vertex: VertexId, def: VertexDef<O>) -> VertexId {
-        self.effects.retired.push(def.op);
+        // The live vertex has an operation of its own, and hears how it ends.
+        let (op, served) = (def.op, false);
+        self.effects.retired.push(Retired { op, served });
         if !def.options.cache_sources.is_empty() {
             let extra = self.vertices[vertex].extra_mut();
             let mut sources = extra.sources.as_deref().unwrap_or_default().to_vec();

@@ -2,8 +2,8 @@
 
 use super::{
     Core, faulty,
-    graph::{Phase, TaskSlot, VertexId},
-    io::{EdgeId, Effect},
+    graph::{Phase, Status, TaskSlot, VertexId},
+    io::{EdgeId, Effect, Retired},
 };
 use crate::TraceEvent;
 
@@ -116,7 +116,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let ran = vertex.unique();
             self.effect(Effect::Forget { ran });
         }
-        self.effects.retired.push(state.op);
+        let served = matches!(
+            state.status,
+            Status::Completed { .. } | Status::Cached { .. }
+        );
+        let op = state.op;
+        self.effects.retired.push(Retired { op, served });
     }
 
     /// Takes the dependent at `position` out of the list of `edge`.

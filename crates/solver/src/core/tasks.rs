@@ -181,6 +181,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
         task.on_behalf.or_else(interested)
     }
 
+    /// Whether the vertex of a task had a record that gave it no result that lasts.
+    pub fn is_after_loss(&self, task: TaskId) -> bool {
+        let Some(task) = self.tasks.get(task) else {
+            return false;
+        };
+        let edges = self.vertices[task.vertex].edges.iter();
+        edges
+            .filter_map(|edge| self.edges[*edge].extra.as_ref())
+            .any(|extra| extra.lost > 0 || !extra.tried.is_empty())
+    }
+
     pub(super) fn trace_call(&mut self, id: TaskId, call: OpCall, input: Option<u32>) {
         self.trace(|core| {
             let task = &core.tasks[id];

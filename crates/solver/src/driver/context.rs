@@ -18,6 +18,7 @@ pub struct OpContext<T: Value> {
     pub(super) shared: Arc<Shared<T>>,
     pub(super) control: Arc<TaskControl>,
     pub(super) slot: ExecSlot,
+    pub(super) after_loss: bool,
 }
 
 impl<T: Value> OpContext<T> {
@@ -43,6 +44,11 @@ impl<T: Value> OpContext<T> {
             data: data.into(),
             at: SystemTime::now(),
         }));
+    }
+
+    /// Whether the operation runs although a record was found for it: none could be loaded, or what it gave turned out to be lost.
+    pub fn is_after_loss(&self) -> bool {
+        self.after_loss
     }
 
     /// Tells every interested job, and the trace, why the operation has to run.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, TraceStamp, Value,
     VertexUpdate,
-    core::{Core, Effect, Effects, Input, JobId, QueryId, Reply, TaskId, Ticket, VertexNews},
+    core::{Call, Core, Effect, Effects, Input, JobId, QueryId, Reply, TaskId, Ticket, VertexNews},
     progress::{Channel, Report},
 };
 
@@ -240,7 +240,9 @@ impl<T: Value> Pump<T> {
         }
         self.effects.list = list;
         self.effects.released.clear();
-        self.effects.retired.clear();
+        for retired in self.effects.retired.drain(..) {
+            retired.op.retire(retired.served);
+        }
     }
 
     fn effect(&mut self, shared: &Arc<Shared<T>>, effect: DriverEffect<T>) {
@@ -285,12 +287,14 @@ impl<T: Value> Pump<T> {
             }
             Effect::Start { task, call } => {
                 let control = self.running.insert(task);
+                let is_exec = matches!(call, Call::Exec { .. });
                 self.starts.push(Start {
                     task,
                     epoch: self.epoch,
                     call,
                     control,
                     holder: self.core.job_of(task),
+                    after_loss: is_exec && self.core.is_after_loss(task),
                 });
             }
             Effect::Cancel { task } => self.cancel(shared, task),

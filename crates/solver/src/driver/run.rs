@@ -32,6 +32,8 @@ pub(super) struct Start<T: Value> {
     pub(super) control: Arc<TaskControl>,
     /// The job that it is for.
     pub(super) holder: Holder,
+    /// See [`OpContext::is_after_loss`].
+    pub(super) after_loss: bool,
 }
 
 /// The kind of a call, for the outcome of one that does not end by itself.
@@ -156,6 +158,7 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) -> Message<T> {
         call,
         control,
         holder,
+        after_loss,
     } = start;
     let kind = match &call {
         Call::CacheMap { .. } => Kind::CacheMap,
@@ -175,6 +178,7 @@ async fn run<T: Value>(start: Start<T>, shared: Arc<Shared<T>>) -> Message<T> {
         shared,
         control,
         slot: ExecSlot::new(slots, holder),
+        after_loss,
     };
     let guard = Guard {
         context: &context,

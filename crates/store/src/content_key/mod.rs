@@ -15,7 +15,7 @@ mod tree;
 
 pub use error::KeyError;
 pub use header::FileHeader;
-pub use tree::{KeyEntry, KeyTree};
+pub use tree::{KeyEntry, KeyEntryKind, KeyTree};
 
 /// Which files a content key is of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -148,11 +148,24 @@ impl KeyTree {
     }
 }
 
+/// What sort of thing is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyEntryKind {
+    /// A regular file, or a special one.
+    File,
+    /// A symbolic link.
+    Symlink,
+    /// A directory.
+    Directory,
+}
+
 /// What is at a path of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyEntry {
     /// The path below the root.
     pub path: PathBuf,
+    /// What sort of thing it is.
+    pub kind: KeyEntryKind,
     /// Its key, of a directory with all that is in it.
     pub key: [u8; 32],
     /// Permissions with the set-id and sticky bits.
@@ -168,6 +181,11 @@ impl KeyEntry {
         let file = node.file()?;
         Ok(Self {
             path: path_of(path),
+            kind: match node.kind() {
+                Kind::File => KeyEntryKind::File,
+                Kind::Symlink(_) => KeyEntryKind::Symlink,
+                Kind::Directory(_) => KeyEntryKind::Directory,
+            },
             key,
             mode: file.mode,
             uid: file.uid,

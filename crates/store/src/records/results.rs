@@ -87,6 +87,11 @@ impl Results {
         }))
     }
 
+    /// The number that none of the results has yet: those that are saved from now on have this one or greater ones.
+    pub fn unused(&self) -> u64 {
+        self.0.sequence.unused()
+    }
+
     /// Saves a result that names `objects`, which the caller has pinned and made known by updates
     /// queued before. A load that starts after this returned finds it.
     pub fn save(&self, objects: Vec<Object>, payload: Vec<u8>) -> Result<u64, DbError> {
