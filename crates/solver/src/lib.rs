@@ -71,7 +71,7 @@ pub use progress::{LogChunk, ProgressEvent, ProgressStream, Status, VertexUpdate
 pub use results::MemoryResultStore;
 pub use session::Session;
 pub use trace::{
-    CancelCause, MergeReason, Refusal, RequestOutcome, TraceEdge, TraceEvent, TraceInput,
-    TraceSink, TraceStamp, TraceVertex,
+    CancelCause, GraphSize, MergeReason, Refusal, RequestOutcome, TraceEdge, TraceEvent,
+    TraceInput, TraceSink, TraceStamp, TraceVertex,
 };
 pub use value::{LoadError, RecordId, ResultRef, ResultStore, StoreError, Value};

@@ -35,6 +35,15 @@ pub struct TraceInput {
     pub output: u32,
 }
 
+/// How large a graph was when it was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GraphSize {
+    /// Vertices in it.
+    pub vertices: u64,
+    /// How many of them were not live yet.
+    pub created: u64,
+}
+
 /// Why two edges with an equal index key were not merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -140,14 +149,14 @@ pub enum TraceEvent {
     Loaded {
         /// The job; `None` for a build that an operation asked for.
         job: Option<Arc<str>>,
-        /// The operation that asked for it.
-        parent: Option<Digest>,
+        /// The vertex whose operation asked for it.
+        parent: Option<TraceVertex>,
         /// The root.
         root: TraceEdge,
-        /// Vertices in the graph.
-        vertices: u64,
-        /// How many of them were not live yet.
-        created: u64,
+        /// Number of the root's vertex.
+        id: u64,
+        /// How large it is; `None` where it was loaded before tracing began.
+        size: Option<GraphSize>,
     },
     /// The result of an edge is asked for.
     Requested {
@@ -198,8 +207,8 @@ pub enum TraceEvent {
         source: TraceEdge,
         /// The one that survives.
         target: TraceEdge,
-        /// By what they are equal.
-        reason: MergeReason,
+        /// By what they are equal; `None` where they were merged before tracing began.
+        reason: Option<MergeReason>,
     },
     /// Two edges have an equal index key but stay apart.
     MergeRefused {

@@ -130,14 +130,16 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
             job,
             parent,
             root,
-            vertices,
-            created,
+            id,
+            size,
         } => {
             line.text_option("job", job.as_deref());
-            line.digest_option("parent", *parent);
+            line.digest_option("parent", parent.map(|parent| parent.digest));
+            line.number_option("parent_id", parent.map(|parent| parent.id));
             line.edge(*root);
-            line.number("vertices", *vertices);
-            line.number("created", *created);
+            line.number("id", *id);
+            line.number_option("vertices", size.map(|size| size.vertices));
+            line.number_option("created", size.map(|size| size.created));
         }
         TraceEvent::Requested { request, job, edge } => {
             line.number("request", *request);
@@ -175,7 +177,9 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
         } => {
             line.other_edge(SOURCE, *source);
             line.other_edge(TARGET, *target);
-            line.word("reason", reason_name(*reason));
+            if let Some(reason) = reason {
+                line.word("reason", reason_name(*reason));
+            }
         }
         TraceEvent::MergeRefused {
             edge,

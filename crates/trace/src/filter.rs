@@ -74,9 +74,12 @@ impl Filter {
 
     /// Whether a span reaches into the times.
     pub(crate) fn span(&self, trace: &Trace, start: u64, end: u64) -> bool {
-        let since = |limit: Duration| trace.start.saturating_add(limit.as_micros() as u64);
-        self.since.is_none_or(|limit| end >= since(limit))
-            && self.until.is_none_or(|limit| start <= since(limit))
+        self.since.is_none_or(|limit| end >= trace.time(limit)) && !self.is_over(trace, start)
+    }
+
+    /// Whether a moment is behind the times.
+    fn is_over(&self, trace: &Trace, time: u64) -> bool {
+        self.until.is_some_and(|limit| time > trace.time(limit))
     }
 
     /// Whether a vertex is meant, by digest, name, job and time.
@@ -155,15 +158,42 @@ impl Trace {
     }
 }
 
+/// How a line stands to what a filter means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is meant.
+    Within,
+    /// It is of what is meant, but before the times.
+    Before,
+    /// Likewise, behind them.
+    After,
+    /// It is of other vertices or jobs.
+    Foreign,
+}
+
 impl Selection<'_> {
     /// Whether a line passes: by its time, and by its vertex or its job.
     pub fn passes(&self, line: &Line<'_>) -> bool {
+        self.standing(line) == Standing::Within
+    }
+
+    pub(crate) fn standing(&self, line: &Line<'_>) -> Standing {
         if matches!(line.kind, Kind::TraceStart | Kind::TraceEnd | Kind::Lost) {
-            return true;
+            Standing::Within
+        } else if !self.is_of(line) {
+            Standing::Foreign
+        } else if self.filter.moment(self.trace, line.time) {
+            Standing::Within
+        } else {
+            match self.filter.is_over(self.trace, line.time) {
+                true => Standing::After,
+                false => Standing::Before,
+            }
         }
-        if !self.filter.moment(self.trace, line.time) {
-            return false;
-        }
+    }
+
+    /// Whether a line is of the vertices or the job that are meant.
+    fn is_of(&self, line: &Line<'_>) -> bool {
         if line.kind == Kind::Answer {
             let number = line.request.unwrap_or(0);
             return self.requests.contains(&number);

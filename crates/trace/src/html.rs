@@ -146,7 +146,7 @@ fn data<'a>(
             time: trace.seconds(merge.time),
             source: place(merge.source)?,
             target: place(merge.target)?,
-            reason: &merge.reason,
+            reason: merge.reason.as_deref().unwrap_or("before the trace"),
             refused: merge.refused,
         })
     });

@@ -68,6 +68,8 @@ pub struct Line<'a> {
     pub vertex: Option<Text<'a>>,
     /// Digest of the vertex whose operation asked for a build.
     pub parent: Option<Text<'a>>,
+    /// Number of that vertex.
+    pub parent_id: Option<u64>,
     /// Digest of the vertex of the merged edge.
     pub source_vertex: Option<Text<'a>>,
     /// Digest of the vertex of the surviving edge.
@@ -211,6 +213,7 @@ impl<'a> Line<'a> {
                 "call" => line.call = Some(text_of("call", value)?),
                 "cause" => line.cause = Some(text_of("cause", value)?),
                 "weld" => line.weld = Some(text_of("weld", value)?),
+                "parent_id" => line.parent_id = Some(number_of("parent_id", value)?),
                 "id" => line.id = Some(number_of("id", value)?),
                 "edge" => line.edge = Some(number_of("edge", value)?),
                 "output" => line.output = Some(number_of("output", value)?),
@@ -277,8 +280,6 @@ impl<'a> Line<'a> {
                 (self.edge.is_some(), "edge"),
                 (self.vertex.is_some(), "vertex"),
                 (self.output.is_some(), "output"),
-                (self.vertices.is_some(), "vertices"),
-                (self.created.is_some(), "created"),
             ],
             Kind::Request => &[
                 (self.request.is_some(), "request"),
@@ -309,7 +310,7 @@ impl<'a> Line<'a> {
                 (self.target.is_some(), "target"),
                 (self.target_vertex.is_some(), "target_vertex"),
                 (self.target_output.is_some(), "target_output"),
-                (self.reason.is_some(), "reason"),
+                (self.kind == Kind::Merge || self.reason.is_some(), "reason"),
             ],
             Kind::CallStart | Kind::CallEnd => &[
                 (self.task.is_some(), "task"),

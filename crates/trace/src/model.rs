@@ -1,6 +1,6 @@
 //! A whole trace in memory: jobs, vertices, calls, merges, requests, as the events tell of them.
 
-use std::{collections::HashMap, ops::ControlFlow, path::Path};
+use std::{collections::HashMap, ops::ControlFlow, path::Path, time::Duration};
 
 use crate::{
     kind::Kind,
@@ -29,6 +29,8 @@ pub struct Trace {
     pub(crate) requests: Vec<Request>,
     pub(crate) notes: Vec<Note>,
     live: Live,
+    /// What is live is being told, at this position: it began before the trace.
+    telling: Option<u64>,
 }
 
 /// What events refer to by number, while it is live.
@@ -47,6 +49,8 @@ struct Live {
 pub(crate) struct Job {
     pub(crate) id: String,
     pub(crate) opened: u64,
+    /// Whether it was opened before the trace began.
+    pub(crate) before: bool,
     pub(crate) discarded: Option<u64>,
     pub(crate) session: bool,
     pub(crate) roots: Vec<VertexAt>,
@@ -62,6 +66,8 @@ pub(crate) struct Vertex {
     pub(crate) name: String,
     pub(crate) inputs: Vec<Input>,
     pub(crate) created: u64,
+    /// Roots of builds that its operation asked for.
+    pub(crate) sub_builds: Vec<VertexAt>,
     pub(crate) freed: Option<u64>,
     pub(crate) ignore_cache: bool,
     pub(crate) never_merge: bool,
@@ -122,7 +128,8 @@ pub(crate) struct Merge {
     pub(crate) source_output: u64,
     pub(crate) target: VertexAt,
     pub(crate) target_output: u64,
-    pub(crate) reason: String,
+    /// None where they were merged before the trace began.
+    pub(crate) reason: Option<String>,
     pub(crate) refused: bool,
 }
 
@@ -277,6 +284,11 @@ impl Trace {
             Kind::TraceStart | Kind::TraceEnd | Kind::Lost
         ));
         match line.kind {
+            Kind::Resumed => self.telling = Some(line.position),
+            _ if self.telling.is_some_and(|at| at != line.position) => self.telling = None,
+            _ => {}
+        }
+        match line.kind {
             Kind::TraceEnd => self.ended = true,
             Kind::Lost => self.lost += line.count.unwrap_or(0),
             Kind::JobOpened | Kind::Session | Kind::JobDiscarded => self.job(line),
@@ -327,6 +339,7 @@ impl Trace {
                 self.jobs.push(Job {
                     id: id.clone(),
                     opened: line.time,
+                    before: self.telling.is_some(),
                     ..Job::default()
                 });
                 self.live.jobs.insert(id.clone(), self.jobs.len() - 1);
@@ -415,6 +428,10 @@ impl Trace {
 
     /// A job, or another vertex's operation, loaded a graph: all that the root is made of is the job's.
     fn loaded(&mut self, line: &Line<'_>) {
+        let known = line.id.and_then(|id| self.live.vertices.get(&id)).copied();
+        if let (Some(edge), Some(at)) = (line.edge, known) {
+            self.live.edges.insert(edge, at);
+        }
         let root = self.edge(line);
         let job = line.job.and_then(|job| {
             let id = job.value();
@@ -423,8 +440,15 @@ impl Trace {
         let jobs = match (job, line.parent) {
             (Some(job), _) => vec![job],
             (None, Some(parent)) => {
-                let parent = self.live.digests.get(parent.raw());
-                parent.map_or_else(Vec::new, |at| self.vertices[*at].jobs.clone())
+                let by_id = line.parent_id.and_then(|id| self.live.vertices.get(&id));
+                let parent = by_id.or_else(|| self.live.digests.get(parent.raw()));
+                parent.map_or_else(Vec::new, |at| {
+                    let parent = &mut self.vertices[*at];
+                    if !parent.sub_builds.contains(&root) {
+                        parent.sub_builds.push(root);
+                    }
+                    parent.jobs.clone()
+                })
             }
             (None, None) => Vec::new(),
         };
@@ -440,6 +464,7 @@ impl Trace {
                 vertex.jobs.push(job);
                 self.jobs[job].vertices.push(at);
                 ahead.extend(vertex.inputs.iter().filter_map(|input| input.vertex));
+                ahead.extend(&vertex.sub_builds);
             }
         }
     }
@@ -518,7 +543,7 @@ impl Trace {
             source_output: line.source_output.unwrap_or(0),
             target,
             target_output: line.target_output.unwrap_or(0),
-            reason: raw(line.reason),
+            reason: line.reason.map(|reason| reason.raw().to_owned()),
             refused,
         });
     }
@@ -602,6 +627,11 @@ impl Trace {
             }
             _ => self.vertices[at].why = value(line.why),
         }
+    }
+
+    /// The time that is so long after the trace began.
+    pub(crate) fn time(&self, since: Duration) -> u64 {
+        self.start.saturating_add(since.as_micros() as u64)
     }
 
     /// Seconds since the trace began.

@@ -9,6 +9,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    filter::{Selection, Standing},
     kind::Kind,
     line::{Line, Text},
     read::{ReadError, Reader},
@@ -65,11 +66,11 @@ pub struct Summary {
     pub ended: bool,
     /// Microseconds from the first to the last event.
     pub micros: u64,
-    /// Jobs that were opened, and those that were still open at the end.
+    /// Jobs that were open at some time.
     pub jobs: u64,
-    /// Jobs that were not discarded.
+    /// Jobs that still were at the end.
     pub open_jobs: u64,
-    /// Vertices that became live.
+    /// Vertices that were live at some time.
     pub vertices: u64,
     /// Vertices that still were at the end.
     pub live_vertices: u64,
@@ -83,6 +84,8 @@ pub struct Summary {
     pub executed: u64,
     /// Results that were loaded from records.
     pub cached: u64,
+    /// Results that turned out to be lost, and were made anew where they were still wanted.
+    pub lost_results: u64,
     /// Merges by reason.
     pub merges: BTreeMap<String, u64>,
     /// Refused merges by reason.
@@ -104,23 +107,28 @@ pub struct Summary {
 /// # Errors
 /// [`ReadError`].
 pub fn summary(reader: Reader) -> Result<Summary, ReadError> {
-    summary_of(reader, |_| true)
+    sum_up(reader, |_| Standing::Within)
 }
 
-/// Sums up the lines that pass.
+/// Sums up what is meant: what happened, and the jobs, vertices and calls that were live meanwhile.
 ///
 /// # Errors
 /// [`ReadError`].
-pub fn summary_of(
-    reader: Reader,
-    mut passes: impl FnMut(&Line<'_>) -> bool,
-) -> Result<Summary, ReadError> {
+pub fn summary_of(reader: Reader, selection: &Selection<'_>) -> Result<Summary, ReadError> {
+    sum_up(reader, |line| selection.standing(line))
+}
+
+fn sum_up(reader: Reader, standing: impl Fn(&Line<'_>) -> Standing) -> Result<Summary, ReadError> {
     let mut counting = Counting::default();
     let whole = reader.pieces(|piece| {
         for (number, line) in piece.numbered() {
             match line {
-                Ok(line) if passes(line) => counting.line(line),
-                Ok(line) => counting.left_out(line),
+                Ok(line) => match standing(line) {
+                    Standing::Within => counting.line(line),
+                    Standing::Before => counting.before(line),
+                    Standing::After => counting.after(line),
+                    Standing::Foreign => {}
+                },
                 Err(error) => {
                     counting.summary.malformed += 1;
                     let first = &mut counting.summary.first_malformed;
@@ -139,6 +147,8 @@ struct Counting {
     kinds: Vec<u64>,
     start: Option<u64>,
     end: u64,
+    /// Time of the last line, counted or not.
+    last: u64,
     /// Names of live vertices, by their digests.
     names: HashMap<Box<str>, Box<str>>,
     tasks: HashMap<u64, Running>,
@@ -195,6 +205,7 @@ impl Counting {
         }
         self.start = Some(self.start.unwrap_or(line.time).min(line.time));
         self.end = self.end.max(line.time);
+        self.last = self.last.max(line.time);
         match line.kind {
             Kind::TraceStart => return,
             Kind::TraceEnd => {
@@ -210,7 +221,13 @@ impl Counting {
         self.summary.events += 1;
         self.kinds[line.kind as usize] += 1;
         match line.kind {
+            Kind::JobOpened => {
+                self.summary.jobs += 1;
+                self.summary.open_jobs += 1;
+            }
+            Kind::JobDiscarded => self.summary.open_jobs = self.summary.open_jobs.saturating_sub(1),
             Kind::Vertex => {
+                self.summary.vertices += 1;
                 self.live += 1;
                 self.summary.most_vertices = self.summary.most_vertices.max(self.live);
                 self.name(line);
@@ -219,16 +236,27 @@ impl Counting {
                 self.live = self.live.saturating_sub(1);
                 line.vertex.map(|digest| self.names.remove(digest.raw()));
             }
-            Kind::Loaded => self.summary.loaded_vertices += line.vertices.unwrap_or(0),
+            Kind::Loaded => {
+                // What was loaded before the trace began tells no size.
+                self.summary.loads += u64::from(line.vertices.is_some());
+                self.summary.loaded_vertices += line.vertices.unwrap_or(0);
+            }
+            Kind::Merge if line.reason.is_none() => {
+                *self.words.entry((line.kind, "before-trace")).or_default() += 1;
+            }
+            Kind::ResultLost => self.summary.lost_results += 1,
             Kind::Merge | Kind::MergeRefused => self.count(line.kind, line.reason),
             Kind::Answer => self.count(line.kind, line.outcome),
             Kind::Cancel => self.count(line.kind, line.cause),
             Kind::CallStart | Kind::LoadStart => self.begin(line, true),
-            Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped => self.end_of(line),
+            Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped => {
+                self.end_of(line, true)
+            }
             Kind::Broken => {
                 self.names.clear();
                 self.tasks.clear();
                 self.live = 0;
+                self.summary.open_jobs = 0;
             }
             _ => {}
         }
@@ -238,18 +266,46 @@ impl Counting {
         *self.words.entry((kind, word(text))).or_default() += 1;
     }
 
-    /// A line that does not count, but that others which do are understood by.
-    fn left_out(&mut self, line: &Line<'_>) {
+    /// A line before what counts: what is live after it is.
+    fn before(&mut self, line: &Line<'_>) {
+        self.last = self.last.max(line.time);
+        let summary = &mut self.summary;
         match line.kind {
-            Kind::Vertex => self.name(line),
+            Kind::JobOpened => summary.open_jobs += 1,
+            Kind::JobDiscarded => summary.open_jobs = summary.open_jobs.saturating_sub(1),
+            Kind::Vertex => {
+                self.live += 1;
+                self.name(line);
+            }
             Kind::VertexFreed => {
+                self.live = self.live.saturating_sub(1);
                 line.vertex.map(|digest| self.names.remove(digest.raw()));
             }
             Kind::CallStart | Kind::LoadStart => self.begin(line, false),
             Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped => {
                 line.task.map(|task| self.tasks.remove(&task));
             }
-            _ => {}
+            Kind::Broken => {
+                self.names.clear();
+                self.tasks.clear();
+                self.live = 0;
+                summary.open_jobs = 0;
+            }
+            _ => return,
+        }
+        self.summary.jobs = self.summary.open_jobs;
+        self.summary.vertices = self.live;
+        self.summary.most_vertices = self.live;
+    }
+
+    /// A line behind what counts: calls that were live come to their ends.
+    fn after(&mut self, line: &Line<'_>) {
+        self.last = self.last.max(line.time);
+        if matches!(
+            line.kind,
+            Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped
+        ) {
+            self.end_of(line, false);
         }
     }
 
@@ -278,7 +334,8 @@ impl Counting {
         }
     }
 
-    fn end_of(&mut self, line: &Line<'_>) {
+    /// A call came to its end, within what counts or behind it.
+    fn end_of(&mut self, line: &Line<'_>, within: bool) {
         let Some(running) = line.task.and_then(|task| self.tasks.remove(&task)) else {
             return;
         };
@@ -289,7 +346,7 @@ impl Counting {
         totals.longest = totals.longest.max(micros);
         totals.failed += u64::from(line.error.is_some());
         totals.dropped += u64::from(line.kind == Kind::Dropped);
-        let good = line.error.is_none() && line.kind != Kind::Dropped;
+        let good = within && line.error.is_none() && line.kind != Kind::Dropped;
         match running.call {
             "exec" if good => self.summary.executed += 1,
             "load" if good => self.summary.cached += 1,
@@ -301,7 +358,7 @@ impl Counting {
     /// Calls that had not ended when the trace did.
     fn unfinished(&mut self) {
         for (_, running) in std::mem::take(&mut self.tasks) {
-            let micros = self.end.saturating_sub(running.start);
+            let micros = self.last.saturating_sub(running.start);
             let totals = self.calls.entry(running.call).or_default();
             totals.count += u64::from(!running.counted);
             totals.micros += micros;
@@ -337,11 +394,7 @@ impl Counting {
         summary.ended &= whole;
         summary.micros = self.end.saturating_sub(self.start.unwrap_or(self.end));
         let of = |kind: Kind| self.kinds.get(kind as usize).copied().unwrap_or(0);
-        summary.jobs = of(Kind::JobOpened);
-        summary.open_jobs = summary.jobs.saturating_sub(of(Kind::JobDiscarded));
-        summary.vertices = of(Kind::Vertex);
         summary.live_vertices = self.live;
-        summary.loads = of(Kind::Loaded);
         for ((kind, word), count) in self.words {
             let counts = match kind {
                 Kind::Merge => &mut summary.merges,
@@ -402,11 +455,15 @@ impl fmt::Display for Summary {
             "vertices   {} ({} live at the end, {} at most), {} in {} loaded graphs",
             self.vertices, self.live_vertices, self.most_vertices, self.loaded_vertices, self.loads
         )?;
-        writeln!(
+        write!(
             f,
             "results    {} executed, {} from records",
             self.executed, self.cached
         )?;
+        match self.lost_results {
+            0 => writeln!(f)?,
+            lost => writeln!(f, ", {lost} lost and made anew")?,
+        }
         for (title, of) in [
             ("answers", &self.answers),
             ("merges", &self.merges),

@@ -125,9 +125,7 @@ async fn filters_narrow_down() {
     weld_trace::vertex(&trace, "sha256:ffffffffff").unwrap_err();
     let selection_filter = job("failing");
     let selection = trace.select(&selection_filter).unwrap();
-    let summary =
-        weld_trace::summary_of(Reader::open(&file).unwrap(), |line| selection.passes(line))
-            .unwrap();
+    let summary = weld_trace::summary_of(Reader::open(&file).unwrap(), &selection).unwrap();
     assert_eq!(summary.jobs, 1);
     assert_eq!(summary.calls["exec"].failed, 1);
 }
@@ -246,9 +244,7 @@ async fn the_path_of_what_got_no_result_leads_to_what_stopped_it() {
         ..Filter::default()
     };
     let selection = trace.select(&late).unwrap();
-    let summary =
-        weld_trace::summary_of(Reader::open(&file).unwrap(), |line| selection.passes(line))
-            .unwrap();
+    let summary = weld_trace::summary_of(Reader::open(&file).unwrap(), &selection).unwrap();
     assert_eq!(summary.slowest[0].name, "wait~", "{summary}");
     let text = std::fs::read_to_string(&file).unwrap();
     let lines = text.lines().filter(|line| !line.contains("dropped"));
@@ -306,10 +302,195 @@ async fn a_job_is_told_of_as_it_was_when_it_ended() {
         let filter = of(job);
         let selection = trace.select(&filter).unwrap();
         let reader = Reader::open(&file).unwrap();
-        let summary = weld_trace::summary_of(reader, |line| selection.passes(line)).unwrap();
+        let summary = weld_trace::summary_of(reader, &selection).unwrap();
         assert_eq!(summary.answers.get(outcome), Some(&1), "{summary}");
         assert_eq!(summary.answers.len(), 1);
     }
+}
+
+/// What is told of a trace that begins while there are jobs: what they loaded, who shares it, and nothing that nobody knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_that_begins_late_tells_what_jobs_are_made_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("trace");
+    let tracer = weld_trace::Tracer::new();
+    let solver = support::solver(&tracer);
+    let (first, second, waiting) = (
+        support::job(&solver, "first").await,
+        support::job(&solver, "second").await,
+        support::job(&solver, "waiting").await,
+    );
+    let steps = ["source", "compile"];
+    first.solve(support::chain("a", &steps)).await.unwrap();
+    second.solve(support::chain("b", &steps)).await.unwrap();
+    let waits = waiting.solve(support::chain("w", &["source", "wait~"]));
+    let begun = async {
+        while solver.census().await.unwrap().requests == 0 {
+            tokio::task::yield_now().await;
+        }
+        tracer.start(&file).unwrap();
+        let third = support::job(&solver, "third").await;
+        let longer = ["source", "compile", "link"];
+        third.solve(support::chain("c", &longer)).await.unwrap();
+        third.discard().await;
+    };
+    tokio::select! {
+        biased;
+        _ = waits => panic!("it takes a minute"),
+        () = begun => {}
+    }
+    for job in [first, second, waiting] {
+        job.discard().await;
+    }
+    support::empty(&solver).await;
+    tracer.stop().unwrap();
+
+    let trace = Trace::read(&file).unwrap();
+    let all = Filter::default();
+    let jobs = weld_trace::jobs(&trace, &all).unwrap();
+    let told: Vec<_> = jobs
+        .jobs
+        .iter()
+        .map(|job| (job.job.as_str(), job.before, job.vertices, job.ran))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("first", true, 2, 0),
+            ("second", true, 2, 0),
+            ("waiting", true, 2, 0),
+            ("third", false, 3, 1)
+        ],
+        "{jobs}"
+    );
+    let text = jobs.to_string();
+    assert!(text.contains("first  began before the trace, to"), "{text}");
+    assert!(text.contains("  2 vertices: 0 ran"), "{text}");
+    let merges = weld_trace::merges(&trace, &all).unwrap();
+    let (earlier, later): (Vec<_>, Vec<_>) = merges
+        .merges
+        .iter()
+        .partition(|merge| merge.reason.is_none());
+    assert!(!earlier.is_empty() && !later.is_empty(), "{merges}");
+    assert!(
+        merges
+            .merges
+            .iter()
+            .all(|merge| !merge.source_jobs.is_empty() && !merge.target_jobs.is_empty()),
+        "{merges}"
+    );
+    assert!(
+        merges.to_string().contains("  before the trace began  "),
+        "{merges}"
+    );
+    let summary = weld_trace::summary(Reader::open(&file).unwrap()).unwrap();
+    assert_eq!(
+        summary.merges["before-trace"],
+        earlier.len() as u64,
+        "{summary}"
+    );
+    assert_eq!(
+        (summary.jobs, summary.loads, summary.loaded_vertices),
+        (4, 1, 3),
+        "{summary}"
+    );
+    let report = weld_trace::check(Reader::open(&file).unwrap()).unwrap();
+    assert!(report.is_good(), "{report}");
+}
+
+/// What was live in a time counts in it, also what neither began nor ended then.
+#[test]
+fn a_summary_of_a_time_counts_what_was_live_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("trace");
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let vertex = format!("\"vertex\":\"{digest}\",\"id\":1");
+    let edge = format!("\"edge\":7,\"vertex\":\"{digest}\",\"output\":0");
+    let call = |task: u32, call: &str| format!("\"task\":{task},{vertex},\"call\":\"{call}\"");
+    let lines: String = [
+        (0, "\"trace-start\",\"version\":1,\"weld\":\"0\"".to_owned()),
+        (
+            0,
+            "\"job-opened\",\"job\":\"gone\",\"session\":false".to_owned(),
+        ),
+        (1, "\"job-discarded\",\"job\":\"gone\"".to_owned()),
+        (
+            1,
+            "\"job-opened\",\"job\":\"long\",\"session\":false".to_owned(),
+        ),
+        (
+            1,
+            format!("\"vertex\",{vertex},\"name\":\"make\",\"inputs\":[]"),
+        ),
+        (
+            1,
+            format!("\"loaded\",\"job\":\"long\",{edge},\"id\":1,\"vertices\":1,\"created\":1"),
+        ),
+        (1, format!("\"call-start\",{}", call(1, "cache-map"))),
+        (2, format!("\"call-end\",{}", call(1, "cache-map"))),
+        (2, format!("\"call-start\",{}", call(2, "exec"))),
+        (
+            5,
+            "\"job-opened\",\"job\":\"short\",\"session\":false".to_owned(),
+        ),
+        (10, format!("\"call-end\",{}", call(2, "exec"))),
+        (10, format!("\"result-lost\",{edge}")),
+        (11, "\"job-discarded\",\"job\":\"short\"".to_owned()),
+        (11, "\"job-discarded\",\"job\":\"long\"".to_owned()),
+        (11, format!("\"vertex-freed\",{vertex}")),
+        (12, "\"trace-end\",\"lines\":13,\"lost\":0".to_owned()),
+    ]
+    .iter()
+    .map(|(second, event): &(u64, String)| {
+        format!(
+            "{{\"event\":{event},\"position\":1,\"time\":{}}}\n",
+            (100 + second) * 1_000_000
+        )
+    })
+    .collect();
+    std::fs::write(&file, lines).unwrap();
+    let trace = Trace::read(&file).unwrap();
+    let sum = |since: u64, until: u64| {
+        let filter = Filter {
+            since: Some(Duration::from_secs(since)),
+            until: Some(Duration::from_secs(until)),
+            ..Filter::default()
+        };
+        let selection = trace.select(&filter).unwrap();
+        weld_trace::summary_of(Reader::open(&file).unwrap(), &selection).unwrap()
+    };
+    for (since, until, jobs, open) in [(3, 4, 1, 1), (4, 6, 2, 2), (6, 12, 2, 0)] {
+        let summary = sum(since, until);
+        assert_eq!((summary.jobs, summary.open_jobs), (jobs, open), "{summary}");
+        assert_eq!(
+            (summary.vertices, summary.most_vertices),
+            (1, 1),
+            "{summary}"
+        );
+        let calls: Vec<_> = summary
+            .calls
+            .iter()
+            .map(|(call, totals)| (call.as_str(), totals.count, totals.micros))
+            .collect();
+        assert_eq!(calls, [("exec", 1, 8_000_000)], "{summary}");
+        let ended = u64::from(until > 10);
+        assert_eq!(
+            (summary.executed, summary.lost_results),
+            (ended, ended),
+            "{summary}"
+        );
+    }
+    assert!(
+        sum(6, 12)
+            .to_string()
+            .contains("1 executed, 0 from records, 1 lost and made anew")
+    );
+    let summary = sum(12, 12);
+    assert_eq!(
+        (summary.jobs, summary.vertices, summary.calls.len()),
+        (0, 0, 0),
+        "{summary}"
+    );
 }
 
 /// The page in a real browser: it draws, and what it draws can be searched.

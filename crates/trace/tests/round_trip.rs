@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use weld_solver::{
-    CacheSourceId, CancelCause, Digest, EdgeState, KeyId, MergeReason, OpCall, RecordId, Refusal,
-    RequestOutcome, TraceEdge, TraceEvent, TraceInput, TraceStamp, TraceVertex,
+    CacheSourceId, CancelCause, Digest, EdgeState, GraphSize, KeyId, MergeReason, OpCall, RecordId,
+    Refusal, RequestOutcome, TraceEdge, TraceEvent, TraceInput, TraceStamp, TraceVertex,
 };
 use weld_trace::{Kind, Line, encode};
 
@@ -83,20 +83,18 @@ fn event() -> impl Strategy<Value = TraceEvent> {
         edge().prop_map(|edge| TraceEvent::EdgeFreed { edge }),
         (
             prop::option::of(text()),
-            prop::option::of(digest()),
+            prop::option::of(vertex()),
             edge(),
             any::<u64>(),
-            any::<u64>()
+            prop::option::of((any::<u64>(), any::<u64>()))
         )
-            .prop_map(
-                |(job, parent, root, vertices, created)| TraceEvent::Loaded {
-                    job,
-                    parent,
-                    root,
-                    vertices,
-                    created,
-                }
-            ),
+            .prop_map(|(job, parent, root, id, size)| TraceEvent::Loaded {
+                job,
+                parent,
+                root,
+                id,
+                size: size.map(|(vertices, created)| GraphSize { vertices, created }),
+            }),
         (any::<u64>(), prop::option::of(text()), edge())
             .prop_map(|(request, job, edge)| TraceEvent::Requested { request, job, edge }),
         (
@@ -131,7 +129,10 @@ fn event() -> impl Strategy<Value = TraceEvent> {
         (
             edge(),
             edge(),
-            prop_oneof![Just(MergeReason::FastKey), Just(MergeReason::SlowKey)]
+            prop::option::of(prop_oneof![
+                Just(MergeReason::FastKey),
+                Just(MergeReason::SlowKey)
+            ])
         )
             .prop_map(|(source, target, reason)| TraceEvent::Merged {
                 source,

@@ -15,7 +15,7 @@ use super::{
     rank::AskingSearch,
     table::mix,
 };
-use crate::{CacheSourceId, Definition, Digest, Failure, MergePolicy, TraceEvent, VertexDef};
+use crate::{CacheSourceId, Definition, Digest, Failure, GraphSize, MergePolicy, VertexDef};
 
 /// A job that becomes interested in all that it loads, while it is loaded: nothing of it has to be walked again.
 struct Newcomer {
@@ -42,8 +42,7 @@ impl Newcomer {
 /// What came of a definition.
 struct Loaded {
     root: EdgeId,
-    vertices: u64,
-    created: u64,
+    size: GraphSize,
 }
 
 impl<O: Clone, V: Clone> Core<O, V> {
@@ -60,7 +59,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.own_edge(loaded.root);
         self.welcome(job, newcomer);
         self.jobs[job].roots.push(loaded.root);
-        self.trace_loaded(Some(id), None, &loaded);
+        self.trace_loaded(Some(id), None, loaded.root, Some(loaded.size));
         self.reply(ticket, Ok(Reply::Root(RootId(loaded.root))));
     }
 
@@ -88,7 +87,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.adopt(parent, loaded.root);
         let (interested, listeners) = (self.interested_in(parent), self.listeners_of(parent));
         self.share(loaded.root, interested, listeners);
-        self.trace_loaded(None, Some(parent), &loaded);
+        self.trace_loaded(None, Some(parent), loaded.root, Some(loaded.size));
         self.ask(ticket, Asker::Task(task), loaded.root);
     }
 
@@ -168,21 +167,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    fn trace_loaded(
-        &mut self,
-        job: Option<std::sync::Arc<str>>,
-        parent: Option<VertexId>,
-        loaded: &Loaded,
-    ) {
-        self.trace(|core| TraceEvent::Loaded {
-            job,
-            parent: parent.map(|parent| core.vertices[parent].digest),
-            root: core.trace_edge(loaded.root),
-            vertices: loaded.vertices,
-            created: loaded.created,
-        });
-    }
-
     /// Finds or creates everything that the root is made of. New edges are owned by their dependents; the root is owned by nobody yet.
     ///
     /// For a build that operations ask for, `None` where one of its vertices is, or waits for, one of those that ask.
@@ -253,8 +237,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         Some(Loaded {
             root,
-            vertices: count,
-            created,
+            size: GraphSize {
+                vertices: count,
+                created,
+            },
         })
     }
 

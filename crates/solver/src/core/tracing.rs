@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{
     Core, Input,
-    graph::{Asker, Phase, Purpose},
+    graph::{Asker, Phase, Purpose, Step, VertexId},
     io::{EdgeId, Effects, TaskId, Ticket},
 };
-use crate::{CancelCause, EdgeState, MergeReason, OpCall, RequestOutcome, TraceEvent};
+use crate::{CancelCause, EdgeState, GraphSize, MergeReason, OpCall, RequestOutcome, TraceEvent};
 
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Digest of the vertex that a task works for.
@@ -21,7 +21,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.tracing = on;
     }
 
-    /// Switches trace events on and tells what is live: jobs, vertices, states, forwards, calls, open requests.
+    /// Switches trace events on and tells what is live: jobs, vertices, what was loaded, states, forwards, calls, open requests.
     pub fn resume_tracing(&mut self, effects: &mut Effects<O, V>) {
         self.tracing = true;
         std::mem::swap(&mut self.effects, effects);
@@ -40,9 +40,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .map(|(id, vertex)| (vertex.seq, id))
             .collect();
         vertices.sort_unstable();
-        for (_, vertex) in vertices {
-            self.trace_created(vertex);
+        for (_, vertex) in &vertices {
+            self.trace_created(*vertex);
         }
+        self.trace_roots(vertices.into_iter().map(|(_, vertex)| vertex));
         let edges: Vec<_> = self.edges.iter().map(|(id, _)| id).collect();
         for edge in &edges {
             let state = self.edges[*edge].phase.state();
@@ -55,22 +56,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         for edge in edges {
             if let Phase::Forwarded(target) = self.edges[edge].phase {
-                self.trace_merged(edge, target, MergeReason::FastKey);
+                // What they have in common now is no proof of what it was then.
+                self.trace_merged(edge, target, None);
             }
         }
-        // Loads and work on inputs are short: they are told when they end.
-        let calls: Vec<_> = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| !task.cancelled)
-            .filter_map(|(id, task)| match task.purpose {
-                Purpose::CacheMap => Some((id, OpCall::CacheMap)),
-                Purpose::Exec => Some((id, OpCall::Exec)),
-                Purpose::Slot(_) | Purpose::Load(_) => None,
-            })
-            .collect();
-        for (task, call) in calls {
-            self.trace_call(task, call, None);
+        let running = self.tasks.iter().filter(|(_, task)| !task.cancelled);
+        let running: Vec<_> = running.map(|(id, task)| (id, task.purpose)).collect();
+        for (task, purpose) in running {
+            self.trace_running(task, purpose);
         }
         let mut requests: Vec<_> = self
             .requests
@@ -86,6 +79,64 @@ impl<O: Clone, V: Clone> Core<O, V> {
             });
         }
         std::mem::swap(&mut self.effects, effects);
+    }
+
+    /// Tells the roots of jobs, and of the builds that operations asked for.
+    fn trace_roots(&mut self, vertices: impl Iterator<Item = VertexId>) {
+        let of_jobs = self.jobs.iter().flat_map(|(_, job)| {
+            let roots = job.roots.iter();
+            roots.map(|root| (Some(Arc::clone(&job.id)), None, *root))
+        });
+        let of_vertices = vertices.flat_map(|vertex| {
+            let roots = self.vertices[vertex].sub_builds().iter();
+            roots.map(move |root| (None, Some(vertex), *root))
+        });
+        let roots: Vec<_> = of_jobs.chain(of_vertices).collect();
+        for (job, parent, root) in roots {
+            self.trace_loaded(job, parent, root, None);
+        }
+    }
+
+    /// Tells that a task began.
+    fn trace_running(&mut self, id: TaskId, purpose: Purpose) {
+        match purpose {
+            Purpose::CacheMap => self.trace_call(id, OpCall::CacheMap, None),
+            Purpose::Exec => self.trace_call(id, OpCall::Exec, None),
+            Purpose::Slot(slot) => {
+                let input = &self.vertices[self.tasks[id].vertex].slots[slot as usize];
+                let call = match input.preprocess {
+                    Step::Todo => OpCall::Preprocess,
+                    Step::Absent | Step::Done => OpCall::SlowKey,
+                };
+                self.trace_call(id, call, Some(slot));
+            }
+            Purpose::Load(edge) => {
+                if let Some(record) = self.edges[edge].records().first().copied() {
+                    self.trace(|core| TraceEvent::LoadStarted {
+                        task: id.unique(),
+                        edge: core.trace_edge(edge),
+                        record: record.id,
+                        source: record.source,
+                    });
+                }
+            }
+        }
+    }
+
+    pub(super) fn trace_loaded(
+        &mut self,
+        job: Option<Arc<str>>,
+        parent: Option<VertexId>,
+        root: EdgeId,
+        size: Option<GraphSize>,
+    ) {
+        self.trace(|core| TraceEvent::Loaded {
+            job,
+            parent: parent.map(|parent| core.trace_vertex(parent)),
+            root: core.trace_edge(root),
+            id: core.edges[root].vertex.unique(),
+            size,
+        });
     }
 
     pub(super) fn trace_created(&mut self, vertex: super::VertexId) {
@@ -105,11 +156,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
         });
     }
 
-    pub(super) fn trace_merged(&mut self, source: EdgeId, target: EdgeId, reason: MergeReason) {
+    pub(super) fn trace_merged(
+        &mut self,
+        source: EdgeId,
+        target: EdgeId,
+        reason: impl Into<Option<MergeReason>>,
+    ) {
         self.trace(|core| TraceEvent::Merged {
             source: core.trace_edge(source),
             target: core.trace_edge(target),
-            reason,
+            reason: reason.into(),
         });
     }
 

@@ -139,7 +139,8 @@ impl<T: Value> Pump<T> {
     }
 
     fn read_clock(&mut self) {
-        self.now = now_micros();
+        // What happens later is never told as earlier, also where somebody sets the clock back.
+        self.now = now_micros().max(self.now);
         self.since_clock = 0;
     }
 

@@ -16,6 +16,9 @@ pub struct JobReport {
     pub job: String,
     /// Seconds since the beginning of the trace.
     pub opened: f64,
+    /// Whether it was opened before the trace began; what was new of its vertices is not known then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub before: bool,
     /// Likewise; none where it is still open.
     pub discarded: Option<f64>,
     /// Whether it had a session.
@@ -72,6 +75,7 @@ pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
             Some(JobReport {
                 job: job.id.clone(),
                 opened: trace.seconds(job.opened),
+                before: job.before,
                 discarded: job.discarded.map(|time| trace.seconds(time)),
                 session: job.session,
                 vertices: outcomes.len(),
@@ -111,11 +115,19 @@ impl fmt::Display for JobsReport {
             } else {
                 ", without a session"
             };
-            writeln!(f, "{}  {:.3}s {end}{session}", job.job, job.opened)?;
+            if job.before {
+                writeln!(f, "{}  began before the trace, {end}{session}", job.job)?;
+            } else {
+                writeln!(f, "{}  {:.3}s {end}{session}", job.job, job.opened)?;
+            }
+            write!(f, "  {} vertices", job.vertices)?;
+            if !job.before || job.created > 0 {
+                write!(f, ", {} of them new", job.created)?;
+            }
             writeln!(
                 f,
-                "  {} vertices, {} of them new: {} ran, {} cached, {} merged, {} failed",
-                job.vertices, job.created, job.ran, job.cached, job.merged, job.failed
+                ": {} ran, {} cached, {} merged, {} failed",
+                job.ran, job.cached, job.merged, job.failed
             )?;
             for (time, outcome) in &job.requests {
                 let outcome = outcome.as_deref().unwrap_or("no answer");

@@ -19,8 +19,9 @@ pub struct MergeEntry {
     pub position: u64,
     /// Whether they stayed apart.
     pub refused: bool,
-    /// Why.
-    pub reason: String,
+    /// Why; none where they were merged before the trace began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The vertex that forwards from now on, or that looked.
     pub source: String,
     /// Which output.
@@ -103,7 +104,7 @@ impl fmt::Display for MergesReport {
                 short(&merge.target),
                 merge.target_output,
                 merge.target_jobs.join(", "),
-                merge.reason,
+                merge.reason.as_deref().unwrap_or("before the trace began"),
                 one_line(&merge.source_name),
             )?;
         }

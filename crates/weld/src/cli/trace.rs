@@ -193,9 +193,7 @@ fn summary(view: &ViewArgs) -> Result<(), Failure> {
     let trace = view.trace()?;
     let selection = trace.select(&filter)?;
     let again = Reader::open(&answer.file)?;
-    answer.print(&weld_trace::summary_of(again, |line| {
-        selection.passes(line)
-    })?)
+    answer.print(&weld_trace::summary_of(again, &selection)?)
 }
 
 fn check(answer: &AnswerArgs) -> Result<(), Failure> {
