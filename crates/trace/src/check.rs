@@ -1,6 +1,8 @@
 //! Replays a trace against the invariants of the solver.
 
 mod calls;
+mod merges;
+mod results;
 mod state;
 
 use std::{fmt, ops::ControlFlow};
@@ -21,23 +23,28 @@ pub enum Rule {
     Line,
     /// Positions never fall.
     Position,
+    /// What the solver did later has no earlier time.
+    Time,
     /// A job is opened once, discarded once, and nothing is loaded or asked for outside of that.
     Job,
     /// A vertex or edge is referred to between its creation and its end only, and a vertex outlives its edges.
     Ownership,
-    /// A forward never points at what was freed; nothing forwards twice, to itself, or round in a circle.
+    /// A forward never points at what was freed; nothing forwards twice, to itself, or round in a circle; nothing that is never to be
+    /// merged forwards or is forwarded to, nor what ignores the cache to what does not.
     Merge,
     /// A forwarding edge does nothing by itself any more.
     Forwarded,
     /// An edge's states only rise, except after a lost result or a record that did not load.
     StateOrder,
-    /// Each request is answered exactly once.
+    /// Each request is answered exactly once, and as built just where its edge is complete.
     Request,
     /// Each call and load ends exactly once, as what it began as.
     Call,
+    /// An operation works on inputs that are complete.
+    Inputs,
     /// An operation runs at most once at a time.
     RunsOnce,
-    /// Each result that is taken is let go of exactly once.
+    /// An edge has one result at a time, and one that a run or a load gave.
     Result,
     /// A session is lent by an open job that has one, and to vertices that the job is interested in only.
     Session,
@@ -53,6 +60,7 @@ impl Rule {
         match self {
             Self::Line => "line",
             Self::Position => "position",
+            Self::Time => "time",
             Self::Job => "job",
             Self::Ownership => "ownership",
             Self::Merge => "merge",
@@ -60,6 +68,7 @@ impl Rule {
             Self::StateOrder => "state-order",
             Self::Request => "request",
             Self::Call => "call",
+            Self::Inputs => "inputs",
             Self::RunsOnce => "runs-once",
             Self::Result => "result",
             Self::Session => "session",

@@ -151,7 +151,106 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
     );
     breaks(&directory, &changed, Rule::Session, vertex + 1);
 
-    // Something is left; a line is none; time runs backwards.
+    // A request that is answered with what is not there, or without what is; a result from nowhere; a run before its inputs are there.
+    let mut changed = sound.clone();
+    let cancelled = find(&sound, &["\"answer\"", "\"cancelled\""]);
+    changed[cancelled] = sound[cancelled].replace("\"cancelled\"", "\"built\"");
+    breaks(&directory, &changed, Rule::Request, cancelled);
+    let mut changed = sound.clone();
+    changed[answer] = sound[answer].replace("built", "failed");
+    breaks(&directory, &changed, Rule::Request, answer);
+    let run = find(&sound, &["\"call-end\"", "\"exec\""]);
+    let mut changed = sound.clone();
+    changed.remove(run);
+    breaks(&directory, &changed, Rule::Result, complete - 1);
+    let has_inputs = |line: &&String| {
+        let id = line.split("\"id\":").nth(1).unwrap().split(',').next();
+        let vertex = format!("\"id\":{},", id.unwrap());
+        sound.iter().any(|line| {
+            line.starts_with("{\"event\":\"vertex\"")
+                && line.contains(&vertex)
+                && line.contains("\"inputs\":[[")
+        })
+    };
+    let mut runs = sound
+        .iter()
+        .filter(|line| line.contains("\"call-start\"") && line.contains("\"exec\""));
+    let later = runs.find(has_inputs).unwrap();
+    let later = find(&sound, &[later]);
+    let mut changed = sound.clone();
+    let early = changed.remove(later);
+    let at = run.min(later);
+    changed.insert(at, early);
+    breaks(&directory, &changed, Rule::Inputs, at);
+
+    // Merges against the marks of vertices.
+    let marked = |digest: &str, mark: &str| -> Vec<String> {
+        let lines = sound.iter().map(|line| {
+            let of = line.starts_with("{\"event\":\"vertex\"") && line.contains(digest);
+            match of {
+                true => line.replace('}', &format!(",\"{mark}\":true}}")),
+                false => line.clone(),
+            }
+        });
+        lines.collect()
+    };
+    for end in ["source_vertex", "target_vertex"] {
+        let changed = marked(&value(end), "never_merge");
+        breaks(&directory, &changed, Rule::Merge, merge);
+    }
+    let changed = marked(&value("source_vertex"), "ignore_cache");
+    breaks(&directory, &changed, Rule::Merge, merge);
+    let changed = marked(&value("target_vertex"), "ignore_cache");
+    let report = check(&directory, &changed);
+    let at = merge as u64 + 1;
+    assert!(
+        report.violations.iter().all(|found| found.line != at),
+        "{report}"
+    );
+
+    // A merge with what waits for it.
+    let of = |name: &str| {
+        let vertex = &sound[find(&sound, &["\"vertex\"", &format!("\"name\":\"{name}\"")])];
+        vertex
+            .split("\"vertex\":")
+            .nth(1)
+            .unwrap()
+            .split(',')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let edge_of = |vertex: &str| {
+        let line = sound
+            .iter()
+            .find(|line| line.contains("\"edge\":") && line.contains(vertex));
+        let edge = line.unwrap().split("\"edge\":").nth(1).unwrap();
+        edge.split(',').next().unwrap().to_owned()
+    };
+    let (above, below) = (of("compile"), of("source"));
+    let forged = format!(
+        "{{\"event\":\"merge\",\"position\":0,\"time\":1,\"source\":{},\"source_vertex\":{above},\"source_output\":0,\
+         \"target\":{},\"target_vertex\":{below},\"target_output\":0,\"reason\":\"fast-key\"}}",
+        edge_of(&above),
+        edge_of(&below)
+    );
+    let mut changed = sound.clone();
+    changed.insert(merge, forged);
+    breaks(&directory, &changed, Rule::Merge, merge);
+
+    // Events that were lost are told of where they are missing; what happens later has no earlier time.
+    let mut changed = sound.clone();
+    let end = sound.len() - 1;
+    changed[end] = sound[end].replace("\"lost\":0", "\"lost\":5");
+    breaks(&directory, &changed, Rule::Line, end);
+    let mut changed = sound.clone();
+    let (before, time) = sound[complete].split_once("\"time\":").unwrap();
+    let (time, after) = time.split_once(',').unwrap();
+    let time: u64 = time.parse().unwrap();
+    changed[complete] = format!("{before}\"time\":{},{after}", time - 10_000_000);
+    breaks(&directory, &changed, Rule::Time, complete);
+
+    // Something is left; a line is none; positions run backwards.
     let last = sound
         .iter()
         .rposition(|line| line.contains("\"vertex-freed\""))
@@ -284,7 +383,7 @@ fn what_a_cancelled_call_works_for_may_be_left_and_nothing_else() {
             vertex(1, 'a', "[]"),
             vertex(2, 'b', "[[11,1,0]]"),
             vertex(3, 'c', "[]"),
-            format!("\"call-start\",{call},\"call\":\"exec\""),
+            format!("\"call-start\",{call},\"call\":\"cache-map\""),
             format!("\"cancel\",{call},\"cause\":\"job-discarded\""),
             "\"job-discarded\",\"job\":\"a\"".to_owned(),
         ];

@@ -31,6 +31,9 @@ impl Replay {
             );
             report.add(self.line, Rule::Ownership, what);
         }
+        if line.kind == Kind::CallStart {
+            self.works_on(line, report);
+        }
         if call == "exec"
             && let Some(vertex) = of.and_then(|id| self.vertices.get_mut(&id))
             && let Some(other) = vertex.running.replace(task)
@@ -55,10 +58,21 @@ impl Replay {
         self.same_vertex(line, report);
         let number = self.line;
         let task = line.task.unwrap_or(0);
+        let position = self.position;
         if matches!(line.kind, Kind::LoadEnd | Kind::LoadFailed)
             && let Some(edge) = self.active(line, report)
         {
-            edge.may_fall |= line.kind == Kind::LoadFailed;
+            match line.kind {
+                Kind::LoadFailed => edge.may_fall = true,
+                _ => edge.loaded = Some(position),
+            }
+        }
+        if line.kind == Kind::CallEnd
+            && raw(line.call) == "exec"
+            && line.error.is_none()
+            && let Some(vertex) = line.id.and_then(|id| self.vertices.get_mut(&id))
+        {
+            vertex.ran = Some(position);
         }
         let Some(begun) = self.tasks.remove(&task) else {
             if !self.partial {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{CheckReport, Rule};
+use super::{CheckReport, Rule, merges::STEPS};
 use crate::{
     kind::Kind,
     line::{Line, Text},
@@ -12,21 +12,30 @@ use crate::{
 /// What is live, as far as the trace tells.
 #[derive(Default)]
 pub(super) struct Replay {
-    position: u64,
+    pub(super) position: u64,
+    time: u64,
     pub(super) line: u64,
     /// The trace does not tell everything: it began in the middle, or lost lines. What is not known is then taken as it comes.
     pub(super) partial: bool,
+    /// It lacks lines, so that what is known of something live may be out of date.
+    pub(super) lossy: bool,
+    /// What is live when the trace begins is being told, at this position.
+    telling: Option<u64>,
     ended: bool,
     /// Lines that tell of lost events.
     losses: u64,
+    /// How many events they tell of.
+    lost: u64,
     pub(super) jobs: HashMap<String, Job>,
     pub(super) vertices: HashMap<u64, Vertex>,
     /// Numbers of live vertices by digest.
-    digests: HashMap<String, Vec<u64>>,
-    edges: HashMap<u64, Edge>,
+    pub(super) digests: HashMap<String, Vec<u64>>,
+    pub(super) edges: HashMap<u64, Edge>,
     freed_edges: HashSet<u64>,
-    requests: HashMap<u64, u64>,
+    pub(super) requests: HashMap<u64, u64>,
     pub(super) tasks: HashMap<u64, Task>,
+    /// How far was walked to see that nothing merges with what it waits for.
+    pub(super) steps: usize,
 }
 
 #[derive(Default)]
@@ -37,25 +46,31 @@ pub(super) struct Job {
 
 pub(super) struct Vertex {
     pub(super) digest: String,
-    inputs: Vec<u64>,
+    pub(super) inputs: Vec<u64>,
     /// Roots of builds that its operation asked for.
-    sub_builds: Vec<u64>,
+    pub(super) sub_builds: Vec<u64>,
     edges: u32,
     pub(super) running: Option<u64>,
+    pub(super) ignore_cache: bool,
+    pub(super) never_merge: bool,
+    /// The position at which a run of it last gave results.
+    pub(super) ran: Option<u64>,
 }
 
 pub(super) struct Edge {
-    vertex: String,
+    pub(super) vertex: String,
     /// Of which output of it; known once a line said so.
     output: Option<u64>,
     /// Number of the vertex, where only one can be meant.
     pub(super) owner: Option<u64>,
     state: u8,
     pub(super) may_fall: bool,
-    complete: bool,
-    target: Option<u64>,
+    pub(super) complete: bool,
+    /// The position at which a record of it was last loaded.
+    pub(super) loaded: Option<u64>,
+    pub(super) target: Option<u64>,
     /// How many forward to it.
-    sources: u32,
+    pub(super) sources: u32,
 }
 
 pub(super) struct Task {
@@ -75,16 +90,20 @@ impl Replay {
             }
             self.position = line.position;
         }
+        self.moment(line, report);
         match line.kind {
             Kind::TraceEnd => self.trace_end(line, report),
             Kind::Lost => {
                 self.partial = true;
+                self.lossy = true;
                 self.losses += 1;
                 let count = line.count.unwrap_or(0);
+                self.lost += count;
                 report.limit(&format!("line {number}: {count} events were lost here"));
             }
             Kind::Resumed => {
                 self.partial = true;
+                self.telling = Some(line.position);
                 report.limit("the trace begins in the middle");
             }
             Kind::JobOpened | Kind::Session | Kind::JobDiscarded => self.job(line, report),
@@ -93,17 +112,7 @@ impl Replay {
             Kind::EdgeFreed => self.edge_freed(line, report),
             Kind::Loaded => self.loaded(line, report),
             Kind::Request => self.request(line, report),
-            Kind::Answer => {
-                let request = line.request.unwrap_or(0);
-                if !matches!(raw(line.outcome), "built" | "failed" | "cancelled") {
-                    let what = format!("{:?} is not an outcome", raw(line.outcome));
-                    report.add(number, Rule::Line, what);
-                }
-                if self.requests.remove(&request).is_none() && !self.partial {
-                    let what = format!("request {request} is answered, but was not open");
-                    report.add(number, Rule::Request, what);
-                }
-            }
+            Kind::Answer => self.answer(line, report),
             Kind::State => self.state(line, report),
             Kind::Key | Kind::Query => {
                 self.active(line, report);
@@ -126,7 +135,9 @@ impl Replay {
                 *self = Self {
                     line: number,
                     partial: true,
+                    lossy: true,
                     losses: self.losses,
+                    lost: self.lost,
                     ..Self::default()
                 };
             }
@@ -139,6 +150,23 @@ impl Replay {
         }
     }
 
+    /// Whether a line tells of what was before the trace began.
+    pub(super) fn is_told(&self, line: &Line<'_>) -> bool {
+        self.telling == Some(line.position)
+    }
+
+    /// Lines that are the solver's are in the order of their times; others come from elsewhere at the same time.
+    fn moment(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        let own = !matches!(line.kind, Kind::TraceStart | Kind::TraceEnd | Kind::Lost);
+        if own && line.position > 0 {
+            if line.time < self.time {
+                let what = format!("time {} after {}", line.time, self.time);
+                report.add(self.line, Rule::Time, what);
+            }
+            self.time = self.time.max(line.time);
+        }
+    }
+
     /// The first line begins the trace, and nothing comes behind its last.
     fn order(&mut self, line: &Line<'_>, report: &mut CheckReport) {
         if (self.line == 1) != (line.kind == Kind::TraceStart) {
@@ -148,6 +176,7 @@ impl Replay {
             };
             report.add(self.line, Rule::Line, what.into());
             self.partial |= self.line == 1;
+            self.lossy |= self.line == 1;
         }
         if self.ended {
             let what = format!("{} behind the end of the trace", line.kind.name());
@@ -162,6 +191,10 @@ impl Replay {
         let events = self.line.saturating_sub(2 + self.losses);
         if let Some(told) = line.lines.filter(|told| *told != events) {
             let what = format!("the trace has {events} events, but ends as one of {told}");
+            report.add(self.line, Rule::Line, what);
+        }
+        if let Some(told) = line.lost.filter(|told| *told != self.lost) {
+            let what = format!("{} events are told as lost, at the end {told}", self.lost);
             report.add(self.line, Rule::Line, what);
         }
     }
@@ -212,7 +245,10 @@ impl Replay {
                 .get(&vertex)
                 .map(|vertex| vertex.digest.clone());
             match digest {
-                Some(digest) => self.touch_edge(edge, &digest, report),
+                Some(digest) => {
+                    self.touch_edge(edge, &digest, report);
+                    self.own(edge, vertex);
+                }
                 None if self.partial => {}
                 None => report.add(
                     self.line,
@@ -227,6 +263,9 @@ impl Replay {
             sub_builds: Vec::new(),
             edges: 0,
             running: None,
+            ignore_cache: line.ignore_cache,
+            never_merge: line.never_merge,
+            ran: None,
         };
         self.digests.entry(digest.to_owned()).or_default().push(id);
         if self.vertices.insert(id, vertex).is_some() {
@@ -290,6 +329,17 @@ impl Replay {
         }
     }
 
+    /// Notes which of several vertices of one digest an edge is of.
+    fn own(&mut self, edge: u64, id: u64) {
+        if let Some(edge) = self.edges.get_mut(&edge)
+            && edge.owner.is_none()
+            && let Some(vertex) = self.vertices.get_mut(&id)
+        {
+            edge.owner = Some(id);
+            vertex.edges += 1;
+        }
+    }
+
     /// Notes an edge that a line refers to; it must not have been freed.
     fn touch_edge(&mut self, edge: u64, vertex: &str, report: &mut CheckReport) {
         if self.freed_edges.contains(&edge) {
@@ -336,18 +386,24 @@ impl Replay {
                 state: 0,
                 may_fall: self.partial,
                 complete: false,
+                loaded: None,
                 target: None,
                 sources: 0,
             },
         );
     }
 
-    fn touch(&mut self, edge: Option<u64>, vertex: Option<Text<'_>>, report: &mut CheckReport) {
+    pub(super) fn touch(
+        &mut self,
+        edge: Option<u64>,
+        vertex: Option<Text<'_>>,
+        report: &mut CheckReport,
+    ) {
         self.touch_edge(edge.unwrap_or(0), raw(vertex), report);
     }
 
     /// The same for the edge that a line is about, which is of one output.
-    fn touch_own(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+    pub(super) fn touch_own(&mut self, line: &Line<'_>, report: &mut CheckReport) {
         self.touch(line.edge, line.vertex, report);
         let Some(edge) = line.edge.and_then(|id| self.edges.get_mut(&id)) else {
             return;
@@ -409,6 +465,9 @@ impl Replay {
     fn loaded(&mut self, line: &Line<'_>, report: &mut CheckReport) {
         self.touch_own(line, report);
         let root = line.edge.unwrap_or(0);
+        if let Some(vertex) = line.id {
+            self.own(root, vertex);
+        }
         if let Some(job) = line.job {
             match self.jobs.get_mut(job.value().as_ref()) {
                 Some(job) => job.roots.push(root),
@@ -467,6 +526,10 @@ impl Replay {
             other => return report.add(number, Rule::Line, format!("{other:?} is not a state")),
         };
         let id = line.edge.unwrap_or(0);
+        if state == 3 && !self.is_told(line) {
+            self.touch_own(line, report);
+            self.result(id, report);
+        }
         let Some(edge) = self.active(line, report) else {
             return;
         };
@@ -506,93 +569,10 @@ impl Replay {
         edge.may_fall = true;
     }
 
-    fn merge(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        self.touch(line.source, line.source_vertex, report);
-        self.touch(line.target, line.target_vertex, report);
-        let (source, target) = (line.source.unwrap_or(0), line.target.unwrap_or(0));
-        let number = self.line;
-        let mut wrong = |what: String| report.add(number, Rule::Merge, what);
-        if source == target {
-            return wrong(format!("edge {source} is merged into itself"));
-        }
-        if let Some(other) = self.edges.get(&source).and_then(|edge| edge.target)
-            && !self.partial
-        {
-            wrong(format!("edge {source} forwards to edge {other} already"));
-        }
-        if let Some(other) = self.edges.get(&target).and_then(|edge| edge.target)
-            && !self.partial
-        {
-            wrong(format!(
-                "edge {target}, which forwards to edge {other}, is the target of a merge"
-            ));
-        }
-        let mut end = target;
-        let mut steps = 0;
-        while let Some(next) = self.edges.get(&end).and_then(|edge| edge.target) {
-            end = next;
-            steps += 1;
-            if end == source || steps > self.edges.len() {
-                return wrong(format!(
-                    "edges {source} and {target} would forward in a circle"
-                ));
-            }
-        }
-        if let Some(target) = self.edges.get_mut(&target) {
-            target.sources += 1;
-        }
-        if let Some(source) = self.edges.get_mut(&source) {
-            source.target = Some(target);
-        }
-        for edge in self.requests.values_mut() {
-            if *edge == source {
-                *edge = target;
-            }
-        }
-    }
-
-    /// Whether a vertex can be reached from roots through inputs, forwards and builds that operations asked for.
-    pub(super) fn is_made_of(&self, roots: &[u64], digest: &str) -> bool {
-        let mut seen = HashSet::new();
-        let mut ahead = roots.to_vec();
-        while let Some(id) = ahead.pop() {
-            let Some(edge) = self.edges.get(&id).filter(|_| seen.insert(id)) else {
-                continue;
-            };
-            if edge.vertex == digest {
-                return true;
-            }
-            ahead.extend(edge.target);
-            let owners = self.digests.get(&edge.vertex).into_iter().flatten();
-            for vertex in owners.filter_map(|owner| self.vertices.get(owner)) {
-                ahead.extend(vertex.inputs.iter().chain(&vertex.sub_builds));
-            }
-        }
-        false
-    }
-
-    /// Vertices that calls which still run work for: their own, and all that these are made of.
-    fn held_by_calls(&self) -> HashSet<u64> {
-        let mut held = HashSet::new();
-        let mut ahead: Vec<u64> = self.tasks.values().filter_map(|task| task.vertex).collect();
-        while let Some(id) = ahead.pop() {
-            let Some(vertex) = self.vertices.get(&id).filter(|_| held.insert(id)) else {
-                continue;
-            };
-            for edge in vertex.inputs.iter().chain(&vertex.sub_builds) {
-                let mut at = Some(*edge);
-                let mut steps = 0;
-                while let Some(edge) = at.and_then(|at| self.edges.get(&at)) {
-                    ahead.extend(edge.owner);
-                    steps += 1;
-                    at = edge.target.filter(|_| steps <= self.edges.len());
-                }
-            }
-        }
-        held
-    }
-
     pub(super) fn finish(self, report: &mut CheckReport) {
+        if self.steps >= STEPS {
+            report.limit("the graph is too large to look at each merge for whether one edge waits for the other");
+        }
         if !self.ended {
             return report.limit("the trace has no end");
         }
