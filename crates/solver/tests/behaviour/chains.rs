@@ -361,7 +361,7 @@ async fn twenty_thousand_records_are_collected() {
     let job = world.solver.new_job(JobOptions::new("big")).await.unwrap();
     let root = job.load(definition_of(&top, 0)).await.unwrap();
     job.build(root).await.unwrap();
-    link_last(&keys, count);
+    link_last(&keys, count).await;
     let chains = job.cache_chains(&[root], MAX).await.unwrap();
     assert!(
         chains.items.len() > count as usize,
@@ -412,9 +412,9 @@ fn fill(keys: &MemoryKeyStore, count: u32) {
 }
 
 /// The chain leads to the key of the operation `top`.
-fn link_last(keys: &MemoryKeyStore, count: u32) {
+async fn link_last(keys: &MemoryKeyStore, count: u32) {
     let base = KeyId::root(Digest::of("base"), 0);
-    let Answer::Ready(matches) = keys.query(KeyQuery::Match {
+    let query = KeyQuery::Match {
         op: Digest::of("top"),
         output: 0,
         inputs: vec![InputKeys {
@@ -425,11 +425,19 @@ fn link_last(keys: &MemoryKeyStore, count: u32) {
             }]
             .into(),
         }],
-    }) else {
-        panic!("a store in memory answers at once")
+    };
+    // A result is saved behind the answer to the build.
+    let key = loop {
+        let Answer::Ready(matches) = keys.query(query.clone()) else {
+            panic!("a store in memory answers at once")
+        };
+        match matches.keys.first() {
+            Some(found) => break found.key,
+            None => tokio::task::yield_now().await,
+        }
     };
     keys.save(SaveKey {
-        key: matches.keys[0].key,
+        key,
         op: Digest::of("top"),
         output: 0,
         inputs: vec![InputKeys {
