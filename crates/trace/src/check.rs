@@ -2,6 +2,7 @@
 
 mod calls;
 mod merges;
+mod order;
 mod results;
 mod state;
 

@@ -44,12 +44,23 @@ fn breaks(directory: &TempDir, lines: &[String], rule: Rule, at: usize) {
     assert!(!report.is_good());
 }
 
+/// A field of a line, as it is written.
+fn value(line: &str, name: &str) -> String {
+    let rest = line.split(&format!("\"{name}\":")).nth(1).unwrap();
+    rest.split([',', '}']).next().unwrap().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
+async fn a_sound_trace_passes() {
     let (directory, sound) = lines().await;
     let report = check(&directory, &sound);
     assert!(report.is_good() && report.limits.is_empty(), "{report}");
     assert_eq!(report.lines, sound.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_and_calls_come_once() {
+    let (directory, sound) = lines().await;
 
     // A request that is never answered, one that is answered twice.
     let answer = find(&sound, &["\"answer\"", "built"]);
@@ -79,6 +90,11 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
         sound[start].replace(&format!("\"task\":{task}"), "\"task\":99999999"),
     );
     breaks(&directory, &changed, Rule::RunsOnce, start + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_rise_and_edges_merge_once() {
+    let (directory, sound) = lines().await;
 
     // A state that falls, a second result.
     let complete = find(&sound, &["\"state\"", "\"complete\""]);
@@ -97,28 +113,33 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
     let mut changed = sound.clone();
     changed.insert(merge + 1, sound[merge].clone());
     breaks(&directory, &changed, Rule::Merge, merge + 1);
-    let value = |name: &str| {
-        let rest = sound[merge].split(&format!("\"{name}\":")).nth(1).unwrap();
-        rest.split([',', '}']).next().unwrap().to_owned()
-    };
     let mut changed = sound.clone();
     changed[merge] = sound[merge]
         .replace(
-            &format!("\"target\":{}", value("target")),
-            &format!("\"target\":{}", value("source")),
+            &format!("\"target\":{}", value(&sound[merge], "target")),
+            &format!("\"target\":{}", value(&sound[merge], "source")),
         )
-        .replace(&value("target_vertex"), &value("source_vertex"));
+        .replace(
+            &value(&sound[merge], "target_vertex"),
+            &value(&sound[merge], "source_vertex"),
+        );
     breaks(&directory, &changed, Rule::Merge, merge);
     let mut changed = sound.clone();
     changed.insert(
         merge + 1,
         format!(
             "{{\"event\":\"state\",\"position\":0,\"time\":1,\"edge\":{},\"vertex\":{},\"output\":0,\"state\":\"complete\"}}",
-            value("source"),
-            value("source_vertex")
+            value(&sound[merge], "source"),
+            value(&sound[merge], "source_vertex")
         ),
     );
     breaks(&directory, &changed, Rule::Forwarded, merge + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_freed_is_not_used() {
+    let (directory, sound) = lines().await;
+    let merge = find(&sound, &["\"merge\""]);
 
     // Something that was freed is used; something is freed while others forward to it.
     let freed = find(&sound, &["\"edge-freed\""]);
@@ -130,8 +151,8 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
         merge + 1,
         format!(
             "{{\"event\":\"edge-freed\",\"position\":0,\"time\":1,\"edge\":{},\"vertex\":{},\"output\":0}}",
-            value("target"),
-            value("target_vertex")
+            value(&sound[merge], "target"),
+            value(&sound[merge], "target_vertex")
         ),
     );
     breaks(&directory, &changed, Rule::Merge, merge + 1);
@@ -150,6 +171,13 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
         format!("{{\"event\":\"session-lent\",\"position\":0,\"time\":1,\"vertex\":{digest},\"job\":\"a\"}}"),
     );
     breaks(&directory, &changed, Rule::Session, vertex + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_come_from_somewhere_and_runs_have_their_inputs() {
+    let (directory, sound) = lines().await;
+    let answer = find(&sound, &["\"answer\"", "built"]);
+    let complete = find(&sound, &["\"state\"", "\"complete\""]);
 
     // A request that is answered with what is not there, or without what is; a result from nowhere; a run before its inputs are there.
     let mut changed = sound.clone();
@@ -182,6 +210,12 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
     let at = run.min(later);
     changed.insert(at, early);
     breaks(&directory, &changed, Rule::Inputs, at);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_must_not_merge_stays_apart() {
+    let (directory, sound) = lines().await;
+    let merge = find(&sound, &["\"merge\""]);
 
     // Merges against the marks of vertices.
     let marked = |digest: &str, mark: &str| -> Vec<String> {
@@ -195,12 +229,12 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
         lines.collect()
     };
     for end in ["source_vertex", "target_vertex"] {
-        let changed = marked(&value(end), "never_merge");
+        let changed = marked(&value(&sound[merge], end), "never_merge");
         breaks(&directory, &changed, Rule::Merge, merge);
     }
-    let changed = marked(&value("source_vertex"), "ignore_cache");
+    let changed = marked(&value(&sound[merge], "source_vertex"), "ignore_cache");
     breaks(&directory, &changed, Rule::Merge, merge);
-    let changed = marked(&value("target_vertex"), "ignore_cache");
+    let changed = marked(&value(&sound[merge], "target_vertex"), "ignore_cache");
     let report = check(&directory, &changed);
     let at = merge as u64 + 1;
     assert!(
@@ -236,7 +270,17 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
     );
     let mut changed = sound.clone();
     changed.insert(merge, forged);
-    breaks(&directory, &changed, Rule::Merge, merge);
+    let report = check(&directory, &changed);
+    assert!(
+        report.to_string().contains("one waits for the other"),
+        "{report}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn losses_times_and_ends_are_as_they_are_told() {
+    let (directory, sound) = lines().await;
+    let complete = find(&sound, &["\"state\"", "\"complete\""]);
 
     // Events that were lost are told of where they are missing; what happens later has no earlier time.
     let mut changed = sound.clone();
@@ -272,6 +316,13 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
         "{\"event\":\"resumed-later\",\"position\":1,\"time\":1}".to_owned(),
     );
     breaks(&directory, &changed, Rule::Position, sound.len() - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_of_what_they_say() {
+    let (directory, sound) = lines().await;
+    let answer = find(&sound, &["\"answer\"", "built"]);
+    let complete = find(&sound, &["\"state\"", "\"complete\""]);
 
     // A vertex by another's digest, an edge by another output, an answer that is none.
     let other = sound[find(&sound, &["\"vertex\"", "\"name\":\"source\""])].clone();
@@ -299,6 +350,11 @@ async fn a_sound_trace_passes_and_planted_corruptions_are_named() {
     let mut changed = sound.clone();
     changed[answer] = sound[answer].replace("built", "weird");
     breaks(&directory, &changed, Rule::Line, answer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_lacks_is_noticed() {
+    let (directory, sound) = lines().await;
 
     // It does not begin with its first line; a line is missing in it; something comes behind its last.
     let mut changed = sound.clone();

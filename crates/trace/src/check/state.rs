@@ -13,19 +13,19 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Replay {
     pub(super) position: u64,
-    time: u64,
+    pub(super) time: u64,
     pub(super) line: u64,
     /// The trace does not tell everything: it began in the middle, or lost lines. What is not known is then taken as it comes.
     pub(super) partial: bool,
     /// It lacks lines, so that what is known of something live may be out of date.
     pub(super) lossy: bool,
     /// What is live when the trace begins is being told, at this position.
-    telling: Option<u64>,
-    ended: bool,
+    pub(super) telling: Option<u64>,
+    pub(super) ended: bool,
     /// Lines that tell of lost events.
-    losses: u64,
+    pub(super) losses: u64,
     /// How many events they tell of.
-    lost: u64,
+    pub(super) lost: u64,
     pub(super) jobs: HashMap<String, Job>,
     pub(super) vertices: HashMap<u64, Vertex>,
     /// Numbers of live vertices by digest.
@@ -83,13 +83,6 @@ impl Replay {
     pub(super) fn line(&mut self, number: u64, line: &Line<'_>, report: &mut CheckReport) {
         self.line = number;
         self.order(line, report);
-        if line.position > 0 {
-            if line.position < self.position {
-                let what = format!("position {} after {}", line.position, self.position);
-                report.add(number, Rule::Position, what);
-            }
-            self.position = line.position;
-        }
         self.moment(line, report);
         match line.kind {
             Kind::TraceEnd => self.trace_end(line, report),
@@ -147,55 +140,6 @@ impl Replay {
             | Kind::Fallback
             | Kind::Explained
             | Kind::Other => {}
-        }
-    }
-
-    /// Whether a line tells of what was before the trace began.
-    pub(super) fn is_told(&self, line: &Line<'_>) -> bool {
-        self.telling == Some(line.position)
-    }
-
-    /// Lines that are the solver's are in the order of their times; others come from elsewhere at the same time.
-    fn moment(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        let own = !matches!(line.kind, Kind::TraceStart | Kind::TraceEnd | Kind::Lost);
-        if own && line.position > 0 {
-            if line.time < self.time {
-                let what = format!("time {} after {}", line.time, self.time);
-                report.add(self.line, Rule::Time, what);
-            }
-            self.time = self.time.max(line.time);
-        }
-    }
-
-    /// The first line begins the trace, and nothing comes behind its last.
-    fn order(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        if (self.line == 1) != (line.kind == Kind::TraceStart) {
-            let what = match line.kind {
-                Kind::TraceStart => "a trace begins in the middle of another",
-                _ => "the trace does not begin with trace-start: lines are missing",
-            };
-            report.add(self.line, Rule::Line, what.into());
-            self.partial |= self.line == 1;
-            self.lossy |= self.line == 1;
-        }
-        if self.ended {
-            let what = format!("{} behind the end of the trace", line.kind.name());
-            report.add(self.line, Rule::Line, what);
-        }
-    }
-
-    /// The line that ends a trace says how many events it has.
-    fn trace_end(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        self.ended = true;
-        // All lines but the first, this one, and those that tell of lost events.
-        let events = self.line.saturating_sub(2 + self.losses);
-        if let Some(told) = line.lines.filter(|told| *told != events) {
-            let what = format!("the trace has {events} events, but ends as one of {told}");
-            report.add(self.line, Rule::Line, what);
-        }
-        if let Some(told) = line.lost.filter(|told| *told != self.lost) {
-            let what = format!("{} events are told as lost, at the end {told}", self.lost);
-            report.add(self.line, Rule::Line, what);
         }
     }
 
