@@ -10,7 +10,7 @@ mod support;
 
 use support::Bed;
 use support::kept::{Daemon, holds};
-use support::steps::{bed, forget, made};
+use support::steps::{bed, describes_layers, forget, made};
 use weld_testbed::{ActionsServer, Fault, Proxy};
 
 /// The scope of the branch that others are made from.
@@ -46,13 +46,7 @@ fn a_job_finds_what_another_made() {
             .filter(|(_, key)| key.starts_with("buildkit-blob-1-sha256:"));
         assert_eq!(blobs.count(), 5, "the base's layer and four: {keys:?}");
         let config = server.content("index-app-1-").unwrap();
-        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-        for layer in config["layers"].as_array().unwrap() {
-            let notes = &layer["annotations"];
-            for key in ["mediaType", "diffID", "size", "createdAt"] {
-                assert!(!notes[key].is_null(), "BuildKit needs {key}: {notes}");
-            }
-        }
+        describes_layers(&config);
         forget(&bed);
         server.requests();
         let from = format!("{cache},scope=app");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use support::Bed;
 use support::kept::{Daemon, holds};
-use support::steps::{bed, forget, made};
+use support::steps::{bed, describes_layers, forget, made};
 use weld_testbed::{Fault, ObjectServer, Proxy};
 
 /// A cache in a bucket, reached at `host`.
@@ -66,13 +66,7 @@ fn a_bucket_keeps_the_cache_of_all_steps() {
     assert_eq!(blobs.count(), 5, "the base's layer and four: {keys:?}");
     for name in ["p/manifests/main", "p/manifests/commit"] {
         let config = server.object(name).unwrap();
-        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-        for layer in config["layers"].as_array().unwrap() {
-            let notes = &layer["annotations"];
-            for key in ["mediaType", "diffID", "size", "createdAt"] {
-                assert!(!notes[key].is_null(), "BuildKit needs {key}: {notes}");
-            }
-        }
+        describes_layers(&config);
     }
     forget(&bed);
     server.requests();

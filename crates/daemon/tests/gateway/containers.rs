@@ -25,13 +25,38 @@ pub(crate) fn init(container: &str, script: &str, fds: &[u32], tty: bool) -> Inp
     })
 }
 
-#[tokio::test]
-async fn processes_run_in_containers() {
+/// A world, and the name of a root with a shell in it.
+async fn with_shell() -> (World, String) {
     let mut world = World::new().await;
     let mut builder = Builder::new();
     let root = shell(&mut builder).output;
     let definition = builder.definition(root, &Platform::host()).unwrap();
     let id = world.solve(definition).await.unwrap();
+    (world, id)
+}
+
+/// Requests that are sent while answers come.
+fn requests() -> (
+    tokio::sync::mpsc::Sender<wire::ExecMessage>,
+    impl futures_util::Stream<Item = wire::ExecMessage>,
+) {
+    let (sender, receiver) = tokio::sync::mpsc::channel(8);
+    let requests = futures_util::stream::unfold(receiver, |mut receiver| async {
+        Some((receiver.recv().await?, receiver))
+    });
+    (sender, requests)
+}
+
+fn message(process: &str, input: Input) -> wire::ExecMessage {
+    wire::ExecMessage {
+        process_id: process.to_owned(),
+        input: Some(input),
+    }
+}
+
+#[tokio::test]
+async fn processes_run_in_containers() {
+    let (mut world, id) = with_shell().await;
 
     world.container("pipes", &id).await;
     let data = |data: &'static str, eof| {
@@ -90,20 +115,9 @@ async fn processes_run_in_containers() {
 
 #[tokio::test]
 async fn further_processes_join_the_first() {
-    let mut world = World::new().await;
-    let mut builder = Builder::new();
-    let root = shell(&mut builder).output;
-    let definition = builder.definition(root, &Platform::host()).unwrap();
-    let id = world.solve(definition).await.unwrap();
+    let (mut world, id) = with_shell().await;
     world.container("c", &id).await;
-    let (sender, receiver) = tokio::sync::mpsc::channel(8);
-    let requests = futures_util::stream::unfold(receiver, |mut receiver| async {
-        Some((receiver.recv().await?, receiver))
-    });
-    let message = |id: &str, input| wire::ExecMessage {
-        process_id: id.to_owned(),
-        input: Some(input),
-    };
+    let (sender, requests) = requests();
     let first = init(
         "c",
         "echo ready; read x < /dev/stdin; exit 4",
@@ -158,11 +172,7 @@ async fn further_processes_join_the_first() {
 
 #[tokio::test]
 async fn what_cannot_be_started_ends_and_others_go_on() {
-    let mut world = World::new().await;
-    let mut builder = Builder::new();
-    let root = shell(&mut builder).output;
-    let definition = builder.definition(root, &Platform::host()).unwrap();
-    let id = world.solve(definition).await.unwrap();
+    let (mut world, id) = with_shell().await;
     world.container("c", &id).await;
     for (mode, part) in [
         (
@@ -189,21 +199,11 @@ async fn what_cannot_be_started_ends_and_others_go_on() {
 
 #[tokio::test]
 async fn a_container_that_still_runs_says_so_when_it_is_released() {
-    let mut world = World::new().await;
-    let mut builder = Builder::new();
-    let root = shell(&mut builder).output;
-    let definition = builder.definition(root, &Platform::host()).unwrap();
-    let id = world.solve(definition).await.unwrap();
+    let (mut world, id) = with_shell().await;
     world.container("c", &id).await;
-    let (sender, receiver) = tokio::sync::mpsc::channel(8);
-    let requests = futures_util::stream::unfold(receiver, |mut receiver| async {
-        Some((receiver.recv().await?, receiver))
-    });
-    let sleeping = wire::ExecMessage {
-        process_id: "p".to_owned(),
-        input: Some(init("c", "echo ready; read x", &[0, 1], false)),
-    };
-    sender.send(sleeping).await.unwrap();
+    let (sender, requests) = requests();
+    let sleeping = init("c", "echo ready; read x", &[0, 1], false);
+    sender.send(message("p", sleeping)).await.unwrap();
     let answers = world.client.exec_process(requests).await.unwrap();
     let mut answers = answers.into_inner();
     loop {

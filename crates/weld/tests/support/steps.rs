@@ -31,3 +31,14 @@ pub(crate) fn made(bed: &Bed, arguments: &[&str]) -> (String, Ended) {
 pub(crate) fn forget(bed: &Bed) {
     std::fs::remove_dir_all(bed.path("state")).unwrap();
 }
+
+/// The config of a cache in an object store says of its layers what BuildKit needs.
+pub(crate) fn describes_layers(config: &[u8]) {
+    let config: serde_json::Value = serde_json::from_slice(config).unwrap();
+    for layer in config["layers"].as_array().unwrap() {
+        let notes = &layer["annotations"];
+        for key in ["mediaType", "diffID", "size", "createdAt"] {
+            assert!(!notes[key].is_null(), "BuildKit needs {key}: {notes}");
+        }
+    }
+}
