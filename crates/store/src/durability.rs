@@ -20,7 +20,7 @@ use crate::object::Object;
 /// Single numbers about the state directory.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Single texts about the state directory.
-const META_TEXT: TableDefinition<&str, &str> = TableDefinition::new("meta-text");
+pub(crate) const META_TEXT: TableDefinition<&str, &str> = TableDefinition::new("meta-text");
 /// In order of commit: the key of an object whose content may not be on the medium yet, and when
 /// it was committed, in seconds since 1970.
 const UNSYNCED: TableDefinition<u64, (&[u8], u64)> = TableDefinition::new("unsynced");

@@ -52,6 +52,18 @@ impl Driver {
         Ok(driver)
     }
 
+    /// What was found to work when snapshots were made by a version that kept nothing else of it.
+    pub(super) fn found_before(store: &Store) -> Result<Self, SnapshotError> {
+        let found = durability::text(store.db(), FOUND)?;
+        Ok(
+            match found.as_deref().and_then(|text| text.split(' ').next()) {
+                Some("trusted") => Self::overlay(false),
+                Some("user") => Self::overlay(true),
+                _ => Self::Copy,
+            },
+        )
+    }
+
     fn overlay(userxattr: bool) -> Self {
         Self::Overlay {
             userxattr,

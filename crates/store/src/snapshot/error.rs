@@ -99,6 +99,14 @@ pub enum SnapshotError {
         /// How this process makes them.
         here: Box<MadeWith>,
     },
+    /// Snapshots that are there were made in a way that this version does not know.
+    #[error("the snapshots in {} were made in a way that this version does not know ({made:?}): a later one made them", root.display())]
+    MadeUnknown {
+        /// The state directory.
+        root: PathBuf,
+        /// What it says of how they were made.
+        made: String,
+    },
     /// The directory of snapshots cannot be used.
     #[error("{action} {path:?}: {source}")]
     Directory {

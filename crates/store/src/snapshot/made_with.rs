@@ -69,14 +69,30 @@ impl MadeWith {
         })
     }
 
-    /// How those that are there were made; `None` where there are none.
+    /// How those that are there were made; `None` where there are none. To be asked before a driver is looked for.
     pub(super) fn of_those_in(store: &Store) -> Result<Option<Self>, SnapshotError> {
         let empty = |tx: &redb::ReadTransaction| Ok(tx.open_table(SNAPSHOTS)?.is_empty()?);
         if store.db().read(empty)? {
             return Ok(None);
         }
-        let text = durability::text(store.db(), MADE_WITH)?;
-        Ok(text.and_then(|text| Self::parse(&text)))
+        let Some(text) = durability::text(store.db(), MADE_WITH)? else {
+            let made = Self::from_before(store)?;
+            made.remember(store);
+            return Ok(Some(made));
+        };
+        match Self::parse(&text) {
+            Some(made) => Ok(Some(made)),
+            None => Err(SnapshotError::MadeUnknown {
+                root: store.root().to_owned(),
+                made: text,
+            }),
+        }
+    }
+
+    /// Of a directory from before this was kept: overlay mounts left a note that they had been found to work, and copies none.
+    fn from_before(store: &Store) -> Result<Self, SnapshotError> {
+        let driver = Driver::found_before(store)?;
+        Self::here(&driver).map_err(unreadable)
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -99,6 +115,15 @@ impl MadeWith {
     }
 }
 
+/// The maps of the user namespace cannot be read.
+pub(super) fn unreadable(source: io::Error) -> SnapshotError {
+    SnapshotError::Directory {
+        action: "read",
+        path: "/proc/self/uid_map".into(),
+        source,
+    }
+}
+
 /// Numbers with one space between them, and a semicolon between lines.
 fn normalised(map: &str) -> String {
     let lines = map.lines().map(|line| {
@@ -116,5 +141,77 @@ impl fmt::Display for MadeWith {
             Kind::Copies => "as copies",
         };
         write!(f, "{how} ({})", self.ids)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "helpers may fail their test")]
+mod tests {
+    use super::super::Snapshots;
+    use super::*;
+    use crate::{NewUsage, RecordType, StoreOptions, db::Db, object::Object};
+
+    fn open(root: &std::path::Path) -> Store {
+        Store::open(root, StoreOptions::default()).unwrap()
+    }
+
+    /// Leaves a snapshot that was made in this way, and this text in place of what says so.
+    fn left(copies: bool, text: Option<&'static str>) -> (tempfile::TempDir, bool) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let snapshots = match copies {
+            true => Snapshots::open_copying(&store).unwrap(),
+            false => Snapshots::open(&store).unwrap(),
+        };
+        let overlay = snapshots.is_overlay();
+        let usage = NewUsage {
+            record_type: RecordType::Regular,
+            description: "a test".to_owned(),
+            mutable: false,
+            size: None,
+        };
+        let made = snapshots.create(None).unwrap().commit(usage).unwrap();
+        let object = Object::Snapshot(made.id());
+        store.results().save(vec![object], Vec::new()).unwrap();
+        drop((made, snapshots));
+        set(store.db(), text);
+        (directory, overlay)
+    }
+
+    fn set(db: &Db, text: Option<&'static str>) {
+        let ticket = db.update(move |tx| {
+            let mut table = tx.open_table(crate::durability::META_TEXT)?;
+            match text {
+                Some(text) => drop(table.insert(MADE_WITH, text)?),
+                None => drop(table.remove(MADE_WITH)?),
+            }
+            Ok(())
+        });
+        ticket.wait().unwrap();
+    }
+
+    #[test]
+    fn a_directory_from_before_is_taken_as_it_was_made() {
+        for copies in [true, false] {
+            let (directory, overlay) = left(copies, None);
+            let store = open(directory.path());
+            // Who only asks for the other kind is refused, and changes nothing.
+            let refused = match overlay {
+                true => Snapshots::open_copying(&store).err(),
+                false => Snapshots::open_overlay(&store).err(),
+            };
+            assert!(refused.is_some());
+            drop(store);
+            let store = open(directory.path());
+            assert_eq!(Snapshots::open(&store).unwrap().is_overlay(), overlay);
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_says_is_refused() {
+        let (directory, _) = left(true, Some("folded users 1, groups 2"));
+        let store = open(directory.path());
+        let error = Snapshots::open_copying(&store).err().unwrap();
+        assert!(error.to_string().contains("folded"), "{error}");
     }
 }

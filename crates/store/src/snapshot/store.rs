@@ -14,7 +14,7 @@ use rustix::fs::CWD;
 use super::copy::{set_metadata, set_ownership};
 use super::driver::Driver;
 use super::handle::{Shared, SnapshotRef};
-use super::made_with::MadeWith;
+use super::made_with::{MadeWith, unreadable};
 use super::node::{Node, open_directory_at, xattrs_at};
 use super::record::{LayerDescriptor, Origin, Record, SNAPSHOTS};
 use super::roomy::Roomy;
@@ -78,11 +78,12 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError::NoOverlay`] where they cannot be had, and [`SnapshotError::MadeOtherwise`].
     pub fn open_overlay(store: &Store) -> Result<Self, SnapshotError> {
+        let made = MadeWith::of_those_in(store)?;
         let driver = Driver::find(store)?;
         if driver == Driver::Copy {
             return Err(SnapshotError::NoOverlay(store.root().to_owned()));
         }
-        Self::with_driver(store, driver, MadeWith::of_those_in(store)?)
+        Self::with_driver(store, driver, made)
     }
 
     /// As [`Snapshots::open`], on plain copies always.
@@ -98,11 +99,7 @@ impl Snapshots {
         driver: Driver,
         made: Option<MadeWith>,
     ) -> Result<Self, SnapshotError> {
-        let here = MadeWith::here(&driver).map_err(|source| SnapshotError::Directory {
-            action: "read",
-            path: "/proc/self/uid_map".into(),
-            source,
-        })?;
+        let here = MadeWith::here(&driver).map_err(unreadable)?;
         match made {
             Some(made) if made == here => {}
             Some(made) => {
