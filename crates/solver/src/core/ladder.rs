@@ -37,7 +37,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         let vertex = state.vertex;
         if state.phase == Phase::Complete {
-            // A finished edge needs nothing; its vertex may still work for its other outputs.
+            // A finished edge needs nothing; its vertex may still work for its other outputs. By names that came to it since, from what
+            // merged into it, others find it.
+            if state.look && state.unknown == 0 {
+                self.look_for_twin(edge);
+            }
         } else if state.desired() == EdgeState::Initial {
             self.rest(edge);
         } else {

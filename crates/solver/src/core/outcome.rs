@@ -365,8 +365,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         });
         self.tell_dependents(edge, silent);
         self.answer_requests(edge);
-        if !self.edges[edge].indexed {
-            // It got here without looking for itself; others may be on their way to the same result.
+        if !self.edges[edge].indexed || self.edges[edge].look {
+            // It got here without looking for itself, or by all its names; others may be on their way to the same result.
             self.look_for_twin(edge);
         }
     }
