@@ -37,19 +37,22 @@ pub(crate) async fn build(
     if let Some(call) = call {
         return Box::pin(call.run(worker, prepared.request, args, cancel)).await;
     }
-    let has_id = |kind| !matches!(kind, ExportKind::Local | ExportKind::Tar);
-    let mut kinds = prepared.request.exports.iter().map(|export| export.kind);
-    if args.iidfile.is_some() && kinds.any(|kind| !has_id(kind)) {
+    let exports = &prepared.request.exports;
+    let mut kinds = exports.iter().map(|export| export.kind);
+    let are_files = |kind| matches!(kind, ExportKind::Local | ExportKind::Tar);
+    if args.iidfile.is_some() && kinds.any(are_files) {
         return Err(Failure::usage(
             "--iidfile: files of type=local and type=tar are no image, and have no ID",
         ));
     }
     let quiet = args.progress.mode() == Mode::Quiet;
-    if prepared.request.exports.is_empty() && (quiet || args.iidfile.is_some()) {
+    let mut kinds = exports.iter().map(|export| export.kind);
+    let no_image = kinds.all(|kind| kind == ExportKind::CacheOnly);
+    if no_image && (args.iidfile.is_some() || (quiet && exports.is_empty())) {
         streams::tell(
             "WARNING: no output was asked for, so there is no image that could have an ID: use --output or --push",
         );
-    } else if prepared.request.exports.is_empty() {
+    } else if exports.is_empty() {
         streams::tell(
             "WARNING: no output was asked for: the result stays in the cache only. \
              Use --output (for example --output type=oci,dest=image.tar) or --push to get it out.",

@@ -1,7 +1,7 @@
 //! `--output`: where results go.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use weld_engine::{ExportKind, ExportRequest, ExportTarget};
 
@@ -57,7 +57,7 @@ pub(crate) fn parse(
     let mut files = BTreeSet::new();
     for request in &requests {
         if let ExportTarget::File(file) = &request.target
-            && !files.insert(file)
+            && !files.insert(real(file))
         {
             return Err(OutputError::SameFile(file.clone()));
         }
@@ -85,6 +85,18 @@ pub(crate) fn parse(
         }
     }
     Ok(requests)
+}
+
+/// The place that a path leads to, whatever way: of a file that is not there yet, its name in the place of its directory.
+fn real(path: &Path) -> PathBuf {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().unwrap_or_default();
+    let in_parent = || parent.canonicalize().map(|parent| parent.join(name));
+    let found = path.canonicalize().or_else(|_| in_parent());
+    found.unwrap_or_else(|_| path.to_owned())
 }
 
 fn parse_one(text: &str) -> Result<ExportRequest, OutputError> {
@@ -202,9 +214,23 @@ mod tests {
 
     #[test]
     fn a_file_is_written_by_one_output() {
-        let both = ["type=oci,dest=a.tar", "type=docker,dest=a.tar"].map(str::to_owned);
-        let error = parse(&both, false, &[]).unwrap_err();
-        assert!(error.to_string().contains("a.tar"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        std::fs::write(path("b.tar"), "").unwrap();
+        std::os::unix::fs::symlink("b.tar", path("link.tar")).unwrap();
+        for (one, other) in [
+            ("a.tar", "a.tar"),
+            ("a.tar", "./a.tar"),
+            ("b.tar", "link.tar"),
+        ] {
+            let (one, other) = (path(one), path(other));
+            let both = [
+                format!("type=oci,dest={one}"),
+                format!("type=docker,dest={other}"),
+            ];
+            let error = parse(&both, false, &[]).unwrap_err();
+            assert!(error.to_string().contains(&other), "{error}");
+        }
     }
 
     #[test]
