@@ -2,7 +2,7 @@
 
 use super::{
     Core, EdgeState, faulty,
-    graph::{Map, Phase, Purpose, Status, Step, Task, TaskSlot, VertexId},
+    graph::{Dependent, Map, Phase, Purpose, Status, Step, Task, TaskSlot, VertexId},
     io::{EdgeId, Effect, LoadFailure, Outcome, TaskId},
 };
 use crate::{
@@ -410,15 +410,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
         Ok(())
     }
 
-    /// What dependents learnt from a result that is lost has to be learnt anew.
+    /// What dependents learnt from a result that is lost has to be learnt anew: another may come in its place.
     fn forget_contents(&mut self, edge: EdgeId) {
+        let mut renamed = Vec::new();
         for at in 0..self.edges[edge].dependents.len() {
             let dependent = &self.edges[edge].dependents[at];
             let (vertex, slot) = (dependent.vertex, dependent.slot as usize);
-            for consumer in self.vertices[vertex].edges.clone() {
-                self.unindex(consumer);
-                self.edges[consumer].look = true;
-            }
             let state = &mut self.vertices[vertex].slots[slot];
             let again = |step| {
                 if step == Step::Absent {
@@ -428,11 +425,69 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 }
             };
             (state.preprocess, state.slow) = (again(state.preprocess), again(state.slow));
+            let mut had_content = false;
             if let Some(extra) = &mut state.extra {
-                extra.content = None;
+                had_content = extra.content.take().is_some();
                 let task = extra.task;
                 let task = self.wind(task);
                 self.vertices[vertex].slots[slot].extra_mut().task = task;
+            }
+            for consumer in self.vertices[vertex].edges.clone() {
+                self.unindex(consumer);
+                let state = &mut self.edges[consumer];
+                state.look = true;
+                // What merged here may have done so by the content alone.
+                let mut had_content = had_content;
+                if let Some(extra) = &mut state.extra {
+                    let links = extra.links.len();
+                    extra.links.retain(|(of, _)| *of as usize != slot);
+                    had_content |= extra.links.len() < links;
+                }
+                if had_content {
+                    self.edges[consumer].names_came_in(slot);
+                    if self.forget_found_keys(consumer) {
+                        renamed.push(consumer);
+                    }
+                    self.touch(consumer);
+                }
+            }
+        }
+        self.forget_names_above(renamed);
+    }
+
+    /// Keys that a store gave for inputs with names that are not theirs any more: what is recorded under them is not what comes next.
+    /// Whether there were any.
+    fn forget_found_keys(&mut self, edge: EdgeId) -> bool {
+        let state = &mut self.edges[edge];
+        if matches!(state.phase, Phase::Complete | Phase::Forwarded(_)) {
+            return false;
+        }
+        // Answers that are on their way were asked for with such names.
+        state.epoch += 1;
+        state.queries = 0;
+        let known = state.keys.len();
+        state.keys.retain(|key| !key.stored);
+        let forgot = state.keys.len() < known;
+        if forgot && state.phase != Phase::Keys {
+            self.own_keys(edge);
+        }
+        forgot
+    }
+
+    /// As [`Self::forget_found_keys`] for all that is above edges that lost such keys, and was found by them.
+    fn forget_names_above(&mut self, mut renamed: Vec<EdgeId>) {
+        while let Some(edge) = renamed.pop() {
+            for at in 0..self.edges[edge].dependents.len() {
+                let Dependent { vertex, slot } = &self.edges[edge].dependents[at];
+                let (vertex, slot) = (*vertex, *slot as usize);
+                for consumer in self.vertices[vertex].edges.clone() {
+                    self.unindex(consumer);
+                    self.edges[consumer].names_came_in(slot);
+                    if self.forget_found_keys(consumer) {
+                        renamed.push(consumer);
+                    }
+                    self.touch(consumer);
+                }
             }
         }
     }

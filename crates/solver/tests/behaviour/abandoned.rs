@@ -149,8 +149,11 @@ async fn an_id_is_free_again_once_its_job_is_discarded() {
     for round in 0..200 {
         let gate = Gate::new();
         let vertex = |name: &str| {
+            // A vertex of the round before may still be winding down.
             let seed = format!("round {round}");
-            vtx(name, &seed, "r").exec_gate(&gate).done()
+            vtx(&format!("{name} {round}"), &seed, "r")
+                .exec_gate(&gate)
+                .done()
         };
         let job = || world.solver.new_job(JobOptions::new("the same"));
         let (old, request) = spawn(job().await.unwrap(), &vertex("old")).await;

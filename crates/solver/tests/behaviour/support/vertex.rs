@@ -29,6 +29,8 @@ type Hook = Arc<
 enum Kind {
     /// A fixed value for every output.
     Fixed(Value),
+    /// One value when it is executed first, and another from then on.
+    Changing(Value, Value),
     /// A number plus the sum of the inputs.
     Sum(i64),
     /// Output `i` is a number plus input `i`.
@@ -164,6 +166,14 @@ impl Builder {
 
     pub(crate) fn selector(mut self, input: u32, selector: &str) -> Self {
         self.0.selectors.insert(input, selector.to_owned());
+        self
+    }
+
+    /// Has another value when it is executed again.
+    pub(crate) fn then(mut self, later: &str) -> Self {
+        if let Kind::Fixed(first) = self.0.kind {
+            self.0.kind = Kind::Changing(first, later.to_owned());
+        }
         self
     }
 
@@ -421,10 +431,14 @@ impl Scripted {
         if let Some(hook) = &self.0.before_exec {
             hook(context).await?;
         }
-        self.0.execs.fetch_add(1, Ordering::SeqCst);
+        let before = self.0.execs.fetch_add(1, Ordering::SeqCst);
         let numbers = || inputs.iter().map(|input| input.parse::<i64>().unwrap());
         Ok(match &self.0.kind {
             Kind::Fixed(value) => vec![value.clone(); self.0.outputs as usize],
+            Kind::Changing(first, later) => {
+                let value = if before == 0 { first } else { later };
+                vec![value.clone(); self.0.outputs as usize]
+            }
             Kind::Sum(value) => vec![(value + numbers().sum::<i64>()).to_string()],
             Kind::Add(value) => numbers().map(|input| (value + input).to_string()).collect(),
             Kind::Sub(graph) => {
