@@ -325,6 +325,41 @@ fn what_was_only_copied_up_is_no_change() {
 }
 
 #[test]
+fn a_file_with_the_size_and_time_of_the_one_before_is_a_change() {
+    // What is written within one tick of the clock has one time.
+    let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 123_456_789);
+    let put = |root: &Path, content: &str| {
+        let path = root.join("file");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, content).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(time).unwrap();
+    };
+    for overlay in [true, false] {
+        let fixture = fixture(overlay);
+        let base = fixture.make(None, |root| put(root, "one"));
+        let equal = fixture.make(Some(&base), |root| put(root, "one"));
+        let top = fixture.make(Some(&equal), |root| put(root, "two"));
+        let changed = |lower, upper| {
+            let difference = fixture.snapshots.diff(Some(lower), Some(upper), usage());
+            let alone = fixture.snapshots.merge(&[difference.unwrap()], usage());
+            names(&alone.unwrap())
+        };
+        assert_eq!(changed(&base, &equal), [""; 0], "{overlay}");
+        assert_eq!(changed(&equal, &top), ["file"], "{overlay}");
+        let layers = top.layers(Compression::Uncompressed, false).unwrap();
+        let last = layers.last().unwrap();
+        let blob = last.blob.as_ref().unwrap().open().unwrap();
+        let applied = fixture
+            .snapshots
+            .apply(None, blob, &last.descriptor, usage())
+            .unwrap();
+        let mount = applied.mount().unwrap();
+        assert_eq!(fs::read(mount.path().join("file")).unwrap(), b"two");
+    }
+}
+
+#[test]
 fn merges_of_merges_cost_no_more_than_they_have_snapshots() {
     let fixture = fixture(true);
     let file =
