@@ -1,10 +1,10 @@
 //! One fetch over all its attempts: what it asks, and what it makes of the answers.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, HeaderName,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, DATE, ETAG, HeaderMap, HeaderName,
+    HeaderValue, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, USER_AGENT,
 };
 use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
@@ -17,6 +17,9 @@ use crate::progress::Transfer;
 use crate::pump::{Command, Pump};
 use crate::retry::retry_after;
 use crate::sink::FileSink;
+
+/// How long before the response a file has to have been written for its time to tell it from later ones.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
 /// The state of a fetch over all its attempts.
 pub(super) struct Fetch<'a> {
@@ -57,7 +60,7 @@ impl Fetch<'_> {
     }
 
     fn checked<'v>(&self, name: &str, value: &'v str) -> Result<&'v str, HttpError> {
-        if reqwest::header::HeaderValue::from_str(value).is_ok() {
+        if HeaderValue::from_str(value).is_ok() {
             return Ok(value);
         }
         Err(HttpError::Header {
@@ -71,7 +74,7 @@ impl Fetch<'_> {
         let strong = headers
             .get(ETAG)
             .filter(|etag| !etag.as_bytes().starts_with(b"W/"));
-        match strong.or_else(|| headers.get(LAST_MODIFIED)) {
+        match strong.or_else(|| settled_time(headers)) {
             Some(validator) => request
                 .header(RANGE, format!("bytes={}-", self.position))
                 .header(IF_RANGE, validator.clone()),
@@ -80,25 +83,16 @@ impl Fetch<'_> {
         }
     }
 
-    /// Asks only for what differs from what was fetched before.
+    /// Asks only for what differs from what was fetched before. A time would not do: a file that is put back to an older one, or
+    /// is written twice in a second, was "not modified since".
     fn with_conditions(&self, request: RequestBuilder) -> RequestBuilder {
         let etags: Vec<_> = self
             .usable()
             .filter_map(|(_, download)| download.etag.clone())
             .collect();
-        if !etags.is_empty() {
-            return request.header(IF_NONE_MATCH, etags.join(", "));
-        }
-        let mut times = self
-            .usable()
-            .filter_map(|(_, download)| download.last_modified);
-        match (times.next(), times.next()) {
-            (Some(time), None) => {
-                let seconds = u64::try_from(time).unwrap_or(0);
-                let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
-                request.header(IF_MODIFIED_SINCE, date)
-            }
-            _ => request,
+        match etags.is_empty() {
+            true => request,
+            false => request.header(IF_NONE_MATCH, etags.join(", ")),
         }
     }
 
@@ -119,7 +113,7 @@ impl Fetch<'_> {
         // Without a name it can only be the one that was asked about.
         let mut asked = self
             .usable()
-            .filter(|(_, download)| download.etag.is_some() || download.last_modified.is_some());
+            .filter(|(_, download)| download.etag.is_some());
         match (asked.next(), asked.next()) {
             (Some((index, _)), None) => Ok(self.unchanged(index, headers)),
             _ => Err(HttpError::Status {
@@ -211,4 +205,11 @@ pub(super) fn continues(response: &Response, position: u64) -> bool {
     let header = response.headers().get(CONTENT_RANGE);
     let text = header.and_then(|value| value.to_str().ok()).unwrap_or("");
     position > 0 && text.starts_with(&format!("bytes {position}-"))
+}
+
+/// The time of a file where it names just that state of it (RFC 9110, 8.8.2.2): within a second, another could have been written.
+fn settled_time(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let time = |name| httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok();
+    let age = time(DATE)?.duration_since(time(LAST_MODIFIED)?).ok()?;
+    headers.get(LAST_MODIFIED).filter(|_| age >= SETTLED_AFTER)
 }

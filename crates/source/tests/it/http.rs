@@ -172,20 +172,29 @@ async fn servers_that_are_careless_about_etags_are_understood() {
     assert!(matches!(outcome, Fetched::Unchanged { index: 0, .. }));
     let error = fetch(&request, &[]).await.unwrap_err();
     assert!(matches!(error, HttpError::Status { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_time_does_not_tell_that_a_file_is_the_same() {
     let by_time = Server::new(|request| match request.header("if-modified-since") {
-        "Thu, 01 Jan 1970 00:00:05 GMT" => Reply::new(304, []),
-        _ => Reply::new(200, "x"),
+        "" => Reply::new(200, "put back").header("last-modified", "Thu, 01 Jan 1970 00:00:04 GMT"),
+        _ => Reply::new(304, []),
     })
     .await;
     let timed = Download {
+        digest: Digest::sha256_of("content"),
+        size: 7,
+        filename: "x".to_owned(),
         etag: None,
         last_modified: Some(5),
-        ..before
     };
     let outcome = fetch(&HttpRequest::new(by_time.url("/x")), &[timed])
         .await
         .unwrap();
-    assert!(matches!(outcome, Fetched::Unchanged { index: 0, .. }));
+    let Fetched::Fetched { download, .. } = outcome else {
+        panic!("it is another file")
+    };
+    assert_eq!(download.digest, Digest::sha256_of("put back"));
 }
 
 #[tokio::test]
@@ -245,6 +254,37 @@ async fn a_download_goes_on_if_it_is_still_the_same_file() {
             Some(if changes { "\"v2\"" } else { "\"v1\"" })
         );
         assert_eq!(server.requests().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_download_goes_on_by_its_time_only_if_that_is_an_old_one() {
+    const WRITTEN: &str = "Thu, 01 Jan 2015 00:00:00 GMT";
+    let whole = noise(500_000, 1);
+    for (now, asked) in [
+        ("Thu, 01 Jan 2015 00:01:00 GMT", "bytes=200000-"),
+        ("Thu, 01 Jan 2015 00:00:59 GMT", ""),
+    ] {
+        let (body, calls) = (whole.clone(), Counter::default());
+        let server = Server::new(move |request| {
+            let first = calls.next() == 0;
+            if !first {
+                assert_eq!(request.header("range"), asked);
+            }
+            let reply = match request.header("if-range") {
+                WRITTEN => Reply::new(206, &body[200_000..])
+                    .header("content-range", "bytes 200000-499999/500000"),
+                _ => Reply::new(200, body.clone()),
+            };
+            let reply = reply.header("date", now).header("last-modified", WRITTEN);
+            match first {
+                true => reply.fault(Fault::Cut(200_000)),
+                false => reply,
+            }
+        })
+        .await;
+        let (file, _) = fetched(&HttpRequest::new(server.url("/x")), &[]).await;
+        assert!(content(file) == whole, "{now}");
     }
 }
 
