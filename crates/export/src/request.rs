@@ -32,6 +32,11 @@ impl ExportKind {
             Self::CacheOnly => "cacheonly",
         }
     }
+
+    /// Whether the result is an image.
+    pub const fn is_image(self) -> bool {
+        matches!(self, Self::Image | Self::OciArchive | Self::DockerArchive)
+    }
 }
 
 /// Where a result goes.

@@ -74,12 +74,15 @@ pub(super) fn complement(requests: &mut [ExportRequest], metadata: &mut BTreeMap
                 metadata.insert(key, Bytes::from(value));
             }
         }
-        if is_image(request.kind) {
+        if request.kind.is_image() {
             let annotations = metadata.iter().filter(|(key, _)| is_annotation(key));
             for (key, value) in annotations {
                 let attr = request.attrs.entry(key.clone());
                 attr.or_insert_with(|| String::from_utf8_lossy(value).into_owned());
             }
+        } else {
+            // buildx gives them to every exporter, and files have no place for them.
+            request.attrs.retain(|key, _| !is_annotation(key));
         }
         let chosen = metadata.get(IMAGE_NAME).filter(|name| !name.is_empty());
         if let Some(name) = request.attrs.get_mut("name")
@@ -89,13 +92,6 @@ pub(super) fn complement(requests: &mut [ExportRequest], metadata: &mut BTreeMap
             *name = String::from_utf8_lossy(chosen).into_owned();
         }
     }
-}
-
-const fn is_image(kind: ExportKind) -> bool {
-    matches!(
-        kind,
-        ExportKind::Image | ExportKind::OciArchive | ExportKind::DockerArchive
-    )
 }
 
 /// Whether metadata is an annotation, in the words of the exporters' attributes.

@@ -98,7 +98,8 @@ pub(crate) fn prepare(args: &BuildArgs, remote: bool, input: Input) -> Result<Pr
     offers::add_ssh(&mut session, &args.ssh)?;
     let mut exports = outputs::parse(&args.outputs, args.push, &args.tags)?;
     for (key, value) in annotations::parse(&args.annotations)? {
-        for export in &mut exports {
+        // Only images have a place for them.
+        for export in exports.iter_mut().filter(|export| export.kind.is_image()) {
             export.attrs.insert(key.clone(), value.clone());
         }
     }
