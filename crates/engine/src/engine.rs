@@ -120,9 +120,13 @@ impl Engine {
     /// # Errors
     /// [`OpenError`].
     pub async fn open_traced(
-        config: Config,
+        mut config: Config,
         trace: Option<Arc<dyn TraceSink>>,
     ) -> Result<Self, OpenError> {
+        // Programs that are started elsewhere are told of what is in it.
+        if let Ok(root) = std::path::absolute(&config.root) {
+            config.root = root;
+        }
         let parallelism = config.max_parallelism.unwrap_or_else(|| {
             std::thread::available_parallelism().map_or(4, |count| count.get() * 4)
         });
@@ -348,18 +352,20 @@ fn open_worker(config: Config) -> Result<Worker, OpenError> {
         on_full_disk: config.on_full_disk,
         ..StoreOptions::default()
     };
-    let store = Store::open(&config.root, options)?;
-    let snapshots = match config.snapshotter {
-        SnapshotterKind::Copy => Snapshots::open_copying(&store)?,
-        SnapshotterKind::Overlay => Snapshots::open_overlay(&store)?,
-        SnapshotterKind::Auto => Snapshots::open(&store)?,
-    };
     let mut runtime = RuntimeConfig::embedded(config.root.join("runtime"));
     if let RuntimeKind::Oci(program) = config.runtime {
         runtime.kind = weld_runtime::RuntimeKind::Oci(program);
     }
     runtime.dns = config.dns;
-    let runtime = Runtime::new(runtime)?;
+    // To learn about the machine takes as long as to open the database.
+    let learn = || Runtime::new(runtime);
+    let (store, runtime) = Store::open_meanwhile(&config.root, options, learn)?;
+    let runtime = runtime?;
+    let snapshots = match config.snapshotter {
+        SnapshotterKind::Copy => Snapshots::open_copying(&store)?,
+        SnapshotterKind::Overlay => Snapshots::open_overlay(&store)?,
+        SnapshotterKind::Auto => Snapshots::open(&store)?,
+    };
     let registry = Registry::new(config.registry, Arc::new(Anonymous));
     let mut worker = Worker::new(store, snapshots, runtime, registry);
     worker.devices = Arc::new(config.devices);

@@ -193,12 +193,39 @@ impl Store {
     /// Opens a state directory, making it if it is not there, for this process alone.
     pub fn open(root: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenError> {
         let directory = Directory(root.as_ref());
-        directory.create("")?;
-        // Before the lock, which is a file: nothing is left in what is not ours.
-        directory.check_own()?;
-        let lock = directory.lock()?;
-        directory.check_format()?;
-        let room = directory.make_room(options.on_full_disk)?;
+        let claim = directory.claim(options.on_full_disk)?;
+        Self::open_claimed(&directory, claim, &options)
+    }
+
+    /// The same, doing something else in the directory as well, on another thread: from when it is known to be this process's until it
+    /// is open.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_meanwhile<T: Send>(
+        root: impl AsRef<Path>,
+        options: StoreOptions,
+        meanwhile: impl FnOnce() -> T + Send,
+    ) -> Result<(Self, T), OpenError> {
+        let directory = Directory(root.as_ref());
+        let claim = directory.claim(options.on_full_disk)?;
+        std::thread::scope(|scope| {
+            let other = scope.spawn(meanwhile);
+            let opened = Self::open_claimed(&directory, claim, &options);
+            let other = other.join();
+            Ok((
+                opened?,
+                other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            ))
+        })
+    }
+
+    fn open_claimed(
+        directory: &Directory<'_>,
+        claim: Claim<'_>,
+        options: &StoreOptions,
+    ) -> Result<Self, OpenError> {
+        let Claim { lock, room } = claim;
         let boot = match options.boot_id.clone() {
             Some(boot) => boot,
             None => durability::boot_id().map_err(directory.error("read the boot id for", ""))?,
@@ -207,7 +234,7 @@ impl Store {
             root: directory.0.to_owned(),
             source,
         };
-        let db = open_db(directory.0, &options, &boot, lock).map_err(db_error)?;
+        let db = open_db(directory.0, options, &boot, lock).map_err(db_error)?;
         let last_run = durability::last_run(&db, &boot).map_err(db_error)?;
         let sequence = Arc::new(Sequence::new(&db).map_err(db_error)?);
         let (pins, uses) = (Pins::default(), Uses::default());
@@ -446,7 +473,23 @@ fn open_db(
 /// A state directory before it is known to be one.
 struct Directory<'a>(&'a Path);
 
+/// A directory that is this process's.
+struct Claim<'a> {
+    lock: DirectoryLock,
+    room: Room<'a>,
+}
+
 impl Directory<'_> {
+    fn claim(&self, on_full_disk: OnFullDisk) -> Result<Claim<'_>, OpenError> {
+        self.create("")?;
+        // Before the lock, which is a file: nothing is left in what is not ours.
+        self.check_own()?;
+        let lock = self.lock()?;
+        self.check_format()?;
+        let room = self.make_room(on_full_disk)?;
+        Ok(Claim { lock, room })
+    }
+
     fn error(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> OpenError {
         let root = self.0.to_owned();
         let path = self.0.join(name);

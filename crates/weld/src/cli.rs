@@ -196,12 +196,20 @@ fn with_daemon(
         let _signals = on_signals(cancel.clone());
         command(&worker, &cli.command, input, cancel).await
     });
-    runtime.shutdown_background();
+    leave(runtime);
     result
 }
 
+/// The process ends: to take the threads apart first would only take time. All that has to be finished is.
+fn leave(runtime: tokio::runtime::Runtime) {
+    std::mem::forget(runtime);
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
     tokio::runtime::Builder::new_multi_thread()
+        // Else it reads the machine's facts twice.
+        .worker_threads(processors)
         .enable_all()
         .build()
         .map_err(Failure::Start)
@@ -245,7 +253,7 @@ fn with_engine(cli: &Cli, input: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
         trace::finish(tracer).await;
         result
     });
-    runtime.shutdown_background();
+    leave(runtime);
     result
 }
 

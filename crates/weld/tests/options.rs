@@ -4,6 +4,9 @@
 mod support;
 
 use std::io::Write;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use support::{Bed, base_layout, ended};
@@ -184,4 +187,62 @@ fn one_signal_ends_a_build_that_waits_for_its_input() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     drop(input);
     bed.run(&["du"]).ok();
+}
+
+#[test]
+fn annotations_are_of_images_and_let_files_be() {
+    let bed = bed();
+    let (files, image) = ("type=local,dest=files", "type=oci,dest=out,tar=false");
+    let annotated = ["--annotation", "a=b", "--output", files];
+    bed.build(&[&annotated[..], &["--output", image]].concat())
+        .ok();
+    assert_eq!(manifest(&bed, "out").0["annotations"]["a"], "b");
+    bed.build(&annotated).ok();
+    bed.build(&["--output", "type=local,dest=files,annotation.a=b"])
+        .fails(&["unknown attribute \"annotation.a\""]);
+}
+
+/// Serves the repositories in a directory to one who asks once; the address that they are at.
+fn serve_git(directory: &Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let base = format!("--base-path={}", directory.display());
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = OwnedFd::from(stream);
+            Command::new("git")
+                .args(["-c", "safe.directory=*", "daemon", "--inetd"])
+                .args(["--export-all", &base])
+                .stdin(Stdio::from(stream.try_clone().unwrap()))
+                .stdout(Stdio::from(stream))
+                .stderr(Stdio::null())
+                .status()
+                .unwrap();
+        }
+    });
+    address.to_string()
+}
+
+#[test]
+fn a_state_directory_may_be_named_from_where_one_is() {
+    let bed = bed();
+    let git = |arguments: &[&str]| {
+        let identity = ["-C", "repo", "-c", "user.name=x", "-c", "user.email=x@x"];
+        bed.tool("git", &[&identity[..], arguments].concat())
+    };
+    std::fs::create_dir(bed.path("repo")).unwrap();
+    std::fs::write(bed.path("repo/file"), "from git").unwrap();
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "file"]);
+    git(&["commit", "-q", "-m", "one"]);
+    let address = serve_git(&bed.path(""));
+    bed.dockerfile(&format!("FROM base\nADD git://{address}/repo#main /src\n"));
+    let build = |mut command: Command| {
+        command.env("WELD_ROOT", "near");
+        ended(command.output().unwrap()).ok()
+    };
+    build(bed.build_command(&[], &["--output", "out"]));
+    let file = std::fs::read_to_string(bed.path("out/src/file")).unwrap();
+    assert_eq!(file, "from git");
+    assert!(bed.path("near/content").is_dir());
 }
