@@ -17,6 +17,7 @@ use crate::db::{Db, DbError};
 use crate::durability::{self, Sequence};
 use crate::object::{Object, SnapshotId};
 use crate::pins::{Pin, Pins};
+use crate::snapshot::FILES;
 use crate::usage::{self, NewUsage, RecordType, Uses};
 use crate::{gc, names};
 
@@ -457,7 +458,7 @@ impl CacheMounts {
     }
 
     fn directory(&self, id: SnapshotId) -> PathBuf {
-        gc::snapshot_dir(&self.0.root, id).join("fs")
+        gc::snapshot_dir(&self.0.root, id).join(FILES)
     }
 
     fn release(&self, key: &str, id: SnapshotId) {

@@ -19,7 +19,7 @@ use crate::collector::CollectError;
 use crate::db::DbError;
 use crate::object::{Object, SnapshotId};
 use crate::refs::Reference;
-use crate::snapshot::Origin;
+use crate::snapshot::{FILES, Origin};
 use crate::store::Store;
 
 use rows::Rows;
@@ -270,9 +270,9 @@ impl Store {
                 Origin::Layer { .. } | Origin::Difference { .. } => true,
                 Origin::Merge { combined, .. } | Origin::Range { combined, .. } => combined,
             };
-            let directory = self.snapshot_dir(*id);
-            if own && !directory.is_dir() {
-                problems.push(Problem::FilesMissing(*id, directory));
+            let files = self.snapshot_dir(*id).join(FILES);
+            if own && !files.is_dir() {
+                problems.push(Problem::FilesMissing(*id, files));
             }
         }
         for object in &rows.usage {

@@ -154,12 +154,21 @@ fn what_is_made_of_a_lost_snapshot_goes_with_it() {
     };
     let directory = fixture.store.snapshot_dir(lower);
     let upper = fixture.hurt.upper.clone();
+    let missing = [Problem::FilesMissing(lower, directory.join("fs"))];
     let fixture = fixture.expect(
         |it| fs::remove_dir_all(it.files(&it.hurt.lower)).unwrap(),
-        &[Problem::FilesMissing(lower, directory)],
+        &missing,
         false,
     );
     assert!(!fixture.files(&upper).exists());
+    // The same where all but its files is there.
+    let fixture = self::fixture();
+    let Object::Snapshot(lower) = fixture.hurt.lower else {
+        panic!("a snapshot was made")
+    };
+    let files = fixture.store.snapshot_dir(lower).join("fs");
+    let missing = [Problem::FilesMissing(lower, files.clone())];
+    fixture.expect(|_| fs::remove_dir_all(files).unwrap(), &missing, false);
 }
 
 #[test]

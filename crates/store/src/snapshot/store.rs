@@ -29,7 +29,7 @@ use crate::store::Store;
 use crate::usage::{self, NewUsage};
 
 /// The directory of a snapshot's own files in its directory.
-pub(super) const FILES: &str = "fs";
+pub(crate) const FILES: &str = "fs";
 
 /// What a snapshot finds free when it is begun, in bytes: enough for a small one.
 const SMALL: u64 = 64 << 10;
