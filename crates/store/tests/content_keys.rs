@@ -188,6 +188,27 @@ fn wildcards() {
 }
 
 #[test]
+fn symlinks_in_what_is_asked_for_are_not_followed() {
+    let files = |target: &str| {
+        tree(&[
+            "a file data0",
+            "b file data0",
+            "dangling symlink nowhere",
+            &format!("link symlink {target}"),
+        ])
+    };
+    let some = Ask {
+        exclude: &["a"],
+        ..FOLLOW
+    };
+    let (one, other) = (files("a"), files("b"));
+    for path in ["/", "."] {
+        // They are copied as they are: what they say counts, and nothing has to be there.
+        assert_ne!(one.key(path, some), other.key(path, some), "{path}");
+    }
+}
+
+#[test]
 fn symlinks_that_are_not_followed() {
     let tree = tree(&[
         "target file data0",

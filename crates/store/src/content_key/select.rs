@@ -18,7 +18,7 @@ struct Visited {
     included: bool,
     /// Matches of the include and of the exclude patterns.
     matches: (ParentMatches, ParentMatches),
-    /// A symlink here is followed.
+    /// A symlink here is followed: it is what was asked for, not one of the files in that.
     follow: bool,
     /// The place among the visited of the directory that it is in.
     above: Option<usize>,
@@ -257,7 +257,7 @@ impl<'a> Selection<'a> {
             }
         }
         files.push(Visited {
-            follow: above.is_none() && self.options.follow_links,
+            follow: candidate.is_empty() && self.options.follow_links,
             path: path.clone(),
             node: node.clone(),
             included: selected,
