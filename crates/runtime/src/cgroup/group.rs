@@ -226,11 +226,11 @@ fn error(path: &Path, action: &'static str, source: io::Error) -> RuntimeError {
     }
 }
 
-/// Kills and removes the cgroups in `dir`, except those named in `running`.
-pub(super) fn clean(dir: &Path, running: &HashSet<String>) -> Result<(), RuntimeError> {
+/// Kills and removes the cgroups in `dir`, except those named in `running`. Whether `dir` is there.
+pub(super) fn clean(dir: &Path, running: &HashSet<String>) -> Result<bool, RuntimeError> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(source) => return Err(error(dir, "read", source)),
     };
     let unified = dir.join("cgroup.controllers").exists();
@@ -242,7 +242,7 @@ pub(super) fn clean(dir: &Path, running: &HashSet<String>) -> Result<(), Runtime
         }
         remove_tree(&entry.path(), unified)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The cgroups in a cgroup; none if it is gone.

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, symlinkat};
 use rustix::io::Errno;
@@ -40,6 +41,8 @@ pub(crate) struct Cgroups {
     restrict_devices: bool,
     /// A file with the parents, besides the configured one, that steps have used.
     parents: PathBuf,
+    /// Whether there may be cgroups of this state directory.
+    used: AtomicBool,
 }
 
 /// What a step sees of the cgroups.
@@ -137,6 +140,7 @@ impl Cgroups {
             program: OnceLock::new(),
             restrict_devices,
             parents: state.join("cgroup-parents"),
+            used: AtomicBool::new(false),
         })
     }
 
@@ -150,6 +154,7 @@ impl Cgroups {
 
     /// Makes the cgroups of a step and sets its limits.
     pub(crate) fn create(&self, step: &StepSpec) -> Result<StepCgroup, RuntimeError> {
+        self.used.store(true, Ordering::Relaxed);
         let below = self.below(&self.parent_of(step)?).join(&step.id);
         let optional = step.resources.is_empty() && step.cgroup_parent.is_none();
         let mut cgroup = StepCgroup {
@@ -170,6 +175,7 @@ impl Cgroups {
         if self.system == System::default() {
             return Ok(None);
         }
+        self.used.store(true, Ordering::Relaxed);
         let below = self.below(&self.parent_of(step)?).join(&step.id);
         Ok(Some(Path::new("/").join(below)))
     }
@@ -321,19 +327,40 @@ impl Cgroups {
     /// Kills and removes the cgroups of steps that a killed process left, except of the running
     /// ones.
     pub(crate) fn clean(&self, running: &HashSet<String>) -> Result<(), RuntimeError> {
-        let parents = [self.parent.clone()].into_iter().chain(self.remembered());
-        for below in parents.map(|parent| self.below(&parent)) {
-            let hierarchies = self.system.unified.iter().chain(&self.system.legacy);
-            for hierarchy in hierarchies {
-                group::clean(&hierarchy.mount.join(&below), running)?;
+        for directory in self.directories() {
+            if group::clean(&directory, running)? {
+                self.used.store(true, Ordering::Relaxed);
             }
         }
         Ok(())
     }
 
+    /// Where the cgroups of this state directory's steps are or may be, in each hierarchy.
+    fn directories(&self) -> Vec<PathBuf> {
+        let parents = [self.parent.clone()].into_iter().chain(self.remembered());
+        let hierarchies = || self.system.unified.iter().chain(&self.system.legacy);
+        parents
+            .map(|parent| self.below(&parent))
+            .flat_map(|below| hierarchies().map(move |each| each.mount.join(&below)))
+            .collect()
+    }
+
     /// Whether this process can tell a step's cgroup of the v2 hierarchy.
     pub(crate) fn namespaced(&self) -> bool {
         self.system.unified.is_some() && self.system.legacy.is_empty()
+    }
+}
+
+impl Drop for Cgroups {
+    /// Leaves nothing behind, but for the directory that those of other state directories are in.
+    fn drop(&mut self) {
+        if !*self.used.get_mut() {
+            return;
+        }
+        for directory in self.directories() {
+            // One that is not there, or still has steps, is right as it is.
+            let _ = rustix::fs::rmdir(&directory);
+        }
     }
 }
 

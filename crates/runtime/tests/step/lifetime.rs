@@ -1,7 +1,7 @@
 //! Everything that a step started is gone when it has ended.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weld_runtime::{CancellationToken, RuntimeError, RuntimeKind, Stdio};
@@ -20,18 +20,9 @@ pub(crate) fn alive(word: &str) -> Vec<String> {
 
 /// Cgroups of steps on the state directory of `bed`.
 pub(crate) fn cgroups(bed: &Bed) -> BTreeSet<String> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(bed.path("state")).unwrap();
-    let tag = format!("weld/{:x}-{:x}", meta.dev(), meta.ino());
-    let hierarchies = std::fs::read_dir("/sys/fs/cgroup")
-        .unwrap()
-        .filter_map(Result::ok);
     let mut found = BTreeSet::new();
-    for base in hierarchies
-        .map(|entry| entry.path())
-        .chain(["/sys/fs/cgroup".into()])
-    {
-        for entry in std::fs::read_dir(base.join(&tag)).into_iter().flatten() {
+    for place in cgroup_places(&bed.path("state")) {
+        for entry in std::fs::read_dir(place).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 found.insert(path.display().to_string());
@@ -39,6 +30,21 @@ pub(crate) fn cgroups(bed: &Bed) -> BTreeSet<String> {
         }
     }
     found
+}
+
+/// Where the cgroups of steps on a state directory are, as far as these places are there.
+fn cgroup_places(state: &Path) -> Vec<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(state).unwrap();
+    let tag = format!("weld/{:x}-{:x}", meta.dev(), meta.ino());
+    std::fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .chain(["/sys/fs/cgroup".into()])
+        .map(|base| base.join(&tag))
+        .filter(|place| place.is_dir())
+        .collect()
 }
 
 /// Mounts of this process that have to do with `dir`.
@@ -56,6 +62,17 @@ async fn background_processes_die_with_the_step() {
     assert_eq!(ran.ok(), "done\n");
     assert_eq!(alive("47001"), Vec::<String>::new());
     assert_eq!(cgroups(&bed), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn a_state_directory_that_is_closed_has_no_cgroups() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let bed = Bed::in_directory(directory.path(), |_| {});
+    bed.sh("true").await.ok();
+    assert_ne!(cgroup_places(&state), [""; 0].map(PathBuf::from));
+    drop(bed);
+    assert_eq!(cgroup_places(&state), [""; 0].map(PathBuf::from));
 }
 
 #[tokio::test]
