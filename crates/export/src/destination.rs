@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
@@ -16,8 +16,18 @@ pub struct Destination {
     file: File,
     /// How users know it.
     path: PathBuf,
-    /// The file under its temporary name and its real one, unless it is written in place.
-    partial: Option<(PathBuf, PathBuf)>,
+    /// Unless it is written in place.
+    partial: Option<Partial>,
+}
+
+/// A file that is not whole yet.
+struct Partial {
+    /// Its temporary name.
+    name: PathBuf,
+    /// Whether it has that already.
+    named: bool,
+    /// The name that it will have.
+    real: PathBuf,
 }
 
 impl Destination {
@@ -75,16 +85,21 @@ impl Destination {
                 partial: None,
             });
         }
-        let partial = real.with_file_name(partial_name());
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&partial)
-            .map_err(write_error("create", path))?;
+        let name = real.with_file_name(partial_name());
+        let nameless = nameless_beside(&real);
+        let named = nameless.is_none();
+        let file = match nameless {
+            Some(file) => file,
+            None => OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&name)
+                .map_err(write_error("create", path))?,
+        };
         let destination = Self {
             file,
             path: path.to_owned(),
-            partial: Some((partial, real)),
+            partial: Some(Partial { name, named, real }),
         };
         if let Some(old) = old {
             destination
@@ -110,8 +125,13 @@ impl Destination {
     /// # Errors
     /// [`ExportError`] if it cannot be put there.
     pub fn publish(mut self) -> Result<(), ExportError> {
-        if let Some((partial, real)) = &self.partial {
-            fs::rename(partial, real).map_err(write_error("write", self.path.as_path()))?;
+        let failed = |error| write_error("write", self.path.as_path())(error);
+        if let Some(partial) = &mut self.partial {
+            if !partial.named {
+                give_name(&self.file, &partial.name).map_err(failed)?;
+                partial.named = true;
+            }
+            fs::rename(&partial.name, &partial.real).map_err(failed)?;
         }
         self.partial = None;
         Ok(())
@@ -120,12 +140,32 @@ impl Destination {
 
 impl Drop for Destination {
     fn drop(&mut self) {
-        if let Some((partial, _)) = &self.partial
-            && let Err(error) = fs::remove_file(partial)
+        if let Some(Partial {
+            name, named: true, ..
+        }) = &self.partial
+            && let Err(error) = fs::remove_file(name)
         {
-            tracing::warn!(path = %partial.display(), %error, "cannot remove a partial file");
+            tracing::warn!(path = %name.display(), %error, "cannot remove a partial file");
         }
     }
+}
+
+/// A file without a name, which is gone with the process, in the directory of another; `None` where the file system has none.
+fn nameless_beside(other: &Path) -> Option<File> {
+    use rustix::fs::{Mode, OFlags, open};
+    let directory = match other.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = open(directory, flags, Mode::from_raw_mode(0o666)).ok()?;
+    Some(file.into())
+}
+
+fn give_name(file: &File, name: &Path) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, linkat};
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, own, CWD, name, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 pub(crate) const fn wrong_target(kind: ExportKind, needs: &'static str) -> ExportError {

@@ -1,8 +1,9 @@
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use time::OffsetDateTime;
-use weld_export::{ExportKind, ExportTarget};
+use weld_export::{Destination, ExportKind, ExportTarget};
 
 use crate::bed::{Bed, names, note, one, path_of, run, set_note, text, two};
 
@@ -100,4 +101,28 @@ async fn an_archive_can_go_to_a_pipe() {
         .await
         .unwrap();
     assert_eq!(reader.await.unwrap(), fs::read(file).unwrap());
+}
+
+#[test]
+fn a_file_is_seen_when_it_is_whole_and_not_before() {
+    // What a killed process wrote so far is gone with it.
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("out.tar");
+    fs::write(&file, "old").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let target = ExportTarget::File(file.clone());
+    let seen = || {
+        let names = fs::read_dir(directory.path()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name());
+        (
+            names.collect::<Vec<_>>(),
+            fs::read_to_string(&file).unwrap(),
+        )
+    };
+    let destination = Destination::open(ExportKind::Tar, &target).unwrap();
+    destination.handle().write_all(b"new").unwrap();
+    assert_eq!(seen(), (vec!["out.tar".into()], "old".to_owned()));
+    destination.publish().unwrap();
+    assert_eq!(seen(), (vec!["out.tar".into()], "new".to_owned()));
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
 }
