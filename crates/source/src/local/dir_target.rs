@@ -1,6 +1,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,9 @@ use super::sync::TreeTarget;
 const BUFFER: usize = 256 << 10;
 /// The same for a file that is said to be smaller.
 const SMALL_BUFFER: usize = 4 << 10;
+
+/// From how many zeros on, in bytes, a file has a hole in their place: the block size of most file systems.
+const HOLE: usize = 4 << 10;
 
 /// Keeps the copy in a directory of this machine; nothing is done outside of it, whatever is in
 /// it. A file that changes is made anew, never written in place: it may have other names.
@@ -141,13 +144,25 @@ impl TreeTarget for DirTarget {
             .unwrap_or(BUFFER)
             .saturating_add(1);
         let mut buffer = vec![0; wanted.clamp(SMALL_BUFFER, BUFFER)];
+        let mut ends_in_hole = false;
         loop {
             match content.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(count) => file.write_all(buffer.get(..count).unwrap_or_default())?,
+                Ok(count) => {
+                    let chunk = buffer.get(..count).unwrap_or_default();
+                    ends_in_hole = is_hole(chunk);
+                    match ends_in_hole {
+                        true => file.seek_relative(i64::try_from(count).unwrap_or(0))?,
+                        false => file.write_all(chunk)?,
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+        if ends_in_hole {
+            let length = file.stream_position()?;
+            file.set_len(length)?;
         }
         self.set_on_fd(file.as_fd(), stat, true)
     }
@@ -191,6 +206,11 @@ impl TreeTarget for DirTarget {
         remove_stale_xattrs(&fd, stat)?;
         self.set_on_fd(fd.as_fd(), stat, false)
     }
+}
+
+/// Whether bytes of a file need no space: many, and all zero.
+fn is_hole(chunk: &[u8]) -> bool {
+    chunk.len() >= HOLE && !chunk.iter().any(|byte| *byte != 0)
 }
 
 fn remove_stale_xattrs(fd: &OwnedFd, stat: &Stat) -> io::Result<()> {

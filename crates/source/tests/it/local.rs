@@ -510,3 +510,21 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn a_hole_is_not_filled() {
+    let mut world = World::new();
+    let blocks = |path: PathBuf| fs::metadata(path).unwrap().blocks() * 512;
+    for (name, tail) in [("ends", &b"end"[..]), ("does not", b"")] {
+        let file = fs::File::create(world.from.join(name)).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"start", 0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, tail, 64 << 20).unwrap();
+        file.set_len((64 << 20) + tail.len() as u64).unwrap();
+    }
+    world.sync().await;
+    for name in ["ends", "does not"] {
+        let (from, to) = (world.from.join(name), world.to.join(name));
+        assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap(), "{name}");
+        assert!(blocks(to) < 1 << 20, "{name}");
+    }
+}
