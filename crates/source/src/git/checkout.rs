@@ -139,10 +139,8 @@ impl Checkout<'_> {
 
     async fn has_submodules(&self) -> Result<bool, GitError> {
         let name = format!("{}:.gitmodules", self.commit);
-        let probe = self
-            .mirror
-            .git()
-            .run("look for submodules", ["cat-file", "-e", &name]);
+        let git = self.mirror.git().asking();
+        let probe = git.run("look for submodules", ["cat-file", "-e", &name]);
         match probe.await {
             Ok(_) => Ok(true),
             Err(GitError::Failed { .. }) => Ok(false),

@@ -99,6 +99,14 @@ impl Git {
         self
     }
 
+    /// The same for a question whose answer may well be no: git would call that fatal, and readers be frightened.
+    pub(super) fn asking(&self) -> Self {
+        Self {
+            progress: Progress::none(),
+            ..self.clone()
+        }
+    }
+
     /// The same on a repository.
     pub(super) fn in_repository(mut self, git_dir: &Path) -> Self {
         self.options.push("--git-dir".into());

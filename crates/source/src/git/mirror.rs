@@ -120,6 +120,7 @@ impl Mirror {
     async fn create(&self, commit: &ResolvedCommit) -> Result<(), GitError> {
         let is_there = self
             .git
+            .asking()
             .run("look into the mirror", ["rev-parse", "--git-dir"])
             .await
             .is_ok();
@@ -197,6 +198,7 @@ impl Mirror {
         let object = format!("{object}^{{commit}}");
         // Of a shallow mirror the commit may be there but not its files; only ours are whole.
         self.git
+            .asking()
             .run("look for a commit", ["cat-file", "-e", object.as_str()])
             .await
             .is_ok()
