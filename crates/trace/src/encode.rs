@@ -107,6 +107,54 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
             line.flag("session", *session);
         }
         TraceEvent::JobDiscarded { job } => line.text("job", job),
+        TraceEvent::VertexCreated { .. } | TraceEvent::Loaded { .. } => graph_fields(line, event),
+        TraceEvent::VertexFreed { vertex } => line.vertex(*vertex),
+        TraceEvent::EdgeFreed { edge } | TraceEvent::ResultLost { edge } => line.edge(*edge),
+        TraceEvent::Requested { request, job, edge } => {
+            line.number("request", *request);
+            line.text_option("job", job.as_deref());
+            line.edge(*edge);
+        }
+        TraceEvent::Answered { request, outcome } => {
+            line.number("request", *request);
+            line.word("outcome", outcome_name(*outcome));
+        }
+        TraceEvent::State { .. }
+        | TraceEvent::Key { .. }
+        | TraceEvent::Queried { .. }
+        | TraceEvent::Merged { .. }
+        | TraceEvent::MergeRefused { .. } => edge_fields(line, event),
+        TraceEvent::CallStarted { .. }
+        | TraceEvent::CallEnded { .. }
+        | TraceEvent::LoadStarted { .. }
+        | TraceEvent::LoadEnded { .. }
+        | TraceEvent::LoadFailed { .. }
+        | TraceEvent::CallCancelled { .. }
+        | TraceEvent::CallDropped { .. } => task_fields(line, event),
+        TraceEvent::SaveFailed { reason } => line.text("error", reason),
+        TraceEvent::SourceFailed { source, reason } => {
+            line.number("source", u64::from(*source));
+            line.text("error", reason);
+        }
+        TraceEvent::SessionLent { vertex, job } => {
+            line.digest("vertex", *vertex);
+            line.text("job", job);
+        }
+        TraceEvent::Fallback { vertex, next } => {
+            line.digest("vertex", *vertex);
+            line.digest("next", *next);
+        }
+        TraceEvent::Explained { vertex, why } => {
+            line.digest("vertex", *vertex);
+            line.text("why", why);
+        }
+        TraceEvent::Broken { invariant } => line.text("invariant", invariant),
+        _ => {}
+    }
+}
+
+fn graph_fields(line: &mut Object<'_>, event: &TraceEvent) {
+    match event {
         TraceEvent::VertexCreated {
             vertex,
             name,
@@ -124,8 +172,6 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
                 line.flag("never_merge", true);
             }
         }
-        TraceEvent::VertexFreed { vertex } => line.vertex(*vertex),
-        TraceEvent::EdgeFreed { edge } | TraceEvent::ResultLost { edge } => line.edge(*edge),
         TraceEvent::Loaded {
             job,
             parent,
@@ -141,15 +187,12 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
             line.number_option("vertices", size.map(|size| size.vertices));
             line.number_option("created", size.map(|size| size.created));
         }
-        TraceEvent::Requested { request, job, edge } => {
-            line.number("request", *request);
-            line.text_option("job", job.as_deref());
-            line.edge(*edge);
-        }
-        TraceEvent::Answered { request, outcome } => {
-            line.number("request", *request);
-            line.word("outcome", outcome_name(*outcome));
-        }
+        _ => {}
+    }
+}
+
+fn edge_fields(line: &mut Object<'_>, event: &TraceEvent) {
+    match event {
         TraceEvent::State { edge, state } => {
             line.edge(*edge);
             line.word("state", state_name(*state));
@@ -190,31 +233,6 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
             line.other_edge(TARGET, *other);
             line.word("reason", refusal_name(*reason));
         }
-        TraceEvent::CallStarted { .. }
-        | TraceEvent::CallEnded { .. }
-        | TraceEvent::LoadStarted { .. }
-        | TraceEvent::LoadEnded { .. }
-        | TraceEvent::LoadFailed { .. }
-        | TraceEvent::CallCancelled { .. }
-        | TraceEvent::CallDropped { .. } => task_fields(line, event),
-        TraceEvent::SaveFailed { reason } => line.text("error", reason),
-        TraceEvent::SourceFailed { source, reason } => {
-            line.number("source", u64::from(*source));
-            line.text("error", reason);
-        }
-        TraceEvent::SessionLent { vertex, job } => {
-            line.digest("vertex", *vertex);
-            line.text("job", job);
-        }
-        TraceEvent::Fallback { vertex, next } => {
-            line.digest("vertex", *vertex);
-            line.digest("next", *next);
-        }
-        TraceEvent::Explained { vertex, why } => {
-            line.digest("vertex", *vertex);
-            line.text("why", why);
-        }
-        TraceEvent::Broken { invariant } => line.text("invariant", invariant),
         _ => {}
     }
 }

@@ -255,124 +255,123 @@ impl<'a> Line<'a> {
 
     /// A field that every event of its kind has and this one does not.
     fn missing(&self, position: bool, time: bool) -> Option<&'static str> {
-        let needed: &[(bool, &'static str)] = match self.kind {
-            Kind::Resumed | Kind::Other => &[],
-            Kind::TraceStart => &[(self.version.is_some(), "version")],
-            Kind::TraceEnd => &[
-                (self.lines.is_some(), "lines"),
-                (self.lost.is_some(), "lost"),
-            ],
-            Kind::Lost => &[(self.count.is_some(), "count")],
-            Kind::JobOpened | Kind::Session | Kind::JobDiscarded => &[(self.job.is_some(), "job")],
-            Kind::Vertex => &[
-                (self.vertex.is_some(), "vertex"),
-                (self.id.is_some(), "id"),
-                (self.name.is_some(), "name"),
-                (self.inputs.is_some(), "inputs"),
-            ],
-            Kind::VertexFreed => &[(self.vertex.is_some(), "vertex"), (self.id.is_some(), "id")],
-            Kind::EdgeFreed | Kind::Query | Kind::ResultLost => &[
-                (self.edge.is_some(), "edge"),
-                (self.vertex.is_some(), "vertex"),
-                (self.output.is_some(), "output"),
-            ],
-            Kind::Loaded => &[
-                (self.edge.is_some(), "edge"),
-                (self.vertex.is_some(), "vertex"),
-                (self.output.is_some(), "output"),
-            ],
-            Kind::Request => &[
-                (self.request.is_some(), "request"),
-                (self.edge.is_some(), "edge"),
-                (self.vertex.is_some(), "vertex"),
-                (self.output.is_some(), "output"),
-            ],
-            Kind::Answer => &[
+        lacking(&[(position, "position"), (time, "time")]).or_else(|| match self.kind {
+            Kind::Resumed | Kind::Other => None,
+            Kind::TraceStart | Kind::TraceEnd | Kind::Lost => self.missing_in_frame(),
+            Kind::JobOpened | Kind::Session | Kind::JobDiscarded => {
+                lacking(&[(self.job.is_some(), "job")])
+            }
+            Kind::Vertex
+            | Kind::VertexFreed
+            | Kind::SessionLent
+            | Kind::Fallback
+            | Kind::Explained => self.missing_of_vertex(),
+            Kind::EdgeFreed
+            | Kind::Loaded
+            | Kind::Request
+            | Kind::State
+            | Kind::Key
+            | Kind::Query
+            | Kind::ResultLost => self.missing_of_edge(),
+            Kind::Answer => lacking(&[
                 (self.request.is_some(), "request"),
                 (self.outcome.is_some(), "outcome"),
-            ],
-            Kind::State => &[
-                (self.edge.is_some(), "edge"),
-                (self.vertex.is_some(), "vertex"),
-                (self.output.is_some(), "output"),
-                (self.state.is_some(), "state"),
-            ],
-            Kind::Key => &[
-                (self.edge.is_some(), "edge"),
-                (self.vertex.is_some(), "vertex"),
-                (self.output.is_some(), "output"),
-                (self.key.is_some(), "key"),
-            ],
-            Kind::Merge | Kind::MergeRefused => &[
-                (self.source.is_some(), "source"),
-                (self.source_vertex.is_some(), "source_vertex"),
-                (self.source_output.is_some(), "source_output"),
-                (self.target.is_some(), "target"),
-                (self.target_vertex.is_some(), "target_vertex"),
-                (self.target_output.is_some(), "target_output"),
-                (self.kind == Kind::Merge || self.reason.is_some(), "reason"),
-            ],
-            Kind::CallStart | Kind::CallEnd => &[
-                (self.task.is_some(), "task"),
-                (self.vertex.is_some(), "vertex"),
-                (self.id.is_some(), "id"),
-                (self.call.is_some(), "call"),
-            ],
-            Kind::LoadStart => &[
-                (self.task.is_some(), "task"),
-                (self.edge.is_some(), "edge"),
-                (self.vertex.is_some(), "vertex"),
-                (self.output.is_some(), "output"),
-                (self.record.is_some(), "record"),
-                (self.source.is_some(), "source"),
-            ],
-            Kind::LoadEnd => &[
-                (self.task.is_some(), "task"),
-                (self.edge.is_some(), "edge"),
-                (self.vertex.is_some(), "vertex"),
-                (self.output.is_some(), "output"),
-            ],
-            Kind::LoadFailed => &[
-                (self.task.is_some(), "task"),
-                (self.edge.is_some(), "edge"),
-                (self.vertex.is_some(), "vertex"),
-                (self.output.is_some(), "output"),
-                (self.record.is_some(), "record"),
-                (self.error.is_some(), "error"),
-            ],
-            Kind::Cancel => &[
-                (self.task.is_some(), "task"),
-                (self.vertex.is_some(), "vertex"),
-                (self.id.is_some(), "id"),
-                (self.cause.is_some(), "cause"),
-            ],
-            Kind::Dropped => &[
-                (self.task.is_some(), "task"),
-                (self.vertex.is_some(), "vertex"),
-                (self.id.is_some(), "id"),
-            ],
-            Kind::SaveFailed => &[(self.error.is_some(), "error")],
-            Kind::SourceFailed => &[
+            ]),
+            Kind::Merge | Kind::MergeRefused => self.missing_of_merge(),
+            Kind::CallStart | Kind::CallEnd | Kind::Cancel | Kind::Dropped => {
+                self.missing_of_call()
+            }
+            Kind::LoadStart | Kind::LoadEnd | Kind::LoadFailed => self.missing_of_load(),
+            Kind::SaveFailed => lacking(&[(self.error.is_some(), "error")]),
+            Kind::SourceFailed => lacking(&[
                 (self.source.is_some(), "source"),
                 (self.error.is_some(), "error"),
-            ],
-            Kind::SessionLent => &[
-                (self.vertex.is_some(), "vertex"),
-                (self.job.is_some(), "job"),
-            ],
-            Kind::Fallback => &[
-                (self.vertex.is_some(), "vertex"),
-                (self.next.is_some(), "next"),
-            ],
-            Kind::Explained => &[
-                (self.vertex.is_some(), "vertex"),
-                (self.why.is_some(), "why"),
-            ],
-            Kind::Broken => &[(self.invariant.is_some(), "invariant")],
+            ]),
+            Kind::Broken => lacking(&[(self.invariant.is_some(), "invariant")]),
+        })
+    }
+
+    fn missing_in_frame(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::TraceStart => lacking(&[(self.version.is_some(), "version")]),
+            Kind::TraceEnd => lacking(&[
+                (self.lines.is_some(), "lines"),
+                (self.lost.is_some(), "lost"),
+            ]),
+            _ => lacking(&[(self.count.is_some(), "count")]),
+        }
+    }
+
+    fn missing_of_vertex(&self) -> Option<&'static str> {
+        let id = (self.id.is_some(), "id");
+        let more = match self.kind {
+            Kind::Vertex => {
+                let name = (self.name.is_some(), "name");
+                lacking(&[id, name, (self.inputs.is_some(), "inputs")])
+            }
+            Kind::SessionLent => lacking(&[(self.job.is_some(), "job")]),
+            Kind::Fallback => lacking(&[(self.next.is_some(), "next")]),
+            Kind::Explained => lacking(&[(self.why.is_some(), "why")]),
+            _ => lacking(&[id]),
         };
-        let common = [(position, "position"), (time, "time")];
-        let mut all = common.iter().chain(needed);
-        all.find(|(there, _)| !there).map(|(_, field)| *field)
+        lacking(&[(self.vertex.is_some(), "vertex")]).or(more)
+    }
+
+    fn missing_of_edge(&self) -> Option<&'static str> {
+        let own = match self.kind {
+            Kind::Request => (self.request.is_some(), "request"),
+            Kind::State => (self.state.is_some(), "state"),
+            Kind::Key => (self.key.is_some(), "key"),
+            _ => (true, ""),
+        };
+        lacking(&[
+            (self.edge.is_some(), "edge"),
+            (self.vertex.is_some(), "vertex"),
+            (self.output.is_some(), "output"),
+            own,
+        ])
+    }
+
+    fn missing_of_merge(&self) -> Option<&'static str> {
+        lacking(&[
+            (self.source.is_some(), "source"),
+            (self.source_vertex.is_some(), "source_vertex"),
+            (self.source_output.is_some(), "source_output"),
+            (self.target.is_some(), "target"),
+            (self.target_vertex.is_some(), "target_vertex"),
+            (self.target_output.is_some(), "target_output"),
+            (self.kind == Kind::Merge || self.reason.is_some(), "reason"),
+        ])
+    }
+
+    fn missing_of_call(&self) -> Option<&'static str> {
+        let own = match self.kind {
+            Kind::Cancel => (self.cause.is_some(), "cause"),
+            Kind::Dropped => (true, ""),
+            _ => (self.call.is_some(), "call"),
+        };
+        lacking(&[
+            (self.task.is_some(), "task"),
+            (self.vertex.is_some(), "vertex"),
+            (self.id.is_some(), "id"),
+            own,
+        ])
+    }
+
+    fn missing_of_load(&self) -> Option<&'static str> {
+        let task = || lacking(&[(self.task.is_some(), "task")]);
+        let own = || match self.kind {
+            Kind::LoadStart => lacking(&[
+                (self.record.is_some(), "record"),
+                (self.source.is_some(), "source"),
+            ]),
+            Kind::LoadFailed => lacking(&[
+                (self.record.is_some(), "record"),
+                (self.error.is_some(), "error"),
+            ]),
+            _ => None,
+        };
+        task().or_else(|| self.missing_of_edge()).or_else(own)
     }
 
     /// The inputs of a vertex.
@@ -382,6 +381,12 @@ impl<'a> Line<'a> {
             |inputs| serde_json::from_str(inputs).ok(),
         )
     }
+}
+
+/// The first field that is not there.
+fn lacking(fields: &[(bool, &'static str)]) -> Option<&'static str> {
+    let field = fields.iter().find(|(there, _)| !there);
+    field.map(|(_, field)| *field)
 }
 
 fn wrong(field: &'static str, value: &str, expected: &'static str) -> LineError {

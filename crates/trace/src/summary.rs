@@ -426,6 +426,54 @@ fn counts(counts: &BTreeMap<String, u64>) -> String {
     all.join(", ")
 }
 
+impl Summary {
+    fn write_calls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\n{:<12} {:>9} {:>7} {:>8} {:>10} {:>10}",
+            "calls", "count", "failed", "dropped", "time", "longest"
+        )?;
+        for (call, totals) in &self.calls {
+            writeln!(
+                f,
+                "{call:<12} {:>9} {:>7} {:>8} {:>10} {:>10}",
+                totals.count,
+                totals.failed,
+                totals.dropped,
+                Micros(totals.micros),
+                Micros(totals.longest)
+            )?;
+        }
+        let unfinished: u64 = self.calls.values().map(|totals| totals.unfinished).sum();
+        if unfinished > 0 {
+            writeln!(f, "{unfinished} of them had not ended when the trace did")?;
+        }
+        Ok(())
+    }
+
+    fn write_slowest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.slowest.is_empty() {
+            writeln!(f, "\nslowest")?;
+        }
+        for slow in &self.slowest {
+            writeln!(
+                f,
+                "{:>10}  {:<10} {}  {}{}",
+                Micros(slow.micros),
+                slow.call,
+                short(&slow.vertex),
+                one_line(&slow.name),
+                if slow.unfinished {
+                    " (did not end)"
+                } else {
+                    ""
+                }
+            )?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "events     {} in {}", self.events, Micros(self.micros))?;
@@ -474,44 +522,7 @@ impl fmt::Display for Summary {
                 writeln!(f, "{title:<10} {}", counts(of))?;
             }
         }
-        writeln!(
-            f,
-            "\n{:<12} {:>9} {:>7} {:>8} {:>10} {:>10}",
-            "calls", "count", "failed", "dropped", "time", "longest"
-        )?;
-        for (call, totals) in &self.calls {
-            writeln!(
-                f,
-                "{call:<12} {:>9} {:>7} {:>8} {:>10} {:>10}",
-                totals.count,
-                totals.failed,
-                totals.dropped,
-                Micros(totals.micros),
-                Micros(totals.longest)
-            )?;
-        }
-        let unfinished: u64 = self.calls.values().map(|totals| totals.unfinished).sum();
-        if unfinished > 0 {
-            writeln!(f, "{unfinished} of them had not ended when the trace did")?;
-        }
-        if !self.slowest.is_empty() {
-            writeln!(f, "\nslowest")?;
-        }
-        for slow in &self.slowest {
-            writeln!(
-                f,
-                "{:>10}  {:<10} {}  {}{}",
-                Micros(slow.micros),
-                slow.call,
-                short(&slow.vertex),
-                one_line(&slow.name),
-                if slow.unfinished {
-                    " (did not end)"
-                } else {
-                    ""
-                }
-            )?;
-        }
-        Ok(())
+        self.write_calls(f)?;
+        self.write_slowest(f)
     }
 }
