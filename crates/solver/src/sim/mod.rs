@@ -17,6 +17,7 @@ pub use world::Violation;
 use world::World;
 
 pub use crate::core::Fault;
+use crate::{TraceEvent, TraceStamp};
 
 /// What to simulate.
 #[derive(Clone, Debug)]
@@ -152,6 +153,25 @@ pub fn play(seed: u64, schedule: &[Step], fault: Option<Fault>) -> Played {
         std::mem::forget(world);
     }
     played
+}
+
+/// The trace of a schedule that is played, with all that its end brings. It begins before the step of this number.
+pub fn trace_of(
+    seed: u64,
+    schedule: &[Step],
+    begins: usize,
+    fault: Option<Fault>,
+) -> Result<Vec<(TraceStamp, TraceEvent)>, Violation> {
+    let mut world = World::new(seed, fault);
+    let (before, after) = schedule.split_at(begins.min(schedule.len()));
+    before.iter().try_for_each(|step| world.step(*step))?;
+    world.events = Some(Vec::new());
+    if begins > 0 {
+        world.resume_tracing()?;
+    }
+    after.iter().try_for_each(|step| world.step(*step))?;
+    world.drain()?;
+    Ok(world.events.take().unwrap_or_default())
 }
 
 /// Takes steps out, in ever smaller pieces, while the run still breaks the same invariant.

@@ -12,7 +12,7 @@ use super::{
     rng::Rng,
 };
 use crate::{
-    Digest, Failure, KeyQuery, OpError, Record, RecordId, SaveKey,
+    Digest, Failure, KeyQuery, OpError, Record, RecordId, SaveKey, TraceEvent, TraceStamp,
     core::{
         Built, Call, Core, Effect, Effects, Fault, Input, JobId, QueryId, Reply, RootId, TaskId,
         Ticket,
@@ -167,6 +167,8 @@ pub(super) struct World {
     pub(super) merges: u64,
     /// Prints everything that is seen.
     pub(super) loud: bool,
+    /// The trace, where it is wanted.
+    pub(super) events: Option<Vec<(TraceStamp, TraceEvent)>>,
 }
 
 impl World {
@@ -201,6 +203,7 @@ impl World {
             handled: 0,
             merges: 0,
             loud: std::env::var_os("WELD_SIM_LOUD").is_some(),
+            events: None,
         }
     }
 
@@ -242,9 +245,20 @@ impl World {
         })
     }
 
+    /// Has the core tell what is live, as where tracing begins in the middle.
+    pub(super) fn resume_tracing(&mut self) -> Result<(), Violation> {
+        self.core.resume_tracing(&mut self.effects);
+        self.carry_out()
+    }
+
     /// Does what the core asks for.
     pub(super) fn carry_out(&mut self) -> Result<(), Violation> {
         let effects = std::mem::take(&mut self.effects);
+        if let Some(events) = &mut self.events {
+            let (position, micros) = (self.core.position(), self.now);
+            let stamp = TraceStamp { position, micros };
+            events.extend(effects.trace.iter().map(|event| (stamp, event.clone())));
+        }
         for event in &effects.trace {
             self.merges += u64::from(matches!(event, crate::TraceEvent::Merged { .. }));
             self.note_text(&format!("{event:?}"));
