@@ -1,6 +1,8 @@
 //! Replays a trace against the invariants of the solver.
 
 mod calls;
+mod causes;
+mod lookup;
 mod merges;
 mod order;
 mod results;
@@ -41,7 +43,15 @@ pub enum Rule {
     Request,
     /// Each call and load ends exactly once, as what it began as.
     Call,
-    /// An operation works on inputs that are complete.
+    /// A graph has as many vertices as it was loaded with.
+    Graph,
+    /// Nothing is known of a vertex, or done with it, before its cache map is known.
+    CacheMap,
+    /// What gets further has a key, what is loaded was found, and what runs was looked for.
+    Lookup,
+    /// What fails or is cancelled does so because of something that is told, too.
+    Cause,
+    /// An operation works on inputs that are there, complete, and went through what comes before.
     Inputs,
     /// An operation runs at most once at a time.
     RunsOnce,
@@ -69,6 +79,10 @@ impl Rule {
             Self::StateOrder => "state-order",
             Self::Request => "request",
             Self::Call => "call",
+            Self::Graph => "graph",
+            Self::CacheMap => "cache-map",
+            Self::Lookup => "lookup",
+            Self::Cause => "cause",
             Self::Inputs => "inputs",
             Self::RunsOnce => "runs-once",
             Self::Result => "result",

@@ -31,8 +31,12 @@ impl Replay {
             );
             report.add(self.line, Rule::Ownership, what);
         }
-        if line.kind == Kind::CallStart {
+        if line.kind == Kind::CallStart && !self.is_told(line) {
             self.works_on(line, report);
+            self.calls(line, report);
+        }
+        if line.kind == Kind::LoadStart && !self.is_told(line) {
+            self.loads(line.edge.unwrap_or(0), report);
         }
         if call == "exec"
             && let Some(vertex) = of.and_then(|id| self.vertices.get_mut(&id))
@@ -47,7 +51,9 @@ impl Replay {
         let begun = Task {
             call: call.to_owned(),
             vertex: of,
+            input: line.input,
             cancelled: false,
+            line: self.line,
         };
         if self.tasks.insert(task, begun).is_some() {
             report.add(self.line, Rule::Call, format!("call {task} runs already"));
@@ -101,14 +107,57 @@ impl Replay {
             let what = format!("the outcome of call {task} counts, although it was cancelled");
             report.add(number, Rule::Call, what);
         }
+        if line.kind == Kind::Dropped && !begun.cancelled && !self.lossy {
+            let what =
+                format!("the outcome of call {task} does not count, but it was not cancelled");
+            report.add(number, Rule::Call, what);
+        }
         if let Some(vertex) = begun.vertex.and_then(|id| self.vertices.get_mut(&id))
             && vertex.running == Some(task)
         {
             vertex.running = None;
         }
+        if line.kind == Kind::CallEnd {
+            self.came_to(task, &begun, line.error.is_none());
+        }
+    }
+
+    /// What a call came to that counts.
+    fn came_to(&mut self, task: u64, begun: &Task, went_well: bool) {
+        if !went_well && !self.lost_since(begun) {
+            self.call_failed(task);
+        }
+        let Some(vertex) = begun.vertex.and_then(|id| self.vertices.get_mut(&id)) else {
+            return;
+        };
+        match (begun.call.as_str(), begun.input) {
+            ("cache-map", _) => vertex.mapped |= went_well,
+            ("preprocess" | "slow-key", Some(input)) => {
+                vertex
+                    .undone
+                    .retain(|undone| *undone != (begun.call.clone(), input));
+                if !went_well {
+                    vertex.undone.push((begun.call.clone(), input));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether an input of a call was lost while it went on: then it is repeated without a word.
+    fn lost_since(&self, begun: &Task) -> bool {
+        let Some(vertex) = begun.vertex.and_then(|id| self.vertices.get(&id)) else {
+            return true;
+        };
+        let mut inputs = vertex.inputs.iter();
+        inputs.any(|input| {
+            let input = self.find(*input).and_then(|input| self.edges.get(&input));
+            input.is_none_or(|input| input.lost > begun.line)
+        })
     }
 
     pub(super) fn cancel(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.has_cause(line, report);
         let task = line.task.unwrap_or(0);
         match self.tasks.get_mut(&task) {
             Some(known) => {

@@ -43,15 +43,16 @@ impl Replay {
                 ));
             }
         }
+        self.inherit(source, target);
         if let Some(target) = self.edges.get_mut(&target) {
             target.sources += 1;
         }
         if let Some(source) = self.edges.get_mut(&source) {
             source.target = Some(target);
         }
-        for edge in self.requests.values_mut() {
-            if *edge == source {
-                *edge = target;
+        for request in self.requests.values_mut() {
+            if request.edge == source {
+                request.edge = target;
             }
         }
     }

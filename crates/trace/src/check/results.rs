@@ -1,5 +1,7 @@
 //! The replay of results: where they come from, who works on them, and whom they are given to.
 
+use std::collections::HashSet;
+
 use super::{
     CheckReport, Rule,
     state::{Replay, raw},
@@ -34,13 +36,15 @@ impl Replay {
             let what = format!("{outcome:?} is not an outcome");
             return report.add(self.line, Rule::Line, what);
         }
-        let Some(edge) = self.requests.remove(&request) else {
+        let Some(asked) = self.requests.remove(&request) else {
             if !self.partial {
                 let what = format!("request {request} is answered, but was not open");
                 report.add(self.line, Rule::Request, what);
             }
             return;
         };
+        let edge = asked.edge;
+        self.has_failed(asked.of_job, outcome, report);
         let what = match (outcome, self.is_complete(edge)) {
             ("built", Some(false)) => "is not complete",
             ("failed" | "cancelled", Some(true)) => "is complete",
@@ -52,9 +56,6 @@ impl Replay {
 
     /// A call begins that works on the results of all inputs, or of one.
     pub(super) fn works_on(&self, line: &Line<'_>, report: &mut CheckReport) {
-        if self.is_told(line) {
-            return;
-        }
         let Some(vertex) = line.id.and_then(|id| self.vertices.get(&id)) else {
             return;
         };
@@ -87,6 +88,29 @@ impl Replay {
         if edge.loaded != now && vertex.ran != now {
             let what = format!("edge {id} is complete, but nothing ran and no record was loaded");
             report.add(self.line, Rule::Result, what);
+        }
+    }
+
+    /// A graph was loaded: its root is made of as many vertices as that says.
+    pub(super) fn is_whole(&self, line: &Line<'_>, report: &mut CheckReport) {
+        let (Some(told), Some(root)) = (line.vertices, line.id) else {
+            return;
+        };
+        if self.partial {
+            return;
+        }
+        let mut seen = HashSet::from([root]);
+        let mut ahead = vec![root];
+        while let Some(vertex) = ahead.pop().and_then(|id| self.vertices.get(&id)) {
+            let inputs = vertex.inputs.iter();
+            let inputs = inputs.filter_map(|edge| self.edges.get(edge)?.owner);
+            ahead.extend(inputs.filter(|input| seen.insert(*input)));
+        }
+        if seen.len() as u64 != told {
+            let found = seen.len();
+            let what =
+                format!("a graph of {told} vertices is loaded, but its root is made of {found}");
+            report.add(self.line, Rule::Graph, what);
         }
     }
 }

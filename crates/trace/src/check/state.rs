@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{CheckReport, Rule, merges::STEPS};
+use super::{CheckReport, Rule, causes::Moment, lookup::Trail, merges::STEPS};
 use crate::{
     kind::Kind,
     line::{Line, Text},
@@ -32,8 +32,12 @@ pub(super) struct Replay {
     pub(super) digests: HashMap<String, Vec<u64>>,
     pub(super) edges: HashMap<u64, Edge>,
     freed_edges: HashSet<u64>,
-    pub(super) requests: HashMap<u64, u64>,
+    pub(super) requests: HashMap<u64, Request>,
     pub(super) tasks: HashMap<u64, Task>,
+    /// What happened at the position of the last line.
+    pub(super) moment: Moment,
+    /// Some vertex ignores the cache: then more may run without that stores are asked.
+    pub(super) forced: bool,
     /// How far was walked to see that nothing merges with what it waits for.
     pub(super) steps: usize,
 }
@@ -55,6 +59,20 @@ pub(super) struct Vertex {
     pub(super) never_merge: bool,
     /// The position at which a run of it last gave results.
     pub(super) ran: Option<u64>,
+    /// All of it is in the trace.
+    pub(super) is_told: bool,
+    /// It has a cache map.
+    pub(super) mapped: bool,
+    /// Stores were asked for one of its edges.
+    pub(super) was_asked: bool,
+    /// Calls for inputs that failed and were not repeated.
+    pub(super) undone: Vec<(String, u64)>,
+}
+
+pub(super) struct Request {
+    pub(super) edge: u64,
+    /// A job asks, and not an operation.
+    pub(super) of_job: bool,
 }
 
 pub(super) struct Edge {
@@ -71,12 +89,20 @@ pub(super) struct Edge {
     pub(super) target: Option<u64>,
     /// How many forward to it.
     pub(super) sources: u32,
+    /// How many jobs loaded it as a root.
+    pub(super) roots: u32,
+    /// The line at which it last lost its result.
+    pub(super) lost: u64,
+    pub(super) trail: Trail,
 }
 
 pub(super) struct Task {
     pub(super) call: String,
     pub(super) vertex: Option<u64>,
+    pub(super) input: Option<u64>,
     pub(super) cancelled: bool,
+    /// The line that it began with.
+    pub(super) line: u64,
 }
 
 impl Replay {
@@ -84,6 +110,7 @@ impl Replay {
         self.line = number;
         self.order(line, report);
         self.moment(line, report);
+        self.at_moment(line, report);
         match line.kind {
             Kind::TraceEnd => self.trace_end(line, report),
             Kind::Lost => {
@@ -109,6 +136,7 @@ impl Replay {
             Kind::State => self.state(line, report),
             Kind::Key | Kind::Query => {
                 self.active(line, report);
+                self.news(line, report);
             }
             Kind::ResultLost => self.lost(line, report),
             Kind::Merge => self.merge(line, report),
@@ -210,7 +238,12 @@ impl Replay {
             ignore_cache: line.ignore_cache,
             never_merge: line.never_merge,
             ran: None,
+            is_told: !self.is_told(line),
+            mapped: false,
+            was_asked: false,
+            undone: Vec::new(),
         };
+        self.forced |= line.ignore_cache;
         self.digests.entry(digest.to_owned()).or_default().push(id);
         if self.vertices.insert(id, vertex).is_some() {
             report.add(
@@ -333,6 +366,9 @@ impl Replay {
                 loaded: None,
                 target: None,
                 sources: 0,
+                roots: 0,
+                lost: 0,
+                trail: Trail::default(),
             },
         );
     }
@@ -389,6 +425,9 @@ impl Replay {
             return;
         };
         self.freed_edges.insert(id);
+        if edge.roots > 0 {
+            self.root_freed(id);
+        }
         if edge.sources > 0 {
             let what = format!("edge {id} is freed while {} forward to it", edge.sources);
             report.add(self.line, Rule::Merge, what);
@@ -399,7 +438,8 @@ impl Replay {
         if let Some(vertex) = edge.owner.and_then(|owner| self.vertices.get_mut(&owner)) {
             vertex.edges = vertex.edges.saturating_sub(1);
         }
-        let asked = self.requests.values().filter(|edge| **edge == id).count();
+        let asked = self.requests.values();
+        let asked = asked.filter(|request| request.edge == id).count();
         if asked > 0 && edge.target.is_none() {
             let what = format!("edge {id} is freed with {asked} requests open");
             report.add(self.line, Rule::Request, what);
@@ -412,7 +452,11 @@ impl Replay {
         if let Some(vertex) = line.id {
             self.own(root, vertex);
         }
+        self.is_whole(line, report);
         if let Some(job) = line.job {
+            if let Some(edge) = self.edges.get_mut(&root) {
+                edge.roots += 1;
+            }
             match self.jobs.get_mut(job.value().as_ref()) {
                 Some(job) => job.roots.push(root),
                 None if self.partial => {}
@@ -437,11 +481,11 @@ impl Replay {
     fn request(&mut self, line: &Line<'_>, report: &mut CheckReport) {
         self.touch_own(line, report);
         let request = line.request.unwrap_or(0);
-        if self
-            .requests
-            .insert(request, line.edge.unwrap_or(0))
-            .is_some()
-        {
+        let asked = Request {
+            edge: line.edge.unwrap_or(0),
+            of_job: line.job.is_some(),
+        };
+        if self.requests.insert(request, asked).is_some() {
             report.add(
                 self.line,
                 Rule::Request,
@@ -470,9 +514,12 @@ impl Replay {
             other => return report.add(number, Rule::Line, format!("{other:?} is not a state")),
         };
         let id = line.edge.unwrap_or(0);
-        if state == 3 && !self.is_told(line) {
+        if state > 0 && !self.is_told(line) {
             self.touch_own(line, report);
-            self.result(id, report);
+            self.rises(id, raw(line.state), report);
+            if state == 3 {
+                self.result(id, report);
+            }
         }
         let Some(edge) = self.active(line, report) else {
             return;
@@ -511,9 +558,18 @@ impl Replay {
         }
         edge.state = 2;
         edge.may_fall = true;
+        edge.lost = number;
+        // What ran in vain before is not looked for again.
+        let owner = edge.owner;
+        if let Some(vertex) = owner.and_then(|owner| self.vertices.get_mut(&owner)) {
+            vertex.was_asked = true;
+        }
     }
 
-    pub(super) fn finish(self, report: &mut CheckReport) {
+    pub(super) fn finish(mut self, report: &mut CheckReport) {
+        if self.ended {
+            self.end_moment(report);
+        }
         if self.steps >= STEPS {
             report.limit("the graph is too large to look at each merge for whether one edge waits for the other");
         }

@@ -1,0 +1,254 @@
+//! Traces of simulated builds, with everything that can happen to them: all of them pass, and each of these mistakes is found in some.
+#![allow(clippy::unwrap_used, reason = "helpers may fail their test")]
+
+use std::path::Path;
+
+use tempfile::TempDir;
+use weld_solver::TraceSink as _;
+use weld_solver::sim::{schedule_of, trace_of};
+use weld_trace::{CheckReport, Reader, Rule, Tracer};
+
+/// Steps of a simulated run.
+const STEPS: u64 = 120;
+
+struct Bed {
+    directory: TempDir,
+    tracer: Tracer,
+}
+
+impl Bed {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            tracer: Tracer::new(),
+        }
+    }
+
+    /// The lines of a run of this seed, from a step on.
+    fn lines(&self, seed: u64, begins: usize) -> Vec<String> {
+        let file = self.directory.path().join("trace.jsonl");
+        let schedule = schedule_of(seed, STEPS);
+        let events = trace_of(seed, &schedule, begins, None).unwrap();
+        let _ = std::fs::remove_file(&file);
+        self.tracer.start(&file).unwrap();
+        let recording = self.tracer.recording();
+        for (at, event) in events {
+            self.tracer.event(recording, at, event);
+        }
+        assert_eq!(self.tracer.stop().unwrap().unwrap().lost, 0);
+        let text = std::fs::read_to_string(&file).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The report on lines, which are as many as the last one is told to say.
+    fn check(&self, mut lines: Vec<String>) -> CheckReport {
+        let count = lines.len() - 2;
+        let end = lines.pop().unwrap();
+        let (before, rest) = end.split_once("\"lines\":").unwrap();
+        let (_, after) = rest.split_once(',').unwrap();
+        lines.push(format!("{before}\"lines\":{count},{after}"));
+        let file = self.directory.path().join("checked.jsonl");
+        check(&file, &lines)
+    }
+}
+
+fn check(file: &Path, lines: &[String]) -> CheckReport {
+    std::fs::write(file, lines.join("\n") + "\n").unwrap();
+    weld_trace::check(Reader::open(file).unwrap()).unwrap()
+}
+
+fn is(line: &str, event: &str) -> bool {
+    line.starts_with(&format!("{{\"event\":\"{event}\""))
+}
+
+fn has(line: &str, part: &str) -> bool {
+    line.contains(part)
+}
+
+#[test]
+fn whole_traces_and_late_ones_are_sound() {
+    let bed = Bed::new();
+    let seeds = std::env::var("WELD_TEST_SEEDS").ok();
+    let seeds = seeds
+        .and_then(|seeds| seeds.parse().ok())
+        .unwrap_or(300_u64);
+    for seed in 1..=seeds {
+        for begins in [0, 1 + seed as usize % STEPS as usize] {
+            let lines = bed.lines(seed, begins);
+            let report = bed.check(lines);
+            assert!(
+                report.is_good(),
+                "seed {seed} from step {begins}:\n{report}"
+            );
+        }
+    }
+}
+
+/// Changes lines of traces where it can change them, one at a time, some dozens in all; returns in how many changed traces this rule was
+/// broken, and how many there were.
+fn found(
+    change: impl Fn(&[String], usize) -> Option<Vec<String>>,
+    rules: &[Rule],
+) -> (usize, usize) {
+    let bed = Bed::new();
+    let (mut found, mut all) = (0, 0);
+    for seed in 1..=400 {
+        if all >= 40 {
+            break;
+        }
+        let lines = bed.lines(seed, 0);
+        for at in 1..lines.len() - 1 {
+            let Some(changed) = change(&lines, at) else {
+                continue;
+            };
+            let report = bed.check(changed);
+            let breaks = |rule: &Rule| report.violations.iter().any(|found| found.rule == *rule);
+            found += usize::from(rules.iter().any(breaks));
+            all += 1;
+        }
+    }
+    assert!(all > 0, "nothing can be changed so");
+    (found, all)
+}
+
+fn without(lines: &[String], out: impl Fn(&str) -> bool) -> Vec<String> {
+    lines.iter().filter(|line| !out(line)).cloned().collect()
+}
+
+fn one_out(lines: &[String], at: usize) -> Vec<String> {
+    let mut lines = lines.to_vec();
+    lines.remove(at);
+    lines
+}
+
+fn with(lines: &[String], at: usize, line: String) -> Vec<String> {
+    let mut lines = lines.to_vec();
+    lines[at] = line;
+    lines
+}
+
+/// `"name":value` of a line, as it is written.
+fn field(line: &str, name: &str) -> Option<String> {
+    let at = line.find(&format!("\"{name}\":"))?;
+    let end = line[at..].find([',', '}'])?;
+    Some(line[at..at + end].to_owned())
+}
+
+#[test]
+fn calls_that_are_told_to_have_failed_are_noticed() {
+    for call in ["cache-map", "slow-key", "preprocess"] {
+        let call = format!("\"call\":\"{call}\"");
+        let change = |lines: &[String], at: usize| {
+            let line = &lines[at];
+            let good = is(line, "call-end") && has(line, &call) && !has(line, "\"error\"");
+            let end = format!(
+                "{},\"error\":\"told to fail\"}}",
+                line.trim_end_matches('}')
+            );
+            good.then(|| with(lines, at, end))
+        };
+        let (found, all) = found(change, &[Rule::Cause]);
+        assert_eq!(found, all, "{call}");
+    }
+}
+
+#[test]
+fn what_runs_without_a_cache_map_is_noticed() {
+    let change = |lines: &[String], at: usize| {
+        let line = &lines[at];
+        let runs = is(line, "call-start") && has(line, "\"call\":\"exec\"");
+        let id = format!("{},", field(line, "id")?);
+        runs.then(|| {
+            without(lines, |line| {
+                has(line, "\"cache-map\"") && has(line, &id)
+                    || is(line, "cancel") && has(line, &id)
+                    || is(line, "dropped") && has(line, &id)
+            })
+        })
+    };
+    let (found, all) = found(change, &[Rule::CacheMap]);
+    assert_eq!(found, all);
+}
+
+#[test]
+fn keys_and_queries_that_are_left_out_are_noticed() {
+    // An edge may have several keys.
+    let change = |lines: &[String], at: usize| {
+        let edge = format!("{},", field(&lines[at], "edge")?);
+        let key = |line: &str| is(line, "key") && has(line, &edge);
+        let first = lines.iter().position(|line| key(line)) == Some(at);
+        let merged = lines
+            .iter()
+            .any(|line| is(line, "merge") && has(line, &edge.replace("edge", "target")));
+        let rises = lines
+            .iter()
+            .any(|line| is(line, "state") && has(line, &edge));
+        (first && rises && !merged).then(|| without(lines, key))
+    };
+    let (keys, all) = found(change, &[Rule::Lookup]);
+    assert_eq!(keys, all);
+    let change = |lines: &[String], at: usize| {
+        let edge = format!("{},", field(&lines[at], "edge")?);
+        let loads = is(&lines[at], "load-start");
+        let merged = lines
+            .iter()
+            .any(|line| is(line, "merge") && has(line, &edge.replace("edge", "target")));
+        (loads && !merged).then(|| without(lines, |line| is(line, "query") && has(line, &edge)))
+    };
+    let (queries, all) = found(change, &[Rule::Lookup]);
+    assert_eq!(queries, all);
+}
+
+#[test]
+fn cancelled_calls_and_discarded_jobs_have_their_lines() {
+    let change = |lines: &[String], at: usize| {
+        let task = field(&lines[at], "task")?;
+        let later = lines[at..]
+            .iter()
+            .any(|line| is(line, "dropped") && has(line, &format!("{task},")));
+        (is(&lines[at], "cancel") && later).then(|| one_out(lines, at))
+    };
+    let (cancels, all) = found(change, &[Rule::Call]);
+    assert_eq!(cancels, all);
+    // A job that loaded nothing holds nothing.
+    let change = |lines: &[String], at: usize| {
+        let job = field(&lines[at], "job")?;
+        let loaded = lines
+            .iter()
+            .any(|line| is(line, "loaded") && has(line, &job));
+        (is(&lines[at], "job-discarded") && loaded).then(|| one_out(lines, at))
+    };
+    let (discards, all) = found(change, &[Rule::Cause]);
+    assert_eq!(discards, all);
+}
+
+#[test]
+fn vertices_have_their_inputs() {
+    let change = |lines: &[String], at: usize| {
+        let line = &lines[at];
+        let (before, rest) = line.split_once("\"inputs\":[[")?;
+        let (_, after) = rest.split_once("]]")?;
+        is(line, "vertex").then(|| with(lines, at, format!("{before}\"inputs\":[]{after}")))
+    };
+    let (found, all) = found(change, &[Rule::Graph]);
+    // Another vertex may have the same inputs.
+    assert!(found * 4 >= all * 3, "{found} of {all}");
+}
+
+#[test]
+fn failed_and_cancelled_are_told_apart() {
+    for (one, other) in [("failed", "cancelled"), ("cancelled", "failed")] {
+        let change = |lines: &[String], at: usize| {
+            let line = &lines[at];
+            let request = format!("{},", field(line, "request")?);
+            let of_job = lines
+                .iter()
+                .any(|line| is(line, "request") && has(line, &request) && has(line, "\"job\":"));
+            let outcome = format!("\"outcome\":\"{one}\"");
+            let changed = line.replace(&outcome, &format!("\"outcome\":\"{other}\""));
+            (is(line, "answer") && has(line, &outcome) && of_job).then(|| with(lines, at, changed))
+        };
+        let (found, all) = found(change, &[Rule::Cause]);
+        assert_eq!(found, all, "{one}");
+    }
+}
