@@ -6,19 +6,25 @@
 
 mod compare;
 mod field;
+mod memory;
+mod names;
+pub(crate) mod part;
 pub(crate) mod recipe;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use weld_digest::FieldHasher;
 use weld_llb::Vertex;
 use weld_solver::{CacheMap, Digest, Op, OpContext, OpError, ResultRef};
 use weld_store::content_key::KeyEntryKind;
 use weld_store::{Object, StepName};
 
+use self::compare::Before;
+use self::memory::Memory;
+use self::part::Part;
 use self::recipe::{End, File, Input, Kind, Recipe};
 use crate::blocking::blocking;
 use crate::captured::{Captured, Pin};
@@ -47,6 +53,11 @@ pub(crate) trait Step: Op<Tree> {
         None
     }
 
+    /// Whether it is looked at in each build before anything can be known of it, so that a run of it costs nothing more.
+    fn is_known_by_looking(&self) -> bool {
+        false
+    }
+
     /// What of an input's content is in its slow key.
     fn selectors(&self, input: u32) -> Vec<Selector> {
         let _ = input;
@@ -67,6 +78,29 @@ pub struct Origin {
 pub(crate) struct Surroundings {
     pub(crate) worker: Arc<Worker>,
     pub(crate) origin: Origin,
+    /// What its steps say, without the numbers that other steps change, and how many of them say so.
+    texts: HashMap<String, usize>,
+}
+
+impl Surroundings {
+    /// Those of a definition whose vertices have these names.
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        origin: Origin,
+        names: impl Iterator<Item = String>,
+    ) -> Self {
+        let mut texts = HashMap::new();
+        for name in names {
+            *texts
+                .entry(names::unnumbered(&recipe::bounded(&name)))
+                .or_default() += 1;
+        }
+        Self {
+            worker,
+            origin,
+            texts,
+        }
+    }
 }
 
 /// An operation whose recipe is remembered when it runs.
@@ -74,24 +108,27 @@ pub(crate) struct Remembered {
     step: Arc<dyn Step>,
     surroundings: Arc<Surroundings>,
     vertex: Vertex,
-    name: String,
-    /// Names of the vertices of its inputs.
-    inputs: Vec<String>,
-    /// See [`recipe::lineage`].
-    lineage: StepName,
+    naming: Naming,
     ignore_cache: bool,
+    /// What it is, with all that it is made of.
+    part: Arc<Part>,
     keys: Mutex<Keys>,
+}
+
+/// What a step and its inputs are called.
+pub(crate) struct Naming {
+    pub(crate) name: String,
+    /// Names of the vertices of its inputs.
+    pub(crate) inputs: Vec<String>,
+    /// See [`recipe::lineage`].
+    pub(crate) lineage: StepName,
 }
 
 /// What its calls found out.
 #[derive(Clone, Default)]
 struct Keys {
-    op: Option<StepName>,
-    contents: Vec<Option<StepName>>,
-    /// What it is without the content of its inputs: see [`recipe::outline`].
-    outline: Option<StepName>,
-    /// Builds that come would not know what it was made of.
-    unknown: bool,
+    does: Option<StepName>,
+    ran: bool,
     /// What it was made of when it ran and came to no result.
     attempt: Option<Recipe>,
 }
@@ -101,26 +138,18 @@ impl Remembered {
         step: Arc<dyn Step>,
         surroundings: Arc<Surroundings>,
         vertex: Vertex,
-        name: String,
-        inputs: Vec<String>,
-        lineage: StepName,
+        naming: Naming,
+        part: Arc<Part>,
         ignore_cache: bool,
     ) -> Self {
         Self {
             step,
             surroundings,
             vertex,
-            keys: Mutex::new(Keys {
-                op: None,
-                contents: vec![None; inputs.len()],
-                outline: None,
-                unknown: false,
-                attempt: None,
-            }),
-            name,
-            inputs,
-            lineage,
+            naming,
             ignore_cache,
+            part,
+            keys: Mutex::default(),
         }
     }
 
@@ -136,221 +165,173 @@ impl Remembered {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn memory(&self) -> Memory<'_> {
+        let Surroundings { worker, origin, .. } = &*self.surroundings;
+        Memory {
+            steps: worker.store.steps(),
+            domain: worker.domain(),
+            scope: &origin.scope,
+        }
+    }
+
     /// Fetches what of an input is not here: operations read it.
     async fn realize(&self, ctx: &OpContext<Tree>, input: u32, tree: &Tree) -> Result<(), OpError> {
         let worker = &self.surroundings.worker;
         worker.realize_input(ctx, input, tree).await
     }
 
+    /// What it is, with all that it is made of.
+    fn whole(&self) -> Option<StepName> {
+        let memory = self.memory();
+        self.part.whole(&|whole, seen| memory.known_as(whole, seen))
+    }
+
+    /// What it is made of as far as calls other than a run found out.
+    fn outline(&self) -> Recipe {
+        Recipe {
+            fields: recipe::fields(&self.vertex),
+            ..self.identity()
+        }
+    }
+
+    /// The same, without what its definition says.
+    fn identity(&self) -> Recipe {
+        let memory = self.memory();
+        let known_as = |whole: &StepName, seen| memory.known_as(whole, seen);
+        let inputs = self.naming.inputs.iter().zip(self.part.contents());
+        let inputs = inputs.enumerate();
+        let input = |(number, (name, content)): (usize, (&String, Option<StepName>))| Input {
+            name: recipe::bounded(name),
+            content,
+            whole: self.part.input(number, &known_as),
+            ..Input::default()
+        };
+        Recipe {
+            name: recipe::bounded(&self.naming.name),
+            lineage: self.naming.lineage,
+            does: self.keys().does,
+            whole: self.whole(),
+            fields: Vec::new(),
+            inputs: inputs.map(input).collect(),
+            end: End::Found,
+        }
+    }
+
     /// What it is made of, with the content of its inputs as far as that is in its key.
     async fn recipe(&self, inputs: &[ResultRef<Tree>]) -> Recipe {
-        let keys = self.keys().clone();
-        let mut made_of = Vec::with_capacity(inputs.len());
-        for (number, (tree, name)) in (0..).zip(inputs.iter().zip(&self.inputs)) {
-            let content = keys.contents.get(number as usize).copied().flatten();
-            let mut input = Input {
-                name: recipe::bounded(name),
-                content,
-                record: tree.record().map(|record| record.0),
-                files: Vec::new(),
-                all_files: false,
-            };
-            if content.is_some() {
+        let mut recipe = self.outline();
+        recipe.end = End::Cancelled;
+        for (number, (tree, input)) in (0..).zip(inputs.iter().zip(&mut recipe.inputs)) {
+            input.result = tree.snapshot().map(|snapshot| snapshot.id().0).or(Some(0));
+            if input.content.is_some() {
                 let selectors = self.step.selectors(number);
                 let listed = files(tree, selectors).await;
                 // Without the files there is less to tell.
                 (input.files, input.all_files) = listed.unwrap_or_default();
             }
-            made_of.push(input);
         }
-        Recipe {
-            name: recipe::bounded(&self.name),
-            outline: keys.outline.unwrap_or_default(),
-            op: keys.op,
-            fields: recipe::fields(&self.vertex),
-            inputs: made_of,
-            end: End::Cancelled,
-            since: 0,
-        }
+        recipe
     }
 
-    /// What names the step, and what it may be found by when its definition has changed: its whole name, then what it says, then its
-    /// place. Last come what finds it among those of equal outlines, and with equal content.
-    fn slots(&self) -> (StepName, Vec<StepName>) {
-        let (place, _) = recipe::place_and_text(&self.name);
-        let (bare_place, text) = recipe::bare_place_and_text(&self.name);
-        let mut slots = vec![
-            self.slot("name", &self.name),
-            self.slot("bare text", &text),
-            self.slot("place", &place),
-            self.slot("bare place", &bare_place),
-        ];
-        if let Some((outline, exact)) = self.found_out() {
-            slots.extend([
-                self.slot_of("outline", &outline),
-                self.slot_of("exact", &exact),
-            ]);
-        }
-        (self.vertex_name(), slots)
+    /// What was remembered of the step as it is now, by whatever name; the last of several.
+    fn same(&self, now: &Recipe) -> Option<Recipe> {
+        let memory = self.memory();
+        let identities = now.identities();
+        let mut found = identities.iter().filter_map(|name| memory.identical(name));
+        found.find(|recipe| recipe.does == now.does)
     }
 
-    fn vertex_name(&self) -> StepName {
-        match self.surroundings.worker.domain().name() {
-            None => crate::digest::to_solver(self.vertex.digest()).0,
-            Some(_) => self.slot("vertex", &self.vertex.digest().to_string()),
-        }
-    }
-
-    fn slot(&self, slot: &str, text: &str) -> StepName {
-        let domain = self.surroundings.worker.domain();
-        let scope = domain.scoped(self.surroundings.origin.scope.clone());
-        let digest = FieldHasher::new("weld.step.slot.v1")
-            .text(&scope)
-            .text(slot)
-            .text(text)
-            .finish();
-        crate::digest::to_solver(&digest).0
-    }
-
-    /// A slot that is the same in every project.
-    fn slot_of(&self, slot: &str, what: &StepName) -> StepName {
-        let domain = self.surroundings.worker.domain();
-        let digest = FieldHasher::new("weld.step.slot.v2")
-            .text(&domain.scoped(String::new()))
-            .text(slot)
-            .bytes(what)
-            .finish();
-        crate::digest::to_solver(&digest).0
-    }
-
-    /// Its outline, and with the content of its inputs as far as that was asked for.
-    fn found_out(&self) -> Option<(StepName, StepName)> {
-        let keys = self.keys();
-        let outline = keys.outline?;
-        let exact = recipe::exact(&outline, keys.contents.iter().copied());
-        Some((outline, exact))
-    }
-
-    /// Whether builds of this origin that come will know what the step was made of.
-    fn is_known(&self) -> bool {
-        let Some((outline, exact)) = self.found_out() else {
-            return false;
-        };
-        let has_content = self.keys().contents.iter().any(Option::is_some);
-        let steps = self.surroundings.worker.store.steps();
-        let latest = |slot| steps.latest(&slot).ok().flatten();
-        let (place, _) = recipe::place_and_text(&self.name);
-        let known = latest(self.slot("name", &self.name));
-        if known.is_none() || known != latest(self.slot("place", &place)) {
-            return false;
-        }
-        let bytes = known.and_then(|name| steps.get(&name).ok().flatten());
-        let header = bytes.and_then(|bytes| recipe::header(&bytes));
-        header.is_some_and(|header| {
-            let same = !has_content || header.exact == exact;
-            header.has_result && header.outline == outline && same
+    /// What was remembered last of the step, as it was then.
+    fn last(&self) -> Option<Recipe> {
+        let memory = self.memory();
+        let Naming { name, lineage, .. } = &self.naming;
+        let (named, placed) = memory.slots(name, &self.vertex, lineage);
+        let may_be = |recipe: &Recipe| recipe.lineage == *lineage || self.may_have_been(recipe);
+        let newest = memory.newest(&named, may_be);
+        newest.or_else(|| {
+            let mut placed = placed.iter().filter_map(|slot| memory.latest(slot));
+            placed.find(|recipe| self.may_have_been(recipe))
         })
+    }
+
+    /// How many steps of the definition say what the step of this name does.
+    fn saying_so(&self, name: &str) -> usize {
+        let text = names::unnumbered(&recipe::bounded(name));
+        self.surroundings.texts.get(&text).copied().unwrap_or(0)
+    }
+
+    /// Whether a step that said the same, or was in the same place, may have been this one. It was another one if that is still there,
+    /// or if it was made of something else.
+    fn may_have_been(&self, recipe: &Recipe) -> bool {
+        let own = recipe::bounded(&self.naming.name);
+        let text = names::unnumbered(&recipe.name);
+        let saying_so = self.saying_so(&recipe.name);
+        let in_place = names::place(&recipe.name) == names::place(&own);
+        if text == names::unnumbered(&own) {
+            return in_place || saying_so == 1;
+        }
+        let now = self.naming.inputs.iter();
+        let now = now.map(|name| names::rank(&recipe::bounded(name)));
+        let before = recipe.inputs.iter().map(|input| names::rank(&input.name));
+        let follows_the_same = names::rank(&recipe.name) == names::rank(&own) && now.eq(before);
+        saying_so == 0 && (in_place || follows_the_same)
     }
 
     /// Has builds that come know of a step that has a result and did not run here: its record was found, or another step's result.
     fn note(&self) {
-        let (vertex, slots) = self.slots();
-        let mut recipe = self.known_as().unwrap_or_else(|| self.unseen());
-        // Found by these next time, whatever the step was called when it ran.
-        recipe.name = recipe::bounded(&self.name);
-        recipe.outline = self.keys().outline.unwrap_or_default();
-        for (input, name) in recipe.inputs.iter_mut().zip(&self.inputs) {
-            input.name = recipe::bounded(name);
+        let memory = self.memory();
+        let name = &self.naming.name;
+        if self.keys().does.is_none() {
+            return;
         }
-        if let Some(bytes) = recipe.encode() {
-            self.put(&vertex, &slots, &bytes);
+        let whole = self.whole();
+        if whole.is_some() {
+            let row = memory.row(name, &self.vertex, whole);
+            if memory.is_latest(&row, name, self.saying_so(name) <= 1) {
+                return;
+            }
         }
-    }
-
-    /// What its result was made of, if something like it is remembered: the very same, or else the last that differs in no more than
-    /// what is not known here, since a record may be found without a look at files.
-    fn known_as(&self) -> Option<Recipe> {
-        let steps = self.surroundings.worker.store.steps();
-        let read = |name: &StepName| Recipe::decode(&steps.get(name).ok().flatten()?);
-        let latest = |slot: &StepName| read(&steps.latest(slot).ok().flatten()?);
-        let (outline, exact) = self.found_out()?;
-        let contents = self.keys().contents.clone();
-        let fits = |recipe: &Recipe| {
-            let mut inputs = recipe.inputs.iter().zip(&contents);
-            recipe.op == self.keys().op
-                && recipe.inputs.len() == contents.len()
-                && inputs.all(|(input, content)| content.is_none() || input.content == *content)
-        };
-        if let Some(recipe) = latest(&self.slot_of("exact", &exact)).filter(|recipe| {
-            // It is the very same with a look at files only.
-            contents.iter().any(Option::is_some) && fits(recipe)
-        }) {
-            return Some(Recipe {
-                end: End::Made,
+        let outline = self.outline();
+        let known = self.same(&outline);
+        let mut recipe = match known {
+            Some(recipe) => Recipe {
+                // Whatever it came to when it ran, there is a result of just this now.
+                end: match recipe.end {
+                    End::Found => End::Found,
+                    End::Made | End::Failed | End::Cancelled => End::Made,
+                },
                 ..recipe
-            });
-        }
-        let (vertex, slots) = self.slots();
-        let alike = self.slot_of("outline", &outline);
-        let similar = slots.iter().take(recipe::SIMILAR);
-        let near = read(&vertex).into_iter();
-        let near = near.chain(std::iter::once(&alike).chain(similar).filter_map(latest));
-        let near: Vec<_> = near.filter(fits).collect();
-        let best = |end| near.iter().find(|recipe| recipe.end == end);
-        let ran = best(End::Made).or_else(|| near.iter().find(|recipe| !recipe.has_result()));
-        ran.map(|recipe| Recipe {
-            end: End::Made,
-            ..recipe.clone()
-        })
-    }
-
-    /// What is known of it where it never ran.
-    fn unseen(&self) -> Recipe {
-        let keys = self.keys().clone();
-        let contents = keys.contents.iter();
-        let input = |(name, content): (&String, &Option<StepName>)| Input {
-            name: recipe::bounded(name),
-            content: *content,
-            ..Input::default()
+            },
+            None => outline.clone(),
         };
-        Recipe {
-            name: recipe::bounded(&self.name),
-            outline: keys.outline.unwrap_or_default(),
-            op: keys.op,
-            fields: recipe::fields(&self.vertex),
-            inputs: self.inputs.iter().zip(contents).map(input).collect(),
-            end: End::Found,
-            since: self.surroundings.worker.store.results().unused(),
+        // Found by these next time, whatever the step was called when it ran.
+        recipe.name = outline.name;
+        recipe.lineage = outline.lineage;
+        recipe.whole = outline.whole;
+        for (input, now) in recipe.inputs.iter_mut().zip(outline.inputs) {
+            input.name = now.name;
+            input.whole = now.whole;
         }
+        memory.put(name, &self.vertex, &recipe);
     }
 
-    fn remembered(&self) -> Option<Recipe> {
-        let steps = self.surroundings.worker.store.steps();
-        let (vertex, slots) = self.slots();
-        let read = |name: &StepName| {
-            let bytes = steps.get(name).ok().flatten()?;
-            Recipe::decode(&bytes)
-        };
-        read(&vertex).or_else(|| {
-            let mut latest = slots
-                .iter()
-                .take(recipe::SIMILAR)
-                .filter_map(|slot| steps.latest(slot).ok().flatten());
-            latest.find_map(|name| read(&name))
-        })
-    }
-
-    fn why(&self, recipe: &Recipe, after_loss: bool) -> String {
+    /// Why it runs; `None` where that is no news.
+    fn why(&self, now: &Recipe, after_loss: bool) -> Option<String> {
         if after_loss {
-            return compare::LOST.to_owned();
+            return Some(compare::LOST.to_owned());
         }
         if self.ignore_cache {
-            return "the cache was not to be used".to_owned();
+            return Some("the cache was not to be used".to_owned());
         }
-        let Some(before) = self.remembered() else {
-            return compare::FIRST_TIME.to_owned();
+        let before = Before {
+            last: self.last(),
+            same: self.same(now),
+            good: self.memory().good(&self.naming.name),
         };
-        compare::differences(&before, recipe, &self.surroundings.origin.build_args)
+        if self.step.is_known_by_looking() && before.is_as_last() {
+            return None;
+        }
+        Some(before.why(now, &self.part, &self.surroundings.origin.build_args))
     }
 
     /// Has the store know what it would cost to make the results again. An image's layers are told of one by
@@ -368,12 +349,9 @@ impl Remembered {
     }
 
     /// Remembers how it ran, or what it came to in place of a result.
-    fn remember(&self, recipe: Recipe) {
-        let (vertex, slots) = self.slots();
-        let since = self.surroundings.worker.store.results().unused();
-        if let Some(bytes) = (Recipe { since, ..recipe }).encode() {
-            self.put(&vertex, &slots, &bytes);
-        }
+    fn remember(&self, recipe: &Recipe) {
+        let memory = self.memory();
+        memory.put(&self.naming.name, &self.vertex, recipe);
     }
 
     /// Notes how a run ended: without a result it is remembered only once it is known that the step came to none by another way.
@@ -383,17 +361,10 @@ impl Remembered {
         };
         let recipe = Recipe { end, ..attempt };
         if recipe.has_result() {
-            self.keys().unknown = false;
-            self.remember(recipe);
+            self.keys().ran = true;
+            self.remember(&recipe);
         } else {
             self.keys().attempt = Some(recipe);
-        }
-    }
-
-    fn put(&self, vertex: &StepName, slots: &[StepName], bytes: &[u8]) {
-        let steps = self.surroundings.worker.store.steps();
-        if let Err(error) = steps.put(vertex, slots, bytes) {
-            tracing::warn!(%error, "cannot remember a step");
         }
     }
 }
@@ -402,7 +373,7 @@ impl Drop for Remembered {
     fn drop(&mut self) {
         let attempt = self.keys().attempt.take();
         if let Some(attempt) = attempt {
-            self.remember(attempt);
+            self.remember(&attempt);
         }
     }
 }
@@ -455,10 +426,10 @@ impl Op<Tree> for Remembered {
             }
             _ => self.step.cache_map(ctx, index).await?,
         };
-        self.keys().op = Some(map.digest.0);
         if index == 0 {
-            self.keys().outline = Some(recipe::outline(map.digest.0, &self.lineage));
-            self.keys().unknown = !self.is_known();
+            let does = recipe::does(&map);
+            self.keys().does = Some(does);
+            self.part.does(does);
         }
         Ok(map)
     }
@@ -481,10 +452,7 @@ impl Op<Tree> for Remembered {
     ) -> Result<Option<Digest>, OpError> {
         self.realize(ctx, input, tree).await?;
         let key = self.step.slow_key(ctx, input, tree).await?;
-        if let Some(content) = self.keys().contents.get_mut(input as usize) {
-            *content = key.map(|key| key.0);
-        }
-        self.keys().unknown = !self.is_known();
+        self.part.sees(input as usize, key.map(|key| key.0));
         Ok(key)
     }
 
@@ -500,9 +468,12 @@ impl Op<Tree> for Remembered {
         for (input, tree) in (0..).zip(&inputs) {
             self.realize(ctx, input, tree).await?;
         }
+        self.part.runs();
         let recipe = self.recipe(&inputs).await;
-        if self.surroundings.worker.explaining.is_on() {
-            ctx.explain(self.why(&recipe, ctx.is_after_loss()));
+        if self.surroundings.worker.explaining.is_on()
+            && let Some(why) = self.why(&recipe, ctx.is_after_loss())
+        {
+            ctx.explain(why);
         }
         // Where this is dropped in the middle, it was cancelled.
         self.keys().attempt = Some(recipe);
@@ -529,8 +500,8 @@ impl Op<Tree> for Remembered {
     fn retire(&self, served: bool) {
         let attempt = self.keys().attempt.take();
         match attempt {
-            Some(attempt) if !served => self.remember(attempt),
-            _ if served && self.keys().unknown => self.note(),
+            Some(attempt) if !served => self.remember(&attempt),
+            _ if served && !self.keys().ran => self.note(),
             _ => {}
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use weld_digest::FieldHasher;
 use weld_llb::{Graph, Op as LlbOp, Source, Vertex};
 use weld_solver::{
     CacheSourceId, Definition, MergePolicy, Op, OpDefinition, Output, VertexDef, VertexOptions,
@@ -14,8 +15,9 @@ use crate::exec::Exec;
 use crate::file::File;
 use crate::merge::{Diff, Merge};
 use crate::passthrough::Passthrough;
+use crate::recall::part::Part;
 use crate::recall::recipe::lineage;
-use crate::recall::{Origin, Remembered, Step, Surroundings};
+use crate::recall::{Naming, Origin, Remembered, Step, Surroundings};
 use crate::source::blob::{Blob, BlobPlace};
 use crate::source::git::Git;
 use crate::source::http::Http;
@@ -74,15 +76,14 @@ pub fn definition_from(
     origin: Origin,
     sources: Vec<CacheSourceId>,
 ) -> Result<Option<OpDefinition<Tree>>, ResolveError> {
-    let surroundings = Arc::new(Surroundings {
-        worker: Arc::clone(worker),
-        origin,
-    });
+    let names = graph.vertices().iter().map(|vertex| graph.name(vertex));
+    let surroundings = Arc::new(Surroundings::new(Arc::clone(worker), origin, names));
     let Some(root) = graph.root() else {
         return Ok(None);
     };
     // Inputs come before what they are inputs of.
     let mut lineages: HashMap<_, StepName> = HashMap::with_capacity(graph.vertices().len());
+    let mut parts: HashMap<_, LivePart> = HashMap::with_capacity(graph.vertices().len());
     let vertices = graph
         .vertices()
         .iter()
@@ -93,6 +94,10 @@ pub fn definition_from(
                 .filter_map(|(input, _)| lineages.get(input.digest()));
             let lineage = lineage(&name, made_of.copied());
             lineages.insert(vertex.digest(), lineage);
+            let ignore_cache = no_cache || vertex.metadata().ignore_cache;
+            let live = live_part(worker, graph, vertex, &parts, ignore_cache);
+            let part = Arc::clone(&live.part);
+            parts.insert(vertex.digest(), live);
             let inputs = vertex
                 .inputs()
                 .iter()
@@ -113,17 +118,20 @@ pub fn definition_from(
                     operation(worker, vertex, &name)?,
                     Arc::clone(&surroundings),
                     vertex.clone(),
-                    name.clone(),
-                    graph
-                        .inputs_of(vertex)
-                        .map(|(input, _)| graph.name(input))
-                        .collect(),
-                    lineage,
-                    no_cache || metadata.ignore_cache,
+                    Naming {
+                        name: name.clone(),
+                        inputs: graph
+                            .inputs_of(vertex)
+                            .map(|(input, _)| graph.name(input))
+                            .collect(),
+                        lineage,
+                    },
+                    part,
+                    ignore_cache,
                 )) as Arc<dyn Op<Tree>>,
                 inputs,
                 options: VertexOptions {
-                    ignore_cache: no_cache || metadata.ignore_cache,
+                    ignore_cache,
                     merge,
                     export_cache: metadata
                         .export_cache
@@ -141,6 +149,43 @@ pub fn definition_from(
         vertices,
         output(root.vertex, root.output)?,
     )?))
+}
+
+/// What is known of a live vertex, and what that is found by.
+struct LivePart {
+    name: StepName,
+    part: Arc<Part>,
+}
+
+/// What is known of a vertex, whichever definitions have it; inputs have theirs already.
+fn live_part(
+    worker: &Worker,
+    graph: &Graph,
+    vertex: &Vertex,
+    parts: &HashMap<&weld_digest::Digest, LivePart>,
+    ignore_cache: bool,
+) -> LivePart {
+    let inputs = || {
+        let inputs = graph.inputs_of(vertex);
+        inputs.filter_map(|(input, output)| Some((parts.get(input.digest())?, output)))
+    };
+    let mut hasher = FieldHasher::new("weld.step.part.v1")
+        .text(&worker.domain().scoped(vertex.digest().to_string()))
+        .number(u64::from(ignore_cache));
+    for (input, _) in inputs() {
+        hasher = hasher.bytes(&input.name);
+    }
+    let name = to_solver(&hasher.finish()).0;
+    let inputs = inputs()
+        .map(|(input, output)| {
+            (
+                Arc::clone(&input.part),
+                u32::try_from(output).unwrap_or(u32::MAX),
+            )
+        })
+        .collect();
+    let part = worker.parts.part(name, inputs, ignore_cache);
+    LivePart { name, part }
 }
 
 /// The cache mounts that a definition wants to start anew: those of steps that are to run in any

@@ -11,6 +11,7 @@ use crate::domain::Domain;
 use crate::mount_contents::MountSources;
 use crate::objects::ObjectStores;
 use crate::recall::Explaining;
+use crate::recall::part::Parts;
 use crate::source::Outside;
 use crate::source::git::Commits;
 use crate::source::image::Resolutions;
@@ -42,6 +43,7 @@ pub struct Worker {
     pub(crate) commits: Arc<Commits>,
     pub(crate) outside: Arc<Outside>,
     pub(crate) sources: Arc<Trees>,
+    pub(crate) parts: Arc<Parts>,
     pub(crate) domain: Domain,
 }
 
@@ -62,6 +64,7 @@ impl Worker {
             commits: Arc::default(),
             outside: Arc::default(),
             sources: Arc::default(),
+            parts: Arc::default(),
             domain: Domain::default(),
         }
     }

@@ -374,6 +374,82 @@ fn files_that_become_directories_and_links_are_told() {
     assert_eq!(told(), "/src/c is a symbolic link now, before a file");
 }
 
+/// A step that failed says so, and what differs from its last good run, also where an edit was taken back in between; what is cached
+/// after that was not made anew.
+#[test]
+fn failures_and_edits_that_are_taken_back_are_told() {
+    let bed = Bed::new();
+    let steps = "FROM base\nCOPY f /f\nRUN grep -q good /f\nRUN echo 1\n";
+    bed.dockerfile(steps).file("f", "good");
+    bed.build(&[]).ok();
+    bed.file("f", "bad");
+    bed.build(&[]).fails(&[]);
+    bed.file("f", "good");
+    bed.build(&[]).ok();
+    bed.file("f", "bad");
+    let failed = bed.build(&["--explain"]).fails(&[]).stderr;
+    assert_eq!(reason(&failed, "COPY f"), "", "{failed}");
+    let told = reason(&failed, "RUN grep");
+    assert!(
+        told.starts_with("it failed when it was last made of this; since it last had a result: ")
+    );
+    assert!(
+        told.contains("its input is another result than before: [1/4] COPY f /f"),
+        "{told}"
+    );
+
+    bed.file("f", "good 2");
+    bed.build(&[]).ok();
+    bed.file("f", "good");
+    bed.dockerfile(&steps.replace("echo 1", "echo 2"));
+    let back = bed.build(&["--explain"]).ok().stderr;
+    assert_eq!(reason(&back, "RUN grep"), "", "{back}");
+    assert_eq!(
+        reason(&back, "RUN echo"),
+        "the command was echo 1, now echo 2; its input is an older result than before: [2/4] RUN grep -q good /f"
+    );
+}
+
+/// A stage may be called otherwise, before or while something else changes, and steps may change places.
+#[test]
+fn steps_are_known_in_stages_with_other_names_and_in_other_places() {
+    let bed = Bed::new();
+    let steps = "FROM base AS x\nCOPY f /f\nRUN echo 1\nFROM x AS y\nCOPY g /g\n";
+    bed.dockerfile(steps).file("f", "1").file("g", "1");
+    bed.build(&[]).ok();
+    let renamed = |name: &str| {
+        steps
+            .replace("AS x", &format!("AS {name}"))
+            .replace("FROM x", &format!("FROM {name}"))
+    };
+    bed.dockerfile(&renamed("z")).file("f", "2");
+    let both = bed.build(&["--explain"]).ok().stderr;
+    assert_eq!(reason(&both, "COPY f"), "content of /f changed");
+    assert_eq!(
+        reason(&both, "RUN echo"),
+        "its input was made anew: [z 1/3] COPY f /f"
+    );
+    // What it does not see changes before it is renamed.
+    bed.file("g", "2");
+    bed.build(&[]).ok();
+    bed.dockerfile(&renamed("w"));
+    bed.build(&[]).ok();
+    bed.file("f", "3");
+    let later = bed.build(&["--explain"]).ok().stderr;
+    assert_eq!(reason(&later, "COPY f"), "content of /f changed");
+
+    bed.dockerfile("FROM base\nCOPY f /f\nCOPY g /g\n");
+    bed.build(&[]).ok();
+    bed.dockerfile("FROM base\nCOPY g /g\nCOPY f /f\n");
+    bed.file("f", "3");
+    let swapped = bed.build(&["--explain"]).ok().stderr;
+    assert_eq!(reason(&swapped, "load build context"), "", "{swapped}");
+    assert_eq!(
+        reason(&swapped, "COPY g"),
+        "its input is [context base] OCI load from client, before [1/3] COPY f /f"
+    );
+}
+
 #[test]
 fn no_cache_and_pruned_records_are_reasons_too() {
     let bed = bed();

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::field::{self, Field};
-use super::recipe::{End, File, Input, Kind, Recipe, unnumbered};
+use super::names;
+use super::part::Part;
+use super::recipe::{End, File, Input, Kind, Recipe};
 
 /// Nothing is remembered that a step could be compared with.
 pub(super) const FIRST_TIME: &str = "first time seen: nothing like it is remembered";
@@ -14,59 +16,131 @@ pub(super) const LOST: &str = "its cached result could not be fetched";
 /// How many differences are told; the others are counted.
 const TOLD: usize = 3;
 
-/// Why a step that was made of `before` is not found as `now`.
-pub(super) fn differences(before: &Recipe, now: &Recipe, build_args: &[String]) -> String {
-    let mut told = in_fields(before, now, build_args);
-    if told.is_empty() && before.op.is_some() && now.op.is_some() && before.op != now.op {
-        told.push(if now.inputs.is_empty() {
-            "what it fetches changed".to_owned()
+/// What is remembered of a step.
+pub(super) struct Before {
+    /// How it was last.
+    pub(super) last: Option<Recipe>,
+    /// How it was when it was last the same for a cache as it is now.
+    pub(super) same: Option<Recipe>,
+    /// How it was when it last had a result.
+    pub(super) good: Option<Recipe>,
+}
+
+impl Before {
+    /// Whether it was last the same for a cache as it is now.
+    pub(super) fn is_as_last(&self) -> bool {
+        let last = self.last.as_ref();
+        self.same
+            .as_ref()
+            .is_some_and(|same| last.is_none_or(|last| last.is_like(same)))
+    }
+
+    /// Why a step runs that is `now` made of this, and `part`.
+    pub(super) fn why(&self, now: &Recipe, part: &Part, build_args: &[String]) -> String {
+        if let Some(same) = &self.same {
+            return self.again(same, now, part, build_args);
+        }
+        let Some(last) = &self.last else {
+            return FIRST_TIME.to_owned();
+        };
+        let Differences { told, unknown } = differences(last, now, part, build_args);
+        match (told.is_empty(), unknown.is_empty()) {
+            (false, _) => list(&told, "; "),
+            (true, false) => list(&unknown, "; "),
+            (true, true) => self.again(last, now, part, build_args),
+        }
+    }
+
+    /// Why a step runs that was what it is now before.
+    fn again(&self, same: &Recipe, now: &Recipe, part: &Part, build_args: &[String]) -> String {
+        let last = self.last.as_ref();
+        let is_last = last.is_none_or(|last| last.is_like(same));
+        let ended = match same.end {
+            End::Failed => "it failed",
+            End::Cancelled => "it was cancelled",
+            End::Found | End::Made => {
+                let since = last.filter(|_| !is_last);
+                let since = since.map(|last| differences(last, now, part, build_args).told);
+                let mut told = since.unwrap_or_default();
+                told.push(without_record(same, now, part, is_last));
+                return list(&told, "; ");
+            }
+        };
+        let when = if is_last {
+            "last time"
         } else {
-            "its definition changed".to_owned()
-        });
+            "when it was last made of this"
+        };
+        let good = self.good.as_ref().filter(|good| !good.is_like(same));
+        let since = good.map(|good| differences(good, now, part, build_args).told);
+        match since.filter(|told| !told.is_empty()) {
+            Some(told) => {
+                let told = list(&told, "; ");
+                format!("{ended} {when}; since it last had a result: {told}")
+            }
+            None => format!("{ended} {when}"),
+        }
+    }
+}
+
+/// Why a step runs that had a result of just this.
+fn without_record(same: &Recipe, now: &Recipe, part: &Part, is_last: bool) -> String {
+    // Nothing is found by way of what had to run.
+    let inputs = now.inputs.iter().zip(part.inputs());
+    let forced = inputs.filter(|(input, part)| input.content.is_none() && part.is_forced());
+    let forced: Vec<_> = forced.map(|(input, _)| made_anew(input)).collect();
+    if !forced.is_empty() {
+        return list(&forced, "; ");
+    }
+    let reason = match (same.end, now.inputs.is_empty(), is_last) {
+        (_, true, true) => {
+            "nothing changed since it was fetched last: what was fetched is not kept any more"
+        }
+        (_, true, false) => "what was fetched when it was so before is not kept any more",
+        (_, false, false) => "it is as it was once before: its record was pruned or is unusable",
+        (End::Found, ..) => {
+            "nothing changed since it was found last: its record was pruned or is unusable"
+        }
+        _ => "nothing changed since it ran last: its record was pruned or is unusable",
+    };
+    reason.to_owned()
+}
+
+/// In what a step differs from what it was.
+struct Differences {
+    told: Vec<String>,
+    /// What may be different, for all that is known.
+    unknown: Vec<String>,
+}
+
+fn differences(before: &Recipe, now: &Recipe, part: &Part, build_args: &[String]) -> Differences {
+    let (mut told, mut unknown) = (Vec::new(), Vec::new());
+    let is_known = before.does.is_some() && now.does.is_some();
+    // What a definition says otherwise is no reason where it means the same for a cache.
+    if !is_known || before.does != now.does {
+        told = in_fields(before, now, build_args);
+        if told.is_empty() && is_known {
+            told.push(if now.inputs.is_empty() {
+                "what it fetches changed".to_owned()
+            } else {
+                "its definition changed".to_owned()
+            });
+        }
     }
     if before.inputs.len() != now.inputs.len() {
         let (now, before) = (now.inputs.len(), before.inputs.len());
         told.push(format!("it has {now} inputs, before {before}"));
-    } else {
-        for (before, now) in before.inputs.iter().zip(&now.inputs) {
-            told.extend(in_input(before, now));
+        return Differences { told, unknown };
+    }
+    let inputs = before.inputs.iter().zip(&now.inputs).zip(part.inputs());
+    for ((before, now), part) in inputs {
+        match in_input(before, now, part) {
+            Change::None => {}
+            Change::Told(text) => told.push(text),
+            Change::Unknown(text) => unknown.push(text),
         }
     }
-    if told.is_empty() {
-        told.extend(without_differences(before, now));
-    }
-    list(&told, "; ")
-}
-
-/// Why a step runs again of which nothing is known to differ.
-fn without_differences(before: &Recipe, now: &Recipe) -> Vec<String> {
-    let inputs = || before.inputs.iter().zip(&now.inputs);
-    match before.end {
-        End::Failed => return vec!["it failed last time".to_owned()],
-        End::Cancelled => return vec!["it was cancelled last time".to_owned()],
-        End::Found => {
-            let told: Vec<_> = inputs().filter_map(|(a, b)| content_of(a, b)).collect();
-            if !told.is_empty() {
-                return told;
-            }
-        }
-        End::Made => {}
-    }
-    let anew = inputs().filter_map(|(input, now)| made_anew(input, now, before.since));
-    let told: Vec<_> = anew.collect();
-    if !told.is_empty() {
-        return told;
-    }
-    let reason = match before.end {
-        End::Found => {
-            "nothing changed since it was found last: its record was pruned or is unusable"
-        }
-        _ if now.inputs.is_empty() => {
-            "nothing changed since it was fetched last: what was fetched is not kept any more"
-        }
-        _ => "nothing changed since it ran last: its record was pruned or is unusable",
-    };
-    vec![reason.to_owned()]
+    Differences { told, unknown }
 }
 
 fn list(told: &[String], separator: &str) -> String {
@@ -138,39 +212,46 @@ fn shown(value: &str) -> String {
     value.trim_end().replace('\n', "\\n")
 }
 
-fn in_input(before: &Input, now: &Input) -> Option<String> {
-    match (&before.content, &now.content) {
-        (Some(old), Some(new)) if old == new => None,
-        (Some(_), Some(_)) => Some(in_files(before, now)),
-        // The same result, whatever it was called: a definition may name a session, which changes nothing.
-        _ if before.record.is_some() && before.record == now.record => None,
-        _ if unnumbered(&before.name) != unnumbered(&now.name) => {
-            Some(format!("its input is {}, before {}", now.name, before.name))
+/// What became of an input.
+enum Change {
+    None,
+    Told(String),
+    Unknown(String),
+}
+
+fn in_input(before: &Input, now: &Input, part: &Part) -> Change {
+    let both = |before: Option<_>, now: Option<_>| before.is_some() && before == now;
+    if let (Some(old), Some(new)) = (before.content, now.content) {
+        if old == new {
+            return Change::None;
         }
-        _ if before.record.is_some() && now.record.is_some() => {
-            Some(format!("its input was made anew: {}", now.name))
-        }
-        _ => None,
+        return Change::Told(in_files(before, now));
     }
-}
-
-/// What may explain why a step runs that never ran here: of what its record was made, only the names are known.
-fn content_of(before: &Input, now: &Input) -> Option<String> {
-    let unknown = before.content.is_none() && now.content.is_some();
+    if both(before.whole, now.whole) || (before.result.is_some() && before.result == now.result) {
+        return Change::None;
+    }
+    if names::said(&before.name) != names::said(&now.name) {
+        return Change::Told(format!("its input is {}, before {}", now.name, before.name));
+    }
+    if before.content.is_some() == now.content.is_some() {
+        if part.ran() {
+            return Change::Told(made_anew(now));
+        }
+        if let (Some(old), Some(new)) = (before.result, now.result) {
+            let which = if new < old { "an older" } else { "another" };
+            let name = &now.name;
+            return Change::Told(format!("its input is {which} result than before: {name}"));
+        }
+    }
+    // Where a record was found elsewhere, nothing but the names of what it was made of is known.
     let name = &now.name;
-    unknown
-        .then(|| format!("the content of its input is another, or its record was pruned: {name}"))
+    Change::Unknown(format!(
+        "the content of its input is another, or its record was pruned: {name}"
+    ))
 }
 
-/// What explains it where nothing is known to differ: the result of an input was saved `since`, or is not saved.
-fn made_anew(before: &Input, now: &Input, since: u64) -> Option<String> {
-    let same_content = before.content.is_some() && before.content == now.content;
-    let was_there = now.record.is_some_and(|record| record < since);
-    let same_record = match before.record {
-        Some(record) => now.record == Some(record),
-        None => was_there,
-    };
-    (!same_content && !same_record).then(|| format!("its input was made anew: {}", now.name))
+fn made_anew(input: &Input) -> String {
+    format!("its input was made anew: {}", input.name)
 }
 
 fn in_files(before: &Input, now: &Input) -> String {
@@ -269,14 +350,38 @@ fn files(input: &Input) -> impl Iterator<Item = (&str, &File)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use weld_digest::FieldHasher;
+
+    use super::super::part::Parts;
     use super::*;
+
+    fn digest_of(fields: &[(&str, &str)]) -> [u8; 32] {
+        let digest = FieldHasher::new("test").texts(
+            &fields
+                .iter()
+                .flat_map(|(a, b)| [*a, *b])
+                .collect::<Vec<_>>(),
+        );
+        crate::digest::to_solver(&digest.finish()).0
+    }
+
+    /// A step with one input.
+    fn part() -> (Arc<Part>, Arc<Part>) {
+        let parts = Parts::default();
+        let input = parts.part([1; 32], Vec::new(), false);
+        let step = parts.part([2; 32], vec![(Arc::clone(&input), 0)], false);
+        (input, step)
+    }
 
     fn recipe(fields: &[(&str, &str)], files: &[(&str, u8)]) -> Recipe {
         let own = |text: &str| text.to_owned();
         Recipe {
             name: own("[2/2] COPY . /app"),
-            outline: [7; 32],
-            op: Some([1; 32]),
+            lineage: [7; 32],
+            does: Some(digest_of(fields)),
+            whole: None,
             fields: fields
                 .iter()
                 .map(|(field, value)| (own(field), own(value)))
@@ -284,7 +389,8 @@ mod tests {
             inputs: vec![Input {
                 name: own("[internal] load build context"),
                 content: Some([files.iter().map(|(_, key)| key).sum(); 32]),
-                record: Some(1),
+                whole: None,
+                result: Some(1),
                 files: files
                     .iter()
                     .map(|(path, key)| File {
@@ -297,7 +403,6 @@ mod tests {
                 all_files: true,
             }],
             end: End::Made,
-            since: 2,
         }
     }
 
@@ -307,7 +412,13 @@ mod tests {
             &[("env.VERSION", "1"), ("args", "make")],
             &[("/a", 1), ("/b", 2)],
         );
-        let told = |now: &Recipe| differences(&before, now, &["VERSION".to_owned()]);
+        let (input_part, part) = part();
+        let known = Before {
+            last: Some(before.clone()),
+            same: None,
+            good: None,
+        };
+        let told = |now: &Recipe| known.why(now, &part, &["VERSION".to_owned()]);
         let cases = [
             (
                 recipe(
@@ -359,14 +470,50 @@ mod tests {
         mode.inputs[0].files[0].mode = 0o755;
         assert_eq!(told(&mode), "mode of /a was 0644, now 0755");
         let mut other = before.clone();
-        other.op = Some([9; 32]);
+        other.does = Some([9; 32]);
         assert_eq!(told(&other), "its definition changed");
+
         let mut input = before.clone();
         input.inputs[0].content = None;
-        input.inputs[0].record = Some(2);
+        let known = Before {
+            last: Some(input.clone()),
+            same: None,
+            good: None,
+        };
+        let told = |now: &Recipe| known.why(now, &part, &[]);
+        let name = "[internal] load build context";
+        for (result, which) in [(2, "another"), (0, "an older")] {
+            input.inputs[0].result = Some(result);
+            let expected = format!("its input is {which} result than before: {name}");
+            assert_eq!(told(&input), expected);
+        }
+        input_part.runs();
+        assert_eq!(told(&input), format!("its input was made anew: {name}"));
+    }
+
+    #[test]
+    fn a_step_that_was_the_same_before_says_what_became_of_it() {
+        let (_, part) = part();
+        let good = recipe(&[("args", "make")], &[("/a", 1)]);
+        let mut failed = recipe(&[("args", "make")], &[("/a", 2)]);
+        failed.end = End::Failed;
+        let before = |last: &Recipe, same: &Recipe| Before {
+            last: Some(last.clone()),
+            same: Some(same.clone()),
+            good: Some(good.clone()),
+        };
+        let told = |before: &Before, now: &Recipe| before.why(now, &part, &[]);
         assert_eq!(
-            told(&input),
-            "its input was made anew: [internal] load build context"
+            told(&before(&failed, &failed), &failed),
+            "it failed last time; since it last had a result: content of /a changed"
+        );
+        assert_eq!(
+            told(&before(&good, &failed), &failed),
+            "it failed when it was last made of this; since it last had a result: content of /a changed"
+        );
+        assert_eq!(
+            told(&before(&failed, &good), &good),
+            "content of /a changed; it is as it was once before: its record was pruned or is unusable"
         );
     }
 }

@@ -4,18 +4,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weld_digest::{Digest, FieldHasher};
 use weld_llb::Vertex;
+use weld_solver::CacheMap;
 use weld_store::StepName;
+
+use super::names;
+use super::part::identity;
 
 /// Most files of one step that are remembered.
 pub(super) const FILES: usize = 768;
-/// How many of a step's slots find what it may have been before it was changed.
-pub(super) const SIMILAR: usize = 4;
 /// Most fields of one step that are remembered.
 const FIELDS: usize = 512;
 /// Most characters of a value that are remembered; of a longer one the beginning and a digest.
 const VALUE: usize = 256;
 /// How it is written; what was remembered in another form is not compared with.
-const FORM: u8 = 3;
+const FORM: u8 = 4;
 /// Most levels of a value.
 const DEPTH: usize = 8;
 
@@ -23,16 +25,16 @@ const DEPTH: usize = 8;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Recipe {
     pub(super) name: String,
-    /// What it is but for the content of its inputs: see [`outline`].
-    pub(super) outline: StepName,
-    /// The digest of its cache map.
-    pub(super) op: Option<StepName>,
+    /// What the step and all that it is made of are called: see [`lineage`].
+    pub(super) lineage: StepName,
+    /// What it does to its inputs: see [`does`].
+    pub(super) does: Option<StepName>,
+    /// What it is, with all that it is made of, where that is known.
+    pub(super) whole: Option<StepName>,
     /// What its definition says: names such as `env.PATH` and `args`, and values.
     pub(super) fields: Vec<(String, String)>,
     pub(super) inputs: Vec<Input>,
     pub(super) end: End,
-    /// Results that were saved later have this number or greater ones.
-    pub(super) since: u64,
 }
 
 /// What became of a step.
@@ -53,8 +55,10 @@ pub(super) struct Input {
     pub(super) name: String,
     /// The key of what the step sees of its content.
     pub(super) content: Option<StepName>,
-    /// The record of its result.
-    pub(super) record: Option<u64>,
+    /// What it is, with all that it is made of, where that is known.
+    pub(super) whole: Option<StepName>,
+    /// The number of its snapshot; later ones have greater numbers.
+    pub(super) result: Option<u64>,
     /// What the key is of.
     pub(super) files: Vec<File>,
     /// Whether these are all.
@@ -83,19 +87,8 @@ pub(super) enum Kind {
     Directory,
 }
 
-/// What is found out of an encoded recipe without decoding it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    /// See [`outline`].
-    pub(super) outline: StepName,
-    /// See [`exact`].
-    pub(super) exact: StepName,
-    /// Whether it had a result.
-    pub(super) has_result: bool,
-}
-
-/// Bytes of a header: the form, two digests and a flag.
-const HEADER: usize = 66;
+/// Bytes before a recipe: the form, and whether there was a result.
+const HEADER: usize = 2;
 
 impl Recipe {
     /// Whether it had a result.
@@ -105,55 +98,69 @@ impl Recipe {
 
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let fields = postcard::to_stdvec(self).ok()?;
-        let contents = self.inputs.iter().map(|input| input.content);
-        let exact = exact(&self.outline, contents);
-        let flag = [u8::from(self.has_result())];
-        Some([&[FORM], self.outline.as_slice(), &exact, &flag, &fields].concat())
+        Some([&[FORM, u8::from(self.has_result())], fields.as_slice()].concat())
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        header(bytes)?;
+        had_result(bytes)?;
         postcard::from_bytes(bytes.get(HEADER..)?).ok()
+    }
+
+    /// Whether it is the same for a cache, as far as is known.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let others = other.identities();
+        self.does == other.does && self.identities().iter().any(|name| others.contains(name))
+    }
+
+    /// Names by which a step is found that is the same for a cache: by the content of its inputs as far as it looks at that, and by
+    /// what the others are, or which results.
+    pub(super) fn identities(&self) -> Vec<StepName> {
+        let Some(does) = self.does else {
+            return Vec::new();
+        };
+        let result = |input: &Input| {
+            let mut name = StepName::default();
+            name[..8].copy_from_slice(&input.result?.to_be_bytes());
+            Some(name)
+        };
+        let inputs = || self.inputs.iter();
+        let contents = inputs().map(|input| input.content.or(input.whole));
+        let results = inputs().map(|input| input.content.or_else(|| result(input)));
+        let names = [
+            self.whole,
+            identity("content", &does, contents),
+            identity("result", &does, results),
+        ];
+        names.into_iter().flatten().collect()
     }
 }
 
-/// The texts of a step and of all that it is made of: what stays the same from build to build where a definition names a session, and
-/// where a stage gets more steps.
+/// Whether the step of an encoded recipe had a result; `None` where it is in another form.
+pub(super) fn had_result(bytes: &[u8]) -> Option<bool> {
+    let [FORM, had, ..] = bytes else {
+        return None;
+    };
+    Some(*had != 0)
+}
+
+/// The texts of a step and of all that it is made of: what stays the same from build to build where a definition names a session, where
+/// a stage gets more steps, and where one gets another name.
 pub(crate) fn lineage(name: &str, inputs: impl IntoIterator<Item = StepName>) -> StepName {
-    let mut hasher = FieldHasher::new("weld.step.lineage.v2").text(&unnumbered(name));
+    let mut hasher = FieldHasher::new("weld.step.lineage.v3").text(names::said(name));
     for input in inputs {
         hasher = hasher.bytes(&input);
     }
     crate::digest::to_solver(&hasher.finish()).0
 }
 
-/// What a step is but for the content of its inputs: the digest of its cache map, and its lineage.
-pub(super) fn outline(op: StepName, lineage: &StepName) -> StepName {
-    let hasher = FieldHasher::new("weld.step.outline.v1");
-    crate::digest::to_solver(&hasher.bytes(&op).bytes(lineage).finish()).0
-}
-
-/// What a step is, with the content of its inputs as far as that is in its key.
-pub(super) fn exact(
-    outline: &StepName,
-    contents: impl IntoIterator<Item = Option<StepName>>,
-) -> StepName {
-    let mut hasher = FieldHasher::new("weld.step.exact.v1").bytes(outline);
-    for content in contents {
-        hasher = hasher.bytes(content.as_ref().map_or(&[], StepName::as_slice));
+/// What a step does to its inputs, with what parts of them it sees: all that a cache knows of it but for the inputs.
+pub(super) fn does(map: &CacheMap) -> StepName {
+    let mut hasher = FieldHasher::new("weld.step.does.v1").bytes(&map.digest.0);
+    for input in &map.inputs {
+        let selector = input.selector.as_ref();
+        hasher = hasher.bytes(selector.map_or(&[], |selector| selector.0.as_slice()));
     }
     crate::digest::to_solver(&hasher.finish()).0
-}
-
-/// The header of a recipe that was encoded.
-pub(super) fn header(bytes: &[u8]) -> Option<Header> {
-    let (outline, rest) = bytes.strip_prefix(&[FORM])?.split_first_chunk::<32>()?;
-    let (exact, rest) = rest.split_first_chunk::<32>()?;
-    Some(Header {
-        outline: *outline,
-        exact: *exact,
-        has_result: *rest.first()? != 0,
-    })
 }
 
 /// A value that is not too long to be remembered; different ones stay different.
@@ -219,7 +226,16 @@ pub(super) fn fields(vertex: &Vertex) -> Vec<(String, String)> {
             // Lists in attributes are JSON within a text.
             Value::String(text) if text.starts_with('[') => {
                 let listed = serde_json::from_str::<Vec<String>>(text).ok();
-                let text = listed.map_or_else(|| text.clone(), |all| all.join(" "));
+                let text = listed.map_or_else(
+                    || text.clone(),
+                    |mut all| {
+                        // The order in which paths of a context are used says nothing of what is in it.
+                        if name == "attrs.local.followpaths" {
+                            all.sort();
+                        }
+                        all.join(" ")
+                    },
+                );
                 fields.push((name, bounded(&text)));
             }
             Value::Null => {}
@@ -252,49 +268,6 @@ fn without_password(text: &str) -> String {
     }
 }
 
-/// The place of a step and its verb, `[build 2] RUN` of `[build 2/4] RUN make`, and what it says without its number, `[build] RUN make`.
-pub(super) fn place_and_text(name: &str) -> (String, String) {
-    place_and_text_of(name, false)
-}
-
-/// The same without the number of a stage that has no name: a stage that is added above changes it.
-pub(super) fn bare_place_and_text(name: &str) -> (String, String) {
-    place_and_text_of(name, true)
-}
-
-/// What a step says and the name of its stage, without the numbers that other steps and stages change.
-pub(super) fn unnumbered(name: &str) -> String {
-    bare_place_and_text(name).1
-}
-
-fn place_and_text_of(name: &str, bare: bool) -> (String, String) {
-    let (place, rest) = match name.split_once("] ") {
-        Some((place, rest)) if place.starts_with('[') => (place, rest),
-        _ => ("[", name),
-    };
-    let verb = rest.split_whitespace().next().unwrap_or_default();
-    // The count of a stage's lines changes with each line that is added.
-    let index = place.rsplit_once('/').map_or(place, |(index, _)| index);
-    let unnamed = index.strip_prefix("[stage-").and_then(|rest| {
-        let (number, index) = rest.split_once(' ')?;
-        number
-            .bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then_some(index)
-    });
-    let unnamed = unnamed.filter(|_| bare);
-    let index = match (unnamed, bare) {
-        (Some(index), _) => format!("[{}", index.trim_start()),
-        (None, true) => format!("[{}", index.trim_start_matches('[').trim_start()),
-        (None, false) => index.to_owned(),
-    };
-    let label = index.trim_end_matches(|char: char| char.is_ascii_digit());
-    (
-        format!("{index}] {verb}"),
-        format!("{}] {rest}", label.trim_end()),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,29 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_read_from_names() {
-        for (name, place, text) in [
-            (
-                "[build 2/4] RUN make -j",
-                "[build 2] RUN",
-                "[build] RUN make -j",
-            ),
-            ("[ 3/12] COPY . /app", "[ 3] COPY", "[] COPY . /app"),
-            ("RUN make", "[] RUN", "[] RUN make"),
-        ] {
-            assert_eq!(place_and_text(name), (place.to_owned(), text.to_owned()));
-        }
-        for (one, other) in [
-            ("[build 2/4] RUN make", "[build 3/5] RUN make"),
-            ("[stage-1 1/2] RUN make", "[2/2] RUN make"),
-        ] {
-            assert_eq!(unnumbered(one), unnumbered(other));
-            assert_eq!(lineage(one, []), lineage(other, []));
-        }
-        assert_ne!(
-            unnumbered("[a 1/2] RUN make"),
-            unnumbered("[b 1/2] RUN make")
-        );
+    fn long_values_stay_different() {
         let long = "x".repeat(1000);
         assert!(bounded(&long).chars().count() < 300);
         assert_ne!(bounded(&long), bounded(&format!("{long}y")));

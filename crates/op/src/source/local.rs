@@ -64,7 +64,11 @@ pub(crate) struct Local {
     pub(crate) synced: OnceLock<(Tree, Digest)>,
 }
 
-impl crate::recall::Step for Local {}
+impl crate::recall::Step for Local {
+    fn is_known_by_looking(&self) -> bool {
+        true
+    }
+}
 
 #[async_trait]
 impl Op<Tree> for Local {

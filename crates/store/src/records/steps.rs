@@ -25,7 +25,7 @@ const BYTE_LIMIT: u64 = 32 << 20;
 /// Most bytes of one step; a larger one is not remembered.
 const STEP_BYTES: usize = 256 << 10;
 /// Most slots of one step.
-const SLOTS: usize = 8;
+const SLOTS: usize = 12;
 
 /// The name of a step, or a slot.
 pub type StepName = [u8; 32];
@@ -56,6 +56,17 @@ impl Steps {
         self.0.read(|rows| {
             let row = rows.get(&row(b'v', name))?;
             Ok(row.and_then(|row| Some(split(&row)?.2.to_vec())))
+        })
+    }
+
+    /// The number of a step that is remembered: what was remembered later has a greater one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn number(&self, name: &StepName) -> Result<Option<u64>, DbError> {
+        self.0.read(|rows| {
+            let row = rows.get(&row(b'v', name))?;
+            Ok(row.and_then(|row| Some(u64::from_be_bytes(split(&row)?.0))))
         })
     }
 

@@ -1,0 +1,166 @@
+//! Where steps are remembered, and by what they are found.
+
+use weld_digest::FieldHasher;
+use weld_llb::Vertex;
+use weld_store::{StepName, Steps};
+
+use super::names;
+use super::recipe::{self, Recipe};
+use crate::domain::Domain;
+
+/// What is remembered of the steps of one origin.
+///
+/// A row is a step as it was at one time. Slots lead to the newest row of a step: by its whole name, by its definition, by what it and
+/// all that it is made of say, and by what it says; where it says something new, by its place. Other slots lead to what is the same for
+/// a cache, in every project.
+pub(super) struct Memory<'a> {
+    pub(super) steps: &'a Steps,
+    pub(super) domain: &'a Domain,
+    pub(super) scope: &'a str,
+}
+
+impl Memory<'_> {
+    fn slot(&self, kind: &str, bytes: &[&[u8]]) -> StepName {
+        self.hashed("weld.step.slot.v3", self.scope, kind, bytes)
+    }
+
+    fn hashed(&self, rule: &'static str, scope: &str, kind: &str, bytes: &[&[u8]]) -> StepName {
+        let scope = self.domain.scoped(scope.to_owned());
+        let mut hasher = FieldHasher::new(rule).text(&scope).text(kind);
+        for bytes in bytes {
+            hasher = hasher.bytes(bytes);
+        }
+        crate::digest::to_solver(&hasher.finish()).0
+    }
+
+    fn named(&self, kind: &str, name: &str) -> StepName {
+        self.slot(kind, &[name.as_bytes()])
+    }
+
+    /// The row of a step that is the same with all that it is made of; where that is not known, of its definition.
+    pub(super) fn row(&self, name: &str, vertex: &Vertex, whole: Option<StepName>) -> StepName {
+        match whole {
+            Some(whole) => self.slot("whole", &[name.as_bytes(), &whole]),
+            None => self.slot(
+                "row",
+                &[name.as_bytes(), vertex.digest().to_string().as_bytes()],
+            ),
+        }
+    }
+
+    /// Slots that lead to what a step was before: first those of which the newest row is the step, then those that are looked at in
+    /// their order.
+    pub(super) fn slots(
+        &self,
+        name: &str,
+        vertex: &Vertex,
+        lineage: &StepName,
+    ) -> (Vec<StepName>, Vec<StepName>) {
+        let vertex = vertex.digest().to_string();
+        let named = vec![
+            self.named("name", name),
+            self.slot("vertex", &[vertex.as_bytes()]),
+            self.slot("lineage", &[lineage]),
+            self.named("text", &names::unnumbered(name)),
+        ];
+        let mut placed = vec![
+            self.named("place", &names::place(name)),
+            self.named("bare place", &names::bare_place(name)),
+        ];
+        let anywhere = names::in_any_stage(name);
+        placed.extend(anywhere.map(|text| self.named("any stage", text)));
+        (named, placed)
+    }
+
+    fn identity(&self, identity: &StepName) -> StepName {
+        self.hashed("weld.step.same.v1", "", "", &[identity])
+    }
+
+    fn alias(&self, whole: &StepName) -> StepName {
+        self.hashed("weld.step.alias.v1", "", "", &[whole])
+    }
+
+    /// What a step is known as that turned out to be the same as another one by the content of its inputs, now or once before.
+    pub(super) fn known_as(&self, whole: &StepName, seen: Option<StepName>) -> Option<StepName> {
+        let alias = self.alias(whole);
+        if let Some(bytes) = self.steps.get(&alias).ok().flatten() {
+            return bytes.try_into().ok();
+        }
+        let known = self.identical(&seen?)?.whole?;
+        if known != *whole {
+            // Next time it is found without a look at the content.
+            self.write(&alias, &[], &known);
+        }
+        Some(known)
+    }
+
+    fn write(&self, row: &StepName, slots: &[StepName], bytes: &[u8]) {
+        if let Err(error) = self.steps.put(row, slots, bytes) {
+            tracing::warn!(%error, "cannot remember a step");
+        }
+    }
+
+    fn read(&self, row: &StepName) -> Option<Recipe> {
+        Recipe::decode(&self.steps.get(row).ok().flatten()?)
+    }
+
+    /// The newest row of a slot.
+    pub(super) fn latest(&self, slot: &StepName) -> Option<Recipe> {
+        self.read(&self.steps.latest(slot).ok().flatten()?)
+    }
+
+    /// What was remembered last of a step in these slots, among what may have been it.
+    pub(super) fn newest(
+        &self,
+        slots: &[StepName],
+        may_be: impl Fn(&Recipe) -> bool,
+    ) -> Option<Recipe> {
+        let rows = slots
+            .iter()
+            .filter_map(|slot| self.steps.latest(slot).ok().flatten());
+        let rows = rows.filter_map(|row| Some((self.steps.number(&row).ok().flatten()?, row)));
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
+        rows.dedup();
+        let mut recipes = rows.iter().filter_map(|(_, row)| self.read(row));
+        recipes.find(may_be)
+    }
+
+    /// What was remembered last of a step of this name that had a result.
+    pub(super) fn good(&self, name: &str) -> Option<Recipe> {
+        self.latest(&self.named("good", name))
+    }
+
+    /// What was remembered last of a step that is the same for a cache.
+    pub(super) fn identical(&self, identity: &StepName) -> Option<Recipe> {
+        self.latest(&self.identity(identity))
+    }
+
+    /// Whether the row is the newest of the step, by its name, its place, and by what it says if no other step says that; and had a
+    /// result.
+    pub(super) fn is_latest(&self, row: &StepName, name: &str, says_it_alone: bool) -> bool {
+        let is = |slot: StepName| self.steps.latest(&slot).ok().flatten() == Some(*row);
+        let text = || self.named("text", &names::unnumbered(name));
+        if !is(self.named("name", name))
+            || !is(self.named("place", &names::place(name)))
+            || (says_it_alone && !is(text()))
+        {
+            return false;
+        }
+        let bytes = self.steps.get(row).ok().flatten();
+        bytes.is_some_and(|bytes| recipe::had_result(&bytes) == Some(true))
+    }
+
+    /// Remembers a step.
+    pub(super) fn put(&self, name: &str, vertex: &Vertex, recipe: &Recipe) {
+        let Some(bytes) = recipe.encode() else {
+            return;
+        };
+        let row = self.row(name, vertex, recipe.whole);
+        let (mut slots, placed) = self.slots(name, vertex, &recipe.lineage);
+        slots.extend(recipe.has_result().then(|| self.named("good", name)));
+        slots.extend(placed);
+        slots.extend(recipe.identities().iter().map(|name| self.identity(name)));
+        self.write(&row, &slots, &bytes);
+    }
+}

@@ -1,0 +1,141 @@
+//! What the names of steps say: `[build 2/4] RUN make` is the second step of a stage.
+
+/// The parts of a name.
+struct Parts<'a> {
+    /// The stage, and what else is said of where the step is, but for numbers: `build`.
+    stage: &'a str,
+    /// The number in the stage; empty where it has none.
+    number: &'a str,
+    /// What the step says: `RUN make`.
+    said: &'a str,
+}
+
+fn parts(name: &str) -> Parts<'_> {
+    let split = name
+        .strip_prefix('[')
+        .and_then(|name| name.split_once("] "));
+    let (place, said) = split.unwrap_or(("", name));
+    // The count of a stage's lines changes with each line that is added.
+    let index = place.rsplit_once('/').map_or(place, |(index, _)| index);
+    let stage = index.trim_end_matches(|char: char| char.is_ascii_digit());
+    Parts {
+        stage: stage.trim_end(),
+        number: &index[stage.len()..],
+        said,
+    }
+}
+
+impl Parts<'_> {
+    /// The stage without the number of one that has no name: a stage that is added above changes it.
+    fn named_stage(&self) -> &str {
+        let number = self.stage.strip_prefix("stage-");
+        let is_number = |number: &str| number.bytes().all(|byte| byte.is_ascii_digit());
+        if number.is_some_and(is_number) {
+            ""
+        } else {
+            self.stage
+        }
+    }
+
+    fn verb(&self) -> &str {
+        self.said.split_whitespace().next().unwrap_or_default()
+    }
+}
+
+/// The place of a step and its verb, `[build 2] RUN` of `[build 2/4] RUN make`.
+pub(super) fn place(name: &str) -> String {
+    let parts = parts(name);
+    format!("[{} {}] {}", parts.stage, parts.number, parts.verb())
+}
+
+/// The same without the number of a stage that has no name.
+pub(super) fn bare_place(name: &str) -> String {
+    let parts = parts(name);
+    format!(
+        "[{} {}] {}",
+        parts.named_stage(),
+        parts.number,
+        parts.verb()
+    )
+}
+
+/// What a step says and the name of its stage, `[build] RUN make`, without the numbers that other steps and stages change.
+pub(super) fn unnumbered(name: &str) -> String {
+    let parts = parts(name);
+    format!("[{}] {}", parts.named_stage(), parts.said)
+}
+
+/// What a step of a stage says, `RUN make`: what stays when the stage is called otherwise.
+pub(super) fn in_any_stage(name: &str) -> Option<&str> {
+    let parts = parts(name);
+    (!parts.number.is_empty()).then_some(parts.said)
+}
+
+/// The number and verb of a step of a stage, `2 RUN`, and all of another name.
+pub(super) fn rank(name: &str) -> String {
+    let parts = parts(name);
+    match parts.number {
+        "" => name.to_owned(),
+        number => format!("{number} {}", parts.verb()),
+    }
+}
+
+/// What a step of a stage says, whatever the stage is called; all of another name.
+pub(super) fn said(name: &str) -> &str {
+    let parts = parts(name);
+    if parts.number.is_empty() {
+        name
+    } else {
+        parts.said
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_and_texts_are_read_from_names() {
+        for (name, at, text, anywhere) in [
+            (
+                "[build 2/4] RUN make -j",
+                "[build 2] RUN",
+                "[build] RUN make -j",
+                Some("RUN make -j"),
+            ),
+            (
+                "[ 3/12] COPY . /app",
+                "[ 3] COPY",
+                "[] COPY . /app",
+                Some("COPY . /app"),
+            ),
+            ("RUN make", "[ ] RUN", "[] RUN make", None),
+            (
+                "[internal] load build context",
+                "[internal ] load",
+                "[internal] load build context",
+                None,
+            ),
+        ] {
+            assert_eq!(place(name), at);
+            assert_eq!(unnumbered(name), text);
+            assert_eq!(in_any_stage(name), anywhere);
+        }
+        for (one, other) in [
+            ("[build 2/4] RUN make", "[build 3/5] RUN make"),
+            ("[stage-1 1/2] RUN make", "[2/2] RUN make"),
+        ] {
+            assert_eq!(unnumbered(one), unnumbered(other));
+        }
+        assert_eq!(
+            bare_place("[stage-1 1/2] RUN make"),
+            bare_place("[1/2] RUN x")
+        );
+        assert_ne!(
+            unnumbered("[a 1/2] RUN make"),
+            unnumbered("[b 1/2] RUN make")
+        );
+        assert_eq!(said("[a 1/2] RUN make"), said("[b 2/2] RUN make"));
+        assert_ne!(said("[context a] load"), said("[context b] load"));
+    }
+}
