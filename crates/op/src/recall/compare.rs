@@ -92,6 +92,17 @@ fn without_record(same: &Recipe, now: &Recipe, part: &Part, is_last: bool) -> St
     if !forced.is_empty() {
         return list(&forced, "; ");
     }
+    // What is the same by its content may be under another key, such as after a run that took nothing from the cache.
+    let inputs = same.inputs.iter().zip(&now.inputs).zip(part.inputs());
+    let other = inputs.filter(|((_, now), _)| now.content.is_none());
+    let other = other.filter_map(|((before, now), part)| {
+        let text = other_result(before, now)?;
+        Some(if part.ran() { made_anew(now) } else { text })
+    });
+    let other: Vec<_> = other.collect();
+    if !other.is_empty() {
+        return list(&other, "; ");
+    }
     let reason = match (same.end, now.inputs.is_empty(), is_last) {
         (_, true, true) => {
             "nothing changed since it was fetched last: what was fetched is not kept any more"
@@ -237,10 +248,8 @@ fn in_input(before: &Input, now: &Input, part: &Part) -> Change {
         if part.ran() {
             return Change::Told(made_anew(now));
         }
-        if let (Some(old), Some(new)) = (before.result, now.result) {
-            let which = if new < old { "an older" } else { "another" };
-            let name = &now.name;
-            return Change::Told(format!("its input is {which} result than before: {name}"));
+        if let Some(text) = other_result(before, now) {
+            return Change::Told(text);
         }
     }
     // Where a record was found elsewhere, nothing but the names of what it was made of is known.
@@ -248,6 +257,13 @@ fn in_input(before: &Input, now: &Input, part: &Part) -> Change {
     Change::Unknown(format!(
         "the content of its input is another, or its record was pruned: {name}"
     ))
+}
+
+fn other_result(before: &Input, now: &Input) -> Option<String> {
+    let (old, new) = (before.result?, now.result?);
+    let which = if new < old { "an older" } else { "another" };
+    let name = &now.name;
+    (new != old).then(|| format!("its input is {which} result than before: {name}"))
 }
 
 fn made_anew(input: &Input) -> String {
