@@ -9,6 +9,7 @@ mod mount_options;
 mod mounts;
 mod object_options;
 mod options;
+mod order;
 mod read;
 mod upload;
 mod write;

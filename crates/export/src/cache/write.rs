@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use weld_digest::Digest;
-use weld_solver::chain::{CacheChains, ChainItem};
+use weld_solver::chain::CacheChains;
 use weld_source::image::{Descriptor, Index, Manifest, media_type};
 
 use super::config::{
     CONFIG_MEDIA_TYPE, CacheConfig, ChainRow, InputRow, LayerNotes, LayerRow, RecordRow, ResultRow,
 };
+use super::order::{Placed, ordered};
 use super::{ANNOTATION_CREATED, ANNOTATION_UNCOMPRESSED, Remote};
 
 /// How a manifest is written.
@@ -131,10 +132,9 @@ pub fn write_noted(chains: &CacheChains<Remote>) -> Result<Option<Vec<u8>>, serd
 /// The config of a cache, and the blobs that it names, each once. Linear in what there is.
 fn write_config(chains: &CacheChains<Remote>) -> (CacheConfig, Vec<Descriptor>) {
     let mut layers = Layers::default();
-    let records = chains
-        .items
-        .iter()
-        .map(|item| write_record(item, &mut layers))
+    let records = ordered(chains)
+        .into_iter()
+        .map(|placed| write_record(&placed, &mut layers))
         .collect();
     let config = CacheConfig {
         layers: layers.rows,
@@ -145,9 +145,9 @@ fn write_config(chains: &CacheChains<Remote>) -> (CacheConfig, Vec<Descriptor>) 
 
 /// The records of a cache whose results are positions of an image's layers, lowest first.
 pub(crate) fn image_records(chains: &CacheChains<Vec<i64>>) -> Result<Vec<u8>, serde_json::Error> {
-    let records = chains.items.iter().map(|item| {
+    let records = ordered(chains).into_iter().map(|placed| {
         let (mut results, mut in_pieces) = (Vec::new(), Vec::new());
-        for result in &item.results {
+        for result in &placed.item.results {
             let created_at = moment(result.created);
             match result.value.last() {
                 // The lowest layers of the image, as they are.
@@ -163,14 +163,15 @@ pub(crate) fn image_records(chains: &CacheChains<Vec<i64>>) -> Result<Vec<u8>, s
         }
         RecordRow {
             chains: in_pieces,
-            ..record(item, results)
+            ..record(&placed, results)
         }
     });
     serde_json::to_vec(&records.collect::<Vec<_>>())
 }
 
-fn write_record(item: &ChainItem<Remote>, layers: &mut Layers) -> RecordRow {
-    let best = item
+fn write_record(placed: &Placed<'_, Remote>, layers: &mut Layers) -> RecordRow {
+    let best = placed
+        .item
         .results
         .iter()
         .filter(|result| !result.value.layers.is_empty())
@@ -179,11 +180,11 @@ fn write_record(item: &ChainItem<Remote>, layers: &mut Layers) -> RecordRow {
         layer: layers.add(&result.value.layers),
         created_at: moment(result.created),
     });
-    record(item, results.into_iter().collect())
+    record(placed, results.into_iter().collect())
 }
 
-fn record<R>(item: &ChainItem<R>, results: Vec<ResultRow>) -> RecordRow {
-    let inputs = item.inputs.iter().map(|input| {
+fn record<R>(placed: &Placed<'_, R>, results: Vec<ResultRow>) -> RecordRow {
+    let inputs = placed.inputs.iter().map(|input| {
         let links = input.iter().map(|link| InputRow {
             selector: link
                 .selector
@@ -196,7 +197,7 @@ fn record<R>(item: &ChainItem<R>, results: Vec<ResultRow>) -> RecordRow {
     RecordRow {
         results,
         chains: Vec::new(),
-        digest: Digest::from_sha256(item.class.0),
+        digest: Digest::from_sha256(placed.item.class.0),
         inputs: inputs.collect(),
     }
 }

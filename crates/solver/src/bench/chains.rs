@@ -57,6 +57,7 @@ pub(super) fn measure(count: u64) -> Measured {
             top: number + 1 == count,
             keys: vec![key(number)],
             class: KeyId::root(class, 0).0,
+            other_names: Vec::new(),
             records: Vec::new(),
             inputs,
             contents: Vec::new(),

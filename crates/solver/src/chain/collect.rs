@@ -22,6 +22,8 @@ pub struct SolvedEdge {
     pub(crate) top: bool,
     /// The keys that lead to it.
     pub(crate) keys: Vec<KeyId>,
+    /// Other names of the first of them: each store that knows the edge has one, under which it may know more of it.
+    pub(crate) other_names: Vec<KeyId>,
     /// What those are of, where the edge has inputs.
     pub(crate) class: Digest,
     /// Records that were found for it. A store may have them under another key than those: one that
@@ -157,6 +159,24 @@ impl Collected {
         }
     }
 
+    /// Takes what stores know of keys by other names: the key, its other name, and that.
+    pub(super) fn add_other_names(&mut self, mut named: Vec<(KeyId, KeyId, KeyEntry)>) {
+        // A name may have come from what merged with the edge, and be of another operation.
+        named.retain(|(like, _, entry)| {
+            let at = self.by_id.get(like).copied();
+            at.is_some_and(|at| self.nodes[at as usize].class == Some(entry.class))
+        });
+        // Whatever uses one by its other name uses the one, unless the build knows that name as one of its own.
+        for (like, name, _) in &named {
+            if let Some(at) = self.by_id.get(like).copied() {
+                self.by_id.entry(*name).or_insert(at);
+            }
+        }
+        for (like, _, entry) in named {
+            self.add_entry(like, entry);
+        }
+    }
+
     /// The best record of each key without inputs that the build solved: other keys may lead to it.
     pub(super) fn root_records(&mut self) -> Vec<(KeyId, Record)> {
         let mut best = Vec::new();
@@ -217,7 +237,9 @@ impl Collected {
             });
         }
         for input in items.iter_mut().flat_map(|item| &mut item.inputs) {
+            // Two names of one key are one item.
             input.sort_unstable();
+            input.dedup();
         }
         CacheChains { items }
     }

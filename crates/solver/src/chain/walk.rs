@@ -82,6 +82,7 @@ pub(crate) async fn walk<F: FnMut(CacheSourceId, StoreError)>(
     for edge in edges {
         collected.add_edge(edge, private);
     }
+    add_other_names(edges, &mut collected, &mut stores).await;
     let mut asked = 0;
     loop {
         let keys = collected.ids_from(asked);
@@ -102,6 +103,30 @@ pub(crate) async fn walk<F: FnMut(CacheSourceId, StoreError)>(
     }
     add_other_roots(&mut collected, &mut stores).await;
     collected.into_chains()
+}
+
+/// The build names a key as one of the stores does; what leads to it another may know by another name.
+async fn add_other_names<F: FnMut(CacheSourceId, StoreError)>(
+    edges: &[SolvedEdge],
+    collected: &mut Collected,
+    stores: &mut Stores<F>,
+) {
+    let names: Vec<(KeyId, KeyId)> = edges
+        .iter()
+        .filter_map(|edge| Some((*edge.keys.first()?, &edge.other_names)))
+        .flat_map(|(like, names)| names.iter().map(move |name| (like, *name)))
+        .collect();
+    let mut named = Vec::new();
+    for names in names.chunks(AT_ONCE) {
+        let entries = stores
+            .ask(names, |store, _, (_, name)| Some(store.entry(*name)))
+            .await;
+        for (at, source, entry) in entries {
+            let (like, name) = names[at];
+            named.extend(entry.map(|entry| (like, name, of(source, entry))));
+        }
+    }
+    collected.add_other_names(named);
 }
 
 /// A result of an operation without inputs may have further keys: each of its cache maps gave one.

@@ -76,10 +76,21 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 }
             }
         }
+        let other_names = match count {
+            // Those are among the keys.
+            0 => Vec::new(),
+            _ => {
+                let stored = state.keys.iter().filter(|key| key.stored);
+                let usable = stored.filter(|key| key.usage.records());
+                let names = usable.map(|key| key.id);
+                names.filter(|id| !keys.contains(id)).collect()
+            }
+        };
         Some(SolvedEdge {
             declared: Vec::new(),
             top: false,
             keys,
+            other_names,
             class: class(op, state.output),
             records: state.records().to_vec(),
             inputs,

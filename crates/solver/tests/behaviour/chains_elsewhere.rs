@@ -96,21 +96,6 @@ async fn chains_are_found_elsewhere_and_exported_again_from_there() {
     let again = chains_of(&other, &first, MAX).await;
     assert_eq!(first.counts(), (4, 0));
     assert_eq!(carried.loads.load(std::sync::atomic::Ordering::SeqCst), 1);
-    let bare = |chains: CacheChains<Candidate>| {
-        let mut items: Vec<_> = chains
-            .items
-            .into_iter()
-            .map(|item| {
-                (
-                    item.class,
-                    item.inputs.iter().map(Vec::len).collect::<Vec<_>>(),
-                    item.results.is_empty(),
-                )
-            })
-            .collect();
-        items.sort();
-        items
-    };
     assert_eq!(bare(again), bare(chains), "nothing is lost on the way");
     // The source goes: what came from it is found here, through the definition alone.
     other.solver.remove_cache_source(source);
@@ -155,6 +140,53 @@ async fn what_only_a_source_has_results_of_is_exported_where_the_keys_are_known_
         having.map(|(class, _)| class).collect::<Vec<_>>()
     };
     assert_eq!(with_results(&again), with_results(&chains));
+}
+
+/// Per item what it is of, how many links each of its inputs has, and whether it has no result; sorted.
+fn bare(chains: CacheChains<Candidate>) -> Vec<(weld_solver::Digest, Vec<usize>, bool)> {
+    let items = chains.items.into_iter().map(|item| {
+        let links = item.inputs.iter().map(Vec::len).collect();
+        (item.class, links, item.results.is_empty())
+    });
+    let mut items: Vec<_> = items.collect();
+    items.sort();
+    items
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_that_only_a_source_knows_are_exported_again_by_whichever_name_a_key_is_known() {
+    // Which of its names is a key's first one is a matter of digests.
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let (world, other) = (World::new(), World::new());
+        let graph = |sources: Vec<CacheSourceId>| {
+            let sources = |options: &mut weld_solver::VertexOptions| {
+                options.cache_sources = sources.clone();
+            };
+            let base = vtx("base", "base", "b").options(sources).done();
+            let middle = vtx("middle", name, "m").on(&base).options(sources).done();
+            let top = vtx("top", "top", "t").on(&middle).selector(0, "part");
+            top.slow(0).options(sources).done()
+        };
+        let chains = chains_of(&world, &graph(Vec::new()), MAX).await;
+        let (source, _) = carry(&world, chains.clone(), &other).await;
+        let found = graph(vec![source]);
+        let again = chains_of(&other, &found, MAX).await;
+        assert_eq!(found.counts().1, 0, "all of it was found");
+        assert_eq!(
+            bare(again),
+            bare(chains.clone()),
+            "{name}: by nothing but the source"
+        );
+        // The other one has made it itself, and finds out only now that it lost the results.
+        let other = World::new();
+        chains_of(&other, &graph(Vec::new()), MAX).await;
+        other.results.clear();
+        let (source, _) = carry(&world, chains.clone(), &other).await;
+        let found = graph(vec![source]);
+        let again = chains_of(&other, &found, MAX).await;
+        assert_eq!(found.counts().1, 0, "all of it was found");
+        assert_eq!(bare(again), bare(chains), "{name}: by own names");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
