@@ -174,7 +174,7 @@ impl Bridge {
         definition: pb::Definition,
         how: Building,
     ) -> Result<Ref, BuildError> {
-        let graph = Graph::from_pb(definition)?;
+        let graph = Graph::from_pb(self.core.with_own_devices(definition)?)?;
         self.core.check(&graph)?;
         let reference = Ref::new(Arc::clone(&self.core), graph, how);
         self.scope.note_ref(&reference);

@@ -10,9 +10,9 @@ use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weld_export::{Built, BuiltPlatform, ExportRequest, Exporter};
-use weld_llb::{CdiDevice, Graph, NetMode, Op, Platform, SecurityMode};
+use weld_llb::{Graph, NetMode, Op, Platform, SecurityMode};
 use weld_op::lazy::Need;
-use weld_op::{Device, Domain, Tree, Worker, session};
+use weld_op::{Domain, Tree, Worker, session};
 use weld_progress::Sender;
 use weld_solver::{Job, JobOptions, Solver};
 
@@ -109,40 +109,6 @@ impl JobCore {
             }
         }
         Ok(())
-    }
-
-    /// Whether a step may have devices: all that it asks for, or those that the client allows by
-    /// name, or that anybody may have. The descriptions are few and small: they are read here.
-    fn allow_devices(&self, step: &str, wanted: &[CdiDevice]) -> Result<(), BuildError> {
-        if self.entitlements.contains(&Entitlement::Device(None)) {
-            return Ok(());
-        }
-        let failed = |source| BuildError::Device {
-            step: step.to_owned(),
-            source,
-        };
-        let devices = self.worker.devices.devices();
-        let granted = self.entitlements.iter().filter_map(|one| match one {
-            Entitlement::Device(Some(name)) => Some(CdiDevice {
-                name: name.clone(),
-                optional: true,
-            }),
-            _ => None,
-        });
-        let granted: Vec<_> = granted.collect();
-        let granted = devices.find_all(&granted).map_err(failed)?;
-        let is_allowed = |device: &Device| {
-            device.auto_allowed || granted.iter().any(|other| other.name == device.name)
-        };
-        let wanted = devices.find_all(wanted).map_err(failed)?;
-        let forbidden = wanted.into_iter().find(|device| !is_allowed(device));
-        match forbidden {
-            Some(device) => Err(BuildError::DeviceForbidden {
-                step: step.to_owned(),
-                device: device.name,
-            }),
-            None => Ok(()),
-        }
     }
 
     /// Whether the client allows a step these rights.

@@ -20,6 +20,7 @@ mod config;
 mod container;
 mod context;
 mod definition;
+mod devices;
 mod disk_space;
 mod dockerfile;
 mod engine;

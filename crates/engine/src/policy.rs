@@ -14,6 +14,7 @@ use weld_llb::reference::Reference;
 use weld_llb::{Source, pb};
 use weld_proto::sourcepolicy::{AttrMatch, MatchType, Policy, PolicyAction, Rule, Selector};
 
+pub(crate) use rewrite::replace;
 pub use verifier::{SourceQuestion, SourceVerdict, SourceVerifier, VerifierError};
 
 /// The largest compiled pattern, in bytes: compiling takes some 50 ms for each MiB.

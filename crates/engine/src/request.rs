@@ -71,11 +71,21 @@ pub enum Entitlement {
     SecurityInsecure,
     /// Use devices of the host: those of a name (see [`weld_op::Devices::find`]), or all.
     Device(Option<String>),
+    /// Use the devices of a name, for which the build has another one.
+    DeviceAlias {
+        /// The build's name.
+        alias: String,
+        /// The name here.
+        device: String,
+    },
 }
 
 /// An entitlement that there is not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown entitlement {0:?} (known: network.host, security.insecure, device, device=NAME)")]
+#[error(
+    "unknown entitlement {0:?} (known: network.host, security.insecure, device, device=NAME, \
+     device=NAME,alias=NAME)"
+)]
 pub struct ParseEntitlementError(String);
 
 impl FromStr for Entitlement {
@@ -86,13 +96,26 @@ impl FromStr for Entitlement {
             "network.host" => Ok(Self::NetworkHost),
             "security.insecure" => Ok(Self::SecurityInsecure),
             "device" => Ok(Self::Device(None)),
-            _ => match text.strip_prefix("device=") {
-                // What comes after a comma would give the device another name.
-                Some(name) if !name.is_empty() && !name.contains(',') => {
-                    Ok(Self::Device(Some(name.to_owned())))
+            _ => {
+                let unknown = || ParseEntitlementError(text.to_owned());
+                let name = text.strip_prefix("device=").ok_or_else(unknown)?;
+                let (device, alias) = match name.split_once(',') {
+                    None => (name, None),
+                    Some((device, more)) => {
+                        let alias = more.strip_prefix("alias=").ok_or_else(unknown)?;
+                        (device, Some(alias))
+                    }
+                };
+                match alias {
+                    _ if device.is_empty() => Err(unknown()),
+                    None => Ok(Self::Device(Some(device.to_owned()))),
+                    Some(alias) if alias.is_empty() || alias.contains(',') => Err(unknown()),
+                    Some(alias) => Ok(Self::DeviceAlias {
+                        alias: alias.to_owned(),
+                        device: device.to_owned(),
+                    }),
                 }
-                _ => Err(ParseEntitlementError(text.to_owned())),
-            },
+            }
         }
     }
 }
@@ -104,6 +127,7 @@ impl fmt::Display for Entitlement {
             Self::SecurityInsecure => f.write_str("security.insecure"),
             Self::Device(None) => f.write_str("device"),
             Self::Device(Some(name)) => write!(f, "device={name}"),
+            Self::DeviceAlias { alias, device } => write!(f, "device={device},alias={alias}"),
         }
     }
 }

@@ -14,10 +14,14 @@ pub(crate) fn find_user(root: &Root<'_>, user: &User) -> Result<UserIds, Runtime
     }
 }
 
-/// The supplementary groups, with the primary one among them as other runtimes have it.
-pub(crate) fn all_groups(ids: &UserIds) -> Vec<u32> {
+/// The supplementary groups, with the primary one among them as other runtimes have it, each once.
+pub(crate) fn all_groups(ids: &UserIds, step: &StepSpec) -> Vec<u32> {
     let mut groups = vec![ids.gid];
-    groups.extend(ids.groups.iter().filter(|group| **group != ids.gid));
+    for group in ids.groups.iter().chain(&step.extra_groups) {
+        if !groups.contains(group) {
+            groups.push(*group);
+        }
+    }
     groups
 }
 

@@ -61,8 +61,8 @@ pub use output::{Chunk, Stdio, Stream};
 pub use process::StepProcess;
 pub use runtime::Runtime;
 pub use spec::{
-    DEFAULT_HOSTNAME, Device, DeviceKind, MountPlan, Network, Overlay, Resources, Secret, Security,
-    Source, StepMount, StepSpec, Ulimit, UpperDirs, User, UserIds,
+    DEFAULT_HOSTNAME, Device, DeviceAccess, DeviceKind, MountPlan, Network, Overlay, Resources,
+    Secret, Security, Source, StepMount, StepSpec, Ulimit, UpperDirs, User, UserIds,
 };
 pub use status::ExitStatus;
 pub use terminal::Terminal;

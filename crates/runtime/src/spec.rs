@@ -37,6 +37,8 @@ pub struct StepSpec {
     pub cwd: PathBuf,
     /// Who runs the program.
     pub user: User,
+    /// Groups that it is in beyond those of its user.
+    pub extra_groups: Vec<u32>,
     /// The hostname; empty for [`DEFAULT_HOSTNAME`].
     pub hostname: String,
     /// Lines added to `/etc/hosts`.
@@ -73,6 +75,7 @@ impl StepSpec {
             env: Vec::new(),
             cwd: PathBuf::from("/"),
             user: User::default(),
+            extra_groups: Vec::new(),
             hostname: String::new(),
             extra_hosts: Vec::new(),
             network: Network::Host,
@@ -263,7 +266,7 @@ impl Resources {
     }
 }
 
-/// A device node made in the sandbox, which the step may read and write.
+/// A device node made in the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Where, below `/dev`.
@@ -280,6 +283,35 @@ pub struct Device {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+    /// What the step may do with it.
+    pub access: DeviceAccess,
+}
+
+/// What a step may do with a device, whatever the bits of its node say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceAccess {
+    /// Whether it may be read.
+    pub read: bool,
+    /// Whether it may be written.
+    pub write: bool,
+}
+
+impl DeviceAccess {
+    /// Everything.
+    pub const FULL: Self = Self {
+        read: true,
+        write: true,
+    };
+
+    /// As cgroups have it; nodes may be made of all devices.
+    pub(crate) const fn letters(self) -> &'static str {
+        match (self.read, self.write) {
+            (true, true) => "rwm",
+            (true, false) => "rm",
+            (false, true) => "wm",
+            (false, false) => "m",
+        }
+    }
 }
 
 /// The kind of a device node.

@@ -129,7 +129,45 @@ fn devices_need_to_be_allowed() {
     run(&bed, two, &["--allow", "device=vendor.com/device=two"]).ok();
     run(&bed, two, &[]).fails(&[refused]);
     run(&bed, two, &["--allow", "device=fast"]).ok();
-    run(&bed, two, &["--allow", "device=x,alias=y"]).fails(&["unknown entitlement"]);
+    run(&bed, two, &["--allow", "device=x,other=y"]).fails(&["unknown entitlement"]);
+}
+
+#[test]
+fn a_device_may_have_another_name_in_the_build() {
+    let bed = described();
+    let step = "RUN --device=gpu,required echo over=$OVER two=$TWO.";
+    let alias = "device=vendor.com/device=two,alias=gpu";
+    run(&bed, step, &["--allow", "device"]).fails(&["required device \"gpu\" is not registered"]);
+    let text = run(&bed, step, &["--allow", alias]).ok().stderr;
+    assert!(text.contains("over=kind two=1."), "{text}");
+    // Another device by the same name is another step.
+    let one = "device=vendor.com/device=one,alias=gpu";
+    let text = run(&bed, step, &["--allow", one]).ok().stderr;
+    assert!(text.contains("over=one two=."), "{text}");
+    // What has no other name goes by its own.
+    let both = "RUN --device=gpu --device=open.com/device=a echo two=$TWO open=$OPEN.";
+    let text = run(&bed, both, &["--allow", alias]).ok().stderr;
+    assert!(text.contains("two=1 open=1."), "{text}");
+    let other = "RUN --device=gpu --device=vendor.com/device=one true";
+    run(&bed, other, &["--allow", alias])
+        .fails(&["device vendor.com/device=one is requested by the build but not allowed"]);
+}
+
+#[test]
+fn a_device_may_be_for_reading_only_and_bring_groups() {
+    let bed = described();
+    let text = "cdiVersion: 0.7.0\nkind: read.com/device\ndevices:\n- name: x\n  containerEdits:\n    \
+                additionalGids: [0, 44]\n    \
+                deviceNodes: [{path: /dev/x, type: c, major: 10, minor: 229, permissions: r}]\n";
+    std::fs::write(bed.path("cdi/read.yml"), text).unwrap();
+    let step = "RUN --device=read.com/device=x,required id -G && sh -c 'true < /dev/x' && \
+        ! sh -c 'true > /dev/x'";
+    for runtime in [&[][..], &["--oci-runtime", "runc"]] {
+        let arguments = [&["--allow", "device", "--no-cache"], runtime].concat();
+        let text = run(&bed, step, &arguments).ok().stderr;
+        assert!(text.contains(" 0 44"), "{text}");
+        assert!(text.contains("/dev/x: Operation not permitted"), "{text}");
+    }
 }
 
 #[test]
@@ -148,14 +186,13 @@ fn what_cannot_be_given_is_refused_by_name() {
             "hooks are not run: createContainer /bin/hook",
         ),
         ("intelRdt: {closID: x}", "intelRdt is not supported"),
-        ("additionalGids: [7]", "additionalGids is not supported"),
         (
             "deviceNodes: [{path: /etc/x, hostPath: /dev/null}]",
             "/etc/x is not below /dev",
         ),
         (
-            "deviceNodes: [{path: /dev/x, hostPath: /dev/null, permissions: r}]",
-            "rw and rwm alone are supported",
+            "deviceNodes: [{path: /dev/x, hostPath: /dev/null, permissions: rx}]",
+            "permissions \"rx\" of /dev/x",
         ),
         (
             "deviceNodes: [{path: /dev/x, hostPath: /etc/passwd}]",

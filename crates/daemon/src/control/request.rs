@@ -115,7 +115,9 @@ fn entitlements(asked: &[String], config: &DaemonConfig) -> Result<Vec<Entitleme
             .map_err(|_| Status::invalid_argument(format!("invalid entitlement {name}")))?;
         // Whoever describes devices means them to be used; what else they may do, they say.
         let is_allowed = match &entitlement {
-            Entitlement::Device(_) => !config.engine.devices.disabled,
+            Entitlement::Device(_) | Entitlement::DeviceAlias { .. } => {
+                !config.engine.devices.disabled
+            }
             other => config.entitlements.contains(other),
         };
         if is_allowed {

@@ -36,7 +36,7 @@ impl Bridge {
         // A client that decides may think about several, and one may have to wait for another.
         let judged = futures_util::stream::iter(judged).buffer_unordered(AT_ONCE);
         let changed: Vec<_> = judged.try_collect().await?;
-        Ok(replace(
+        Ok(with_sources(
             definition,
             &changed.into_iter().flatten().collect(),
         )?)
@@ -59,9 +59,23 @@ pub(super) fn sources(definition: &pb::Definition) -> Result<Vec<Found>, PolicyE
 }
 
 /// A definition, inputs first, with other sources in place of those with these digests.
-pub(super) fn replace(
+pub(super) fn with_sources(
     definition: pb::Definition,
     changed: &HashMap<String, pb::SourceOp>,
+) -> Result<pb::Definition, PolicyError> {
+    replace(definition, |digest, op| {
+        let (pb::op::Op::Source(source), Some(other)) = (op, changed.get(digest)) else {
+            return false;
+        };
+        source.clone_from(other);
+        true
+    })
+}
+
+/// A definition, inputs first, with other operations. `change` gets each with its digest, and tells whether it changed it.
+pub(crate) fn replace(
+    definition: pb::Definition,
+    change: impl Fn(&str, &mut pb::op::Op) -> bool,
 ) -> Result<pb::Definition, PolicyError> {
     let mut renamed: HashMap<String, String> = HashMap::new();
     let mut rewritten = pb::Definition {
@@ -81,10 +95,8 @@ pub(super) fn replace(
                 differs = true;
             }
         }
-        if let (Some(pb::op::Op::Source(source)), Some(other)) = (&mut op.op, changed.get(&before))
-        {
-            source.clone_from(other);
-            differs = true;
+        if let Some(op) = &mut op.op {
+            differs |= change(&before, op);
         }
         let (bytes, after) = match differs {
             true => {

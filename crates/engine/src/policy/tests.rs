@@ -203,7 +203,7 @@ fn a_definition_is_the_same_but_for_its_sources() {
                 changed.insert(digest, source);
             }
         }
-        rewrite::replace(definition, &changed).unwrap()
+        rewrite::with_sources(definition, &changed).unwrap()
     };
     let other = rewritten(build("docker.io/library/a:1"));
     assert_eq!(graph(other), graph(build("docker.io/library/b:1")));

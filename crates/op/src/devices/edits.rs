@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, major, minor, stat};
-use weld_runtime::{Device as DeviceNode, DeviceKind, MountPlan, Source, StepMount, StepSpec};
+use weld_runtime::{
+    Device as DeviceNode, DeviceAccess, DeviceKind, MountPlan, Source, StepMount, StepSpec,
+};
 
 use super::document::{Edits, Mount, Node};
 use super::{Device, DeviceError};
@@ -40,7 +42,6 @@ fn apply(edits: &Edits, step: &mut StepSpec) -> Result<(), String> {
     }
     let others = [
         ("intelRdt", edits.intel_rdt.is_some()),
-        ("additionalGids", !edits.additional_gids.is_empty()),
         ("netDevices", !edits.net_devices.is_empty()),
     ];
     if let Some((name, _)) = others.into_iter().find(|(_, is_there)| *is_there) {
@@ -54,6 +55,9 @@ fn apply(edits: &Edits, step: &mut StepSpec) -> Result<(), String> {
         step.env.retain(is_other);
         step.env.push(entry.clone());
     }
+    // None of them is root's: as the interface has it, 0 says nothing.
+    let groups = edits.additional_gids.iter().filter(|group| **group != 0);
+    step.extra_groups.extend(groups);
     for node in &edits.device_nodes {
         step.devices.push(device_node(node)?);
     }
@@ -68,14 +72,8 @@ fn device_node(node: &Node) -> Result<DeviceNode, String> {
     if !path.starts_with("/dev") || path.components().count() < 3 {
         return Err(format!("device node {} is not below /dev", path.display()));
     }
-    // What may be read is written by the same right here.
-    if !matches!(node.permissions.as_str(), "" | "rw" | "rwm") {
-        let permissions = &node.permissions;
-        return Err(format!(
-            "permissions {permissions:?} of {}: rw and rwm alone are supported",
-            path.display()
-        ));
-    }
+    let access = access(&node.permissions)
+        .ok_or_else(|| format!("permissions {:?} of {}", node.permissions, path.display()))?;
     let (kind, major, minor) = match (node.kind.as_str(), node.major, node.minor) {
         (kind @ ("b" | "c" | "u"), major, minor) if (major, minor) != (0, 0) => {
             let kind = match kind {
@@ -110,6 +108,21 @@ fn device_node(node: &Node) -> Result<DeviceNode, String> {
         mode: node.file_mode.unwrap_or(0o666) & 0o777,
         uid: node.uid.unwrap_or(0),
         gid: node.gid.unwrap_or(0),
+        access,
+    })
+}
+
+/// What letters allow; nothing said allows all. Nodes may be made anyway (`m`).
+fn access(permissions: &str) -> Option<DeviceAccess> {
+    if permissions.is_empty() {
+        return Some(DeviceAccess::FULL);
+    }
+    let known = permissions
+        .chars()
+        .all(|letter| matches!(letter, 'r' | 'w' | 'm'));
+    known.then(|| DeviceAccess {
+        read: permissions.contains('r'),
+        write: permissions.contains('w'),
     })
 }
 

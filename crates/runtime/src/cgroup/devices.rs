@@ -7,15 +7,16 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::embedded::STANDARD_DEVICES;
-use crate::spec::{Device, DeviceKind};
+use crate::spec::{Device, DeviceAccess, DeviceKind};
 
-/// A kind of devices that a step may read and write.
+/// A kind of devices that a step may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     kind: DeviceKind,
     major: u32,
     /// `None` for all.
     minor: Option<u32>,
+    access: DeviceAccess,
 }
 
 /// Pseudo terminals.
@@ -23,11 +24,13 @@ const PTMX: Rule = Rule {
     kind: DeviceKind::Char,
     major: 5,
     minor: Some(2),
+    access: DeviceAccess::FULL,
 };
 const PTS: Rule = Rule {
     kind: DeviceKind::Char,
     major: 136,
     minor: None,
+    access: DeviceAccess::FULL,
 };
 
 /// The standard devices and `extra`. Making nodes is allowed for all devices.
@@ -36,11 +39,13 @@ pub(crate) fn rules(extra: &[Device]) -> Vec<Rule> {
         kind: DeviceKind::Char,
         major: *major,
         minor: Some(*minor),
+        access: DeviceAccess::FULL,
     });
     let extra = extra.iter().map(|device| Rule {
         kind: device.kind,
         major: device.major,
         minor: Some(device.minor),
+        access: device.access,
     });
     standard.chain([PTMX, PTS]).chain(extra).collect()
 }
@@ -54,7 +59,8 @@ pub(crate) fn legacy_lines(rules: &[Rule]) -> Vec<String> {
             DeviceKind::Block => 'b',
         };
         let minor = rule.minor.map_or("*".to_owned(), |minor| minor.to_string());
-        lines.push(format!("{kind} {}:{minor} rwm", rule.major));
+        let access = rule.access.letters();
+        lines.push(format!("{kind} {}:{minor} {access}", rule.major));
     }
     lines
 }
@@ -80,6 +86,7 @@ const MOVE_IMMEDIATE: u8 = 0xb7;
 const SHIFT_RIGHT: u8 = 0x77;
 const AND: u8 = 0x57;
 const JUMP_NOT_EQUAL: u8 = 0x55;
+const JUMP_ANY_BIT: u8 = 0x45;
 const EXIT: u8 = 0x95;
 
 /// Registers: 1 is the context, 2 the access, 3 the kind, 4 the major, 5 the minor number.
@@ -88,7 +95,8 @@ const KIND: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 
-const READ_OR_WRITE: i32 = 6;
+const READ: i32 = 2;
+const WRITE: i32 = 4;
 const BLOCK: i32 = 1;
 const CHAR: i32 = 2;
 
@@ -111,7 +119,7 @@ fn assemble(rules: &[Rule]) -> Vec<Instruction> {
         op(LOAD_U32, MAJOR, 1, 4, 0),
         op(LOAD_U32, MINOR, 1, 8, 0),
         // Neither read nor written: a node is made.
-        op(AND, ACCESS, 0, 0, READ_OR_WRITE),
+        op(AND, ACCESS, 0, 0, READ | WRITE),
         op(JUMP_NOT_EQUAL, ACCESS, 0, 2, 0),
         op(MOVE_IMMEDIATE, 0, 0, 0, 1),
         op(EXIT, 0, 0, 0, 0),
@@ -121,12 +129,21 @@ fn assemble(rules: &[Rule]) -> Vec<Instruction> {
             DeviceKind::Char => CHAR,
             DeviceKind::Block => BLOCK,
         };
-        let mut checks = vec![(KIND, kind), (MAJOR, rule.major.cast_signed())];
-        checks.extend(rule.minor.map(|minor| (MINOR, minor.cast_signed())));
-        for (index, (register, value)) in checks.iter().enumerate() {
+        // Each jumps where the rule does not hold.
+        let mut checks = vec![
+            (JUMP_NOT_EQUAL, KIND, kind),
+            (JUMP_NOT_EQUAL, MAJOR, rule.major.cast_signed()),
+        ];
+        let minor = rule.minor.map(u32::cast_signed);
+        checks.extend(minor.map(|minor| (JUMP_NOT_EQUAL, MINOR, minor)));
+        let DeviceAccess { read, write } = rule.access;
+        for (is_allowed, bit) in [(read, READ), (write, WRITE)] {
+            checks.extend((!is_allowed).then_some((JUMP_ANY_BIT, ACCESS, bit)));
+        }
+        for (index, (jump, register, value)) in checks.iter().enumerate() {
             // Over the checks left and the two instructions of the answer.
             let over = i16::try_from(checks.len() - index - 1 + 2).unwrap_or(i16::MAX);
-            code.push(op(JUMP_NOT_EQUAL, *register, 0, over, *value));
+            code.push(op(*jump, *register, 0, over, *value));
         }
         code.push(op(MOVE_IMMEDIATE, 0, 0, 0, 1));
         code.push(op(EXIT, 0, 0, 0, 0));

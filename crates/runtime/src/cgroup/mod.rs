@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use crate::config::{CgroupConfig, CgroupMode};
 use crate::error::RuntimeError;
 use crate::layout::clean;
-use crate::spec::{Resources, Security, StepSpec};
+use crate::spec::{Device, DeviceAccess, Resources, Security, StepSpec};
 use devices::Program;
 use group::Group;
 use system::{Hierarchy, System};
@@ -284,8 +284,18 @@ impl Cgroups {
 
     /// Allows the step its devices and no others.
     fn restrict(&self, cgroup: &mut StepCgroup, step: &StepSpec) -> Result<(), RuntimeError> {
-        if !self.restrict_devices || step.security == Security::Insecure {
+        if step.security == Security::Insecure {
             return Ok(());
+        }
+        if !self.restrict_devices {
+            let is_full = |device: &Device| device.access == DeviceAccess::FULL;
+            return match step.devices.iter().all(is_full) {
+                true => Ok(()),
+                false => Err(RuntimeError::LimitUnsupported {
+                    what: "access to devices",
+                    reason: "a user namespace has no say in it",
+                }),
+            };
         }
         let rules = devices::rules(&step.devices);
         if let (Some(group), Some(common)) = (&cgroup.unified, self.program()) {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::mount::tree;
-use crate::spec::{Device, DeviceKind};
+use crate::spec::{Device, DeviceAccess, DeviceKind};
 
 /// Character devices that every step has: name, major, minor.
 pub(crate) const STANDARD: &[(&str, u32, u32)] = &[
@@ -54,6 +54,7 @@ pub(crate) fn insecure_devices() -> Vec<Device> {
         mode: 0o666,
         uid: 0,
         gid: 0,
+        access: DeviceAccess::FULL,
     };
     let named = INSECURE
         .iter()

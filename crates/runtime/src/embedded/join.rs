@@ -68,7 +68,7 @@ impl Embedded {
             proc: None,
             uid: ids.uid,
             gid: ids.gid,
-            groups: identity::all_groups(&ids),
+            groups: identity::all_groups(&ids, step),
             set_groups: self.set_groups,
             rlimits: Vec::new(),
             capabilities: self.capabilities(step.security, ids.uid),

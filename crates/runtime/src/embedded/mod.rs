@@ -201,7 +201,7 @@ impl Embedded {
             proc: built.proc.as_ref(),
             uid: ids.uid,
             gid: ids.gid,
-            groups: identity::all_groups(&ids),
+            groups: identity::all_groups(&ids, &step),
             set_groups: self.set_groups,
             rlimits: step
                 .ulimits

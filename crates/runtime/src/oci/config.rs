@@ -8,7 +8,9 @@ use crate::capability::{self, Held};
 use crate::embedded::STANDARD_DEVICES;
 use crate::layout::{MASKED, READ_ONLY};
 use crate::seccomp::{Condition, Verdict, default_profile};
-use crate::spec::{Device, DeviceKind, Network, Resources, Security, StepSpec, Ulimit, UserIds};
+use crate::spec::{
+    Device, DeviceAccess, DeviceKind, Network, Resources, Security, StepSpec, Ulimit, UserIds,
+};
 
 /// What the configuration says besides the step's own settings.
 pub(super) struct Inputs<'a> {
@@ -128,7 +130,7 @@ fn device(device: &Device) -> Value {
 }
 
 fn resources(resources: &Resources, devices: &[Device], security: Security) -> Value {
-    let allow = |kind: &str, major: u32, minor: u32| json!({ "allow": true, "type": kind, "major": major, "minor": minor, "access": "rwm" });
+    let allow = |kind: &str, major: u32, minor: u32, access: DeviceAccess| json!({ "allow": true, "type": kind, "major": major, "minor": minor, "access": access.letters() });
     let rules: Vec<Value> = match security {
         Security::Insecure => vec![
             json!({ "allow": true, "type": "c", "access": "rwm" }),
@@ -136,9 +138,12 @@ fn resources(resources: &Resources, devices: &[Device], security: Security) -> V
         ],
         Security::Sandbox => {
             let standard = STANDARD_DEVICES.iter();
-            let standard = standard.map(|(_, major, minor)| allow("c", *major, *minor));
-            let own = devices.iter();
-            let own = own.map(|device| allow(kind(device.kind), device.major, device.minor));
+            let standard =
+                standard.map(|(_, major, minor)| allow("c", *major, *minor, DeviceAccess::FULL));
+            let own = devices.iter().map(|device| {
+                let Device { major, minor, .. } = *device;
+                allow(kind(device.kind), major, minor, device.access)
+            });
             [json!({ "allow": false, "access": "rwm" })]
                 .into_iter()
                 .chain(standard)

@@ -170,7 +170,7 @@ impl Oci {
             root: &place,
             mounts,
             ids: &ids,
-            groups: identity::all_groups(&ids),
+            groups: identity::all_groups(&ids, &step),
             env: identity::environment(&root, &step, &ids)?,
             cgroup: self.cgroups.path_for(&step)?,
             cgroup_namespace: self.cgroups.namespaced(),

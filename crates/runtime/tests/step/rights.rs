@@ -1,6 +1,8 @@
 //! What a step may do.
 
-use weld_runtime::{Device, DeviceKind, Network, Resources, Security, User};
+use std::path::Path;
+
+use weld_runtime::{Device, DeviceAccess, DeviceKind, Network, Resources, Security, User};
 
 use crate::bed::Bed;
 
@@ -90,6 +92,7 @@ async fn a_device_that_was_asked_for() {
         mode: 0o640,
         uid: 3,
         gid: 4,
+        access: DeviceAccess::FULL,
     }];
     let ran = bed.run(step).await.unwrap();
     assert!(ran.stdout.starts_with("640 3 4 a:b7\n"), "{ran:?}");
@@ -97,6 +100,59 @@ async fn a_device_that_was_asked_for() {
         ran.stderr.contains("/tmp/disk: Operation not permitted"),
         "{ran:?}"
     );
+}
+
+#[tokio::test]
+async fn a_device_that_may_be_read_only_or_written_only() {
+    let bed = Bed::new();
+    let device = |name: &str, access| Device {
+        path: Path::new("/dev").join(name),
+        kind: DeviceKind::Char,
+        // Devices that no step has otherwise; these numbers have to open without more rights.
+        major: 10,
+        minor: if name == "read" { 229 } else { 200 },
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+        access,
+    };
+    let mut step = bed.script(
+        "for d in read write; do \
+         sh -c \"true < /dev/$d\" && echo $d read; sh -c \"true > /dev/$d\" && echo $d written; done; true",
+    );
+    let (read, write) = (true, false);
+    step.devices = vec![
+        device("read", DeviceAccess { read, write }),
+        device(
+            "write",
+            DeviceAccess {
+                read: write,
+                write: read,
+            },
+        ),
+    ];
+    let ran = bed.run(step).await.unwrap();
+    assert_eq!(ran.stdout, "read read\nwrite written\n", "{ran:?}");
+    let denied = ran.stderr.matches("Operation not permitted").count();
+    assert_eq!(denied, 2, "{ran:?}");
+}
+
+#[tokio::test]
+async fn groups_beyond_those_of_the_user() {
+    let bed = Bed::new();
+    let groups = |out: String| -> Vec<u32> {
+        let mut groups: Vec<_> = out
+            .split_whitespace()
+            .map(|id| id.parse().unwrap())
+            .collect();
+        groups.sort_unstable();
+        groups
+    };
+    let mut expected = groups(bed.sh("id -G").await.ok());
+    let mut step = bed.script("id -G");
+    step.extra_groups = vec![4044, 0, 4044, 4007];
+    expected.extend([4007, 4044]);
+    assert_eq!(groups(bed.run(step).await.unwrap().ok()), expected);
 }
 
 #[tokio::test]

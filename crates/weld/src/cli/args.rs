@@ -184,8 +184,9 @@ pub(crate) struct BuildArgs {
     /// The network of RUN instructions: default, none or host, which grants --allow network.host.
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub(crate) network: String,
-    /// Grant what steps must not do by default: network.host, security.insecure, device, device=NAME.
-    #[arg(long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
+    /// Grant what steps must not do by default: network.host, security.insecure, device, device=NAME,
+    /// device=NAME,alias=NAME-IN-BUILD; several with commas between them.
+    #[arg(long = "allow", value_name = "ENTITLEMENT")]
     pub(crate) allow: Vec<String>,
     /// Add a line to the /etc/hosts of RUN instructions.
     #[arg(long = "add-host", value_name = "HOST:IP")]
@@ -282,8 +283,9 @@ pub(crate) struct SolveArgs {
     /// Do not use the cache.
     #[arg(long)]
     pub(crate) no_cache: bool,
-    /// Grant what steps must not do by default: network.host, security.insecure, device, device=NAME.
-    #[arg(long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
+    /// Grant what steps must not do by default: network.host, security.insecure, device, device=NAME,
+    /// device=NAME,alias=NAME-IN-BUILD; several with commas between them.
+    #[arg(long = "allow", value_name = "ENTITLEMENT")]
     pub(crate) allow: Vec<String>,
     /// Write what was built as JSON.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

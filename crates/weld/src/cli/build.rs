@@ -133,9 +133,23 @@ fn granted(args: &BuildArgs) -> Result<Vec<Entitlement>, Failure> {
     Ok(granted)
 }
 
-/// Reads `--allow`.
+/// Reads `--allow`. Each is a list; what else is said of a device has a comma before it, too.
 pub(crate) fn entitlements(options: &[String]) -> Result<Vec<Entitlement>, Failure> {
-    options
+    let mut texts: Vec<String> = Vec::new();
+    for (is_first, part) in options
+        .iter()
+        .flat_map(|text| text.split(',').enumerate())
+        .map(|(at, part)| (at == 0, part))
+    {
+        match texts.last_mut() {
+            Some(device) if !is_first && part.starts_with("alias=") => {
+                device.push(',');
+                device.push_str(part);
+            }
+            _ => texts.push(part.to_owned()),
+        }
+    }
+    texts
         .iter()
         .map(|text| {
             text.parse()
