@@ -4,8 +4,6 @@ use weld_llb::cap;
 
 /// The capabilities of definitions that this engine lacks.
 pub const LLB_UNSUPPORTED: &[&str] = &[
-    cap::SOURCE_GIT_BUNDLE,
-    cap::SOURCE_GIT_CHECKOUT_BUNDLE,
     cap::SOURCE_GIT_SIGNATURE_VERIFY,
     cap::SOURCE_HTTP_SIGNATURE_VERIFY,
     cap::EXEC_META_NETWORK_PROXY,

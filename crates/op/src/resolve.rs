@@ -223,9 +223,6 @@ fn unsupported_git(git: &weld_llb::GitSource) -> Option<&'static str> {
     if git.signature.is_some() {
         return Some("verification of a commit's signature");
     }
-    if git.bundle.is_some() || git.checkout_bundle {
-        return Some("a git bundle");
-    }
     match git.mtime.as_deref() {
         None | Some("checkout" | "commit") => None,
         Some(_) => Some("git.mtime other than checkout and commit"),

@@ -30,6 +30,8 @@ pub(super) struct BlobMaterial {
     pub(super) reference: String,
     pub(super) digest: Option<Digest>,
     pub(super) is_local: bool,
+    /// The repository whose commits it has, if it is a git bundle.
+    pub(super) bundle_of: Option<String>,
 }
 
 /// Digests of one thing, by their algorithms.
@@ -145,6 +147,7 @@ impl Capture {
             digest: digest_in(reference),
             reference: reference.to_owned(),
             is_local,
+            bundle_of: None,
         };
         match source {
             Source::Image(source) => self.add_image(image(&source.reference, false)),
@@ -175,6 +178,15 @@ impl Capture {
             }
             _ => self.unknown = true,
         }
+        if let Some(bundle) = &git.bundle {
+            let (scheme, reference) = bundle.locator.split_once("://").unwrap_or_default();
+            self.add_blob(BlobMaterial {
+                digest: digest_in(reference),
+                reference: reference.to_owned(),
+                is_local: scheme == "oci-layout+blob",
+                bundle_of: Some(redact(&git.remote())),
+            });
+        }
         let secrets = [&git.auth_token_secret, &git.auth_header_secret];
         for secret in secrets.into_iter().flatten() {
             grant(&mut self.secrets, secret, true);
@@ -201,7 +213,9 @@ impl Capture {
 
     fn add_blob(&mut self, blob: BlobMaterial) {
         let same = |known: &BlobMaterial| {
-            known.reference == blob.reference && known.is_local == blob.is_local
+            known.reference == blob.reference
+                && known.is_local == blob.is_local
+                && known.bundle_of == blob.bundle_of
         };
         if !self.sources.blobs.iter().any(same) {
             self.sources.blobs.push(blob);

@@ -226,8 +226,12 @@ impl Predicate<'_> {
         let blobs = sources.blobs.iter().filter_map(|blob| {
             let kind = kind(blob.is_local);
             let reference: Reference = blob.reference.parse().ok()?;
+            let what: &[(&str, &str)] = match &blob.bundle_of {
+                None => &[("ref_type", "blob")],
+                Some(url) => &[("ref_type", "bundle"), ("vcs_url", url)],
+            };
             Some(Material {
-                uri: purl::of_image(kind, &reference, None, &[("ref_type", "blob")]),
+                uri: purl::of_image(kind, &reference, None, what),
                 digest: blob.digest.as_ref().map(DigestSet::of).unwrap_or_default(),
             })
         });

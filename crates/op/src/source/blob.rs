@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -227,6 +228,33 @@ impl Blob {
     fn unwritable(&self) -> impl FnOnce(io::Error) -> BlobSourceError {
         let name = self.name();
         move |source| BlobSourceError::File { name, source }
+    }
+}
+
+/// A blob as a file that goes when this is dropped.
+pub(super) struct Staged {
+    _into: MutableSnapshot,
+    path: PathBuf,
+}
+
+impl Staged {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Blob {
+    /// Fetches it for an operation that needs it for a while.
+    pub(super) async fn stage(&self, ctx: &OpContext<Tree>) -> Result<Staged, OpError> {
+        let work = reporting(ctx, |progress| self.fetch(ctx, progress));
+        let fetched = tokio::select! {
+            fetched = work => fetched?,
+            () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
+        };
+        Ok(Staged {
+            path: fetched.into.files().join(&fetched.download.filename),
+            _into: fetched.into,
+        })
     }
 }
 

@@ -8,15 +8,18 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, OnceCell};
 use tokio_util::task::AbortOnDropHandle;
 use weld_digest::FieldHasher;
-use weld_llb::GitSource as Wanted;
+use weld_llb::{BlobSource, GitSource as Wanted};
 use weld_runtime::AgentConnector;
 use weld_solver::{CacheMap, Op, OpContext, OpError, ResultRef};
-use weld_source::git::{GitAuth, GitObjects, GitSpec, GitUrl, MtimePolicy, ResolvedCommit};
+use weld_source::git::{
+    GitAuth, GitObjects, GitSpec, GitUrl, MtimePolicy, ResolvedCommit, is_commit_name,
+};
 use weld_source::progress::Progress;
 use weld_store::snapshot::SnapshotError;
 use weld_store::{NewUsage, RecordType};
 
 use super::answers::Answers;
+use super::blob::{Blob, BlobPlace, Staged};
 use super::secrets;
 use crate::blocking::blocking;
 use crate::captured::Pin;
@@ -32,6 +35,10 @@ enum CheckoutError {
     NoAgent(String),
     #[error("ssh agent {id}: cannot forward it: {source}")]
     Agent { id: String, source: io::Error },
+    #[error("git bundle {locator:?}: expected docker-image+blob:// or oci-layout+blob://")]
+    Locator { locator: String },
+    #[error("the objects of a commit in a git bundle are not given")]
+    BundledObjects,
     #[error("cannot keep a checkout of {name}: {source}")]
     Snapshot {
         name: String,
@@ -49,6 +56,8 @@ pub(crate) struct Git {
     description: String,
     /// What the reference stands for, once it was asked.
     resolved: Mutex<Option<ResolvedCommit>>,
+    /// The bundle that takes the remote's place, once it was needed.
+    bundle: Mutex<Option<Arc<Staged>>>,
 }
 
 /// What is asked of the remote, and what must live as long as it is asked.
@@ -71,7 +80,46 @@ impl Git {
             wanted,
             description,
             resolved: Mutex::default(),
+            bundle: Mutex::default(),
         }
+    }
+
+    /// The bundle that the client says to take in the remote's place.
+    async fn bundle(&self, ctx: &OpContext<Tree>) -> Result<Option<PathBuf>, OpError> {
+        let Some(wanted) = &self.wanted.bundle else {
+            return Ok(None);
+        };
+        let mut staged = self.bundle.lock().await;
+        if let Some(staged) = &*staged {
+            return Ok(Some(staged.path().to_owned()));
+        }
+        let schemes = [
+            ("docker-image+blob://", BlobPlace::Registry),
+            ("oci-layout+blob://", BlobPlace::Layout),
+        ];
+        let found = schemes.into_iter().find_map(|(scheme, place)| {
+            let reference = wanted.locator.strip_prefix(scheme)?;
+            Some((reference.to_owned(), place))
+        });
+        let (reference, place) = found.ok_or_else(|| {
+            OpError::failed(CheckoutError::Locator {
+                locator: wanted.locator.clone(),
+            })
+        })?;
+        let blob = Blob {
+            worker: Arc::clone(&self.worker),
+            wanted: BlobSource {
+                reference,
+                session: wanted.session.clone(),
+                store: wanted.store.clone(),
+                ..BlobSource::default()
+            },
+            place,
+        };
+        let fetched = Arc::new(blob.stage(ctx).await?);
+        let path = fetched.path().to_owned();
+        *staged = Some(fetched);
+        Ok(Some(path))
     }
 
     /// What is wanted, with nobody to be.
@@ -83,7 +131,11 @@ impl Git {
                 true => remote.clone(),
                 false => format!("https://{remote}"),
             },
-            reference: wanted.reference.clone(),
+            // A bundle says nothing of a default branch, and is pinned to a commit.
+            reference: match (&wanted.bundle, &wanted.checksum) {
+                (Some(_), Some(commit)) if wanted.reference.is_empty() => commit.clone(),
+                _ => wanted.reference.clone(),
+            },
             subdir: wanted.subdir.clone(),
             checksum: wanted.checksum.clone(),
             keep_git_dir: wanted.keep_git_dir,
@@ -93,6 +145,8 @@ impl Git {
                 Some("commit") => MtimePolicy::Commit,
                 _ => MtimePolicy::Checkout,
             },
+            bundle: None,
+            checkout_bundle: wanted.checkout_bundle,
             auth: GitAuth::default(),
             owner: self.worker.domain().name().map(|name| name.to_string()),
         }
@@ -173,10 +227,22 @@ impl Git {
             return Ok(resolved.clone());
         }
         let source = self.worker.git_source().await;
-        let answer = self.answer(ctx, &access.spec).await;
+        let is_named = is_commit_name(&access.spec.reference);
+        let bundle = match is_named {
+            true => None,
+            false => self.bundle(ctx).await?,
+        };
+        let answer = match bundle {
+            None => self.answer(ctx, &access.spec).await,
+            // The remote said nothing.
+            Some(_) => Arc::default(),
+        };
+        let spec = &GitSpec {
+            bundle,
+            ..access.spec.clone()
+        };
         let work = reporting(ctx, |progress| async move {
-            let answer = answer.as_ref();
-            source.resolve_once(&access.spec, answer, &progress).await
+            source.resolve_once(spec, answer.as_ref(), &progress).await
         });
         let resolved = tokio::select! {
             resolved = work => resolved.map_err(OpError::failed)?,
@@ -259,6 +325,9 @@ impl Worker {
         resolved: &ResolvedCommit,
         progress: &Progress,
     ) -> Result<GitObjects, OpError> {
+        if wanted.bundle.is_some() {
+            return Err(OpError::failed(CheckoutError::BundledObjects));
+        }
         let git = Git::new(Arc::clone(self), wanted.clone(), wanted.id.clone());
         let access = git.access_by(Clients::One(session)).await?;
         let source = self.git_source().await;
@@ -319,8 +388,9 @@ impl Op<Tree> for Git {
         ctx: &OpContext<Tree>,
         _inputs: Vec<ResultRef<Tree>>,
     ) -> Result<Vec<Tree>, OpError> {
-        let access = self.access(ctx).await?;
+        let mut access = self.access(ctx).await?;
         let resolved = self.resolve(ctx, &access).await?;
+        access.spec.bundle = self.bundle(ctx).await?;
         let source = self.worker.git_source().await;
         let failed = |source| CheckoutError::Snapshot {
             name: self.description.clone(),

@@ -1,5 +1,6 @@
 //! One checkout of a commit.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
@@ -19,6 +20,10 @@ pub(super) struct Checkout<'a> {
 
 impl Checkout<'_> {
     pub(super) async fn make(&self, directory: &Path) -> Result<(), GitError> {
+        if self.spec.checkout_bundle {
+            self.write_bundle(directory).await?;
+            return self.set_times(directory).await;
+        }
         let subdir = weld_fileset::clean(&format!("/{}", self.spec.subdir));
         let subdir = subdir.trim_start_matches('/');
         if subdir.is_empty() {
@@ -29,6 +34,47 @@ impl Checkout<'_> {
             self.check_out(whole.path(), false).await?;
             self.take_subdir(whole, subdir, directory).await?;
         }
+        self.set_times(directory).await
+    }
+
+    /// Writes the commit and its history as one file. Submodules are not in it.
+    async fn write_bundle(&self, directory: &Path) -> Result<(), GitError> {
+        let scratch = self.temporary(self.mirror.beside())?;
+        let git_dir = scratch.path();
+        let action = self.action("bundle");
+        let format = match self.commit.len() {
+            64 => "--object-format=sha256",
+            _ => "--object-format=sha1",
+        };
+        // The order of a pack's objects depends on how many threads make it.
+        let git = self.access.git.clone().in_repository(git_dir);
+        let git = git.with_config("pack.threads", "1");
+        git.run(&action, ["init", "--quiet", "--bare", format])
+            .await?;
+        let objects = format!("{}\n", self.mirror.directory().join("objects").display());
+        let alternates = git_dir.join("objects/info/alternates");
+        let written = tokio::fs::write(&alternates, objects).await;
+        written.map_err(|source| GitError::File {
+            action: "write",
+            path: alternates,
+            source,
+        })?;
+        let name = bundled_name(&self.resolved.reference);
+        let object = match name.starts_with("refs/tags/") {
+            true => &self.resolved.checksum,
+            false => &self.commit,
+        };
+        git.run(&action, ["update-ref", &name, object]).await?;
+        let file = directory.join("bundle");
+        let arguments = ["bundle", "create", "--quiet"].map(OsStr::new);
+        let arguments = arguments
+            .into_iter()
+            .chain([file.as_os_str(), OsStr::new(&name)]);
+        git.run(&action, arguments).await?;
+        Ok(())
+    }
+
+    async fn set_times(&self, directory: &Path) -> Result<(), GitError> {
         if self.spec.mtime == MtimePolicy::Commit {
             let seconds = self.commit_time().await?;
             let path = directory.to_owned();
@@ -200,6 +246,17 @@ impl Checkout<'_> {
 
     fn action(&self, verb: &str) -> String {
         format!("{verb} {} of {}", self.resolved.reference, self.access.url)
+    }
+}
+
+/// What a bundle calls the commit: a branch or a tag, since nothing else is found in it again by those who have its commit.
+fn bundled_name(reference: &str) -> String {
+    match reference.strip_prefix("refs/") {
+        Some(name) if name.starts_with("heads/") || name.starts_with("tags/") => {
+            reference.to_owned()
+        }
+        Some(name) => format!("refs/heads/{name}"),
+        None => "refs/heads/main".to_owned(),
     }
 }
 

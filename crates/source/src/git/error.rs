@@ -25,6 +25,9 @@ pub enum GitError {
     /// Fetching by commit needs one.
     #[error("fetch-by-commit needs a full commit as reference or checksum")]
     FetchByCommit,
+    /// A bundle cannot be had or made like this.
+    #[error("git bundle: {0}")]
+    Bundle(&'static str),
     /// There is no place for a mirror.
     #[error("cannot keep a mirror of {remote}: {source}")]
     Mirror {

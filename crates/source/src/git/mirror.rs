@@ -1,3 +1,4 @@
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,17 @@ pub(super) struct Mirror {
     directory: PathBuf,
     git: Git,
     remote: String,
+    history: History,
     _kept: CacheMount,
+}
+
+/// How much of a commit's history a mirror has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum History {
+    /// As little as the remote can give.
+    Least,
+    /// All.
+    Whole,
 }
 
 impl Mirrors {
@@ -35,6 +46,7 @@ impl Mirrors {
         identity: &str,
         remote: &str,
         git: &Git,
+        history: History,
     ) -> Result<Mirror, GitError> {
         let key = format!("git/{}", Digest::sha256_of(identity).hex());
         let request = CacheMountRequest {
@@ -56,6 +68,7 @@ impl Mirrors {
             git: git.clone().in_repository(&directory),
             directory,
             remote: remote.to_owned(),
+            history,
             _kept: kept,
         })
     }
@@ -97,6 +110,35 @@ impl Mirror {
             }
             other => other,
         }
+    }
+
+    /// The same from a bundle. The mirror is one of bundles alone.
+    pub(super) async fn import(
+        &self,
+        commit: &ResolvedCommit,
+        bundle: &Path,
+    ) -> Result<(), GitError> {
+        self.create(commit).await?;
+        let (name, wanted) = (Self::name_of(commit), commit.checksum.as_str());
+        if !self.has(wanted).await {
+            let action = format!("import a bundle of {}", self.remote);
+            // Beneath a name of its own: those of one bundle may be in the way of another's.
+            let refs = format!("+refs/*:refs/weld-bundle/{wanted}/*");
+            let options = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
+            let arguments = options.map(OsStr::new).into_iter().chain([
+                OsStr::new("--end-of-options"),
+                bundle.as_os_str(),
+                OsStr::new(&refs),
+            ]);
+            self.git.run(&action, arguments).await?;
+        }
+        if !self.has(wanted).await {
+            return Err(GitError::NoReference {
+                remote: format!("a bundle of {}", self.remote),
+                reference: wanted.to_owned(),
+            });
+        }
+        self.keep(&name, wanted).await
     }
 
     async fn fetch_with_retry(
@@ -226,6 +268,7 @@ impl Mirror {
             arguments
         };
         let is_shallow = self.directory.join("shallow").exists();
+        let shallow = shallow && self.history == History::Least;
         let depth = match (shallow, is_shallow) {
             (true, _) => Some("--depth=1"),
             (false, true) => Some("--unshallow"),

@@ -8,7 +8,7 @@ use super::checkout::Checkout;
 use super::command::Git;
 use super::error::GitError;
 use super::is_commit_name;
-use super::mirror::{Mirror, Mirrors};
+use super::mirror::{History, Mirror, Mirrors};
 use super::url::{GitUrl, scrub};
 use crate::progress::Progress;
 use crate::retry::RetryPolicy;
@@ -59,11 +59,39 @@ pub struct GitSpec {
     pub fetch_by_commit: bool,
     /// What the files' times are.
     pub mtime: MtimePolicy,
+    /// A file of this machine's with the commits, as git bundles them, instead of the remote. Nobody
+    /// answers for it, so it takes the full name of a commit as `checksum`.
+    pub bundle: Option<PathBuf>,
+    /// Whether a checkout is one file, named `bundle`, with the commit and all its history.
+    pub checkout_bundle: bool,
     /// Who to be at the remote.
     pub auth: GitAuth,
     /// For whom it is fetched, if not for everybody: owners share no mirror, so that each of them
     /// has to be let in by the remote.
     pub owner: Option<String>,
+}
+
+impl GitSpec {
+    fn check_bundles(&self) -> Result<(), GitError> {
+        let is_pinned = self.checksum.as_deref().is_some_and(is_commit_name);
+        let reason = match self {
+            Self {
+                bundle: Some(_), ..
+            } if !is_pinned => "it takes the full name of a commit as checksum",
+            Self {
+                checkout_bundle: true,
+                keep_git_dir: true,
+                ..
+            } => "a checkout as a bundle has no .git directory to keep",
+            Self {
+                checkout_bundle: true,
+                subdir,
+                ..
+            } if !subdir.is_empty() => "a checkout as a bundle has no directories",
+            _ => return Ok(()),
+        };
+        Err(GitError::Bundle(reason))
+    }
 }
 
 /// What the files' times of a checkout are.
@@ -130,6 +158,11 @@ impl ResolvedCommit {
         }
         if spec.mtime == MtimePolicy::Commit {
             key.push_str("(mtime=commit)");
+        }
+        if spec.checkout_bundle {
+            // It names the reference.
+            key.push_str("(bundle)");
+            key.push_str(&self.reference);
         }
         key
     }
@@ -217,12 +250,7 @@ impl GitSource {
     ) -> Result<(), GitError> {
         let access = self.access(spec, progress)?;
         let transfer = progress.start(access.url.remote(), access.url.remote(), None);
-        let remote = access.url.remote();
-        let mirror = self
-            .mirrors
-            .lock(&access.identity, remote, &access.git)
-            .await?;
-        mirror.fetch(resolved, &self.config.retry).await?;
+        let mirror = self.mirror(spec, resolved, &access).await?;
         let commit = self.verify(spec, resolved, &access, &mirror).await?;
         let checkout = Checkout {
             spec,
@@ -248,11 +276,7 @@ impl GitSource {
     ) -> Result<GitObjects, GitError> {
         let access = self.access(spec, progress)?;
         let remote = access.url.remote();
-        let mirror = self
-            .mirrors
-            .lock(&access.identity, remote, &access.git)
-            .await?;
-        mirror.fetch(resolved, &self.config.retry).await?;
+        let mirror = self.mirror(spec, resolved, &access).await?;
         let commit = self.verify(spec, resolved, &access, &mirror).await?;
         let read = async |kind: &str, name: &str| {
             let action = format!("read {kind} {name} of {remote}");
@@ -271,6 +295,29 @@ impl GitSource {
         })
     }
 
+    /// A mirror that has a commit.
+    async fn mirror(
+        &self,
+        spec: &GitSpec,
+        resolved: &ResolvedCommit,
+        access: &Access,
+    ) -> Result<Mirror, GitError> {
+        let (identity, history) = match (&spec.bundle, spec.checkout_bundle) {
+            // What somebody's file has is not what the remote gave to one whom it let in.
+            (Some(_), _) => (format!("{}\nbundle", access.identity), History::Whole),
+            (None, true) => (format!("{}\nwhole", access.identity), History::Whole),
+            (None, false) => (access.identity.clone(), History::Least),
+        };
+        let remote = access.url.remote();
+        let mirror = self.mirrors.lock(&identity, remote, &access.git, history);
+        let mirror = mirror.await?;
+        match &spec.bundle {
+            Some(bundle) => mirror.import(resolved, bundle).await?,
+            None => mirror.fetch(resolved, &self.config.retry).await?,
+        }
+        Ok(mirror)
+    }
+
     fn access(&self, spec: &GitSpec, progress: &Progress) -> Result<Access, GitError> {
         let url = GitUrl::parse_with(&spec.remote, self.config.allow_file).map_err(|source| {
             GitError::Url {
@@ -286,6 +333,7 @@ impl GitSource {
         {
             return Err(GitError::Checksum(checksum.clone()));
         }
+        spec.check_bundles()?;
         let mut git = Git::new(&self.config.program, self.config.allow_file, progress);
         let header = spec.auth.header.as_ref().or(url.authorization());
         if let Some(header) = header {
@@ -328,7 +376,9 @@ impl GitSource {
         let remote = access.url.remote();
         let action = format!("list the refs of {remote}");
         let wanted = spec.reference.as_str();
-        let mut arguments = vec!["ls-remote", "--symref", "--end-of-options", remote];
+        let bundle = spec.bundle.as_ref().map(|file| file.display().to_string());
+        let asked = bundle.as_deref().unwrap_or(remote);
+        let mut arguments = vec!["ls-remote", "--symref", "--end-of-options", asked];
         let peeled = format!("{wanted}^{{}}");
         if matches!(wanted, "" | "HEAD") {
             arguments.push("HEAD");
@@ -342,9 +392,20 @@ impl GitSource {
                 remote: remote.to_owned(),
             });
         }
-        listed.find(wanted).ok_or_else(|| GitError::NoReference {
+        let found = listed.find(wanted).ok_or_else(|| GitError::NoReference {
             remote: remote.to_owned(),
             reference: wanted.to_owned(),
+        })?;
+        Ok(match (&spec.bundle, &found.tagged_commit) {
+            // The list of a bundle does not say what its tags are of. What was fetched is held to this.
+            (Some(_), None) if found.reference.starts_with("refs/tags/") => ResolvedCommit {
+                tagged_commit: spec
+                    .checksum
+                    .clone()
+                    .filter(|commit| *commit != found.checksum),
+                ..found
+            },
+            _ => found,
         })
     }
 
