@@ -188,6 +188,11 @@ fn told(output: &str) -> BTreeMap<String, (Option<String>, bool)> {
     told
 }
 
+/// The stage that a step is in.
+fn stage(made: &Made) -> Option<&str> {
+    made.name.split(' ').next()
+}
+
 impl World {
     /// The part of a reason that is none.
     fn wrong(
@@ -232,7 +237,10 @@ impl World {
             let other = |other: &Made| {
                 other.said == made.said && other.of.last().map(|of| of.1) != Some(content)
             };
-            let changed = last.is_some_and(other) || of_good && self.came_to().any(other);
+            // Where its stage got another name and other steps at once, it is compared with an older one in its place.
+            let renamed = last.is_some_and(|last| stage(last) != stage(made));
+            let changed =
+                last.is_some_and(other) || (of_good || renamed) && self.came_to().any(other);
             return Some(made.said.starts_with(&format!("COPY {file} ")) && changed);
         }
         if let Some(rest) = part.strip_prefix("the command was ") {
@@ -241,10 +249,18 @@ impl World {
             return Some(says(made, new) && self.came_to().any(|made| says(made, old)));
         }
         if let Some(name) = part.strip_prefix("its input was made anew: ") {
-            return Some(before.is_some_and(|before| before.name == name) && !cached(name));
+            let is_input = match before {
+                Some(before) => before.name == name,
+                None => self.pruned && name.starts_with("[context base] OCI load"),
+            };
+            return Some(is_input && !cached(name));
         }
         if let Some((_, name)) = part.split_once(" result than before: ") {
-            let input = before.filter(|before| before.name == name)?;
+            let Some(before) = before else {
+                // The base is unpacked again after a prune.
+                return Some(self.pruned && name.starts_with("[context base] OCI load"));
+            };
+            let input = Some(before).filter(|before| before.name == name)?;
             let differs = |other: &Made| other.of[..other.of.len() - 1] != input.of;
             let differ = last.is_some_and(differs) || of_good;
             return Some(cached(name) && (differ || self.pruned || self.forced));
@@ -267,7 +283,6 @@ impl World {
             let Some(last) = last else {
                 return Some(true);
             };
-            let stage = |made: &Made| made.name.split(' ').next().map(str::to_owned);
             let said = |made: &Made| made.of.iter().map(|of| of.0.clone()).collect::<Vec<_>>();
             return Some(stage(last) != stage(made) && said(last) != said(made));
         }

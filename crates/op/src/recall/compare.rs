@@ -62,7 +62,11 @@ impl Before {
                 let since = last.filter(|_| !is_last);
                 let since = since.map(|last| differences(last, now, part, build_args).told);
                 let mut told = since.unwrap_or_default();
-                told.push(without_record(same, now, part, is_last));
+                for reason in without_record(same, now, part, is_last) {
+                    if !told.contains(&reason) {
+                        told.push(reason);
+                    }
+                }
                 return list(&told, "; ");
             }
         };
@@ -84,13 +88,13 @@ impl Before {
 }
 
 /// Why a step runs that had a result of just this.
-fn without_record(same: &Recipe, now: &Recipe, part: &Part, is_last: bool) -> String {
+fn without_record(same: &Recipe, now: &Recipe, part: &Part, is_last: bool) -> Vec<String> {
     // Nothing is found by way of what had to run.
     let inputs = now.inputs.iter().zip(part.inputs());
     let forced = inputs.filter(|(input, part)| input.content.is_none() && part.is_forced());
     let forced: Vec<_> = forced.map(|(input, _)| made_anew(input)).collect();
     if !forced.is_empty() {
-        return list(&forced, "; ");
+        return forced;
     }
     // What is the same by its content may be under another key, such as after a run that took nothing from the cache.
     let inputs = same.inputs.iter().zip(&now.inputs).zip(part.inputs());
@@ -101,7 +105,7 @@ fn without_record(same: &Recipe, now: &Recipe, part: &Part, is_last: bool) -> St
     });
     let other: Vec<_> = other.collect();
     if !other.is_empty() {
-        return list(&other, "; ");
+        return other;
     }
     let reason = match (same.end, now.inputs.is_empty(), is_last) {
         (_, true, true) => {
@@ -114,7 +118,7 @@ fn without_record(same: &Recipe, now: &Recipe, part: &Part, is_last: bool) -> St
         }
         _ => "nothing changed since it ran last: its record was pruned or is unusable",
     };
-    reason.to_owned()
+    vec![reason.to_owned()]
 }
 
 /// In what a step differs from what it was.
