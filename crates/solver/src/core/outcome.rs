@@ -29,13 +29,18 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let believed = self.clear_slot(id, &task) && !too_late;
         if believed {
             self.trace_end(id, &task, &outcome);
+            let came_to_nothing = matches!(outcome, Outcome::Exec(Err(_)));
             self.believe(&task, outcome);
+            if came_to_nothing {
+                self.forget_stale(&task);
+            }
         } else {
             self.trace(|core| TraceEvent::CallDropped {
                 task: id.unique(),
                 vertex: core.trace_vertex(task.vertex),
             });
             self.discard_outcome(outcome);
+            self.forget_stale(&task);
         }
         if self.vertices.contains(task.vertex) && !faulty!(self, WakeUpLost) {
             self.touch_all(task.vertex);
@@ -412,51 +417,88 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// What dependents learnt from a result that is lost has to be learnt anew: another may come in its place.
     fn forget_contents(&mut self, edge: EdgeId) {
+        let lost = self.edges[edge].generation;
         let mut renamed = Vec::new();
         for at in 0..self.edges[edge].dependents.len() {
-            let dependent = &self.edges[edge].dependents[at];
-            let (vertex, slot) = (dependent.vertex, dependent.slot as usize);
-            let state = &mut self.vertices[vertex].slots[slot];
-            let again = |step| {
-                if step == Step::Absent {
-                    Step::Absent
-                } else {
-                    Step::Todo
-                }
-            };
-            (state.preprocess, state.slow) = (again(state.preprocess), again(state.slow));
-            let mut had_content = false;
-            if let Some(extra) = &mut state.extra {
-                had_content = extra.content.take().is_some();
-                let task = extra.task;
-                let task = self.wind(task);
-                self.vertices[vertex].slots[slot].extra_mut().task = task;
-            }
-            for consumer in self.vertices[vertex].edges.clone() {
-                self.unindex(consumer);
-                let state = &mut self.edges[consumer];
-                state.look = true;
-                // What merged here may have done so by the content alone.
-                let mut had_content = had_content;
-                if let Some(extra) = &mut state.extra {
-                    let links = extra.links.len();
-                    extra.links.retain(|(of, _)| *of as usize != slot);
-                    had_content |= extra.links.len() < links;
-                }
-                if had_content {
-                    self.edges[consumer].names_came_in(slot);
-                    if self.forget_found_keys(consumer) {
-                        renamed.push(consumer);
-                    }
-                    self.touch(consumer);
-                }
+            let Dependent { vertex, slot } = &self.edges[edge].dependents[at];
+            let (vertex, slot) = (*vertex, *slot as usize);
+            // What runs with the lost result comes to what belongs to its content, not to that of the next.
+            if !self.executes_with(vertex, edge, lost) {
+                self.forget_content(vertex, slot, &mut renamed);
             }
         }
         self.forget_names_above(renamed);
     }
 
-    /// Keys that a store gave for inputs with names that are not theirs any more: what is recorded under them is not what comes next.
-    /// Whether there were any.
+    fn executes_with(&self, vertex: VertexId, input: EdgeId, generation: u32) -> bool {
+        let TaskSlot::Running(task) = self.vertices[vertex].exec else {
+            return false;
+        };
+        let given = self.tasks.get(task).map(|task| &task.inputs);
+        given.is_some_and(|given| given.contains(&(input, generation)))
+    }
+
+    /// A run that came to nothing, and had inputs that were lost meanwhile: the next has others.
+    fn forget_stale(&mut self, task: &Task) {
+        if task.purpose != Purpose::Exec || !self.vertices.contains(task.vertex) {
+            return;
+        }
+        let mut renamed = Vec::new();
+        for slot in 0..self.vertices[task.vertex].slots.len() {
+            let input = self.find(self.vertices[task.vertex].slots[slot].declared);
+            let state = &self.edges[input];
+            let is_current = state.phase == Phase::Complete;
+            let mut given = task.inputs.iter();
+            if given.any(|(of, with)| *of == input && !(is_current && state.generation == *with)) {
+                self.forget_content(task.vertex, slot, &mut renamed);
+            }
+        }
+        self.forget_names_above(renamed);
+    }
+
+    fn forget_content(&mut self, vertex: VertexId, slot: usize, renamed: &mut Vec<EdgeId>) {
+        let state = &mut self.vertices[vertex].slots[slot];
+        let again = |step| {
+            if step == Step::Absent {
+                Step::Absent
+            } else {
+                Step::Todo
+            }
+        };
+        (state.preprocess, state.slow) = (again(state.preprocess), again(state.slow));
+        let mut had_content = false;
+        if let Some(extra) = &mut state.extra {
+            had_content = extra.content.take().is_some();
+            let task = extra.task;
+            let task = self.wind(task);
+            self.vertices[vertex].slots[slot].extra_mut().task = task;
+        }
+        for consumer in self.vertices[vertex].edges.clone() {
+            self.unindex(consumer);
+            self.edges[consumer].look = true;
+            // What merged here may have done so by the content alone.
+            if self.forget_links(consumer, slot) || had_content {
+                self.edges[consumer].names_came_in(slot);
+                if self.forget_found_keys(consumer) {
+                    renamed.push(consumer);
+                }
+                self.touch(consumer);
+            }
+        }
+    }
+
+    /// Whether there were names of an input that only merged edges knew.
+    fn forget_links(&mut self, edge: EdgeId, slot: usize) -> bool {
+        let Some(extra) = &mut self.edges[edge].extra else {
+            return false;
+        };
+        let known = extra.links.len();
+        extra.links.retain(|(of, _)| *of as usize != slot);
+        extra.links.len() < known
+    }
+
+    /// Keys for inputs with names that are not theirs any more, from a store or from what merged: what is recorded under them is not what
+    /// comes next. Whether there were any.
     fn forget_found_keys(&mut self, edge: EdgeId) -> bool {
         let state = &mut self.edges[edge];
         if matches!(state.phase, Phase::Complete | Phase::Forwarded(_)) {
@@ -465,13 +507,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
         // Answers that are on their way were asked for with such names.
         state.epoch += 1;
         state.queries = 0;
-        let known = state.keys.len();
-        state.keys.retain(|key| !key.stored);
-        let forgot = state.keys.len() < known;
-        if forgot && state.phase != Phase::Keys {
+        let known = std::mem::take(&mut state.keys);
+        if !known.is_empty() && state.phase != Phase::Keys {
             self.own_keys(edge);
         }
-        forgot
+        let own = &self.edges[edge].keys;
+        known
+            .iter()
+            .any(|known| !own.iter().any(|own| own.id == known.id))
     }
 
     /// As [`Self::forget_found_keys`] for all that is above edges that lost such keys, and was found by them.
@@ -482,6 +525,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 let (vertex, slot) = (*vertex, *slot as usize);
                 for consumer in self.vertices[vertex].edges.clone() {
                     self.unindex(consumer);
+                    self.forget_links(consumer, slot);
                     self.edges[consumer].names_came_in(slot);
                     if self.forget_found_keys(consumer) {
                         renamed.push(consumer);

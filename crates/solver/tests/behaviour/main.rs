@@ -16,6 +16,7 @@ mod chains;
 mod chains_elsewhere;
 mod failing;
 mod ignoring;
+mod losing;
 mod merging;
 mod nesting;
 mod rows;
