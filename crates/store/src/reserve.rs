@@ -17,6 +17,9 @@ pub(crate) const NO_SPACE: u64 = SIZE / 2;
 /// What a reserve that is put back leaves for the small things that a process still writes, in bytes.
 const LEFT: u64 = 256 << 10;
 
+/// The smallest reserve that is put back, in bytes.
+const LEAST: u64 = 64 << 10;
+
 fn path(root: &Path) -> PathBuf {
     root.join("reserve")
 }
@@ -54,13 +57,13 @@ fn put_back(root: &Path) -> io::Result<()> {
     // What is kept from others on some file systems is there for root alone, who may have filled the disk up to it.
     for free in [space.f_bfree, space.f_bavail] {
         let free = free.saturating_mul(space.f_frsize);
-        let size = SIZE.min(free.saturating_sub(LEFT));
-        if size == 0 {
-            continue;
-        }
-        match put_by(root, size) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
-            done => return done,
+        let mut size = SIZE.min(free.saturating_sub(LEFT));
+        // Others may take some of it meanwhile; less is better than none.
+        while size >= LEAST {
+            match put_by(root, size) {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => size /= 2,
+                done => return done,
+            }
         }
     }
     Ok(())
