@@ -11,7 +11,7 @@ mod names;
 pub(crate) mod part;
 pub(crate) mod recipe;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -80,6 +80,7 @@ pub(crate) struct Surroundings {
     pub(crate) origin: Origin,
     /// What its steps say, without the numbers that other steps change, and how many of them say so.
     texts: HashMap<String, usize>,
+    names: HashSet<String>,
 }
 
 impl Surroundings {
@@ -89,16 +90,16 @@ impl Surroundings {
         origin: Origin,
         names: impl Iterator<Item = String>,
     ) -> Self {
+        let names: Vec<String> = names.map(|name| recipe::bounded(&name)).collect();
         let mut texts = HashMap::new();
-        for name in names {
-            *texts
-                .entry(names::unnumbered(&recipe::bounded(&name)))
-                .or_default() += 1;
+        for name in &names {
+            *texts.entry(names::unnumbered(name)).or_default() += 1;
         }
         Self {
             worker,
             origin,
             texts,
+            names: names.into_iter().collect(),
         }
     }
 }
@@ -246,7 +247,13 @@ impl Remembered {
         let memory = self.memory();
         let Naming { name, lineage, .. } = &self.naming;
         let (named, placed) = memory.slots(name, &self.vertex, lineage);
-        let may_be = |recipe: &Recipe| recipe.lineage == *lineage || self.may_have_been(recipe);
+        let own = recipe::bounded(name);
+        // Stages may begin alike; a step of another one that is still there was always that.
+        let is_other =
+            |recipe: &Recipe| recipe.name != own && self.surroundings.names.contains(&recipe.name);
+        let may_be = |recipe: &Recipe| {
+            !is_other(recipe) && recipe.lineage == *lineage || self.may_have_been(recipe)
+        };
         let newest = memory.newest(&named, may_be);
         newest.or_else(|| {
             let mut placed = placed.iter().filter_map(|slot| memory.latest(slot));

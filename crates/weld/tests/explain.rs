@@ -451,6 +451,31 @@ fn steps_are_known_in_stages_with_other_names_and_in_other_places() {
 }
 
 #[test]
+fn steps_of_stages_that_begin_alike_are_not_mixed_up() {
+    let bed = bed();
+    let stages = |a: u32, b: u32, c: u32| {
+        let stage = |name: &str, value: u32| {
+            format!("FROM base AS {name}\nCOPY src /\nARG A={value}\nRUN echo $A > /a\n")
+        };
+        let all = "FROM base\nCOPY --from=a /a /1\nCOPY --from=b /a /2\nCOPY --from=c /a /3\n";
+        bed.dockerfile(&format!(
+            "{}{}{}{all}",
+            stage("a", a),
+            stage("b", b),
+            stage("c", c)
+        ));
+        bed.build(&["--explain"]).ok().stderr
+    };
+    stages(1, 2, 3);
+    let changed = stages(1, 22, 3);
+    let told = reason(&changed, "[b 2/3] RUN");
+    assert_eq!(told, "variable A was 2, now 22");
+    let changed = stages(11, 22, 3);
+    let told = reason(&changed, "[a 2/3] RUN");
+    assert_eq!(told, "variable A was 1, now 11");
+}
+
+#[test]
 fn no_cache_and_pruned_records_are_reasons_too() {
     let bed = bed();
     bed.build(&[]).ok();
