@@ -252,3 +252,33 @@ fn failed_and_cancelled_are_told_apart() {
         assert_eq!(found, all, "{one}");
     }
 }
+
+#[test]
+fn what_is_not_equal_does_not_merge() {
+    let change = |lines: &[String], at: usize| {
+        let line = &lines[at];
+        let output = field(line, "source_output")?;
+        let other = line.replace(&output, "\"source_output\":7");
+        is(line, "merge").then(|| with(lines, at, other))
+    };
+    let (outputs, all) = found(change, &[Rule::Merge]);
+    assert_eq!(outputs, all);
+    // The operation of a vertex with inputs that merged is told to be another one.
+    let change = |lines: &[String], at: usize| {
+        let line = &lines[at];
+        let digest = field(line, "digest")?;
+        let vertex = format!("{},", field(line, "vertex")?);
+        let owner = vertex.replace("vertex", "source_vertex");
+        let made = |line: &&String| is(line, "vertex") && has(line, &vertex);
+        let mut named = lines.iter().filter(made);
+        let has_inputs = named.next()?.contains("\"inputs\":[[") && named.next().is_none();
+        let merges = lines
+            .iter()
+            .any(|line| is(line, "merge") && has(line, &owner));
+        let first = is(line, "call-end") && has(line, "\"call\":\"cache-map\"");
+        let other = line.replace(&digest, &format!("\"digest\":\"{}\"", "0".repeat(64)));
+        (first && has_inputs && merges).then(|| with(lines, at, other))
+    };
+    let (operations, all) = found(change, &[Rule::Merge]);
+    assert_eq!(operations, all);
+}

@@ -118,12 +118,13 @@ impl Replay {
             vertex.running = None;
         }
         if line.kind == Kind::CallEnd {
-            self.came_to(task, &begun, line.error.is_none());
+            let operation = line.digest.map(|digest| digest.raw());
+            self.came_to(task, &begun, line.error.is_none(), operation);
         }
     }
 
     /// What a call came to that counts.
-    fn came_to(&mut self, task: u64, begun: &Task, went_well: bool) {
+    fn came_to(&mut self, task: u64, begun: &Task, went_well: bool, operation: Option<&str>) {
         if !went_well && !self.lost_since(begun) {
             self.call_failed(task);
         }
@@ -131,7 +132,12 @@ impl Replay {
             return;
         };
         match (begun.call.as_str(), begun.input) {
-            ("cache-map", _) => vertex.mapped |= went_well,
+            ("cache-map", _) if went_well => {
+                vertex.mapped = true;
+                if vertex.operation.is_none() {
+                    vertex.operation = operation.map(str::to_owned);
+                }
+            }
             ("preprocess" | "slow-key", Some(input)) => {
                 vertex
                     .undone

@@ -31,6 +31,7 @@ impl Replay {
             ));
         }
         self.may_merge(source, target, report);
+        self.are_equal(line, source, target, report);
         let mut wrong = |what: String| report.add(number, Rule::Merge, what);
         let mut end = target;
         let mut steps = 0;
@@ -124,6 +125,36 @@ impl Replay {
                 "edge {source}, which ignores the cache, is merged into edge {target}, which does not"
             );
             report.add(self.line, Rule::Merge, what);
+        }
+    }
+
+    /// Whether two edges can have a key in common: of equal outputs of equal operations with as many inputs. Without inputs, each cache map
+    /// of a vertex gives it a key, and what they have in common need not be the first.
+    fn are_equal(&self, line: &Line<'_>, source: u64, target: u64, report: &mut CheckReport) {
+        let vertex = |edge: u64| self.vertices.get(&self.edges.get(&edge)?.owner?);
+        let mut wrong = |what: &str| {
+            let what = format!("edges {source} and {target} merge, but are of {what}");
+            report.add(self.line, Rule::Merge, what);
+        };
+        if let (Some(from), Some(to)) = (line.source_output, line.target_output)
+            && from != to
+        {
+            wrong(&format!("outputs {from} and {to}"));
+        }
+        let (Some(from), Some(to)) = (vertex(source), vertex(target)) else {
+            return;
+        };
+        if from.is_told && to.is_told && from.inputs.len() != to.inputs.len() {
+            let (from, to) = (from.inputs.len(), to.inputs.len());
+            return wrong(&format!("operations with {from} and with {to} inputs"));
+        }
+        let has_inputs = from.is_told && !from.inputs.is_empty();
+        if let (Some(from), Some(to)) = (&from.operation, &to.operation)
+            && !self.partial
+            && has_inputs
+            && from != to
+        {
+            wrong(&format!("the operations {} and {}", short(from), short(to)));
         }
     }
 

@@ -63,6 +63,8 @@ pub(super) struct Vertex {
     pub(super) is_told: bool,
     /// It has a cache map.
     pub(super) mapped: bool,
+    /// The operation's digest in its first cache map.
+    pub(super) operation: Option<String>,
     /// Stores were asked for one of its edges.
     pub(super) was_asked: bool,
     /// Calls for inputs that failed and were not repeated.
@@ -240,6 +242,7 @@ impl Replay {
             ran: None,
             is_told: !self.is_told(line),
             mapped: false,
+            operation: None,
             was_asked: false,
             undone: Vec::new(),
         };
