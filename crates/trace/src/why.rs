@@ -25,8 +25,8 @@ pub struct WhyReport {
     pub reasons: Vec<String>,
 }
 
-/// Why the last step whose digest begins like this was not cached: as the step itself told, or else by a comparison with the nearest
-/// step before it in the same trace, or in `previous`.
+/// Why the last step whose digest begins like this was not cached: by a comparison with the nearest step in `previous`, where that is
+/// given; as the step itself told; or else by a comparison with the nearest step before it in the same trace.
 ///
 /// # Errors
 /// [`FilterError`].
@@ -55,37 +55,44 @@ pub fn why(
         }
         "untouched" | "not-needed" => vec!["its result was not needed".into()],
         _ if vertex.ignore_cache => vec!["the cache was not to be used for it".into()],
-        _ => match (told, nearest(trace, previous, at)) {
-            (Some(told), _) => vec![told],
-            (None, Some((earlier, known))) => {
+        _ => {
+            // What a step told is of the last build, and another one may have been asked for.
+            let asked = previous.and_then(|earlier| {
+                nearest(trace, at, earlier, earlier.vertices.len()).map(|known| (earlier, known))
+            });
+            let own = || nearest(trace, at, trace, at).map(|known| (trace, known));
+            let known = asked.or_else(|| own().filter(|_| told.is_none()));
+            let mut reasons = Vec::new();
+            if let Some((earlier, known)) = known {
                 report.compared_with = Some(known.digest.clone());
-                differences(trace, vertex, earlier, known)
+                reasons = differences(trace, vertex, earlier, known);
             }
-            (None, None) => vec![
-                "no earlier step is like it in this trace: give an earlier trace to compare with"
-                    .into(),
-            ],
-        },
+            reasons.extend(told.filter(|told| !reasons.contains(told)));
+            if reasons.is_empty() {
+                reasons.push(
+                    "no earlier step is like it in this trace: give an earlier trace to compare with"
+                        .into(),
+                );
+            }
+            reasons
+        }
     };
     Ok(report)
 }
 
-/// The last step before, of the same digest or else of the same name, and the trace that it is in.
+/// The last step before a place in `earlier` that ran, of the same digest or else of the same name.
 fn nearest<'t>(
-    trace: &'t Trace,
-    previous: Option<&'t Trace>,
+    trace: &Trace,
     at: VertexAt,
-) -> Option<(&'t Trace, &'t Vertex)> {
+    earlier: &'t Trace,
+    before: VertexAt,
+) -> Option<&'t Vertex> {
     let vertex = &trace.vertices[at];
-    let ran = |trace: &Trace, other: &Vertex| other.completed.is_some() && other.ran(trace);
-    let search = |trace: &'t Trace, before: VertexAt| {
-        let earlier = || trace.vertices[..before].iter().rev();
-        earlier()
-            .find(|other| other.digest == vertex.digest && ran(trace, other))
-            .or_else(|| earlier().find(|other| other.name == vertex.name && ran(trace, other)))
-            .map(|found| (trace, found))
-    };
-    search(trace, at).or_else(|| previous.and_then(|trace| search(trace, trace.vertices.len())))
+    let ran = |other: &&Vertex| other.completed.is_some() && other.ran(earlier);
+    let others = || earlier.vertices[..before].iter().rev().filter(ran);
+    others()
+        .find(|other| other.digest == vertex.digest)
+        .or_else(|| others().find(|other| other.name == vertex.name))
 }
 
 fn differences(trace: &Trace, now: &Vertex, earlier: &Trace, before: &Vertex) -> Vec<String> {
@@ -118,7 +125,10 @@ fn differences(trace: &Trace, now: &Vertex, earlier: &Trace, before: &Vertex) ->
             _ if input.digest != old.digest => {
                 let old = old.vertex.map(|at| &earlier.vertices[at].name);
                 let old = one_line(old.map_or("", |name| name));
-                reasons.push(format!("input {number} is {name}, before it was {old}"));
+                reasons.push(match old == name {
+                    true => format!("input {number} ({name}) is made of something else"),
+                    false => format!("input {number} is {name}, before it was {old}"),
+                });
             }
             _ if vertex.is_some_and(|vertex| vertex.ran(trace)) => {
                 reasons.push(format!("its input {number} ({name}) was not cached either"))

@@ -161,10 +161,27 @@ async fn a_step_is_compared_with_the_one_before_it_in_another_trace() {
         "{alone}"
     );
     let why = weld_trace::why(&traces[1], Some(&traces[0]), &digest).unwrap();
-    assert_eq!(
-        why.reasons,
-        ["input 0 is other source, before it was source"]
+    let other = "input 0 is other source, before it was source";
+    assert_eq!(why.reasons, [other]);
+    // What the step itself told, of the build before, stands beside it.
+    let file = directory.path().join("after");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let made = "{\"event\":\"vertex\",";
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(made) && line.contains(&digest))
+        .unwrap();
+    let told = line.replace("\"vertex\",", "\"explained\",").replacen(
+        "\"inputs\":",
+        "\"why\":\"it told so\",\"inputs\":",
+        1,
     );
+    let text = text.replace(line, &format!("{line}\n{told}"));
+    std::fs::write(&file, text).unwrap();
+    let after = Trace::read(&file).unwrap();
+    let why = |previous| weld_trace::why(&after, previous, &digest).unwrap().reasons;
+    assert_eq!(why(None), ["it told so"]);
+    assert_eq!(why(Some(&traces[0])), [other, "it told so"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
