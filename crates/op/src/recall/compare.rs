@@ -143,8 +143,8 @@ fn differences(before: &Recipe, now: &Recipe, part: &Part, build_args: &[String]
         }
     }
     if before.inputs.len() != now.inputs.len() {
-        let (now, before) = (now.inputs.len(), before.inputs.len());
-        told.push(format!("it has {now} inputs, before {before}"));
+        let (now, before) = (made_of(now), made_of(before));
+        told.push(format!("it is made of {now}, before of {before}"));
         return Differences { told, unknown };
     }
     let inputs = before.inputs.iter().zip(&now.inputs).zip(part.inputs());
@@ -156,6 +156,15 @@ fn differences(before: &Recipe, now: &Recipe, part: &Part, build_args: &[String]
         }
     }
     Differences { told, unknown }
+}
+
+/// The names of a step's inputs.
+fn made_of(recipe: &Recipe) -> String {
+    if recipe.inputs.is_empty() {
+        return "nothing".to_owned();
+    }
+    let names = recipe.inputs.iter().map(|input| input.name.clone());
+    list(&names.collect::<Vec<_>>(), " and ")
 }
 
 fn list(told: &[String], separator: &str) -> String {
