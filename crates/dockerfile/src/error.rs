@@ -153,11 +153,11 @@ impl Error {
         crate::excerpt::render(file, &self.0.ranges, self.0.mark)
     }
 
-    /// The same with a whole word.
+    /// The same with a whole word, which the other places of a cycle may have alone.
     fn mark_word(mut self, word: &str) -> Self {
-        if let (None, Some(file), Some(range)) = (self.0.mark, &self.0.file, self.0.ranges.first())
-        {
-            self.0.mark = file.find_word(*range, word);
+        if let (None, Some(file)) = (self.0.mark, &self.0.file) {
+            let mut ranges = self.0.ranges.iter();
+            self.0.mark = ranges.find_map(|range| file.find_word(*range, word));
         }
         self
     }

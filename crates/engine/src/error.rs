@@ -1,16 +1,10 @@
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
-use weld_digest::Digest;
-use weld_dockerfile::{ErrorKind, LineRange, Mark, SourceFile};
+use weld_dockerfile::ErrorKind;
 use weld_export::ExportError;
-use weld_llb::{Graph, pb};
-use weld_op::digest::from_solver;
+use weld_llb::Graph;
 use weld_op::file::FailedSequence;
 use weld_op::lazy::LostLayer;
 use weld_op::session::SessionError;
 use weld_op::{DeviceError, ExecError, ResolveError, Tree};
-use weld_proto::Message as _;
 use weld_proto::google::Status;
 use weld_solver::{OpCall, OpError, ResultRef, SolveError};
 use weld_store::snapshot::SnapshotError;
@@ -20,6 +14,11 @@ use crate::cache::CacheExportError;
 use crate::files::FileError;
 use crate::policy::{PolicyError, VerifierError};
 use crate::request::Entitlement;
+
+mod step;
+
+pub use step::{FailedStep, SourceRanges};
+use step::{failed_step, places};
 
 /// Why a build failed.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +86,14 @@ pub enum BuildError {
         image: String,
         /// The line that asks for it, as the error that it would be if there were no such frontend.
         asked_by: Option<Box<weld_dockerfile::Error>>,
+        /// Why.
+        source: Box<BuildError>,
+    },
+    /// A step of a definition may not run as it is.
+    #[error("{source}")]
+    Refused {
+        /// Where the step comes from.
+        places: Vec<SourceRanges>,
         /// Why.
         source: Box<BuildError>,
     },
@@ -214,115 +221,6 @@ pub enum BuildError {
     Session(#[from] SessionError),
 }
 
-/// A step that failed, as its definition has it.
-#[derive(Clone, Debug)]
-pub struct FailedStep {
-    /// The digest of its vertex.
-    pub digest: Digest,
-    /// Its operation, encoded.
-    pub op: Bytes,
-    /// What is said of it, by key.
-    pub description: BTreeMap<String, String>,
-    /// Where it comes from.
-    pub sources: Vec<SourceRanges>,
-    /// Which of its file actions failed, if it has such.
-    pub action: Option<usize>,
-    /// The input whose content could not be looked at to find the step in the cache, if that is
-    /// what failed.
-    pub unread_input: Option<u32>,
-}
-
-impl FailedStep {
-    /// The sources of its copies that its failure names, as a Dockerfile may have them.
-    fn missing_sources(&self, failure: &str) -> Vec<String> {
-        use pb::file_action::Action;
-        let Ok(op) = pb::Op::decode(self.op.clone()) else {
-            return Vec::new();
-        };
-        let Some(pb::op::Op::File(file)) = op.op else {
-            return Vec::new();
-        };
-        let mut words = Vec::new();
-        for action in file.actions {
-            if let Some(Action::Copy(copy)) = action.action
-                && failure.contains(&format!("{:?}", copy.src))
-            {
-                let relative = copy.src.trim_start_matches('/').to_owned();
-                words.extend([copy.src, format!("./{relative}"), relative]);
-            }
-        }
-        words
-    }
-}
-
-/// Lines of a source file.
-#[derive(Clone, Debug)]
-pub struct SourceRanges {
-    /// The file.
-    pub info: pb::SourceInfo,
-    /// The lines.
-    pub ranges: Vec<pb::Range>,
-}
-
-impl SourceRanges {
-    /// Lines of a file, each range from its first to its last.
-    pub fn of_lines(name: &str, data: Vec<u8>, lines: &BTreeMap<i32, i32>) -> Self {
-        let position = |line: &i32| {
-            Some(pb::Position {
-                line: *line,
-                character: 0,
-            })
-        };
-        Self {
-            info: pb::SourceInfo {
-                filename: name.to_owned(),
-                data: data.into(),
-                ..pb::SourceInfo::default()
-            },
-            ranges: lines
-                .iter()
-                .map(|(start, end)| pb::Range {
-                    start: position(start),
-                    end: position(end),
-                })
-                .collect(),
-        }
-    }
-
-    /// The lines as a person reads them, with what is around them, and a caret under the range that
-    /// tells its characters.
-    pub fn excerpt(&self) -> Option<String> {
-        self.excerpt_about(&[])
-    }
-
-    /// The same with a caret under the first of the words that is there, if no range tells characters.
-    fn excerpt_about(&self, words: &[String]) -> Option<String> {
-        let number = |number: i32| u32::try_from(number).ok();
-        let lines = |range: &pb::Range| {
-            let start = number(range.start?.line)?;
-            let end = range.end.and_then(|end| number(end.line));
-            Some(LineRange::new(start, end.unwrap_or(start)))
-        };
-        let mark = |range: &pb::Range| {
-            let (start, end) = (range.start?, range.end?);
-            let width = number(end.character.checked_sub(start.character)?)?;
-            (start.line == end.line && width > 0).then_some(Mark {
-                line: number(start.line)?,
-                column: number(start.character)?.saturating_add(1),
-                width,
-            })
-        };
-        let ranges: Vec<_> = self.ranges.iter().filter_map(lines).collect();
-        let file = SourceFile::new(self.info.filename.as_str(), self.info.data.to_vec());
-        let mut places = words
-            .iter()
-            .flat_map(|word| ranges.iter().map(move |range| (word, range)));
-        let told = self.ranges.iter().find_map(mark);
-        let mark = told.or_else(|| places.find_map(|(word, range)| file.find_word(*range, word)));
-        file.excerpt(&ranges, mark)
-    }
-}
-
 impl BuildError {
     /// A failed solve of a graph.
     pub(crate) fn failed(failure: SolveError<Tree>, graph: &Graph) -> Self {
@@ -332,6 +230,14 @@ impl BuildError {
                 Self::Solve { failure, step }
             }
             other => other,
+        }
+    }
+
+    /// The refusal of a vertex, with where it comes from.
+    pub(crate) fn refused(self, graph: &Graph, vertex: usize) -> Self {
+        Self::Refused {
+            places: places(graph, vertex),
+            source: Box::new(self),
         }
     }
 
@@ -426,13 +332,28 @@ impl BuildError {
         results.map(|result| result.clone().map(Tree::of)).collect()
     }
 
-    /// The error itself, without the frontends that it went through.
+    /// The error itself, without the frontends that it went through and the place of a refusal.
     pub fn innermost(&self) -> &Self {
         let mut error = self;
-        while let Self::Frontend { source, .. } = error {
+        while let Self::Frontend { source, .. } | Self::Refused { source, .. } = error {
             error = source;
         }
         error
+    }
+
+    /// Where the step that failed, or may not run, comes from: what it was told of last is first.
+    pub fn places(&self) -> &[SourceRanges] {
+        let mut error = self;
+        loop {
+            match error {
+                Self::Frontend { source, .. } => error = source,
+                Self::Refused { places, .. } => return places,
+                Self::Solve {
+                    step: Some(step), ..
+                } => return &step.sources,
+                _ => return &[],
+            }
+        }
     }
 
     /// Why the client forbids a source, if that is what is behind it.
@@ -476,7 +397,26 @@ impl BuildError {
                 let words = step.missing_sources(&failure.to_string());
                 step.sources.first()?.excerpt_about(&words)
             }
-            _ => self.asking_line()?.excerpt(),
+            refused => match self.places().first() {
+                Some(place) => place.excerpt_about(&refused.refused_words()),
+                None => self.asking_line()?.excerpt(),
+            },
+        }
+    }
+
+    /// What a step that may not run asks for, as a Dockerfile has it.
+    fn refused_words(&self) -> Vec<String> {
+        match self {
+            Self::Entitlement {
+                entitlement: Entitlement::SecurityInsecure,
+                ..
+            } => vec!["--security=insecure".to_owned()],
+            Self::Entitlement {
+                entitlement: Entitlement::NetworkHost,
+                ..
+            } => vec!["--network=host".to_owned()],
+            Self::DeviceForbidden { device, .. } => vec![device.clone()],
+            _ => Vec::new(),
         }
     }
 
@@ -525,36 +465,6 @@ fn op_error<E: std::error::Error + 'static>(failure: &SolveError<Tree>) -> Optio
         OpError::Failed(error) | OpError::Gone(error) => error.downcast_ref(),
         _ => None,
     }
-}
-
-fn failed_step(failure: &SolveError<Tree>, graph: &Graph) -> Option<FailedStep> {
-    let action = op_error::<Box<FailedSequence>>(failure).and_then(|failed| failed.action());
-    let weld_solver::Failure::Op { failure, .. } = failure else {
-        return None;
-    };
-    let digest = from_solver(failure.vertex);
-    let mut vertices = graph.vertices().iter();
-    let index = vertices.position(|vertex| *vertex.digest() == digest)?;
-    let vertex = graph.vertex(index)?;
-    // What a step was told of last is nearest to it: clients read the innermost first.
-    let locations = graph.locations(index).iter().rev();
-    let sources = locations.filter_map(|location| {
-        Some(SourceRanges {
-            info: graph.files().get(location.file)?.clone(),
-            ranges: location.ranges.clone(),
-        })
-    });
-    Some(FailedStep {
-        digest,
-        op: vertex.bytes().clone(),
-        description: vertex.metadata().description.clone(),
-        sources: sources.collect(),
-        action,
-        unread_input: match failure.call {
-            OpCall::SlowKey => failure.input,
-            _ => None,
-        },
-    })
 }
 
 /// As clients of BuildKit know it: what is no Dockerfile names its line, what cannot be converted

@@ -99,14 +99,16 @@ impl JobCore {
 
     /// Whether the client allows all that the definition's steps do.
     pub(crate) fn check(&self, graph: &Graph) -> Result<(), BuildError> {
-        for vertex in graph.vertices() {
+        for (index, vertex) in graph.vertices().iter().enumerate() {
             let Op::Exec(exec) = vertex.op() else {
                 continue;
             };
-            self.allow(&graph.name(vertex), exec.network, exec.security)?;
-            if !exec.devices.is_empty() {
-                self.allow_devices(&graph.name(vertex), &exec.devices)?;
+            let name = graph.name(vertex);
+            let mut allowed = self.allow(&name, exec.network, exec.security);
+            if allowed.is_ok() && !exec.devices.is_empty() {
+                allowed = self.allow_devices(&name, &exec.devices);
             }
+            allowed.map_err(|refused| refused.refused(graph, index))?;
         }
         Ok(())
     }

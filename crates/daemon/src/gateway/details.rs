@@ -25,6 +25,9 @@ pub(super) fn of(error: &BuildError) -> Vec<Any> {
         BuildError::Subrequest(name) => vec![detail("errdefs.Subrequest", &json!({"name": name}))],
         _ => Vec::new(),
     };
+    if !matches!(error.innermost(), BuildError::Solve { .. }) {
+        details.extend(error.places().iter().map(source));
+    }
     let is_source = |detail: &Any| detail.type_url == errdefs::type_url(SOURCE);
     if !details.iter().any(is_source) {
         details.extend(error.asking_line().and_then(of_dockerfile));

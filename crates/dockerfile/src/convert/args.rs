@@ -95,10 +95,16 @@ pub(super) fn epoch(request: &Request, globals: &EnvList) -> Result<Option<i64>,
     if value.is_empty() {
         return Ok(None);
     }
-    value.parse().map(Some).map_err(|_| ConvertError::Epoch {
-        value: value.to_owned(),
-    })
+    match value.parse() {
+        Ok(seconds) if EPOCHS.contains(&seconds) => Ok(Some(seconds)),
+        _ => Err(ConvertError::Epoch {
+            value: value.to_owned(),
+        }),
+    }
 }
+
+/// What can be written with four digits of a year, as configs of images have it: the years 0 to 9999.
+const EPOCHS: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
 
 /// The proxies that build arguments name, in any case.
 pub(super) fn proxies(build_args: &BTreeMap<String, String>) -> Option<ProxyEnv> {

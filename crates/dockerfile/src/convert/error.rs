@@ -192,7 +192,7 @@ pub enum ConvertError {
     },
     /// `SOURCE_DATE_EPOCH` is no number, and names nothing.
     #[error(
-        "invalid SOURCE_DATE_EPOCH: {value}: a number of seconds since 1970 is needed, or context, or the name of a stage or context"
+        "invalid SOURCE_DATE_EPOCH: {value}: a number of seconds since 1970, up to the year 9999, is needed, or context, or the name of a stage or context"
     )]
     Epoch {
         /// The value.

@@ -128,11 +128,16 @@ fn errors_say_what_is_wrong_and_where() {
         ),
         (
             "ARG SOURCE_DATE_EPOCH=x\nFROM base",
-            "Dockerfile: invalid SOURCE_DATE_EPOCH: x: a number of seconds since 1970 is needed, or context, or the name of a stage or context",
+            "Dockerfile: invalid SOURCE_DATE_EPOCH: x: a number of seconds since 1970, up to the year 9999, is needed, or context, or the name of a stage or context",
         ),
     ] {
         assert_eq!(error(dockerfile, &[]).to_string(), message, "{dockerfile}");
     }
+    let late = error(
+        "FROM base",
+        &[("build-arg:SOURCE_DATE_EPOCH", "253402300800")],
+    );
+    assert!(late.to_string().contains("up to the year 9999"), "{late}");
 }
 
 #[test]
@@ -163,10 +168,17 @@ fn stages_that_need_each_other_are_all_shown() {
             .any(|shown| shown.contains(">>>") && shown.contains(line));
         assert!(marked, "{line}\n{excerpt}");
     }
-    let own = crate::host::error("FROM base AS a\nCOPY --from=a /x /", &[]).to_string();
+    let caret = "   5 | >>> FROM a AS c\n     |          ^\n";
+    assert!(excerpt.contains(caret), "{excerpt}");
+    let own = crate::host::error("FROM base AS a\nCOPY --from=a /x /", &[]);
     assert_eq!(
-        own,
+        own.to_string(),
         "Dockerfile:2: circular dependency detected on stage: a"
+    );
+    let excerpt = own.excerpt().unwrap();
+    assert!(
+        excerpt.contains(">>> COPY --from=a /x /\n     |                 ^\n"),
+        "{excerpt}"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Devices of the host that steps ask for by name.
+//! What steps must not do unless the client grants it: privileges, devices of the host.
 
 #![allow(
     clippy::unwrap_used,
@@ -123,7 +123,11 @@ fn devices_need_to_be_allowed() {
     run(&bed, open, &[]).ok();
     let two = "RUN --device=vendor.com/device=two [ $TWO = 1 ]";
     let refused = "device vendor.com/device=two is requested by the build but not allowed";
-    run(&bed, two, &[]).fails(&[refused, "--allow device=vendor.com/device=two"]);
+    run(&bed, two, &[]).fails(&[
+        refused,
+        "--allow device=vendor.com/device=two",
+        "RUN --device=vendor.com/device=two [ $TWO = 1 ]\n     |                ^^^^^^^^^^^^^^^^^^^^^",
+    ]);
     run(&bed, two, &["--allow", "device=vendor.com/device=one"]).fails(&[refused]);
     // A result of an earlier build is no permission.
     run(&bed, two, &["--allow", "device=vendor.com/device=two"]).ok();
@@ -227,4 +231,25 @@ fn what_cannot_be_given_is_refused_by_name() {
     run(&bed, "RUN --device=open.com/device=a,required true", &[]).fails(&["is described by both"]);
     std::fs::write(bed.path("weld.toml"), "[cdi]\ndisabled = true\n").unwrap();
     run(&bed, step, &["--allow", "device"]).fails(&["devices are switched off"]);
+}
+
+#[test]
+fn privileges_are_not_taken_without_leave() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN --security=insecure grep CapEff /proc/self/status > /out\n");
+    bed.build(&[]).fails(&[
+        "entitlement security.insecure is not allowed: allow it with --allow security.insecure",
+        "Dockerfile:2",
+        ">>> RUN --security=insecure grep CapEff /proc/self/status > /out\n     |         ^^^^^^^^^^^^^^^^^^^\n",
+    ]);
+    bed.build(&["--allow", "security.insecure"]).ok();
+    bed.dockerfile("FROM base\nRUN --network=host true\n");
+    bed.build(&[]).fails(&[
+        "network.host",
+        ">>> RUN --network=host true\n     |         ^^^^^^^^^^^^^^\n",
+    ]);
+    bed.build(&["--allow", "network.host"]).ok();
+    // Who asks for it for all steps grants it, as with docker.
+    bed.dockerfile("FROM base\nRUN echo with the host\n");
+    bed.build(&["--network", "host"]).ok();
 }
