@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CopyMode, FileAction, FileChange, FileInput, Graph, MountKind, Op, Owner, UserRef, Vertex,
+    CopyMode, ExecOp, FileAction, FileChange, FileInput, Graph, MountKind, Op, Owner, UserRef,
+    Vertex,
 };
 
 impl Graph {
@@ -142,18 +143,7 @@ fn op_to_json(op: &Op) -> Value {
             let source = source.to_pb();
             json!({"identifier": source.identifier, "attrs": source.attrs})
         }
-        Op::Exec(exec) => {
-            let mounts: Vec<Value> = exec.mounts.iter().map(mount_to_json).collect();
-            json!({
-                "args": exec.process.args,
-                "env": exec.process.env,
-                "cwd": exec.process.cwd,
-                "user": exec.process.user,
-                "network": lower(exec.network),
-                "security": lower(exec.security),
-                "mounts": mounts,
-            })
-        }
+        Op::Exec(exec) => exec_to_json(exec),
         Op::File(file) => {
             let actions: Vec<Value> = file.actions.iter().map(action_to_json).collect();
             json!({"actions": actions})
@@ -169,6 +159,47 @@ fn op_to_json(op: &Op) -> Value {
     }
 }
 
+/// What few steps have is there only where a step has it.
+fn exec_to_json(exec: &ExecOp) -> Value {
+    let process = &exec.process;
+    let mounts: Vec<Value> = exec.mounts.iter().map(mount_to_json).collect();
+    let mut value = json!({
+        "args": process.args,
+        "env": process.env,
+        "cwd": process.cwd,
+        "user": process.user,
+        "network": lower(exec.network),
+        "security": lower(exec.security),
+        "mounts": mounts,
+    });
+    let hosts = process.extra_hosts.iter();
+    let hosts = hosts.map(|line| format!("{}={}", line.host, line.ip));
+    let limits = process.ulimits.iter();
+    let limits = limits.map(|limit| format!("{}={}:{}", limit.name, limit.soft, limit.hard));
+    let secrets = exec.secret_env.iter();
+    let secrets = secrets.map(|secret| format!("{}={}", secret.name, secret.id));
+    let devices = exec.devices.iter().map(|device| device.name.clone());
+    let codes = process.valid_exit_codes.iter().map(i32::to_string);
+    let lists: [(&str, Vec<String>); 5] = [
+        ("extra_hosts", hosts.collect()),
+        ("ulimits", limits.collect()),
+        ("secret_env", secrets.collect()),
+        ("devices", devices.collect()),
+        ("valid_exit_codes", codes.collect()),
+    ];
+    let texts = [
+        ("hostname", &process.hostname),
+        ("cgroup_parent", &process.cgroup_parent),
+    ];
+    let lists = lists.into_iter().filter(|(_, all)| !all.is_empty());
+    let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
+    if let Some(object) = value.as_object_mut() {
+        object.extend(lists.map(|(name, all)| (name.to_owned(), json!(all))));
+        object.extend(texts.map(|(name, text)| (name.to_owned(), json!(text))));
+    }
+    value
+}
+
 fn mount_to_json(mount: &crate::Mount) -> Value {
     let kind = match &mount.kind {
         MountKind::Bind(bind) => {
@@ -178,8 +209,22 @@ fn mount_to_json(mount: &crate::Mount) -> Value {
             json!({"type": "cache", "id": cache.id, "sharing": lower(cache.sharing)})
         }
         MountKind::Tmpfs { size } => json!({"type": "tmpfs", "size": size}),
-        MountKind::Secret(secret) => json!({"type": "secret", "id": secret.id}),
-        MountKind::Ssh(ssh) => json!({"type": "ssh", "id": ssh.id}),
+        MountKind::Secret(secret) => json!({
+            "type": "secret",
+            "id": secret.id,
+            "uid": secret.uid,
+            "gid": secret.gid,
+            "mode": format!("{:04o}", secret.mode),
+            "optional": secret.optional,
+        }),
+        MountKind::Ssh(ssh) => json!({
+            "type": "ssh",
+            "id": ssh.id,
+            "uid": ssh.uid,
+            "gid": ssh.gid,
+            "mode": format!("{:04o}", ssh.mode),
+            "optional": ssh.optional,
+        }),
     };
     json!({"dest": mount.dest, "input": mount.input(), "output": mount.output(), "mount": kind})
 }

@@ -256,7 +256,9 @@ impl Remembered {
         };
         let newest = memory.newest(&named, may_be);
         newest.or_else(|| {
-            let mut placed = placed.iter().filter_map(|slot| memory.latest(slot));
+            let alone = memory.place_alone(name);
+            let placed = placed.iter().chain([&alone]);
+            let mut placed = placed.filter_map(|slot| memory.latest(slot));
             placed.find(|recipe| self.may_have_been(recipe))
         })
     }
@@ -293,7 +295,10 @@ impl Remembered {
         }
         let whole = self.whole();
         if whole.is_some() {
-            let row = memory.row(name, &self.vertex, whole);
+            let inputs = self.naming.inputs.iter();
+            let inputs: Vec<_> = inputs.map(|name| recipe::bounded(name)).collect();
+            let inputs: Vec<_> = inputs.iter().map(String::as_str).collect();
+            let row = memory.row(name, &inputs, &self.vertex, whole);
             if memory.is_latest(&row, name, self.saying_so(name) <= 1) {
                 return;
             }

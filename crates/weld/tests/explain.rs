@@ -137,6 +137,19 @@ fn changes_are_told_in_the_words_of_the_dockerfile() {
         reason(&told, "RUN --mount"),
         "the size of the mount at /t was 0, now 4096"
     );
+    let told = change("echo hi", "[\"echo\", \"hi\"]");
+    assert_eq!(
+        reason(&told, "RUN --mount"),
+        "the command was echo hi, now [\"echo\", \"hi\"]"
+    );
+    let told = change("RUN <<E\necho one\nE", "RUN echo one");
+    assert_eq!(
+        reason(&told, "RUN echo one"),
+        "the command was echo one\\n, now echo one"
+    );
+    let added = bed.build(&["--explain", "--add-host", "far:10.0.0.1"]).ok();
+    let added = reason(&added.stderr, "RUN --mount");
+    assert_eq!(added, "the list of added hosts is new: far=10.0.0.1");
     let told = change("echo one", "echo two");
     let run = reason(&told, "RUN <<E");
     assert!(
@@ -447,6 +460,46 @@ fn steps_are_known_in_stages_with_other_names_and_in_other_places() {
     assert_eq!(
         reason(&swapped, "COPY g"),
         "its input is [context base] OCI load from client, before [1/3] COPY f /f"
+    );
+}
+
+/// Where there is one stage alone, steps are not called by its name.
+#[test]
+fn steps_are_known_in_a_stage_that_is_alone_no_more() {
+    let bed = bed();
+    bed.dockerfile("FROM base AS build\nCOPY src /src\nRUN echo 1 > /out\n");
+    bed.build(&[]).ok();
+    bed.dockerfile(
+        "FROM base AS build\nCOPY src /src\nRUN echo 2 > /out\nFROM base\nCOPY --from=build /out /\n",
+    );
+    let two = bed.build(&["--explain"]).ok().stderr;
+    assert_eq!(
+        reason(&two, "RUN echo 2"),
+        "the command was echo 1 > /out, now echo 2 > /out",
+        "{two}"
+    );
+}
+
+/// What a step's inputs are called is remembered also where it is cached again and again.
+#[test]
+fn inputs_with_other_names_are_no_other_inputs() {
+    let bed = bed();
+    let steps = |stage: &str, value: u32| {
+        bed.dockerfile(&format!(
+            "FROM base AS {stage}\nRUN echo {value} > /out\n\
+             FROM base\nCOPY --from={stage} /out /\nRUN cat /out > /copy\n"
+        ));
+        bed.build(&["--explain"]).ok().stderr
+    };
+    steps("build", 1);
+    for _ in 0..2 {
+        let cached = steps("builder", 1);
+        assert!(!cached.contains("not cached"), "{cached}");
+    }
+    let edited = steps("builder", 2);
+    assert_eq!(
+        reason(&edited, "RUN cat"),
+        "its input was made anew: [stage-1 1/3] COPY --from=builder /out /"
     );
 }
 

@@ -187,6 +187,10 @@ fn in_fields(before: &Recipe, now: &Recipe, build_args: &[String]) -> Vec<String
     let mut tell = |field: &str, old: Option<&str>, new: Option<&str>| {
         let Field { subject, is_detail } = Field::of(field, build_args);
         let text = match (old.map(shown), new.map(shown)) {
+            (Some(one), Some(same)) if one == same => {
+                let whole = |value: Option<&str>| value.unwrap_or_default().replace('\n', "\\n");
+                format!("{subject} was {}, now {}", whole(old), whole(new))
+            }
             (Some(old), Some(new)) => format!("{subject} was {old}, now {new}"),
             (None, Some(new)) => format!("{subject} is new: {new}"),
             (Some(old), None) => format!("{subject} was {old}, now it is not set"),

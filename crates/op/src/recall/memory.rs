@@ -37,15 +37,23 @@ impl Memory<'_> {
         self.slot(kind, &[name.as_bytes()])
     }
 
-    /// The row of a step that is the same with all that it is made of; where that is not known, of its definition.
-    pub(super) fn row(&self, name: &str, vertex: &Vertex, whole: Option<StepName>) -> StepName {
-        match whole {
-            Some(whole) => self.slot("whole", &[name.as_bytes(), &whole]),
-            None => self.slot(
-                "row",
-                &[name.as_bytes(), vertex.digest().to_string().as_bytes()],
-            ),
-        }
+    /// The row of a step that is the same with all that it is made of, and is called the same; where what it is made of is not known, of
+    /// its definition.
+    pub(super) fn row(
+        &self,
+        name: &str,
+        inputs: &[&str],
+        vertex: &Vertex,
+        whole: Option<StepName>,
+    ) -> StepName {
+        let vertex = vertex.digest().to_string();
+        let (kind, what) = match &whole {
+            Some(whole) => ("whole", whole.as_slice()),
+            None => ("row", vertex.as_bytes()),
+        };
+        let mut bytes = vec![what, name.as_bytes()];
+        bytes.extend(inputs.iter().map(|input| input.as_bytes()));
+        self.slot(kind, &bytes)
     }
 
     /// Slots that lead to what a step was before: first those of which the newest row is the step, then those that are looked at in
@@ -70,6 +78,11 @@ impl Memory<'_> {
         let anywhere = names::in_any_stage(name);
         placed.extend(anywhere.map(|text| self.named("any stage", text)));
         (named, placed)
+    }
+
+    /// Where the step was while its stage was the only one: steps are not called by the stage then.
+    pub(super) fn place_alone(&self, name: &str) -> StepName {
+        self.named("place", &names::place_alone(name))
     }
 
     fn identity(&self, identity: &StepName) -> StepName {
@@ -156,7 +169,9 @@ impl Memory<'_> {
         let Some(bytes) = recipe.encode() else {
             return;
         };
-        let row = self.row(name, vertex, recipe.whole);
+        let inputs = recipe.inputs.iter().map(|input| input.name.as_str());
+        let inputs: Vec<_> = inputs.collect();
+        let row = self.row(name, &inputs, vertex, recipe.whole);
         let (mut slots, placed) = self.slots(name, vertex, &recipe.lineage);
         slots.extend(recipe.has_result().then(|| self.named("good", name)));
         slots.extend(placed);

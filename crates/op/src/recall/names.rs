@@ -48,6 +48,12 @@ pub(super) fn place(name: &str) -> String {
     format!("[{} {}] {}", parts.stage, parts.number, parts.verb())
 }
 
+/// The same in a Dockerfile of one stage.
+pub(super) fn place_alone(name: &str) -> String {
+    let parts = parts(name);
+    format!("[ {}] {}", parts.number, parts.verb())
+}
+
 /// The same without the number of a stage that has no name.
 pub(super) fn bare_place(name: &str) -> String {
     let parts = parts(name);
@@ -121,6 +127,10 @@ mod tests {
             assert_eq!(unnumbered(name), text);
             assert_eq!(in_any_stage(name), anywhere);
         }
+        assert_eq!(
+            place_alone("[build 2/4] RUN make"),
+            place("[2/3] RUN make all")
+        );
         for (one, other) in [
             ("[build 2/4] RUN make", "[build 3/5] RUN make"),
             ("[stage-1 1/2] RUN make", "[2/2] RUN make"),

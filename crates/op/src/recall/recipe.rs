@@ -207,7 +207,7 @@ pub(super) fn fields(vertex: &Vertex) -> Vec<(String, String)> {
                 let args: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
                 let command = match args.as_slice() {
                     ["/bin/sh", "-c", command] => (*command).to_owned(),
-                    args => args.join(" "),
+                    args => exec_form(args),
                 };
                 fields.push((name, bounded(&command)));
             }
@@ -248,6 +248,12 @@ pub(super) fn fields(vertex: &Vertex) -> Vec<(String, String)> {
         }
     }
     fields
+}
+
+/// A command that no shell reads, as a Dockerfile has it: what a shell would read can be the same words.
+fn exec_form(args: &[&str]) -> String {
+    let words = args.iter().map(|word| Value::from(*word).to_string());
+    format!("[{}]", words.collect::<Vec<_>>().join(", "))
 }
 
 fn is_numbering(name: &str) -> bool {
