@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
+use weld_testbed::Registry;
 
 use crate::packages;
 use crate::process::build_weld;
@@ -39,6 +40,9 @@ pub(crate) struct SoakArgs {
     /// Builds one after the other, before the clients come: memory after all of them is compared with memory after a tenth.
     #[arg(long, default_value_t = 1000)]
     builds: u32,
+    /// How often the cache of a build is imported from a registry and exported again, between the two: memory as above.
+    #[arg(long, default_value_t = 1000)]
+    rounds: u32,
     /// What sequence of random choices is made.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -71,7 +75,7 @@ struct Use {
 }
 
 pub(crate) fn soak(args: &SoakArgs) -> anyhow::Result<()> {
-    packages::install(&["busybox-static"])?;
+    packages::install(&["busybox-static", "docker-registry"])?;
     let temporary = tempfile::tempdir()?;
     let work = temporary.path().to_owned();
     weld_testbed::write_base_image(&work.join("base"), &packages::busybox(&work)?)?;
@@ -81,6 +85,7 @@ pub(crate) fn soak(args: &SoakArgs) -> anyhow::Result<()> {
     };
     let soak = Soak::start(weld, work)?;
     let memory = soak.one_by_one(args.builds);
+    let memory = memory.and_then(|()| soak.round_trips(args.rounds));
     let outcome = memory.and_then(|()| soak.many(args));
     soak.end()?;
     outcome
@@ -157,6 +162,40 @@ impl Soak {
         let late = self.usage()?;
         let line = json!({
             "phase": "one by one", "builds": builds,
+            "memory_after_tenth_kb": early.memory, "memory_after_all_kb": late.memory,
+            "files_after_tenth": early.files, "files_after_all": late.files,
+        });
+        println!("{line}");
+        if late.memory > early.memory + MEMORY {
+            bail!("memory grew by more than {MEMORY} kB: {early:?}, then {late:?}");
+        }
+        Ok(())
+    }
+
+    /// The cache of a build goes to a registry and comes back again and again. After each second time all that is here is deleted, so
+    /// that half of the builds find what is in the registry alone.
+    fn round_trips(&self, rounds: u32) -> anyhow::Result<()> {
+        if rounds < 10 {
+            return Ok(());
+        }
+        let registry = Registry::start()?;
+        let cache = format!("type=registry,ref={}/cache:latest", registry.host());
+        let mut early = self.usage()?;
+        for number in 0..rounds {
+            let mut command = self.build(0, u64::from(number) % KINDS);
+            command.args(["--cache-from", &cache, "--cache-to"]);
+            crate::process::output(command.arg(format!("{cache},mode=max")))?;
+            if number % 2 == 1 {
+                let mut prune = Command::new(&self.weld);
+                crate::process::output(prune.args(["prune", "--all", "--addr", &self.address]))?;
+            }
+            if number + 1 == rounds / 10 {
+                early = self.usage()?;
+            }
+        }
+        let late = self.usage()?;
+        let line = json!({
+            "phase": "cache out and in", "rounds": rounds,
             "memory_after_tenth_kb": early.memory, "memory_after_all_kb": late.memory,
             "files_after_tenth": early.files, "files_after_all": late.files,
         });
@@ -263,29 +302,28 @@ impl Soak {
 
     /// A build on its way; `place` is where its result goes.
     fn client(&self, place: usize, kind: u64, no_cache: bool) -> anyhow::Result<Child> {
-        let base = self.work.join("base");
-        let mut command = Command::new(&self.weld);
-        command
-            .args([
-                "build",
-                "--quiet",
-                "--addr",
-                &self.address,
-                "--build-context",
-            ])
-            .arg(format!("base=oci-layout://{}:latest", base.display()));
+        let mut command = self.build(place, kind);
         if no_cache {
             command.arg("--no-cache");
         }
+        command.spawn().context("cannot start a client")
+    }
+
+    fn build(&self, place: usize, kind: u64) -> Command {
+        let base = self.work.join("base");
         let result = self.work.join(format!("result{place}.tar"));
+        let mut command = Command::new(&self.weld);
         command
+            .args(["build", "--quiet", "--addr", &self.address])
+            .arg("--build-context")
+            .arg(format!("base=oci-layout://{}:latest", base.display()))
             .arg("--output")
             .arg(format!("type=tar,dest={}", result.display()))
             .arg(self.work.join(format!("context{kind}")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        command.spawn().context("cannot start a client")
+        command
     }
 
     fn usage(&self) -> anyhow::Result<Use> {

@@ -1,6 +1,7 @@
 //! How long a command takes, and how much memory.
 
-use std::process::{Command, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -9,7 +10,7 @@ use anyhow::{Context, bail};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cost {
     pub(super) time: Duration,
-    /// The largest resident size that was seen, in bytes; looked at every 5 ms.
+    /// The largest resident size, in bytes.
     pub(super) peak: u64,
 }
 
@@ -22,24 +23,14 @@ pub(super) fn run(command: &mut Command) -> anyhow::Result<Cost> {
 pub(super) fn run_with(command: &mut Command, input: Stdio) -> anyhow::Result<Cost> {
     let log = tempfile::NamedTempFile::new()?;
     let began = Instant::now();
-    let mut child = command
+    let child = command
         .stdin(input)
         .stdout(Stdio::null())
         .stderr(log.reopen()?)
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
-    let status = format!("/proc/{}/status", child.id());
-    let watcher = std::thread::spawn(move || {
-        let mut peak = 0;
-        while let Some(now) = high_water(&status) {
-            peak = peak.max(now);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        peak
-    });
-    let ended = child.wait()?;
+    let (ended, peak) = wait(&child)?;
     let time = began.elapsed();
-    let peak = watcher.join().unwrap_or(0);
     if !ended.success() {
         bail!(
             "{command:?}: {ended}\n{}",
@@ -54,11 +45,23 @@ pub(super) fn settle() -> anyhow::Result<()> {
     crate::process::run(&mut Command::new("sync"))
 }
 
-fn high_water(status: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(status).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().split(' ').next()?.parse().ok()?;
-    Some(kilobytes * 1024)
+/// How a child ended, and the largest resident size of it and of what it waited for, in bytes. Who
+/// looks at a process while it runs takes time of two processors that it needs itself.
+fn wait(child: &Child) -> anyhow::Result<(ExitStatus, u64)> {
+    let pid = libc::pid_t::try_from(child.id())?;
+    let mut status = 0;
+    // SAFETY: all zeroes is a value of this structure of integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both places are written by the call alone, and outlive it; nobody else waits for the
+    // child.
+    while unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } < 0 {
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error.into());
+        }
+    }
+    let kilobytes = u64::try_from(usage.ru_maxrss)?;
+    Ok((ExitStatus::from_raw(status), kilobytes * 1024))
 }
 
 /// The median of several runs.
