@@ -122,6 +122,20 @@ fn arguments_that_cannot_be_meant_are_refused() {
             "ERROR: unknown cache importer: \"foo\"",
         ),
         (&["--push"], "ERROR: output type=image: "),
+        (&["--output", ""], "--output: is empty"),
+        (&["--file", "."], "--file .: is a directory"),
+        (
+            &["--file", "/nope/x"],
+            "--file /nope/x: /nope: No such file",
+        ),
+        (
+            &["--output", "type=oci,dest=x", "--metadata-file", "./x"],
+            "--metadata-file ./x: --output is to be written there, too",
+        ),
+        (
+            &["--iidfile", "x", "--metadata-file", "x"],
+            "--metadata-file x: --iidfile is to be written there, too",
+        ),
     ] {
         let ended = bed.build(arguments).fails(&[part]);
         assert!(!ended.stderr.contains("#1 "), "{}", ended.stderr);
@@ -226,20 +240,6 @@ fn a_directory_of_other_things_is_no_state_directory() {
     bed.run(&["--root", context.to_str().unwrap(), "du"])
         .fails(&["is not empty and not a weld state directory"]);
     assert_eq!(std::fs::read_dir(context).unwrap().count(), 1);
-}
-
-#[test]
-fn privileges_are_not_taken_without_leave() {
-    let bed = Bed::new();
-    bed.dockerfile("FROM base\nRUN --security=insecure grep CapEff /proc/self/status > /out\n");
-    bed.build(&[]).fails(&["security.insecure", "--allow"]);
-    bed.build(&["--allow", "security.insecure"]).ok();
-    bed.dockerfile("FROM base\nRUN --network=host true\n");
-    bed.build(&[]).fails(&["network.host"]);
-    bed.build(&["--allow", "network.host"]).ok();
-    // Who asks for it for all steps grants it, as with docker.
-    bed.dockerfile("FROM base\nRUN echo with the host\n");
-    bed.build(&["--network", "host"]).ok();
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use weld_engine::{
-    BuildInput, BuildRequest, BuildResponse, Entitlement, ExportKind, HostSession, ImageReference,
+    BuildInput, BuildRequest, BuildResponse, Entitlement, ExportKind, ExportTarget, HostSession,
+    ImageReference,
 };
 use weld_progress::Mode;
 
@@ -27,8 +28,10 @@ pub(crate) async fn build(
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
     let call = Call::of(args)?;
-    let iidfile = Destination::new("--iidfile", args.iidfile.as_deref())?.cleared()?;
+    let iidfile = Destination::new("--iidfile", args.iidfile.as_deref())?;
     let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
+    metadata_file.apart_from(args.iidfile.as_deref().map(|file| ("--iidfile", file)))?;
+    let iidfile = iidfile.cleared()?;
     let input = Input::new(cancel.clone());
     let prepared = match prepare(args, matches!(worker, Worker::Daemon(_)), input) {
         Err(_) if cancel.is_cancelled() => return Err(Failure::Interrupted),
@@ -38,6 +41,15 @@ pub(crate) async fn build(
         return Box::pin(call.run(worker, prepared.request, args, cancel)).await;
     }
     let exports = &prepared.request.exports;
+    let files = || {
+        let targets = exports.iter().map(|export| &export.target);
+        targets.filter_map(|target| match target {
+            ExportTarget::File(file) => Some(("--output", file.as_path())),
+            _ => None,
+        })
+    };
+    metadata_file.apart_from(files())?;
+    iidfile.apart_from(files())?;
     let mut kinds = exports.iter().map(|export| export.kind);
     let are_files = |kind| matches!(kind, ExportKind::Local | ExportKind::Tar);
     if args.iidfile.is_some() && kinds.any(are_files) {

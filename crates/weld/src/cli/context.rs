@@ -30,6 +30,12 @@ pub(crate) enum ContextError {
     NoDirectory { path: PathBuf, reason: String },
     #[error("--file {}: there is no such file; it is looked for from the working directory, not from the context", .0.display())]
     NoDockerfile(PathBuf),
+    #[error("--file {}: is a directory", .0.display())]
+    DockerfileIsDirectory(PathBuf),
+    #[error("--file {file}: there is a Dockerfile on standard input, too")]
+    TwoDockerfiles { file: String },
+    #[error("--file {}: {reason}", path.display())]
+    NoPlaceOfDockerfile { path: PathBuf, reason: String },
     #[error("context {0:?}: names nothing behind its scheme")]
     NoPlace(String),
     #[error("--build-context {0:?}: needs NAME=CONTEXT")]
@@ -131,6 +137,11 @@ impl Inputs {
         }
         let is_archive = weld_engine::is_archive(&head);
         if !is_archive {
+            if let Some(file) = file {
+                return Err(ContextError::TwoDockerfiles {
+                    file: file.to_owned(),
+                });
+            }
             let whole = head.as_slice().chain(stdin);
             let dockerfile = self.stdin_dockerfile(whole)?;
             let empty = self.temporary()?;
@@ -182,8 +193,14 @@ impl Inputs {
 
 /// Offers the directory that a Dockerfile is in; returns the file's name there.
 fn add_dockerfile(session: &mut HostSession, file: &str) -> Result<String, ContextError> {
+    if Path::new(file).is_dir() {
+        return Err(ContextError::DockerfileIsDirectory(file.into()));
+    }
     let (parent, name) = split(Path::new(file));
-    directory(&parent)?;
+    is_directory(&parent).map_err(|reason| ContextError::NoPlaceOfDockerfile {
+        path: file.into(),
+        reason: format!("{}: {reason}", parent.display()),
+    })?;
     // The frontend also takes a name in small letters.
     let names = [name.clone(), name.to_lowercase()];
     if !names.iter().any(|name| parent.join(name).exists()) {
@@ -250,14 +267,17 @@ fn is_remote(context: &str) -> bool {
 }
 
 fn directory(path: &Path) -> Result<(), ContextError> {
-    let no = |reason: String| ContextError::NoDirectory {
+    is_directory(path).map_err(|reason| ContextError::NoDirectory {
         path: path.to_owned(),
         reason,
-    };
+    })
+}
+
+fn is_directory(path: &Path) -> Result<(), String> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(no("not a directory".into())),
-        Err(error) => Err(no(error.to_string())),
+        Ok(_) => Err("not a directory".into()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
 
+use super::outputs::real;
 use super::report::Failure;
 
 /// A file to be written at a build's end, if it was asked for.
@@ -21,6 +22,25 @@ impl<'a> Destination<'a> {
             check(path).map_err(|error| destination.failure(path, &error))?;
         }
         Ok(destination)
+    }
+
+    /// Makes sure that no output, and no other such file, is written to the same place.
+    pub(crate) fn apart_from<'p>(
+        &self,
+        others: impl IntoIterator<Item = (&'static str, &'p Path)>,
+    ) -> Result<(), Failure> {
+        let Some(path) = self.path else {
+            return Ok(());
+        };
+        let mut others = others.into_iter();
+        match others.find(|(_, other)| real(other) == real(path)) {
+            Some((what, _)) => Err(Failure::Destination {
+                option: self.option,
+                path: path.to_owned(),
+                reason: format!("{what} is to be written there, too"),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Removes what an earlier build left there: after a build that fails it would be taken for this one's.

@@ -12,6 +12,8 @@ use super::fields::{Fields, FieldsError};
 pub(crate) enum OutputError {
     #[error("--output {0}")]
     Fields(#[from] FieldsError),
+    #[error("--output: is empty: needs type=…, or a directory")]
+    Empty,
     #[error("--output {0:?}: needs type=… (local, tar, oci, docker, image, registry or cacheonly)")]
     NoType(String),
     #[error(
@@ -88,7 +90,7 @@ pub(crate) fn parse(
 }
 
 /// The place that a path leads to, whatever way: of a file that is not there yet, its name in the place of its directory.
-fn real(path: &Path) -> PathBuf {
+pub(crate) fn real(path: &Path) -> PathBuf {
     let parent = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -102,6 +104,9 @@ fn real(path: &Path) -> PathBuf {
 fn parse_one(text: &str) -> Result<ExportRequest, OutputError> {
     if text == "-" {
         return Ok(ExportRequest::new(ExportKind::Tar, ExportTarget::Stdout));
+    }
+    if text.is_empty() {
+        return Err(OutputError::Empty);
     }
     if !text.contains('=') {
         return Ok(ExportRequest::new(
