@@ -27,15 +27,37 @@ pub struct Holder {
     pub command: String,
     /// When it took the directory, RFC 3339.
     pub since: String,
+    /// The namespace that its process id is of, as the kernel calls it; empty if that is not known.
+    #[serde(default)]
+    pub namespace: String,
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "process {} ({}) since {}",
-            self.pid, self.command, self.since
+            "process {}{} ({}) since {}",
+            self.pid,
+            if self.is_elsewhere() {
+                " of another container"
+            } else {
+                ""
+            },
+            self.command,
+            self.since
         )
+    }
+}
+
+impl Holder {
+    /// Whether its process id says nothing here.
+    fn is_elsewhere(&self) -> bool {
+        !self.namespace.is_empty() && self.namespace != pid_namespace()
+    }
+
+    /// Whether it is known to be there.
+    fn is_there(&self) -> bool {
+        !self.is_elsewhere() && !is_gone(self.pid)
     }
 }
 
@@ -77,7 +99,7 @@ impl DirectoryLock {
                 Err(error) => return Err(error.into()),
             }
             let holder = read_holder(&mut file);
-            let is_told = holder.as_ref().is_some_and(|holder| !is_gone(holder.pid));
+            let is_told = holder.as_ref().is_some_and(Holder::is_there);
             if is_told || began.elapsed() > REMAINS {
                 return Ok(Attempt::Held(holder));
             }
@@ -86,6 +108,11 @@ impl DirectoryLock {
         write_holder(&mut file)?;
         Ok(Attempt::Locked(Self { file }))
     }
+}
+
+fn pid_namespace() -> String {
+    let link = std::fs::read_link("/proc/self/ns/pid");
+    link.map_or_else(|_| String::new(), |link| link.display().to_string())
 }
 
 /// Whether there is no such process any more. One that was killed may have left children that have its files for a moment longer.
@@ -109,6 +136,7 @@ fn write_holder(file: &mut File) -> io::Result<()> {
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
             .format(&Rfc3339)
             .unwrap_or_default(),
+        namespace: pid_namespace(),
     };
     let text = serde_json::to_vec(&holder)?;
     match write_over(file, &text) {
@@ -230,5 +258,27 @@ mod tests {
             Attempt::Locked(_)
         ));
         child.join().unwrap();
+    }
+
+    #[test]
+    fn a_process_of_another_container_is_waited_for_whatever_has_its_number_here() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let Attempt::Locked(mut lock) = DirectoryLock::attempt(&path).unwrap() else {
+            panic!("nobody has it");
+        };
+        let mut holder = read_holder(&mut lock.file).unwrap();
+        holder.namespace = "pid:[1]".to_owned();
+        assert!(holder.to_string().contains("of another container"));
+        write_over(&mut lock.file, &serde_json::to_vec(&holder).unwrap()).unwrap();
+        let first = std::thread::spawn(move || {
+            std::thread::sleep(AGAIN * 4);
+            drop(lock);
+        });
+        assert!(matches!(
+            DirectoryLock::attempt(&path).unwrap(),
+            Attempt::Locked(_)
+        ));
+        first.join().unwrap();
     }
 }

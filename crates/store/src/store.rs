@@ -193,7 +193,7 @@ impl Store {
     /// Opens a state directory, making it if it is not there, for this process alone.
     pub fn open(root: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenError> {
         let directory = Directory(root.as_ref());
-        let claim = directory.claim(options.on_full_disk)?;
+        let claim = Self::claim(&directory, &options)?;
         Self::open_claimed(&directory, claim, &options)
     }
 
@@ -208,7 +208,7 @@ impl Store {
         meanwhile: impl FnOnce() -> T + Send,
     ) -> Result<(Self, T), OpenError> {
         let directory = Directory(root.as_ref());
-        let claim = directory.claim(options.on_full_disk)?;
+        let claim = Self::claim(&directory, &options)?;
         std::thread::scope(|scope| {
             let other = scope.spawn(meanwhile);
             let opened = Self::open_claimed(&directory, claim, &options);
@@ -218,6 +218,24 @@ impl Store {
                 other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             ))
         })
+    }
+
+    /// Where a full disk is refused, what earlier processes left unnamed, such as the files of a step that filled the disk, goes first.
+    fn claim<'a>(
+        directory: &'a Directory<'_>,
+        options: &StoreOptions,
+    ) -> Result<Claim<'a>, OpenError> {
+        let claimed = directory.claim(options.on_full_disk);
+        if !matches!(claimed, Err(OpenError::Full { .. })) {
+            return claimed;
+        }
+        let claim = directory.claim(OnFullDisk::Open)?;
+        let store = Self::open_claimed(directory, claim, options)?;
+        if let Err(error) = store.sweep() {
+            tracing::warn!(%error, "cannot remove what earlier processes left on a full disk");
+        }
+        drop(store);
+        directory.claim(options.on_full_disk)
     }
 
     fn open_claimed(

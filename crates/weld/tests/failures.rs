@@ -517,22 +517,49 @@ fn a_large_definition_is_solved() {
     assert!(bed.path(&last).exists());
 }
 
+/// A file system of its own for the state directory, until it is dropped.
+struct SmallDisk<'a>(&'a Bed);
+
+impl<'a> SmallDisk<'a> {
+    fn mounted(bed: &'a Bed) -> Self {
+        std::fs::create_dir(bed.path("state")).unwrap();
+        let size = ["-t", "tmpfs", "-o", "size=40m", "tmpfs", "state"];
+        bed.tool("mount", &size);
+        Self(bed)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        self.0.tool("umount", &["-l", "state"]);
+    }
+}
+
+#[test]
+fn what_a_failed_step_left_on_a_full_disk_goes_before_the_next_build() {
+    let bed = Bed::new();
+    let _disk = SmallDisk::mounted(&bed);
+    bed.dockerfile("FROM base\nRUN dd if=/dev/zero of=/big bs=64k count=1000\n");
+    bed.build(&[]).fails(&["No space left on device"]);
+    bed.dockerfile("FROM base\nRUN echo ok\n");
+    bed.build(&[]).ok();
+    // As it stays there where the process ended before it was deleted.
+    let snapshots = bed.path("state/snapshots");
+    let mut numbers = (1..).map(|number| snapshots.join(number.to_string()));
+    let unnamed = numbers.find(|snapshot| !snapshot.exists()).unwrap();
+    std::fs::create_dir_all(unnamed.join("fs")).unwrap();
+    let mut left = std::fs::File::create(unnamed.join("fs/big")).unwrap();
+    while left.write_all(&[0; 4096]).is_ok() {}
+    drop(left);
+    bed.dockerfile("FROM base\nRUN echo again\n");
+    bed.build(&[]).ok();
+}
+
 #[test]
 fn a_build_that_fills_the_disk_leaves_a_state_that_can_be_pruned() {
-    struct Mounted<'a>(&'a Bed);
-    impl Drop for Mounted<'_> {
-        fn drop(&mut self) {
-            self.0.tool("umount", &["-l", "state"]);
-        }
-    }
     let bed = Bed::new();
     let state = bed.path("state");
-    std::fs::create_dir(&state).unwrap();
-    bed.tool(
-        "mount",
-        &["-t", "tmpfs", "-o", "size=40m", "tmpfs", "state"],
-    );
-    let _mounted = Mounted(&bed);
+    let _disk = SmallDisk::mounted(&bed);
     bed.dockerfile("FROM base\nRUN dd if=/dev/zero of=/big bs=1M count=20\n");
     bed.build(&[]).ok();
     bed.dockerfile("FROM base\nRUN dd if=/dev/zero of=/big bs=64k count=1000\n");
