@@ -2,6 +2,10 @@
 
 mod calls;
 mod causes;
+mod fields;
+mod graph;
+mod jobs;
+mod ladder;
 mod lookup;
 mod merges;
 mod order;
@@ -22,26 +26,28 @@ const TOLD: usize = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
-    /// Each line is an event, none lacks between the first and the last, and these begin and end the trace.
+    /// Each line is an event with its fields and words, none lacks between the first and the last, and these begin and end the trace.
     Line,
     /// Positions never fall.
     Position,
     /// What the solver did later has no earlier time.
     Time,
-    /// A job is opened once, discarded once, and nothing is loaded or asked for outside of that.
+    /// A job is opened once, discarded once, and nothing is loaded or asked for outside of that; it asks for what it loaded, and nothing
+    /// is worked on that no job is interested in.
     Job,
-    /// A vertex or edge is referred to between its creation and its end only, and a vertex outlives its edges.
+    /// A vertex or edge is referred to between its creation and its end only, and a vertex outlives its edges and calls.
     Ownership,
     /// A forward never points at what was freed; nothing forwards twice, to itself, or round in a circle; nothing that is never to be
-    /// merged forwards or is forwarded to, nor what ignores the cache to what does not.
+    /// merged forwards or is forwarded to, nor what ignores the cache to what does not. What stays apart has a reason.
     Merge,
     /// A forwarding edge does nothing by itself any more.
     Forwarded,
-    /// An edge's states only rise, except after a lost result or a record that did not load.
+    /// An edge's states only rise, one after the other, except after a lost result or a record that did not load; each call comes at its
+    /// state.
     StateOrder,
-    /// Each request is answered exactly once, and as built just where its edge is complete.
+    /// Each request is made by a job or an operation, answered exactly once, and as built just where its edge is complete.
     Request,
-    /// Each call and load ends exactly once, as what it began as.
+    /// Each call and load ends exactly once, as what it began as, and has a number of its own.
     Call,
     /// A graph has as many vertices as it was loaded with.
     Graph,
@@ -57,9 +63,9 @@ pub enum Rule {
     RunsOnce,
     /// An edge has one result at a time, and one that a run or a load gave.
     Result,
-    /// A session is lent by an open job that has one, and to vertices that the job is interested in only.
+    /// A session is lent by an open job that has one, to calls of vertices that the job is interested in only.
     Session,
-    /// When all jobs are discarded, nothing is left.
+    /// When all jobs are discarded, nothing is left; when one is, nothing that only it reached.
     Empty,
     /// The solver itself found an invariant broken.
     Broken,

@@ -174,21 +174,20 @@ impl<'a> Line<'a> {
         let text = std::str::from_utf8(bytes).map_err(|_| LineError::Encoding)?;
         let mut fields = Fields::new(text)?;
         let mut line = Self::default();
-        let mut named = false;
-        let (mut position, mut time) = (false, false);
+        let mut seen = Seen::default();
         while let Some((name, value)) = fields.next()? {
             match name {
                 "event" => {
                     line.kind = Kind::of(text_of("event", value)?.0);
-                    named = true;
+                    seen.event = true;
                 }
                 "position" => {
                     line.position = number_of("position", value)?;
-                    position = true;
+                    seen.position = true;
                 }
                 "time" => {
                     line.time = number_of("time", value)?;
-                    time = true;
+                    seen.time = true;
                 }
                 "inputs" => match value {
                     Raw::Other(array) => line.inputs = Some(array),
@@ -232,19 +231,27 @@ impl<'a> Line<'a> {
                 "lines" => line.lines = Some(number_of("lines", value)?),
                 "lost" => line.lost = Some(number_of("lost", value)?),
                 "version" => line.version = Some(number_of("version", value)?),
-                "session" => line.session = flag_of("session", value)?,
+                "session" => {
+                    line.session = flag_of("session", value)?;
+                    seen.session = true;
+                }
                 "ignore_cache" => line.ignore_cache = flag_of("ignore_cache", value)?,
                 "never_merge" => line.never_merge = flag_of("never_merge", value)?,
-                "stored" => line.stored = flag_of("stored", value)?,
-                "hit" => line.hit = flag_of("hit", value)?,
+                "stored" => {
+                    line.stored = flag_of("stored", value)?;
+                    seen.stored = true;
+                }
+                "hit" => {
+                    line.hit = flag_of("hit", value)?;
+                    seen.hit = true;
+                }
                 _ => {}
             }
         }
-        if !named {
+        if !seen.event {
             return Err(LineError::NoEvent);
         }
-        let missing = line.missing(position, time);
-        match missing {
+        match line.missing(&seen) {
             Some(field) => Err(LineError::Missing {
                 event: line.kind.name(),
                 field,
@@ -254,13 +261,14 @@ impl<'a> Line<'a> {
     }
 
     /// A field that every event of its kind has and this one does not.
-    fn missing(&self, position: bool, time: bool) -> Option<&'static str> {
-        lacking(&[(position, "position"), (time, "time")]).or_else(|| match self.kind {
+    fn missing(&self, seen: &Seen) -> Option<&'static str> {
+        lacking(&[(seen.position, "position"), (seen.time, "time")]).or_else(|| match self.kind {
             Kind::Resumed | Kind::Other => None,
             Kind::TraceStart | Kind::TraceEnd | Kind::Lost => self.missing_in_frame(),
-            Kind::JobOpened | Kind::Session | Kind::JobDiscarded => {
-                lacking(&[(self.job.is_some(), "job")])
+            Kind::JobOpened | Kind::Session => {
+                lacking(&[(self.job.is_some(), "job"), (seen.session, "session")])
             }
+            Kind::JobDiscarded => lacking(&[(self.job.is_some(), "job")]),
             Kind::Vertex
             | Kind::VertexFreed
             | Kind::SessionLent
@@ -272,7 +280,7 @@ impl<'a> Line<'a> {
             | Kind::State
             | Kind::Key
             | Kind::Query
-            | Kind::ResultLost => self.missing_of_edge(),
+            | Kind::ResultLost => self.missing_of_edge(seen),
             Kind::Answer => lacking(&[
                 (self.request.is_some(), "request"),
                 (self.outcome.is_some(), "outcome"),
@@ -281,7 +289,7 @@ impl<'a> Line<'a> {
             Kind::CallStart | Kind::CallEnd | Kind::Cancel | Kind::Dropped => {
                 self.missing_of_call()
             }
-            Kind::LoadStart | Kind::LoadEnd | Kind::LoadFailed => self.missing_of_load(),
+            Kind::LoadStart | Kind::LoadEnd | Kind::LoadFailed => self.missing_of_load(seen),
             Kind::SaveFailed => lacking(&[(self.error.is_some(), "error")]),
             Kind::SourceFailed => lacking(&[
                 (self.source.is_some(), "source"),
@@ -293,7 +301,10 @@ impl<'a> Line<'a> {
 
     fn missing_in_frame(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::TraceStart => lacking(&[(self.version.is_some(), "version")]),
+            Kind::TraceStart => lacking(&[
+                (self.version.is_some(), "version"),
+                (self.weld.is_some(), "weld"),
+            ]),
             Kind::TraceEnd => lacking(&[
                 (self.lines.is_some(), "lines"),
                 (self.lost.is_some(), "lost"),
@@ -317,19 +328,22 @@ impl<'a> Line<'a> {
         lacking(&[(self.vertex.is_some(), "vertex")]).or(more)
     }
 
-    fn missing_of_edge(&self) -> Option<&'static str> {
+    fn missing_of_edge(&self, seen: &Seen) -> Option<&'static str> {
+        const NONE: (bool, &str) = (true, "");
         let own = match self.kind {
-            Kind::Request => (self.request.is_some(), "request"),
-            Kind::State => (self.state.is_some(), "state"),
-            Kind::Key => (self.key.is_some(), "key"),
-            _ => (true, ""),
+            Kind::Loaded => [(self.id.is_some(), "id"), NONE],
+            Kind::Request => [(self.request.is_some(), "request"), NONE],
+            Kind::State => [(self.state.is_some(), "state"), NONE],
+            Kind::Key => [(self.key.is_some(), "key"), (seen.stored, "stored")],
+            Kind::Query => [(seen.hit, "hit"), (self.records.is_some(), "records")],
+            _ => [NONE, NONE],
         };
-        lacking(&[
+        let edge = lacking(&[
             (self.edge.is_some(), "edge"),
             (self.vertex.is_some(), "vertex"),
             (self.output.is_some(), "output"),
-            own,
-        ])
+        ]);
+        edge.or_else(|| lacking(&own))
     }
 
     fn missing_of_merge(&self) -> Option<&'static str> {
@@ -358,7 +372,7 @@ impl<'a> Line<'a> {
         ])
     }
 
-    fn missing_of_load(&self) -> Option<&'static str> {
+    fn missing_of_load(&self, seen: &Seen) -> Option<&'static str> {
         let task = || lacking(&[(self.task.is_some(), "task")]);
         let own = || match self.kind {
             Kind::LoadStart => lacking(&[
@@ -371,7 +385,7 @@ impl<'a> Line<'a> {
             ]),
             _ => None,
         };
-        task().or_else(|| self.missing_of_edge()).or_else(own)
+        task().or_else(|| self.missing_of_edge(seen)).or_else(own)
     }
 
     /// The inputs of a vertex.
@@ -381,6 +395,17 @@ impl<'a> Line<'a> {
             |inputs| serde_json::from_str(inputs).ok(),
         )
     }
+}
+
+/// Fields that are there, of which a line keeps no trace where they are not.
+#[derive(Default)]
+struct Seen {
+    event: bool,
+    position: bool,
+    time: bool,
+    session: bool,
+    stored: bool,
+    hit: bool,
 }
 
 /// The first field that is not there.

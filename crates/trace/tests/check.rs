@@ -439,6 +439,9 @@ fn what_a_cancelled_call_works_for_may_be_left_and_nothing_else() {
             vertex(1, 'a', "[]"),
             vertex(2, 'b', "[[11,1,0]]"),
             vertex(3, 'c', "[]"),
+            format!(
+                "\"loaded\",\"job\":\"a\",\"edge\":12,\"vertex\":\"{made}\",\"output\":0,\"id\":2,\"vertices\":2,\"created\":3"
+            ),
             format!("\"call-start\",{call},\"call\":\"cache-map\""),
             format!("\"cancel\",{call},\"cause\":\"job-discarded\""),
             "\"job-discarded\",\"job\":\"a\"".to_owned(),

@@ -1,78 +1,20 @@
 //! Traces of simulated builds, with everything that can happen to them: all of them pass, and each of these mistakes is found in some.
 #![allow(clippy::unwrap_used, reason = "helpers may fail their test")]
 
-use std::path::Path;
+mod support;
 
-use tempfile::TempDir;
-use weld_solver::TraceSink as _;
-use weld_solver::sim::{schedule_of, trace_of};
-use weld_trace::{CheckReport, Reader, Rule, Tracer};
+use support::bed::{Bed, STEPS, field, found, has, is, one_out, with, without};
+use weld_trace::Rule;
 
-/// Steps of a simulated run.
-const STEPS: u64 = 120;
-
-struct Bed {
-    directory: TempDir,
-    tracer: Tracer,
-}
-
-impl Bed {
-    fn new() -> Self {
-        Self {
-            directory: tempfile::tempdir().unwrap(),
-            tracer: Tracer::new(),
-        }
-    }
-
-    /// The lines of a run of this seed, from a step on.
-    fn lines(&self, seed: u64, begins: usize) -> Vec<String> {
-        let file = self.directory.path().join("trace.jsonl");
-        let schedule = schedule_of(seed, STEPS);
-        let events = trace_of(seed, &schedule, begins, None).unwrap();
-        let _ = std::fs::remove_file(&file);
-        self.tracer.start(&file).unwrap();
-        let recording = self.tracer.recording();
-        for (at, event) in events {
-            self.tracer.event(recording, at, event);
-        }
-        assert_eq!(self.tracer.stop().unwrap().unwrap().lost, 0);
-        let text = std::fs::read_to_string(&file).unwrap();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    /// The report on lines, which are as many as the last one is told to say.
-    fn check(&self, mut lines: Vec<String>) -> CheckReport {
-        let count = lines.len() - 2;
-        let end = lines.pop().unwrap();
-        let (before, rest) = end.split_once("\"lines\":").unwrap();
-        let (_, after) = rest.split_once(',').unwrap();
-        lines.push(format!("{before}\"lines\":{count},{after}"));
-        let file = self.directory.path().join("checked.jsonl");
-        check(&file, &lines)
-    }
-}
-
-fn check(file: &Path, lines: &[String]) -> CheckReport {
-    std::fs::write(file, lines.join("\n") + "\n").unwrap();
-    weld_trace::check(Reader::open(file).unwrap()).unwrap()
-}
-
-fn is(line: &str, event: &str) -> bool {
-    line.starts_with(&format!("{{\"event\":\"{event}\""))
-}
-
-fn has(line: &str, part: &str) -> bool {
-    line.contains(part)
+fn seeds() -> u64 {
+    let seeds = std::env::var("WELD_TEST_SEEDS").ok();
+    seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(300)
 }
 
 #[test]
 fn whole_traces_and_late_ones_are_sound() {
     let bed = Bed::new();
-    let seeds = std::env::var("WELD_TEST_SEEDS").ok();
-    let seeds = seeds
-        .and_then(|seeds| seeds.parse().ok())
-        .unwrap_or(300_u64);
-    for seed in 1..=seeds {
+    for seed in 1..=seeds() {
         for begins in [0, 1 + seed as usize % STEPS as usize] {
             let lines = bed.lines(seed, begins);
             let report = bed.check(lines);
@@ -84,54 +26,30 @@ fn whole_traces_and_late_ones_are_sound() {
     }
 }
 
-/// Changes lines of traces where it can change them, one at a time, some dozens in all; returns in how many changed traces this rule was
-/// broken, and how many there were.
-fn found(
-    change: impl Fn(&[String], usize) -> Option<Vec<String>>,
-    rules: &[Rule],
-) -> (usize, usize) {
+#[test]
+fn traces_that_lack_lines_and_say_so_are_sound() {
     let bed = Bed::new();
-    let (mut found, mut all) = (0, 0);
-    for seed in 1..=400 {
-        if all >= 40 {
-            break;
-        }
-        let lines = bed.lines(seed, 0);
-        for at in 1..lines.len() - 1 {
-            let Some(changed) = change(&lines, at) else {
-                continue;
-            };
-            let report = bed.check(changed);
-            let breaks = |rule: &Rule| report.violations.iter().any(|found| found.rule == *rule);
-            found += usize::from(rules.iter().any(breaks));
-            all += 1;
-        }
+    for seed in 1..=seeds() {
+        let mut lines = bed.lines(seed, 0);
+        let count = 1 + seed as usize % 60;
+        let from = 1 + (seed as usize * 7919) % (lines.len().saturating_sub(count + 2).max(1));
+        let to = (from + count).min(lines.len() - 1);
+        let lost = to - from;
+        let position = field(&lines[to], "position").unwrap();
+        let time = field(&lines[to], "time").unwrap();
+        let line = format!("{{\"event\":\"lost\",{position},{time},\"count\":{lost}}}");
+        lines.splice(from..to, [line]);
+        let (end, count) = (lines.len() - 1, lines.len() - 3);
+        let told = field(&lines[end], "lines").unwrap();
+        lines[end] = lines[end]
+            .replace(&told, &format!("\"lines\":{count}"))
+            .replace("\"lost\":0", &format!("\"lost\":{lost}"));
+        let report = bed.check_as_is(&lines);
+        assert!(
+            report.is_good(),
+            "seed {seed} without lines from {from} to {to}:\n{report}"
+        );
     }
-    assert!(all > 0, "nothing can be changed so");
-    (found, all)
-}
-
-fn without(lines: &[String], out: impl Fn(&str) -> bool) -> Vec<String> {
-    lines.iter().filter(|line| !out(line)).cloned().collect()
-}
-
-fn one_out(lines: &[String], at: usize) -> Vec<String> {
-    let mut lines = lines.to_vec();
-    lines.remove(at);
-    lines
-}
-
-fn with(lines: &[String], at: usize, line: String) -> Vec<String> {
-    let mut lines = lines.to_vec();
-    lines[at] = line;
-    lines
-}
-
-/// `"name":value` of a line, as it is written.
-fn field(line: &str, name: &str) -> Option<String> {
-    let at = line.find(&format!("\"{name}\":"))?;
-    let end = line[at..].find([',', '}'])?;
-    Some(line[at..at + end].to_owned())
 }
 
 #[test]

@@ -4,11 +4,7 @@ use super::{
     CheckReport, Rule,
     state::{Replay, Task, raw},
 };
-use crate::{
-    kind::Kind,
-    line::{Line, Text},
-    text::short,
-};
+use crate::{kind::Kind, line::Line, text::short};
 
 impl Replay {
     pub(super) fn begin(&mut self, line: &Line<'_>, report: &mut CheckReport) {
@@ -20,27 +16,13 @@ impl Replay {
         } else {
             (line.id, raw(line.call))
         };
-        if line.kind == Kind::CallStart
-            && let Some(id) = of
-            && !self.vertices.contains_key(&id)
-            && !self.partial
-        {
-            let what = format!(
-                "{call} of vertex {}, which is not live",
-                short(raw(line.vertex))
-            );
-            report.add(self.line, Rule::Ownership, what);
-        }
-        if line.kind == Kind::CallStart && !self.is_told(line) {
-            self.works_on(line, report);
-            self.calls(line, report);
-        }
-        if line.kind == Kind::LoadStart && !self.is_told(line) {
-            self.loads(line.edge.unwrap_or(0), report);
+        if !self.is_told(line) && !self.lossy {
+            self.begins(line, of, report);
         }
         if call == "exec"
             && let Some(vertex) = of.and_then(|id| self.vertices.get_mut(&id))
             && let Some(other) = vertex.running.replace(task)
+            && !self.lossy
         {
             let what = format!(
                 "vertex {} runs as call {other} already",
@@ -48,15 +30,67 @@ impl Replay {
             );
             report.add(self.line, Rule::RunsOnce, what);
         }
+        if self.ended_tasks.contains(&task) {
+            let what = format!("call {task} has ended: its number is used again");
+            report.add(self.line, Rule::Call, what);
+        }
+        if let Some(vertex) = of.and_then(|id| self.vertices.get_mut(&id)) {
+            vertex.tasks.push(task);
+        }
         let begun = Task {
             call: call.to_owned(),
             vertex: of,
+            edge: line.edge,
             input: line.input,
             cancelled: false,
             line: self.line,
         };
         if self.tasks.insert(task, begun).is_some() {
             report.add(self.line, Rule::Call, format!("call {task} runs already"));
+        }
+    }
+
+    /// A call or a load that somebody wants has all that it needs.
+    fn begins(&self, line: &Line<'_>, of: Option<u64>, report: &mut CheckReport) {
+        if line.kind == Kind::CallStart {
+            self.works_on(line, report);
+            self.calls(line, report);
+            self.has_come_so_far(line, report);
+        } else {
+            let edge = line.edge.unwrap_or(0);
+            self.loads(edge, report);
+            self.may_load(edge, report);
+        }
+        if of.is_some_and(|vertex| !self.is_wanted(vertex)) {
+            let what = format!(
+                "{} of vertex {}, which no job is interested in",
+                line.call.map_or("load", |call| call.raw()),
+                short(raw(line.vertex))
+            );
+            report.add(self.line, Rule::Job, what);
+        }
+    }
+
+    /// A call is about the same vertex, and a load about the same edge, from its beginning to its end.
+    fn is_of(&self, line: &Line<'_>, begun: &Task, report: &mut CheckReport) {
+        let (task, kind) = (line.task.unwrap_or(0), line.kind.name());
+        let mut wrong = |what: &str| {
+            let what = format!("{kind} of call {task}, which began for another {what}");
+            report.add(self.line, Rule::Call, what);
+        };
+        if let (Some(edge), Some(other)) = (begun.edge, line.edge)
+            && edge != other
+        {
+            wrong("edge");
+        } else if let (Some(vertex), Some(other)) = (begun.vertex, line.id) {
+            if vertex != other {
+                wrong("vertex");
+            }
+        } else if let (Some(edge), Some(digest)) = (begun.edge, line.vertex)
+            && let Some(edge) = self.edges.get(&edge)
+            && edge.vertex != digest.raw()
+        {
+            wrong("vertex");
         }
     }
 
@@ -80,7 +114,9 @@ impl Replay {
         {
             vertex.ran = Some(position);
         }
-        let Some(begun) = self.tasks.remove(&task) else {
+        let begun = self.tasks.remove(&task);
+        self.ended_tasks.insert(task);
+        let Some(begun) = begun else {
             if !self.partial {
                 report.add(
                     number,
@@ -99,10 +135,7 @@ impl Replay {
             let what = format!("call {task} ends as {call}, but began as {}", begun.call);
             report.add(number, Rule::Call, what);
         }
-        if line.id.is_some() && begun.vertex.is_some() && line.id != begun.vertex {
-            let what = format!("call {task} ends for another vertex than it began for");
-            report.add(number, Rule::Call, what);
-        }
+        self.is_of(line, &begun, report);
         if begun.cancelled && line.kind != Kind::Dropped {
             let what = format!("the outcome of call {task} counts, although it was cancelled");
             report.add(number, Rule::Call, what);
@@ -112,10 +145,9 @@ impl Replay {
                 format!("the outcome of call {task} does not count, but it was not cancelled");
             report.add(number, Rule::Call, what);
         }
-        if let Some(vertex) = begun.vertex.and_then(|id| self.vertices.get_mut(&id))
-            && vertex.running == Some(task)
-        {
-            vertex.running = None;
+        if let Some(vertex) = begun.vertex.and_then(|id| self.vertices.get_mut(&id)) {
+            vertex.tasks.retain(|other| *other != task);
+            vertex.running = vertex.running.filter(|other| *other != task);
         }
         if line.kind == Kind::CallEnd {
             let operation = line.digest.map(|digest| digest.raw());
@@ -163,8 +195,12 @@ impl Replay {
     }
 
     pub(super) fn cancel(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.same_vertex(line, report);
         self.has_cause(line, report);
         let task = line.task.unwrap_or(0);
+        if let Some(begun) = self.tasks.get(&task) {
+            self.is_of(line, begun, report);
+        }
         match self.tasks.get_mut(&task) {
             Some(known) => {
                 if std::mem::replace(&mut known.cancelled, true) {
@@ -181,34 +217,6 @@ impl Replay {
                 Rule::Call,
                 format!("call {task} is cancelled, but does not run"),
             ),
-        }
-    }
-
-    pub(super) fn session_lent(&mut self, line: &Line<'_>, report: &mut CheckReport) {
-        let id = line.job.map(Text::value).unwrap_or_default();
-        let Some(job) = self.jobs.get(id.as_ref()) else {
-            if !self.partial {
-                report.add(
-                    self.line,
-                    Rule::Session,
-                    format!("{id}, which is not open, lends a session"),
-                );
-            }
-            return;
-        };
-        if !job.session {
-            return report.add(
-                self.line,
-                Rule::Session,
-                format!("{id} lends a session, but has none"),
-            );
-        }
-        if !self.partial && !self.is_made_of(&job.roots, raw(line.vertex)) {
-            let what = format!(
-                "{id} lends its session to {}, which it has no interest in",
-                short(raw(line.vertex))
-            );
-            report.add(self.line, Rule::Session, what);
         }
     }
 }

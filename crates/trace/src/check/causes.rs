@@ -23,6 +23,10 @@ pub(super) struct Moment {
     merged: bool,
     failed_request: bool,
     fell_back: bool,
+    /// What an operation loaded, and asks for next.
+    nested: Option<u64>,
+    /// Edges that lost the last job that was interested in them, and the line that says so.
+    unreached: Vec<(u64, u64)>,
     claims: Vec<Claim>,
 }
 
@@ -104,6 +108,52 @@ impl Replay {
             };
             report.add(line, Rule::Cause, what);
         }
+        self.is_left(&moment.unreached, report);
+    }
+
+    /// What only discarded jobs reached is gone by now, and what worked for it is cancelled.
+    fn is_left(&self, unreached: &[(u64, u64)], report: &mut CheckReport) {
+        let Some((line, _)) = unreached.first() else {
+            return;
+        };
+        let running = || self.tasks.iter().filter(|(_, task)| !task.cancelled);
+        for (number, task) in running() {
+            if task.vertex.is_some_and(|vertex| !self.is_wanted(vertex)) {
+                let call = &task.call;
+                let what = format!("{call} {number} goes on, but no job is interested any more");
+                report.add(*line, Rule::Job, what);
+            }
+        }
+        // What is cancelled may take its time, and keeps what it works for.
+        if self.partial || self.tasks.len() > running().count() {
+            return;
+        }
+        let left = unreached.iter().filter(|(_, edge)| {
+            let edge = self.edges.get(edge);
+            edge.is_some_and(|edge| edge.interest.is_empty())
+        });
+        let left = left.count();
+        if left > 0 {
+            let what = format!("{left} edges are left that no job reaches any more");
+            report.add(*line, Rule::Empty, what);
+        }
+    }
+
+    /// A job was discarded that was the last to be interested in these edges.
+    pub(super) fn left_behind(&mut self, edges: Vec<u64>) {
+        let line = self.line;
+        let edges = edges.into_iter().map(|edge| (line, edge));
+        self.moment.unreached.extend(edges);
+    }
+
+    /// An operation loaded a graph, which it asks for at once.
+    pub(super) fn loads_nested(&mut self, root: u64) {
+        self.moment.nested = Some(root);
+    }
+
+    /// What the graph's root has become that an operation loaded just now.
+    pub(super) fn nested_root(&self) -> Option<u64> {
+        self.find(self.moment.nested?)
     }
 
     fn claim(&mut self, what: What) {

@@ -71,6 +71,10 @@ impl Replay {
             let what = "a store knows a key, but none was asked".to_owned();
             report.add(self.line, Rule::Lookup, what);
         }
+        if let (Kind::Query, false, Some(records @ 1..)) = (line.kind, line.hit, line.records) {
+            let what = format!("a store found {records} records, but told of no hit");
+            report.add(self.line, Rule::Lookup, what);
+        }
         let inputs = self.told_vertex(edge).map(|vertex| vertex.inputs.len());
         if let (Some(input), Some(inputs)) = (line.input, inputs)
             && input >= inputs as u64

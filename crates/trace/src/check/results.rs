@@ -24,7 +24,7 @@ impl Replay {
     }
 
     /// Whether what an edge has become is complete; `None` where that is not known.
-    fn is_complete(&self, edge: u64) -> Option<bool> {
+    pub(super) fn is_complete(&self, edge: u64) -> Option<bool> {
         let found = self.find(edge).filter(|_| !self.lossy)?;
         self.edges.get(&found).map(|edge| edge.complete)
     }
@@ -44,6 +44,7 @@ impl Replay {
             return;
         };
         let edge = asked.edge;
+        self.is_heard(request, &asked, report);
         self.has_failed(asked.of_job, outcome, report);
         let what = match (outcome, self.is_complete(edge)) {
             ("built", Some(false)) => "is not complete",

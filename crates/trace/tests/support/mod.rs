@@ -5,6 +5,8 @@
     reason = "each test file uses a part of it, and all of it may fail its test"
 )]
 
+pub(crate) mod bed;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
