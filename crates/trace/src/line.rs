@@ -331,7 +331,6 @@ impl<'a> Line<'a> {
     fn missing_of_edge(&self, seen: &Seen) -> Option<&'static str> {
         const NONE: (bool, &str) = (true, "");
         let own = match self.kind {
-            Kind::Loaded => [(self.id.is_some(), "id"), NONE],
             Kind::Request => [(self.request.is_some(), "request"), NONE],
             Kind::State => [(self.state.is_some(), "state"), NONE],
             Kind::Key => [(self.key.is_some(), "key"), (seen.stored, "stored")],

@@ -57,7 +57,10 @@ pub(crate) struct Job {
     pub(crate) roots: Vec<VertexAt>,
     /// Vertices that it loaded.
     pub(crate) vertices: Vec<VertexAt>,
+    /// How many of them were not live before.
     pub(crate) created: u64,
+    /// Which they are.
+    pub(crate) new: Vec<VertexAt>,
     pub(crate) requests: Vec<usize>,
 }
 
@@ -67,6 +70,8 @@ pub(crate) struct Vertex {
     pub(crate) name: String,
     pub(crate) inputs: Vec<Input>,
     pub(crate) created: u64,
+    /// The position at which it was created.
+    pub(crate) position: u64,
     /// Roots of builds that its operation asked for.
     pub(crate) sub_builds: Vec<VertexAt>,
     pub(crate) freed: Option<u64>,
@@ -229,6 +234,21 @@ impl Vertex {
         // What did not end was still going on when the trace ended.
         let end = calls().map(|call| call.end.unwrap_or(trace.end)).max()?;
         Some((start, end.max(start)))
+    }
+
+    /// Time in which any call of it ran, however many did at once.
+    pub(crate) fn worked(&self, trace: &Trace) -> u64 {
+        let calls = self.calls.iter().map(|at| &trace.calls[*at]);
+        let mut spans: Vec<(u64, u64)> = calls
+            .map(|call| (call.start, call.end.unwrap_or(trace.end)))
+            .collect();
+        spans.sort_unstable();
+        let (mut worked, mut until) = (0, 0);
+        for (start, end) in spans {
+            worked += end.saturating_sub(start.max(until));
+            until = until.max(end);
+        }
+        worked
     }
 
     /// Time in which its operation executed or its record was loaded.

@@ -64,7 +64,7 @@ pub struct Summary {
     pub first_malformed: Option<(u64, String)>,
     /// Whether the writer ended the trace.
     pub ended: bool,
-    /// Microseconds from the first to the last event.
+    /// Microseconds from the first to the last event that counts.
     pub micros: u64,
     /// Jobs that were open at some time.
     pub jobs: u64,
@@ -107,7 +107,7 @@ pub struct Summary {
 /// # Errors
 /// [`ReadError`].
 pub fn summary(reader: Reader) -> Result<Summary, ReadError> {
-    sum_up(reader, |_| Standing::Within)
+    sum_up(reader, |_| Standing::Within, true)
 }
 
 /// Sums up what is meant: what happened, and the jobs, vertices and calls that were live meanwhile.
@@ -115,11 +115,18 @@ pub fn summary(reader: Reader) -> Result<Summary, ReadError> {
 /// # Errors
 /// [`ReadError`].
 pub fn summary_of(reader: Reader, selection: &Selection<'_>) -> Result<Summary, ReadError> {
-    sum_up(reader, |line| selection.standing(line))
+    sum_up(reader, |line| selection.standing(line), false)
 }
 
-fn sum_up(reader: Reader, standing: impl Fn(&Line<'_>) -> Standing) -> Result<Summary, ReadError> {
-    let mut counting = Counting::default();
+fn sum_up(
+    reader: Reader,
+    standing: impl Fn(&Line<'_>) -> Standing,
+    is_whole: bool,
+) -> Result<Summary, ReadError> {
+    let mut counting = Counting {
+        is_whole,
+        ..Counting::default()
+    };
     let whole = reader.pieces(|piece| {
         for (number, line) in piece.numbered() {
             match line {
@@ -144,6 +151,8 @@ fn sum_up(reader: Reader, standing: impl Fn(&Line<'_>) -> Standing) -> Result<Su
 #[derive(Default)]
 struct Counting {
     summary: Summary,
+    /// All of the trace counts, and so does the time from its first line to its last.
+    is_whole: bool,
     kinds: Vec<u64>,
     start: Option<u64>,
     end: u64,
@@ -203,8 +212,11 @@ impl Counting {
         if self.kinds.is_empty() {
             self.kinds = vec![0; Kind::COUNT];
         }
-        self.start = Some(self.start.unwrap_or(line.time).min(line.time));
-        self.end = self.end.max(line.time);
+        let is_frame = matches!(line.kind, Kind::TraceStart | Kind::TraceEnd | Kind::Lost);
+        if self.is_whole || !is_frame {
+            self.start = Some(self.start.unwrap_or(line.time).min(line.time));
+            self.end = self.end.max(line.time);
+        }
         self.last = self.last.max(line.time);
         match line.kind {
             Kind::TraceStart => return,

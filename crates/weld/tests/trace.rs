@@ -92,6 +92,8 @@ fn a_build_is_traced_and_every_report_tells_of_it() {
         "it needs nothing else"
     );
 
+    bed.run(&["trace", "timeline", "--since", "0.06", "a.jsonl"])
+        .fails(&["--since", "with us, ms, s, m, h or d, such as 60ms"]);
     bed.run(&["trace", "vertex", "ffff0000ffff", "a.jsonl"])
         .fails(&["no vertex in the trace has a digest"]);
     bed.run(&["trace", "jobs", "--job", "nobody", "a.jsonl"])
@@ -198,4 +200,7 @@ fn a_trace_that_cannot_be_written_is_an_error_at_once() {
     let bed = bed();
     bed.build(&["--trace", "no/such/place.jsonl"])
         .fails(&["cannot create the trace no/such/place.jsonl"]);
+    bed.build(&["--trace", "-"])
+        .fails(&["--trace -: a trace is written to a file"]);
+    assert!(!bed.path("-").exists());
 }

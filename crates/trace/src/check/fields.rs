@@ -52,6 +52,7 @@ impl Replay {
                 (mapped && line.digest.is_none()).then_some("digest")
             }
             Kind::Merge => (line.reason.is_none() && !told).then_some("reason"),
+            Kind::Loaded if line.id.is_none() => Some("id"),
             Kind::Loaded if line.job.is_none() && line.parent.is_none() => Some("job"),
             Kind::Loaded if line.parent.is_some() && line.parent_id.is_none() => Some("parent_id"),
             Kind::Loaded if line.parent_id.is_some() && line.parent.is_none() => Some("parent"),

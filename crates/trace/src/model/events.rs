@@ -112,6 +112,7 @@ impl Trace {
             name: value(line.name).unwrap_or_default(),
             inputs,
             created: line.time,
+            position: line.position,
             ignore_cache: line.ignore_cache,
             never_merge: line.never_merge,
             ..Vertex::default()
@@ -197,6 +198,10 @@ impl Trace {
                 }
                 vertex.jobs.push(job);
                 self.jobs[job].vertices.push(at);
+                // Made by the same input of the solver, if the load made any.
+                if line.created.is_some() && vertex.position == line.position {
+                    self.jobs[job].new.push(at);
+                }
                 ahead.extend(vertex.inputs.iter().filter_map(|input| input.vertex));
                 ahead.extend(&vertex.sub_builds);
             }

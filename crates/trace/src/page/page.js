@@ -22,6 +22,13 @@
     vertex.text = (vertex.name + " " + vertex.digest).toLowerCase();
     vertex.start = Math.min(...vertex.calls.map((call) => call[1]));
     vertex.end = Math.max(...vertex.calls.map((call) => call[2] ?? data.seconds));
+    // The time in which any call of it ran, however many did at once.
+    let until = 0;
+    vertex.worked = 0;
+    for (const [, start, end] of [...vertex.calls].sort((a, b) => a[1] - b[1])) {
+      vertex.worked += Math.max(0, (end ?? data.seconds) - Math.max(start, until));
+      until = Math.max(until, end ?? data.seconds);
+    }
   });
   const critical = new Set(data.critical);
   const figures = byId("figures");
@@ -131,14 +138,20 @@
     byId("timeline-count").textContent = String(list.length);
     inSteps(byId("timeline"), list, (vertex) => {
       const row = link(make("div", "row"), vertex.at);
-      row.append(make("span", "time", seconds(vertex.end - vertex.start)), make("span", "badge " + vertex.outcome, vertex.outcome));
+      row.append(make("span", "time", seconds(vertex.worked)), make("span", "badge " + vertex.outcome, vertex.outcome));
       const name = make("span", "name", vertex.name);
       name.title = vertex.name;
       const track = make("span", "track");
+      const share = (value) => 100 * value / (data.seconds || 1) + "%";
+      const whole = make("i", "waits");
+      whole.style.left = share(vertex.start);
+      whole.style.width = share(vertex.end - vertex.start);
+      whole.title = `from its first call to its last ${seconds(vertex.end - vertex.start)}`;
+      track.append(whole);
       for (const [call, start, end, wrong] of vertex.calls) {
         const bar = make("i", call + (wrong ? " wrong" : ""));
-        bar.style.left = 100 * start / (data.seconds || 1) + "%";
-        bar.style.width = 100 * ((end ?? data.seconds) - start) / (data.seconds || 1) + "%";
+        bar.style.left = share(start);
+        bar.style.width = share((end ?? data.seconds) - start);
         bar.title = `${call} ${seconds((end ?? data.seconds) - start)}`;
         track.append(bar);
       }

@@ -71,6 +71,10 @@ pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
             if outcomes.is_empty() && filter.is_about_vertices() {
                 return None;
             }
+            let created = match filter.is_about_vertices() {
+                true => job.new.iter().filter(meant).count() as u64,
+                false => job.created,
+            };
             let count = |word: &str| outcomes.iter().filter(|outcome| **outcome == word).count();
             Some(JobReport {
                 job: job.id.clone(),
@@ -79,7 +83,7 @@ pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
                 discarded: job.discarded.map(|time| trace.seconds(time)),
                 session: job.session,
                 vertices: outcomes.len(),
-                created: job.created,
+                created,
                 ran: count("ran"),
                 cached: count("cached"),
                 merged: count("merged"),

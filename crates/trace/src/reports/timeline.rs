@@ -24,6 +24,8 @@ pub struct TimelineEntry {
     pub start: f64,
     /// When its last one ended.
     pub end: f64,
+    /// Seconds in between in which it was worked on: in which a call of it ran.
+    pub worked: f64,
     /// Its calls.
     pub calls: Vec<CallEntry>,
 }
@@ -48,17 +50,15 @@ pub fn timeline(trace: &Trace, filter: &Filter) -> Result<TimelineReport, Filter
         .filter_map(|at| {
             let vertex = &trace.vertices[at];
             let (start, end) = vertex.span(trace)?;
+            let calls = vertex.calls.iter().map(|at| &trace.calls[*at]);
             filter.span(trace, start, end).then(|| TimelineEntry {
                 vertex: vertex.digest.clone(),
                 name: vertex.name.clone(),
                 outcome: vertex.outcome(trace),
                 start: trace.seconds(start),
                 end: trace.seconds(end),
-                calls: vertex
-                    .calls
-                    .iter()
-                    .map(|at| call_entry(trace, &trace.calls[*at]))
-                    .collect(),
+                worked: vertex.worked(trace) as f64 / 1e6,
+                calls: calls.map(|call| call_entry(trace, call)).collect(),
             })
         })
         .collect();
@@ -69,23 +69,37 @@ pub fn timeline(trace: &Trace, filter: &Filter) -> Result<TimelineReport, Filter
     })
 }
 
+impl TimelineEntry {
+    /// Its calls on a line that is as long as the trace, and dots where it waits between them.
+    fn bar(&self, seconds: f64) -> String {
+        const WIDTH: usize = 40;
+        let scale = WIDTH as f64 / seconds.max(1e-6);
+        let cells = |start: f64, end: f64| {
+            let from = ((start * scale) as usize).min(WIDTH - 1);
+            from..((end * scale).ceil() as usize).clamp(from + 1, WIDTH)
+        };
+        let mut bar = [' '; WIDTH];
+        bar[cells(self.start, self.end)].fill('·');
+        for call in &self.calls {
+            bar[cells(call.start, call.end.unwrap_or(self.end))].fill('█');
+        }
+        bar.iter().collect()
+    }
+}
+
 impl fmt::Display for TimelineReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.vertices.is_empty() {
             return writeln!(f, "nothing that was worked on passes the filter");
         }
-        const WIDTH: f64 = 40.0;
-        let scale = WIDTH / self.seconds.max(1e-6);
         for entry in &self.vertices {
-            let from = ((entry.start * scale) as usize).min(WIDTH as usize - 1);
-            let to = ((entry.end * scale).ceil() as usize).clamp(from + 1, WIDTH as usize);
-            let bar = format!("{}{}", " ".repeat(from), "█".repeat(to - from));
             writeln!(
                 f,
-                "{:>10.3}s {:>9}  {:<10} │{bar:<40}│ {}  {}",
+                "{:>10.3}s {:>9}  {:<10} │{}│ {}  {}",
                 entry.start,
-                Micros(((entry.end - entry.start) * 1e6) as u64),
+                Micros((entry.worked * 1e6).round() as u64),
                 entry.outcome,
+                entry.bar(self.seconds),
                 short(&entry.vertex),
                 one_line(&entry.name)
             )?;

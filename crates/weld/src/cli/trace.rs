@@ -114,6 +114,11 @@ pub(crate) fn tracer(command: &Command) -> Result<Option<Tracer>, Failure> {
     let Some(path) = path.as_ref().filter(|path| !path.as_os_str().is_empty()) else {
         return Ok(None);
     };
+    if path == Path::new("-") {
+        return Err(Failure::usage(
+            "--trace -: a trace is written to a file, not to standard output: name one, such as build.jsonl",
+        ));
+    }
     let tracer = Tracer::new();
     tracer.start(path)?;
     Ok(Some(tracer))

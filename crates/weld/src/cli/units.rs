@@ -7,7 +7,9 @@ use std::time::Duration;
 pub(crate) enum UnitError {
     #[error("{0:?} is not a size: write bytes, or a number with b, k, m, g or t, such as 64m")]
     Size(String),
-    #[error("{0:?} is not a duration: write numbers with s, m, h or d, such as 48h or 1h30m")]
+    #[error(
+        "{0:?} is not a duration: write numbers with us, ms, s, m, h or d, such as 60ms, 1.5s or 1h30m"
+    )]
     Duration(String),
 }
 
@@ -64,6 +66,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, UnitError> {
             .unwrap_or(rest.len());
         total += number
             * match &rest[..letters] {
+                "us" | "µs" => 0.000_001,
                 "ms" => 0.001,
                 "s" => 1.0,
                 "m" => 60.0,
@@ -108,7 +111,15 @@ mod tests {
         ] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "5", "h", "1y", "-1h", "1h30"] {
+        for (text, micros) in [
+            ("60ms", 60_000),
+            ("1s5ms", 1_005_000),
+            ("70µs", 70),
+            ("7us", 7),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_micros(micros)), "{text}");
+        }
+        for text in ["", "5", "0.06", "h", "1y", "-1h", "1h30"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
