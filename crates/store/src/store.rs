@@ -3,7 +3,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redb::WriteTransaction;
 
@@ -14,26 +14,26 @@ use crate::collector::{CollectError, Collector};
 use crate::db::{Db, DbError};
 use crate::durability::{self, Sequence, SyncError};
 use crate::keeper::Keeper;
-use crate::lock::{Attempt, DirectoryLock, Holder};
+use crate::lock::{DirectoryLock, Holder};
 use crate::object::{Object, SnapshotId};
 use crate::pins::Pins;
 use crate::records::keys::Keys;
 use crate::records::results::Results;
 use crate::records::steps::Steps;
-use crate::reserve::{self, Room};
 use crate::space::Space;
-use crate::trash::Trash;
 use crate::usage::{Uses, uses};
+
+mod directory;
+
+use directory::{Claim, Directory};
 
 /// The version of the directory's layout and tables that this program writes.
 const FORMAT: u32 = 1;
-/// With fewer free bytes than this a start makes room first.
-const LOW_SPACE: u64 = 64 << 20;
 /// How many files the end of a process may delete: about a millisecond of work.
 const FILES_AT_END: usize = 256;
-const FORMAT_FILE: &str = "format";
+/// How long what is deleted may take to be free.
+const LATE: Duration = Duration::from_secs(1);
 const DATABASE: &str = "db";
-const FORMAT_NAME: &str = "weld-state";
 
 /// Every module's tables, made when a state directory is. A module that adds a table to an
 /// existing format raises [`FORMAT`].
@@ -235,7 +235,15 @@ impl Store {
             tracing::warn!(%error, "cannot remove what earlier processes left on a full disk");
         }
         drop(store);
-        directory.claim(options.on_full_disk)
+        // What a step had open that was killed is free when the kernel has taken its mounts apart.
+        let swept = Instant::now();
+        loop {
+            let claimed = directory.claim(options.on_full_disk);
+            if !matches!(claimed, Err(OpenError::Full { .. })) || swept.elapsed() > LATE {
+                return claimed;
+            }
+            std::thread::sleep(LATE / 50);
+        }
     }
 
     fn open_claimed(
@@ -485,132 +493,5 @@ fn open_db(
             open()
         }
         opened => opened,
-    }
-}
-
-/// A state directory before it is known to be one.
-struct Directory<'a>(&'a Path);
-
-/// A directory that is this process's.
-struct Claim<'a> {
-    lock: DirectoryLock,
-    room: Room<'a>,
-}
-
-impl Directory<'_> {
-    fn claim(&self, on_full_disk: OnFullDisk) -> Result<Claim<'_>, OpenError> {
-        self.create("")?;
-        // Before the lock, which is a file: nothing is left in what is not ours.
-        self.check_own()?;
-        let lock = self.lock()?;
-        self.check_format()?;
-        let room = self.make_room(on_full_disk)?;
-        Ok(Claim { lock, room })
-    }
-
-    fn error(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> OpenError {
-        let root = self.0.to_owned();
-        let path = self.0.join(name);
-        move |source| OpenError::Io {
-            root,
-            action,
-            path,
-            source,
-        }
-    }
-
-    fn create(&self, name: &str) -> Result<(), OpenError> {
-        use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(self.0.join(name))
-            .map_err(self.error("create", name))
-    }
-
-    fn lock(&self) -> Result<DirectoryLock, OpenError> {
-        match DirectoryLock::attempt(&self.0.join("lock")).map_err(self.error("lock", "lock"))? {
-            Attempt::Locked(lock) => Ok(lock),
-            Attempt::Held(holder) => Err(OpenError::InUse {
-                root: self.0.to_owned(),
-                holder,
-            }),
-        }
-    }
-
-    fn check_format(&self) -> Result<(), OpenError> {
-        let text = match fs::read_to_string(self.0.join(FORMAT_FILE)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.initialise(),
-            Err(error) => return Err(self.error("read", FORMAT_FILE)(error)),
-        };
-        let found = text
-            .trim_end()
-            .strip_prefix(FORMAT_NAME)
-            .and_then(|rest| rest.trim().parse::<u32>().ok())
-            .ok_or_else(|| OpenError::Foreign {
-                root: self.0.to_owned(),
-            })?;
-        if found > FORMAT {
-            return Err(OpenError::TooNew {
-                root: self.0.to_owned(),
-                found,
-            });
-        }
-        Ok(())
-    }
-
-    /// On a disk that is all but full, deletes what earlier processes took away already. If that is not enough,
-    /// gives back the reserve until it is open, if it is to be, since nothing else can be deleted before. On another
-    /// disk, puts the reserve by before anything can fill it.
-    fn make_room(&self, on_full_disk: OnFullDisk) -> Result<Room<'_>, OpenError> {
-        let free =
-            || reserve::free_space(self.0).map_err(self.error("measure the free space of", ""));
-        if free()? < LOW_SPACE {
-            Trash::open(self.0, 0)
-                .and_then(|trash| trash.empty(None))
-                .map_err(self.error("empty", "trash"))?;
-        }
-        let left = free()?;
-        if left < reserve::NO_SPACE && on_full_disk == OnFullDisk::Refuse {
-            return Err(OpenError::Full {
-                root: self.0.to_owned(),
-                free: left,
-            });
-        }
-        if let Err(error) = reserve::make(self.0) {
-            tracing::warn!(%error, "cannot put space by for a full disk");
-        }
-        Room::make(self.0).map_err(self.error("remove", "reserve"))
-    }
-
-    /// Refuses a directory with something in it that is no state directory.
-    fn check_own(&self) -> Result<(), OpenError> {
-        let entries = fs::read_dir(self.0).map_err(self.error("list", ""))?;
-        let used = entries.filter_map(Result::ok).any(|entry| {
-            !matches!(
-                entry.file_name().to_str(),
-                Some("lock" | "lost+found" | "format.new")
-            )
-        });
-        // The mark is the first that is made of a state directory, so it is looked for last: another
-        // process may be making this one.
-        if used && !self.0.join(FORMAT_FILE).exists() {
-            return Err(OpenError::Foreign {
-                root: self.0.to_owned(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Marks a directory with nothing but our lock in it as a state directory.
-    fn initialise(&self) -> Result<(), OpenError> {
-        self.check_own()?;
-        fs::write(
-            self.0.join("format.new"),
-            format!("{FORMAT_NAME} {FORMAT}\n"),
-        )
-        .and_then(|()| fs::rename(self.0.join("format.new"), self.0.join(FORMAT_FILE)))
-        .map_err(self.error("write", FORMAT_FILE))
     }
 }

@@ -112,6 +112,49 @@ fn usage_is_listed_and_pruned() {
     assert_eq!(again.stderr.matches("RUN --mount=type=cache").count(), 1);
 }
 
+/// Copies are links to the kept directory and to one another, whichever of them is deleted.
+#[test]
+fn what_snapshots_share_counts_once() {
+    let bed = Bed::new();
+    let random: Vec<u8> = (0_u32..5 << 20)
+        .map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()[3])
+        .collect();
+    std::fs::create_dir(bed.context().join("d")).unwrap();
+    for name in ["d/a", "d/b", "d/c"] {
+        std::fs::write(bed.context().join(name), &random).unwrap();
+    }
+    let counts_alike = |when: &str| {
+        let used = bed.run(&["du", "--json"]).ok().stdout;
+        let used: serde_json::Value = serde_json::from_str(&used).unwrap();
+        let used = used.as_array().unwrap().iter();
+        let used: f64 = used.map(|one| one["size"].as_f64().unwrap()).sum();
+        let snapshots = ["-s", "--block-size=1", "state/snapshots", "state/content"];
+        let on_disk = bed.tool("du", &snapshots);
+        let on_disk = on_disk.lines().map(|line| {
+            let bytes = line.split_whitespace().next().unwrap();
+            bytes.parse::<f64>().unwrap()
+        });
+        let on_disk: f64 = on_disk.sum();
+        let off = (used - on_disk).abs() / on_disk;
+        assert!(off < 0.01, "{when}: {used} told, {on_disk} on disk");
+    };
+    bed.dockerfile(
+        "FROM base AS one\nCOPY d /d\nFROM base\nCOPY d/a /\nCOPY --from=one /d/b /d/c /e/\nRUN rm /a\n",
+    );
+    bed.build(&[]).ok();
+    counts_alike("after a build");
+    bed.file("d/new", "new");
+    bed.build(&[]).ok();
+    counts_alike("after another one");
+    bed.run(&["prune", "--filter", "type==source.local"]).ok();
+    counts_alike("without the kept directory");
+    bed.build(&[]).ok();
+    counts_alike("with a new one");
+    bed.run(&["prune", "--filter", "description~=\"COPY d \""])
+        .ok();
+    counts_alike("without the copies that others were made of");
+}
+
 #[test]
 fn a_damaged_state_directory_is_found_out_and_mended() {
     let bed = Bed::new();

@@ -35,4 +35,5 @@ pub use shared::SharedFiles;
 pub use store::{Made, Snapshots};
 
 pub(crate) use record::{LAYERS, Origin, Record, SNAPSHOTS, create_tables, forget};
+pub(crate) use shared::SHARED;
 pub(crate) use store::FILES;

@@ -19,7 +19,7 @@ use super::{MutableSnapshot, SnapshotError, Snapshots};
 use crate::object::SnapshotId;
 
 /// The mark, beside the files of a snapshot.
-const SHARED: &str = "shared";
+pub(crate) const SHARED: &str = "shared";
 
 /// The files of marked snapshots that have several names, by file system and inode.
 #[derive(Debug, Default)]

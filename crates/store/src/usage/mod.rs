@@ -2,6 +2,7 @@
 
 mod filter;
 mod inventory;
+mod links;
 pub mod prune;
 mod size;
 pub(crate) mod uses;

@@ -5,11 +5,10 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use rayon::prelude::*;
-
 use super::filter::{Filter, FilterError};
 use super::inventory::{Entry, Inventory, UsageInfo};
-use super::{RecordType, USAGE, get, put, size};
+use super::links::{self, Sizes};
+use super::{RecordType, USAGE, get, put};
 use crate::clock;
 use crate::collector::{CollectError, remove_error};
 use crate::db::{DbError, Ticket};
@@ -197,22 +196,16 @@ impl Store {
             .filter(|index| inventory.entries[*index].row.size.is_none())
             .filter(|index| wanted(&inventory.info(*index)))
             .collect();
-        let sizes = unmeasured.into_par_iter().with_min_len(16).map(|index| {
-            let object = &inventory.entries[index].object;
-            let size = size::on_disk(&self.collector().path(object));
-            let size = size.map_err(|source| UsageError::Measure {
-                object: object.clone(),
-                source,
-            })?;
-            Ok((index, size))
-        });
-        let sizes = sizes.collect::<Result<Vec<_>, UsageError>>()?;
+        let Sizes {
+            measured: sizes,
+            together,
+        } = self.sizes(inventory, unmeasured)?;
         let mut measured = Vec::new();
         for (index, size) in sizes {
             let entry = &mut inventory.entries[index];
-            entry.row.size = Some(size);
+            let is_news = entry.row.size.replace(size) != Some(size);
             // What changes in place, maybe now, is measured anew each time.
-            if !entry.row.mutable {
+            if is_news && !entry.row.mutable {
                 measured.push((entry.object.clone(), size));
             }
         }
@@ -234,6 +227,10 @@ impl Store {
                 }
                 Ok(())
             }));
+        }
+        // After the sizes: without it they are measured again.
+        if let Some(together) = together {
+            before = Some(self.db().update(move |tx| links::note(tx, &together)));
         }
         // Nobody waits for the last ones.
         drop(before);

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,34 +16,64 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 /// The bytes on disk of a file or of a directory with all beneath it, a hard-linked file once;
 /// 0 if it is not there.
 pub(crate) fn on_disk(path: &Path) -> io::Result<u64> {
-    walk(path, Walk::default())
+    let found = walk(path, None)?;
+    let linked = found.linked.into_values().map(|file| file.bytes);
+    Ok(found.bytes + linked.sum::<u64>())
 }
 
 /// The same of what was made or changed since a moment.
 pub(crate) fn changed_on_disk(path: &Path, since: SystemTime) -> io::Result<u64> {
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-    let changed = Walk {
-        since: Some(since),
-        ..Walk::default()
-    };
-    walk(path, changed)
+    let found = walk(path, Some(since))?;
+    let linked = found.linked.into_values().map(|file| file.bytes);
+    Ok(found.bytes + linked.sum::<u64>())
 }
 
-fn walk(path: &Path, mut walk: Walk) -> io::Result<u64> {
+/// What a directory takes on disk, apart from what it shares.
+#[derive(Debug, Default)]
+pub(super) struct Apart {
+    /// Bytes of what is nowhere else.
+    pub(super) own: u64,
+    /// Files that have names elsewhere, too: file system and inode, and their bytes.
+    pub(super) linked: Vec<((u64, u64), u64)>,
+}
+
+/// What a directory takes on disk, with all beneath it; nothing if it is not there.
+pub(super) fn apart(path: &Path) -> io::Result<Apart> {
+    let found = walk(path, None)?;
+    let mut apart = Apart {
+        own: found.bytes,
+        linked: Vec::new(),
+    };
+    for (inode, file) in found.linked {
+        if file.names_left == 0 {
+            apart.own += file.bytes;
+        } else {
+            apart.linked.push((inode, file.bytes));
+        }
+    }
+    Ok(apart)
+}
+
+fn walk(path: &Path, since: Option<i64>) -> io::Result<Walk> {
+    let mut walk = Walk {
+        since,
+        ..Walk::default()
+    };
     let stat = match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
-        Err(Errno::NOENT) => return Ok(0),
+        Err(Errno::NOENT) => return Ok(walk),
         Err(error) => return Err(error.into()),
     };
     walk.count(&stat);
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        return Ok(walk.bytes);
+        return Ok(walk);
     }
     // What is deleted meanwhile counts as little as what is not there.
     let mut directory = match rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()) {
         Ok(directory) => directory,
-        Err(Errno::NOENT) => return Ok(walk.bytes),
+        Err(Errno::NOENT) => return Ok(walk),
         Err(error) => return Err(error.into()),
     };
     // For each directory on the way down, those in it that are still to be walked. Only one is
@@ -71,16 +101,24 @@ fn walk(path: &Path, mut walk: Walk) -> io::Result<u64> {
             }
         }
     }
-    Ok(walk.bytes)
+    Ok(walk)
 }
 
 #[derive(Default)]
 struct Walk {
+    /// Of what has one name.
     bytes: u64,
     /// What was changed before this second is passed over.
     since: Option<i64>,
-    /// Files with several names that were counted.
-    linked: HashSet<(u64, u64)>,
+    /// Files with several names, by file system and inode.
+    linked: HashMap<(u64, u64), Linked>,
+}
+
+/// A file with several names.
+struct Linked {
+    bytes: u64,
+    /// How many of its names were not met.
+    names_left: u64,
 }
 
 impl Walk {
@@ -110,11 +148,18 @@ impl Walk {
         if self.since.is_some_and(|since| stat.st_ctime < since) {
             return;
         }
+        let bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         let file = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
-        if file && stat.st_nlink > 1 && !self.linked.insert((stat.st_dev, stat.st_ino)) {
-            return;
+        if file && stat.st_nlink > 1 {
+            #[allow(clippy::useless_conversion, reason = "fewer bits on AArch64")]
+            let names_left = u64::from(stat.st_nlink);
+            let unmet = || Linked { bytes, names_left };
+            let inode = (stat.st_dev, stat.st_ino);
+            let met = self.linked.entry(inode).or_insert_with(unmet);
+            met.names_left = met.names_left.saturating_sub(1);
+        } else {
+            self.bytes += bytes;
         }
-        self.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
     }
 }
 
@@ -145,5 +190,24 @@ mod tests {
         let expected: u64 = text.split_whitespace().next().unwrap().parse().unwrap();
         assert_eq!(on_disk(root.path()).unwrap(), expected);
         assert_eq!(on_disk(&root.path().join("absent")).unwrap(), 0);
+        let whole = apart(root.path()).unwrap();
+        assert_eq!((whole.own, whole.linked.len()), (expected, 0));
+    }
+
+    #[test]
+    fn what_has_a_name_elsewhere_is_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        let (a, b) = (root.path().join("a"), root.path().join("b"));
+        fs::write(a.join("shared"), [1; 10_000]).unwrap();
+        fs::hard_link(a.join("shared"), b.join("shared")).unwrap();
+        fs::write(b.join("own"), [1; 5_000]).unwrap();
+        fs::hard_link(b.join("own"), b.join("again")).unwrap();
+        let (a, b) = (apart(&a).unwrap(), apart(&b).unwrap());
+        assert_eq!(a.linked, b.linked);
+        assert_eq!(a.linked[0].1, 12_288);
+        assert_eq!(b.own, a.own + 8_192);
     }
 }
