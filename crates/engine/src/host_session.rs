@@ -192,10 +192,11 @@ impl HostSession {
         })
     }
 
-    /// Offers a secret. It is read when a step asks for it, but must be there now.
+    /// Offers a secret. It is read when a step asks for it, but a file must be there now; a variable that
+    /// is not there is an empty secret.
     ///
     /// # Errors
-    /// If there is no such file or variable, or if there is one of that id.
+    /// If there is no such file, or if there is a secret of that id.
     pub fn add_secret(&mut self, id: &str, source: SecretSource) -> Result<(), SessionError> {
         let reason = match &source {
             SecretSource::File(path) => match std::fs::metadata(path) {
@@ -209,9 +210,8 @@ impl HostSession {
                 )),
                 Ok(_) => None,
             },
-            SecretSource::Variable(name) => std::env::var_os(name)
-                .is_none()
-                .then(|| format!("the environment has no variable {name}")),
+            // As with docker, a variable that is not there is an empty one.
+            SecretSource::Variable(_) => None,
         };
         if let Some(reason) = reason {
             return Err(SessionError::Secret {
@@ -339,9 +339,7 @@ impl Session for Offered {
         let content = match source {
             SecretSource::Variable(name) => {
                 use std::os::unix::ffi::OsStringExt;
-                std::env::var_os(&name)
-                    .ok_or_else(|| error(format!("the environment has no variable {name}")))?
-                    .into_vec()
+                std::env::var_os(&name).unwrap_or_default().into_vec()
             }
             SecretSource::File(path) => tokio::fs::read(&path)
                 .await

@@ -88,6 +88,7 @@ pub use weld_export::cache::{
     export_attributes as cache_export_attributes, import_attributes as cache_import_attributes,
 };
 pub use weld_export::{AttestationKind, ExportKind, ExportRequest, ExportTarget, Subject};
+pub use weld_llb::Platform;
 pub use weld_llb::reference::Reference as ImageReference;
 pub use weld_op::session::Session;
 pub use weld_op::{AttestationChain, Device, DeviceConfig, Devices, SandboxMountKind};

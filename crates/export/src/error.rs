@@ -87,7 +87,9 @@ pub enum ExportError {
         source: Box<SnapshotError>,
     },
     /// A layer's blob is not here.
-    #[error("{platform}: the blob of layer {digest} is not in the store; build with --no-cache")]
+    #[error(
+        "{platform}: the blob of layer {digest} is not in the store, or damaged: weld store check --repair drops what is made of it, and the next build makes it again"
+    )]
     LayerGone {
         /// Of which image.
         platform: String,

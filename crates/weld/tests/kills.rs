@@ -190,3 +190,40 @@ fn a_kill_at_any_moment_leaves_what_the_next_build_can_use() {
     println!("{killed} of {kills} were killed before they ended");
     assert!(killed > 0, "nothing was killed before it ended");
 }
+
+/// What git fetches for a build ends with the build's process, however that ends.
+#[test]
+fn a_killed_build_leaves_no_git_behind() {
+    let bed = Bed::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let repository = format!("http://{}/silent.git", silent.local_addr().unwrap());
+    bed.dockerfile(&format!("FROM base\nADD {repository} /g\n"));
+    let base = format!("base=oci-layout://{}:latest", base_layout().display());
+    let fetching = || {
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let lines =
+            processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+        let of_git = lines.filter(|line| {
+            let line = String::from_utf8_lossy(line);
+            line.contains(&repository) && line.contains("git")
+        });
+        of_git.count()
+    };
+    let mut build = bed
+        .command()
+        .args(["build", "--build-context", &base])
+        .arg(bed.context())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (_connection, _) = silent.accept().unwrap();
+    assert!(fetching() > 0);
+    build.kill().unwrap();
+    build.wait().unwrap();
+    let killed = Instant::now();
+    while fetching() > 0 {
+        assert!(killed.elapsed() < Duration::from_secs(20), "it goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -246,3 +246,31 @@ fn a_state_directory_may_be_named_from_where_one_is() {
     assert_eq!(file, "from git");
     assert!(bed.path("near/content").is_dir());
 }
+
+#[test]
+fn what_docker_takes_for_this_machine_is_taken_for_it() {
+    let bed = Bed::new();
+    bed.dockerfile(
+        "FROM base\nRUN grep -q '127.0.0.1.*gateway' /etc/hosts && echo $(uname -m) is local\n",
+    );
+    let here = [
+        "--platform",
+        "local",
+        "--add-host",
+        "gateway:host-gateway",
+        "--output",
+        "type=oci,dest=a.tar",
+        "--output",
+        "type=local,dest=b",
+        "--iidfile",
+        "id",
+    ];
+    bed.build(&here).ok();
+    let id = std::fs::read_to_string(bed.path("id")).unwrap();
+    assert!(id.starts_with("sha256:"), "{id}");
+    // A variable that is not there is an empty secret.
+    bed.dockerfile("FROM base\nRUN --mount=type=secret,id=x,required [ ! -s /run/secrets/x ]\n");
+    let told = bed.build(&["--secret", "id=x,env=WELD_TEST_UNSET"]).ok();
+    let warning = "the environment has no variable WELD_TEST_UNSET: the secret is empty";
+    assert!(told.stderr.contains(warning), "{}", told.stderr);
+}

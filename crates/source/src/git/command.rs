@@ -47,6 +47,12 @@ impl Output {
     }
 }
 
+/// Starts git. Files get the permissions that git records, whatever the umask of this process. Standard input is a pipe that this process
+/// holds: when it closes, also because this process was killed, git is killed with all that it started, which would otherwise go on in a
+/// repository that the next process uses.
+const SCRIPT: &str = "umask 022; exec 3<&0 </dev/null; \
+     (read -r _ <&3; kill -9 0) >/dev/null 2>&1 & exec 3<&-; exec \"$@\"";
+
 impl Git {
     /// A git that reads no configuration of this machine and asks nobody anything. The `file`
     /// protocol is for ourselves; submodules may use it only if `allow_file` says so.
@@ -136,6 +142,8 @@ impl Git {
         };
         let mut child = self.command(arguments).spawn().map_err(failed)?;
         let group = Group::of(&child);
+        // Closed when this ends, in whatever way.
+        let lifeline = child.stdin.take();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (stdout, stderr, status) = tokio::join!(
             read_all(stdout, MAX_STDOUT),
@@ -143,6 +151,7 @@ impl Git {
             child.wait()
         );
         group.ended();
+        drop(lifeline);
         let (stdout, status) = (stdout.map_err(failed)?, status.map_err(failed)?);
         if status.success() {
             return Ok(Output { stdout });
@@ -161,10 +170,9 @@ impl Git {
         &self,
         arguments: impl IntoIterator<Item = A>,
     ) -> tokio::process::Command {
-        // Files get the permissions that git records, whatever the umask of this process.
         let mut command = tokio::process::Command::new("/bin/sh");
         command
-            .args(["-c", "umask 022 && exec \"$@\"", "git"])
+            .args(["-c", SCRIPT, "git"])
             .arg(&self.program)
             .args(&self.options)
             .args(arguments)
@@ -183,7 +191,7 @@ impl Git {
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_CONFIG_COUNT", self.config.len().to_string())
             .envs(self.environment.iter().cloned())
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)

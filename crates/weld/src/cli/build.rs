@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use weld_engine::{
     BuildInput, BuildRequest, BuildResponse, Entitlement, ExportKind, ExportTarget, HostSession,
-    ImageReference,
+    ImageReference, Platform,
 };
 use weld_progress::Mode;
 
@@ -52,7 +52,7 @@ pub(crate) async fn build(
     iidfile.apart_from(files())?;
     let mut kinds = exports.iter().map(|export| export.kind);
     let are_files = |kind| matches!(kind, ExportKind::Local | ExportKind::Tar);
-    if args.iidfile.is_some() && kinds.any(are_files) {
+    if args.iidfile.is_some() && !exports.is_empty() && kinds.all(are_files) {
         return Err(Failure::usage(
             "--iidfile: files of type=local and type=tar are no image, and have no ID",
         ));
@@ -92,7 +92,7 @@ pub(crate) struct Prepared {
 
 /// Turns options into a request; `remote` if it is for a daemon.
 pub(crate) fn prepare(args: &BuildArgs, remote: bool, input: Input) -> Result<Prepared, Failure> {
-    let mut attrs = attributes(args)?;
+    let mut attrs = attributes(args, remote)?;
     for tag in &args.tags {
         tag.parse::<ImageReference>()
             .map_err(|error| Failure::usage(format!("--tag {tag:?}: {error}")))?;
@@ -171,7 +171,7 @@ pub(crate) fn entitlements(options: &[String]) -> Result<Vec<Entitlement>, Failu
 }
 
 /// The frontend's attributes, by the names that BuildKit's clients use.
-fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
+fn attributes(args: &BuildArgs, remote: bool) -> Result<BTreeMap<String, String>, Failure> {
     let mut attrs = BTreeMap::new();
     let mut set = |key: &str, value: &str| drop(attrs.insert(key.to_owned(), value.to_owned()));
     if let Some(target) = &args.target {
@@ -204,7 +204,13 @@ fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
         set(&format!("label:{key}"), value);
     }
     if !args.platforms.is_empty() {
-        set("platform", &args.platforms.join(","));
+        let own = Platform::host().to_string();
+        let named = args.platforms.iter().flat_map(|list| list.split(','));
+        let named = named.map(|name| match name.trim() {
+            local if local.eq_ignore_ascii_case("local") => own.as_str(),
+            name => name,
+        });
+        set("platform", &named.collect::<Vec<_>>().join(","));
     }
     if args.no_cache {
         set("no-cache", "");
@@ -224,7 +230,7 @@ fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
         }
     }
     if !args.add_hosts.is_empty() {
-        set("add-hosts", &hosts(&args.add_hosts)?);
+        set("add-hosts", &hosts(&args.add_hosts, remote)?);
     }
     if let Some(size) = &args.shm_size {
         let bytes =
@@ -241,15 +247,24 @@ fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
     Ok(attrs)
 }
 
-fn hosts(options: &[String]) -> Result<String, Failure> {
+fn hosts(options: &[String], remote: bool) -> Result<String, Failure> {
     let mut all = Vec::new();
     for text in options {
         let (name, address) = text
             .split_once('=')
             .or_else(|| text.split_once(':'))
             .ok_or_else(|| Failure::usage(format!("--add-host {text:?}: needs HOST:IP")))?;
-        let address = address.trim_start_matches('[').trim_end_matches(']');
-        if address != "host-gateway" && address.parse::<std::net::IpAddr>().is_err() {
+        let address = match address.trim_start_matches('[').trim_end_matches(']') {
+            "host-gateway" if remote => {
+                return Err(Failure::usage(format!(
+                    "--add-host {text:?}: the daemon does not tell the address of its host: give that"
+                )));
+            }
+            // Steps have the network of this host.
+            "host-gateway" => "127.0.0.1",
+            address => address,
+        };
+        if address.parse::<std::net::IpAddr>().is_err() {
             return Err(Failure::usage(format!(
                 "--add-host {text:?}: {address:?} is not an IP address"
             )));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use weld_engine::{HostSession, SecretSource, SessionError};
 
 use super::fields::{Fields, FieldsError};
+use super::streams;
 
 /// Why a secret or an SSH agent cannot be offered.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,13 @@ pub(crate) enum OfferError {
 pub(crate) fn add_secrets(session: &mut HostSession, options: &[String]) -> Result<(), OfferError> {
     for text in options {
         let (id, source) = secret(text)?;
+        if let SecretSource::Variable(name) = &source
+            && std::env::var_os(name).is_none()
+        {
+            streams::tell(format!(
+                "WARNING: --secret {text:?}: the environment has no variable {name}: the secret is empty"
+            ));
+        }
         session.add_secret(&id, source)?;
     }
     Ok(())

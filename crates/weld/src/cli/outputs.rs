@@ -171,6 +171,7 @@ fn target(
     let unpacked = matches!(kind, ExportKind::OciArchive | ExportKind::DockerArchive)
         && attrs.get("tar").is_some_and(|value| value == "false");
     match (kind, destination.as_deref()) {
+        (_, Some("")) => Err(OutputError::NoDestination(text.into())),
         (ExportKind::Image, None) | (ExportKind::CacheOnly, None) => Ok(ExportTarget::Nowhere),
         (ExportKind::Image, Some(_)) => Err(OutputError::NeedlessDestination(text.into(), "image")),
         (ExportKind::CacheOnly, Some(_)) => {
