@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weld_llb::{Graph, Platform, pb};
+use weld_llb::{Platform, pb};
 use weld_op::session::Session;
 use weld_progress::Sender;
 
@@ -172,10 +172,10 @@ impl Bridge {
     pub(crate) fn load(
         &self,
         definition: pb::Definition,
-        how: Building,
+        mut how: Building,
     ) -> Result<Ref, BuildError> {
-        let graph = Graph::from_pb(self.core.with_own_devices(definition)?)?;
-        self.core.check(&graph)?;
+        let graph = self.checked(definition)?;
+        how.nesting = self.nesting(&graph, how.no_cache);
         let reference = Ref::new(Arc::clone(&self.core), graph, how);
         self.scope.note_ref(&reference);
         Ok(reference)
@@ -188,11 +188,7 @@ impl Bridge {
 
     /// What a failed step was given, kept as long as the references live: one for each input.
     pub fn failed_inputs(&self, error: &BuildError) -> Vec<Ref> {
-        let BuildError::Solve {
-            failure: weld_solver::Failure::Op { inputs, .. },
-            ..
-        } = error.innermost()
-        else {
+        let Some(weld_solver::Failure::Op { inputs, .. }) = error.step_failure() else {
             return Vec::new();
         };
         let inputs = inputs.iter();

@@ -98,6 +98,7 @@ impl Frontend for Dockerfile {
             no_cache: false,
             imports: cache::of_options(&request.opts, &request.cache_imports)?,
             origin: origin(bridge, &request.opts),
+            ..Building::default()
         };
         let mut metadata = Metadata::new();
         let mut refs = BTreeMap::new();

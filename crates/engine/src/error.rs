@@ -4,7 +4,7 @@ use weld_llb::Graph;
 use weld_op::file::FailedSequence;
 use weld_op::lazy::LostLayer;
 use weld_op::session::SessionError;
-use weld_op::{DeviceError, ExecError, ResolveError, Tree};
+use weld_op::{DeviceError, ExecError, NestedFailure, ResolveError, Tree};
 use weld_proto::google::Status;
 use weld_solver::{OpCall, OpError, ResultRef, SolveError};
 use weld_store::snapshot::SnapshotError;
@@ -312,15 +312,20 @@ impl BuildError {
     }
 
     fn exec_error(&self) -> Option<&ExecError> {
-        let Self::Solve { failure, .. } = self.innermost() else {
-            return None;
-        };
-        op_error(failure)
+        op_error(self.step_failure()?)
+    }
+
+    /// The failure of the solver, of the innermost build that failed.
+    pub(crate) fn step_failure(&self) -> Option<&SolveError<Tree>> {
+        match self.innermost() {
+            Self::Solve { failure, .. } => Some(innermost_failure(failure)),
+            _ => None,
+        }
     }
 
     /// What the mounts, or the file actions, of a failed step came to, in their order.
     pub(crate) fn left_by_step(&self) -> Vec<Option<Tree>> {
-        let Self::Solve { failure, .. } = self.innermost() else {
+        let Some(failure) = self.step_failure() else {
             return Vec::new();
         };
         if let Some(error) = op_error::<ExecError>(failure) {
@@ -360,6 +365,7 @@ impl BuildError {
     pub fn forbidden(&self) -> Option<&[String]> {
         let mut error: &(dyn std::error::Error + 'static) = match self.innermost() {
             Self::Dockerfile(error) => &**error,
+            Self::Solve { failure, .. } => own_error(innermost_failure(failure))?,
             error => error,
         };
         loop {
@@ -456,13 +462,26 @@ impl From<SolveError<Tree>> for BuildError {
     }
 }
 
+/// What failed in the innermost build, where builds are inside of each other.
+fn innermost_failure(failure: &SolveError<Tree>) -> &SolveError<Tree> {
+    let mut failure = failure;
+    while let Some(nested) = NestedFailure::behind(failure) {
+        failure = &nested.failure;
+    }
+    failure
+}
+
 /// The own error of the operation that failed.
 fn op_error<E: std::error::Error + 'static>(failure: &SolveError<Tree>) -> Option<&E> {
+    own_error(failure)?.downcast_ref()
+}
+
+fn own_error(failure: &SolveError<Tree>) -> Option<&(dyn std::error::Error + 'static)> {
     let weld_solver::Failure::Op { failure, .. } = failure else {
         return None;
     };
     match &failure.error {
-        OpError::Failed(error) | OpError::Gone(error) => error.downcast_ref(),
+        OpError::Failed(error) | OpError::Gone(error) => Some(&**error),
         _ => None,
     }
 }

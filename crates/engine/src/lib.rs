@@ -33,6 +33,7 @@ mod host_session;
 mod internal;
 mod job;
 mod metadata;
+mod nested;
 mod platforms;
 mod policy;
 mod provenance;

@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use regex::bytes::{Regex, RegexBuilder};
+use weld_digest::Digest;
 use weld_llb::reference::Reference;
 use weld_llb::{Source, pb};
+use weld_proto::Message as _;
 use weld_proto::sourcepolicy::{AttrMatch, MatchType, Policy, PolicyAction, Rule, Selector};
 
 pub(crate) use rewrite::replace;
@@ -86,7 +88,14 @@ pub enum PolicyError {
 
 /// Policies that are all to be kept to, in order.
 #[derive(Clone, Debug, Default)]
-pub struct SourcePolicies(Vec<Arc<[CheckedRule]>>);
+pub struct SourcePolicies(Vec<CheckedPolicy>);
+
+#[derive(Clone, Debug)]
+struct CheckedPolicy {
+    rules: Arc<[CheckedRule]>,
+    /// Of what it was read from.
+    digest: Digest,
+}
 
 #[derive(Debug)]
 struct CheckedRule {
@@ -139,8 +148,22 @@ impl SourcePolicies {
         let policies = policies
             .into_iter()
             .filter(|policy| !policy.rules.is_empty());
-        let read = policies.map(|policy| policy.rules.into_iter().map(CheckedRule::new).collect());
-        Ok(Self(read.collect::<Result<_, _>>()?))
+        let read = policies.map(|policy| {
+            Ok(CheckedPolicy {
+                digest: Digest::sha256_of(policy.encode_to_vec()),
+                rules: policy
+                    .rules
+                    .into_iter()
+                    .map(CheckedRule::new)
+                    .collect::<Result<_, PolicyError>>()?,
+            })
+        });
+        Ok(Self(read.collect::<Result<_, PolicyError>>()?))
+    }
+
+    /// What tells them from others, in order.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.0.iter().map(|policy| &policy.digest)
     }
 
     /// Whether they leave every source as it is.
@@ -179,7 +202,7 @@ impl SourcePolicies {
         for policy in &self.0 {
             // The last rule that matches counts.
             let mut denied = false;
-            for rule in policy.iter() {
+            for rule in policy.rules.iter() {
                 if !rule.matches(source) {
                     continue;
                 }

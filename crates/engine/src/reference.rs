@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OnceCell};
 use weld_digest::Digest;
 use weld_llb::{Graph, pb};
 use weld_op::lazy::Need;
-use weld_op::{Origin, Tree, definition_from, retired_cache_mounts};
+use weld_op::{Loading, Nesting, Origin, Tree, Worker, definition_from, retired_cache_mounts};
 use weld_solver::{Built, ProvenanceVertex, ResultRef, Root, SolveError};
 
 use crate::cache::CacheImport;
@@ -45,6 +45,8 @@ pub(crate) struct Building {
     pub(crate) imports: Vec<CacheImport>,
     /// Where it comes from.
     pub(crate) origin: Origin,
+    /// What builds inside of it may do, if it may have some.
+    pub(crate) nesting: Option<Nesting>,
 }
 
 /// What was built.
@@ -175,18 +177,6 @@ impl Ref {
         tokio::task::spawn_blocking(work).await?
     }
 
-    /// Steps that are to run in any case find none of what others left in their cache mounts.
-    async fn retire_cache_mounts(&self) -> Result<(), BuildError> {
-        let inner = &*self.0;
-        let ids = retired_cache_mounts(&inner.job.worker, &inner.graph, inner.how.no_cache);
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let store = inner.job.worker.store.clone();
-        let retire = move || store.cache_mounts().retire(ids);
-        Ok(tokio::task::spawn_blocking(retire).await??)
-    }
-
     /// By what the solver knows it, once it is built.
     pub(crate) fn root(&self) -> Option<Root> {
         let evaluated = self.0.result.get()?.as_ref().ok()?;
@@ -262,13 +252,13 @@ impl Ref {
                 .imports
                 .sources(&inner.job, &inner.how.imports)
                 .boxed();
-            let definition = definition_from(
-                &inner.job.worker,
-                &inner.graph,
-                inner.how.no_cache,
-                inner.how.origin.clone(),
-                sources.await,
-            )?;
+            let loading = Loading {
+                no_cache: inner.how.no_cache,
+                origin: inner.how.origin.clone(),
+                sources: sources.await,
+                nesting: inner.how.nesting.clone(),
+            };
+            let definition = definition_from(&inner.job.worker, &inner.graph, loading)?;
             let Some(definition) = definition else {
                 return Ok(None);
             };
@@ -299,7 +289,7 @@ impl Ref {
             let Some(root) = self.load().await? else {
                 return Ok(Ok(Tree::scratch().into()));
             };
-            self.retire_cache_mounts().await?;
+            retire_cache_mounts(&inner.job.worker, &inner.graph, inner.how.no_cache).await?;
             let job = inner.job.solver_job()?;
             match job.build(root).await {
                 Ok(built) => Ok(Ok(Evaluated {
@@ -320,6 +310,21 @@ impl Ref {
             Err(failure) => Err(BuildError::failed(failure.clone(), &inner.graph)),
         }
     }
+}
+
+/// Steps that are to run in any case find none of what others left in their cache mounts.
+pub(crate) async fn retire_cache_mounts(
+    worker: &Worker,
+    graph: &Graph,
+    no_cache: bool,
+) -> Result<(), BuildError> {
+    let ids = retired_cache_mounts(worker, graph, no_cache);
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let store = worker.store.clone();
+    let retire = move || store.cache_mounts().retire(ids);
+    Ok(tokio::task::spawn_blocking(retire).await??)
 }
 
 const fn is_cancelled(failure: &SolveError<Tree>) -> bool {

@@ -168,19 +168,7 @@ impl Op {
                     input: crate::exec::index_to_pb(diff.upper),
                 }),
             }),
-            Self::Build(build) => pb::op::Op::Build(pb::BuildOp {
-                builder: crate::exec::index_to_pb(build.builder),
-                inputs: build
-                    .inputs
-                    .iter()
-                    .map(|(name, &input)| {
-                        let input = index(input);
-                        (name.clone(), pb::BuildInput { input })
-                    })
-                    .collect(),
-                def: build.definition.clone(),
-                attrs: build.attrs.clone(),
-            }),
+            Self::Build(build) => pb::op::Op::Build(build.to_pb()),
             Self::Passthrough(passthrough) => pb::op::Op::Passthrough(pb::PassthroughOp {
                 id: passthrough.id.clone(),
                 outputs: passthrough
@@ -201,7 +189,8 @@ impl<I> Op<I> {
             Self::Exec(exec) => Some(exec.outputs()),
             Self::File(file) => Some(file.outputs()),
             Self::Passthrough(passthrough) => Some(passthrough.outputs.len()),
-            Self::Build(_) => None,
+            // What a definition makes is one file system; what a builder makes, only that says.
+            Self::Build(build) => build.builder.is_none().then_some(1),
         }
     }
 
@@ -285,6 +274,24 @@ impl BuildOp {
             definition: build.def,
             attrs: build.attrs,
         })
+    }
+
+    /// The message of the operation.
+    pub fn to_pb(&self) -> pb::BuildOp {
+        let index = |input: usize| i64::try_from(input).unwrap_or(i64::MAX);
+        pb::BuildOp {
+            builder: crate::exec::index_to_pb(self.builder),
+            inputs: self
+                .inputs
+                .iter()
+                .map(|(name, &input)| {
+                    let input = index(input);
+                    (name.clone(), pb::BuildInput { input })
+                })
+                .collect(),
+            def: self.definition.clone(),
+            attrs: self.attrs.clone(),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::digest::to_solver;
 use crate::exec::Exec;
 use crate::file::File;
 use crate::merge::{Diff, Merge};
+use crate::nested::{Build, Nesting};
 use crate::passthrough::Passthrough;
 use crate::recall::part::Part;
 use crate::recall::recipe::lineage;
@@ -61,23 +62,44 @@ pub fn definition(
     graph: &Graph,
     no_cache: bool,
 ) -> Result<Option<OpDefinition<Tree>>, ResolveError> {
-    definition_from(worker, graph, no_cache, Origin::default(), Vec::new())
+    let loading = Loading {
+        no_cache,
+        ..Loading::default()
+    };
+    definition_from(worker, graph, loading)
 }
 
-/// The same, for a graph whose origin is known: its steps are compared with those that came from there before. Results may also come
-/// from `sources`.
+/// How a graph is made a definition.
+#[derive(Clone, Debug, Default)]
+pub struct Loading {
+    /// Every step is to run.
+    pub no_cache: bool,
+    /// Where the graph comes from: its steps are compared with those that came from there before.
+    pub origin: Origin,
+    /// Where results may also come from.
+    pub sources: Vec<CacheSourceId>,
+    /// What builds inside of it may do; without, there are none.
+    pub nesting: Option<Nesting>,
+}
+
+/// The same, for a graph of which more is known.
 ///
 /// # Errors
 /// [`ResolveError`].
 pub fn definition_from(
     worker: &Arc<Worker>,
     graph: &Graph,
-    no_cache: bool,
-    origin: Origin,
-    sources: Vec<CacheSourceId>,
+    loading: Loading,
 ) -> Result<Option<OpDefinition<Tree>>, ResolveError> {
+    let Loading {
+        no_cache,
+        origin,
+        sources,
+        nesting,
+    } = &loading;
+    let no_cache = *no_cache;
     let names = graph.vertices().iter().map(|vertex| graph.name(vertex));
-    let surroundings = Arc::new(Surroundings::new(Arc::clone(worker), origin, names));
+    let surroundings = Arc::new(Surroundings::new(Arc::clone(worker), origin.clone(), names));
     let Some(root) = graph.root() else {
         return Ok(None);
     };
@@ -115,7 +137,7 @@ pub fn definition_from(
             Ok(VertexDef {
                 digest: to_solver(vertex.digest()),
                 op: Arc::new(Remembered::new(
-                    operation(worker, vertex, &name)?,
+                    operation(worker, vertex, &name, &loading)?,
                     Arc::clone(&surroundings),
                     vertex.clone(),
                     Naming {
@@ -138,6 +160,13 @@ pub fn definition_from(
                         .as_ref()
                         .is_none_or(|export| export.value),
                     public: is_public(vertex),
+                    audience: match vertex.op() {
+                        LlbOp::Build(_) => {
+                            let rights = nesting.as_ref().and_then(Nesting::rights);
+                            rights.as_ref().map(to_solver)
+                        }
+                        _ => None,
+                    },
                     description: Arc::from(name.as_str()),
                     cache_sources: sources.clone(),
                 },
@@ -233,6 +262,7 @@ fn operation(
     worker: &Arc<Worker>,
     vertex: &Vertex,
     name: &str,
+    loading: &Loading,
 ) -> Result<Arc<dyn Step>, ResolveError> {
     let worker = Arc::clone(worker);
     let platform = vertex
@@ -316,7 +346,19 @@ fn operation(
             inputs: vertex.inputs().len(),
             description,
         }),
-        LlbOp::Build(_) => return unsupported("a build inside of a build"),
+        LlbOp::Build(op) => match &loading.nesting {
+            Some(nesting) => Arc::new(Build {
+                worker,
+                op: (**op).clone(),
+                inputs: vertex.inputs().len(),
+                nesting: nesting.clone(),
+                no_cache: loading.no_cache,
+                origin: loading.origin.clone(),
+                sources: loading.sources.clone(),
+                description,
+            }),
+            None => return unsupported("a build inside of a build"),
+        },
         LlbOp::Passthrough(op) => Arc::new(Passthrough { op: op.clone() }),
     })
 }

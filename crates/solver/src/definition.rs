@@ -51,6 +51,9 @@ pub struct VertexOptions {
     pub export_cache: bool,
     /// Whether records of this vertex may be used by jobs of other isolation domains.
     pub public: bool,
+    /// Tells vertices apart that have one digest, where their operations may do different things: a live vertex is shared only with
+    /// vertices that have the same here. Keys know nothing of it: an operation whose results are not for all says so in its cache map.
+    pub audience: Option<Digest>,
     /// Sources consulted for records beside the solver's own store.
     pub cache_sources: Vec<CacheSourceId>,
     /// What the operation does, for errors.
@@ -64,6 +67,7 @@ impl Default for VertexOptions {
             merge: MergePolicy::Auto,
             export_cache: true,
             public: false,
+            audience: None,
             cache_sources: Vec::new(),
             description: Arc::from(""),
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use weld_digest::Digest;
 use weld_dockerfile::{LineRange, Mark, SourceFile};
 use weld_llb::{Graph, pb};
-use weld_op::Tree;
+use weld_op::{NestedFailure, Tree};
 use weld_op::digest::from_solver;
 use weld_op::file::FailedSequence;
 use weld_proto::Message as _;
@@ -124,6 +124,11 @@ impl SourceRanges {
 }
 
 pub(super) fn failed_step(failure: &SolveError<Tree>, graph: &Graph) -> Option<FailedStep> {
+    // The step of a build inside of it tells more than the one that asked for that build.
+    let (mut failure, mut graph) = (failure, graph);
+    while let Some(nested) = NestedFailure::behind(failure) {
+        (failure, graph) = (&nested.failure, &nested.graph);
+    }
     let action = op_error::<Box<FailedSequence>>(failure).and_then(|failed| failed.action());
     let weld_solver::Failure::Op { failure, .. } = failure else {
         return None;

@@ -100,6 +100,9 @@ impl Capture {
             let pin = own
                 .pin
                 .or_else(|| captured(&*walked.ran).and_then(|ran| ran.pin));
+            // What a build inside of it was made of, nobody knows where its result was found.
+            capture.unknown |=
+                matches!(own.vertex.op(), Op::Build(_)) && walked.sub_builds.is_empty();
             capture.add_vertex(own.vertex, pin);
         }
         Ok(capture)

@@ -113,6 +113,8 @@ pub(crate) struct VertexExtra {
     /// How many of them belong to former runs, which did not lead to the result.
     pub(crate) former_builds: usize,
     pub(crate) sources: Option<Arc<[CacheSourceId]>>,
+    /// Who may share the vertex, where that is not everybody.
+    pub(crate) audience: Option<Digest>,
     /// The vertex whose operation is called in place of the own one, because what that one needed went away.
     pub(crate) stand_in: Option<VertexId>,
     /// Vertices whose operation failed because what it needed went away.
@@ -417,6 +419,11 @@ pub(crate) struct Task {
 impl<O> Vertex<O> {
     pub(crate) fn extra_mut(&mut self) -> &mut VertexExtra {
         self.extra.get_or_insert_default()
+    }
+
+    /// Who may share the vertex, where that is not everybody.
+    pub(crate) fn audience(&self) -> Option<&Digest> {
+        self.extra.as_ref()?.audience.as_ref()
     }
 
     /// Roots of builds that the operation asked for, in any run.

@@ -244,7 +244,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         })
     }
 
-    /// Live vertices that the definition's may share, the best one first: same digest, domain, policy and inputs. An ignore-cache vertex
+    /// Live vertices that the definition's may share, the best one first: same digest, domain, audience, policy and inputs. An ignore-cache vertex
     /// shares only with its like; a normal one prefers an ignore-cache one, whose result is newer.
     fn live_twins(
         &self,
@@ -258,6 +258,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 && vertex.domain.as_deref() == domain
                 && vertex.never_merge == (def.options.merge == MergePolicy::Never)
                 && vertex.public == def.options.public
+                && vertex.audience() == def.options.audience.as_ref()
                 && (vertex.ignore_cache || !def.options.ignore_cache)
                 && vertex.slots.len() == inputs.len()
                 && vertex
@@ -342,6 +343,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         if let Some(sources) = merged_sources(def.options.cache_sources) {
             vertex.extra_mut().sources = Some(sources);
+        }
+        if def.options.audience.is_some() {
+            vertex.extra_mut().audience = def.options.audience;
         }
         let id = self.vertices.insert(vertex);
         self.live.insert_unique(hash, (hash, id), |live| live.0);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use weld_solver::{Census, Refusal, TraceEvent};
+use weld_solver::{Census, Digest, Refusal, TraceEvent};
 
 use crate::support::*;
 
@@ -283,6 +283,39 @@ async fn a_vertex_marked_so_is_never_merged() {
     assert_eq!(*held.await.unwrap().unwrap().value, "r");
     assert_eq!(merges(&world), 0);
     assert!(refusals(&world, Refusal::NeverMerge) >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vertices_of_one_digest_are_shared_within_an_audience() {
+    let world = World::new();
+    // What stands on them is not shared either, although it has one digest as well.
+    let graph = |audience: Option<&str>, value: &str| {
+        let below = vtx("below", value, value).options(|options| {
+            options.audience = audience.map(Digest::of);
+        });
+        sum_named("top", &below.done())
+    };
+    let jobs = [world.job().await, world.job().await, world.job().await];
+    let all = [
+        graph(None, "1"),
+        graph(Some("those"), "2"),
+        graph(Some("those"), "3"),
+    ];
+    let mut solved = Vec::new();
+    for (vertex, job) in all.iter().zip(&jobs) {
+        solved.push(solve(job, vertex).await);
+    }
+    // The third is the second's, whatever its own operation would do.
+    assert_eq!(solved, ["1", "2", "2"]);
+    assert_eq!(all.each_ref().map(|vertex| vertex.counts().1), [2, 2, 0]);
+    for job in jobs {
+        job.discard().await;
+    }
+    world.emptied().await;
+}
+
+fn sum_named(name: &str, below: &Vtx) -> Vtx {
+    vtx(name, "sum", "0").sum(0).on(below).done()
 }
 
 #[tokio::test(flavor = "multi_thread")]
