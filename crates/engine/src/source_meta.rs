@@ -244,7 +244,7 @@ impl Bridge {
         let source = Source::from_pb(&request.source).map_err(|error| failed(error.into()))?;
         let (reference, layout) = match source {
             Source::Image(image) => (image.reference, None),
-            Source::OciLayout(image) => (image.reference, image.store),
+            Source::OciLayout(image) => (image.reference, Some(image.store.unwrap_or_default())),
             Source::Http(_) => return Box::pin(self.http_metadata(source, request)).await,
             Source::Git(git) => return Box::pin(self.git_metadata(git, request)).await,
             Source::Local(_) | Source::ImageBlob(_) | Source::OciLayoutBlob(_) => {
@@ -254,17 +254,14 @@ impl Bridge {
                 });
             }
         };
-        let attestations = match (&request.image.attestations, &layout) {
-            (Some(_), Some(_)) => {
-                let text = "attestations of images in OCI layouts are not resolved";
-                return Err(failed(text.into()));
-            }
-            (Some(predicates), None) => {
+        let attestations = match &request.image.attestations {
+            Some(predicates) => {
                 let platform = request.platform.as_ref();
-                let found = self.attestations(&reference, platform, predicates);
+                let layout = layout.as_deref();
+                let found = self.attestations(&reference, layout, platform, predicates);
                 Box::pin(found).await?.map(Box::new)
             }
-            (None, _) => None,
+            None => None,
         };
         let (digest, config) = self
             .image_config(ImageConfigRequest {
@@ -291,6 +288,7 @@ impl Bridge {
     async fn attestations(
         &self,
         reference: &str,
+        layout: Option<&str>,
         platform: Option<&Platform>,
         predicates: &[String],
     ) -> Result<Option<AttestationChain>, BuildError> {
@@ -299,7 +297,7 @@ impl Bridge {
         let name = format!("resolve attestations of {reference}");
         let step = Internal::begin(self.progress(), &name, &platform.to_string());
         let session = Some(self.session());
-        let found = worker.attestation_chain(session, reference, &platform, predicates);
+        let found = worker.attestation_chain(session, layout, reference, &platform, predicates);
         let found = step.end(found.await);
         found.map_err(|source| BuildError::Source {
             name: reference.to_owned(),

@@ -24,6 +24,9 @@ use crate::reference::Reference;
 /// The annotation in which containerd and docker keep an image's full name.
 const ANNOTATION_IMAGE_NAME: &str = "io.containerd.image.name";
 
+/// How many manifests of a layout are looked at for what they refer to.
+const MAX_LISTED: usize = 1000;
+
 /// An OCI image layout on disk.
 #[derive(Debug)]
 pub struct OciLayout {
@@ -279,6 +282,31 @@ impl OciLayout {
                 }
             }
         }
+    }
+
+    /// The manifests that the layout lists and that have `subject` as their subject, each with the type of what it is.
+    ///
+    /// # Errors
+    /// [`LayoutError`].
+    pub fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, LayoutError> {
+        let mut referrers = Vec::new();
+        let listed = self.index()?.manifests;
+        for mut entry in listed.into_iter().take(MAX_LISTED) {
+            // What it lists and does not have refers to nothing that could be read.
+            if self.find_blob(&entry.digest)?.is_none() {
+                continue;
+            }
+            let Document::Manifest(manifest) = self.document(&entry)?.document else {
+                continue;
+            };
+            let refers = |other: &Descriptor| other.digest == *subject;
+            if manifest.subject.as_ref().is_some_and(refers) {
+                let own = manifest.artifact_type;
+                entry.artifact_type = own.or(Some(manifest.config.media_type));
+                referrers.push(entry);
+            }
+        }
+        Ok(referrers)
     }
 
     /// The manifest or index that a descriptor names, verified.

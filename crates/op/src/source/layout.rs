@@ -68,6 +68,17 @@ impl Layout {
         }
     }
 
+    /// The manifests that have `subject` as their subject. What a client serves has no list of them.
+    pub(super) async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, ImageError> {
+        match self {
+            Self::Directory(layout) => {
+                let (layout, subject) = (Arc::clone(layout), subject.clone());
+                Ok(off_reactor(move || layout.referrers(&subject)).await??)
+            }
+            Self::Blobs(_) => Ok(Vec::new()),
+        }
+    }
+
     /// A blob in memory, verified.
     pub(super) async fn bytes(
         &self,

@@ -8,8 +8,9 @@ use weld_digest::Digest;
 use weld_llb::Platform;
 use weld_llb::reference::Reference;
 use weld_source::image::{Descriptor, Document, Manifest, Served};
+use weld_source::oci_layout::Selector;
 
-use super::{ImageError, Place};
+use super::{ImageError, Place, open_layout};
 use crate::Worker;
 use crate::session::Session;
 
@@ -48,27 +49,39 @@ pub struct AttestedContent {
 }
 
 impl Worker {
-    /// What attests to an image for a platform, with those of its statements that are of one of
-    /// `predicates`; `None` if the reference names no index, which alone has room for attestations.
+    /// What attests to an image for a platform, in a registry or in an OCI layout that the session offers, with those of its
+    /// statements that are of one of `predicates`; `None` if the reference names no index, which alone has room for attestations.
     ///
     /// # Errors
     /// [`ImageError`].
     pub async fn attestation_chain(
         &self,
         session: Option<&Arc<dyn Session>>,
+        layout: Option<&str>,
         text: &str,
         platform: &Platform,
         predicates: &[String],
     ) -> Result<Option<AttestationChain>, ImageError> {
-        let place = Place::registry(self, session);
+        let place = match layout {
+            Some(layout) => open_layout(session, layout).await?,
+            None => Place::registry(self, session),
+        };
         // What the build uses, wherever its tag points by now.
         let resolved = self.resolve_once(session, &place, text, platform).await?;
         let reference: Reference = text.parse::<Reference>()?.with_default_tag();
         if resolved.digest == resolved.manifest_digest {
             return Ok(None);
         }
-        let root = Descriptor::new("", resolved.digest.clone(), 0);
-        let root = self.document(&place, &reference, &root).await?;
+        let root = match &place {
+            Place::Layout(layout) => {
+                let selector = Selector::Digest(resolved.digest.clone());
+                layout.resolve(selector).await?
+            }
+            Place::Registry(_) => {
+                let root = Descriptor::new("", resolved.digest.clone(), 0);
+                self.document(&place, &reference, &root).await?
+            }
+        };
         let Document::Index(index) = &root.document else {
             return Ok(None);
         };
@@ -132,13 +145,15 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    /// The signature of the statements' manifest, if the registry knows of one.
+    /// The signature of the statements' manifest, if the registry or the layout knows of one.
     async fn signature(&mut self, attesting: &Digest) -> Result<(), ImageError> {
-        let Place::Registry(registry) = self.place else {
-            return Ok(());
+        let referrers = match self.place {
+            Place::Registry(registry) => {
+                let repository = self.reference.repository();
+                registry.referrers(repository, attesting).await?
+            }
+            Place::Layout(layout) => layout.referrers(attesting).await?,
         };
-        let repository = self.reference.repository();
-        let referrers = registry.referrers(repository, attesting).await?;
         let signature = SIGNATURES.iter().find_map(|wanted| {
             let mut referrers = referrers.iter();
             referrers.find(|referrer| referrer.artifact_type.as_deref() == Some(*wanted))
