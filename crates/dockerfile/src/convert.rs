@@ -258,6 +258,9 @@ impl Conversion<'_> {
 
 /// The frontend image that a `# syntax=` line asks for, if it is there, with what is behind it.
 pub(crate) fn requested_syntax(request: &Request, data: &[u8]) -> Option<(String, Option<u32>)> {
+    if request.forwarded {
+        return None;
+    }
     if let Some(image) = request.build_args.get("BUILDKIT_SYNTAX") {
         return Some((image.clone(), None));
     }

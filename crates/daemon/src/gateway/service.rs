@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tonic::Status;
+use weld_digest::Digest;
 use weld_engine::{
     Bridge, BuildError, CacheImport, FileError, FrontendResult, ImageConfigRequest, Refs,
     SolveInput, SolveRequest, SourcePolicies,
@@ -185,9 +186,13 @@ impl Session {
     }
 
     pub(super) fn warning(&self, request: wire::WarnRequest) -> Result<wire::WarnResponse, Status> {
-        let vertex = request.digest.parse().map_err(|error| {
-            Status::invalid_argument(format!("digest of a warning's vertex: {error}"))
-        })?;
+        let vertex = match request.digest.as_str() {
+            // About no step; that of nothing is of none either.
+            "" => Digest::sha256_of(""),
+            digest => digest.parse().map_err(|error| {
+                Status::invalid_argument(format!("digest of a warning's vertex: {error}"))
+            })?,
+        };
         let file = request.info.as_ref().map_or(0, |info| info.data.len());
         let size = request.short.len() + request.detail.iter().map(Bytes::len).sum::<usize>();
         if size > MAX_WARNING || file > MAX_WARNING_FILE {

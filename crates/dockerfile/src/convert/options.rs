@@ -26,6 +26,9 @@ pub struct Request {
     pub context_name: String,
     /// The name under which the client offers the Dockerfile.
     pub dockerfile_name: String,
+    /// Whether a frontend that a Dockerfile asked for is at work already, and asks for this one in turn: what Dockerfiles ask for is
+    /// passed over.
+    pub forwarded: bool,
     /// Whether the Dockerfile is the client's even if the context is from elsewhere.
     pub local_dockerfile: bool,
     /// Whether a context from a git repository keeps its `.git`.
@@ -134,6 +137,7 @@ impl Request {
             context_subdir: None,
             context_name: "context".to_owned(),
             dockerfile_name: "dockerfile".to_owned(),
+            forwarded: false,
             local_dockerfile: false,
             keep_git_dir: false,
             contexts: BTreeMap::new(),
@@ -180,6 +184,7 @@ impl Request {
         request.resolve_mode = options.resolve_mode()?;
         request.no_cache = options.no_cache();
         request.lint = options.lint()?;
+        request.forwarded = options.0.contains_key("cmdline");
         Ok(request)
     }
 
