@@ -216,8 +216,10 @@ impl Op<Tree> for Build {
         let tree = input
             .and_then(|input| inputs.get(*input))
             .ok_or_else(|| OpError::failed(BuildInsideError::NoInput(pb::LLB_DEFINITION_INPUT)))?;
+        // Whoever decides on the definition's sources may have some of them fetched first.
+        let admit = ctx.without_slot(self.nesting.outer.admit(tree, self.file()));
         let admitted = tokio::select! {
-            admitted = self.nesting.outer.admit(tree, self.file()) => admitted,
+            admitted = admit => admitted,
             () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
         };
         let graph = admitted.map_err(|error| match error {

@@ -132,22 +132,27 @@ impl<T: Value> OpContext<T> {
         &self,
         definition: OpDefinition<T>,
     ) -> Result<Built<ResultRef<T>>, SolveError<T>> {
+        let ask = self.ask(|ticket| CoreInput::SubBuild {
+            ticket,
+            task: self.task,
+            definition,
+        });
+        match self.without_slot(ask).await? {
+            CoreReply::Built(built) => Ok(built),
+            _ => Err(SolveError::Shutdown),
+        }
+    }
+
+    /// Waits for something that other operations may have to run for, such as an answer of a client that has a job build meanwhile.
+    /// The execution slot is given back, so this cannot deadlock.
+    pub async fn without_slot<R>(&self, wait: impl Future<Output = R>) -> R {
         let waiting = self.slot.wait();
-        let reply = self
-            .ask(|ticket| CoreInput::SubBuild {
-                ticket,
-                task: self.task,
-                definition,
-            })
-            .await;
+        let outcome = wait.await;
         drop(waiting);
         if !self.is_cancelled() {
             self.slot.take().await;
         }
-        match reply? {
-            CoreReply::Built(built) => Ok(built),
-            _ => Err(SolveError::Shutdown),
-        }
+        outcome
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
 use weld_solver::{OpError, SolverOptions};
 
 use crate::support::*;
@@ -37,6 +38,39 @@ async fn nesting_to_any_depth_needs_one_execution_slot() {
     let value = tokio::time::timeout(Duration::from_secs(20), world.once(&graph)).await;
     assert_eq!(value.unwrap(), "54");
     world.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_waits_for_another_job_needs_no_slot() {
+    // J6
+    let world = World::with(SolverOptions {
+        parallelism: Some(1),
+        ..SolverOptions::default()
+    });
+    let (begun, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (Arc::clone(&begun), Arc::clone(&done));
+    let waits = vtx("waits", "s0", "r0").before_exec(move |context| {
+        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
+        Box::pin(async move {
+            let wait = async {
+                tell.notify_one();
+                wait.notified().await;
+            };
+            context.without_slot(wait).await;
+            Ok(())
+        })
+    });
+    let waits = waits.done();
+    let (first, second) = (world.job().await, world.job().await);
+    let other = async {
+        begun.notified().await;
+        let value = solve(&second, &constant(7)).await;
+        done.notify_one();
+        value
+    };
+    let both = async { tokio::join!(solve(&first, &waits), other) };
+    let values = tokio::time::timeout(Duration::from_secs(20), both).await;
+    assert_eq!(values.unwrap(), ("r0".to_owned(), "7".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
