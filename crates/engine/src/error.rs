@@ -353,9 +353,11 @@ impl BuildError {
             match error {
                 Self::Frontend { source, .. } => error = source,
                 Self::Refused { places, .. } => return places,
-                Self::Solve {
-                    step: Some(step), ..
-                } => return &step.sources,
+                Self::Solve { failure, step } => match (refusal(failure), step) {
+                    (Some(refused), _) if !refused.places().is_empty() => error = refused,
+                    (_, Some(step)) => return &step.sources,
+                    (_, None) => return &[],
+                },
                 _ => return &[],
             }
         }
@@ -365,7 +367,7 @@ impl BuildError {
     pub fn forbidden(&self) -> Option<&[String]> {
         let mut error: &(dyn std::error::Error + 'static) = match self.innermost() {
             Self::Dockerfile(error) => &**error,
-            Self::Solve { failure, .. } => own_error(innermost_failure(failure))?,
+            Self::Solve { failure, .. } => return refusal(failure)?.forbidden(),
             error => error,
         };
         loop {
@@ -400,8 +402,11 @@ impl BuildError {
                 step: Some(step),
                 failure,
             } => {
-                let words = step.missing_sources(&failure.to_string());
-                step.sources.first()?.excerpt_about(&words)
+                let refused = refusal(failure).and_then(Self::source_excerpt);
+                refused.or_else(|| {
+                    let words = step.missing_sources(&failure.to_string());
+                    step.sources.first()?.excerpt_about(&words)
+                })
             }
             refused => match self.places().first() {
                 Some(place) => place.excerpt_about(&refused.refused_words()),
@@ -469,6 +474,17 @@ fn innermost_failure(failure: &SolveError<Tree>) -> &SolveError<Tree> {
         failure = &nested.failure;
     }
     failure
+}
+
+/// Why a build inside of the one that failed was not begun, if that is what failed.
+fn refusal(failure: &SolveError<Tree>) -> Option<&BuildError> {
+    let mut error = own_error(innermost_failure(failure))?;
+    loop {
+        if let Some(refused) = error.downcast_ref() {
+            return Some(refused);
+        }
+        error = error.source()?;
+    }
 }
 
 /// The own error of the operation that failed.

@@ -431,7 +431,9 @@ async fn an_inner_step_has_no_rights_that_the_outer_build_lacks() {
         "inner: ",
         "security.insecure is not allowed",
     ];
-    world.fails(Rights::default(), &definition, &parts).await;
+    let error = world.fails(Rights::default(), &definition, &parts).await;
+    let excerpt = error.source_excerpt().unwrap();
+    assert!(excerpt.contains("second line"), "{excerpt}");
     let allowed = world.open(insecure(), definition.clone()).await.unwrap();
     // Neither what runs now nor what ran before is for those who may not.
     world.fails(Rights::default(), &definition, &parts).await;

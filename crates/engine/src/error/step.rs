@@ -6,9 +6,9 @@ use bytes::Bytes;
 use weld_digest::Digest;
 use weld_dockerfile::{LineRange, Mark, SourceFile};
 use weld_llb::{Graph, pb};
-use weld_op::{NestedFailure, Tree};
 use weld_op::digest::from_solver;
 use weld_op::file::FailedSequence;
+use weld_op::{NestedFailure, Tree};
 use weld_proto::Message as _;
 use weld_solver::{OpCall, SolveError};
 
