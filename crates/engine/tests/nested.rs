@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -29,19 +29,26 @@ use weld_testbed::Registry;
 
 const DEFAULT: &str = "buildkit.llb.definition";
 
-/// The image `base` in a registry that all tests use.
-fn base() -> String {
-    static REGISTRY: OnceLock<Registry> = OnceLock::new();
-    let registry = REGISTRY.get_or_init(|| {
+/// A registry with the image `base`, which tests have in common that run at the same time.
+fn registry() -> Arc<Registry> {
+    static REGISTRY: Mutex<Weak<Registry>> = Mutex::new(Weak::new());
+    let mut shared = REGISTRY.lock().unwrap();
+    shared.upgrade().unwrap_or_else(|| {
         let directory = tempfile::tempdir().unwrap();
         let layout = directory.path().join("base");
         let busybox = weld_testbed::static_busybox().expect("Debian's busybox-static");
         weld_testbed::write_base_image(&layout, &busybox).unwrap();
         let registry = Registry::start().unwrap();
         registry.push_layout(&layout, "latest", "base").unwrap();
+        let registry = Arc::new(registry);
+        *shared = Arc::downgrade(&registry);
         registry
-    });
-    format!("{}/base:latest", registry.host())
+    })
+}
+
+/// The image, while a world keeps the registry.
+fn base() -> String {
+    format!("{}/base:latest", registry().host())
 }
 
 fn image(builder: &mut Builder) -> State {
@@ -129,6 +136,7 @@ struct World {
     engine: Engine,
     jobs: AtomicU32,
     directory: tempfile::TempDir,
+    _registry: Arc<Registry>,
 }
 
 /// What a build may do.
@@ -180,6 +188,7 @@ impl World {
             engine: Engine::open(config).await.unwrap(),
             jobs: AtomicU32::new(0),
             directory,
+            _registry: registry(),
         }
     }
 

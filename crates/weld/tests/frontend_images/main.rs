@@ -14,7 +14,7 @@ mod support;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, Weak};
 
 use serde_json::Value;
 use support::{Bed, base_layout};
@@ -30,10 +30,11 @@ fn program() {
     runtime.block_on(frontend::serve());
 }
 
-/// A registry with the images `base` and `frontend`.
-fn registry() -> &'static Registry {
-    static REGISTRY: OnceLock<Registry> = OnceLock::new();
-    REGISTRY.get_or_init(|| {
+/// A registry with the images `base` and `frontend`, which tests have in common that run at the same time.
+fn registry() -> Arc<Registry> {
+    static REGISTRY: Mutex<Weak<Registry>> = Mutex::new(Weak::new());
+    let mut shared = REGISTRY.lock().unwrap();
+    shared.upgrade().unwrap_or_else(|| {
         let registry = Registry::start().unwrap();
         registry
             .push_layout(base_layout(), "latest", "base")
@@ -68,10 +69,13 @@ fn registry() -> &'static Registry {
         ));
         let name = format!("{}/frontend", registry.host());
         bed.build(&["--tag", &name, "--push"]).ok();
+        let registry = Arc::new(registry);
+        *shared = Arc::downgrade(&registry);
         registry
     })
 }
 
+/// Its address, while a test keeps it.
 fn host() -> String {
     registry().host()
 }
@@ -86,7 +90,7 @@ fn json(text: &str) -> Value {
 
 #[test]
 fn a_whole_build_goes_through_the_image_that_a_file_asks_for() {
-    let bed = Bed::new();
+    let (bed, _registry) = (Bed::new(), registry());
     let uuid = "cat /proc/sys/kernel/random/uuid >/id";
     bed.dockerfile(&asking(&format!(
         "from {}/base\nrun {uuid}\ncopy\nenv GREETING=hello\nwarn mind this\n",
@@ -136,7 +140,7 @@ fn a_whole_build_goes_through_the_image_that_a_file_asks_for() {
 
 #[test]
 fn an_argument_asks_for_the_image_and_the_image_for_what_is_built_in() {
-    let bed = Bed::new();
+    let (bed, _registry) = (Bed::new(), registry());
     bed.dockerfile("dockerfile real\n").file(
         "real",
         format!(
@@ -161,7 +165,7 @@ fn an_argument_asks_for_the_image_and_the_image_for_what_is_built_in() {
 
 #[test]
 fn a_frontend_has_containers() {
-    let bed = Bed::new();
+    let (bed, _registry) = (Bed::new(), registry());
     bed.dockerfile(&asking(&format!(
         "from {}/base\nrun echo -n A=1 >/variable\nexec cat /variable\n",
         host()
@@ -174,7 +178,7 @@ fn a_frontend_has_containers() {
 
 #[test]
 fn a_frontend_may_return_several_platforms() {
-    let bed = Bed::new();
+    let (bed, _registry) = (Bed::new(), registry());
     bed.dockerfile(&asking(&format!(
         "from {}/base\nrun true\nplatforms\n",
         host()
@@ -192,7 +196,7 @@ fn a_frontend_may_return_several_platforms() {
 
 #[test]
 fn how_a_frontend_fails_is_told_with_the_line_that_asks_for_it() {
-    let bed = Bed::new();
+    let (bed, _registry) = (Bed::new(), registry());
     let asked_by = ">>> # syntax=";
     let base = format!("from {}/base\n", host());
     for (text, parts) in [
@@ -225,7 +229,7 @@ fn how_a_frontend_fails_is_told_with_the_line_that_asks_for_it() {
 
 #[test]
 fn an_interrupted_build_ends_its_frontend() {
-    let bed = Bed::new();
+    let (bed, _registry) = (Bed::new(), registry());
     // A time that no other process sleeps for.
     let sleep = format!("sleep 86{:06}", std::process::id());
     bed.dockerfile(&asking(&format!("from {}/base\nrun {sleep}\n", host())));
