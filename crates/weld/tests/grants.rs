@@ -126,7 +126,7 @@ fn devices_need_to_be_allowed() {
     run(&bed, two, &[]).fails(&[
         refused,
         "--allow device=vendor.com/device=two",
-        "RUN --device=vendor.com/device=two [ $TWO = 1 ]\n     |                ^^^^^^^^^^^^^^^^^^^^^",
+        "RUN --device=vendor.com/device=two [ $TWO = 1 ]\n     |                  ^^^^^^^^^^^^^^^^^^^^^",
     ]);
     run(&bed, two, &["--allow", "device=vendor.com/device=one"]).fails(&[refused]);
     // A result of an earlier build is no permission.
