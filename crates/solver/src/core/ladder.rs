@@ -299,11 +299,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return Progress::Wait;
         }
         if !wanted {
-            self.want_all(edge, EdgeState::CacheFast);
-            self.edges[edge]
-                .slots
-                .iter_mut()
-                .for_each(|slot| slot.work = false);
+            // Who asked whether anything can match decides next, and may want the result: until then what was begun goes on.
+            if state.desired() < EdgeState::CacheSlow {
+                self.want_all(edge, EdgeState::CacheFast);
+                self.edges[edge]
+                    .slots
+                    .iter_mut()
+                    .for_each(|slot| slot.work = false);
+            }
             return Progress::Wait;
         }
         self.want_all(edge, EdgeState::Complete);

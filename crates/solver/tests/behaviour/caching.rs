@@ -1,8 +1,11 @@
 //! Keys, content keys, selectors, records.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use weld_solver::{Digest, KeyId, KeyStore, TraceEvent, keystore::Answer};
+use weld_solver::{Digest, EdgeState, KeyId, KeyStore, TraceEvent, keystore::Answer};
 
 use crate::support::*;
 
@@ -304,4 +307,47 @@ async fn outputs_have_keys_of_their_own() {
         *job.solve(definition_of(&second, 0)).await.unwrap().value,
         "11"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_goes_on_where_a_step_above_learns_that_nothing_can_match() {
+    // C1, J2
+    let world = World::new();
+    let graph = |seed: &str, slow: &Arc<Gate>, other: &Arc<Gate>| {
+        let slow = vtx("slow", seed, seed).exec_gate(slow).done();
+        let other = vtx("other", &format!("other {seed}"), seed)
+            .exec_gate(other)
+            .done();
+        let one = vtx("one", "one", seed).on(&slow).slow(0).done();
+        let both = vtx("both", "both", seed).on(&one).on(&other).slow(1).done();
+        (vtx("top", "top", seed).on(&both).done(), both)
+    };
+    let open = Gate::new();
+    open.open();
+    let (first, _) = graph("1", &open, &open);
+    assert_eq!(world.once(&first).await, "1");
+
+    let (slow, other) = (Gate::new(), Gate::new());
+    let (again, both) = graph("2", &slow, &other);
+    let knows = |event: &TraceEvent| matches!(event, TraceEvent::State { edge, state: EdgeState::CacheSlow } if edge.vertex == both.digest());
+    let before = world.saw(knows);
+    let job = world.job().await;
+    let solved = tokio::spawn({
+        let again = Arc::clone(&again);
+        async move {
+            let value = solve(&job, &again).await;
+            job.discard().await;
+            value
+        }
+    });
+    slow.arrivals(1).await;
+    other.arrivals(1).await;
+    other.open();
+    while world.saw(knows) == before {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    slow.open();
+    assert_eq!(solved.await.unwrap(), "2");
+    assert_eq!(slow.cancelled.load(Ordering::SeqCst), 0);
+    assert_eq!(again.counts().1, 5);
 }
