@@ -34,6 +34,7 @@ struct Outer {
     core: Weak<JobCore>,
     scope: Weak<Scope>,
     policies: SourcePolicies,
+    id: Digest,
     rights: Option<Digest>,
     no_cache: bool,
 }
@@ -47,6 +48,9 @@ impl Bridge {
             core: Arc::downgrade(&self.core),
             scope: Arc::downgrade(&self.scope),
             policies: self.policies.clone(),
+            id: FieldHasher::new("weld.build.outer.v1")
+                .text(&self.core.occasion.invocation)
+                .finish(),
             rights: self.rights(),
             no_cache,
         })))
@@ -103,6 +107,10 @@ impl Bridge {
 impl OuterBuild for Outer {
     fn rights(&self) -> Option<Digest> {
         self.rights.clone()
+    }
+
+    fn id(&self) -> Digest {
+        self.id.clone()
     }
 
     async fn admit(&self, tree: &Tree, file: &str) -> Result<Graph, NestedError> {

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -193,6 +194,16 @@ impl World {
     }
 
     async fn open(&self, rights: Rights, definition: pb::Definition) -> Result<Open, BuildError> {
+        let never = CancellationToken::new();
+        self.open_until(rights, definition, never).await
+    }
+
+    async fn open_until(
+        &self,
+        rights: Rights,
+        definition: pb::Definition,
+        cancel: CancellationToken,
+    ) -> Result<Open, BuildError> {
         let number = self.jobs.fetch_add(1, Ordering::Relaxed);
         let mut session = HostSession::new();
         let context = self.directory.path().join("context");
@@ -221,7 +232,6 @@ impl World {
             }
             (ran, cached)
         });
-        let cancel = CancellationToken::new();
         let job = self.engine.open_job(request, progress, cancel).await?;
         let request = SolveRequest {
             input: SolveInput::Definition(definition),
@@ -534,4 +544,39 @@ async fn provenance_knows_what_an_inner_build_was_made_of_if_it_ran() {
         assert_eq!(completeness["resolvedDependencies"], complete, "{document}");
         open.job.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_inside_of_two_goes_on_when_the_first_is_cancelled() {
+    let world = World::new().await;
+    // The definition comes late, out of a step that both wait for.
+    let mut builder = Builder::new();
+    let late = Run {
+        args: ["/bin/sleep", "1.5"].map(str::to_owned).to_vec(),
+        ..Run::default()
+    };
+    let late = image(&mut builder).run(&mut builder, late).unwrap().root;
+    let inner = run("echo inner > /out").encode_to_vec();
+    let late = late
+        .file(
+            &mut builder,
+            vec![mkfile(DEFAULT, inner)],
+            Constraints::new(),
+        )
+        .unwrap();
+    let built = build(&mut builder, &late, None);
+    let definition = encoded(&builder, &built);
+    let cancel = CancellationToken::new();
+    let first = world.open_until(Rights::default(), definition.clone(), cancel.clone());
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world.solve(definition.clone()).await
+    };
+    let cancelled = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        cancel.cancel();
+    };
+    let (first, second, ()) = tokio::join!(first, second, cancelled);
+    assert!(first.is_err_and(|error| error.is_cancelled()));
+    assert_eq!(second.out, "inner\n");
 }

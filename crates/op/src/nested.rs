@@ -29,6 +29,9 @@ pub trait OuterBuild: Send + Sync + 'static {
     /// rights never have the result of a build inside of this one.
     fn rights(&self) -> Option<Digest>;
 
+    /// What tells the build from all others: what is inside of it ends with it, so no other build may depend on it alone.
+    fn id(&self) -> Digest;
+
     /// What the definition in a file of a tree asks for, if the outer build may have it, and with the sources that the outer build
     /// would use.
     ///
@@ -61,8 +64,8 @@ impl Nesting {
         Self { outer, depth: 0 }
     }
 
-    pub(crate) fn rights(&self) -> Option<Digest> {
-        self.outer.rights()
+    pub(crate) fn id(&self) -> Digest {
+        self.outer.id()
     }
 }
 
@@ -195,7 +198,7 @@ impl Op<Tree> for Build {
             .bytes(&self.op.to_pb().encode_to_vec())
             .number(self.inputs as u64);
         // What builds of some rights came to is not for those of others, which might not get there.
-        if let Some(rights) = self.nesting.rights() {
+        if let Some(rights) = self.nesting.outer.rights() {
             hasher = hasher.digest(&rights);
         }
         Ok(CacheMap::new(to_solver(&hasher.finish())))

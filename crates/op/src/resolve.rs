@@ -160,11 +160,9 @@ pub fn definition_from(
                         .as_ref()
                         .is_none_or(|export| export.value),
                     public: is_public(vertex),
+                    // Builds share it once its keys turn out equal, so that each has an operation of its own to fall back to.
                     audience: match vertex.op() {
-                        LlbOp::Build(_) => {
-                            let rights = nesting.as_ref().and_then(Nesting::rights);
-                            rights.as_ref().map(to_solver)
-                        }
+                        LlbOp::Build(_) => nesting.as_ref().map(|nesting| to_solver(&nesting.id())),
                         _ => None,
                     },
                     description: Arc::from(name.as_str()),
