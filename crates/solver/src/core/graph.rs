@@ -259,6 +259,8 @@ impl Phase {
 pub(crate) enum KeyUse {
     /// For look-ups, for the index and for records.
     Full,
+    /// For look-ups and records, but not for the index: the edge, or one that leads to it, is never merged.
+    Apart,
     /// For the index only: the key exists in this process alone.
     Live,
     /// For records only: the edge was forced to run, nothing may be found through it.
@@ -268,12 +270,17 @@ pub(crate) enum KeyUse {
 impl KeyUse {
     /// Good for finding records.
     pub(crate) fn finds(self) -> bool {
+        matches!(self, Self::Full | Self::Apart)
+    }
+
+    /// Good for all of these.
+    pub(crate) fn is_full(self) -> bool {
         self == Self::Full
     }
 
     /// Good for finding live edges.
     pub(crate) fn merges(self) -> bool {
-        self != Self::Record
+        matches!(self, Self::Full | Self::Live)
     }
 
     /// Good for naming records.

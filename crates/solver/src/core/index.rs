@@ -218,7 +218,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    fn stays_apart(&self, edge: EdgeId) -> bool {
+    pub(super) fn stays_apart(&self, edge: EdgeId) -> bool {
         let vertex = self.edges[edge].vertex;
         self.vertices[vertex].never_merge && !faulty!(self, NeverMergeIgnored)
     }

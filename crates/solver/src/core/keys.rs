@@ -130,19 +130,39 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if state.keys.iter().any(|key| key.usage == KeyUse::Full) {
             return;
         }
-        let ignore_cache = self.vertices[state.vertex].ignore_cache;
-        if ignore_cache {
+        let vertex = &self.vertices[state.vertex];
+        let (ignore_cache, apart) = (vertex.ignore_cache, self.stays_apart(edge));
+        if ignore_cache || apart {
             let mut seed = KeyHasher::new(Digest::of(LIVE_SEED), state.output);
             seed.input(KeyId(Digest::of(edge.unique().to_le_bytes())), None);
             self.add_key(edge, seed.finish(), KeyUse::Live, false);
-        } else if let Some(key) = self.derived_key(edge, KeyUse::finds) {
+        } else if let Some(key) = self.derived_key(edge, KeyUse::is_full) {
             self.add_key(edge, key, KeyUse::Full, false);
             return;
-        } else if let Some(key) = self.derived_key(edge, |usage| usage.merges()) {
+        } else if let Some(key) = self.derived_key(edge, KeyUse::merges) {
             self.add_key(edge, key, KeyUse::Live, false);
         }
-        if let Some(key) = self.derived_key(edge, KeyUse::records) {
+        let keys = &self.edges[edge].keys;
+        if keys.iter().any(|key| key.usage == KeyUse::Apart) {
+            return;
+        }
+        if !ignore_cache && let Some(key) = self.derived_key(edge, KeyUse::finds) {
+            self.add_key(edge, key, KeyUse::Apart, false);
+        } else if let Some(key) = self.derived_key(edge, KeyUse::records) {
             self.add_key(edge, key, KeyUse::Record, false);
+        }
+    }
+
+    /// What a key may be used for that a store gave an edge, or that follows from the edge's operation alone.
+    pub(super) fn use_of_found(&self, edge: EdgeId) -> KeyUse {
+        let slots = 0..self.edges[edge].slots.len();
+        let named = |slot| {
+            self.first_alternative(edge, slot, KeyUse::is_full)
+                .is_some()
+        };
+        match self.stays_apart(edge) || !slots.into_iter().all(named) {
+            true => KeyUse::Apart,
+            false => KeyUse::Full,
         }
     }
 
@@ -413,9 +433,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 }
             }
         }
+        let usage = if matches.keys.is_empty() {
+            KeyUse::Full
+        } else {
+            self.use_of_found(edge)
+        };
         for key in matches.keys {
             self.add_records(edge, key.records);
-            self.add_key(edge, key.key, KeyUse::Full, true);
+            self.add_key(edge, key.key, usage, true);
         }
         if found && self.edges[edge].phase == Phase::Settled {
             self.edges[edge].no_match = false;

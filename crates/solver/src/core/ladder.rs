@@ -119,7 +119,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 self.own_keys(edge);
                 self.add_key(edge, key, super::graph::KeyUse::Record, false);
             } else {
-                self.add_key(edge, key, super::graph::KeyUse::Full, false);
+                if self.stays_apart(edge) {
+                    self.own_keys(edge);
+                }
+                let usage = self.use_of_found(edge);
+                self.add_key(edge, key, usage, false);
                 self.query_root(edge, op);
             }
             self.edges[edge].look = true;

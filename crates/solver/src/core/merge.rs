@@ -153,7 +153,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let forced = self.vertices[self.edges[target].vertex].ignore_cache
             && !faulty!(self, IgnoreCacheMerged);
         for key in keys {
-            let usage = if forced && key.usage == KeyUse::Full {
+            let usage = if forced && key.usage.finds() {
                 KeyUse::Record
             } else {
                 key.usage

@@ -286,6 +286,55 @@ async fn a_vertex_marked_so_is_never_merged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stands_on_a_vertex_that_is_never_merged_is_not_merged_by_its_key() {
+    // M2
+    let world = World::new();
+    let gate = Gate::new();
+    let graph = |name: &str| {
+        let apart = vtx(&format!("apart {name}"), "apart", name)
+            .never_merge()
+            .exec_gate(&gate)
+            .done();
+        let above = vtx(&format!("above {name}"), "above", name)
+            .on(&apart)
+            .done();
+        vtx(&format!("top {name}"), "top", name).on(&above).done()
+    };
+    let (a, b) = (graph("a"), graph("b"));
+    let (_one, first) = spawn(world.job().await, &a).await;
+    let (_two, second) = spawn(world.job().await, &b).await;
+    gate.arrivals(2).await;
+    gate.open();
+    assert_eq!(*first.await.unwrap().unwrap().value, "a");
+    assert_eq!(*second.await.unwrap().unwrap().value, "b");
+    assert_eq!(merges(&world), 0);
+    assert_eq!([a.counts().1, b.counts().1], [3, 3]);
+    // Records are found and saved as ever.
+    let third = graph("c");
+    assert!(["a", "b"].contains(&world.once(&third).await.as_str()));
+    assert_eq!(third.counts().1, 0);
+    // What sees the same content is the same.
+    let by_content = |name: &str, gate: &Arc<Gate>| {
+        let apart = vtx(&format!("apart {name}"), &format!("apart {name}"), "same")
+            .never_merge()
+            .done();
+        let above = vtx(&format!("above {name}"), "by content", name);
+        above.on(&apart).slow(0).exec_gate(gate).done()
+    };
+    let gate = Gate::new();
+    let (d, e) = (by_content("d", &gate), by_content("e", &gate));
+    let (_three, third) = spawn(world.job().await, &d).await;
+    gate.arrivals(1).await;
+    let (_four, fourth) = spawn(world.job().await, &e).await;
+    while merges(&world) == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    gate.open();
+    assert_eq!(*third.await.unwrap().unwrap().value, "d");
+    assert_eq!(*fourth.await.unwrap().unwrap().value, "d");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn vertices_of_one_digest_are_shared_within_an_audience() {
     let world = World::new();
     // What stands on them is not shared either, although it has one digest as well.
