@@ -8,6 +8,8 @@
 
 mod support;
 
+use weld_testbed::Registry;
+
 use support::Bed;
 
 const DOCKERFILE: &str = "FROM base\nCOPY a /a\nRUN cat /a > /b\nCOPY c /c\nRUN cat /b /c > /out\n";
@@ -112,6 +114,42 @@ fn usage_is_listed_and_pruned() {
     assert_eq!(again.stderr.matches("RUN --mount=type=cache").count(), 1);
 }
 
+/// What `weld du` tells is what the snapshots and blobs take on disk.
+fn counts_as_du_does(bed: &Bed, when: &str) {
+    let used = bed.run(&["du", "--json"]).ok().stdout;
+    let used: serde_json::Value = serde_json::from_str(&used).unwrap();
+    let used = used.as_array().unwrap().iter();
+    let used: f64 = used.map(|one| one["size"].as_f64().unwrap()).sum();
+    let snapshots = ["-s", "--block-size=1", "state/snapshots", "state/content"];
+    let on_disk = bed.tool("du", &snapshots);
+    let on_disk = on_disk.lines().map(|line| {
+        let bytes = line.split_whitespace().next().unwrap();
+        bytes.parse::<f64>().unwrap()
+    });
+    let on_disk: f64 = on_disk.sum();
+    let off = (used - on_disk).abs() / on_disk;
+    assert!(off < 0.01, "{when}: {used} told, {on_disk} on disk");
+}
+
+/// A layer of an imported cache is fetched when it is first needed, maybe after it was looked for.
+#[test]
+fn what_comes_late_is_counted_when_it_is_there() {
+    let bed = Bed::new();
+    let registry = Registry::start().unwrap();
+    let cache = format!("type=registry,ref={}/cache:a", registry.host());
+    bed.dockerfile("FROM base\nRUN head -c 8000000 /dev/urandom > /a\nRUN cat /a /a > /b\n");
+    bed.build(&["--cache-to", &format!("{cache},mode=max")])
+        .ok();
+    std::fs::remove_dir_all(bed.path("state")).unwrap();
+    let imported = bed.build(&["--cache-from", &cache]).ok();
+    assert!(imported.cached_steps() > 0, "{}", imported.stderr);
+    let before = bed.run(&["du"]).ok();
+    assert!(!before.stdout.contains("Total:\t24"), "{}", before.stdout);
+    bed.build(&["--cache-from", &cache, "--output", "type=local,dest=out"])
+        .ok();
+    counts_as_du_does(&bed, "when all is there");
+}
+
 /// Copies are links to the kept directory and to one another, whichever of them is deleted.
 #[test]
 fn what_snapshots_share_counts_once() {
@@ -123,21 +161,7 @@ fn what_snapshots_share_counts_once() {
     for name in ["d/a", "d/b", "d/c"] {
         std::fs::write(bed.context().join(name), &random).unwrap();
     }
-    let counts_alike = |when: &str| {
-        let used = bed.run(&["du", "--json"]).ok().stdout;
-        let used: serde_json::Value = serde_json::from_str(&used).unwrap();
-        let used = used.as_array().unwrap().iter();
-        let used: f64 = used.map(|one| one["size"].as_f64().unwrap()).sum();
-        let snapshots = ["-s", "--block-size=1", "state/snapshots", "state/content"];
-        let on_disk = bed.tool("du", &snapshots);
-        let on_disk = on_disk.lines().map(|line| {
-            let bytes = line.split_whitespace().next().unwrap();
-            bytes.parse::<f64>().unwrap()
-        });
-        let on_disk: f64 = on_disk.sum();
-        let off = (used - on_disk).abs() / on_disk;
-        assert!(off < 0.01, "{when}: {used} told, {on_disk} on disk");
-    };
+    let counts_alike = |when: &str| counts_as_du_does(&bed, when);
     bed.dockerfile(
         "FROM base AS one\nCOPY d /d\nFROM base\nCOPY d/a /\nCOPY --from=one /d/b /d/c /e/\nRUN rm /a\n",
     );

@@ -14,7 +14,7 @@ use super::size::{self, Apart};
 use crate::collector::Collector;
 use crate::durability::META_TEXT;
 use crate::object::Object;
-use crate::snapshot::SHARED;
+use crate::snapshot::{FILES, SHARED};
 use crate::store::Store;
 
 /// The snapshots that were measured together last, by their numbers.
@@ -26,6 +26,8 @@ const AT_ONCE: usize = 16;
 pub(super) struct Sizes {
     /// By the entries' indices.
     pub(super) measured: Vec<(usize, u64)>,
+    /// Those of them that are not there yet: a layer is fetched when it is first needed.
+    pub(super) absent: HashSet<usize>,
     /// The snapshots that were measured together, if any were.
     pub(super) together: Option<BTreeSet<u64>>,
 }
@@ -40,6 +42,7 @@ impl Store {
         let found = apart(self.collector(), inventory, unmeasured)?;
         let mut sizes = Sizes {
             measured: Vec::new(),
+            absent: HashSet::new(),
             together: None,
         };
         let mut sharing = BTreeSet::new();
@@ -49,8 +52,13 @@ impl Store {
                 Object::Snapshot(id) if !apart.linked.is_empty() && !entry.row.mutable => {
                     sharing.insert((id.0, index));
                 }
-                // What a kept directory shares belongs to what was made of it.
-                _ => sizes.measured.push((index, apart.own)),
+                object => {
+                    if is_absent(self.collector(), object) {
+                        sizes.absent.insert(index);
+                    }
+                    // What a kept directory shares belongs to what was made of it.
+                    sizes.measured.push((index, apart.own));
+                }
             }
         }
         let before = self.measured_together()?;
@@ -94,6 +102,10 @@ pub(super) fn note(
     tx.open_table(META_TEXT)?
         .insert(MEASURED, ids.join(" ").as_str())?;
     Ok(())
+}
+
+fn is_absent(collector: &Collector, object: &Object) -> bool {
+    matches!(object, Object::Snapshot(_)) && !collector.path(object).join(FILES).exists()
 }
 
 fn apart(

@@ -198,14 +198,15 @@ impl Store {
             .collect();
         let Sizes {
             measured: sizes,
+            absent,
             together,
         } = self.sizes(inventory, unmeasured)?;
         let mut measured = Vec::new();
         for (index, size) in sizes {
             let entry = &mut inventory.entries[index];
             let is_news = entry.row.size.replace(size) != Some(size);
-            // What changes in place, maybe now, is measured anew each time.
-            if is_news && !entry.row.mutable {
+            // What changes in place, maybe now, is measured anew each time; and what is not there yet.
+            if is_news && !entry.row.mutable && !absent.contains(&index) {
                 measured.push((entry.object.clone(), size));
             }
         }
