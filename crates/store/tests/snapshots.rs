@@ -455,6 +455,28 @@ fn a_declared_snapshot_is_unpacked_when_it_is_needed() {
     assert!(lazy.lazy_layers().is_empty());
 }
 
+#[test]
+fn a_pipe_with_two_names_is_one_pipe_in_what_it_is_merged_into() {
+    for overlay in [true, false] {
+        let fixture = fixture(overlay);
+        let steps = [
+            support::Op::Fifo("a".into()),
+            support::Op::HardLink("a".into(), "b".into()),
+        ];
+        let base = fixture.make(None, |root| perform(root, &steps));
+        let other = fixture.make(None, |root| perform(root, &[support::Op::Fifo("c".into())]));
+        let merged = fixture
+            .snapshots
+            .merge(&[base.clone(), other], usage())
+            .unwrap();
+        let expected = kept(listing(&base));
+        let found = kept(listing(&merged));
+        for name in ["a", "b"].map(Path::new) {
+            assert_eq!(found.get(name), expected.get(name), "overlay: {overlay}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() })]
 

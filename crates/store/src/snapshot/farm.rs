@@ -222,13 +222,13 @@ impl Farm {
         path: &OsStr,
         found: &Found<'_>,
     ) -> Result<bool, TreeError> {
-        // Pipes and sockets that two snapshots share would let their steps talk.
-        if matches!(found.node.kind, FileType::Fifo | FileType::Socket) {
-            return Ok(false);
-        }
         if let Some(first) = self.copied.get(&found.node.inode) {
             let result = link(self.root.as_fd(), first, directory.as_fd(), found.name);
             return linked(result).map_err(fault("link", path));
+        }
+        // Pipes and sockets that two snapshots share would let their steps talk.
+        if matches!(found.node.kind, FileType::Fifo | FileType::Socket) {
+            return Ok(false);
         }
         if !self.links.may_link(found.node, path) {
             return Ok(false);
