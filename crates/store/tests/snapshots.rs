@@ -461,13 +461,13 @@ fn a_pipe_with_two_names_is_one_pipe_in_what_it_is_merged_into() {
         let fixture = fixture(overlay);
         let steps = [
             support::Op::Fifo("a".into()),
-            support::Op::HardLink("a".into(), "b".into()),
+            support::Op::HardLink("b".into(), "a".into()),
         ];
         let base = fixture.make(None, |root| perform(root, &steps));
         let other = fixture.make(None, |root| perform(root, &[support::Op::Fifo("c".into())]));
         let merged = fixture
             .snapshots
-            .merge(&[base.clone(), other], usage())
+            .merge(&[other, base.clone()], usage())
             .unwrap();
         let expected = kept(listing(&base));
         let found = kept(listing(&merged));
