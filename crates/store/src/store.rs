@@ -229,8 +229,13 @@ impl Store {
         if !matches!(claimed, Err(OpenError::Full { .. })) {
             return claimed;
         }
-        let claim = directory.claim(OnFullDisk::Open)?;
-        let store = Self::open_claimed(directory, claim, options)?;
+        let opened = directory
+            .claim(OnFullDisk::Open)
+            .and_then(|claim| Self::open_claimed(directory, claim, options));
+        // That the disk is full says more than that it could not be opened for that.
+        let Ok(store) = opened else {
+            return claimed;
+        };
         if let Err(error) = store.sweep() {
             tracing::warn!(%error, "cannot remove what earlier processes left on a full disk");
         }
