@@ -159,9 +159,14 @@ impl Soak {
                 early = self.usage()?;
             }
         }
+        self.stays_flat("one by one", builds, early)
+    }
+
+    /// Tells what the daemon has after as many builds, and compares it with what it had after a tenth of them.
+    fn stays_flat(&self, phase: &str, builds: u32, early: Use) -> anyhow::Result<()> {
         let late = self.usage()?;
         let line = json!({
-            "phase": "one by one", "builds": builds,
+            "phase": phase, "builds": builds,
             "memory_after_tenth_kb": early.memory, "memory_after_all_kb": late.memory,
             "files_after_tenth": early.files, "files_after_all": late.files,
         });
@@ -193,17 +198,7 @@ impl Soak {
                 early = self.usage()?;
             }
         }
-        let late = self.usage()?;
-        let line = json!({
-            "phase": "cache out and in", "rounds": rounds,
-            "memory_after_tenth_kb": early.memory, "memory_after_all_kb": late.memory,
-            "files_after_tenth": early.files, "files_after_all": late.files,
-        });
-        println!("{line}");
-        if late.memory > early.memory + MEMORY {
-            bail!("memory grew by more than {MEMORY} kB: {early:?}, then {late:?}");
-        }
-        Ok(())
+        self.stays_flat("cache out and in", rounds, early)
     }
 
     /// Many clients at once, about half of which are killed.
