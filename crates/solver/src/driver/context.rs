@@ -149,10 +149,17 @@ impl<T: Value> OpContext<T> {
         let waiting = self.slot.wait();
         let outcome = wait.await;
         drop(waiting);
-        if !self.is_cancelled() {
-            self.slot.take().await;
-        }
+        self.take_slot().await;
         outcome
+    }
+
+    /// Takes the execution slot, unless nobody waits for this call any more: then there is nothing to queue for.
+    pub(super) async fn take_slot(&self) {
+        tokio::select! {
+            biased;
+            () = self.cancellation().cancelled() => {}
+            () = self.slot.take() => {}
+        }
     }
 }
 

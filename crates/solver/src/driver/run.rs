@@ -217,7 +217,7 @@ async fn perform<T: Value>(call: DriverCall<T>, context: &OpContext<T>) -> Drive
         }
         Call::Load { record } => Outcome::Load(load(record, shared).await),
         Call::Exec { op, inputs } => {
-            context.slot.take().await;
+            context.take_slot().await;
             if context.is_cancelled() {
                 return Outcome::Exec(Err(OpError::Cancelled));
             }

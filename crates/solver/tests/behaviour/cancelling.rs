@@ -47,6 +47,58 @@ async fn the_last_request_to_go_ends_the_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_queues_for_a_slot_leaves_the_queue_at_once() {
+    // [CAN-1], J2: neither a first execution nor one that had given its slot back waits for a slot that nobody wants any more
+    let world = World::with(SolverOptions {
+        parallelism: Some(1),
+        ..SolverOptions::default()
+    });
+    let (waits, holds) = (Gate::new(), Gate::new());
+    let away = Arc::clone(&waits);
+    let back = vtx("back", "s back", "r")
+        .before_exec(move |context| {
+            let away = Arc::clone(&away);
+            Box::pin(async move {
+                let away = async {
+                    away.knock().await;
+                    away.opened().await;
+                };
+                context.without_slot(away).await;
+                Ok(())
+            })
+        })
+        .done();
+    let (job_back, back) = spawn(world.job().await, &back).await;
+    waits.arrivals(1).await;
+    let (_holder, holder) = spawn(
+        world.job().await,
+        &vtx("holds", "s holds", "h").exec_gate(&holds).done(),
+    )
+    .await;
+    holds.arrivals(1).await;
+    let (job_new, new) = spawn(world.job().await, &vtx("new", "s new", "n").done()).await;
+    waits.open();
+    for request in [back, new] {
+        request.abort();
+        let _ = request.await;
+    }
+    end(job_back).await;
+    end(job_new).await;
+    world
+        .reaches(Census {
+            jobs: 1,
+            vertices: 1,
+            edges: 1,
+            tasks: 1,
+            requests: 1,
+            index: 1,
+        })
+        .await;
+    holds.open();
+    assert_eq!(*holder.await.unwrap().unwrap().value, "h");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_request_does_not_wait_and_does_not_disturb_another() {
     // [CAN-3], J1, J3
     let world = World::new();

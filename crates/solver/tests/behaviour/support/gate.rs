@@ -38,6 +38,16 @@ impl Gate {
         self.arrived.notify_waiters();
     }
 
+    /// Waits until it is open, also where nobody wants that any more.
+    pub(crate) async fn opened(&self) {
+        let opened = self.opened.notified();
+        tokio::pin!(opened);
+        opened.as_mut().enable();
+        if !self.open.load(Ordering::SeqCst) {
+            opened.await;
+        }
+    }
+
     /// Waits until that many operations have come to the gate.
     pub(crate) async fn arrivals(&self, count: usize) {
         loop {
