@@ -7,7 +7,7 @@
 //!    completed and the operation runs.
 
 use super::{
-    Core,
+    Core, faulty,
     graph::{EdgeSlot, EdgeState, Hit, Phase, Step, TaskSlot},
     io::EdgeId,
 };
@@ -304,7 +304,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         if !wanted {
             // Who asked whether anything can match decides next, and may want the result: until then what was begun goes on.
-            if state.desired() < EdgeState::CacheSlow {
+            if state.desired() < EdgeState::CacheSlow || faulty!(self, RunsGivenUp) {
                 self.want_all(edge, EdgeState::CacheFast);
                 self.edges[edge]
                     .slots

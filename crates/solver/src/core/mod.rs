@@ -32,6 +32,8 @@ mod outcome;
 mod ownership;
 mod progress;
 mod rank;
+#[cfg(feature = "sim")]
+mod steady;
 mod table;
 mod tasks;
 mod tracing;
@@ -99,6 +101,8 @@ pub enum Fault {
     HistoryKept,
     /// A job in the place of a discarded one listens as that one did.
     ListenerKept,
+    /// An edge gives its inputs up where it settled without a match and who asked has not decided.
+    RunsGivenUp,
 }
 
 /// The core. `O` is the handle of an operation, `V` that of a result.

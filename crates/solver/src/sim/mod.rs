@@ -6,6 +6,7 @@
 mod act;
 mod model;
 mod rng;
+mod steady;
 mod step;
 mod world;
 

@@ -10,6 +10,7 @@ use std::{
 use super::{
     model::{OpInfo, SimOp, Universe},
     rng::Rng,
+    steady::{Steady, is_calm},
 };
 use crate::{
     Digest, Failure, KeyQuery, OpError, Record, RecordId, SaveKey, TraceEvent, TraceStamp,
@@ -165,6 +166,8 @@ pub(super) struct World {
     pub(super) digest: u64,
     pub(super) handled: u64,
     pub(super) merges: u64,
+    /// What runs and is wanted.
+    pub(super) steady: Steady,
     /// Prints everything that is seen.
     pub(super) loud: bool,
     /// The trace, where it is wanted.
@@ -202,6 +205,7 @@ impl World {
             digest: 0,
             handled: 0,
             merges: 0,
+            steady: Steady::default(),
             loud: std::env::var_os("WELD_SIM_LOUD").is_some(),
             events: None,
         }
@@ -236,8 +240,10 @@ impl World {
     pub(super) fn handle(&mut self, input: Input<SimOp, SimValue>) -> Result<(), Violation> {
         self.now += 1;
         self.handled += 1;
+        let calm = is_calm(&input);
         self.core.handle(self.now, input, &mut self.effects);
         self.carry_out()?;
+        self.steady.check(calm, &self.core)?;
         self.may_cancel.clear();
         self.core.check().map_err(|broken| Violation {
             invariant: broken.invariant.to_owned(),
