@@ -93,11 +93,6 @@ impl Selection {
         Self::from_patterns(&include, &options.exclude_patterns)
     }
 
-    /// Is every path wanted?
-    pub fn is_all(&self) -> bool {
-        self.include.is_none() && self.exclude.is_none()
-    }
-
     /// Is `path`, which is no directory and lies in a directory of this state, wanted?
     pub fn selects_leaf(&self, path: &Path, parent: &DirState) -> bool {
         let path = path.as_os_str().as_bytes();

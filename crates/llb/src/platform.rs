@@ -149,13 +149,6 @@ impl Platform {
         }
     }
 
-    /// This platform only.
-    pub fn strict_matcher(&self) -> PlatformMatcher {
-        PlatformMatcher {
-            accepted: vec![self.clone().normalize()],
-        }
-    }
-
     fn with_architecture(&self, architecture: &str, variant: String) -> Self {
         Self {
             architecture: architecture.to_owned(),
@@ -565,11 +558,6 @@ mod tests {
         ]
         .map(parse);
         assert_eq!(amd64.best(&offered), Some(2));
-        assert!(
-            !parse("linux/amd64")
-                .strict_matcher()
-                .matches(&parse("linux/386"))
-        );
         assert_eq!(parse("linux/s390x").matcher().best(&offered), None);
     }
 

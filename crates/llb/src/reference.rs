@@ -200,16 +200,6 @@ impl Reference {
         self
     }
 
-    /// The same under another tag.
-    ///
-    /// # Errors
-    /// [`ParseReferenceError::Tag`] if `tag` is none.
-    pub fn with_tag(mut self, tag: &str) -> Result<Self, ParseReferenceError> {
-        check_tag(tag, tag)?;
-        self.tag = Some(tag.to_owned());
-        Ok(self)
-    }
-
     /// The short form that docker shows: `busybox:latest`.
     pub fn familiar(&self) -> String {
         format!("{}{}", self.repository.familiar(), Suffix(self))

@@ -9,13 +9,11 @@ mod checkout;
 mod command;
 mod error;
 mod mirror;
-mod reference;
 mod source;
 mod subdir;
 mod url;
 
 pub use error::GitError;
-pub use reference::{GitReference, ParseGitReferenceError};
 pub use source::{GitAuth, GitConfig, GitObjects, GitSource, GitSpec, MtimePolicy, ResolvedCommit};
 pub use url::{GitUrl, GitUrlError};
 

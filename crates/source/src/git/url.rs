@@ -10,7 +10,7 @@ use crate::secret::Secret;
 const SCHEMES: [&str; 4] = ["http", "https", "ssh", "git"];
 
 /// The URL of a git remote, in parts: `https://host/path`, `ssh://git@host/path` or
-/// `git@host:path`, with a fragment and a query that are not part of the remote.
+/// `git@host:path`. A fragment and a query are not part of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GitUrl {
     scheme: String,
@@ -20,9 +20,6 @@ pub struct GitUrl {
     remote: String,
     /// The `Authorization` that user and password in an HTTP URL stand for.
     authorization: Option<Secret>,
-    /// Of the query, in order.
-    pub(super) query: Vec<(String, String)>,
-    pub(super) fragment: Option<String>,
 }
 
 /// Why a text is no git URL.
@@ -82,8 +79,6 @@ impl GitUrl {
         if host.starts_with('-') || (host.is_empty() && url.scheme() != "file") {
             return Err(GitUrlError::Malformed(format!("{host:?} is not a host")));
         }
-        let query = url.query_pairs().into_owned().collect();
-        let fragment = url.fragment().map(decode);
         let authorization = basic(&url);
         url.set_query(None);
         url.set_fragment(None);
@@ -98,28 +93,18 @@ impl GitUrl {
             path: decode(url.path()),
             remote: url.to_string(),
             authorization,
-            query,
-            fragment,
         })
     }
 
     fn of_scp(text: &str) -> Result<Self, GitUrlError> {
-        let (text, fragment) = match text.split_once('#') {
-            Some((text, fragment)) => (text, Some(fragment.to_owned())),
-            None => (text, None),
-        };
-        let (text, query) = text.split_once('?').unwrap_or((text, ""));
-        let (user, host, path) = split_scp(text).ok_or(GitUrlError::NotAUrl)?;
+        let remote = text.split(['#', '?']).next().unwrap_or_default();
+        let (user, host, path) = split_scp(remote).ok_or(GitUrlError::NotAUrl)?;
         Ok(Self {
             scheme: "ssh".to_owned(),
             host: host.to_owned(),
             path: path.to_owned(),
             remote: format!("{user}@{host}:{path}"),
             authorization: None,
-            query: ::url::form_urlencoded::parse(query.as_bytes())
-                .into_owned()
-                .collect(),
-            fragment,
         })
     }
 

@@ -30,36 +30,6 @@ pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.ta
 pub const DOCKER_FOREIGN_LAYER_GZIP: &str =
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
 
-/// How a layer's tar stream is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LayerCompression {
-    /// Not at all.
-    None,
-    /// With gzip.
-    Gzip,
-    /// With zstd.
-    Zstd,
-}
-
-/// The compression of a layer by its media type, or `None` if that is no layer's.
-pub fn layer_compression(media_type: &str) -> Option<LayerCompression> {
-    Some(match media_type {
-        OCI_LAYER
-        | DOCKER_LAYER
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar" => LayerCompression::None,
-        OCI_LAYER_GZIP
-        | DOCKER_LAYER_GZIP
-        | DOCKER_FOREIGN_LAYER_GZIP
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip" => LayerCompression::Gzip,
-        OCI_LAYER_ZSTD
-        | DOCKER_LAYER_ZSTD
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd" => LayerCompression::Zstd,
-        _ => return None,
-    })
-}
-
 /// Whether a layer of this type is fetched from where its descriptor says.
 pub fn is_foreign_layer(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.image.rootfs.foreign.diff.tar")
