@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,10 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use weld_client::serve::{Serving, SessionServer, Targets};
 use weld_daemon::config::TlsConfig;
 use weld_engine::{HostSession, Session};
+use weld_proto::content::content_client::ContentClient;
 use weld_proto::control::control_client::ControlClient;
-use weld_proto::control::{BuildHistoryRequest, SolveRequest, StatusRequest};
+use weld_proto::control::{BuildHistoryRequest, Exporter, SolveRequest, StatusRequest};
+use weld_proto::session::content::{InfoRequest, ListContentRequest, ReadContentRequest};
 use weld_proto::session::{
     BytesMessage, HEADER_HEALTH_TIMEOUT, HEADER_ID, HEADER_METHOD, filesync,
 };
@@ -225,8 +227,28 @@ async fn a_session_is_for_its_own_certificate_where_clients_are_kept_apart() {
     let server = SessionServer::new(Arc::clone(&session), Arc::new(Targets::new(&[]).unwrap()));
     let _served = server.start(&Caller::new(one.clone())).await.unwrap();
 
-    let own = wanting_context("own", session.id(), None);
+    let mut own = wanting_context("own", session.id(), None);
+    own.exporters.push(Exporter {
+        kind: "image".to_owned(),
+        attrs: BTreeMap::from([("name".to_owned(), "own:latest".to_owned())]),
+    });
     ControlClient::new(one).solve(own).await.unwrap();
+    let all = blobs(daemon.connect().await).await;
+    let others = blobs(other.clone()).await;
+    let layer = all.difference(&others).next();
+    let layer = layer.expect("layers are nobody else's").clone();
+    let mut content = ContentClient::new(other.clone());
+    let asked = InfoRequest {
+        digest: layer.clone(),
+    };
+    let info = content.info(asked).await.unwrap_err();
+    assert_eq!(info.code(), tonic::Code::NotFound, "{info}");
+    let asked = ReadContentRequest {
+        digest: layer,
+        ..ReadContentRequest::default()
+    };
+    let read = content.read(asked).await.map(drop).unwrap_err();
+    assert_eq!(read.code(), tonic::Code::NotFound, "{read}");
     for (reference, of) in [("as-its-own", None), ("by-name", Some(session.id()))] {
         let id = if of.is_some() { "" } else { session.id() };
         let stolen = wanting_context(reference, id, of);
@@ -237,6 +259,18 @@ async fn a_session_is_for_its_own_certificate_where_clients_are_kept_apart() {
         );
     }
     daemon.end().await;
+}
+
+/// The digests of all blobs that a client is told of.
+async fn blobs(client: Channel) -> BTreeSet<String> {
+    let mut content = ContentClient::new(client);
+    let listed = content.list(ListContentRequest::default());
+    let mut pages = listed.await.unwrap().into_inner();
+    let mut blobs = BTreeSet::new();
+    while let Some(page) = pages.message().await.unwrap() {
+        blobs.extend(page.info.into_iter().map(|info| info.digest));
+    }
+    blobs
 }
 
 #[tokio::test(flavor = "multi_thread")]

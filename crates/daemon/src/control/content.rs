@@ -1,8 +1,12 @@
-//! Blobs of the store, to be read: records of the history name them.
+//! Blobs of the store, to be read: records of the history name them. Clients that are kept apart from each other read what the history
+//! names, which is everybody's, and nothing else: a layer is some client's own.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 use weld_digest::Digest;
 use weld_proto::content::content_server;
 use weld_proto::session::content::{
@@ -14,7 +18,9 @@ use weld_proto::session::content::{
 use weld_store::{BlobError, BlobRef, Blobs, Store};
 
 use super::{Answers, blocking};
+use crate::history::History;
 use crate::selector::Selector;
+use crate::server::Peer;
 
 /// How many bytes go in one message.
 const PIECE: u64 = 1 << 20;
@@ -23,14 +29,28 @@ const PAGE: usize = 100;
 
 pub(super) struct Content {
     store: Store,
+    history: Arc<History>,
 }
 
 impl Content {
-    pub(super) const fn new(store: Store) -> Self {
-        Self { store }
+    pub(super) const fn new(store: Store, history: Arc<History>) -> Self {
+        Self { store, history }
     }
 
-    async fn blob(&self, digest: &str) -> Result<BlobRef, Status> {
+    /// The blobs that a client may read; `None` for all.
+    async fn readable(&self, client: &Extensions) -> Result<Option<HashSet<String>>, Status> {
+        if Peer::domain_of(client).is_none() {
+            return Ok(None);
+        }
+        let history = Arc::clone(&self.history);
+        Ok(Some(blocking(move || history.blobs()).await?))
+    }
+
+    async fn blob(&self, digest: &str, client: &Extensions) -> Result<BlobRef, Status> {
+        let readable = self.readable(client).await?;
+        if readable.is_some_and(|readable| !readable.contains(digest)) {
+            return Err(Status::not_found(format!("content {digest}: not found")));
+        }
         let parsed: Digest = digest
             .parse()
             .map_err(|_| Status::invalid_argument(format!("{digest:?} is no digest")))?;
@@ -119,7 +139,8 @@ fn range(request: &ReadContentRequest, size: u64) -> Result<(u64, u64), Status> 
 #[tonic::async_trait]
 impl content_server::Content for Content {
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
-        let blob = self.blob(&request.into_inner().digest).await?;
+        let digest = &request.get_ref().digest;
+        let blob = self.blob(digest, request.extensions()).await?;
         Ok(Response::new(InfoResponse {
             info: Some(info(&blob)),
         }))
@@ -135,11 +156,15 @@ impl content_server::Content for Content {
         &self,
         request: Request<ListContentRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
+        let readable = self.readable(request.extensions()).await?;
         let filters = request.into_inner().filters;
         let selectors = filters.iter().map(|filter| Selector::parse(filter));
         let selectors = selectors.collect::<Result<Vec<_>, _>>()?;
         let blobs = self.store.blobs().clone();
-        let infos = blocking(move || list(&blobs, &selectors)).await?;
+        let mut infos = blocking(move || list(&blobs, &selectors)).await?;
+        if let Some(readable) = readable {
+            infos.retain(|info| readable.contains(&info.digest));
+        }
         let pages: Vec<_> = infos
             .chunks(PAGE)
             .map(|page| {
@@ -161,8 +186,9 @@ impl content_server::Content for Content {
         &self,
         request: Request<ReadContentRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
+        let digest = &request.get_ref().digest;
+        let blob = self.blob(digest, request.extensions()).await?;
         let request = request.into_inner();
-        let blob = self.blob(&request.digest).await?;
         let (offset, end) = range(&request, blob.size())?;
         let pieces = stream::unfold(Some((blob, offset)), move |state| async move {
             let (blob, offset) = state?;

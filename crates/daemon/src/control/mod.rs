@@ -75,6 +75,7 @@ pub(crate) fn add_services(
         )
         .add_service(ContentServer::new(content::Content::new(
             shared.engine.store().clone(),
+            Arc::clone(&shared.history),
         )))
         .add_service(
             TraceServiceServer::new(traces::Traces(Arc::clone(&shared.telemetry)))
