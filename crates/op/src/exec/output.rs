@@ -11,12 +11,6 @@ use crate::Tree;
 /// How many chunks wait; the step waits beyond.
 const QUEUE: usize = 16;
 
-/// How much of a step's output is kept, in bytes: as BuildKit.
-const SIZE_LIMIT: u64 = 2 << 20;
-
-/// How fast a step's output may come once much of it came, in bytes a second: as BuildKit.
-const SPEED_LIMIT: u64 = 200 << 10;
-
 /// From where on speed counts, in bytes.
 const SPEED_FREE: u64 = 1 << 20;
 
@@ -27,7 +21,7 @@ pub(super) fn channel() -> (Stdio, Output) {
         Stdio::stream(sender),
         Output {
             receiver,
-            limit: Limit::new(),
+            limit: Limit::of(|name| std::env::var(name).ok()),
         },
     )
 }
@@ -70,20 +64,18 @@ enum Admission {
 }
 
 impl Limit {
-    /// The limits that the environment sets by BuildKit's names; -1 for none.
-    fn new() -> Self {
-        let limit = |name, default| match std::env::var(name)
-            .ok()
-            .and_then(|text| text.parse::<i64>().ok())
-        {
-            Some(number) => u64::try_from(number).ok(),
-            None => Some(default),
+    /// The limits that the environment sets by BuildKit's names. Without, there are none: all that a step writes is kept, as far as
+    /// what keeps it has a limit, and those who watch it see what they can keep up with.
+    fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let limit = |name| {
+            let number = variable(name)?.parse::<i64>().ok()?;
+            u64::try_from(number).ok()
         };
         Self {
             began: Instant::now(),
             bytes: 0,
-            size: limit("BUILDKIT_STEP_LOG_MAX_SIZE", SIZE_LIMIT),
-            speed: limit("BUILDKIT_STEP_LOG_MAX_SPEED", SPEED_LIMIT),
+            size: limit("BUILDKIT_STEP_LOG_MAX_SIZE"),
+            speed: limit("BUILDKIT_STEP_LOG_MAX_SPEED"),
             clipped: false,
         }
     }
@@ -117,6 +109,24 @@ impl Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_limit_all_is_passed_on() {
+        let mut limit = Limit::of(|_| None);
+        for _ in 0..3 {
+            assert_eq!(limit.admit(1 << 30), Admission::Pass);
+        }
+    }
+
+    #[test]
+    fn limits_have_buildkits_names() {
+        let mut limit = Limit::of(|name| match name {
+            "BUILDKIT_STEP_LOG_MAX_SIZE" => Some("100".to_owned()),
+            _ => Some("-1".to_owned()),
+        });
+        assert_eq!(limit.admit(100), Admission::Pass);
+        assert!(matches!(limit.admit(1), Admission::Clip(_)));
+    }
 
     #[test]
     fn what_is_over_the_limit_is_marked_once() {
