@@ -46,15 +46,7 @@ impl Client {
     ) -> Result<BTreeMap<String, Bytes>, ClientError> {
         let id = MetadataValue::try_from(&message.reference)
             .map_err(|error| ClientError::Session(error.to_string()))?;
-        let mut question = Request::new(SolveRequest {
-            frontend: std::mem::take(&mut message.frontend),
-            frontend_opt: std::mem::take(&mut message.frontend_attrs),
-            allow_result_return: true,
-            allow_result_array_ref: true,
-            // It is what the build comes to, too.
-            r#final: true,
-            ..SolveRequest::default()
-        });
+        let mut question = Request::new(question(&mut message));
         question.metadata_mut().insert(BUILD_ID, id);
         let mut gateway = LlbBridgeClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
@@ -68,5 +60,32 @@ impl Client {
         let metadata = result.map(|result| result.metadata).unwrap_or_default();
         let metadata = metadata.into_iter();
         Ok(metadata.map(|(key, value)| (key, value.into())).collect())
+    }
+}
+
+/// The request of which the answer is what the build comes to.
+fn question(message: &mut control::SolveRequest) -> SolveRequest {
+    SolveRequest {
+        frontend: std::mem::take(&mut message.frontend),
+        frontend_opt: std::mem::take(&mut message.frontend_attrs),
+        allow_result_return: true,
+        allow_result_array_ref: true,
+        r#final: true,
+        // buildkitd reads them as JSON wherever a result is the last one.
+        exporter_attr: bytes::Bytes::from_static(b"{}"),
+        ..SolveRequest::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_of_the_last_result_are_json() {
+        let question = question(&mut control::SolveRequest::default());
+        assert!(question.r#final);
+        let attrs = serde_json::from_slice::<BTreeMap<String, Vec<u8>>>(&question.exporter_attr);
+        assert!(attrs.is_ok_and(|attrs| attrs.is_empty()));
     }
 }

@@ -1,8 +1,11 @@
 //! `weld daemon`, which is also what the command is when it is called `buildkitd`; and
 //! `weld dial-stdio`.
 
+mod unsupported;
+
 use std::path::{Path, PathBuf};
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, ValueHint};
 use tokio_util::sync::CancellationToken;
 use weld_daemon::Server;
@@ -14,6 +17,7 @@ use weld_engine::RuntimeKind;
 
 use super::args::Snapshotter;
 use super::report::Failure;
+use unsupported::Unsupported;
 
 /// The file names under which the command is a daemon at once.
 const DAEMON_NAME: &str = "buildkitd";
@@ -26,7 +30,7 @@ const DAEMON_NAME: &str = "buildkitd";
 pub(crate) struct DaemonArgs {
     /// Listen here: unix://PATH, tcp://HOST:PORT or fd://; may be repeated [default:
     /// unix:///run/buildkit/buildkitd.sock].
-    #[arg(long, value_name = "ADDRESS", action = ArgAction::Append)]
+    #[arg(long, value_name = "ADDRESS", action = ArgAction::Append, value_delimiter = ',')]
     addr: Vec<String>,
     /// The group, by name or number, that may connect to unix sockets.
     #[arg(long, value_name = "GROUP")]
@@ -51,17 +55,17 @@ pub(crate) struct DaemonArgs {
     #[arg(long)]
     isolate_clients: bool,
     /// Let clients ask for network.host or security.insecure; may be repeated.
-    #[arg(long, value_name = "ENTITLEMENT", action = ArgAction::Append)]
+    #[arg(long, value_name = "ENTITLEMENT", action = ArgAction::Append, value_delimiter = ',')]
     allow_insecure_entitlement: Vec<String>,
     /// How long running builds may go on after SIGTERM, such as 60s.
     #[arg(long, value_name = "DURATION")]
     drain_timeout: Option<String>,
     /// Log what helps to find a fault.
-    #[arg(long)]
-    debug: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    debug: Option<bool>,
     /// Log everything.
-    #[arg(long, hide = true)]
-    trace: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide = true)]
+    trace: Option<bool>,
     /// How to log: text or json.
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -75,13 +79,13 @@ pub(crate) struct DaemonArgs {
     #[arg(long, value_name = "KIND")]
     oci_worker_snapshotter: Option<String>,
     /// Tell clients this of the worker: KEY=VALUE; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append)]
+    #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append, value_delimiter = ',')]
     oci_worker_labels: Vec<String>,
     /// The platforms to build for [default: what this machine can run]; may be repeated.
-    #[arg(long, value_name = "PLATFORM", action = ArgAction::Append)]
+    #[arg(long, value_name = "PLATFORM", action = ArgAction::Append, value_delimiter = ',')]
     oci_worker_platform: Vec<String>,
     /// Whether to delete what is not used by itself.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     oci_worker_gc: Option<bool>,
     /// What to keep, in megabytes: RESERVED,FREE,MAXIMUM.
     #[arg(long, value_name = "SIZES")]
@@ -90,56 +94,27 @@ pub(crate) struct DaemonArgs {
     #[arg(long, value_name = "COUNT")]
     oci_max_parallelism: Option<usize>,
     /// Offer no devices to steps.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     cdi_disabled: Option<bool>,
     /// A directory with descriptions of devices (CDI), in place of the usual ones.
-    #[arg(long, value_name = "DIR", action = ArgAction::Append)]
+    #[arg(long, value_name = "DIR", action = ArgAction::Append, value_delimiter = ',')]
     cdi_spec_dir: Vec<PathBuf>,
     #[command(flatten)]
     unsupported: Unsupported,
 }
 
-/// Options of buildkitd that have no effect.
-#[derive(Args, Clone, Debug)]
-struct Unsupported {
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    rootless: Option<String>,
-    #[arg(long, hide = true)]
-    proxy_network: bool,
-    #[arg(long, hide = true)]
-    otel_socket_path: Option<String>,
-    #[arg(long, hide = true)]
-    save_cache_debug: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    oci_worker: Option<String>,
-    #[arg(long, hide = true)]
-    oci_worker_proxy_snapshotter_path: Option<String>,
-    #[arg(long, hide = true)]
-    oci_worker_net: Option<String>,
-    #[arg(long, hide = true)]
-    oci_cni_config_path: Option<String>,
-    #[arg(long, hide = true)]
-    oci_cni_binary_dir: Option<String>,
-    #[arg(long, hide = true)]
-    oci_cni_pool_size: Option<String>,
-    #[arg(long, hide = true)]
-    oci_worker_apparmor_profile: Option<String>,
-    #[arg(long, hide = true)]
-    oci_worker_selinux: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    oci_worker_rootless: Option<String>,
-    #[arg(long, hide = true)]
-    oci_worker_no_process_sandbox: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    containerd_worker: Option<String>,
-    #[arg(long, hide = true)]
-    containerd_worker_addr: Option<String>,
-}
-
 /// The command under the name of `buildkitd`.
 #[derive(Debug, Parser)]
-#[command(name = "buildkitd", version, max_term_width = 100)]
+#[command(
+    name = "buildkitd",
+    version,
+    disable_version_flag = true,
+    max_term_width = 100
+)]
 struct Buildkitd {
+    /// Print the version.
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -177,7 +152,9 @@ pub(crate) fn called_as_daemon() -> Option<(Place, DaemonArgs)> {
     if Path::new(&name).file_name()? != DAEMON_NAME {
         return None;
     }
-    let Buildkitd { mut place, args } = Buildkitd::parse();
+    let Buildkitd {
+        mut place, args, ..
+    } = Buildkitd::parse();
     place.beside_buildkitd = true;
     Some((place, args))
 }
@@ -329,14 +306,8 @@ fn apply(args: &DaemonArgs, config: &mut DaemonConfig) -> Result<(), Failure> {
         ));
     }
     if !args.allow_insecure_entitlement.is_empty() {
-        let names: Vec<String> = args
-            .allow_insecure_entitlement
-            .iter()
-            .flat_map(|names| names.split(','))
-            .map(str::to_owned)
-            .collect();
         config
-            .set_entitlements(&names)
+            .set_entitlements(&args.allow_insecure_entitlement)
             .map_err(|reason| usage("--allow-insecure-entitlement", reason))?;
     }
     if let Some(text) = &args.drain_timeout {
@@ -345,9 +316,9 @@ fn apply(args: &DaemonArgs, config: &mut DaemonConfig) -> Result<(), Failure> {
     }
     match (args.log_level, args.trace, args.debug) {
         (Some(level), _, _) => config.log.level = level,
-        (None, true, _) => config.log.level = LogLevel::Trace,
-        (None, false, true) => config.log.level = LogLevel::Debug,
-        (None, false, false) => {}
+        (None, Some(true), _) => config.log.level = LogLevel::Trace,
+        (None, _, Some(true)) => config.log.level = LogLevel::Debug,
+        (None, ..) => {}
     }
     if let Some(format) = args.log_format {
         config.log.format = format;
@@ -455,57 +426,4 @@ fn group_id(group: &str) -> Result<u32, Failure> {
             (name == group).then_some(id)
         })
         .ok_or_else(|| Failure::usage(format!("--group {group:?}: there is no such group")))
-}
-
-impl Unsupported {
-    fn warnings(&self) -> Vec<String> {
-        let is_on =
-            |option: &Option<String>| option.as_deref().is_some_and(|value| value != "false");
-        let options = [
-            ("rootless", is_on(&self.rootless)),
-            ("proxy-network", self.proxy_network),
-            ("otel-socket-path", self.otel_socket_path.is_some()),
-            ("save-cache-debug", self.save_cache_debug),
-            (
-                "oci-worker=false",
-                self.oci_worker.as_deref() == Some("false"),
-            ),
-            (
-                "oci-worker-proxy-snapshotter-path",
-                self.oci_worker_proxy_snapshotter_path.is_some(),
-            ),
-            (
-                "oci-worker-net",
-                self.oci_worker_net
-                    .as_deref()
-                    .is_some_and(|net| net != "host" && net != "auto"),
-            ),
-            ("oci-cni-config-path", self.oci_cni_config_path.is_some()),
-            ("oci-cni-binary-dir", self.oci_cni_binary_dir.is_some()),
-            ("oci-cni-pool-size", self.oci_cni_pool_size.is_some()),
-            (
-                "oci-worker-apparmor-profile",
-                self.oci_worker_apparmor_profile.is_some(),
-            ),
-            ("oci-worker-selinux", self.oci_worker_selinux),
-            ("oci-worker-rootless", is_on(&self.oci_worker_rootless)),
-            (
-                "oci-worker-no-process-sandbox",
-                self.oci_worker_no_process_sandbox,
-            ),
-            (
-                "containerd-worker",
-                self.containerd_worker.as_deref() == Some("true"),
-            ),
-            (
-                "containerd-worker-addr",
-                self.containerd_worker_addr.is_some(),
-            ),
-        ];
-        options
-            .iter()
-            .filter(|(_, set)| *set)
-            .map(|(name, _)| format!("option --{name} has no effect in weld"))
-            .collect()
-    }
 }
