@@ -23,7 +23,7 @@ use crate::sbom::Scanner;
 use crate::subrequest;
 
 /// The name by which clients ask for it.
-pub(crate) const NAME: &str = "dockerfile.v0";
+pub const NAME: &str = "dockerfile.v0";
 
 /// The version of the Dockerfile language that it has.
 pub const VERSION: &str = "1.25.0";

@@ -180,6 +180,11 @@ impl Engine {
         self.frontends.add(name, frontend);
     }
 
+    /// Makes a frontend unknown, also to the other frontends.
+    pub fn remove_frontend(&mut self, name: &str) {
+        self.frontends.remove(name);
+    }
+
     /// Builds what is asked for, telling `progress` of all that happens. When `cancel` fires, the
     /// build ends soon with [`BuildError::Cancelled`], and nothing of it is left running.
     ///

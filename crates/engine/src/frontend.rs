@@ -42,6 +42,10 @@ impl Frontends {
         Arc::make_mut(&mut self.0).insert(name.to_owned(), frontend);
     }
 
+    pub(crate) fn remove(&mut self, name: &str) {
+        Arc::make_mut(&mut self.0).remove(name);
+    }
+
     pub(crate) fn get(&self, name: &str) -> Result<Arc<dyn Frontend>, BuildError> {
         let found = self.0.get(name).cloned();
         found.ok_or_else(|| BuildError::UnknownFrontend(name.to_owned()))

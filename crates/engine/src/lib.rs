@@ -63,7 +63,7 @@ pub use container::{
 pub use context::{UnpackError, is_archive, unpack_context};
 pub use definition::{Definition, DefinitionError};
 pub use disk_space::DiskSpace;
-pub use dockerfile::VERSION as DOCKERFILE_VERSION;
+pub use dockerfile::{NAME as DOCKERFILE_FRONTEND, VERSION as DOCKERFILE_VERSION};
 pub use engine::{Engine, OpenError, enter_privileges};
 pub use error::{BuildError, FailedStep, SourceRanges};
 pub use files::{FileError, FileRange, Stat, SystemError};

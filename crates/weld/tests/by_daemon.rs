@@ -23,10 +23,15 @@ struct Daemon {
 
 impl Daemon {
     fn start(bed: &Bed) -> Self {
+        Self::start_with(bed, &[])
+    }
+
+    fn start_with(bed: &Bed, options: &[&str]) -> Self {
         let address = format!("unix://{}", bed.path("daemon.sock").display());
         let mut child = bed
             .command()
             .args(["daemon", "--addr", &address])
+            .args(options)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -189,6 +194,60 @@ fn a_frontend_answers_other_requests_than_builds() {
     assert_eq!(found.code, Some(1), "{found:?}");
     assert!(found.stdout.contains("ERROR: "), "{found:?}");
     assert!(found.stdout.contains(">>> COPY --from=later"), "{found:?}");
+}
+
+#[test]
+fn a_frontend_that_is_switched_off_is_nobodys() {
+    let bed = Bed::new();
+    let config = bed.path("daemon.toml");
+    std::fs::write(&config, "[frontend.\"dockerfile.v0\"]\nenabled = false\n").unwrap();
+    let daemon = Daemon::start_with(&bed, &["--config", config.to_str().unwrap()]);
+    bed.dockerfile("FROM base\n");
+    // Asked for by itself, and by a client that is the build's frontend.
+    for how in [
+        &["--addr", &daemon.address][..],
+        &["--addr", &daemon.address, "--call", "outline"],
+    ] {
+        bed.build(how).fails(&["invalid frontend", "dockerfile.v0"]);
+    }
+}
+
+#[test]
+fn command_lines_of_buildkitd_start_a_daemon() {
+    let bed = Bed::new();
+    let other = bed.path("other.sock");
+    let other = format!("unix://{0}.1,unix://{0}.2", other.display());
+    let daemon = Daemon::start_with(
+        &bed,
+        &[
+            "--addr",
+            &other,
+            "--debug=false",
+            "--trace=false",
+            "--save-cache-debug=false",
+            "--oci-worker",
+            "auto",
+            "--oci-worker-selinux=false",
+            "--oci-worker-no-process-sandbox=false",
+            "--oci-worker-platform",
+            "linux/amd64,linux/arm64",
+            "--containerd-worker=false",
+            "--containerd-worker-addr",
+            "/nowhere.sock",
+            "--containerd-worker-labels",
+            "a=b",
+            "--containerd-worker-snapshotter=native",
+            "--containerd-cni-pool-size=3",
+            "--containerd-worker-gc=false",
+            "--containerd-max-parallelism=2",
+        ],
+    );
+    bed.dockerfile("FROM base\n");
+    bed.build(&["--addr", &daemon.address]).ok();
+    for number in ["1", "2"] {
+        let address = format!("unix://{}.{number}", bed.path("other.sock").display());
+        bed.build(&["--addr", &address]).ok();
+    }
 }
 
 #[test]

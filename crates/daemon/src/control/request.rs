@@ -75,7 +75,7 @@ impl Plan {
         let source_policies =
             SourcePolicies::new(request.source_policy.take().into_iter().collect())
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let frontend = frontend(&mut request, config)?;
+        let frontend = frontend(&mut request);
         let exporters = exporters(&mut request);
         let work = work(&mut request);
         let cache_imports = cache_imports(cache);
@@ -131,7 +131,7 @@ fn entitlements(asked: &[String], config: &DaemonConfig) -> Result<Vec<Entitleme
 }
 
 /// The frontend's name. `gateway.v0` with `dockerfile.v0` as its image is the daemon's own.
-fn frontend(request: &mut SolveRequest, config: &DaemonConfig) -> Result<String, Status> {
+fn frontend(request: &mut SolveRequest) -> String {
     let attrs = &mut request.frontend_attrs;
     let own_context = attrs
         .keys()
@@ -143,16 +143,7 @@ fn frontend(request: &mut SolveRequest, config: &DaemonConfig) -> Result<String,
         attrs.remove("source");
         request.frontend = "dockerfile.v0".to_owned();
     }
-    let enabled = match request.frontend.as_str() {
-        "dockerfile.v0" => config.frontends.dockerfile,
-        "gateway.v0" => config.frontends.gateway,
-        _ => true,
-    };
-    if !enabled {
-        let name = &request.frontend;
-        return Err(Status::not_found(format!("invalid frontend: {name}")));
-    }
-    Ok(request.frontend.clone())
+    request.frontend.clone()
 }
 
 /// A time that names a source is the frontend's to find out, which tells it with its result.

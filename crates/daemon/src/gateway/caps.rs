@@ -4,11 +4,12 @@ use weld_proto::apicaps::ApiCap;
 use weld_proto::frontend::caps;
 
 /// What the service has of what clients may ask for.
-const HAS: [&str; 25] = [
+const HAS: [&str; 26] = [
     caps::SOLVE_BASE,
     caps::SOLVE_INLINE_RETURN,
     caps::RESOLVE_IMAGE,
     caps::RESOLVE_IMAGE_RESOLVE_MODE,
+    caps::IMPORT_CACHES,
     caps::READ_FILE,
     caps::RETURN_RESULT,
     caps::RETURN_MAP,

@@ -246,9 +246,9 @@ fn with_attrs(mut result: FrontendResult, attrs: &[u8]) -> Result<FrontendResult
     }
     let malformed =
         |reason: String| Status::invalid_argument(format!("exporter attributes: {reason}"));
-    let attrs: BTreeMap<String, String> =
+    let attrs: Option<BTreeMap<String, String>> =
         serde_json::from_slice(attrs).map_err(|error| malformed(error.to_string()))?;
-    for (key, value) in attrs {
+    for (key, value) in attrs.unwrap_or_default() {
         let value = BASE64_STANDARD.decode(value);
         let value = value.map_err(|error| malformed(error.to_string()))?;
         result.metadata.entry(key).or_insert_with(|| value.into());

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use weld_engine::{Engine, OpenError};
+use weld_engine::{DOCKERFILE_FRONTEND, Engine, OpenError};
 
 use crate::builds::Builds;
 use crate::config::DaemonConfig;
@@ -132,6 +132,9 @@ impl Server {
         let observer = config.debug_address.as_ref().map(|_| Arc::default());
         let sink = observer.as_ref().map(Inspector::sink);
         let mut engine = Engine::open_traced(config.engine.clone(), sink).await?;
+        if !config.frontends.dockerfile {
+            engine.remove_frontend(DOCKERFILE_FRONTEND);
+        }
         if config.frontends.gateway {
             let repositories = config.frontends.gateway_repositories.clone();
             let images = Arc::new(ImageFrontend::new(repositories));
