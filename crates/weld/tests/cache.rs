@@ -217,3 +217,30 @@ fn a_damaged_state_directory_is_found_out_and_mended() {
     let layers = bed.tool("skopeo", &["inspect", "oci-archive:image.tar"]);
     assert!(layers.contains("\"Layers\""), "{layers}");
 }
+
+/// What goes where is another result also where it is the same files.
+#[test]
+fn parts_of_an_input_that_change_places_are_told_apart() {
+    let bed = Bed::new();
+    bed.file("a/f", "one").file("b/f", "two");
+    for (one, two, file) in [
+        (
+            "FROM base\nCOPY a/f b/f /x/\n",
+            "FROM base\nCOPY b/f a/f /x/\n",
+            "x/f",
+        ),
+        (
+            "FROM base AS s\nCOPY a /a/\nCOPY b /b/\nFROM s\nCOPY --from=s /b/f /y\n",
+            "FROM base AS s\nCOPY a /a/\nCOPY b /b/\nFROM s\nCOPY --from=s /a/f /y\n",
+            "y",
+        ),
+        (
+            "FROM base\nRUN --mount=type=bind,source=b,target=/p --mount=type=bind,source=a,target=/q cp /p/f /z\n",
+            "FROM base\nRUN --mount=type=bind,source=a,target=/p --mount=type=bind,source=b,target=/q cp /p/f /z\n",
+            "z",
+        ),
+    ] {
+        assert_eq!(bed.built(one, file), "two", "{one}");
+        assert_eq!(bed.built(two, file), "one", "{two}");
+    }
+}

@@ -1,5 +1,7 @@
 //! How a step is cached: what it runs, on which platform, and what it sees of its inputs.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 use weld_digest::FieldHasher;
 use weld_llb::{CacheSharingOpt, ExecOp, MountContentCache, MountKind, Platform};
@@ -20,7 +22,7 @@ pub(super) struct Use {
 pub(super) fn uses(op: &ExecOp, inputs: usize) -> Vec<Use> {
     let mut uses = vec![Use::default(); inputs];
     for mount in &op.mounts {
-        let (Some(&input), selector, by_content) = (match &mount.kind {
+        let (Some(&input), by_content) = (match &mount.kind {
             MountKind::Bind(bind) => {
                 let whole = matches!(bind.selector.trim_matches('/'), "" | ".");
                 // What a step writes beside a selected part would be in its result although no
@@ -32,13 +34,9 @@ pub(super) fn uses(op: &ExecOp, inputs: usize) -> Vec<Use> {
                     // Reading a whole root costs more than it can save.
                     MountContentCache::Default => mount.dest != "/",
                 };
-                (bind.input.as_ref(), &bind.selector, safe && wanted)
+                (bind.input.as_ref(), safe && wanted)
             }
-            MountKind::Cache(cache) => (
-                cache.input.as_ref(),
-                &cache.selector,
-                cache.output.is_none(),
-            ),
+            MountKind::Cache(cache) => (cache.input.as_ref(), cache.output.is_none()),
             MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => continue,
         }) else {
             continue;
@@ -46,9 +44,9 @@ pub(super) fn uses(op: &ExecOp, inputs: usize) -> Vec<Use> {
         let Some(used) = uses.get_mut(input) else {
             continue;
         };
-        used.selectors
-            .push(format!("/{}", selector.trim_matches('/')));
-        used.by_content = by_content;
+        // One mount whose content does not do is enough.
+        used.by_content = by_content && (used.selectors.is_empty() || used.by_content);
+        used.selectors.extend(selector(&mount.kind));
     }
     for used in &mut uses {
         used.selectors.sort();
@@ -60,6 +58,16 @@ pub(super) fn uses(op: &ExecOp, inputs: usize) -> Vec<Use> {
         });
     }
     uses
+}
+
+/// The path that is mounted of an input; `None` for a mount that has none.
+pub(super) fn selector(kind: &MountKind) -> Option<String> {
+    let (input, selector) = match kind {
+        MountKind::Bind(bind) => (bind.input, &bind.selector),
+        MountKind::Cache(cache) => (cache.input, &cache.selector),
+        MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => return None,
+    };
+    input.map(|_| format!("/{}", selector.trim_matches('/')))
 }
 
 /// The step's cache map.
@@ -92,18 +100,31 @@ pub(super) fn cache_map(op: &ExecOp, platform: &Platform, inputs: usize) -> Cach
 }
 
 /// The operation without what changes nothing in its result, or what other parts of the key say:
-/// the proxy, the addresses of extra hosts, selectors, and which cache directory is used.
-fn what_counts(op: &ExecOp) -> ExecOp {
+/// the proxy, the addresses of extra hosts, the selector of what is mounted once, and which cache directory is used.
+pub(super) fn what_counts(op: &ExecOp) -> ExecOp {
     let mut op = op.clone();
+    let mut mounted = BTreeMap::new();
+    for input in op.mounts.iter().filter_map(|mount| mount.input().copied()) {
+        *mounted.entry(input).or_insert(0) += 1;
+    }
+    // Of what is mounted at several places, the keys of inputs do not say which part is where.
+    let said = |input: Option<usize>, selector: &mut String| {
+        let several =
+            input.is_some_and(|input| mounted.get(&input).is_some_and(|count| *count > 1));
+        *selector = match several {
+            true => selector.trim_matches('/').to_owned(),
+            false => String::new(),
+        };
+    };
     op.process.proxy = None;
     for host in &mut op.process.extra_hosts {
         host.ip.clear();
     }
     for mount in &mut op.mounts {
         match &mut mount.kind {
-            MountKind::Bind(bind) => bind.selector.clear(),
+            MountKind::Bind(bind) => said(bind.input, &mut bind.selector),
             MountKind::Cache(cache) => {
-                cache.selector.clear();
+                said(cache.input, &mut cache.selector);
                 cache.id.clear();
                 cache.sharing = CacheSharingOpt::Shared;
             }
@@ -164,6 +185,34 @@ mod tests {
     fn selectors_beneath_others_are_dropped() {
         let mounts = ["b/c", "b", "bc", "/b/d/"].map(|selector| bind("/m", selector, None, true));
         assert_eq!(uses(&exec(mounts.into()), 2)[1].selectors, ["/b", "/bc"]);
+    }
+
+    /// Which part of an input is mounted where is in the key, and one unsafe mount of it is enough.
+    #[test]
+    fn several_mounts_of_an_input_are_told_apart() {
+        let platform = Platform::new("linux", "amd64", "");
+        let root = bind("/", "", Some(0), false);
+        let two = |one: &str, other: &str| {
+            exec(vec![
+                root.clone(),
+                bind("/one", one, None, true),
+                bind("/two", other, None, true),
+            ])
+        };
+        let key = |op: &ExecOp| cache_map(op, &platform, 2).digest;
+        assert_ne!(key(&two("a", "b")), key(&two("b", "a")));
+        assert_eq!(key(&two("a", "b")), key(&two("/a", "b/")));
+        for unsafe_first in [true, false] {
+            let mut mounts = vec![
+                bind("/one", "part", Some(1), false),
+                bind("/two", "part", None, true),
+            ];
+            if !unsafe_first {
+                mounts.reverse();
+            }
+            mounts.insert(0, root.clone());
+            assert!(!uses(&exec(mounts), 2)[1].by_content, "{unsafe_first}");
+        }
     }
 
     #[test]

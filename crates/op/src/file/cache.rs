@@ -11,7 +11,7 @@ use prost::Message;
 use weld_digest::{Digest, FieldHasher};
 use weld_fileset::has_wildcards;
 use weld_llb::{CopyAction, FileChange, FileInput, FileOp, Owner, UserRef};
-use weld_proto::pb::file_action::Action;
+use weld_proto::pb::{self, file_action::Action};
 
 /// How a file operation is cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,14 @@ impl ContentPath {
 
 /// How `op`, which has `inputs` inputs, is cached.
 pub fn cache_map(op: &FileOp, inputs: usize) -> FileCacheMap {
+    let contents = contents(op, inputs);
+    FileCacheMap {
+        digest: digest(op, inputs, &contents),
+        inputs: contents,
+    }
+}
+
+fn contents(op: &FileOp, inputs: usize) -> Vec<Option<InputContent>> {
     let mut read: BTreeMap<usize, Vec<ContentPath>> = BTreeMap::new();
     let mut changed = BTreeSet::new();
     for action in &op.actions {
@@ -71,10 +79,7 @@ pub fn cache_map(op: &FileOp, inputs: usize) -> FileCacheMap {
             paths: without_covered(paths),
         })
     });
-    FileCacheMap {
-        inputs: contents.collect(),
-        digest: digest(op, inputs),
-    }
+    contents.collect()
 }
 
 fn read_by(change: &FileChange, read: &mut BTreeMap<usize, Vec<ContentPath>>) {
@@ -119,26 +124,46 @@ fn content_of(copy: &CopyAction) -> ContentPath {
     }
 }
 
-fn digest(op: &FileOp, inputs: usize) -> Digest {
-    let mut message = op.to_pb(inputs);
-    for (action, encoded) in op.actions.iter().zip(&mut message.actions) {
-        let FileChange::Copy(copy) = &action.change else {
-            continue;
-        };
-        if let (FileInput::Input(_), Some(Action::Copy(encoded))) =
-            (&copy.from, &mut encoded.action)
+fn digest(op: &FileOp, inputs: usize, contents: &[Option<InputContent>]) -> Digest {
+    let actions = counted(op, inputs, contents);
+    let hasher = FieldHasher::new("weld.op.file.v1").number(actions.len() as u64);
+    let all = actions.iter().map(Message::encode_to_vec);
+    all.fold(hasher, |hasher, action| hasher.bytes(&action))
+        .finish()
+}
+
+/// The actions without what is in the keys of the inputs: in which directory a copied path is.
+pub(super) fn what_counts(op: &FileOp, inputs: usize) -> Vec<pb::FileAction> {
+    counted(op, inputs, &contents(op, inputs))
+}
+
+fn counted(op: &FileOp, inputs: usize, contents: &[Option<InputContent>]) -> Vec<pb::FileAction> {
+    let mut actions = op.to_pb(inputs).actions;
+    for (action, encoded) in op.actions.iter().zip(&mut actions) {
+        if let (FileChange::Copy(copy), Some(Action::Copy(encoded))) =
+            (&action.change, &mut encoded.action)
+            && let FileInput::Input(input) = copy.from
+            && let Some(content) = contents.get(input).and_then(Option::as_ref)
+            && let Some(src) = content.source_of(copy)
         {
-            encoded.src = last_component(&copy.src).to_owned();
+            encoded.src = src;
         }
     }
-    message
-        .actions
-        .iter()
-        .fold(
-            FieldHasher::new("weld.op.file.v1").number(message.actions.len() as u64),
-            |hasher, action| hasher.bytes(&action.encode_to_vec()),
-        )
-        .finish()
+    actions
+}
+
+impl InputContent {
+    /// A copied path without its directory; `None` where the content of just that path is not in the key. Of several paths it says
+    /// which one it is, since the key has them in their order.
+    fn source_of(&self, copy: &CopyAction) -> Option<String> {
+        let path = content_of(copy);
+        let place = self.paths.iter().position(|other| *other == path)?;
+        let name = last_component(&copy.src);
+        Some(match self.paths.len() {
+            1 => name.to_owned(),
+            _ => format!("{place}:{name}"),
+        })
+    }
 }
 
 /// As Go's `path.Base`.

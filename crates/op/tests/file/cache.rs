@@ -86,6 +86,22 @@ fn the_digest_knows_where_actions_read_and_write() {
     assert_ne!(digest(&outputs), digest(&from(FileInput::Input(1))));
 }
 
+/// The keys of inputs say what is at some paths, and not which action copies which of them.
+#[test]
+fn the_digest_knows_which_of_several_paths_is_copied() {
+    let digest = |input, sources: &[&str]| {
+        let copies = sources.iter();
+        let copies = copies.map(|src| copy(FileInput::Input(input), src));
+        cache_map(&op(copies.collect()), 2).digest
+    };
+    assert_ne!(digest(1, &["/a/f", "/b/f"]), digest(1, &["/b/f", "/a/f"]));
+    assert_eq!(digest(1, &["/a/f", "/b/f"]), digest(1, &["/c/f", "/d/f"]));
+    // What is covered by another path is found by way of that one.
+    assert_ne!(digest(1, &["/a", "/a/b/f"]), digest(1, &["/a", "/a/c/f"]));
+    // Of an input that is changed as well, no content is in the key.
+    assert_ne!(digest(0, &["/a/f"]), digest(0, &["/b/f"]));
+}
+
 #[test]
 fn covered_paths_are_left_out() {
     let from = || FileInput::Input(1);
