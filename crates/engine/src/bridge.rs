@@ -1,9 +1,9 @@
 //! What frontends ask of a build, wherever they run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weld_llb::{Platform, pb};
+use weld_llb::{Graph, Platform, pb};
 use weld_op::session::Session;
 use weld_progress::Sender;
 
@@ -176,9 +176,37 @@ impl Bridge {
     ) -> Result<Ref, BuildError> {
         let graph = self.checked(definition)?;
         how.nesting = self.nesting(&graph, how.no_cache);
+        if how.origin.scope.is_empty() {
+            how.origin.scope = self.scope_of(&graph);
+        }
         let reference = Ref::new(Arc::clone(&self.core), graph, how);
         self.scope.note_ref(&reference);
         Ok(reference)
+    }
+
+    /// What tells a definition of which nothing else is known from those of other projects: the client's directories that it uses, and
+    /// the files that it says it comes from.
+    fn scope_of(&self, graph: &Graph) -> String {
+        let local = |vertex: &weld_llb::Vertex| match vertex.op() {
+            weld_llb::Op::Source(source) => match &**source {
+                weld_llb::Source::Local(local) => Some(local.name.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let directories: BTreeSet<String> = graph.vertices().iter().filter_map(local).collect();
+        let files: BTreeSet<&str> = graph
+            .files()
+            .iter()
+            .map(|file| file.filename.as_str())
+            .collect();
+        let session = self.session();
+        let directories = directories.iter().map(|name| {
+            let directory = session.directory_identity(name).unwrap_or_default();
+            format!("directory {name}={directory}")
+        });
+        let files = files.into_iter().map(|file| format!("file {file}"));
+        directories.chain(files).collect::<Vec<_>>().join("\n")
     }
 
     /// The platform that steps run on.

@@ -206,7 +206,13 @@ fn mount_to_json(mount: &crate::Mount) -> Value {
             json!({"type": "bind", "selector": bind.selector, "readonly": bind.readonly})
         }
         MountKind::Cache(cache) => {
-            json!({"type": "cache", "id": cache.id, "sharing": lower(cache.sharing)})
+            json!({
+                "type": "cache",
+                "id": cache.id,
+                "selector": cache.selector,
+                "sharing": lower(cache.sharing),
+                "readonly": cache.readonly,
+            })
         }
         MountKind::Tmpfs { size } => json!({"type": "tmpfs", "size": size}),
         MountKind::Secret(secret) => json!({

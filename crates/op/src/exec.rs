@@ -4,6 +4,7 @@ mod environment;
 mod key;
 mod mounts;
 mod output;
+mod said;
 mod sandbox;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub use sandbox::{Sandbox, SandboxMount, SandboxMountKind};
 
 use crate::blocking::blocking;
 use crate::devices::{self, Device, DeviceError};
-use crate::recall::Step;
+use crate::recall::{Fields, Step};
 use crate::session::SessionError;
 use crate::{Tree, Worker, content};
 
@@ -174,6 +175,10 @@ impl Step for Exec {
             .map(|used| used.selectors.as_slice())
             .unwrap_or_default();
         paths.iter().map(content::Selector::path).collect()
+    }
+
+    fn said(&self) -> Option<Fields> {
+        Some(said::said(&self.op, &self.platform))
     }
 }
 

@@ -17,6 +17,7 @@ mod mode;
 mod op;
 mod owner;
 mod resolve;
+mod said;
 mod sequence;
 mod sharing;
 mod unpack;

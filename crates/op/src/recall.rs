@@ -6,10 +6,12 @@
 
 mod compare;
 mod field;
+mod files;
 mod memory;
 mod names;
 pub(crate) mod part;
 pub(crate) mod recipe;
+pub(crate) mod said;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,10 +24,11 @@ use weld_solver::{CacheMap, Digest, Op, OpContext, OpError, ResultRef};
 use weld_store::content_key::KeyEntryKind;
 use weld_store::{Object, StepName};
 
-use self::compare::Before;
+use self::compare::{Before, Scene};
 use self::memory::Memory;
 use self::part::Part;
-use self::recipe::{End, File, Input, Kind, Recipe};
+use self::recipe::{End, File, Input, Kind, Lineage, Recipe};
+pub(crate) use self::said::Fields;
 use crate::blocking::blocking;
 use crate::captured::{Captured, Pin};
 use crate::content::Selector;
@@ -63,6 +66,11 @@ pub(crate) trait Step: Op<Tree> {
         let _ = input;
         Vec::new()
     }
+
+    /// What it says, as far as that is in its key; `None` where the key is not made of what it says.
+    fn said(&self) -> Option<Fields> {
+        None
+    }
 }
 
 /// Where a definition comes from: steps of one origin are compared with one another.
@@ -81,6 +89,8 @@ pub(crate) struct Surroundings {
     /// What its steps say, without the numbers that other steps change, and how many of them say so.
     texts: HashMap<String, usize>,
     names: HashSet<String>,
+    /// The names of its stages.
+    stages: HashSet<String>,
 }
 
 impl Surroundings {
@@ -99,6 +109,10 @@ impl Surroundings {
             worker,
             origin,
             texts,
+            stages: names
+                .iter()
+                .map(|name| names::stage(name).to_owned())
+                .collect(),
             names: names.into_iter().collect(),
         }
     }
@@ -121,8 +135,7 @@ pub(crate) struct Naming {
     pub(crate) name: String,
     /// Names of the vertices of its inputs.
     pub(crate) inputs: Vec<String>,
-    /// See [`recipe::lineage`].
-    pub(crate) lineage: StepName,
+    pub(crate) lineage: Lineage,
 }
 
 /// What its calls found out.
@@ -190,7 +203,10 @@ impl Remembered {
     /// What it is made of as far as calls other than a run found out.
     fn outline(&self) -> Recipe {
         Recipe {
-            fields: recipe::fields(&self.vertex),
+            fields: self
+                .step
+                .said()
+                .unwrap_or_else(|| recipe::fields(&self.vertex)),
             ..self.identity()
         }
     }
@@ -203,6 +219,7 @@ impl Remembered {
         let inputs = inputs.enumerate();
         let input = |(number, (name, content)): (usize, (&String, Option<StepName>))| Input {
             name: recipe::bounded(name),
+            seen: content.map(|_| self.sees(number)),
             content,
             whole: self.part.input(number, &known_as),
             ..Input::default()
@@ -216,6 +233,12 @@ impl Remembered {
             inputs: inputs.map(input).collect(),
             end: End::Found,
         }
+    }
+
+    /// What names the parts of an input that are in its slow key.
+    fn sees(&self, input: usize) -> StepName {
+        let input = u32::try_from(input).unwrap_or(u32::MAX);
+        recipe::seen(&self.step.selectors(input))
     }
 
     /// What it is made of, with the content of its inputs as far as that is in its key.
@@ -246,7 +269,8 @@ impl Remembered {
     fn last(&self) -> Option<Recipe> {
         let memory = self.memory();
         let Naming { name, lineage, .. } = &self.naming;
-        let (named, placed) = memory.slots(name, &self.vertex, lineage);
+        let does = self.keys().does;
+        let (named, placed) = memory.slots(name, &self.vertex, lineage, does);
         let own = recipe::bounded(name);
         // Stages may begin alike; a step of another one that is still there was always that.
         let is_other =
@@ -259,7 +283,9 @@ impl Remembered {
             let alone = memory.place_alone(name);
             let placed = placed.iter().chain([&alone]);
             let mut placed = placed.filter_map(|slot| memory.latest(slot));
-            placed.find(|recipe| self.may_have_been(recipe))
+            // What did the same and is not there any more is this step, wherever it was.
+            let did_this = |recipe: &Recipe| recipe.does == does && !is_other(recipe);
+            placed.find(|recipe| self.may_have_been(recipe) || did_this(recipe))
         })
     }
 
@@ -341,9 +367,17 @@ impl Remembered {
             good: self.memory().good(&self.naming.name),
         };
         if self.step.is_known_by_looking() && before.is_as_last() {
+            self.part.was_lost();
             return None;
         }
-        Some(before.why(now, &self.part, &self.surroundings.origin.build_args))
+        let Surroundings { origin, stages, .. } = &*self.surroundings;
+        let scene = Scene {
+            part: &self.part,
+            build_args: &origin.build_args,
+            stages,
+            is_looked_at: self.step.is_known_by_looking(),
+        };
+        Some(before.why(now, scene))
     }
 
     /// Has the store know what it would cost to make the results again. An image's layers are told of one by
@@ -517,4 +551,16 @@ impl Op<Tree> for Remembered {
             _ => {}
         }
     }
+}
+
+/// In what two steps differ that say this, in words.
+#[cfg(test)]
+pub(crate) fn told_of(before: &Fields, now: &Fields) -> Vec<String> {
+    compare::in_fields(before, now, &[])
+}
+
+/// What a step does, as a cache knows it.
+#[cfg(test)]
+pub(crate) fn does(map: &CacheMap) -> weld_store::StepName {
+    recipe::does(map)
 }

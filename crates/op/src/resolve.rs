@@ -17,7 +17,7 @@ use crate::merge::{Diff, Merge};
 use crate::nested::{Build, Nesting};
 use crate::passthrough::Passthrough;
 use crate::recall::part::Part;
-use crate::recall::recipe::lineage;
+use crate::recall::recipe::Lineage;
 use crate::recall::{Naming, Origin, Remembered, Step, Surroundings};
 use crate::source::blob::{Blob, BlobPlace};
 use crate::source::git::Git;
@@ -104,7 +104,7 @@ pub fn definition_from(
         return Ok(None);
     };
     // Inputs come before what they are inputs of.
-    let mut lineages: HashMap<_, StepName> = HashMap::with_capacity(graph.vertices().len());
+    let mut lineages: HashMap<_, Lineage> = HashMap::with_capacity(graph.vertices().len());
     let mut parts: HashMap<_, LivePart> = HashMap::with_capacity(graph.vertices().len());
     let vertices = graph
         .vertices()
@@ -114,7 +114,7 @@ pub fn definition_from(
             let made_of = graph
                 .inputs_of(vertex)
                 .filter_map(|(input, _)| lineages.get(input.digest()));
-            let lineage = lineage(&name, made_of.copied());
+            let lineage = Lineage::new(&name, made_of);
             lineages.insert(vertex.digest(), lineage);
             let ignore_cache = no_cache || vertex.metadata().ignore_cache;
             let live = live_part(worker, graph, vertex, &parts, ignore_cache);

@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{Bed, steps};
+use support::{Bed, reason, steps};
 use weld_testbed::{Fault, Proxy, Registry};
 
 const DOCKERFILE: &str = "\
@@ -21,20 +21,6 @@ fn bed() -> Bed {
         .file("src/other.c", "int other;")
         .file(".dockerignore", "Dockerfile\n");
     bed
-}
-
-/// The reason beside the step whose name has this in it.
-fn reason(output: &str, step: &str) -> String {
-    let number = output
-        .lines()
-        .find(|line| line.starts_with('#') && line.contains(step))
-        .and_then(|line| line.split(' ').next())
-        .unwrap_or_else(|| panic!("no step {step:?} in:\n{output}"));
-    output
-        .lines()
-        .filter(|line| line.starts_with(&format!("{number} ")))
-        .find_map(|line| Some(line.split_once("not cached: ")?.1.to_owned()))
-        .unwrap_or_default()
 }
 
 #[test]
@@ -124,7 +110,7 @@ fn changes_are_told_in_the_words_of_the_dockerfile() {
     );
     assert_eq!(
         reason(&told, "COPY"),
-        "the copied path was /src/other.c, now it is not set; /src/other.c was removed"
+        "the copied path was /src/other.c, now it is not set"
     );
     let told = change("target=/c", "target=/d,sharing=locked");
     let run = reason(&told, "RUN --mount");
@@ -149,7 +135,7 @@ fn changes_are_told_in_the_words_of_the_dockerfile() {
     );
     let added = bed.build(&["--explain", "--add-host", "far:10.0.0.1"]).ok();
     let added = reason(&added.stderr, "RUN --mount");
-    assert_eq!(added, "the list of added hosts is new: far=10.0.0.1");
+    assert_eq!(added, "the list of added hosts is new: far");
     let told = change("echo one", "echo two");
     let run = reason(&told, "RUN <<E");
     assert!(

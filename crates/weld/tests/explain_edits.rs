@@ -25,39 +25,69 @@ impl Rng {
 /// A step of a stage.
 #[derive(Clone, PartialEq, Eq)]
 enum Step {
-    /// Copies the file of this number.
-    Copy(usize),
+    /// Copies the file of this number, by `ADD` if so.
+    Copy(usize, bool),
     /// Fails where a file that was copied into the stage says so.
     Test(usize),
     Run(usize),
+    /// Copies a file out of the first stage.
+    Take(usize),
 }
 
 impl Step {
+    /// The line, without the names of stages.
     fn said(&self, stage: usize) -> String {
         match self {
-            Self::Copy(file) => format!("COPY f{file} /s{stage}f{file}"),
+            Self::Copy(file, false) => format!("COPY f{file} /s{stage}f{file}"),
+            Self::Copy(file, true) => format!("ADD f{file} /s{stage}f{file}"),
+            Self::Take(file) => format!("COPY --from= /s0f{file} /taken"),
             Self::Test(file) => format!("RUN ! grep -q bad /s{stage}f{file}"),
             Self::Run(number) => format!("RUN echo {stage} {number}"),
         }
     }
 }
 
+/// How a line is said of a stage that is called so.
+fn of_stage(said: &str, name: &str) -> String {
+    said.replace("--from=", &format!("--from={name}"))
+}
+
+/// The line without the name of the stage.
+fn of_any_stage(said: &str) -> String {
+    match said.split_once("--from=") {
+        Some((head, tail)) => {
+            let rest = tail.split_once(' ').map_or("", |(_, rest)| rest);
+            format!("{head}--from= {rest}")
+        }
+        None => said.to_owned(),
+    }
+}
+
+const STAGES: usize = 3;
+
 #[derive(Clone)]
 struct Project {
-    names: [String; 2],
-    stages: [Vec<Step>; 2],
+    names: [String; STAGES],
+    stages: [Vec<Step>; STAGES],
     files: [&'static str; 3],
+    /// The second of two variables comes first.
+    swapped: bool,
 }
 
 impl Project {
     fn dockerfile(&self) -> String {
         let mut text = format!("FROM base AS {}\n", self.names[0]);
+        text += ["ENV X=1\nENV Y=2\n", "ENV Y=2\nENV X=1\n"][usize::from(self.swapped)];
         for (number, steps) in self.stages.iter().enumerate() {
-            if number == 1 {
-                text += &format!("FROM {} AS {}\n", self.names[0], self.names[1]);
+            if number > 0 {
+                text += &format!(
+                    "FROM {} AS {}\n",
+                    self.names[number - 1],
+                    self.names[number]
+                );
             }
             for step in steps {
-                text += &format!("{}\n", step.said(number));
+                text += &format!("{}\n", of_stage(&step.said(number), &self.names[0]));
             }
         }
         text
@@ -71,15 +101,16 @@ impl Project {
                 let said = step.said(stage);
                 let mut of = made.last().map(|made| made.of.clone()).unwrap_or_default();
                 let content = match step {
-                    Step::Copy(file) => self.files[*file],
-                    Step::Test(_) | Step::Run(_) => "",
+                    Step::Copy(file, _) | Step::Take(file) => self.files[*file],
+                    Step::Test(_) | Step::Run(_) => ["X Y", "Y X"][usize::from(self.swapped)],
                 };
                 of.push((said.clone(), content));
                 // An image that a stage begins with counts, and another stage does not.
-                let count = steps.len() + 1 - stage;
-                let place = format!("[{} {}/{count}]", self.names[stage], at + 1);
+                let count = steps.len() + usize::from(stage == 0);
+                let (width, number) = (count.to_string().len(), at + 1);
+                let place = format!("[{} {number:>width$}/{count}]", self.names[stage]);
                 made.push(Made {
-                    name: format!("{place} {said}"),
+                    name: format!("{place} {}", of_stage(&said, &self.names[0])),
                     said,
                     of,
                 });
@@ -91,16 +122,16 @@ impl Project {
     fn used(&self) -> BTreeMap<usize, &'static str> {
         let steps = self.stages.iter().flatten();
         let used = steps.filter_map(|step| match step {
-            Step::Copy(file) => Some((*file, self.files[*file])),
-            Step::Test(_) | Step::Run(_) => None,
+            Step::Copy(file, _) => Some((*file, self.files[*file])),
+            Step::Test(_) | Step::Run(_) | Step::Take(_) => None,
         });
         used.collect()
     }
 
     fn edit(&mut self, rng: &mut Rng) {
-        let stage = rng.below(2);
+        let stage = rng.below(STAGES);
         let steps = &mut self.stages[stage];
-        match rng.below(8) {
+        match rng.below(10) {
             0..3 => {
                 let file = rng.below(3);
                 self.files[file] = ["good 1", "good 2", "good 3", "bad"][rng.below(4)];
@@ -108,7 +139,7 @@ impl Project {
             3 => {
                 let numbers = steps.iter_mut().filter_map(|step| match step {
                     Step::Run(number) => Some(number),
-                    Step::Copy(_) | Step::Test(_) => None,
+                    Step::Copy(..) | Step::Test(_) | Step::Take(_) => None,
                 });
                 let free = 10 + rng.below(1000);
                 numbers.take(1).for_each(|number| *number = free);
@@ -121,7 +152,15 @@ impl Project {
                     steps.swap(at, at + 1);
                 }
             }
-            5 => self.names[stage] = format!("{}{}", ["a", "b"][stage], rng.below(50)),
+            5 => self.names[stage] = format!("{}{}", ["a", "b", "c"][stage], rng.below(50)),
+            8 => self.swapped = !self.swapped,
+            9 => {
+                let mut copies = steps.iter_mut().filter_map(|step| match step {
+                    Step::Copy(_, adds) => Some(adds),
+                    Step::Test(_) | Step::Run(_) | Step::Take(_) => None,
+                });
+                copies.next().into_iter().for_each(|adds| *adds = !*adds);
+            }
             6 => {
                 let number = 10 + rng.below(1000);
                 let at = rng.below(steps.len() + 1);
@@ -234,14 +273,35 @@ impl World {
         let files = part.strip_prefix("content of /");
         if let Some(file) = files.and_then(|rest| rest.strip_suffix(" changed")) {
             let content = made.of.last()?.1;
-            let other = |other: &Made| {
-                other.said == made.said && other.of.last().map(|of| of.1) != Some(content)
-            };
+            // The step that said just this is nearer than the one by the other instruction.
+            let copies = |made: &Made| made.said.replacen("ADD ", "COPY ", 1);
+            let is_copy = |other: &&Made| copies(other) == copies(made);
+            let last = last.or_else(|| self.came_to().find(is_copy));
+            let other =
+                |other: &Made| is_copy(&other) && other.of.last().map(|of| of.1) != Some(content);
+            let by_other = self.came_to().find(is_copy).is_some_and(other);
             // Where its stage got another name and other steps at once, it is compared with an older one in its place.
             let renamed = last.is_some_and(|last| stage(last) != stage(made));
-            let changed =
-                last.is_some_and(other) || (of_good || renamed) && self.came_to().any(other);
-            return Some(made.said.starts_with(&format!("COPY {file} ")) && changed);
+            let changed = last.is_some_and(other)
+                || by_other
+                || (of_good || renamed) && self.came_to().any(other);
+            let copies = ["COPY ", "ADD ", "COPY --from= /"];
+            let mut copies = copies.map(|verb| format!("{verb}{file} ")).into_iter();
+            return Some(copies.any(|copy| made.said.starts_with(&copy)) && changed);
+        }
+        if part.starts_with("whether archives are unpacked was ") {
+            let other = match made.said.strip_prefix("COPY ") {
+                Some(rest) => format!("ADD {rest}"),
+                None => made.said.replacen("ADD ", "COPY ", 1),
+            };
+            return Some(self.came_to().any(|made| made.said == other));
+        }
+        if let Some(rest) = part.strip_prefix("the order of variables was ") {
+            let (old, new) = rest.split_once(", now ")?;
+            let order = made.of.last()?.1;
+            let was = |made: &Made| made.of.last().is_some_and(|of| of.1 == old);
+            let is_run = made.said.starts_with("RUN ");
+            return Some(is_run && new == order && old != new && self.came_to().any(was));
         }
         if let Some(rest) = part.strip_prefix("the command was ") {
             let (old, new) = rest.split_once(", now ")?;
@@ -269,7 +329,7 @@ impl World {
             let (name, old) = rest.split_once(", before ")?;
             let base = "[context base]";
             let is_input = before.map_or(name.starts_with(base), |before| before.name == name);
-            let old_said = old.split_once("] ")?.1;
+            let old_said = of_any_stage(old.split_once("] ")?.1);
             let was = |other: &Made| match other.of.len() {
                 0 | 1 => old.starts_with(base),
                 len => other.of[len - 2].0 == old_said,
@@ -315,7 +375,7 @@ impl World {
         let changed = || last.is_none_or(|last| last.used != now.used());
         if reason.starts_with("first time seen") {
             last.is_some()
-        } else if reason.starts_with("what it fetches changed")
+        } else if reason.starts_with("files that are used of it changed")
             || reason.starts_with("what is used of the context was")
         {
             !is_context || !changed()
@@ -339,12 +399,19 @@ fn run(seed: u64) {
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let bed = Bed::new();
     let mut project = Project {
-        names: ["a".to_owned(), "b".to_owned()],
+        names: ["a", "b", "c"].map(str::to_owned),
         stages: [
-            vec![Step::Copy(0), Step::Run(1), Step::Copy(1), Step::Test(1)],
-            vec![Step::Run(2), Step::Copy(2), Step::Run(3)],
+            vec![
+                Step::Copy(0, false),
+                Step::Run(1),
+                Step::Copy(1, false),
+                Step::Test(1),
+            ],
+            vec![Step::Run(2), Step::Copy(2, false), Step::Run(3)],
+            vec![Step::Take(0), Step::Run(4)],
         ],
         files: ["good 1"; 3],
+        swapped: false,
     };
     let mut world = World {
         history: Vec::new(),
@@ -354,6 +421,7 @@ fn run(seed: u64) {
     let mut edited = Vec::new();
     for round in 0..25 {
         let mut only_file = None;
+        let mut only_pruned = false;
         if round > 0 {
             let before = project.clone();
             for _ in 0..rng.below(3) {
@@ -363,11 +431,12 @@ fn run(seed: u64) {
                 .filter(|file| before.files[*file] != project.files[*file])
                 .collect();
             if before.dockerfile() == project.dockerfile() && changed.len() == 1 {
-                only_file = Some(format!("COPY f{} ", changed[0]));
+                only_file = Some(format!(" f{} ", changed[0]));
             }
             if rng.below(12) == 0 {
                 bed.run(&["prune", "--all"]).ok();
                 world.pruned = true;
+                only_pruned = before.dockerfile() == project.dockerfile() && changed.is_empty();
             }
         }
         bed.dockerfile(&project.dockerfile());
@@ -376,12 +445,11 @@ fn run(seed: u64) {
         }
         let no_cache = rng.below(15) == 0;
         world.forced |= no_cache;
-        let arguments: &[&str] = if no_cache {
-            &["--explain", "--no-cache"]
-        } else {
-            &["--explain"]
-        };
-        let ended = bed.build(arguments);
+        // What its address is does not count.
+        let host = format!("far:10.0.0.{}", rng.below(250));
+        let mut arguments = vec!["--explain", "--add-host", &host];
+        arguments.extend(no_cache.then_some("--no-cache"));
+        let ended = bed.build(&arguments);
         let output = &ended.stderr;
         let all = told(output);
         let said = format!("{}{:?}\n", project.dockerfile(), project.files);
@@ -408,6 +476,15 @@ fn run(seed: u64) {
             }
             match steps.iter().find(|step| step.name == *name) {
                 Some(made) => {
+                    let was_made = world
+                        .history
+                        .last()
+                        .is_some_and(|last| last.steps.contains(made));
+                    assert!(
+                        !(only_pruned && was_made) || reason.contains("its record was pruned"),
+                        "{name}: {reason}\n{}",
+                        context()
+                    );
                     let wrong = world.wrong(&project, made, reason, &cached);
                     assert!(
                         wrong.is_none(),
@@ -416,14 +493,14 @@ fn run(seed: u64) {
                         context()
                     );
                     if let Some(copy) = &only_file
-                        && made.said.starts_with(copy)
+                        && made.said.contains(copy)
                         && world
                             .history
                             .last()
                             .is_some_and(|last| last.came_to().any(|other| other.name == *name))
                     {
                         assert!(
-                            reason.contains("content of /f"),
+                            reason.contains("content of /"),
                             "{name}: {reason}\n{}",
                             context()
                         );

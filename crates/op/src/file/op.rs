@@ -12,11 +12,12 @@ use weld_store::{NewUsage, RecordType};
 
 use super::Context;
 use super::cache::{ContentPath, cache_map};
+use super::said::said;
 use super::sequence::{Workshop, run};
 use crate::blocking::blocking;
 use crate::content::{self, Selector};
 use crate::digest::to_solver;
-use crate::recall::Step;
+use crate::recall::{Fields, Step};
 use crate::{Tree, Worker, room};
 
 pub(crate) struct File {
@@ -132,6 +133,10 @@ impl File {
 impl Step for File {
     fn selectors(&self, input: u32) -> Vec<Selector> {
         self.content_of(input).unwrap_or_default()
+    }
+
+    fn said(&self) -> Option<Fields> {
+        Some(said(&self.op, self.inputs))
     }
 }
 

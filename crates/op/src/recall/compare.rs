@@ -1,11 +1,13 @@
 //! In what two recipes differ, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::field::{self, Field};
+use super::files::in_files;
 use super::names;
 use super::part::Part;
-use super::recipe::{End, File, Input, Kind, Recipe};
+use super::recipe::{End, Input, Recipe};
+use super::said::Fields;
 
 /// Nothing is remembered that a step could be compared with.
 pub(super) const FIRST_TIME: &str = "first time seen: nothing like it is remembered";
@@ -26,6 +28,18 @@ pub(super) struct Before {
     pub(super) good: Option<Recipe>,
 }
 
+/// What a step is compared in.
+#[derive(Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) part: &'a Part,
+    /// The names of build arguments that the user gave.
+    pub(super) build_args: &'a [String],
+    /// The names of the definition's stages.
+    pub(super) stages: &'a HashSet<String>,
+    /// It is a directory that is looked at in each build.
+    pub(super) is_looked_at: bool,
+}
+
 impl Before {
     /// Whether it was last the same for a cache as it is now.
     pub(super) fn is_as_last(&self) -> bool {
@@ -35,24 +49,24 @@ impl Before {
             .is_some_and(|same| last.is_none_or(|last| last.is_like(same)))
     }
 
-    /// Why a step runs that is `now` made of this, and `part`.
-    pub(super) fn why(&self, now: &Recipe, part: &Part, build_args: &[String]) -> String {
+    /// Why a step runs that is `now` made of this.
+    pub(super) fn why(&self, now: &Recipe, scene: Scene<'_>) -> String {
         if let Some(same) = &self.same {
-            return self.again(same, now, part, build_args);
+            return self.again(same, now, scene);
         }
         let Some(last) = &self.last else {
             return FIRST_TIME.to_owned();
         };
-        let Differences { told, unknown } = differences(last, now, part, build_args);
+        let Differences { told, unknown } = differences(last, now, scene);
         match (told.is_empty(), unknown.is_empty()) {
             (false, _) => list(&told, "; "),
             (true, false) => list(&unknown, "; "),
-            (true, true) => self.again(last, now, part, build_args),
+            (true, true) => self.again(last, now, scene),
         }
     }
 
     /// Why a step runs that was what it is now before.
-    fn again(&self, same: &Recipe, now: &Recipe, part: &Part, build_args: &[String]) -> String {
+    fn again(&self, same: &Recipe, now: &Recipe, scene: Scene<'_>) -> String {
         let last = self.last.as_ref();
         let is_last = last.is_none_or(|last| last.is_like(same));
         let ended = match same.end {
@@ -60,9 +74,12 @@ impl Before {
             End::Cancelled => "it was cancelled",
             End::Found | End::Made => {
                 let since = last.filter(|_| !is_last);
-                let since = since.map(|last| differences(last, now, part, build_args).told);
+                let since = since.map(|last| differences(last, now, scene).told);
                 let mut told = since.unwrap_or_default();
-                for reason in without_record(same, now, part, is_last) {
+                if scene.is_looked_at && !told.is_empty() {
+                    return list(&told, "; ");
+                }
+                for reason in without_record(same, now, scene, is_last) {
                     if !told.contains(&reason) {
                         told.push(reason);
                     }
@@ -76,7 +93,7 @@ impl Before {
             "when it was last made of this"
         };
         let good = self.good.as_ref().filter(|good| !good.is_like(same));
-        let since = good.map(|good| differences(good, now, part, build_args).told);
+        let since = good.map(|good| differences(good, now, scene).told);
         match since.filter(|told| !told.is_empty()) {
             Some(told) => {
                 let told = list(&told, "; ");
@@ -88,17 +105,18 @@ impl Before {
 }
 
 /// Why a step runs that had a result of just this.
-fn without_record(same: &Recipe, now: &Recipe, part: &Part, is_last: bool) -> Vec<String> {
+fn without_record(same: &Recipe, now: &Recipe, scene: Scene<'_>, is_last: bool) -> Vec<String> {
     // Nothing is found by way of what had to run.
-    let inputs = now.inputs.iter().zip(part.inputs());
+    let inputs = now.inputs.iter().zip(scene.part.inputs());
     let forced = inputs.filter(|(input, part)| input.content.is_none() && part.is_forced());
     let forced: Vec<_> = forced.map(|(input, _)| made_anew(input)).collect();
     if !forced.is_empty() {
         return forced;
     }
-    // What is the same by its content may be under another key, such as after a run that took nothing from the cache.
-    let inputs = same.inputs.iter().zip(&now.inputs).zip(part.inputs());
-    let other = inputs.filter(|((_, now), _)| now.content.is_none());
+    // What is the same by its content may be under another key, such as after a run that took nothing from the cache. By way of what had
+    // to be made again for want of its result, there would have been one.
+    let inputs = same.inputs.iter().zip(&now.inputs).zip(scene.part.inputs());
+    let other = inputs.filter(|((_, now), part)| now.content.is_none() && !part.is_lost());
     let other = other.filter_map(|((before, now), part)| {
         let text = other_result(before, now)?;
         Some(if part.ran() { made_anew(now) } else { text })
@@ -107,6 +125,7 @@ fn without_record(same: &Recipe, now: &Recipe, part: &Part, is_last: bool) -> Ve
     if !other.is_empty() {
         return other;
     }
+    scene.part.was_lost();
     let reason = match (same.end, now.inputs.is_empty(), is_last) {
         (_, true, true) => {
             "nothing changed since it was fetched last: what was fetched is not kept any more"
@@ -128,18 +147,19 @@ struct Differences {
     unknown: Vec<String>,
 }
 
-fn differences(before: &Recipe, now: &Recipe, part: &Part, build_args: &[String]) -> Differences {
+fn differences(before: &Recipe, now: &Recipe, scene: Scene<'_>) -> Differences {
     let (mut told, mut unknown) = (Vec::new(), Vec::new());
     let is_known = before.does.is_some() && now.does.is_some();
     // What a definition says otherwise is no reason where it means the same for a cache.
     if !is_known || before.does != now.does {
-        told = in_fields(before, now, build_args);
+        told = in_fields(&before.fields, &now.fields, scene.build_args);
         if told.is_empty() && is_known {
-            told.push(if now.inputs.is_empty() {
-                "what it fetches changed".to_owned()
-            } else {
-                "its definition changed".to_owned()
-            });
+            let changed = match (scene.is_looked_at, now.inputs.is_empty()) {
+                (true, _) => "files that are used of it changed",
+                (false, true) => "what it fetches changed",
+                (false, false) => "its definition changed",
+            };
+            told.push(changed.to_owned());
         }
     }
     if before.inputs.len() != now.inputs.len() {
@@ -147,9 +167,13 @@ fn differences(before: &Recipe, now: &Recipe, part: &Part, build_args: &[String]
         told.push(format!("it is made of {now}, before of {before}"));
         return Differences { told, unknown };
     }
-    let inputs = before.inputs.iter().zip(&now.inputs).zip(part.inputs());
+    let inputs = before
+        .inputs
+        .iter()
+        .zip(&now.inputs)
+        .zip(scene.part.inputs());
     for ((before, now), part) in inputs {
-        match in_input(before, now, part) {
+        match in_input(before, now, part, scene.stages) {
             Change::None => {}
             Change::Told(text) => told.push(text),
             Change::Unknown(text) => unknown.push(text),
@@ -175,7 +199,8 @@ fn list(told: &[String], separator: &str) -> String {
     }
 }
 
-fn in_fields(before: &Recipe, now: &Recipe, build_args: &[String]) -> Vec<String> {
+/// In what fields differ, in words.
+pub(super) fn in_fields(before: &Fields, now: &Fields, build_args: &[String]) -> Vec<String> {
     let old: BTreeMap<&str, &str> = pairs(before).collect();
     let new: BTreeMap<&str, &str> = pairs(now).collect();
     let has = |fields: &BTreeMap<&str, &str>, part: &str| {
@@ -216,14 +241,41 @@ fn in_fields(before: &Recipe, now: &Recipe, build_args: &[String]) -> Vec<String
             tell(field, Some(value), None);
         }
     }
+    told.extend(in_order("variables", before, now, |field| {
+        field.strip_prefix("env.")
+    }));
+    told.extend(in_order("mounts", before, now, |field| {
+        field.strip_prefix("mounts[")?.strip_suffix("].dest")
+    }));
     if told.is_empty() { details } else { told }
 }
 
-fn pairs(recipe: &Recipe) -> impl Iterator<Item = (&str, &str)> {
-    recipe
-        .fields
-        .iter()
-        .map(|(field, value)| (field.as_str(), value.as_str()))
+/// Whether what is there as before comes in another order: programs may tell, and so do keys.
+fn in_order(
+    what: &str,
+    before: &Fields,
+    now: &Fields,
+    name: impl for<'f> Fn(&'f str) -> Option<&'f str>,
+) -> Option<String> {
+    let names = |fields| pairs(fields).filter_map(|(field, _)| name(field));
+    let (was, is): (BTreeSet<&str>, BTreeSet<&str>) =
+        (names(before).collect(), names(now).collect());
+    let both = |name: &&str| was.contains(name) && is.contains(name);
+    let old: Vec<&str> = names(before).filter(both).collect();
+    let new: Vec<&str> = names(now).filter(both).collect();
+    let first = old.iter().zip(&new).position(|(old, new)| old != new)?;
+    let last = old.iter().zip(&new).rposition(|(old, new)| old != new)?;
+    let (old, new) = (old.get(first..=last)?, new.get(first..=last)?);
+    Some(format!(
+        "the order of {what} was {}, now {}",
+        old.join(" "),
+        new.join(" ")
+    ))
+}
+
+fn pairs(fields: &Fields) -> impl DoubleEndedIterator<Item = (&str, &str)> {
+    let fields = fields.iter();
+    fields.map(|(field, value)| (field.as_str(), value.as_str()))
 }
 
 /// `actions[1].` or `mounts[/c].` of a field in there.
@@ -247,18 +299,24 @@ enum Change {
     Unknown(String),
 }
 
-fn in_input(before: &Input, now: &Input, part: &Part) -> Change {
+fn in_input(before: &Input, now: &Input, part: &Part, stages: &HashSet<String>) -> Change {
     let both = |before: Option<_>, now: Option<_>| before.is_some() && before == now;
     if let (Some(old), Some(new)) = (before.content, now.content) {
         if old == new {
             return Change::None;
         }
-        return Change::Told(in_files(before, now));
+        // Of what it sees otherwise, it is told what it sees.
+        let told = in_files(before, now);
+        return match (told.is_empty(), before.seen == now.seen) {
+            (false, _) => Change::Told(list(&told, ", ")),
+            (true, true) => Change::Told(format!("content of {} changed", now.name)),
+            (true, false) => Change::None,
+        };
     }
     if both(before.whole, now.whole) || (before.result.is_some() && before.result == now.result) {
         return Change::None;
     }
-    if names::said(&before.name) != names::said(&now.name) {
+    if is_another(&before.name, &now.name, stages) {
         return Change::Told(format!("its input is {}, before {}", now.name, before.name));
     }
     if before.content.is_some() == now.content.is_some() {
@@ -276,6 +334,15 @@ fn in_input(before: &Input, now: &Input, part: &Part) -> Change {
     ))
 }
 
+/// Whether two names are of two steps, and not of one whose stage, or one of whose sources, is called otherwise now.
+fn is_another(before: &str, now: &str, stages: &HashSet<String>) -> bool {
+    if names::said_to_any(before) != names::said_to_any(now) {
+        return true;
+    }
+    let mut sources = names::stages_said(before).zip(names::stages_said(now));
+    sources.any(|(before, now)| before != now && stages.contains(before))
+}
+
 fn other_result(before: &Input, now: &Input) -> Option<String> {
     let (old, new) = (before.result?, now.result?);
     let which = if new < old { "an older" } else { "another" };
@@ -287,100 +354,6 @@ fn made_anew(input: &Input) -> String {
     format!("its input was made anew: {}", input.name)
 }
 
-fn in_files(before: &Input, now: &Input) -> String {
-    let old: BTreeMap<&str, &File> = files(before).collect();
-    let new: BTreeMap<&str, &File> = files(now).collect();
-    let mut told = Vec::new();
-    // What became of a whole directory, or what a directory came from: nothing is told of what is in there.
-    let mut replaced: Vec<&str> = Vec::new();
-    for (path, file) in &new {
-        match old.get(path) {
-            Some(old) if old.key == file.key => {}
-            Some(old) => told.push(in_file(old, file)),
-            // An empty directory is a file of the list, and any other is what is in it.
-            None if file.kind == Kind::Directory && holds(&old, path) => {}
-            None if holds(&old, path) => {
-                told.push(of_other_kind(path, file.kind, Kind::Directory));
-                replaced.push(path);
-            }
-            None if before.all_files => match above(&old, path) {
-                Some(file) if replaced.contains(&file.path.as_str()) => {}
-                Some(file) if file.kind == Kind::Directory => {
-                    told.push(format!("{path} was added"));
-                }
-                Some(file) => {
-                    told.push(of_other_kind(&file.path, Kind::Directory, file.kind));
-                    replaced.push(&file.path);
-                }
-                None => told.push(format!("{path} was added")),
-            },
-            None => {}
-        }
-    }
-    if now.all_files {
-        let gone = old.keys().filter(|path| {
-            let under = |path: &str| replaced.iter().any(|there| is_within(path, there));
-            !new.contains_key(*path) && !holds(&new, path) && !under(path)
-        });
-        told.extend(gone.map(|path| format!("{path} was removed")));
-    }
-    if told.is_empty() {
-        return format!("content of {} changed", now.name);
-    }
-    list(&told, ", ")
-}
-
-/// The file of the list that is at a place above a path.
-fn above<'f>(files: &BTreeMap<&str, &'f File>, path: &str) -> Option<&'f File> {
-    let mut ends = path.rmatch_indices('/').map(|(end, _)| end);
-    ends.find_map(|end| files.get(path.get(..end)?).copied())
-}
-
-fn is_within(path: &str, directory: &str) -> bool {
-    let rest = path.strip_prefix(directory);
-    rest.is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn of_other_kind(path: &str, now: Kind, before: Kind) -> String {
-    let word = |kind| match kind {
-        Kind::File => "a file",
-        Kind::Symlink => "a symbolic link",
-        Kind::Directory => "a directory",
-    };
-    format!("{path} is {} now, before {}", word(now), word(before))
-}
-
-/// Whether something is in a directory.
-fn holds(files: &BTreeMap<&str, &File>, directory: &str) -> bool {
-    let inside = format!("{directory}/");
-    let mut from = files.range(inside.as_str()..);
-    from.next()
-        .is_some_and(|(path, _)| path.starts_with(&inside))
-}
-
-/// Whether the content changed, too, is not known where something else did.
-fn in_file(before: &File, now: &File) -> String {
-    let path = &now.path;
-    if before.kind != now.kind {
-        return of_other_kind(path, now.kind, before.kind);
-    }
-    if before.mode != now.mode {
-        let (before, now) = (before.mode, now.mode);
-        return format!("mode of {path} was {before:04o}, now {now:04o}");
-    }
-    if (before.uid, before.gid) != (now.uid, now.gid) {
-        return format!(
-            "owner of {path} was {}:{}, now {}:{}",
-            before.uid, before.gid, now.uid, now.gid
-        );
-    }
-    format!("content of {path} changed")
-}
-
-fn files(input: &Input) -> impl Iterator<Item = (&str, &File)> {
-    input.files.iter().map(|file| (file.path.as_str(), file))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -388,6 +361,7 @@ mod tests {
     use weld_digest::FieldHasher;
 
     use super::super::part::Parts;
+    use super::super::recipe::{File, Lineage};
     use super::*;
 
     fn digest_of(fields: &[(&str, &str)]) -> [u8; 32] {
@@ -412,7 +386,7 @@ mod tests {
         let own = |text: &str| text.to_owned();
         Recipe {
             name: own("[2/2] COPY . /app"),
-            lineage: [7; 32],
+            lineage: Lineage::default(),
             does: Some(digest_of(fields)),
             whole: None,
             fields: fields
@@ -422,6 +396,7 @@ mod tests {
             inputs: vec![Input {
                 name: own("[internal] load build context"),
                 content: Some([files.iter().map(|(_, key)| key).sum(); 32]),
+                seen: None,
                 whole: None,
                 result: Some(1),
                 files: files
@@ -451,7 +426,14 @@ mod tests {
             same: None,
             good: None,
         };
-        let told = |now: &Recipe| known.why(now, &part, &["VERSION".to_owned()]);
+        let (arguments, stages) = (["VERSION".to_owned()], HashSet::new());
+        let scene = |part| Scene {
+            part,
+            build_args: &arguments,
+            stages: &stages,
+            is_looked_at: false,
+        };
+        let told = |now: &Recipe| known.why(now, scene(&part));
         let cases = [
             (
                 recipe(
@@ -513,7 +495,7 @@ mod tests {
             same: None,
             good: None,
         };
-        let told = |now: &Recipe| known.why(now, &part, &[]);
+        let told = |now: &Recipe| known.why(now, scene(&part));
         let name = "[internal] load build context";
         for (result, which) in [(2, "another"), (0, "an older")] {
             input.inputs[0].result = Some(result);
@@ -535,7 +517,14 @@ mod tests {
             same: Some(same.clone()),
             good: Some(good.clone()),
         };
-        let told = |before: &Before, now: &Recipe| before.why(now, &part, &[]);
+        let stages = HashSet::new();
+        let scene = Scene {
+            part: &part,
+            build_args: &[],
+            stages: &stages,
+            is_looked_at: false,
+        };
+        let told = |before: &Before, now: &Recipe| before.why(now, scene);
         assert_eq!(
             told(&before(&failed, &failed), &failed),
             "it failed last time; since it last had a result: content of /a changed"

@@ -9,7 +9,7 @@ pub(super) struct Field {
 }
 
 impl Field {
-    /// The field of this name, such as `env.PATH` or `actions[0].change.copy.dest`.
+    /// The field of this name, such as `env.PATH` or `actions[0].copy.dest`.
     pub(super) fn of(name: &str, build_args: &[String]) -> Self {
         let known = variable(name, build_args)
             .or_else(|| mount(name))
@@ -57,16 +57,16 @@ fn mount(name: &str) -> Option<String> {
     let (place, field) = name.strip_prefix("mounts[")?.rsplit_once("].")?;
     Some(match field {
         "dest" => "a mount".to_owned(),
-        "mount.id" => format!("the id of the mount at {place}"),
-        "mount.sharing" => format!("the sharing of the mount at {place}"),
-        "mount.size" => format!("the size of the mount at {place}"),
-        "mount.selector" => format!("the source of the mount at {place}"),
-        "mount.type" => format!("the type of the mount at {place}"),
-        "mount.mode" => format!("the mode of the mount at {place}"),
-        "mount.uid" => format!("the owner of the mount at {place}"),
-        "mount.gid" => format!("the group of the mount at {place}"),
-        "mount.optional" => format!("that the mount at {place} may lack"),
-        "mount.readonly" => format!("that the mount at {place} is read-only"),
+        "id" => format!("the id of the mount at {place}"),
+        "sharing" => format!("the sharing of the mount at {place}"),
+        "size" => format!("the size of the mount at {place}"),
+        "selector" => format!("the source of the mount at {place}"),
+        "type" => format!("the type of the mount at {place}"),
+        "mode" => format!("the mode of the mount at {place}"),
+        "uid" => format!("the owner of the mount at {place}"),
+        "gid" => format!("the group of the mount at {place}"),
+        "optional" => format!("whether the mount at {place} may lack"),
+        "readonly" => format!("whether the mount at {place} is read-only"),
         _ => return None,
     })
 }
@@ -77,6 +77,9 @@ fn simple(name: &str) -> Option<String> {
         "cwd" => "the working directory",
         "identifier" => "the source",
         "platform" => "the platform",
+        "platform.version" => "the version of the platform",
+        "platform.features" => "the features of the platform",
+        "remove_mount_stubs_recursive" => "whether mount points are removed afterwards",
         "user" => "the user",
         "network" => "the network mode",
         "security" => "the security mode",
@@ -100,18 +103,28 @@ fn simple(name: &str) -> Option<String> {
 
 /// A field of a change to files.
 fn action(name: &str) -> Option<String> {
-    let (_, change) = name.split_once("].change.")?;
+    let (_, change) = name.split_once("].")?;
     let (kind, field) = change.split_once('.')?;
     let subject = match (kind, field) {
         ("copy", "src") => "the copied path",
         ("copy", "dest") => "the destination",
         ("copy", "include_patterns") => "the included paths",
         ("copy", "exclude_patterns") => "the excluded paths",
+        ("copy", "required_paths") => "the paths that there have to be",
         ("copy", "attempt_unpack") => "whether archives are unpacked",
         ("copy", "follow_symlink") => "whether symlinks are followed",
+        ("copy", "dir_copy_contents") => "whether what is in a directory is copied without it",
+        ("copy", "allow_wildcard") => "whether the copied path is a pattern",
+        ("copy", "allow_empty_wildcard") => "whether the pattern may match nothing",
+        ("copy", "create_dest_path") => "whether directories of the destination are made",
+        ("copy", "replace") => "whether what is at the destination is replaced",
         ("mkdir", "path") => "the directory",
+        ("mkdir", "make_parents") => "whether directories above it are made",
         ("mkfile", "path") => "the file",
+        ("mkfile", "data") => "the content of the file",
         ("rm", "path") => "the removed path",
+        ("rm", "allow_not_found") => "whether the removed path may lack",
+        ("rm", "allow_wildcard") => "whether the removed path is a pattern",
         ("symlink", "oldpath") => "the target of the symlink",
         ("symlink", "newpath") => "the symlink",
         (_, "mode") => "the mode",

@@ -5,14 +5,14 @@ use weld_llb::Vertex;
 use weld_store::{StepName, Steps};
 
 use super::names;
-use super::recipe::{self, Recipe};
+use super::recipe::{self, Lineage, Recipe};
 use crate::domain::Domain;
 
 /// What is remembered of the steps of one origin.
 ///
 /// A row is a step as it was at one time. Slots lead to the newest row of a step: by its whole name, by its definition, by what it and
-/// all that it is made of say, and by what it says; where it says something new, by its place. Other slots lead to what is the same for
-/// a cache, in every project.
+/// all that it is made of say, and by what it says; where it says something new, by its place, by what it does for a cache, and by the
+/// places of all that it is made of. Other slots lead to what is the same for a cache, in every project.
 pub(super) struct Memory<'a> {
     pub(super) steps: &'a Steps,
     pub(super) domain: &'a Domain,
@@ -62,13 +62,14 @@ impl Memory<'_> {
         &self,
         name: &str,
         vertex: &Vertex,
-        lineage: &StepName,
+        lineage: &Lineage,
+        does: Option<StepName>,
     ) -> (Vec<StepName>, Vec<StepName>) {
         let vertex = vertex.digest().to_string();
         let named = vec![
             self.named("name", name),
             self.slot("vertex", &[vertex.as_bytes()]),
-            self.slot("lineage", &[lineage]),
+            self.slot("lineage", &[&lineage.said]),
             self.named("text", &names::unnumbered(name)),
         ];
         let mut placed = vec![
@@ -77,6 +78,8 @@ impl Memory<'_> {
         ];
         let anywhere = names::in_any_stage(name);
         placed.extend(anywhere.map(|text| self.named("any stage", text)));
+        placed.extend(does.map(|does| self.slot("does", &[&does])));
+        placed.push(self.slot("shape", &[&lineage.shape]));
         (named, placed)
     }
 
@@ -113,13 +116,13 @@ impl Memory<'_> {
         }
     }
 
-    fn read(&self, row: &StepName) -> Option<Recipe> {
-        Recipe::decode(&self.steps.get(row).ok().flatten()?)
-    }
-
     /// The newest row of a slot.
     pub(super) fn latest(&self, slot: &StepName) -> Option<Recipe> {
-        self.read(&self.steps.latest(slot).ok().flatten()?)
+        Recipe::decode(&self.steps.newest(slot).ok().flatten()?)
+    }
+
+    fn read(&self, row: &StepName) -> Option<Recipe> {
+        Recipe::decode(&self.steps.get(row).ok().flatten()?)
     }
 
     /// What was remembered last of a step in these slots, among what may have been it.
@@ -152,15 +155,12 @@ impl Memory<'_> {
     /// Whether the row is the newest of the step, by its name, its place, and by what it says if no other step says that; and had a
     /// result.
     pub(super) fn is_latest(&self, row: &StepName, name: &str, says_it_alone: bool) -> bool {
-        let is = |slot: StepName| self.steps.latest(&slot).ok().flatten() == Some(*row);
-        let text = || self.named("text", &names::unnumbered(name));
-        if !is(self.named("name", name))
-            || !is(self.named("place", &names::place(name)))
-            || (says_it_alone && !is(text()))
-        {
-            return false;
-        }
-        let bytes = self.steps.get(row).ok().flatten();
+        let mut slots = vec![
+            self.named("name", name),
+            self.named("place", &names::place(name)),
+        ];
+        slots.extend(says_it_alone.then(|| self.named("text", &names::unnumbered(name))));
+        let bytes = self.steps.if_newest(row, &slots).ok().flatten();
         bytes.is_some_and(|bytes| recipe::had_result(&bytes) == Some(true))
     }
 
@@ -172,7 +172,7 @@ impl Memory<'_> {
         let inputs = recipe.inputs.iter().map(|input| input.name.as_str());
         let inputs: Vec<_> = inputs.collect();
         let row = self.row(name, &inputs, vertex, recipe.whole);
-        let (mut slots, placed) = self.slots(name, vertex, &recipe.lineage);
+        let (mut slots, placed) = self.slots(name, vertex, &recipe.lineage, recipe.does);
         slots.extend(recipe.has_result().then(|| self.named("good", name)));
         slots.extend(placed);
         slots.extend(recipe.identities().iter().map(|name| self.identity(name)));

@@ -37,8 +37,12 @@ impl Parts<'_> {
         }
     }
 
+    /// The instruction; one that became the other of `COPY` and `ADD` is still what it was.
     fn verb(&self) -> &str {
-        self.said.split_whitespace().next().unwrap_or_default()
+        match self.said.split_whitespace().next().unwrap_or_default() {
+            "ADD" => "COPY",
+            verb => verb,
+        }
     }
 }
 
@@ -94,6 +98,41 @@ pub(super) fn said(name: &str) -> &str {
     } else {
         parts.said
     }
+}
+
+/// What a step says, whatever its stage and those are called that it takes files from: `COPY --from= /out /`.
+pub(super) fn said_to_any(name: &str) -> String {
+    let mut said = String::new();
+    let mut rest = self::said(name);
+    while let Some(at) = rest.find(FROM) {
+        let (head, tail) = rest.split_at(at + FROM.len());
+        said.push_str(head);
+        rest = tail.trim_start_matches(is_of_stage);
+    }
+    said + rest
+}
+
+/// The stages, or images, that a step says it takes files from.
+pub(super) fn stages_said(name: &str) -> impl Iterator<Item = &str> {
+    let mut parts = self::said(name).split(FROM);
+    parts.next();
+    parts.map(|part| {
+        part.split(|char| !is_of_stage(char))
+            .next()
+            .unwrap_or_default()
+    })
+}
+
+/// The stage that a step is of; empty where there is one alone.
+pub(super) fn stage(name: &str) -> &str {
+    parts(name).stage
+}
+
+/// Before the name of a stage, in `COPY --from=build` and in `--mount=type=bind,from=build`.
+const FROM: &str = "from=";
+
+fn is_of_stage(char: char) -> bool {
+    !char.is_whitespace() && char != ','
 }
 
 #[cfg(test)]

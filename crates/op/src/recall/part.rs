@@ -21,6 +21,8 @@ pub(crate) struct Part {
     inputs: Vec<(Arc<Self>, u32)>,
     known: Mutex<Known>,
     ran: AtomicBool,
+    /// It ran for nothing but that its result was not kept.
+    lost: AtomicBool,
     /// It runs whatever is cached, or is made of something that does.
     forced: bool,
 }
@@ -71,6 +73,16 @@ impl Part {
     /// Whether it ran while it was live: its result is new.
     pub(super) fn ran(&self) -> bool {
         self.ran.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it runs for nothing but that its result was not kept.
+    pub(super) fn was_lost(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that is why it ran.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Whether it runs, or something that it is made of, whatever is cached.
@@ -195,6 +207,7 @@ impl Parts {
             inputs,
             known: Mutex::default(),
             ran: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             forced,
         });
         live.parts.insert(name, Arc::downgrade(&part));

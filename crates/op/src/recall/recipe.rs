@@ -6,18 +6,19 @@ use weld_digest::{Digest, FieldHasher};
 use weld_llb::Vertex;
 use weld_solver::CacheMap;
 use weld_store::StepName;
+use weld_store::content_key::KeyOptions;
 
 use super::names;
 use super::part::identity;
+use super::said::{Fields, Said};
+use crate::content::Selector;
 
 /// Most files of one step that are remembered.
 pub(super) const FILES: usize = 768;
-/// Most fields of one step that are remembered.
-const FIELDS: usize = 512;
 /// Most characters of a value that are remembered; of a longer one the beginning and a digest.
 const VALUE: usize = 256;
 /// How it is written; what was remembered in another form is not compared with.
-const FORM: u8 = 4;
+const FORM: u8 = 5;
 /// Most levels of a value.
 const DEPTH: usize = 8;
 
@@ -25,14 +26,13 @@ const DEPTH: usize = 8;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Recipe {
     pub(super) name: String,
-    /// What the step and all that it is made of are called: see [`lineage`].
-    pub(super) lineage: StepName,
+    pub(super) lineage: Lineage,
     /// What it does to its inputs: see [`does`].
     pub(super) does: Option<StepName>,
     /// What it is, with all that it is made of, where that is known.
     pub(super) whole: Option<StepName>,
     /// What its definition says: names such as `env.PATH` and `args`, and values.
-    pub(super) fields: Vec<(String, String)>,
+    pub(super) fields: Fields,
     pub(super) inputs: Vec<Input>,
     pub(super) end: End,
 }
@@ -55,6 +55,8 @@ pub(super) struct Input {
     pub(super) name: String,
     /// The key of what the step sees of its content.
     pub(super) content: Option<StepName>,
+    /// Which parts of it these are.
+    pub(super) seen: Option<StepName>,
     /// What it is, with all that it is made of, where that is known.
     pub(super) whole: Option<StepName>,
     /// The number of its snapshot; later ones have greater numbers.
@@ -143,14 +145,30 @@ pub(super) fn had_result(bytes: &[u8]) -> Option<bool> {
     Some(*had != 0)
 }
 
-/// The texts of a step and of all that it is made of: what stays the same from build to build where a definition names a session, where
-/// a stage gets more steps, and where one gets another name.
-pub(crate) fn lineage(name: &str, inputs: impl IntoIterator<Item = StepName>) -> StepName {
-    let mut hasher = FieldHasher::new("weld.step.lineage.v3").text(names::said(name));
-    for input in inputs {
-        hasher = hasher.bytes(&input);
+/// What a step is called, with all that it is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lineage {
+    /// Of the texts: what stays the same from build to build where a definition names a session, where a stage gets more steps, and
+    /// where one gets another name.
+    pub(super) said: StepName,
+    /// Of the places and instructions: what stays the same where a step says something else, too.
+    pub(super) shape: StepName,
+}
+
+impl Lineage {
+    /// That of a step of this name whose inputs have these.
+    pub(crate) fn new<'a>(name: &str, inputs: impl Iterator<Item = &'a Self>) -> Self {
+        let mut said = FieldHasher::new("weld.step.lineage.v4").text(&names::said_to_any(name));
+        let mut shape = FieldHasher::new("weld.step.shape.v1").text(&names::rank(name));
+        for input in inputs {
+            said = said.bytes(&input.said);
+            shape = shape.bytes(&input.shape);
+        }
+        Self {
+            said: crate::digest::to_solver(&said.finish()).0,
+            shape: crate::digest::to_solver(&shape.finish()).0,
+        }
     }
-    crate::digest::to_solver(&hasher.finish()).0
 }
 
 /// What a step does to its inputs, with what parts of them it sees: all that a cache knows of it but for the inputs.
@@ -159,6 +177,29 @@ pub(super) fn does(map: &CacheMap) -> StepName {
     for input in &map.inputs {
         let selector = input.selector.as_ref();
         hasher = hasher.bytes(selector.map_or(&[], |selector| selector.0.as_slice()));
+    }
+    crate::digest::to_solver(&hasher.finish()).0
+}
+
+/// What names the parts of an input's content that a step sees.
+pub(super) fn seen(selectors: &[Selector]) -> StepName {
+    let mut hasher = FieldHasher::new("weld.step.seen.v1");
+    for Selector { path, options } in selectors {
+        let KeyOptions {
+            follow_links,
+            wildcard,
+            include,
+            exclude,
+            required,
+        } = options;
+        hasher = hasher
+            .text(path)
+            .texts(include)
+            .texts(exclude)
+            .texts(required);
+        hasher = hasher
+            .number(u64::from(*follow_links))
+            .number(u64::from(*wildcard));
     }
     crate::digest::to_solver(&hasher.finish()).0
 }
@@ -173,17 +214,17 @@ pub(super) fn bounded(value: &str) -> String {
     format!("{head}… ({})", digest.get(..12).unwrap_or_default())
 }
 
-/// What a vertex's definition says.
-pub(super) fn fields(vertex: &Vertex) -> Vec<(String, String)> {
-    let mut fields = Vec::new();
+/// What the definition of a vertex says whose key is made of something else, such as of what it fetches.
+pub(super) fn fields(vertex: &Vertex) -> Fields {
+    let mut said = Said::default();
     if let Some(platform) = vertex.platform() {
-        fields.push(("platform".to_owned(), platform.to_string()));
+        said.field("platform", &platform.to_string());
     }
     let op = vertex.op_to_json();
     // In order, and never deeper than the definitions that we know are.
     let mut ahead = vec![(String::new(), &op, 0)];
     while let Some((name, value, depth)) = ahead.pop() {
-        if fields.len() == FIELDS {
+        if said.is_full() {
             break;
         }
         match value {
@@ -197,68 +238,27 @@ pub(super) fn fields(vertex: &Vertex) -> Vec<(String, String)> {
                     (name, value, depth + 1)
                 }));
             }
-            Value::Array(all) if name == "env" => {
-                for variable in all.iter().filter_map(Value::as_str) {
-                    let (key, value) = variable.split_once('=').unwrap_or((variable, ""));
-                    fields.push((format!("env.{key}"), bounded(value)));
-                }
-            }
-            Value::Array(all) if name == "args" => {
-                let args: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
-                let command = match args.as_slice() {
-                    ["/bin/sh", "-c", command] => (*command).to_owned(),
-                    args => exec_form(args),
-                };
-                fields.push((name, bounded(&command)));
-            }
-            Value::Array(all) if depth < DEPTH && all.iter().any(|value| value.is_object()) => {
-                ahead.extend(all.iter().enumerate().rev().map(|(at, value)| {
-                    // Mounts are what they are at their places, however many there are.
-                    let place = value.get("dest").and_then(Value::as_str);
-                    let place = place.map_or_else(|| at.to_string(), str::to_owned);
-                    (format!("{name}[{place}]"), value, depth + 1)
-                }));
-            }
-            Value::Array(all) if all.iter().all(Value::is_string) => {
-                let all: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
-                fields.push((name, bounded(&all.join(" "))));
-            }
             // Lists in attributes are JSON within a text.
             Value::String(text) if text.starts_with('[') => {
-                let listed = serde_json::from_str::<Vec<String>>(text).ok();
-                let text = listed.map_or_else(
-                    || text.clone(),
-                    |mut all| {
+                match serde_json::from_str::<Vec<String>>(text) {
+                    Ok(mut all) => {
                         // The order in which paths of a context are used says nothing of what is in it.
                         if name == "attrs.local.followpaths" {
                             all.sort();
                         }
-                        all.join(" ")
-                    },
-                );
-                fields.push((name, bounded(&text)));
+                        said.list(&name, all);
+                    }
+                    Err(_) => said.field(&name, text),
+                }
             }
             Value::Null => {}
-            // How the parts of a definition are numbered says nothing of what is made.
-            Value::Number(_) if is_numbering(&name) => {}
             // A session is another one each time, and says nothing of what is made.
             _ if name.ends_with("session") => {}
-            Value::String(text) => fields.push((name, bounded(&without_password(text)))),
-            other => fields.push((name, bounded(&other.to_string()))),
+            Value::String(text) => said.field(&name, &without_password(text)),
+            other => said.field(&name, &other.to_string()),
         }
     }
-    fields
-}
-
-/// A command that no shell reads, as a Dockerfile has it: what a shell would read can be the same words.
-fn exec_form(args: &[&str]) -> String {
-    let words = args.iter().map(|word| Value::from(*word).to_string());
-    format!("[{}]", words.collect::<Vec<_>>().join(", "))
-}
-
-fn is_numbering(name: &str) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    name.contains(']') && matches!(last, "input" | "output" | "action")
+    said.into_fields()
 }
 
 /// An address without the user and password that it may have.

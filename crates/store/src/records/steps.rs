@@ -25,7 +25,7 @@ const BYTE_LIMIT: u64 = 32 << 20;
 /// Most bytes of one step; a larger one is not remembered.
 const STEP_BYTES: usize = 256 << 10;
 /// Most slots of one step.
-const SLOTS: usize = 12;
+const SLOTS: usize = 16;
 
 /// The name of a step, or a slot.
 pub type StepName = [u8; 32];
@@ -78,6 +78,40 @@ impl Steps {
         self.0.read(|rows| {
             let name = rows.get(&row(b's', slot))?;
             Ok(name.and_then(|name| name.try_into().ok()))
+        })
+    }
+
+    /// What was remembered last with this slot, in one reading.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn newest(&self, slot: &StepName) -> Result<Option<Vec<u8>>, DbError> {
+        self.0.read(|rows| {
+            let Some(name) = rows.get(&row(b's', slot))? else {
+                return Ok(None);
+            };
+            let row = rows.get(&row(b'v', &name))?;
+            Ok(row.and_then(|row| Some(split(&row)?.2.to_vec())))
+        })
+    }
+
+    /// What is remembered of a step, if it was remembered last with each of these slots; in one reading.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn if_newest(
+        &self,
+        name: &StepName,
+        slots: &[StepName],
+    ) -> Result<Option<Vec<u8>>, DbError> {
+        self.0.read(|rows| {
+            for slot in slots {
+                if rows.get(&row(b's', slot))?.is_none_or(|last| last != name) {
+                    return Ok(None);
+                }
+            }
+            let row = rows.get(&row(b'v', name))?;
+            Ok(row.and_then(|row| Some(split(&row)?.2.to_vec())))
         })
     }
 
@@ -222,6 +256,12 @@ mod tests {
         let steps = store.steps();
         assert_eq!(steps.latest(&slot).unwrap(), Some(name(7)));
         assert_eq!(steps.get(&name(7)).unwrap().unwrap(), b"seven");
+        assert_eq!(steps.newest(&slot).unwrap().unwrap(), b"seven");
+        assert_eq!(steps.newest(&[8; 32]).unwrap(), None);
+        let newest = |number, slots: &[_]| steps.if_newest(&name(number), slots).unwrap();
+        assert_eq!(newest(7, &[slot]).unwrap(), b"seven");
+        assert_eq!(newest(299, &[slot]), None);
+        assert_eq!(newest(7, &[slot, [8; 32]]), None);
         assert_eq!(steps.get(&name(0)).unwrap(), None, "the oldest is gone");
         assert_eq!(steps.get(&name(299)).unwrap().unwrap(), large);
         let kept = (0..300).filter(|number| steps.get(&name(*number)).unwrap().is_some());

@@ -176,6 +176,20 @@ impl Bed {
     }
 }
 
+/// The reason beside the step whose name has this in it.
+pub(crate) fn reason(output: &str, step: &str) -> String {
+    let number = output
+        .lines()
+        .find(|line| line.starts_with('#') && line.contains(step))
+        .and_then(|line| line.split(' ').next())
+        .unwrap_or_else(|| panic!("no step {step:?} in:\n{output}"));
+    output
+        .lines()
+        .filter(|line| line.starts_with(&format!("{number} ")))
+        .find_map(|line| Some(line.split_once("not cached: ")?.1.to_owned()))
+        .unwrap_or_default()
+}
+
 pub(crate) fn ended(output: Output) -> Ended {
     Ended {
         code: output.status.code(),

@@ -1,0 +1,252 @@
+//! `weld build --explain`: what is told is why a step was not cached, and nothing that is not.
+#![allow(clippy::unwrap_used, reason = "helpers may fail their test")]
+
+mod support;
+
+use support::{Bed, reason};
+
+/// The names of stages and of what is taken from them are no inputs.
+#[test]
+fn a_stage_that_is_called_otherwise_is_no_other_input() {
+    let bed = Bed::new();
+    let build = |stage: &str, content: &str| {
+        bed.file("f", content);
+        bed.dockerfile(&format!(
+            "FROM base AS {stage}\nCOPY f /f\nRUN cat /f > /out\n\
+             FROM base\nCOPY --from={stage} /out /o\nRUN --mount=type=bind,from={stage},target=/m cat /o /m/f > /oo\nRUN cat /oo\n"
+        ));
+        bed.build(&["--explain"]).ok().stderr
+    };
+    build("one", "1");
+    let told = build("other", "2");
+    assert_eq!(reason(&told, "COPY f"), "content of /f changed");
+    assert_eq!(reason(&told, "COPY --from"), "content of /out changed");
+    for (step, input) in [
+        ("RUN --mount", "COPY --from=other"),
+        ("RUN cat /oo", "RUN --mount"),
+    ] {
+        let reason = reason(&told, step);
+        assert!(
+            reason.starts_with("its input was made anew: "),
+            "{step}: {reason}"
+        );
+        assert!(reason.contains(input), "{step}: {reason}");
+        assert!(!reason.contains(", before "), "{step}: {reason}");
+    }
+    // Where the other stage is still there, it is another input.
+    let both = |from: &str| {
+        bed.dockerfile(&format!(
+            "FROM base AS one\nRUN echo 1 > /out\nFROM base AS two\nRUN echo 2 > /out\n\
+             FROM base\nCOPY --from=one /out /1\nCOPY --from=two /out /2\nCOPY --from={from} /out /o\nRUN cat /o\n"
+        ));
+        bed.build(&["--explain"]).ok().stderr
+    };
+    both("one");
+    let told = both("two");
+    let run = reason(&told, "RUN cat /o");
+    assert!(
+        run.contains("--from=two /out /o, before ") && run.contains("--from=one"),
+        "{run}"
+    );
+}
+
+/// What is not in the cache key is no reason, and what is in it is one.
+#[test]
+fn reasons_are_what_the_key_is_made_of() {
+    let bed = Bed::new();
+    let run = |mount: &str, command: &str, hosts: &str| {
+        bed.dockerfile(&format!(
+            "FROM base\nRUN --mount=type=cache,target=/c{mount} {command}\n"
+        ));
+        let told = bed.build(&["--explain", "--add-host", hosts]).ok().stderr;
+        reason(&told, "RUN --mount")
+    };
+    run(",id=one", "echo 1", "far:10.0.0.1");
+    assert_eq!(run(",id=two,sharing=locked", "echo 1", "far:10.0.0.2"), "");
+    assert_eq!(
+        run(",id=three", "echo 2", "far:10.0.0.3"),
+        "the command was echo 1, now echo 2"
+    );
+    assert_eq!(
+        run(",id=three,ro", "echo 2", "far:10.0.0.3"),
+        "whether the mount at /c is read-only was no, now yes"
+    );
+    assert_eq!(
+        run(",id=three,ro", "echo 2", "near:10.0.0.3"),
+        "the list of added hosts was far, now near"
+    );
+}
+
+/// Of what a step sees otherwise, it is told what it sees, and not that files changed which did not.
+#[test]
+fn another_copied_path_is_no_other_content() {
+    let bed = Bed::new();
+    bed.file("a/f", "1")
+        .file("b/f", "2")
+        .file("a/g", "3")
+        .file("b/g", "4");
+    let copy = |copy: &str| {
+        bed.dockerfile(&format!("FROM base\nCOPY {copy}\n"));
+        reason(&bed.build(&["--explain"]).ok().stderr, "COPY ")
+    };
+    copy("a/f /x");
+    assert_eq!(copy("b/f /x"), "the copied path was /a/f, now /b/f");
+    copy("a /x");
+    let told = copy("--exclude=g a /x");
+    assert_eq!(told, "the excluded paths is new: g");
+    bed.file("a/f", "5");
+    let told = copy("--exclude=other a /x");
+    assert_eq!(
+        told,
+        "the excluded paths was g, now other; content of /a/f changed"
+    );
+}
+
+#[test]
+fn a_pattern_tells_the_files_that_it_meets() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nCOPY *.c /x/\n")
+        .file("a.c", "1")
+        .file("other", "1");
+    bed.build(&[]).ok();
+    let told = || {
+        let told = bed.build(&["--explain"]).ok().stderr;
+        let context = reason(&told, "load build context");
+        let changed = "files that are used of it changed";
+        assert!(context.is_empty() || context == changed, "{told}");
+        let copy = reason(&told, "COPY *.c");
+        assert_eq!(context.is_empty(), copy.is_empty(), "{told}");
+        copy
+    };
+    bed.file("a.c", "2");
+    assert_eq!(told(), "content of /a.c changed");
+    bed.file("b.c", "1");
+    assert_eq!(told(), "/b.c was added");
+    bed.file("other", "2");
+    assert_eq!(told(), "");
+    std::fs::remove_file(bed.context().join("a.c")).unwrap();
+    assert_eq!(told(), "/a.c was removed");
+}
+
+/// When everything was pruned, nothing else is the reason.
+#[test]
+fn what_was_pruned_is_told_to_be_gone() {
+    let bed = Bed::new();
+    bed.file("f", "1").dockerfile(
+        "FROM base AS one\nCOPY f /f\nRUN echo 1 > /out\nFROM base\nCOPY --from=one /out /o\nRUN echo 2\n",
+    );
+    bed.build(&[]).ok();
+    bed.run(&["prune", "--all"]).ok();
+    let told = bed.build(&["--explain"]).ok().stderr;
+    for step in ["COPY f", "RUN echo 1", "COPY --from", "RUN echo 2"] {
+        assert_eq!(
+            reason(&told, step),
+            "nothing changed since it ran last: its record was pruned or is unusable",
+            "{step} in {told}"
+        );
+    }
+    // What changed meanwhile is told all the same.
+    bed.run(&["prune", "--all"]).ok();
+    bed.file("f", "2");
+    let told = bed.build(&["--explain"]).ok().stderr;
+    assert_eq!(reason(&told, "COPY f"), "content of /f changed");
+}
+
+/// What says something else in another place is compared with the nearest of before.
+#[test]
+fn the_nearest_step_of_before_is_found() {
+    let bed = Bed::new();
+    bed.file("f", "1")
+        .dockerfile("FROM base\nRUN echo 1\nCOPY f /x\n");
+    bed.build(&[]).ok();
+    bed.dockerfile("FROM base\nRUN echo 1\nADD f /x\n");
+    let told = bed.build(&["--explain"]).ok().stderr;
+    let add = reason(&told, "ADD f");
+    assert!(
+        add.contains("whether archives are unpacked was no, now yes"),
+        "{told}"
+    );
+
+    let stage = |stage: &str, id: &str, content: &str| {
+        bed.file("f", content);
+        bed.dockerfile(&format!(
+            "FROM base AS {stage}\nCOPY f /f\nRUN --mount=type=cache,id={id},target=/c echo {id} | wc -c\n\
+             FROM base\nCOPY --from={stage} /f /f\n"
+        ));
+        bed.build(&["--explain"]).ok().stderr
+    };
+    stage("a", "one", "1");
+    bed.file("f", "1");
+    let text = |stage: &str, id: &str| {
+        format!(
+            "FROM base AS {stage}\nCOPY f /f\nRUN --mount=type=cache,id={id},target=/c echo hi\n\
+             FROM base\nCOPY --from={stage} /f /f\nCOPY --from={stage} /etc /e\n"
+        )
+    };
+    bed.dockerfile(&text("a", "one"));
+    bed.build(&[]).ok();
+    bed.file("f", "2").dockerfile(&text("b", "two"));
+    let told = bed.build(&["--explain"]).ok().stderr;
+    let run = reason(&told, "RUN --mount");
+    assert!(run.starts_with("its input was made anew: "), "{run}");
+}
+
+#[test]
+fn variables_in_another_order_are_told() {
+    let bed = Bed::new();
+    let build = |env: &str| {
+        bed.dockerfile(&format!("FROM base\nENV FIRST=0\n{env}RUN echo 1\n"));
+        reason(&bed.build(&["--explain"]).ok().stderr, "RUN echo")
+    };
+    build("ENV A=1\nENV B=2\n");
+    assert_eq!(
+        build("ENV B=2\nENV A=1\n"),
+        "the order of variables was A B, now B A"
+    );
+    assert_eq!(
+        build("ENV A=1\nENV B=3\n"),
+        "variable B was 2, now 3; the order of variables was B A, now A B"
+    );
+}
+
+/// Definitions of other directories are those of other projects.
+#[test]
+fn a_definition_is_compared_with_its_own() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM scratch\nCOPY . /x\n").file("f", "1");
+    let context = bed.context();
+    let context = context.to_str().unwrap();
+    let emitted = bed
+        .command()
+        .args(["debug", "emit-llb", context])
+        .output()
+        .unwrap();
+    assert!(emitted.status.success());
+    std::fs::write(bed.path("definition"), emitted.stdout).unwrap();
+    let other = bed.path("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("other"), "2").unwrap();
+    let solve = |directory: &str| {
+        let local = format!("context={directory}");
+        let trace = bed.path("trace");
+        let solved = bed
+            .command()
+            .args(["solve", "--local", &local, "--trace"])
+            .arg(&trace)
+            .stdin(std::fs::File::open(bed.path("definition")).unwrap())
+            .output();
+        support::ended(solved.unwrap()).ok();
+        let trace = std::fs::read_to_string(trace).unwrap();
+        let told = trace.lines().filter(|line| line.contains("\"explained\""));
+        told.map(str::to_owned).collect::<Vec<_>>().join("\n")
+    };
+    solve(context);
+    solve(other.to_str().unwrap());
+    bed.file("f", "3");
+    let told = solve(context);
+    assert!(told.contains("content of /f changed"), "{told}");
+    assert!(
+        !told.contains("was added") && !told.contains("was removed"),
+        "{told}"
+    );
+}
