@@ -144,6 +144,8 @@ pub enum TraceEvent {
     EdgeFreed {
         /// The edge.
         edge: TraceEdge,
+        /// How far it came; `None` where it forwards.
+        state: Option<crate::EdgeState>,
     },
     /// A job loaded a graph.
     Loaded {
@@ -164,6 +166,8 @@ pub enum TraceEvent {
         request: u64,
         /// The job that asks; `None` for a build that an operation asks for.
         job: Option<Arc<str>>,
+        /// The call whose operation asks.
+        task: Option<u64>,
         /// The edge.
         edge: TraceEdge,
     },
@@ -282,6 +286,20 @@ pub enum TraceEvent {
         vertex: TraceVertex,
         /// Why.
         cause: CancelCause,
+    },
+    /// A call waits for a slot to execute in: as many as may execute at a time do.
+    SlotAwaited {
+        /// The call's number.
+        task: u64,
+        /// The vertex.
+        vertex: TraceVertex,
+    },
+    /// A call that waited for a slot goes on: it has one, or is cancelled.
+    SlotTaken {
+        /// The call's number.
+        task: u64,
+        /// The vertex.
+        vertex: TraceVertex,
     },
     /// A call or load ended, and its outcome was let go of.
     CallDropped {

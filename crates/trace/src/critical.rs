@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     filter::{Filter, FilterError},
-    model::{Trace, VertexAt},
+    model::{Call, Span, Trace, VertexAt, covered, survivor},
     text::{Micros, one_line, short},
 };
 
@@ -26,8 +26,14 @@ pub struct PathStep {
     pub ready: f64,
     /// When its result was there.
     pub complete: f64,
+    /// In how many builds of operations it is: what is in one comes before the step whose operation asked for it.
+    pub depth: usize,
     /// Microseconds of calls and loads in between.
     pub busy: u64,
+    /// Microseconds in between in which its operation waited for a slot to execute in.
+    pub slot: u64,
+    /// Microseconds in between in which its operation waited for builds that it had asked for.
+    pub builds: u64,
     /// Microseconds in between in which nothing of it ran.
     pub waiting: u64,
 }
@@ -57,42 +63,63 @@ pub fn critical_path(trace: &Trace, filter: &Filter) -> Result<CriticalPath, Fil
     } else {
         longest_request(trace, filter)
     };
-    let Some(Wanted {
-        job,
-        vertex,
-        asked,
-        answered,
-    }) = wanted
-    else {
+    let Some(wanted) = wanted else {
         return Ok(CriticalPath {
             job: filter.job.clone(),
             micros: 0,
             steps: Vec::new(),
         });
     };
-    let mut steps = Vec::new();
-    let mut at = Some(vertex);
-    let mut seen = vec![false; trace.vertices.len()];
-    let mut stuck = Stuck::new(trace, answered);
-    while let Some(vertex) = at.map(|at| survivor(trace, at)) {
-        // A graph has no cycles; a file that was tampered with may.
-        if std::mem::replace(&mut seen[vertex], true) {
-            break;
-        }
-        let before = stuck
-            .input(vertex)
-            .or_else(|| latest_input(trace, vertex, answered))
-            .filter(|(_, time)| *time > asked);
-        let ready = before.map_or(asked, |(_, time)| time);
-        steps.push(step(trace, vertex, ready, answered));
-        at = before.map(|(at, _)| at);
-    }
-    steps.reverse();
+    let mut chain = Chain {
+        trace,
+        seen: vec![false; trace.vertices.len()],
+        steps: Vec::new(),
+    };
+    chain.follow(&wanted, 0);
+    chain.steps.reverse();
     Ok(CriticalPath {
-        job,
-        micros: answered.saturating_sub(asked),
-        steps,
+        micros: wanted.answered.saturating_sub(wanted.asked),
+        job: wanted.job,
+        steps: chain.steps,
     })
+}
+
+/// How deep builds of operations are followed.
+const DEPTH: usize = 64;
+
+/// What was waited for, the last first.
+struct Chain<'t> {
+    trace: &'t Trace,
+    seen: Vec<bool>,
+    steps: Vec<PathStep>,
+}
+
+impl Chain<'_> {
+    fn follow(&mut self, wanted: &Wanted, depth: usize) {
+        let trace = self.trace;
+        let (asked, answered) = (wanted.asked, wanted.answered);
+        let mut at = Some(wanted.vertex);
+        let mut stuck = Stuck::new(trace, answered);
+        while let Some(vertex) = at.map(|at| survivor(trace, at)) {
+            // A graph has no cycles; a file that was tampered with may.
+            if std::mem::replace(&mut self.seen[vertex], true) {
+                break;
+            }
+            let before = stuck
+                .input(vertex)
+                .or_else(|| latest_input(trace, vertex, answered))
+                .filter(|(_, time)| *time > asked);
+            let ready = before.map_or(asked, |(_, time)| time);
+            self.steps.push(step(trace, vertex, depth, ready, answered));
+            if depth < DEPTH {
+                let until = complete(trace, vertex).min(answered);
+                for build in builds(trace, vertex, ready, until) {
+                    self.follow(&build, depth + 1);
+                }
+            }
+            at = before.map(|(at, _)| at);
+        }
+    }
 }
 
 /// The end of a chain.
@@ -134,20 +161,6 @@ fn latest_vertex(trace: &Trace, filter: &Filter) -> Option<Wanted> {
         asked: trace.vertices[vertex].created,
         answered: complete(trace, survivor(trace, vertex)),
     })
-}
-
-/// The vertex that a vertex has become.
-fn survivor(trace: &Trace, at: VertexAt) -> VertexAt {
-    let mut at = at;
-    let mut steps = 0;
-    while let Some(target) = trace.vertices[at].merged_into {
-        steps += 1;
-        if steps > trace.vertices.len() {
-            break;
-        }
-        at = target;
-    }
-    at
 }
 
 /// The input that was there last, of those that were needed.
@@ -246,34 +259,62 @@ fn complete(trace: &Trace, at: VertexAt) -> u64 {
     vertex.completed.or_else(ended).unwrap_or(trace.end)
 }
 
-fn step(trace: &Trace, at: VertexAt, ready: u64, until: u64) -> PathStep {
+fn step(trace: &Trace, at: VertexAt, depth: usize, ready: u64, until: u64) -> PathStep {
     let vertex = &trace.vertices[at];
     let complete = complete(trace, at).min(until).max(ready);
-    let mut spans: Vec<(u64, u64)> = vertex
-        .calls
-        .iter()
-        .map(|at| &trace.calls[*at])
-        .map(|call| {
-            let end = call.end.unwrap_or(trace.end);
-            (call.start.max(ready), end.min(complete))
-        })
-        .filter(|(start, end)| start < end)
-        .collect();
-    spans.sort_unstable();
-    let (mut busy, mut reached) = (0, ready);
-    for (start, end) in spans {
-        busy += end.saturating_sub(start.max(reached));
-        reached = reached.max(end);
-    }
+    let within = |of: &dyn Fn(&Call) -> Vec<Span>| -> Vec<Span> {
+        let calls = vertex.calls.iter().map(|at| &trace.calls[*at]);
+        let spans = calls.flat_map(of);
+        let spans = spans.map(|(start, end)| (start.max(ready), end.min(complete)));
+        spans.filter(|(start, end)| start < end).collect()
+    };
+    // Of several calls at once, what works counts before what waits.
+    let mut spans = within(&|call| call.work(trace));
+    let busy = covered(spans.clone());
+    spans.extend(within(&|call| call.slot_waits(trace)));
+    let slot = covered(spans.clone()) - busy;
+    spans.extend(within(&|call| call.build_waits(trace)));
+    let builds = covered(spans) - slot - busy;
     PathStep {
         vertex: vertex.digest.clone(),
         name: vertex.name.clone(),
+        depth,
         outcome: vertex.outcome_by(trace, until),
         ready: trace.seconds(ready),
         complete: trace.seconds(complete),
         busy,
-        waiting: (complete - ready).saturating_sub(busy),
+        slot,
+        builds,
+        waiting: (complete - ready) - busy - slot - builds,
     }
+}
+
+/// The builds that a vertex's operation waited for between two times, one behind the other, the last first.
+fn builds(trace: &Trace, at: VertexAt, ready: u64, until: u64) -> Vec<Wanted> {
+    let calls = trace.vertices[at].calls.iter().map(|at| &trace.calls[*at]);
+    let asked = calls.flat_map(|call| {
+        let (_, end) = call.span(trace);
+        call.builds.iter().map(move |at| {
+            let request = &trace.requests[*at];
+            Wanted {
+                job: request.job.clone(),
+                vertex: request.vertex,
+                asked: request.asked,
+                answered: request.answered.unwrap_or(end).min(end),
+            }
+        })
+    });
+    let mut asked: Vec<Wanted> = asked.filter(|build| build.answered > ready).collect();
+    asked.sort_by_key(|build| std::cmp::Reverse(build.answered));
+    let mut from = until;
+    asked.retain(|build| {
+        let is_next = build.answered <= from;
+        if is_next {
+            from = build.asked.max(ready);
+        }
+        is_next
+    });
+    asked
 }
 
 impl fmt::Display for CriticalPath {
@@ -283,16 +324,23 @@ impl fmt::Display for CriticalPath {
         }
         let job = self.job.as_deref().unwrap_or("an operation");
         writeln!(f, "{} for {job}", Micros(self.micros))?;
-        writeln!(f, "{:>10} {:>10} {:>10}", "from", "busy", "waiting")?;
+        writeln!(
+            f,
+            "{:>10} {:>10} {:>10} {:>10} {:>10}",
+            "from", "busy", "for a slot", "for builds", "waiting"
+        )?;
         for step in &self.steps {
             writeln!(
                 f,
-                "{:>9.3}s {:>10} {:>10}  {:<10} {}  {}",
+                "{:>9.3}s {:>10} {:>10} {:>10} {:>10}  {:<10} {}  {}{}",
                 step.ready,
                 Micros(step.busy),
+                Micros(step.slot),
+                Micros(step.builds),
                 Micros(step.waiting),
                 step.outcome,
                 short(&step.vertex),
+                "  ".repeat(step.depth),
                 one_line(&step.name)
             )?;
         }

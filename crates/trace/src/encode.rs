@@ -6,7 +6,7 @@ use weld_solver::{
 };
 
 /// The version that the first line of a trace names.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 
 /// Appends an event as a JSON object and a line feed.
 pub fn encode(out: &mut Vec<u8>, at: TraceStamp, event: &TraceEvent) {
@@ -88,6 +88,8 @@ const fn name(event: &TraceEvent) -> &'static str {
         TraceEvent::LoadFailed { .. } => "load-failed",
         TraceEvent::CallCancelled { .. } => "cancel",
         TraceEvent::CallDropped { .. } => "dropped",
+        TraceEvent::SlotAwaited { .. } => "slot-wait",
+        TraceEvent::SlotTaken { .. } => "slot-taken",
         TraceEvent::SaveFailed { .. } => "save-failed",
         TraceEvent::SourceFailed { .. } => "source-failed",
         TraceEvent::ResultLost { .. } => "result-lost",
@@ -109,10 +111,22 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
         TraceEvent::JobDiscarded { job } => line.text("job", job),
         TraceEvent::VertexCreated { .. } | TraceEvent::Loaded { .. } => graph_fields(line, event),
         TraceEvent::VertexFreed { vertex } => line.vertex(*vertex),
-        TraceEvent::EdgeFreed { edge } | TraceEvent::ResultLost { edge } => line.edge(*edge),
-        TraceEvent::Requested { request, job, edge } => {
+        TraceEvent::EdgeFreed { edge, state } => {
+            line.edge(*edge);
+            if let Some(state) = state {
+                line.word("state", state_name(*state));
+            }
+        }
+        TraceEvent::ResultLost { edge } => line.edge(*edge),
+        TraceEvent::Requested {
+            request,
+            job,
+            task,
+            edge,
+        } => {
             line.number("request", *request);
             line.text_option("job", job.as_deref());
+            line.number_option("task", *task);
             line.edge(*edge);
         }
         TraceEvent::Answered { request, outcome } => {
@@ -130,7 +144,9 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
         | TraceEvent::LoadEnded { .. }
         | TraceEvent::LoadFailed { .. }
         | TraceEvent::CallCancelled { .. }
-        | TraceEvent::CallDropped { .. } => task_fields(line, event),
+        | TraceEvent::CallDropped { .. }
+        | TraceEvent::SlotAwaited { .. }
+        | TraceEvent::SlotTaken { .. } => task_fields(line, event),
         TraceEvent::SaveFailed { reason } => line.text("error", reason),
         TraceEvent::SourceFailed { source, reason } => {
             line.number("source", u64::from(*source));
@@ -263,6 +279,7 @@ fn task_fields(line: &mut Object<'_>, event: &TraceEvent) {
             line.vertex(*vertex);
             line.word("call", call_name(*call));
             line.digest_option("digest", *digest);
+            line.flag("ok", error.is_none());
             line.text_option("error", error.as_deref());
         }
         TraceEvent::LoadStarted {
@@ -300,7 +317,9 @@ fn task_fields(line: &mut Object<'_>, event: &TraceEvent) {
             line.vertex(*vertex);
             line.word("cause", cause_name(*cause));
         }
-        TraceEvent::CallDropped { task, vertex } => {
+        TraceEvent::CallDropped { task, vertex }
+        | TraceEvent::SlotAwaited { task, vertex }
+        | TraceEvent::SlotTaken { task, vertex } => {
             line.number("task", *task);
             line.vertex(*vertex);
         }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     critical::critical_path,
     filter::{Filter, FilterError},
-    model::{Trace, VertexAt},
+    model::{Trace, VertexAt, without},
 };
 
 /// More vertices than this are not put on a page: no browser shows them in a useful way.
@@ -116,14 +116,18 @@ fn data<'a>(
     let place = |at: VertexAt| meant.binary_search(&at).ok();
     let vertices = meant.iter().map(|at| {
         let vertex = &trace.vertices[*at];
-        let calls = vertex.calls.iter().map(|at| &trace.calls[*at]).map(|call| {
+        let calls = vertex.calls.iter().map(|at| &trace.calls[*at]);
+        let calls = calls.flat_map(|call| {
             let wrong = call.error.as_deref().or(call.cancelled.as_deref());
-            (
-                call.call,
-                trace.seconds(call.start),
-                call.end.map(|end| trace.seconds(end)),
-                wrong,
-            )
+            let (_, end) = call.span(trace);
+            // Where it waits for a slot there is a gap.
+            let worked = without(call.span(trace), call.slot_waits(trace));
+            let worked = worked.into_iter().map(move |(from, to)| {
+                let goes_on = call.end.is_none() && to == end;
+                let to = (!goes_on).then(|| trace.seconds(to));
+                (call.call, trace.seconds(from), to, wrong)
+            });
+            worked.collect::<Vec<_>>()
         });
         VertexData {
             digest: &vertex.digest,

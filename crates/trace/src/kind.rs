@@ -54,6 +54,10 @@ pub enum Kind {
     Cancel,
     /// `dropped`.
     Dropped,
+    /// `slot-wait`.
+    SlotWait,
+    /// `slot-taken`.
+    SlotTaken,
     /// `save-failed`.
     SaveFailed,
     /// `source-failed`.
@@ -105,6 +109,8 @@ impl Kind {
             Self::LoadFailed => "load-failed",
             Self::Cancel => "cancel",
             Self::Dropped => "dropped",
+            Self::SlotWait => "slot-wait",
+            Self::SlotTaken => "slot-taken",
             Self::SaveFailed => "save-failed",
             Self::SourceFailed => "source-failed",
             Self::ResultLost => "result-lost",
@@ -143,6 +149,8 @@ impl Kind {
             "load-failed" => Self::LoadFailed,
             "cancel" => Self::Cancel,
             "dropped" => Self::Dropped,
+            "slot-wait" => Self::SlotWait,
+            "slot-taken" => Self::SlotTaken,
             "save-failed" => Self::SaveFailed,
             "source-failed" => Self::SourceFailed,
             "result-lost" => Self::ResultLost,
@@ -182,6 +190,8 @@ pub(crate) const ALL: [Kind; Kind::COUNT] = [
     Kind::LoadFailed,
     Kind::Cancel,
     Kind::Dropped,
+    Kind::SlotWait,
+    Kind::SlotTaken,
     Kind::SaveFailed,
     Kind::SourceFailed,
     Kind::ResultLost,

@@ -140,6 +140,8 @@ pub struct Line<'a> {
     pub stored: bool,
     /// Whether a query leads on.
     pub hit: bool,
+    /// Whether a call went well.
+    pub ok: Option<bool>,
 }
 
 /// Text as it is written in JSON.
@@ -241,6 +243,7 @@ impl<'a> Line<'a> {
                     line.stored = flag_of("stored", value)?;
                     seen.stored = true;
                 }
+                "ok" => line.ok = Some(flag_of("ok", value)?),
                 "hit" => {
                     line.hit = flag_of("hit", value)?;
                     seen.hit = true;
@@ -286,9 +289,12 @@ impl<'a> Line<'a> {
                 (self.outcome.is_some(), "outcome"),
             ]),
             Kind::Merge | Kind::MergeRefused => self.missing_of_merge(),
-            Kind::CallStart | Kind::CallEnd | Kind::Cancel | Kind::Dropped => {
-                self.missing_of_call()
-            }
+            Kind::CallStart
+            | Kind::CallEnd
+            | Kind::Cancel
+            | Kind::Dropped
+            | Kind::SlotWait
+            | Kind::SlotTaken => self.missing_of_call(),
             Kind::LoadStart | Kind::LoadEnd | Kind::LoadFailed => self.missing_of_load(seen),
             Kind::SaveFailed => lacking(&[(self.error.is_some(), "error")]),
             Kind::SourceFailed => lacking(&[
@@ -360,7 +366,7 @@ impl<'a> Line<'a> {
     fn missing_of_call(&self) -> Option<&'static str> {
         let own = match self.kind {
             Kind::Cancel => (self.cause.is_some(), "cause"),
-            Kind::Dropped => (true, ""),
+            Kind::Dropped | Kind::SlotWait | Kind::SlotTaken => (true, ""),
             _ => (self.call.is_some(), "call"),
         };
         lacking(&[

@@ -124,6 +124,10 @@ pub(crate) struct Call {
     pub(crate) cancelled_at: Option<u64>,
     /// Whether its outcome counted.
     pub(crate) believed: bool,
+    /// When it waited for a slot to execute in; no end where it did so to its own end.
+    pub(crate) waits: Vec<(u64, Option<u64>)>,
+    /// What its operation asked for, of the trace's requests.
+    pub(crate) builds: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -238,32 +242,106 @@ impl Vertex {
 
     /// Time in which any call of it ran, however many did at once.
     pub(crate) fn worked(&self, trace: &Trace) -> u64 {
+        covered(self.spans_of(trace, |call| call.work(trace)))
+    }
+
+    /// Time in which it waited for a slot to execute in.
+    pub(crate) fn waited(&self, trace: &Trace) -> u64 {
+        covered(self.spans_of(trace, |call| call.slot_waits(trace)))
+    }
+
+    fn spans_of(&self, trace: &Trace, of: impl Fn(&Call) -> Vec<Span>) -> Vec<Span> {
         let calls = self.calls.iter().map(|at| &trace.calls[*at]);
-        let mut spans: Vec<(u64, u64)> = calls
-            .map(|call| (call.start, call.end.unwrap_or(trace.end)))
-            .collect();
-        spans.sort_unstable();
-        let (mut worked, mut until) = (0, 0);
-        for (start, end) in spans {
-            worked += end.saturating_sub(start.max(until));
-            until = until.max(end);
-        }
-        worked
+        calls.flat_map(of).collect()
     }
 
     /// Time in which its operation executed or its record was loaded.
     pub(crate) fn busy(&self, trace: &Trace) -> u64 {
-        self.calls
-            .iter()
-            .map(|at| trace.calls[*at].duration(trace))
-            .sum()
+        let spans = |call: &Call| call.work(trace).iter().map(length).sum::<u64>();
+        self.calls.iter().map(|at| spans(&trace.calls[*at])).sum()
     }
 }
 
-impl Call {
-    pub(crate) fn duration(&self, trace: &Trace) -> u64 {
-        self.end.unwrap_or(trace.end).saturating_sub(self.start)
+/// From one time to another.
+pub(crate) type Span = (u64, u64);
+
+fn length((start, end): &Span) -> u64 {
+    end.saturating_sub(*start)
+}
+
+/// Time that any of the spans covers, however many do.
+pub(crate) fn covered(mut spans: Vec<Span>) -> u64 {
+    spans.sort_unstable();
+    let (mut covered, mut until) = (0, 0);
+    for (start, end) in spans {
+        covered += end.saturating_sub(start.max(until));
+        until = until.max(end);
     }
+    covered
+}
+
+/// What is left of a span without others.
+pub(crate) fn without(whole: Span, mut others: Vec<Span>) -> Vec<Span> {
+    // Also where it took no time.
+    if others.is_empty() {
+        return vec![whole];
+    }
+    others.sort_unstable();
+    let (mut left, mut from) = (Vec::new(), whole.0);
+    for (start, end) in others {
+        if start > from {
+            left.push((from, start.min(whole.1)));
+        }
+        from = from.max(end);
+    }
+    left.push((from, whole.1));
+    left.retain(|(start, end)| start < end);
+    left
+}
+
+impl Call {
+    pub(crate) fn span(&self, trace: &Trace) -> Span {
+        (self.start, self.end.unwrap_or(trace.end))
+    }
+
+    /// When it waited for a slot to execute in.
+    pub(crate) fn slot_waits(&self, trace: &Trace) -> Vec<Span> {
+        let (_, end) = self.span(trace);
+        let waits = self.waits.iter();
+        waits
+            .map(|(from, to)| (*from, to.unwrap_or(end).min(end)))
+            .collect()
+    }
+
+    /// When its operation waited for builds of its own.
+    pub(crate) fn build_waits(&self, trace: &Trace) -> Vec<Span> {
+        let (_, end) = self.span(trace);
+        let builds = self.builds.iter().map(|at| &trace.requests[*at]);
+        builds
+            .map(|request| (request.asked, request.answered.unwrap_or(end).min(end)))
+            .collect()
+    }
+
+    /// When it worked, and waited neither for a slot nor for builds of its own.
+    pub(crate) fn work(&self, trace: &Trace) -> Vec<Span> {
+        let mut waits = self.slot_waits(trace);
+        waits.extend(self.build_waits(trace));
+        without(self.span(trace), waits)
+    }
+}
+
+/// The vertex that a vertex has become.
+pub(crate) fn survivor(trace: &Trace, at: VertexAt) -> VertexAt {
+    let mut at = at;
+    let mut steps = 0;
+    while let Some(target) = trace.vertices[at].merged_into {
+        steps += 1;
+        if steps > trace.vertices.len() {
+            break;
+        }
+        at = target;
+    }
+    at
 }
 
 impl Trace {

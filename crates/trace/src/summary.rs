@@ -1,5 +1,7 @@
 //! What a trace amounts to. Reads it as a stream: no more is kept than what is live in it.
 
+mod running;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
@@ -8,6 +10,7 @@ use std::{
 
 use serde::Serialize;
 
+use self::running::{Running, Wait};
 use crate::{
     filter::{Selection, Standing},
     kind::Kind,
@@ -28,10 +31,14 @@ pub struct CallTotals {
     pub failed: u64,
     /// How many were cancelled, or came too late.
     pub dropped: u64,
-    /// Their time, in microseconds.
+    /// Their time, in microseconds, without that in which they waited.
     pub micros: u64,
-    /// The longest, in microseconds.
+    /// The longest, in microseconds, likewise.
     pub longest: u64,
+    /// Microseconds in which they waited for a slot to execute in.
+    pub slot: u64,
+    /// Microseconds in which their operations waited for builds of their own, whose calls count by themselves.
+    pub builds: u64,
     /// How many had not ended when the trace did; their time counts up to then.
     pub unfinished: u64,
 }
@@ -39,7 +46,7 @@ pub struct CallTotals {
 /// A call that took long.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct SlowCall {
-    /// How long, in microseconds.
+    /// How long, in microseconds, without the time in which it waited.
     pub micros: u64,
     /// The call.
     pub call: String,
@@ -134,7 +141,8 @@ fn sum_up(
                     Standing::Within => counting.line(line),
                     Standing::Before => counting.before(line),
                     Standing::After => counting.after(line),
-                    Standing::Foreign => {}
+                    // What a call waits for may be another vertex.
+                    Standing::Foreign => counting.waits(line),
                 },
                 Err(error) => {
                     counting.summary.malformed += 1;
@@ -164,14 +172,8 @@ struct Counting {
     calls: HashMap<&'static str, CallTotals>,
     words: HashMap<(Kind, &'static str), u64>,
     live: u64,
-}
-
-struct Running {
-    call: &'static str,
-    start: u64,
-    vertex: Box<str>,
-    /// Whether it was counted when it began.
-    counted: bool,
+    /// Calls whose operations ask for builds, by the requests.
+    builds: HashMap<u64, u64>,
 }
 
 /// The words of the format, so that counting them copies nothing.
@@ -218,6 +220,7 @@ impl Counting {
             self.end = self.end.max(line.time);
         }
         self.last = self.last.max(line.time);
+        self.waits(line);
         match line.kind {
             Kind::TraceStart => return,
             Kind::TraceEnd => {
@@ -266,6 +269,7 @@ impl Counting {
             }
             Kind::Broken => {
                 self.names.clear();
+                self.builds.clear();
                 self.tasks.clear();
                 self.live = 0;
                 self.summary.open_jobs = 0;
@@ -278,9 +282,37 @@ impl Counting {
         *self.words.entry((kind, word(text))).or_default() += 1;
     }
 
+    /// A call begins to wait, or goes on.
+    fn waits(&mut self, line: &Line<'_>) {
+        let asks = |request: u64| self.builds.get(&request).copied();
+        let task = match line.kind {
+            Kind::SlotWait | Kind::SlotTaken | Kind::Request => line.task,
+            Kind::Answer => line.request.and_then(asks),
+            _ => return,
+        };
+        let Some((task, running)) = task.and_then(|task| Some((task, self.tasks.get_mut(&task)?)))
+        else {
+            return;
+        };
+        match line.kind {
+            Kind::SlotWait => running.slot.begin(line.time),
+            Kind::SlotTaken => running.slot.end(line.time),
+            Kind::Request => {
+                running.builds.begin(line.time);
+                line.request
+                    .map(|request| self.builds.insert(request, task));
+            }
+            _ => {
+                running.builds.end(line.time);
+                line.request.map(|request| self.builds.remove(&request));
+            }
+        }
+    }
+
     /// A line before what counts: what is live after it is.
     fn before(&mut self, line: &Line<'_>) {
         self.last = self.last.max(line.time);
+        self.waits(line);
         let summary = &mut self.summary;
         match line.kind {
             Kind::JobOpened => summary.open_jobs += 1,
@@ -299,6 +331,7 @@ impl Counting {
             }
             Kind::Broken => {
                 self.names.clear();
+                self.builds.clear();
                 self.tasks.clear();
                 self.live = 0;
                 summary.open_jobs = 0;
@@ -313,6 +346,7 @@ impl Counting {
     /// A line behind what counts: calls that were live come to their ends.
     fn after(&mut self, line: &Line<'_>) {
         self.last = self.last.max(line.time);
+        self.waits(line);
         if matches!(
             line.kind,
             Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped
@@ -341,6 +375,8 @@ impl Counting {
                 start: line.time,
                 vertex: line.vertex.map_or("", Text::raw).into(),
                 counted,
+                slot: Wait::default(),
+                builds: Wait::default(),
             };
             self.tasks.insert(task, running);
         }
@@ -351,11 +387,9 @@ impl Counting {
         let Some(running) = line.task.and_then(|task| self.tasks.remove(&task)) else {
             return;
         };
-        let micros = line.time.saturating_sub(running.start);
+        let took = running.took(line.time);
         let totals = self.calls.entry(running.call).or_default();
-        totals.count += u64::from(!running.counted);
-        totals.micros += micros;
-        totals.longest = totals.longest.max(micros);
+        totals.add(&running, &took);
         totals.failed += u64::from(line.error.is_some());
         totals.dropped += u64::from(line.kind == Kind::Dropped);
         let good = within && line.error.is_none() && line.kind != Kind::Dropped;
@@ -364,19 +398,17 @@ impl Counting {
             "load" if good => self.summary.cached += 1,
             _ => {}
         }
-        self.slow(micros, &running, false);
+        self.slow(took.micros, &running, false);
     }
 
     /// Calls that had not ended when the trace did.
     fn unfinished(&mut self) {
         for (_, running) in std::mem::take(&mut self.tasks) {
-            let micros = self.last.saturating_sub(running.start);
+            let took = running.took(self.last);
             let totals = self.calls.entry(running.call).or_default();
-            totals.count += u64::from(!running.counted);
-            totals.micros += micros;
-            totals.longest = totals.longest.max(micros);
+            totals.add(&running, &took);
             totals.unfinished += 1;
-            self.slow(micros, &running, true);
+            self.slow(took.micros, &running, true);
         }
     }
 
@@ -442,18 +474,20 @@ impl Summary {
     fn write_calls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{:<12} {:>9} {:>7} {:>8} {:>10} {:>10}",
-            "calls", "count", "failed", "dropped", "time", "longest"
+            "\n{:<12} {:>9} {:>7} {:>8} {:>10} {:>10} {:>10} {:>10}",
+            "calls", "count", "failed", "dropped", "time", "longest", "for a slot", "for builds"
         )?;
         for (call, totals) in &self.calls {
             writeln!(
                 f,
-                "{call:<12} {:>9} {:>7} {:>8} {:>10} {:>10}",
+                "{call:<12} {:>9} {:>7} {:>8} {:>10} {:>10} {:>10} {:>10}",
                 totals.count,
                 totals.failed,
                 totals.dropped,
                 Micros(totals.micros),
-                Micros(totals.longest)
+                Micros(totals.longest),
+                Micros(totals.slot),
+                Micros(totals.builds)
             )?;
         }
         let unfinished: u64 = self.calls.values().map(|totals| totals.unfinished).sum();

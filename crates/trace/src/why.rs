@@ -1,12 +1,12 @@
 //! Why a step was not cached.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use serde::Serialize;
 
 use crate::{
     filter::{FilterError, find},
-    model::{Trace, Vertex, VertexAt},
+    model::{Input, Trace, Vertex, VertexAt, survivor},
     text::{one_line, short},
 };
 
@@ -96,7 +96,7 @@ fn nearest<'t>(
 }
 
 fn differences(trace: &Trace, now: &Vertex, earlier: &Trace, before: &Vertex) -> Vec<String> {
-    let mut reasons = Vec::new();
+    let (mut reasons, mut uncached) = (Vec::new(), Vec::new());
     if let (Some(now), Some(before)) = (now.ops.first(), before.ops.first())
         && now != before
     {
@@ -122,7 +122,7 @@ fn differences(trace: &Trace, now: &Vertex, earlier: &Trace, before: &Vertex) ->
                 reasons.push(format!("the content of input {number} ({name}) changed"))
             }
             (Some(now), Some(before)) if now == before => {}
-            _ if input.digest != old.digest => {
+            _ if is_another(trace, input, earlier, old) => {
                 let old = old.vertex.map(|at| &earlier.vertices[at].name);
                 let old = one_line(old.map_or("", |name| name));
                 reasons.push(match old == name {
@@ -131,7 +131,7 @@ fn differences(trace: &Trace, now: &Vertex, earlier: &Trace, before: &Vertex) ->
                 });
             }
             _ if vertex.is_some_and(|vertex| vertex.ran(trace)) => {
-                reasons.push(format!("its input {number} ({name}) was not cached either"))
+                uncached.push(format!("its input {number} ({name}) was not cached either"))
             }
             _ => {}
         }
@@ -142,10 +142,40 @@ fn differences(trace: &Trace, now: &Vertex, earlier: &Trace, before: &Vertex) ->
     if let Some(error) = failed {
         reasons.push(format!("its record could not be loaded: {error}"));
     }
+    // What ran and came to the same is no difference.
+    if reasons.is_empty() {
+        reasons = uncached;
+    }
     if reasons.is_empty() {
         reasons.push("nothing differs: its record was pruned, or never saved".into());
     }
     reasons
+}
+
+/// Whether an input is something else for a cache than it was. Its digest says nothing of that: that of a source names the session of
+/// the client that it was read from.
+fn is_another(trace: &Trace, now: &Input, earlier: &Trace, before: &Input) -> bool {
+    if now.digest == before.digest {
+        return false;
+    }
+    let (Some(at), Some(was)) = (now.vertex, before.vertex) else {
+        return true;
+    };
+    let (at, was) = (survivor(trace, at), survivor(earlier, was));
+    let (vertex, old) = (&trace.vertices[at], &earlier.vertices[was]);
+    let keys = |vertex: &Vertex, output: u32| -> HashSet<String> {
+        let of_output = vertex.keys.iter().filter(|key| key.output == output);
+        of_output.map(|key| key.key.clone()).collect()
+    };
+    let (keys, known) = (keys(vertex, now.output), keys(old, before.output));
+    if !keys.is_empty() && !known.is_empty() {
+        return keys.is_disjoint(&known);
+    }
+    match (vertex.ops.first(), old.ops.first()) {
+        (Some(op), Some(known)) if op != known => true,
+        // Of what is not known, only the name can tell.
+        _ => vertex.name != old.name,
+    }
 }
 
 impl fmt::Display for WhyReport {

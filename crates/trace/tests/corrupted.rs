@@ -185,6 +185,31 @@ fn states_are_told_before_what_needs_them() {
     assert_eq!(steps, all);
 }
 
+/// Also where nothing came of it.
+#[test]
+fn no_state_is_missed() {
+    for state in ["cache-fast", "cache-slow", "complete"] {
+        let change = |lines: &[String], at: usize| {
+            let line = &lines[at];
+            let edge = format!("{},", field(line, "edge")?);
+            let source = edge.replace("edge", "source");
+            let told = is(line, "state") && has(line, &format!("\"state\":\"{state}\""));
+            // What forwards in the end is only as far as the other one.
+            let merged = behind(lines, at, "merge", &[&source]).is_some();
+            let freed = behind(lines, at, "edge-freed", &[&edge]).is_some();
+            // What another output is made for makes all of them, however far they came.
+            let (vertex, output) = (field(line, "vertex")?, field(line, "output")?);
+            let of_other = |line: &String| {
+                has(line, &vertex) && field(line, "output").is_some_and(|other| other != output)
+            };
+            let alone = state != "cache-slow" || !lines.iter().any(of_other);
+            (told && freed && !merged && alone).then(|| one_out(lines, at))
+        };
+        let (found, all) = found(change, &[Rule::StateOrder, Rule::Lookup, Rule::Result]);
+        assert_eq!(found, all, "{state}");
+    }
+}
+
 #[test]
 fn jobs_ask_for_what_they_loaded() {
     let change = |lines: &[String], at: usize| {
@@ -356,7 +381,6 @@ fn may_lack(event: &str, field: &str, line: &HashMap<String, serde_json::Value>)
         ("vertex", "ignore_cache" | "never_merge") => true,
         ("query", "input") => true,
         ("call-start", "actor") => true,
-        ("call-end", "error") => true,
         ("call-end", "digest") => line["call"] == "slow-key",
         _ => false,
     }

@@ -184,6 +184,42 @@ async fn a_step_is_compared_with_the_one_before_it_in_another_trace() {
     assert_eq!(why(Some(&traces[0])), [other, "it told so"]);
 }
 
+/// What a source is called in a definition, with the session that it is read from, says nothing of what it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_the_same_for_a_cache_is_no_difference() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut traces = Vec::new();
+    for (who, step) in [("before", "compile#1"), ("after", "compile#2")] {
+        let file = directory.path().join(who);
+        let tracer = weld_trace::Tracer::new();
+        tracer.start(&file).unwrap();
+        let solver = support::solver(&tracer);
+        let job = support::job(&solver, who).await;
+        job.solve(support::chain(who, &["source", step, "link"]))
+            .await
+            .unwrap();
+        job.discard().await;
+        support::empty(&solver).await;
+        tracer.stop().unwrap();
+        traces.push(Trace::read(&file).unwrap());
+    }
+    let why = |name: &str| {
+        let filter = Filter {
+            name: Some(name.to_owned()),
+            ..Filter::default()
+        };
+        let found = weld_trace::timeline(&traces[1], &filter).unwrap();
+        let digest = &found.vertices[0].vertex;
+        weld_trace::why(&traces[1], Some(&traces[0]), digest)
+            .unwrap()
+            .reasons
+    };
+    let compile = why("compile");
+    assert_eq!(compile.len(), 1, "{compile:?}");
+    assert!(compile[0].starts_with("its operation is another one: "));
+    assert_eq!(why("link"), ["input 0 (compile) is made of something else"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_path_of_what_got_no_result_leads_to_what_stopped_it() {
     let directory = tempfile::tempdir().unwrap();

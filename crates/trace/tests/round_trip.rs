@@ -80,7 +80,8 @@ fn event() -> impl Strategy<Value = TraceEvent> {
                 }
             }),
         vertex().prop_map(|vertex| TraceEvent::VertexFreed { vertex }),
-        edge().prop_map(|edge| TraceEvent::EdgeFreed { edge }),
+        (edge(), prop::option::of(state()))
+            .prop_map(|(edge, state)| TraceEvent::EdgeFreed { edge, state }),
         (
             prop::option::of(text()),
             prop::option::of(vertex()),
@@ -95,8 +96,18 @@ fn event() -> impl Strategy<Value = TraceEvent> {
                 id,
                 size: size.map(|(vertices, created)| GraphSize { vertices, created }),
             }),
-        (any::<u64>(), prop::option::of(text()), edge())
-            .prop_map(|(request, job, edge)| TraceEvent::Requested { request, job, edge }),
+        (
+            any::<u64>(),
+            prop::option::of(text()),
+            prop::option::of(any::<u64>()),
+            edge()
+        )
+            .prop_map(|(request, job, task, edge)| TraceEvent::Requested {
+                request,
+                job,
+                task,
+                edge,
+            }),
         (
             any::<u64>(),
             prop_oneof![
@@ -221,6 +232,9 @@ fn event() -> impl Strategy<Value = TraceEvent> {
             }),
         (any::<u64>(), vertex())
             .prop_map(|(task, vertex)| TraceEvent::CallDropped { task, vertex }),
+        (any::<u64>(), vertex())
+            .prop_map(|(task, vertex)| TraceEvent::SlotAwaited { task, vertex }),
+        (any::<u64>(), vertex()).prop_map(|(task, vertex)| TraceEvent::SlotTaken { task, vertex }),
         text().prop_map(|reason| TraceEvent::SaveFailed { reason }),
         (any::<u32>(), text())
             .prop_map(|(source, reason)| TraceEvent::SourceFailed { source, reason }),
@@ -253,7 +267,7 @@ fn texts(event: &TraceEvent) -> Vec<(&'static str, &str)> {
 /// The edge of an event that is about one.
 fn edge_of(event: &TraceEvent) -> Option<TraceEdge> {
     match event {
-        TraceEvent::EdgeFreed { edge }
+        TraceEvent::EdgeFreed { edge, .. }
         | TraceEvent::Requested { edge, .. }
         | TraceEvent::State { edge, .. }
         | TraceEvent::Key { edge, .. }

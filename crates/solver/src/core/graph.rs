@@ -58,6 +58,16 @@ pub(crate) enum Asker {
     Task(TaskId),
 }
 
+impl Asker {
+    /// The number of the call that asks.
+    pub(crate) fn task(self) -> Option<u64> {
+        match self {
+            Self::Job(_) => None,
+            Self::Task(task) => Some(task.unique()),
+        }
+    }
+}
+
 pub(crate) struct Request {
     pub(crate) asker: Asker,
     /// The edge that has it in its list; never a forwarding one.

@@ -133,6 +133,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.trace(|core| TraceEvent::Requested {
             request: ticket,
             job: core.name_of(asker),
+            task: asker.task(),
             edge: core.trace_edge(edge),
         });
         if self.edges[edge].phase == Phase::Complete {

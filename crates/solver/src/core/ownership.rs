@@ -33,6 +33,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.wind(load);
         self.trace(|core| TraceEvent::EdgeFreed {
             edge: core.trace_edge(edge),
+            state: core.last_state(edge),
         });
         let Some(state) = self.edges.remove(edge) else {
             return;

@@ -16,6 +16,18 @@ impl<O: Clone, V: Clone> Core<O, V> {
         Some(self.vertices[task.vertex].digest)
     }
 
+    /// What there is to tell of a call that waits for a slot from now on, or no more; `None` while nothing is traced, or where the call
+    /// is not live.
+    pub fn slot_event(&self, task: TaskId, waits: bool) -> Option<TraceEvent> {
+        let vertex = self.tasks.get(task).filter(|_| self.tracing)?.vertex;
+        let (task, vertex) = (task.unique(), self.trace_vertex(vertex));
+        Some(if waits {
+            TraceEvent::SlotAwaited { task, vertex }
+        } else {
+            TraceEvent::SlotTaken { task, vertex }
+        })
+    }
+
     /// Switches trace events on or off.
     pub fn set_tracing(&mut self, on: bool) {
         self.tracing = on;
@@ -75,6 +87,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             self.trace(|core| TraceEvent::Requested {
                 request,
                 job: core.name_of(asker),
+                task: asker.task(),
                 edge: core.trace_edge(edge),
             });
         }
@@ -174,6 +187,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// The job that asks.
+    /// How far an edge came that is to be gone; `None` where it forwards.
+    pub(super) fn last_state(&self, edge: EdgeId) -> Option<EdgeState> {
+        let edge = self.edges.get(edge)?;
+        (!edge.is_forwarded()).then(|| edge.phase.state())
+    }
+
     pub(super) fn name_of(&self, asker: Asker) -> Option<Arc<str>> {
         match asker {
             Asker::Job(job) => Some(Arc::clone(&self.jobs.get(job)?.id)),

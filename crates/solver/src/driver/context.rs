@@ -155,11 +155,14 @@ impl<T: Value> OpContext<T> {
 
     /// Takes the execution slot, unless nobody waits for this call any more: then there is nothing to queue for.
     pub(super) async fn take_slot(&self) {
-        tokio::select! {
-            biased;
-            () = self.cancellation().cancelled() => {}
-            () = self.slot.take() => {}
-        }
+        let take = async {
+            tokio::select! {
+                biased;
+                () = self.cancellation().cancelled() => {}
+                () = self.slot.take() => {}
+            }
+        };
+        self.traced_wait(take).await;
     }
 }
 

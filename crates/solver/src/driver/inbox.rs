@@ -39,6 +39,12 @@ pub(super) enum Message<T: Value> {
     },
     /// A task has reports for its listeners.
     Reports(u32, TaskId),
+    /// A task waits for a slot from now on, or no more. Only sent while there is a trace.
+    Slot {
+        epoch: u32,
+        task: TaskId,
+        waits: bool,
+    },
     /// A job's progress is to go into this channel.
     Subscribe(u32, JobId, Arc<Channel>),
     /// Somebody wants to know how much is alive.

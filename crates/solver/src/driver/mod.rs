@@ -12,6 +12,7 @@ mod running;
 mod slot;
 mod slots;
 mod sources;
+mod waiting;
 
 use std::{
     collections::HashMap,

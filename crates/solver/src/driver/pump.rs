@@ -184,6 +184,12 @@ impl<T: Value> Pump<T> {
             }
             Message::Reports(epoch, task) if epoch == self.epoch => self.reports(shared, task),
             Message::Reports(..) => {}
+            Message::Slot { epoch, task, waits } => {
+                let event = self.core.slot_event(task, waits);
+                if let Some(event) = event.filter(|_| epoch == self.epoch) {
+                    self.trace(shared, event);
+                }
+            }
             Message::Subscribe(epoch, job, channel) => {
                 if epoch == self.epoch {
                     self.channels.insert(job, channel);

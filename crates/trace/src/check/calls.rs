@@ -43,6 +43,8 @@ impl Replay {
             edge: line.edge,
             input: line.input,
             cancelled: false,
+            waits: false,
+            is_told: self.is_told(line),
             line: self.line,
         };
         if self.tasks.insert(task, begun).is_some() {
@@ -192,6 +194,33 @@ impl Replay {
             let input = self.find(*input).and_then(|input| self.edges.get(&input));
             input.is_none_or(|input| input.lost > begun.line)
         })
+    }
+
+    /// A call waits for a slot while its operation executes, and goes on.
+    pub(super) fn slot(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.same_vertex(line, report);
+        let waits = line.kind == Kind::SlotWait;
+        let task = line.task.unwrap_or(0);
+        if let Some(begun) = self.tasks.get(&task) {
+            self.is_of(line, begun, report);
+        }
+        let what = match self.tasks.get_mut(&task) {
+            None if self.partial => return,
+            None => "does not run",
+            Some(begun) if begun.call != "exec" => "does not execute",
+            Some(begun) => match std::mem::replace(&mut begun.waits, waits) {
+                other if other != waits || self.lossy => return,
+                true => "does so already",
+                // It may have waited when the trace began.
+                false if begun.is_told => return,
+                false => "did not wait",
+            },
+        };
+        let what = match waits {
+            true => format!("call {task} waits for a slot, but {what}"),
+            false => format!("call {task} has a slot, but {what}"),
+        };
+        report.add(self.line, Rule::Call, what);
     }
 
     pub(super) fn cancel(&mut self, line: &Line<'_>, report: &mut CheckReport) {

@@ -37,6 +37,12 @@ impl Replay {
         if let Some(field) = self.lacks(line) {
             add(format!("{kind}: no {field:?}"));
         }
+        let ok = line.ok.filter(|_| line.kind == Kind::CallEnd);
+        if ok.is_some_and(|ok| ok == line.error.is_some()) {
+            add(format!(
+                "{kind}: an error is told of a call that went well, or none of one that did not"
+            ));
+        }
     }
 
     /// A field that is left out of other lines of the kind, and missing in this one.
@@ -49,7 +55,12 @@ impl Replay {
             }
             Kind::CallEnd => {
                 let mapped = raw(line.call) == "cache-map" && line.error.is_none();
-                (mapped && line.digest.is_none()).then_some("digest")
+                let ok = line.ok.is_none() && self.version > 1;
+                let digest = (mapped && line.digest.is_none()).then_some("digest");
+                digest.or(ok.then_some("ok"))
+            }
+            Kind::Request if line.job.is_none() && line.task.is_none() && self.version > 1 => {
+                Some("task")
             }
             Kind::Merge => (line.reason.is_none() && !told).then_some("reason"),
             Kind::Loaded if line.id.is_none() => Some("id"),

@@ -242,6 +242,7 @@ impl Replay {
             return;
         };
         self.freed_edges.insert(id);
+        self.came_so_far(line, &edge, report);
         if edge.roots > 0 {
             self.root_freed(id);
         }

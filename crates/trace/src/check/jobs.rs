@@ -96,6 +96,12 @@ impl Replay {
                 _ => {}
             }
         }
+        if let Some(task) = line.task.filter(|_| !self.partial)
+            && self.tasks.get(&task).is_none_or(|task| task.call != "exec")
+        {
+            let what = format!("call {task} asks for a result, but does not execute");
+            report.add(self.line, Rule::Request, what);
+        }
         if let (Some(job), None) = (&job, number)
             && !self.partial
         {

@@ -11,15 +11,22 @@ const CACHE_FAST: u8 = 1;
 const CACHE_SLOW: u8 = 2;
 pub(super) const COMPLETE: u8 = 3;
 
+fn number_of(state: &str) -> Option<u8> {
+    Some(match state {
+        "initial" => INITIAL,
+        "cache-fast" => CACHE_FAST,
+        "cache-slow" => CACHE_SLOW,
+        "complete" => COMPLETE,
+        _ => return None,
+    })
+}
+
 impl Replay {
     pub(super) fn state(&mut self, line: &Line<'_>, report: &mut CheckReport) {
         let (number, lossy) = (self.line, self.lossy);
-        let state = match raw(line.state) {
-            "initial" => INITIAL,
-            "cache-fast" => CACHE_FAST,
-            "cache-slow" => CACHE_SLOW,
-            "complete" => COMPLETE,
-            other => return report.add(number, Rule::Line, format!("{other:?} is not a state")),
+        let Some(state) = number_of(raw(line.state)) else {
+            let what = format!("{:?} is not a state", raw(line.state));
+            return report.add(number, Rule::Line, what);
         };
         let id = line.edge.unwrap_or(0);
         if state > INITIAL && !self.is_told(line) {
@@ -51,6 +58,33 @@ impl Replay {
         }
         edge.state = state;
         edge.may_fall = false;
+    }
+
+    /// An edge that is freed came as far as its states tell.
+    pub(super) fn came_so_far(&self, line: &Line<'_>, edge: &Edge, report: &mut CheckReport) {
+        if self.lossy || self.version < 2 || edge.target.is_some() {
+            return;
+        }
+        let id = line.edge.unwrap_or(0);
+        let Some(state) = line.state else {
+            let what = "edge-freed: no \"state\"".to_owned();
+            return report.add(self.line, Rule::Line, what);
+        };
+        match number_of(state.raw()) {
+            None => {
+                let what = format!("{:?} is not a state", state.raw());
+                report.add(self.line, Rule::Line, what);
+            }
+            Some(last) if last != edge.state => {
+                let what = format!(
+                    "edge {id} is freed as {}, but its last state was {}",
+                    state.raw(),
+                    edge.state
+                );
+                report.add(self.line, Rule::StateOrder, what);
+            }
+            Some(_) => {}
+        }
     }
 
     /// An edge with inputs has all keys by definitions first: those of its inputs are known then.

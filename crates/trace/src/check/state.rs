@@ -20,6 +20,8 @@ pub(super) struct Replay {
     pub(super) lossy: bool,
     /// What is live when the trace begins is being told, at this position.
     pub(super) telling: Option<u64>,
+    /// Of the format. Some fields are there since the second.
+    pub(super) version: u64,
     pub(super) ended: bool,
     /// Lines that tell of lost events.
     pub(super) losses: u64,
@@ -118,6 +120,10 @@ pub(super) struct Task {
     pub(super) edge: Option<u64>,
     pub(super) input: Option<u64>,
     pub(super) cancelled: bool,
+    /// It waits for a slot to execute in.
+    pub(super) waits: bool,
+    /// It began before the trace did.
+    pub(super) is_told: bool,
     /// The line that it began with.
     pub(super) line: u64,
 }
@@ -164,6 +170,7 @@ impl Replay {
                 self.end(line, report)
             }
             Kind::Cancel => self.cancel(line, report),
+            Kind::SlotWait | Kind::SlotTaken => self.slot(line, report),
             Kind::SessionLent => self.session_lent(line, report),
             Kind::Broken => {
                 let what = line.invariant.map(Text::value).unwrap_or_default();
@@ -174,11 +181,12 @@ impl Replay {
                     lossy: true,
                     losses: self.losses,
                     lost: self.lost,
+                    version: self.version,
                     ..Self::default()
                 };
             }
-            Kind::TraceStart
-            | Kind::SaveFailed
+            Kind::TraceStart => self.version = line.version.unwrap_or(0),
+            Kind::SaveFailed
             | Kind::SourceFailed
             | Kind::Fallback
             | Kind::Explained

@@ -44,6 +44,7 @@ impl Trace {
             Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped | Kind::Cancel => {
                 self.task(line)
             }
+            Kind::SlotWait | Kind::SlotTaken => self.slot(line),
             Kind::SessionLent | Kind::Fallback | Kind::Explained => self.vertex_news(line),
             Kind::SaveFailed | Kind::SourceFailed | Kind::Broken => {
                 let text = value(line.error).or_else(|| value(line.invariant));
@@ -216,6 +217,10 @@ impl Trace {
             if let Some(job) = job.as_ref().and_then(|job| self.live.jobs.get(job)) {
                 self.jobs[*job].requests.push(self.requests.len());
             }
+            let call = line.task.and_then(|task| self.live.tasks.get(&task));
+            if let Some(call) = call {
+                self.calls[*call].builds.push(self.requests.len());
+            }
             self.live.requests.insert(number, self.requests.len());
             self.requests.push(Request {
                 job,
@@ -314,7 +319,22 @@ impl Trace {
             cancelled: None,
             cancelled_at: None,
             believed: false,
+            waits: Vec::new(),
+            builds: Vec::new(),
         });
+    }
+
+    fn slot(&mut self, line: &Line<'_>) {
+        let task = line.task.unwrap_or(u64::MAX);
+        let Some(call) = self.live.tasks.get(&task).map(|at| &mut self.calls[*at]) else {
+            return;
+        };
+        match (line.kind, call.waits.last_mut()) {
+            (Kind::SlotWait, _) => call.waits.push((line.time, None)),
+            (_, Some((_, end))) if end.is_none() => *end = Some(line.time),
+            // It waited already when the trace began.
+            (_, _) => call.waits.push((call.start, Some(line.time))),
+        }
     }
 
     fn task(&mut self, line: &Line<'_>) {

@@ -24,8 +24,10 @@ pub struct TimelineEntry {
     pub start: f64,
     /// When its last one ended.
     pub end: f64,
-    /// Seconds in between in which it was worked on: in which a call of it ran.
+    /// Seconds in between in which it was worked on: in which a call of it ran, and waited neither for a slot nor for builds of its own.
     pub worked: f64,
+    /// Seconds in which it waited for a slot to execute in.
+    pub slot: f64,
     /// Its calls.
     pub calls: Vec<CallEntry>,
 }
@@ -58,6 +60,7 @@ pub fn timeline(trace: &Trace, filter: &Filter) -> Result<TimelineReport, Filter
                 start: trace.seconds(start),
                 end: trace.seconds(end),
                 worked: vertex.worked(trace) as f64 / 1e6,
+                slot: vertex.waited(trace) as f64 / 1e6,
                 calls: calls.map(|call| call_entry(trace, call)).collect(),
             })
         })
@@ -83,6 +86,12 @@ impl TimelineEntry {
         for call in &self.calls {
             bar[cells(call.start, call.end.unwrap_or(self.end))].fill('█');
         }
+        // Cells in which it only waited, and where no other call goes on.
+        for (start, end) in self.calls.iter().flat_map(|call| &call.slot) {
+            let from = ((start * scale).ceil() as usize).min(WIDTH);
+            let to = ((end * scale).floor() as usize).clamp(from, WIDTH);
+            bar[from..to].fill('·');
+        }
         bar.iter().collect()
     }
 }
@@ -95,13 +104,17 @@ impl fmt::Display for TimelineReport {
         for entry in &self.vertices {
             writeln!(
                 f,
-                "{:>10.3}s {:>9}  {:<10} │{}│ {}  {}",
+                "{:>10.3}s {:>9}  {:<10} │{}│ {}  {}{}",
                 entry.start,
                 Micros((entry.worked * 1e6).round() as u64),
                 entry.outcome,
                 entry.bar(self.seconds),
                 short(&entry.vertex),
-                one_line(&entry.name)
+                one_line(&entry.name),
+                match (entry.slot * 1e6).round() as u64 {
+                    0 => String::new(),
+                    slot => format!("  ({} for a slot)", Micros(slot)),
+                }
             )?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     filter::{FilterError, find},
-    model::{Call, Trace, Vertex, VertexAt},
+    model::{Call, Span, Trace, Vertex, VertexAt},
     text::{one_line, short},
 };
 
@@ -22,6 +22,12 @@ pub struct CallEntry {
     pub start: f64,
     /// Likewise; none where it did not end.
     pub end: Option<f64>,
+    /// When it waited for a slot to execute in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slot: Vec<(f64, f64)>,
+    /// When it waited for builds that its operation had asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub builds: Vec<(f64, f64)>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -39,10 +45,19 @@ pub(super) fn call_entry(trace: &Trace, call: &Call) -> CallEntry {
         input: call.input,
         start: trace.seconds(call.start),
         end: call.end.map(|end| trace.seconds(end)),
+        slot: seconds(trace, call.slot_waits(trace)),
+        builds: seconds(trace, call.build_waits(trace)),
         error: call.error.clone(),
         cancelled: call.cancelled.clone(),
         actor: call.actor.clone(),
     }
+}
+
+fn seconds(trace: &Trace, spans: Vec<Span>) -> Vec<(f64, f64)> {
+    let spans = spans.into_iter();
+    spans
+        .map(|(start, end)| (trace.seconds(start), trace.seconds(end)))
+        .collect()
 }
 
 /// An input of a vertex.
@@ -261,6 +276,12 @@ impl fmt::Display for VertexEntry {
                 |end| format!(" for {:.6}s", end - call.start),
             );
             write!(f, "  {:>10.6}s  {}{input}{end}", call.start, call.call)?;
+            for (waits, what) in [(&call.slot, "a slot"), (&call.builds, "builds of its own")] {
+                let waited: f64 = waits.iter().map(|(start, end)| end - start).sum();
+                if waited > 0.0 {
+                    write!(f, ", {waited:.6}s of it for {what}")?;
+                }
+            }
             if let Some(cause) = &call.cancelled {
                 write!(f, ", cancelled ({cause})")?;
             }

@@ -23,6 +23,8 @@ struct Step {
     key: String,
     fails: bool,
     time: Duration,
+    /// Builds these steps first.
+    builds: Vec<&'static str>,
 }
 
 #[async_trait]
@@ -36,6 +38,10 @@ impl Op<u64> for Step {
         ctx: &OpContext<u64>,
         _: Vec<ResultRef<u64>>,
     ) -> Result<Vec<u64>, OpError> {
+        if !self.builds.is_empty() {
+            let built = ctx.build(chain(&self.key, &self.builds)).await;
+            built.map_err(|_| OpError::Cancelled)?;
+        }
         if self.fails {
             return Err(OpError::failed(std::io::Error::other("told to fail")));
         }
@@ -46,11 +52,18 @@ impl Op<u64> for Step {
     }
 }
 
-/// A chain of steps with equal keys for every `who`; a step whose name ends in `!` fails, one with `~` takes long.
+/// A chain of steps with equal keys for every `who`; a step whose name ends in `!` fails, one with `~` takes long. What stands behind a
+/// `#` is of the key alone. A step that is called `nests` builds others.
 pub(crate) fn chain(who: &str, steps: &[&str]) -> OpDefinition<u64> {
-    let vertices = (0..).zip(steps).map(|(at, name)| {
+    let vertices = (0..).zip(steps).map(|(at, key)| {
+        let name = &key.split('#').next().unwrap_or(key);
         let op = Step {
-            key: (*name).to_owned(),
+            key: (*key).to_owned(),
+            builds: match *name {
+                "nests" => vec!["inner source", "nests more", "inner step"],
+                "nests more" => vec!["innermost"],
+                _ => Vec::new(),
+            },
             fails: name.ends_with('!'),
             time: Duration::from_millis(match *name {
                 "a while" => 400,
@@ -80,7 +93,12 @@ pub(crate) fn chain(who: &str, steps: &[&str]) -> OpDefinition<u64> {
 }
 
 pub(crate) fn solver(tracer: &Tracer) -> Solver<u64> {
+    solver_of(tracer, SolverOptions::default().parallelism)
+}
+
+pub(crate) fn solver_of(tracer: &Tracer, parallelism: Option<usize>) -> Solver<u64> {
     let options = SolverOptions {
+        parallelism,
         trace: Some(Arc::new(tracer.clone())),
         ..SolverOptions::default()
     };
