@@ -261,3 +261,61 @@ fn who_reads_along_hears_of_an_early_end() {
     restarted.append(b"other").unwrap();
     assert_eq!(growths.map(|growth| growth.wait_for(100)), [0, 3]);
 }
+
+/// Counts what is told of damage.
+struct Damage(std::sync::atomic::AtomicUsize);
+
+impl tracing::Subscriber for Damage {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!("{value:?}");
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        if text.0.contains("damaged") {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn a_blob_that_comes_and_goes_is_not_damaged() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let damage = std::sync::Arc::new(Damage(Default::default()));
+    let digest = Digest::sha256_of(b"fleeting");
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            tracing::subscriber::with_default(damage.clone(), || {
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    store.blobs().contains(&digest).unwrap();
+                }
+            });
+        });
+        for _ in 0..300 {
+            drop(store.blobs().put(b"fleeting", BlobInfo::default()).unwrap());
+            store.db().flush().unwrap();
+            store.collect_garbage().unwrap();
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        looks.join().unwrap();
+    });
+    assert_eq!(damage.0.load(std::sync::atomic::Ordering::Relaxed), 0);
+}

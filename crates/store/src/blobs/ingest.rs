@@ -272,11 +272,9 @@ impl Ingest {
             created: clock::seconds(),
             info,
         };
+        // Before anybody finds its record. It is pinned, so it is not swept for having none.
+        self.publish(&digest)?;
         blobs.0.pending().insert(digest.clone(), record.clone());
-        if let Err(error) = self.publish(&digest) {
-            blobs.0.pending().remove(&digest);
-            return Err(error);
-        }
         save(&blobs, &digest, &record)?;
         Ok(BlobRef {
             digest,
