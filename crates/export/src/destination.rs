@@ -11,6 +11,9 @@ use weld_source::partial::partial_name;
 use crate::error::write_error;
 use crate::{ExportError, ExportKind, ExportTarget};
 
+/// How many symbolic links may lead to one another, as in the kernel.
+const MAX_LINKS: usize = 40;
+
 /// Where an archive goes: a file that is replaced when the new one is whole, or a stream.
 pub struct Destination {
     file: File,
@@ -64,12 +67,7 @@ impl Destination {
     }
 
     pub(crate) fn file(path: &Path) -> Result<Self, ExportError> {
-        // What a symbolic link names is what is replaced, not the link.
-        let real = match fs::canonicalize(path) {
-            Ok(real) => real,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-            Err(error) => return Err(write_error("write", path)(error)),
-        };
+        let real = followed(path).map_err(write_error("write", path))?;
         let old = fs::metadata(&real).ok();
         if old.as_ref().is_some_and(fs::Metadata::is_dir) {
             return Err(write_error("write", path)(
@@ -150,13 +148,33 @@ impl Drop for Destination {
     }
 }
 
+/// What a path names by its symbolic links, which are left alone: what they lead to is replaced, or made where it is not there.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::canonicalize(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found,
+        }
+        match fs::read_link(&path) {
+            Ok(target) => path = directory_of(&path).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// A file without a name, which is gone with the process, in the directory of another; `None` where the file system has none.
 fn nameless_beside(other: &Path) -> Option<File> {
     use rustix::fs::{Mode, OFlags, open};
-    let directory = match other.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(other);
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = open(directory, flags, Mode::from_raw_mode(0o666)).ok()?;
     Some(file.into())
@@ -215,10 +233,8 @@ fn check_file(path: &Path) -> Result<(), ExportError> {
         Ok(old) if !old.is_file() => return writable(path),
         _ => {}
     }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let real = followed(path).map_err(fail)?;
+    let parent = directory_of(&real);
     let parent_metadata =
         fs::metadata(parent).map_err(write_error("write to directory", parent))?;
     if !parent_metadata.is_dir() {

@@ -274,3 +274,34 @@ fn what_docker_takes_for_this_machine_is_taken_for_it() {
     let warning = "the environment has no variable WELD_TEST_UNSET: the secret is empty";
     assert!(told.stderr.contains(warning), "{}", told.stderr);
 }
+
+#[test]
+fn an_output_goes_where_a_link_leads_also_if_nothing_is_there() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    std::fs::create_dir(bed.path("real")).unwrap();
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, bed.path(name)).unwrap();
+    };
+    link("real/first", "middle");
+    link("middle", "link");
+    for kind in ["tar", "oci", "docker"] {
+        for _ in 0..2 {
+            bed.build(&["--output", &format!("type={kind},dest=link")]).ok();
+            let there = std::fs::symlink_metadata(bed.path("real/first")).unwrap();
+            assert!(there.is_file() && there.len() > 0, "{kind}");
+            for name in ["link", "middle"] {
+                let there = std::fs::symlink_metadata(bed.path(name)).unwrap();
+                assert!(there.is_symlink(), "{kind}: {name}");
+            }
+        }
+        std::fs::remove_file(bed.path("real/first")).unwrap();
+    }
+    link("absent/file", "nowhere");
+    link("round", "round");
+    for (name, part) in [("nowhere", "No such file"), ("round", "symbolic links")] {
+        bed.build(&["--output", &format!("type=tar,dest={name}")]).fails(&[part]);
+        let there = std::fs::symlink_metadata(bed.path(name)).unwrap();
+        assert!(there.is_symlink(), "{name}");
+    }
+}
