@@ -85,14 +85,22 @@ impl Host for DockerfileHost<'_> {
 
     async fn read_files(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
         let name = match request.paths.first() {
-            Some(path) if path.ends_with(".dockerignore") => {
-                "[internal] load .dockerignore".to_owned()
-            }
+            Some(path) if path.ends_with(IGNORE_FILE) => "[internal] load .dockerignore".to_owned(),
             Some(path) => format!("[internal] load build definition from {path}"),
             None => "[internal] load files".to_owned(),
         };
+        let is_ignore_file = request.paths.len() == 1 && request.paths[0].ends_with(IGNORE_FILE);
         let step = Internal::begin(self.bridge.progress(), &name, "");
-        let read = self.read(request).await;
+        let read = match self.read(request).await {
+            // As with BuildKit, which does not say so.
+            Err(error) if is_ignore_file && is_unreadable(&*error) => {
+                let vertex = weld_digest::Digest::sha256_of(&name);
+                let short = format!("{error}: nothing is left out of the context");
+                self.bridge.warn(weld_progress::Warning::new(vertex, short));
+                Ok(vec![None])
+            }
+            read => read,
+        };
         step.end(read)
     }
 
@@ -144,6 +152,9 @@ impl Host for DockerfileHost<'_> {
         });
     }
 }
+
+/// What the names of files with patterns end with.
+const IGNORE_FILE: &str = ".dockerignore";
 
 /// What policies make of an image.
 enum Allowed {
@@ -216,6 +227,14 @@ impl DockerfileHost<'_> {
         });
         read.await?
     }
+}
+
+/// Whether it says that a file is there and none that can be read.
+fn is_unreadable(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    error.is::<Unreadable>() || inner.is_some_and(|inner| inner.is::<Unreadable>())
 }
 
 /// Why a file that is there cannot be read. Of those that are only looked for this says nothing: they are as good as absent.
