@@ -487,9 +487,15 @@ fn refusal(failure: &SolveError<Tree>) -> Option<&BuildError> {
     }
 }
 
-/// The own error of the operation that failed.
+/// The own error of the operation that failed, or what caused it.
 fn op_error<E: std::error::Error + 'static>(failure: &SolveError<Tree>) -> Option<&E> {
-    own_error(failure)?.downcast_ref()
+    let mut error = own_error(failure)?;
+    loop {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        error = error.source()?;
+    }
 }
 
 fn own_error(failure: &SolveError<Tree>) -> Option<&(dyn std::error::Error + 'static)> {

@@ -1,6 +1,7 @@
 //! Room on disk for what operations write.
 
 use std::error::Error;
+use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,26 @@ struct Full {
     met: Arc<dyn Error + Send + Sync>,
     #[source]
     shortage: SpaceError,
+}
+
+/// What a program said that ended where there was no room, and that there was none.
+#[derive(Debug)]
+struct Ended {
+    met: Arc<dyn Error + Send + Sync>,
+    shortage: SpaceError,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.met, self.shortage)
+    }
+}
+
+impl Error for Ended {
+    // Not the `Arc`, which is an error of its own.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.met)
+    }
 }
 
 tokio::task_local! {
@@ -84,7 +105,7 @@ where
         let shortage = space.shortage().await;
         if room.is_none() {
             ctx.log(2, format!("{shortage}\n"));
-            return Err(OpError::Failed(met));
+            return Err(OpError::failed(Ended { met, shortage }));
         }
         return Err(OpError::failed(Full { met, shortage }));
     }

@@ -8,8 +8,10 @@ use super::{FLOOR, part};
 
 /// How long what was measured is believed at least, and how many times as long as it took.
 const BELIEVED: (Duration, u32) = (Duration::from_secs(1), 20);
-/// With fewer free inodes than this a file system that counts them counts as full.
+/// With fewer free inodes than this a file system that counts them counts as full …
 const INODES: u64 = 64;
+/// … or than this part of them, at most so many: what a step makes until it is looked again should fit.
+const INODE_FLOOR: (u64, u64) = (32, 4096);
 
 /// A file system at one moment, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +19,14 @@ pub(super) struct Disk {
     pub(super) total: u64,
     /// What this user can still write.
     pub(super) free: u64,
-    inodes: Option<u64>,
+    inodes: Option<Inodes>,
+}
+
+/// How many files a file system may have.
+#[derive(Clone, Copy, Debug)]
+struct Inodes {
+    total: u64,
+    free: u64,
 }
 
 impl Disk {
@@ -34,12 +43,18 @@ impl Disk {
         Ok(Self {
             total: stat.f_blocks.saturating_mul(stat.f_frsize),
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
-            inodes: (stat.f_files > 0).then_some(stat.f_favail),
+            inodes: (stat.f_files > 0).then_some(Inodes {
+                total: stat.f_files,
+                free: stat.f_favail,
+            }),
         })
     }
 
     pub(super) fn lacks_inodes(&self) -> bool {
-        self.inodes.is_some_and(|inodes| inodes < INODES)
+        self.inodes.is_some_and(|Inodes { total, free }| {
+            let floor = part(total, INODE_FLOOR).max(INODES);
+            free < floor
+        })
     }
 
     /// What may be written so that records still can be.
@@ -119,11 +134,13 @@ mod tests {
     fn a_floor_is_left() {
         assert_eq!(disk(1 << 20).usable(), 0);
         assert_eq!(disk(20 << 20).usable(), 4 << 20);
-        let inodes = Some(INODES - 1);
-        let full = Disk {
-            inodes,
+        let with_inodes = |total, free| Disk {
+            inodes: Some(Inodes { total, free }),
             ..disk(1 << 29)
         };
-        assert_eq!(full.usable(), 0);
+        assert_eq!(with_inodes(1000, INODES - 1).usable(), 0);
+        assert_eq!(with_inodes(1 << 20, 4095).usable(), 0);
+        assert!(with_inodes(1000, INODES).usable() > 0);
+        assert!(with_inodes(1 << 20, 4096).usable() > 0);
     }
 }
