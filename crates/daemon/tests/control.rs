@@ -5,6 +5,7 @@
 mod support;
 
 use tonic::Code;
+use weld_daemon::config::Space;
 use weld_proto::control::{
     BuildHistoryEventType, BuildHistoryRequest, DiskUsageRequest, InfoRequest, ListWorkersRequest,
     PruneRequest, SolveRequest, StatusRequest, UpdateBuildHistoryRequest,
@@ -95,6 +96,57 @@ async fn the_worker_and_the_version_are_told() {
     daemon.end().await;
 }
 
+async fn history_size(daemon: &Daemon) -> i64 {
+    let usage = daemon
+        .control()
+        .disk_usage(DiskUsageRequest {
+            filter: vec!["id==history".to_owned()],
+            ..DiskUsageRequest::default()
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    usage.record.iter().map(|record| record.size).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_builds_are_forgotten_where_all_take_too_much_but_no_pinned_one() {
+    let limit = 64 << 10;
+    let daemon = Daemon::start_with(|config| config.history.max_used = Space::Bytes(limit)).await;
+    let pin = UpdateBuildHistoryRequest {
+        reference: "pinned".to_owned(),
+        pinned: true,
+        delete: false,
+        finalize: false,
+    };
+    daemon
+        .control()
+        .solve(solve("pinned", "pinned"))
+        .await
+        .unwrap();
+    daemon.control().update_build_history(pin).await.unwrap();
+    let mut known = Vec::new();
+    for number in 0..100 {
+        let reference = format!("build{number}");
+        let request = solve(&reference, &reference);
+        daemon.control().solve(request).await.unwrap();
+        let told = events(&daemon, &[]).await;
+        known = told.into_iter().map(|(_, reference)| reference).collect();
+        assert!(known.contains(&"pinned".to_owned()), "{known:?}");
+        assert!(known.contains(&reference), "{known:?}");
+        let size = history_size(&daemon).await;
+        assert!(size > 0 && size <= limit as i64, "{size}");
+        if !known.contains(&"build0".to_owned()) {
+            break;
+        }
+    }
+    assert!(
+        known.len() > 1 && !known.contains(&"build0".to_owned()),
+        "{known:?}"
+    );
+    daemon.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_is_told_while_it_runs_and_remembered_after_it() {
     let daemon = Daemon::start().await;
@@ -118,6 +170,9 @@ async fn a_build_is_told_while_it_runs_and_remembered_after_it() {
         .unwrap();
     let usage = usage.into_inner().record;
     assert!(!usage.is_empty() && usage.iter().all(|record| !record.id.starts_with("sha256:")));
+    // Its blobs are told of together.
+    let history = usage.iter().find(|record| record.id == "history").unwrap();
+    assert!(history.size > 0 && history.in_use, "{history:?}");
     let mut pruned = daemon
         .control()
         .prune(PruneRequest::default())

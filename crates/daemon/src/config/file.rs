@@ -240,6 +240,7 @@ struct Dns {
 struct History {
     max_age: Option<Amount>,
     max_entries: Option<usize>,
+    max_used_space: Option<Amount>,
     #[serde(flatten)]
     rest: Rest,
 }
@@ -345,6 +346,10 @@ impl DaemonConfig {
         }
         if let Some(entries) = file.history.max_entries {
             self.history.max_entries = entries;
+        }
+        let most = file.history.max_used_space.as_ref();
+        if let Some(most) = space("history.maxUsedSpace", most)? {
+            self.history.max_used = most;
         }
         let enabled = |frontend: &Frontend| frontend.enabled.unwrap_or(true);
         self.frontends.dockerfile = enabled(&file.frontend.dockerfile);

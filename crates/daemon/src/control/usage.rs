@@ -7,27 +7,75 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tonic::Status;
 use weld_proto::control::{DiskUsageRequest, DiskUsageResponse, PruneRequest, UsageRecord};
-use weld_store::{PruneOptions, UsageInfo};
+use weld_store::{Filter, PruneOptions, RecordType, UsageError, UsageInfo};
 
 use super::{QUEUE, blocking};
+use crate::history::{HistoryError, HistoryUsage};
 use crate::server::Shared;
 
 pub(super) async fn disk_usage(
     shared: &Arc<Shared>,
     request: DiskUsageRequest,
 ) -> Result<DiskUsageResponse, Status> {
-    let (store, history) = (shared.engine.store().clone(), Arc::clone(&shared.history));
-    let infos = blocking(move || store.disk_usage(&request.filter)).await?;
-    let hidden = blocking(move || history.blobs()).await?;
+    let store = shared.engine.store().clone();
+    let (filters, kept) = (request.filter, Arc::clone(&shared.history));
+    let (infos, others, history) = blocking(move || {
+        let infos = store.disk_usage(&filters)?;
+        let mut others = store.overhead(&filters)?;
+        let history = kept.usage()?;
+        let info = of_history(&history);
+        if history.builds > 0 && Filter::parse(&filters).is_ok_and(|filter| filter.matches(&info)) {
+            others.push(info);
+        }
+        Ok::<_, ListError>((infos, others, history))
+    })
+    .await?;
     let oldest = age(request.age_limit).and_then(|age| SystemTime::now().checked_sub(age));
     let record = infos
         .into_iter()
-        // The history is not a cache.
-        .filter(|info| !hidden.contains(&info.id))
+        // The history is not a cache, and has a record of its own.
+        .filter(|info| !history.blobs.contains(&info.id))
+        .chain(others)
         .filter(|info| oldest.is_none_or(|oldest| info.last_used_at() < oldest))
         .map(record)
         .collect();
     Ok(DiskUsageResponse { record })
+}
+
+/// Why what is kept cannot be listed.
+#[derive(Debug, thiserror::Error)]
+enum ListError {
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error(transparent)]
+    History(#[from] HistoryError),
+}
+
+fn of_history(history: &HistoryUsage) -> UsageInfo {
+    let nanoseconds = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        u64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+    };
+    let (first, last) = history
+        .times
+        .unwrap_or((SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH));
+    UsageInfo {
+        id: "history".to_owned(),
+        parents: Vec::new(),
+        description: format!(
+            "build history: logs and provenance of {} builds",
+            history.builds
+        ),
+        record_type: RecordType::Internal,
+        created: nanoseconds(first),
+        last_used: nanoseconds(last),
+        usage_count: 0,
+        size: Some(history.bytes),
+        mutable: true,
+        // No prune frees it.
+        in_use: true,
+        shared: false,
+    }
 }
 
 /// Deletes, telling what is deleted as it goes; ends when nobody listens any more.

@@ -2,13 +2,16 @@
 
 mod filter;
 mod listen;
+mod surplus;
 mod table;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use prost::Message as _;
 use tokio::sync::broadcast;
 use tonic::Status;
 use weld_digest::Digest;
@@ -17,54 +20,13 @@ use weld_proto::control::{
 };
 use weld_store::{BlobError, BlobInfo, BlobRef, DbError, Expected, Started, Store};
 
+use surplus::Ended;
+pub use surplus::HistoryConfig;
+
 /// How many events a listener may be behind.
 const EVENTS: usize = 1024;
-
-/// What is remembered, and for how long.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HistoryConfig {
-    /// A record that is older may be deleted …
-    pub max_age: Duration,
-    /// … if there are more than these.
-    pub max_entries: usize,
-}
-
-impl Default for HistoryConfig {
-    /// As BuildKit has it.
-    fn default() -> Self {
-        Self {
-            max_age: Duration::from_secs(48 * 3600),
-            max_entries: 50,
-        }
-    }
-}
-
-impl HistoryConfig {
-    /// Which of these builds to forget, by when they ended: what is neither among the newest nor
-    /// young. And until when no other one will have to go, whichever end meanwhile.
-    fn surplus(
-        &self,
-        mut builds: Vec<(SystemTime, String)>,
-        now: SystemTime,
-    ) -> (Vec<String>, Option<SystemTime>) {
-        builds.sort_unstable_by(|one, other| other.cmp(one));
-        let oldest = now
-            .checked_sub(self.max_age)
-            .unwrap_or(SystemTime::UNIX_EPOCH);
-        let (mut surplus, mut next) = (Vec::new(), now.checked_add(self.max_age));
-        for (number, (completed, reference)) in builds.into_iter().enumerate() {
-            if completed >= oldest {
-                next = completed.checked_add(self.max_age);
-            } else if number >= self.max_entries {
-                surplus.push(reference);
-            } else {
-                // It goes as soon as there are more.
-                next = Some(now);
-            }
-        }
-        (surplus, next)
-    }
-}
+/// What a file takes on the disk at least, in steps of, in bytes.
+const BLOCK: u64 = 4096;
 
 /// The history of a daemon.
 pub(crate) struct History {
@@ -80,6 +42,18 @@ struct State {
     /// No record is old enough to be forgotten before this, if it is known: nothing needs to be
     /// looked through until then.
     quiet_until: Option<SystemTime>,
+    /// How many bytes more there may be before any has to be forgotten.
+    bytes_left: u64,
+}
+
+/// What the history takes on the disk.
+pub(crate) struct HistoryUsage {
+    /// The digests of all blobs that records name.
+    pub(crate) blobs: HashSet<String>,
+    pub(crate) builds: usize,
+    pub(crate) bytes: u64,
+    /// When the first and the last build ended.
+    pub(crate) times: Option<(SystemTime, SystemTime)>,
 }
 
 /// Why the history did not do what was asked of it.
@@ -148,12 +122,23 @@ impl History {
     ) -> Result<Arc<Self>, HistoryError> {
         let db = store.db().clone();
         tokio::task::spawn_blocking(move || table::create(&db)).await??;
-        Ok(Arc::new(Self {
+        let history = Arc::new(Self {
             store,
             config,
             state: Mutex::default(),
             events: broadcast::Sender::new(EVENTS),
-        }))
+        });
+        let weak = Arc::downgrade(&history);
+        // Rather without old builds' logs than without new builds.
+        history.store.space().set_last_resort(move |bytes| {
+            let history = weak.upgrade();
+            let freed = history.map_or(Ok(0), |history| history.free(bytes));
+            freed.unwrap_or_else(|error| {
+                tracing::warn!(%error, "old builds cannot be forgotten");
+                0
+            })
+        });
+        Ok(history)
     }
 
     /// A build began.
@@ -172,12 +157,16 @@ impl History {
         blobs: Vec<Digest>,
     ) -> Result<(), HistoryError> {
         let reference = record.reference.clone();
+        let bytes = self.bytes_of(&blobs);
         let saved = self.save(record.clone(), blobs).await;
-        let mut state = self.lock();
-        state.active.remove(&reference);
-        self.tell(event(BuildHistoryEventType::Complete, record));
-        drop(state);
-        saved
+        let fits = {
+            let mut state = self.lock();
+            state.active.remove(&reference);
+            self.tell(event(BuildHistoryEventType::Complete, record));
+            state.take(bytes)
+        };
+        saved?;
+        if fits { Ok(()) } else { self.tidy().await }
     }
 
     /// A build ended of which nothing can be remembered.
@@ -209,7 +198,7 @@ impl History {
         change(&mut record);
         record.generation = record.generation.saturating_add(1);
         self.save(record.clone(), blobs).await?;
-        // It may be old, and pinned no longer.
+        // It may be old, and pinned no longer; or be larger.
         self.lock().quiet_until = None;
         self.tell(event(BuildHistoryEventType::Complete, record));
         Ok(())
@@ -235,18 +224,68 @@ impl History {
         }
         let this = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            let mut builds = Vec::new();
-            table::visit(this.store.db(), |record| {
-                if !record.pinned {
-                    builds.push((completed(&record), record.reference));
-                }
-            })?;
-            let (surplus, quiet_until) = this.config.surplus(builds, now);
-            this.forget(&surplus)?;
-            this.lock().quiet_until = quiet_until;
+            let surplus = this
+                .config
+                .surplus(&this.ended()?, disk_of(this.store.root()), now);
+            this.forget(&surplus.references)?;
+            let mut state = this.lock();
+            state.quiet_until = surplus.quiet_until;
+            state.bytes_left = surplus.bytes_left;
             Ok(())
         })
         .await?
+    }
+
+    /// Forgets the oldest builds that are not pinned until so many bytes are free; returns how many are.
+    fn free(&self, bytes: u64) -> Result<u64, HistoryError> {
+        let (references, freed) = surplus::oldest(&self.ended()?, bytes);
+        let count = references.len();
+        if count > 0 {
+            tracing::warn!(count, "forgot old builds, to make room");
+        }
+        self.forget(&references)?;
+        Ok(freed)
+    }
+
+    /// All builds that ended, the newest first, each with what it alone takes on the disk.
+    fn ended(&self) -> Result<Vec<Ended>, HistoryError> {
+        let db = self.store.db();
+        let mut ended = Vec::new();
+        table::visit(db, |record| {
+            ended.push(Ended {
+                completed: completed(&record),
+                pinned: record.pinned,
+                bytes: record.encoded_len() as u64,
+                reference: record.reference,
+            });
+        })?;
+        ended.sort_unstable_by(|one, other| {
+            let newness = |build: &Ended| (build.pinned, build.completed);
+            newness(other)
+                .cmp(&newness(one))
+                .then_with(|| other.reference.cmp(&one.reference))
+        });
+        let mut named = table::named(db)?;
+        let mut counted = HashSet::new();
+        for build in &mut ended {
+            for digest in named.remove(&build.reference).unwrap_or_default() {
+                if !counted.contains(&digest) {
+                    build.bytes += self.bytes_of(std::slice::from_ref(&digest));
+                    counted.insert(digest);
+                }
+            }
+        }
+        Ok(ended)
+    }
+
+    /// What blobs take on the disk.
+    fn bytes_of(&self, digests: &[Digest]) -> u64 {
+        let blobs = self.store.blobs();
+        let sizes = digests.iter().filter_map(|digest| {
+            let size = blobs.size(digest).ok()??;
+            Some(size.next_multiple_of(BLOCK))
+        });
+        sizes.sum()
     }
 
     fn forget(&self, references: &[String]) -> Result<(), HistoryError> {
@@ -302,9 +341,24 @@ impl History {
         Ok(Kept { blob, media_type })
     }
 
-    /// The digests of all blobs that records name.
-    pub(crate) fn blobs(&self) -> Result<HashSet<String>, HistoryError> {
-        table::blobs(self.store.db())
+    /// What it takes on the disk. Blocks.
+    pub(crate) fn usage(&self) -> Result<HistoryUsage, HistoryError> {
+        let named = table::named(self.store.db())?;
+        let blobs: HashSet<_> = named.into_values().flatten().collect();
+        let all: Vec<_> = blobs.iter().cloned().collect();
+        let mut usage = HistoryUsage {
+            bytes: self.bytes_of(&all),
+            blobs: all.iter().map(ToString::to_string).collect(),
+            builds: 0,
+            times: None,
+        };
+        table::visit(self.store.db(), |record| {
+            let time = completed(&record);
+            let (first, last) = usage.times.unwrap_or((time, time));
+            usage.times = Some((first.min(time), last.max(time)));
+            usage.builds += 1;
+        })?;
+        Ok(usage)
     }
 
     async fn save(
@@ -326,6 +380,24 @@ impl History {
     }
 }
 
+/// The size of the disk that a directory is on, in bytes.
+fn disk_of(directory: &Path) -> u64 {
+    rustix::fs::statvfs(directory)
+        .map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize))
+}
+
+impl State {
+    /// Counts bytes that are there now; whether there may be as many.
+    fn take(&mut self, bytes: u64) -> bool {
+        let left = self.bytes_left.checked_sub(bytes);
+        self.bytes_left = left.unwrap_or(0);
+        if left.is_none() {
+            self.quiet_until = None;
+        }
+        left.is_some()
+    }
+}
+
 fn event(kind: BuildHistoryEventType, record: BuildHistoryRecord) -> BuildHistoryEvent {
     BuildHistoryEvent {
         kind: kind.into(),
@@ -338,35 +410,4 @@ fn completed(record: &BuildHistoryRecord) -> SystemTime {
         .completed_at
         .and_then(|time| SystemTime::try_from(time).ok())
         .unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_neither_new_nor_young_goes_and_the_rest_is_left_alone_till_its_time() {
-        let hours = |hours: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(hours * 3600);
-        let config = HistoryConfig {
-            max_age: Duration::from_secs(48 * 3600),
-            max_entries: 2,
-        };
-        let builds = |ended: &[u64]| {
-            let named = |ended: &u64| (hours(*ended), ended.to_string());
-            ended.iter().map(named).collect::<Vec<_>>()
-        };
-        let at = |ended: &[u64], now| config.surplus(builds(ended), hours(now));
-        let none = Vec::<String>::new();
-        assert_eq!(at(&[], 100), (none.clone(), Some(hours(148))));
-        assert_eq!(at(&[60, 70, 90], 100), (none.clone(), Some(hours(108))));
-        // Both are among the newest: the next one that ends drives one out.
-        assert_eq!(at(&[10, 20], 100), (none, Some(hours(100))));
-        let (gone, until) = at(&[10, 70, 20, 60], 100);
-        assert_eq!(
-            (gone, until),
-            (vec!["20".into(), "10".into()], Some(hours(108)))
-        );
-        let (gone, until) = at(&[10, 70, 20], 100);
-        assert_eq!((gone, until), (vec!["10".into()], Some(hours(100))));
-    }
 }

@@ -1,7 +1,7 @@
 //! The rows of the history: the name of a build, and its record as it goes over the wire. The
 //! blobs of a record are held by a lease of its name.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use prost::Message;
 use redb::{ReadableTable, TableDefinition};
@@ -114,13 +114,18 @@ pub(super) fn visit(
     })?
 }
 
-pub(super) fn blobs(db: &Db) -> Result<HashSet<String>, HistoryError> {
+/// The blobs that each record names.
+pub(super) fn named(db: &Db) -> Result<HashMap<String, Vec<Digest>>, HistoryError> {
     Ok(db.read(|tx| {
-        let mut digests = HashSet::new();
+        let mut named = HashMap::<_, Vec<_>>::new();
         for row in tx.open_table(BLOBS)?.iter()? {
-            digests.insert(row?.0.value().1.to_owned());
+            let (key, _) = row?;
+            let (reference, digest) = key.value();
+            if let Ok(digest) = digest.parse() {
+                named.entry(reference.to_owned()).or_default().push(digest);
+            }
         }
-        Ok(digests)
+        Ok(named)
     })?)
 }
 

@@ -64,9 +64,14 @@ struct Inner {
     swept: AtomicBool,
     /// When something that was written past us was last stopped.
     stopped: Mutex<Option<Instant>>,
+    /// What somebody else keeps in the state directory and gives up rather than have builds fail.
+    last_resort: OnceLock<LastResort>,
     /// Who writes past us now.
     writers: Mutex<Vec<Arc<writers::Writing>>>,
 }
+
+/// Frees about so many bytes; tells how many.
+type LastResort = Box<dyn Fn(u64) -> u64 + Send + Sync>;
 
 impl std::fmt::Debug for Space {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -99,6 +104,7 @@ impl Space {
             making: Mutex::default(),
             swept: AtomicBool::new(false),
             stopped: Mutex::default(),
+            last_resort: OnceLock::new(),
             writers: Mutex::default(),
         }))
     }
@@ -106,6 +112,11 @@ impl Space {
     /// From now on objects of this store may be removed.
     pub(crate) fn attach(&self, store: Weak<store::Inner>) {
         drop(self.0.store.set(store));
+    }
+
+    /// Has this free bytes where nothing of the store's can be removed any more; once.
+    pub fn set_last_resort(&self, free: impl Fn(u64) -> u64 + Send + Sync + 'static) {
+        drop(self.0.last_resort.set(Box::new(free)));
     }
 
     /// How many bytes the state directory may hold, if that is limited.
@@ -295,6 +306,9 @@ impl Space {
         if !self.0.swept.swap(true, Ordering::Relaxed) {
             store.sweep()?;
         }
+        if store.remove_asides()? {
+            store.settle()?;
+        }
         self.remeasure(store)?;
         for internals in [false, true] {
             loop {
@@ -310,6 +324,17 @@ impl Space {
                 tracing::info!(count, freed, "deleted what was worth least, to make room");
                 self.remeasure(store)?;
             }
+        }
+        while let Some(free) = self.0.last_resort.get() {
+            let short = bytes.saturating_sub(self.room_now()?);
+            if short == 0 {
+                return Ok(true);
+            }
+            if free(short) == 0 {
+                break;
+            }
+            store.collect_garbage()?;
+            self.remeasure(store)?;
         }
         Ok(false)
     }

@@ -53,6 +53,7 @@ fn a_file_of_buildkitd_is_understood() {
         [history]
           maxAge = 172800
           maxEntries = 7
+          maxUsedSpace = "2GB"
         [frontend."dockerfile.v0"]
           enabled = false
         [limits]
@@ -75,6 +76,7 @@ fn a_file_of_buildkitd_is_understood() {
     assert_eq!(gc[0].keep_duration, Some(Duration::from_secs(172_800)));
     assert_eq!(gc[1].reserved, Some(Space::Bytes(1024)));
     assert_eq!(config.history.max_entries, 7);
+    assert_eq!(config.history.max_used, Space::Bytes(2 << 30));
     assert!(!config.frontends.dockerfile && config.frontends.gateway);
     assert_eq!(config.limits.log, 1 << 20);
     assert_eq!(config.drain_timeout, Duration::from_secs(5));
