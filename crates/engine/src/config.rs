@@ -33,6 +33,10 @@ pub struct Config {
     pub provenance_environment: BTreeMap<String, serde_json::Value>,
     /// What to do if the disk of the state directory is full.
     pub on_full_disk: weld_store::OnFullDisk,
+    /// What to do if its database is damaged.
+    pub on_damage: weld_store::OnDamage,
+    /// Whether to look for damage in all of the database.
+    pub verify_database: bool,
 }
 
 /// What runs the steps.
@@ -165,6 +169,9 @@ impl Config {
             dns: weld_runtime::DnsConfig::default(),
             provenance_environment: BTreeMap::new(),
             on_full_disk: weld_store::OnFullDisk::default(),
+            // It is a cache: a build that takes longer is better than none.
+            on_damage: weld_store::OnDamage::StartAnew,
+            verify_database: false,
         }
     }
 

@@ -77,6 +77,9 @@ impl OpenError {
             Self::Store(weld_store::OpenError::Full { .. }) => {
                 Some("Run `weld prune` to delete what no build uses.".into())
             }
+            Self::Store(error) if error.is_damage() => Some(
+                "Run `weld store check --repair` to mend it, or to have the build cache begin anew where it cannot be.".into(),
+            ),
             Self::Store(weld_store::OpenError::Db { source, .. }) if source.is_no_space() => Some(
                 "Free some MiB on that disk: then `weld prune` can delete what no build uses."
                     .into(),
@@ -355,6 +358,8 @@ fn open_worker(config: Config) -> Result<Worker, OpenError> {
             .disk_limit
             .map(|limit| limit.of(disk_of(&config.root))),
         on_full_disk: config.on_full_disk,
+        on_damage: config.on_damage,
+        verify: config.verify_database,
         ..StoreOptions::default()
     };
     let mut runtime = RuntimeConfig::embedded(config.root.join("runtime"));

@@ -78,8 +78,11 @@ impl Engine {
     /// # Errors
     /// [`StoreError`], also for a filter that is none.
     pub fn usage(&self, filters: &[String]) -> Result<Vec<UsageRecord>, StoreError> {
-        let records = self.worker.store.disk_usage(filters)?;
-        Ok(records.into_iter().map(UsageRecord::from).collect())
+        let store = &self.worker.store;
+        let records = store.disk_usage(filters)?;
+        let others = store.overhead(filters)?;
+        let all = records.into_iter().chain(others);
+        Ok(all.map(UsageRecord::from).collect())
     }
 
     /// Deletes what no build uses, what is worth least first; returns what was deleted.

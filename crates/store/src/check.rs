@@ -7,14 +7,15 @@ mod rows;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use weld_digest::{Digest, Hasher};
+use weld_digest::Digest;
 use weld_solver::RecordId;
 
+use crate::blobs::found::digest_of;
 use crate::collector::CollectError;
 use crate::db::DbError;
 use crate::object::{Object, SnapshotId};
@@ -23,9 +24,6 @@ use crate::snapshot::{FILES, Origin};
 use crate::store::Store;
 
 use rows::Rows;
-
-/// Read at once of a file whose digest is computed, in bytes.
-const CHUNK_LEN: usize = 1 << 20;
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +211,7 @@ impl Store {
         let unreadable =
             |error: io::Error| Problem::BlobUnreadable(digest.clone(), error.to_string());
         let path = self.collector().path(&Object::Blob(digest.clone()));
-        let mut file = match File::open(path) {
+        let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Some(Problem::BlobMissing(digest.clone()));
@@ -230,20 +228,10 @@ impl Store {
             }
             Err(error) => return Some(unreadable(error)),
         }
-        let mut hasher = Hasher::new(digest.algorithm());
-        let mut buffer = vec![0; CHUNK_LEN];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => {
-                    hasher.update(&buffer[..length]);
-                    read(length as u64);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Some(unreadable(error)),
-            }
-        }
-        let actual = hasher.finish();
+        let actual = match digest_of(&file, digest.algorithm(), read) {
+            Ok(actual) => actual,
+            Err(error) => return Some(unreadable(error)),
+        };
         (actual != *digest).then(|| Problem::BlobContent {
             digest: digest.clone(),
             actual: Some(actual),

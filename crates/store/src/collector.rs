@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use redb::{ReadableTable, WriteTransaction};
+use weld_digest::Digest;
 use weld_solver::RecordId;
 
-use crate::blobs::{ANONYMOUS, Blobs};
+use crate::blobs::{ANONYMOUS, Blobs, found};
 use crate::db::{Db, DbError, Ticket};
 use crate::gc::{self, Removable, Removal};
 use crate::leftovers::{Hold, Leftovers};
@@ -19,6 +20,7 @@ use crate::pins::{Claim, Pins};
 use crate::records::keys::Keys;
 use crate::records::results::RESULTS;
 use crate::refs::{HOLDERS, holders};
+use crate::store::aside;
 use crate::trash::{self, Trash};
 use crate::usage::USAGE;
 
@@ -328,6 +330,7 @@ impl Collector {
             self.remove(batch.iter().cloned(), Removable::Unnamed)?;
         }
         self.sweep_keys()?;
+        self.sweep_asides()?;
         Ok(self.sweep_snapshots(stop)? && self.sweep_blobs(stop)? && self.sweep_ingests()?)
     }
 
@@ -394,18 +397,41 @@ impl Collector {
         Ok(true)
     }
 
+    fn sweep_asides(&self) -> Result<(), CollectError> {
+        let asides = aside::all(&self.0.root).map_err(remove_error(&self.0.root))?;
+        let mut old = asides.iter().filter(|aside| aside.is_old());
+        old.try_for_each(|aside| self.take_away(&aside.path))
+    }
+
     fn sweep_blobs(&self, stop: &AtomicBool) -> Result<bool, CollectError> {
+        let wanted = found::are_wanted(&self.0.db)?;
         for (algorithm, directory) in list(&self.0.blobs.layout().join("blobs"))? {
             for (hex, path) in list(&directory)? {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(false);
                 }
-                if let Ok(digest) = format!("{algorithm}:{hex}").parse() {
-                    self.discard_unless_known(Object::Blob(digest), &path)?;
+                let Ok(digest) = format!("{algorithm}:{hex}").parse() else {
+                    continue;
+                };
+                if wanted {
+                    self.adopt(&digest, &path)?;
                 }
+                self.discard_unless_known(Object::Blob(digest), &path)?;
             }
         }
+        if wanted {
+            found::all_found(&self.0.db).wait()?;
+        }
         Ok(true)
+    }
+
+    /// Nobody uses it meanwhile.
+    fn adopt(&self, digest: &Digest, path: &Path) -> Result<(), CollectError> {
+        let claim = self.0.pins.claim(&Object::Blob(digest.clone()));
+        if claim.is_some() && !self.0.blobs.has_record(digest)? {
+            self.0.blobs.adopt(digest, path)?;
+        }
+        Ok(())
     }
 
     fn discard_unless_known(&self, object: Object, path: &Path) -> Result<(), CollectError> {

@@ -199,6 +199,13 @@ impl Sequence {
         })
     }
 
+    /// Gives no number before this one, which may be in use though the database does not know of it. Before any is given.
+    pub(crate) fn skip_to(&mut self, unused: u64) {
+        let range = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.first = self.first.max(unused);
+        (range.next, range.end) = (self.first, self.first);
+    }
+
     /// Notes that a process of this boot has the directory, and takes the first numbers for it.
     pub(crate) fn mark_running(&self, boot: String) {
         let mut range = self.state.lock().unwrap_or_else(PoisonError::into_inner);

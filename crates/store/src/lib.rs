@@ -68,6 +68,6 @@ pub use records::results::{Results, SavedResult};
 pub use records::steps::{StepName, Steps};
 pub use refs::Reference;
 pub use space::{NoRoom, Reservation, Space, SpaceError, Writer};
-pub use store::{OnDamage, OnFullDisk, OpenError, Store, StoreOptions};
+pub use store::{Mended, OnDamage, OnFullDisk, OpenError, Store, StoreOptions};
 pub use usage::prune::{PruneOptions, UsageError};
 pub use usage::{Filter, FilterError, NewUsage, RecordType, UsageInfo, Uses, Worth};

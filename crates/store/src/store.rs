@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use redb::WriteTransaction;
 
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, found};
 use crate::cache_mounts::CacheMounts;
-use crate::clock;
 use crate::collector::{CollectError, Collector};
-use crate::db::{Db, DbError};
-use crate::durability::{self, Sequence, SyncError};
+use crate::db::{Damage, Db, DbError, Opening};
+use crate::durability::{self, LastRun, Sequence, SyncError};
 use crate::keeper::Keeper;
 use crate::lock::{DirectoryLock, Holder};
 use crate::object::{Object, SnapshotId};
@@ -23,6 +22,7 @@ use crate::records::steps::Steps;
 use crate::space::Space;
 use crate::usage::{Uses, uses};
 
+pub(crate) mod aside;
 mod directory;
 
 use directory::{Claim, Directory};
@@ -62,6 +62,9 @@ pub struct StoreOptions {
     pub boot_id: Option<String>,
     /// What to do if the database is damaged.
     pub on_damage: OnDamage,
+    /// Whether to look for damage in every page of the database, as is done in any case after the machine went down and after
+    /// something that was read made no sense.
+    pub verify: bool,
     /// How many bytes all that is in the directory may take on disk; `None` for what the disk has.
     pub ceiling: Option<u64>,
     /// What to do if the disk is full.
@@ -84,9 +87,19 @@ pub enum OnDamage {
     /// Fail with an error, changing nothing.
     #[default]
     Refuse,
-    /// Begin with an empty cache: the damaged database is kept beside the new one, as
+    /// Mend what can be mended. What cannot is kept beside an empty database that takes its place, as
     /// `db.damaged-SECONDS`, and what it alone knew of is collected.
     StartAnew,
+}
+
+/// Damage that was found when a state directory was opened, and is mended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mended(String);
+
+impl std::fmt::Display for Mended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl Default for StoreOptions {
@@ -98,6 +111,7 @@ impl Default for StoreOptions {
             sync_after: Duration::from_secs(10),
             boot_id: None,
             on_damage: OnDamage::default(),
+            verify: false,
             ceiling: None,
             on_full_disk: OnFullDisk::default(),
         }
@@ -169,6 +183,13 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether its database is damaged.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Db { source, .. } if source.is_damage())
+    }
+}
+
 /// An open state directory. Cheap to clone; closed when the last clone goes.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -187,6 +208,7 @@ pub(crate) struct Inner {
     cache_mounts: CacheMounts,
     collector: Collector,
     keeper: Keeper,
+    mended: Vec<Mended>,
 }
 
 impl Store {
@@ -261,19 +283,21 @@ impl Store {
             Some(boot) => boot,
             None => durability::boot_id().map_err(directory.error("read the boot id for", ""))?,
         };
-        let db_error = |source| OpenError::Db {
+        let Known {
+            db,
+            last_run,
+            sequence,
+            steps,
+            mended,
+        } = open_known(directory.0, options, &boot, lock).map_err(|source| OpenError::Db {
             root: directory.0.to_owned(),
             source,
-        };
-        let db = open_db(directory.0, options, &boot, lock).map_err(db_error)?;
-        let last_run = durability::last_run(&db, &boot).map_err(db_error)?;
-        let sequence = Arc::new(Sequence::new(&db).map_err(db_error)?);
+        })?;
         let (pins, uses) = (Pins::default(), Uses::default());
         let space = Space::new(directory.0, options.ceiling);
         let blobs = Blobs::open(directory.0, &db, &pins, &sequence, &space)
             .map_err(directory.error("create", "content"))?;
         let keys = Keys::new(&db, &sequence);
-        let steps = Steps::open(&db).map_err(db_error)?;
         let collector = Collector::new(directory.0, &db, &pins, &blobs, &keys, sequence.first())
             .map_err(directory.error("create", "trash"))?;
         if last_run.other_boot {
@@ -289,7 +313,7 @@ impl Store {
             &uses,
             &collector,
             options.sync_after,
-            last_run.other_boot || !last_run.clean,
+            last_run.other_boot || !last_run.clean || db.may_lack_commits(),
         )
         .map_err(directory.error("start the keeper thread for", ""))?;
         let inner = Arc::new(Inner {
@@ -306,6 +330,7 @@ impl Store {
             blobs,
             collector,
             keeper,
+            mended,
         });
         inner.space.attach(Arc::downgrade(&inner));
         // Each opening writes to the log, which would take the place of what is put by.
@@ -325,6 +350,11 @@ impl Store {
     /// The state directory.
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// What was damaged when it was opened, and is mended.
+    pub fn mended(&self) -> &[Mended] {
+        &self.0.mended
     }
 
     /// The database.
@@ -467,36 +497,78 @@ fn first_unused(root: &Path) -> u64 {
     numbers.max().map_or(1, |last| last.saturating_add(1))
 }
 
-fn open_db(
+/// The database, and what is read of it at once.
+struct Known {
+    db: Db,
+    last_run: LastRun,
+    sequence: Arc<Sequence>,
+    steps: Steps,
+    mended: Vec<Mended>,
+}
+
+fn open_known(
     root: &Path,
     options: &StoreOptions,
     boot: &str,
     lock: DirectoryLock,
-) -> Result<Db, DbError> {
-    let boot = durability::boot_number(boot);
-    let path = root.join(DATABASE);
+) -> Result<Known, DbError> {
     let lock = Arc::new(lock);
-    let open = || -> Result<Db, DbError> {
-        let db = Db::open(&path, options.db_cache, boot, lock.clone())?;
-        // A kill may have come between the making of the file and of the tables.
-        let new = db.read(|tx| Ok(tx.list_tables()?.next().is_none()))?;
-        if new {
-            let unused = first_unused(root);
-            db.update(move |tx| {
-                TABLES.iter().try_for_each(|create| create(tx))?;
-                durability::mark_closed(tx, unused, false)
-            })
-            .wait()?;
-        }
-        Ok(db)
+    let opening = Opening {
+        cache_bytes: options.db_cache,
+        boot: durability::boot_number(boot),
+        mend: options.on_damage == OnDamage::StartAnew,
+        verify: options.verify,
     };
-    match open() {
-        Err(error) if options.on_damage == OnDamage::StartAnew && error.is_damage() => {
-            let aside = root.join(format!("{DATABASE}.damaged-{}", clock::seconds()));
-            tracing::warn!(%error, kept = %aside.display(), "starting with an empty database");
-            fs::rename(&path, aside).map_err(|error| DbError::Aside(Arc::new(error)))?;
-            open()
+    match read_known(root, &opening, boot, &lock) {
+        Err(error) if opening.mend && error.is_damage() => {
+            let aside = aside::put(root).map_err(|error| DbError::Aside(Arc::new(error)))?;
+            let told = Mended(format!(
+                "{error}; the build cache begins anew: its steps run again and cache mounts are empty, only blobs are kept; \
+                 the damaged database is put aside as {}, until `weld prune --all` or for a week",
+                aside.display()
+            ));
+            tracing::warn!("{told}");
+            let mut known = read_known(root, &opening, boot, &lock)?;
+            found::want(&known.db).wait()?;
+            known.mended.push(told);
+            Ok(known)
         }
-        opened => opened,
+        known => known,
     }
+}
+
+fn read_known(
+    root: &Path,
+    opening: &Opening,
+    boot: &str,
+    lock: &Arc<DirectoryLock>,
+) -> Result<Known, DbError> {
+    let db = Db::open(&root.join(DATABASE), opening, lock.clone())?;
+    // A kill may have come between the making of the file and of the tables.
+    let new = db.read(|tx| Ok(tx.list_tables()?.next().is_none()))?;
+    if new {
+        let unused = first_unused(root);
+        db.update(move |tx| {
+            TABLES.iter().try_for_each(|create| create(tx))?;
+            durability::mark_closed(tx, unused, false)
+        })
+        .wait()?;
+    }
+    let last_run = durability::last_run(&db, boot)?;
+    let mut sequence = Sequence::new(&db)?;
+    if db.may_lack_commits() {
+        sequence.skip_to(first_unused(root));
+    }
+    let mended = db.mended().iter().map(|Damage { error, outcome }| {
+        let told = Mended(format!("{error}; {outcome}"));
+        tracing::warn!("{told}");
+        told
+    });
+    Ok(Known {
+        last_run,
+        sequence: Arc::new(sequence),
+        steps: Steps::open(&db)?,
+        mended: mended.collect(),
+        db,
+    })
 }

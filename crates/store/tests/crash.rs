@@ -1,17 +1,15 @@
-//! Kills, power losses, damage and full disks.
+//! Kills, power losses and full disks.
 #![allow(clippy::unwrap_used)]
 
 mod world;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use weld_store::{
-    BlobInfo, Expected, OnDamage, OpenError, PruneOptions, Started, Store, StoreOptions,
-};
+use weld_store::{BlobInfo, Expected, OpenError, PruneOptions, Started, Store, StoreOptions};
 use world::{Made, id, make, make_result, open, open_on_boot};
 
 const ROLE: &str = "WELD_TEST_ROLE";
@@ -223,54 +221,6 @@ fn what_was_synced_in_the_background_survives() {
     }
     let store = open_on_boot(root.path(), "two");
     assert!(store.results().load(result).unwrap().is_some());
-}
-
-fn database(root: &Path) -> std::path::PathBuf {
-    root.join("db/state.redb")
-}
-
-fn damaged(damage: impl Fn(&Path)) {
-    let root = tempfile::tempdir().unwrap();
-    let result = {
-        let store = open(root.path());
-        let result = make_result(&store, &Made::default()).1;
-        store.db().flush().unwrap();
-        store.db().checkpoint().unwrap();
-        result
-    };
-    damage(&database(root.path()));
-    let error = Store::open(root.path(), StoreOptions::default())
-        .err()
-        .unwrap();
-    assert!(matches!(error, OpenError::Db { .. }), "{error}");
-    let options = StoreOptions {
-        on_damage: OnDamage::StartAnew,
-        ..StoreOptions::default()
-    };
-    let store = Store::open(root.path(), options).unwrap();
-    assert!(store.results().load(result).unwrap().is_none());
-    let kept = fs::read_dir(root.path()).unwrap().any(|entry| {
-        let name = entry.unwrap().file_name();
-        name.to_string_lossy().starts_with("db.damaged-")
-    });
-    assert!(kept);
-    store.sweep().unwrap();
-    assert_tidy(&store);
-    make_result(&store, &Made::default());
-    assert_eq!(store.disk_usage(&[]).unwrap().len(), 1);
-}
-
-#[test]
-fn a_truncated_database_is_refused_or_kept_aside() {
-    damaged(|path| {
-        let file = OpenOptions::new().write(true).open(path).unwrap();
-        file.set_len(10_000).unwrap();
-    });
-}
-
-#[test]
-fn a_database_of_something_else_is_refused_or_kept_aside() {
-    damaged(|path| fs::write(path, vec![b'x'; 100_000]).unwrap());
 }
 
 /// A small file system of its own; none where this process may not mount.

@@ -112,6 +112,50 @@ fn everything_goes_with_its_results_and_files() {
     }
 }
 
+/// What all snapshots take on the disk.
+fn on_disk(store: &Store) -> u64 {
+    let snapshots = store.root().join("snapshots");
+    let du = std::process::Command::new("du")
+        .args(["-s", "--block-size=1"])
+        .arg(snapshots)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(du.stdout).unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_removed_snapshots_share_is_told_when_the_last_of_them_goes() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let pins: Vec<_> = (0..4)
+        .map(|_| make_result(&store, &Made::default()).0)
+        .collect();
+    let of = |number: usize| directory(&store, &pins[number]);
+    std::fs::write(of(0).join("fs/large"), vec![1; 1 << 20]).unwrap();
+    for number in 0..3 {
+        std::fs::write(of(number).join("shared"), "").unwrap();
+        if number > 0 {
+            std::fs::hard_link(of(0).join("fs/large"), of(number).join("fs/large")).unwrap();
+        }
+    }
+    let names: Vec<_> = pins.iter().map(id).collect();
+    drop(pins);
+    store.db().flush().unwrap();
+    store.disk_usage(&[]).unwrap();
+    for filters in [vec![0], vec![1, 3], vec![2]] {
+        let before = on_disk(&store);
+        let filters = filters.iter().map(|number: &usize| format!("id=={}", names[*number]));
+        let options = PruneOptions {
+            filters: filters.collect(),
+            ..PruneOptions::default()
+        };
+        let told = store.prune(&options).unwrap();
+        let told: u64 = told.iter().map(|info| info.size.unwrap()).sum();
+        assert_eq!(told, before - on_disk(&store), "{options:?}");
+    }
+}
+
 #[test]
 fn files_of_what_was_removed_go_afterwards_also_when_the_process_ends_before() {
     let root = tempfile::tempdir().unwrap();

@@ -34,7 +34,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use weld_client::Address;
 use weld_daemon::gateway::{IMAGE_FRONTEND, ImageFrontend};
 use weld_engine::{
-    Config, Definition, DiskSpace, Engine, OnFullDisk, RuntimeKind, SnapshotterKind,
+    Config, Definition, DiskSpace, Engine, OnDamage, OnFullDisk, RuntimeKind, SnapshotterKind,
 };
 
 use args::{Cli, Command, DebugCommand, EngineArgs, Snapshotter, StoreCommand};
@@ -226,6 +226,13 @@ fn with_engine(cli: &Cli, input: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
     if matches!(cli.command, Command::Build(_) | Command::Solve(_)) {
         config.on_full_disk = OnFullDisk::Refuse;
     }
+    if let Command::Store(StoreCommand::Check { repair }) = cli.command {
+        config.verify_database = true;
+        config.on_damage = match repair {
+            true => OnDamage::StartAnew,
+            false => OnDamage::Refuse,
+        };
+    }
     if matches!(cli.command, Command::Store(_)) && !config.root.exists() {
         let root = config.root.display();
         return Err(Failure::usage(format!(
@@ -240,6 +247,9 @@ fn with_engine(cli: &Cli, input: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
         let tracer = trace::tracer(&cli.command)?;
         let sink = tracer.clone().map(|tracer| Arc::new(tracer) as _);
         let mut engine = Engine::open_traced(config, sink).await?;
+        for mended in engine.store().mended() {
+            streams::tell(format_args!("WARNING: {mended}"));
+        }
         let images = Arc::new(ImageFrontend::new(Vec::new()));
         engine.add_frontend(IMAGE_FRONTEND, images);
         let worker = Worker::Engine(engine);

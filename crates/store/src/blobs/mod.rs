@@ -6,6 +6,7 @@
 
 mod error;
 mod feed;
+pub(crate) mod found;
 mod growth;
 mod ingest;
 
@@ -119,8 +120,12 @@ impl Blobs {
         let Some(record) = self.0.record(digest)? else {
             return Ok(None);
         };
-        if !fs::metadata(self.0.path(digest)).is_ok_and(|file| file.len() == record.size) {
-            tracing::warn!(%digest, "the file of a blob is damaged");
+        let file = fs::metadata(self.0.path(digest));
+        if !file.is_ok_and(|file| file.len() == record.size) {
+            // It may have been removed while it was looked for: its row is gone then, too.
+            if self.0.record(digest)?.is_some() {
+                tracing::warn!(%digest, "the file of a blob is damaged");
+            }
             return Ok(None);
         }
         Ok(Some(BlobRef {
@@ -129,6 +134,11 @@ impl Blobs {
             pin,
             blobs: self.clone(),
         }))
+    }
+
+    /// The length of the blob of a digest, if there is one.
+    pub fn size(&self, digest: &Digest) -> Result<Option<u64>, DbError> {
+        Ok(self.0.record(digest)?.map(|record| record.size))
     }
 
     /// Whether there is a blob of this digest now.

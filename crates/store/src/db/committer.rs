@@ -178,14 +178,23 @@ fn try_group(engine: &Engine, group: &mut [Box<dyn Job>]) -> Outcome {
     for (index, job) in group.iter_mut().enumerate() {
         match job.run(&transaction) {
             Ok(()) => {}
-            Err(error) if error.is_storage_failure() => {
-                return Outcome::CommitFailed(engine.with_cause(error));
+            Err(error) => {
+                engine.note(&error);
+                return match error.is_storage_failure() {
+                    true => Outcome::CommitFailed(engine.with_cause(error)),
+                    false => Outcome::JobFailed(index, error),
+                };
             }
-            Err(error) => return Outcome::JobFailed(index, error),
         }
     }
-    match transaction.commit() {
+    // What makes no sense may also make it panic, which must not be the end of this thread.
+    let commit = AssertUnwindSafe(|| transaction.commit());
+    let committed = catch_unwind(commit).map_err(panicked);
+    match committed.and_then(|committed| Ok(committed?)) {
         Ok(()) => Outcome::Committed,
-        Err(error) => Outcome::CommitFailed(engine.with_cause(error.into())),
+        Err(error) => {
+            engine.note(&error);
+            Outcome::CommitFailed(engine.with_cause(error))
+        }
     }
 }

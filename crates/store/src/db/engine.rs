@@ -8,6 +8,19 @@ use super::DbError;
 use super::committer::panicked;
 use super::storage::{Backend, Storage};
 
+/// How a database is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    /// Memory for pages, in bytes.
+    pub(crate) cache_bytes: usize,
+    /// Tells boots of the machine apart.
+    pub(crate) boot: u64,
+    /// Whether to mend what can be mended, without which it is an error.
+    pub(crate) mend: bool,
+    /// Whether to verify every page; it is done in any case where there is reason to.
+    pub(crate) verify: bool,
+}
+
 /// The open database. One that failed to read or write its file, as on a full disk, does nothing
 /// any more and is opened anew by the next use, which finds what was committed.
 pub(super) struct Engine {
@@ -19,11 +32,18 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn open(directory: &Path, cache_bytes: usize, boot: u64) -> Result<Self, DbError> {
-        let storage = Storage::open(directory, boot).map_err(redb::Error::Io)?;
-        let storage = Arc::new(storage);
+    pub(super) fn open(directory: &Path, opening: &Opening) -> Result<Self, DbError> {
+        let Opening {
+            cache_bytes, boot, ..
+        } = *opening;
+        let storage = Arc::new(Storage::open(directory, boot, opening.mend)?);
+        let verify = opening.verify || storage.is_doubtful();
+        let database = open(&storage, cache_bytes, verify)?;
+        if verify {
+            storage.trust()?;
+        }
         Ok(Self {
-            database: RwLock::new(Some(open(&storage, cache_bytes)?)),
+            database: RwLock::new(Some(database)),
             storage,
             cache_bytes,
             writing: Mutex::default(),
@@ -49,14 +69,19 @@ impl Engine {
     fn with<T>(&self, act: impl FnOnce(&Database) -> Result<T, DbError>) -> Result<T, DbError> {
         loop {
             if let Some(database) = &*self.lock() {
-                return act(database).map_err(|error| self.with_cause(error));
+                // What makes no sense may also make the database panic.
+                let acted = catch_unwind(AssertUnwindSafe(|| act(database)));
+                return acted.map_err(panicked).flatten().map_err(|error| {
+                    self.note(&error);
+                    self.with_cause(error)
+                });
             }
             let mut slot = self
                 .database
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
             if slot.is_none() {
-                *slot = Some(open(&self.storage, self.cache_bytes)?);
+                *slot = Some(open(&self.storage, self.cache_bytes, false)?);
             }
         }
     }
@@ -79,6 +104,13 @@ impl Engine {
             && let Ok(mut slot) = self.database.try_write()
         {
             drop(slot.take());
+        }
+    }
+
+    /// Has the next opening look for the damage that an error tells of.
+    pub(super) fn note(&self, error: &DbError) {
+        if error.is_damage() {
+            self.storage.suspect(error);
         }
     }
 
@@ -113,13 +145,17 @@ impl Engine {
 }
 
 /// A damaged file must not take the process down, whatever is in it.
-fn open(storage: &Arc<Storage>, cache_bytes: usize) -> Result<Database, DbError> {
+fn open(storage: &Arc<Storage>, cache_bytes: usize, verify: bool) -> Result<Database, DbError> {
     storage.revert();
     let open = AssertUnwindSafe(|| {
         Database::builder()
             .set_cache_size(cache_bytes)
+            .set_check_integrity_on_open(verify)
             .create_with_backend(Backend(storage.clone()))
             .map_err(redb::Error::from)
     });
-    Ok(catch_unwind(open).map_err(panicked)??)
+    let opened = catch_unwind(open).map_err(panicked);
+    opened
+        .and_then(|opened| Ok(opened?))
+        .map_err(|error| error.in_file(&storage.file()))
 }

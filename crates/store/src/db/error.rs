@@ -1,4 +1,5 @@
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Why the database did not do what it was asked for.
@@ -10,6 +11,14 @@ pub enum DbError {
     /// Its file could not be read or written, by this or by an earlier access.
     #[error("state database: {0}")]
     Io(Arc<io::Error>),
+    /// A file of it is damaged.
+    #[error("state database: {} is damaged: {reason}", .path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A value cannot be turned into bytes.
     #[error("state database: encode a record: {0}")]
     Encode(postcard::Error),
@@ -79,9 +88,25 @@ impl DbError {
         }
     }
 
-    /// Whether the content of the database's file is at fault.
-    pub(crate) fn is_damage(&self) -> bool {
+    /// The same, of this file if its content is at fault.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        let reason = match &self {
+            Self::Damaged { .. } => return self,
+            error if !error.is_damage() => return self,
+            Self::Engine(error) => error.to_string(),
+            Self::Panicked(text) => text.clone(),
+            error => error.to_string(),
+        };
+        Self::Damaged {
+            path: path.to_owned(),
+            reason,
+        }
+    }
+
+    /// Whether the content of the database's files is at fault.
+    pub fn is_damage(&self) -> bool {
         match self {
+            Self::Damaged { .. } => true,
             Self::Engine(error) => match &**error {
                 redb::Error::Corrupted(_) => true,
                 redb::Error::Io(error) => is_damage(error),
@@ -99,6 +124,12 @@ fn is_damage(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
     )
+}
+
+impl From<io::Error> for DbError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(Arc::new(error))
+    }
 }
 
 impl From<redb::Error> for DbError {

@@ -56,6 +56,8 @@ pub(super) struct Log {
     pub(super) end: u64,
     /// The checksum so far.
     pub(super) checksum: u32,
+    /// There was something behind its last whole group when it was opened.
+    pub(super) is_cut: bool,
     seed: u64,
     /// What its index covers.
     indexed: u64,
@@ -79,6 +81,7 @@ impl Log {
             same_boot: true,
             end: HEADER_LEN,
             checksum: checksum(seed, &[&header]),
+            is_cut: false,
             seed: u64::from(seed),
             indexed: 0,
         })
@@ -117,6 +120,7 @@ impl Log {
             same_boot: number(&header[16..]) == boot,
             end: HEADER_LEN,
             checksum: checksum(found_seed as u32, &[&header]),
+            is_cut: false,
             seed: found_seed,
             indexed: 0,
         };
@@ -135,8 +139,41 @@ impl Log {
             log.end = group.end;
             log.checksum = group.checksum;
         }
+        log.is_cut = log.end < length;
         log.file.set_len(log.end)?;
         Ok(Some((log, index)))
+    }
+
+    /// The generation that the log at a path has, if it is one.
+    pub(super) fn generation_of(path: &Path) -> io::Result<Option<u64>> {
+        let header = Self::header_of(path)?;
+        let header = header.filter(|header| header.starts_with(MAGIC));
+        Ok(header.map(|header| number(&header[8..])))
+    }
+
+    /// Whether what is at a path is neither a log nor one that was only begun.
+    pub(super) fn is_garbage(path: &Path) -> io::Result<bool> {
+        let header = Self::header_of(path)?;
+        Ok(header.is_some_and(|header| {
+            !header.starts_with(MAGIC) && header.iter().any(|byte| *byte != 0)
+        }))
+    }
+
+    fn header_of(path: &Path) -> io::Result<Option<[u8; HEADER_LEN as usize]>> {
+        let mut header = [0; HEADER_LEN as usize];
+        let read = File::open(path).and_then(|file| file.read_exact_at(&mut header, 0));
+        match read {
+            Ok(()) => Ok(Some(header)),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The index, if it belongs to this log and nothing of what it covers can be torn.

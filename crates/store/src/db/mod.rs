@@ -9,6 +9,7 @@
 //! power once it is synced, which no commit waits for; until then the last commits may be gone,
 //! all of them from some one on. See `storage.rs`.
 
+mod applied;
 mod committer;
 mod engine;
 mod error;
@@ -23,7 +24,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{ReadTransaction, WriteTransaction};
 
+pub(crate) use engine::Opening;
 pub use error::DbError;
+pub(crate) use storage::Damage;
 pub use ticket::Ticket;
 
 use crate::lock::DirectoryLock;
@@ -49,11 +52,10 @@ struct Inner {
 impl Db {
     pub(crate) fn open(
         directory: &Path,
-        cache_bytes: usize,
-        boot: u64,
+        opening: &Opening,
         lock: Arc<DirectoryLock>,
     ) -> Result<Self, DbError> {
-        let engine = Arc::new(Engine::open(directory, cache_bytes, boot)?);
+        let engine = Arc::new(Engine::open(directory, opening)?);
         let (queue, jobs) = std::sync::mpsc::sync_channel(QUEUE_LEN);
         let committer = Committer::start(engine.clone(), jobs, lock.clone())?;
         Ok(Self(Arc::new(Inner {
@@ -62,6 +64,16 @@ impl Db {
             committer: Mutex::new(Some(committer)),
             _lock: lock,
         })))
+    }
+
+    /// What was damaged when it was opened, and is mended.
+    pub(crate) fn mended(&self) -> &[Damage] {
+        self.0.engine.storage().mended()
+    }
+
+    /// Whether the last commits before it was opened may be gone.
+    pub(crate) fn may_lack_commits(&self) -> bool {
+        self.0.engine.storage().may_lack_commits()
     }
 
     /// Queues an update. Updates commit in the order in which they were queued, many in one

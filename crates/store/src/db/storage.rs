@@ -13,13 +13,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::StorageBackend;
 
+use super::DbError;
+use super::applied::{self, Applied};
 use super::log::{Entry, Log, Logged};
 
 /// The unit in which the log knows the storage; what the database writes is aligned to it but for
@@ -32,8 +34,9 @@ const MAX_WAITING: usize = 2048;
 /// A log is checkpointed when it is longer than this, in bytes.
 const CHECKPOINT_LEN: u64 = 16 << 20;
 
-const FILE: &str = "state.redb";
-const APPLIED: &str = "applied";
+pub(super) const FILE: &str = "state.redb";
+/// There if something that was read made no sense.
+const SUSPECT: &str = "suspect";
 
 /// The storage in a directory.
 pub(super) struct Storage {
@@ -43,6 +46,17 @@ pub(super) struct Storage {
     checkpoint: Mutex<()>,
     /// Why the database could not read or write. It then refuses all that follows, without saying why.
     failure: Mutex<Option<Arc<io::Error>>>,
+    /// What was found damaged when it was opened, and is mended.
+    mended: Vec<Damage>,
+}
+
+/// A file of the database that was damaged and is not any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Damage {
+    /// What was wrong.
+    pub(crate) error: DbError,
+    /// What became of it.
+    pub(crate) outcome: &'static str,
 }
 
 struct State {
@@ -108,30 +122,49 @@ enum Place<'a> {
     Nowhere,
 }
 
-fn damaged(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
-}
-
 impl Storage {
-    /// Opens or makes the storage in a directory. `boot` tells boots of the machine apart.
-    pub(super) fn open(directory: &Path, boot: u64) -> io::Result<Self> {
+    /// Opens or makes the storage in a directory. `boot` tells boots of the machine apart. What is damaged is an error, or is
+    /// mended, where that can be.
+    pub(super) fn open(directory: &Path, boot: u64, mend: bool) -> Result<Self, DbError> {
         fs::create_dir_all(directory)?;
-        let (applied, file_len) = read_applied(&directory.join(APPLIED))?;
+        let mut mended = Vec::new();
+        let note = match applied::read(directory) {
+            Err(error) if mend && error.is_damage() => {
+                let found = applied::from_logs(directory)?;
+                applied::write(directory, found)?;
+                let outcome = "it was written anew from the logs, and nothing is lost";
+                mended.push(Damage { error, outcome });
+                found
+            }
+            note => note?,
+        };
         let mut options = OpenOptions::new();
         options.read(true).write(true);
+        let damaged = |reason: String| DbError::Damaged {
+            path: directory.join(FILE),
+            reason,
+        };
         // Without an applied generation there may be no file yet.
         let file = options
-            .create(applied == 0)
+            .create(note.generation == 0)
             .open(directory.join(FILE))
             .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => damaged("the database's file is missing"),
-                _ => error,
+                io::ErrorKind::NotFound => damaged("it is not there".to_owned()),
+                _ => error.into(),
             })?;
-        let (draining, active) = open_logs(directory, applied, boot, file_len)?;
+        if let Some(error) = damaged_log(directory, note.generation)? {
+            if !mend {
+                return Err(error);
+            }
+            let outcome = "what was committed in the last moments before is lost";
+            mended.push(Damage { error, outcome });
+        }
+        let (draining, active) = open_logs(directory, note, boot)?;
         // A checkpoint that did not come to its end may have cut it to the floor of its log.
         let floor = draining.as_ref().unwrap_or(&active).floor;
-        if file.metadata()?.len() < file_len.min(floor) {
-            return Err(damaged("the database's file is cut off"));
+        let (len, least) = (file.metadata()?.len(), note.len.min(floor));
+        if len < least {
+            return Err(damaged(format!("it is cut off, at {len} of {least} bytes")));
         }
         let mut state = State {
             file,
@@ -142,7 +175,7 @@ impl Storage {
             len_logged: true,
             sealed: false,
         };
-        if applied == 0 && state.is_unborn()? {
+        if note.generation == 0 && state.is_unborn()? {
             let log = Log::create(&log_path(directory, 1), 1, 0, boot)?;
             (state.draining, state.active, state.len) = (None, Layer::new(log, 0), 0);
         }
@@ -152,7 +185,53 @@ impl Storage {
             state: RwLock::new(state),
             checkpoint: Mutex::default(),
             failure: Mutex::default(),
+            mended,
         })
+    }
+
+    /// The file behind the logs.
+    pub(super) fn file(&self) -> PathBuf {
+        self.directory.join(FILE)
+    }
+
+    /// What was damaged and is mended.
+    pub(super) fn mended(&self) -> &[Damage] {
+        &self.mended
+    }
+
+    /// Whether the last commits before it was opened may be gone.
+    pub(super) fn may_lack_commits(&self) -> bool {
+        let state = self.read_state();
+        let log = |layer: &Layer| layer.log.is_cut || !layer.log.same_boot;
+        !self.mended.is_empty() || log(&state.active) || state.draining.as_ref().is_some_and(log)
+    }
+
+    /// Whether something may be wrong that opening it does not notice.
+    pub(super) fn is_doubtful(&self) -> bool {
+        let state = self.read_state();
+        let others = |layer: &Layer| !layer.log.same_boot;
+        let old = others(&state.active) || state.draining.as_ref().is_some_and(others);
+        old || !self.mended.is_empty() || self.suspicion().exists()
+    }
+
+    fn suspicion(&self) -> PathBuf {
+        self.directory.join(SUSPECT)
+    }
+
+    /// Has the next opening verify every page.
+    pub(super) fn suspect(&self, error: &DbError) {
+        let path = self.suspicion();
+        if !path.exists() && fs::write(&path, format!("{error}\n")).is_ok() {
+            tracing::error!(%error, file = %self.file().display(), "the state database may be damaged: it is verified when it is opened next");
+        }
+    }
+
+    /// It was verified.
+    pub(super) fn trust(&self) -> io::Result<()> {
+        match fs::remove_file(self.suspicion()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the log has grown so long, or is so old, that it should be applied.
@@ -196,7 +275,7 @@ impl Storage {
 
     fn drain(&self) -> io::Result<()> {
         let applied = self.apply()?;
-        write_applied(&self.directory.join(APPLIED), applied)?;
+        applied::write(&self.directory, applied)?;
         let drained = self.write_state().draining.take();
         // Its generation does not count any more; this only gives its space back.
         drained.map_or(Ok(()), |layer| layer.log.file.set_len(0))
@@ -204,7 +283,7 @@ impl Storage {
 
     /// Copies the draining log into the file; returns what is applied then. Readers find these
     /// pages in the log meanwhile, writers write elsewhere.
-    fn apply(&self) -> io::Result<(u64, u64)> {
+    fn apply(&self) -> io::Result<Applied> {
         let (log, file, mut pages, floor, len, generation) = {
             let state = self.read_state();
             let Some(layer) = &state.draining else {
@@ -233,7 +312,7 @@ impl Storage {
             file.write_all_at(&content, page * PAGE as u64)?;
         }
         file.sync_all()?;
-        Ok((generation, len))
+        Ok(Applied { generation, len })
     }
 
     /// Ends writing, after the last commit: what the database writes when it is dropped changes
@@ -295,9 +374,11 @@ impl Storage {
 /// The logs that count: the one that is being applied, if there are two, and the one to write.
 fn open_logs(
     directory: &Path,
-    applied: u64,
+    Applied {
+        generation: applied,
+        len: file_len,
+    }: Applied,
     boot: u64,
-    file_len: u64,
 ) -> io::Result<(Option<Layer>, Layer)> {
     let open = |generation, seed, len| {
         let mut logged = Vec::new();
@@ -325,33 +406,17 @@ fn open_logs(
     })
 }
 
-fn log_path(directory: &Path, generation: u64) -> PathBuf {
+pub(super) fn log_path(directory: &Path, generation: u64) -> PathBuf {
     directory.join(format!("log-{}", generation % 2))
 }
 
-/// The last generation that is wholly in the file, and the length of the file then.
-fn read_applied(path: &Path) -> io::Result<(u64, u64)> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
-        Err(error) => return Err(error),
-    };
-    text.trim_end()
-        .split_once(' ')
-        .and_then(|(generation, len)| Some((generation.parse().ok()?, len.parse().ok()?)))
-        .ok_or_else(|| damaged("the note of what is applied is malformed"))
-}
-
-fn write_applied(path: &Path, (generation, len): (u64, u64)) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(format!("{generation} {len}\n").as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
+/// Why the log that has to be there is none. One that is empty, or of zeros, was begun as the machine went down.
+fn damaged_log(directory: &Path, applied: u64) -> io::Result<Option<DbError>> {
+    let path = log_path(directory, applied + 1);
+    Ok(Log::is_garbage(&path)?.then(|| DbError::Damaged {
+        path,
+        reason: "it is no log".to_owned(),
+    }))
 }
 
 impl State {

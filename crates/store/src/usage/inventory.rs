@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use redb::ReadableTable;
@@ -102,6 +102,8 @@ impl Entry {
 /// All cached objects at one moment, with how they hang together.
 pub(crate) struct Inventory {
     pub(crate) entries: Vec<Entry>,
+    /// Those that have files in common with others, as far as they were measured.
+    pub(crate) sharing: HashSet<usize>,
 }
 
 impl Inventory {
@@ -248,6 +250,7 @@ impl Reader {
         self.count_layers();
         let mut inventory = Inventory {
             entries: self.entries,
+            sharing: HashSet::new(),
         };
         inventory.mark_with_parents(shared, |entry| &mut entry.shared);
         inventory

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::inventory::Inventory;
 use super::prune::UsageError;
-use super::size::{self, Apart};
+use super::size::{self, Apart, Link};
 use crate::collector::Collector;
 use crate::durability::META_TEXT;
 use crate::object::Object;
@@ -30,6 +30,8 @@ pub(super) struct Sizes {
     pub(super) absent: HashSet<usize>,
     /// The snapshots that were measured together, if any were.
     pub(super) together: Option<BTreeSet<u64>>,
+    /// Entries that have files in common with others.
+    pub(super) sharing: HashSet<usize>,
 }
 
 impl Store {
@@ -44,9 +46,13 @@ impl Store {
             measured: Vec::new(),
             absent: HashSet::new(),
             together: None,
+            sharing: HashSet::new(),
         };
         let mut sharing = BTreeSet::new();
         for (index, apart) in found {
+            if !apart.linked.is_empty() {
+                sizes.sharing.insert(index);
+            }
             let entry = &inventory.entries[index];
             match &entry.object {
                 Object::Snapshot(id) if !apart.linked.is_empty() && !entry.row.mutable => {
@@ -62,17 +68,23 @@ impl Store {
             }
         }
         let before = self.measured_together()?;
-        if sharing.is_empty() && before.as_ref().is_some_and(|ids| are_all(ids, inventory)) {
+        if sharing.is_empty()
+            && let Some(ids) = &before
+            && let Some(same) = all_of(ids, inventory)
+        {
+            sizes.sharing.extend(same);
             return Ok(sizes);
         }
         sharing.extend(marked(self.collector(), inventory));
+        sizes
+            .sharing
+            .extend(sharing.iter().map(|(_, index)| *index));
         sizes.together = Some(sharing.iter().map(|(id, _)| *id).collect());
         let sharing: Vec<_> = sharing.into_iter().map(|(_, index)| index).collect();
         let mut counted = HashSet::new();
         for some in sharing.chunks(AT_ONCE) {
             for (index, apart) in apart(self.collector(), inventory, some.to_vec())? {
-                let new =
-                    |(inode, bytes): ((u64, u64), u64)| counted.insert(inode).then_some(bytes);
+                let new = |link: Link| counted.insert(link.inode).then_some(link.bytes);
                 let linked: u64 = apart.linked.into_iter().filter_map(new).sum();
                 sizes.measured.push((index, apart.own + linked));
             }
@@ -108,7 +120,7 @@ fn is_absent(collector: &Collector, object: &Object) -> bool {
     matches!(object, Object::Snapshot(_)) && !collector.path(object).join(FILES).exists()
 }
 
-fn apart(
+pub(super) fn apart(
     collector: &Collector,
     inventory: &Inventory,
     indices: Vec<usize>,
@@ -145,13 +157,13 @@ fn marked(collector: &Collector, inventory: &Inventory) -> Vec<(u64, usize)> {
     marked.collect()
 }
 
-fn are_all(ids: &BTreeSet<u64>, inventory: &Inventory) -> bool {
-    let there = inventory
-        .entries
-        .iter()
-        .filter(|entry| match &entry.object {
-            Object::Snapshot(id) => ids.contains(&id.0),
-            Object::Blob(_) => false,
-        });
-    there.count() == ids.len()
+/// The entries of these snapshots, if they are all there.
+fn all_of(ids: &BTreeSet<u64>, inventory: &Inventory) -> Option<Vec<usize>> {
+    let entries = inventory.entries.iter().enumerate();
+    let there = entries.filter(|(_, entry)| match &entry.object {
+        Object::Snapshot(id) => ids.contains(&id.0),
+        Object::Blob(_) => false,
+    });
+    let there: Vec<_> = there.map(|(index, _)| index).collect();
+    (there.len() == ids.len()).then_some(there)
 }

@@ -1,8 +1,10 @@
 //! What is cached, what it is for, and when it was last used.
 
 mod filter;
+mod freed;
 mod inventory;
 mod links;
+pub(crate) mod overhead;
 pub mod prune;
 mod size;
 pub(crate) mod uses;

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::filter::{Filter, FilterError};
+use super::freed::Freed;
 use super::inventory::{Entry, Inventory, UsageInfo};
 use super::links::{self, Sizes};
 use super::{RecordType, USAGE, get, put};
@@ -62,6 +63,9 @@ pub enum UsageError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What is in the state directory cannot be listed or measured.
+    #[error("list the state directory: {0}")]
+    List(std::io::Error),
     /// The free space cannot be asked for.
     #[error("ask for the free space of the state directory: {0}")]
     FreeSpace(std::io::Error),
@@ -110,8 +114,12 @@ impl Store {
         let policy = Policy::new(options)?;
         let root = self.root();
         let mut room = None;
+        if policy.internals && self.drop_asides(&policy, &mut tell)?.is_break() {
+            return Ok(());
+        }
         let held = self.collector().hold_leftovers();
         let mut stopped = false;
+        let mut freed = Freed::default();
         loop {
             let mut inventory = self.inventory()?;
             let plan = self.plan(&policy, &mut inventory)?;
@@ -129,11 +137,18 @@ impl Store {
                 let objects = step
                     .iter()
                     .map(|index| inventory.entries[*index].object.clone());
+                freed.prepare(self.collector(), &inventory, step)?;
                 let removed = self.collector().remove(objects, policy.removable)?;
                 progress |= !removed.is_empty();
                 let told = removed.iter().filter_map(|object| by_object.get(object));
-                for index in told {
-                    stopped |= tell(inventory.info(*index)).is_break();
+                let told: Vec<_> = told.copied().collect();
+                let bytes = freed.by(&inventory, &removed, &told);
+                for (index, bytes) in told.into_iter().zip(bytes) {
+                    let info = UsageInfo {
+                        size: Some(bytes),
+                        ..inventory.info(index)
+                    };
+                    stopped |= tell(info).is_break();
                 }
                 if stopped {
                     break;
@@ -150,6 +165,34 @@ impl Store {
             self.settle()?;
         }
         Ok(())
+    }
+
+    /// Removes databases that were damaged and put aside; whether there were any.
+    pub(crate) fn remove_asides(&self) -> Result<bool, UsageError> {
+        let asides = self.asides()?;
+        for info in &asides {
+            self.collector().take_away(&self.root().join(&info.id))?;
+        }
+        Ok(!asides.is_empty())
+    }
+
+    /// Removes those of them that a policy means.
+    fn drop_asides(
+        &self,
+        policy: &Policy,
+        tell: &mut impl FnMut(UsageInfo) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, UsageError> {
+        for info in self.asides()? {
+            let is_meant = policy.filter.matches(&info)
+                && policy.used_before.is_none_or(|time| info.last_used < time);
+            if is_meant {
+                self.collector().take_away(&self.root().join(&info.id))?;
+                if tell(info).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Removes what is worth least and nobody uses, until about so many bytes are freed: what results lead to,
@@ -200,7 +243,9 @@ impl Store {
             measured: sizes,
             absent,
             together,
+            sharing,
         } = self.sizes(inventory, unmeasured)?;
+        inventory.sharing.extend(sharing);
         let mut measured = Vec::new();
         for (index, size) in sizes {
             let entry = &mut inventory.entries[index];
@@ -261,12 +306,12 @@ impl Store {
     }
 }
 
-/// The bytes that are there for the cache alone.
+/// The bytes that are there for the cache alone: what is leased is no cache, and could not be removed.
 fn total(inventory: &Inventory) -> u64 {
     inventory
         .entries
         .iter()
-        .filter(|entry| !entry.shared && !entry.layer)
+        .filter(|entry| !entry.shared && !entry.layer && !entry.leased)
         .map(Entry::size)
         .sum()
 }

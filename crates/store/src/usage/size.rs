@@ -35,8 +35,19 @@ pub(crate) fn changed_on_disk(path: &Path, since: SystemTime) -> io::Result<u64>
 pub(super) struct Apart {
     /// Bytes of what is nowhere else.
     pub(super) own: u64,
-    /// Files that have names elsewhere, too: file system and inode, and their bytes.
-    pub(super) linked: Vec<((u64, u64), u64)>,
+    /// Files that have names elsewhere, too.
+    pub(super) linked: Vec<Link>,
+}
+
+/// A file that has names elsewhere, too.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    /// File system and inode.
+    pub(super) inode: (u64, u64),
+    pub(super) bytes: u64,
+    /// How many of its names are here, and how many it has.
+    pub(super) met: u64,
+    pub(super) names: u64,
 }
 
 /// What a directory takes on disk, with all beneath it; nothing if it is not there.
@@ -47,10 +58,16 @@ pub(super) fn apart(path: &Path) -> io::Result<Apart> {
         linked: Vec::new(),
     };
     for (inode, file) in found.linked {
-        if file.names_left == 0 {
-            apart.own += file.bytes;
+        let Linked { bytes, met, names } = file;
+        if met >= names {
+            apart.own += bytes;
         } else {
-            apart.linked.push((inode, file.bytes));
+            apart.linked.push(Link {
+                inode,
+                bytes,
+                met,
+                names,
+            });
         }
     }
     Ok(apart)
@@ -117,8 +134,9 @@ struct Walk {
 /// A file with several names.
 struct Linked {
     bytes: u64,
-    /// How many of its names were not met.
-    names_left: u64,
+    /// How many of its names were met.
+    met: u64,
+    names: u64,
 }
 
 impl Walk {
@@ -152,11 +170,14 @@ impl Walk {
         let file = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
         if file && stat.st_nlink > 1 {
             #[allow(clippy::useless_conversion, reason = "fewer bits on AArch64")]
-            let names_left = u64::from(stat.st_nlink);
-            let unmet = || Linked { bytes, names_left };
+            let names = u64::from(stat.st_nlink);
+            let unmet = Linked {
+                bytes,
+                met: 0,
+                names,
+            };
             let inode = (stat.st_dev, stat.st_ino);
-            let met = self.linked.entry(inode).or_insert_with(unmet);
-            met.names_left = met.names_left.saturating_sub(1);
+            self.linked.entry(inode).or_insert(unmet).met += 1;
         } else {
             self.bytes += bytes;
         }
@@ -207,7 +228,7 @@ mod tests {
         fs::hard_link(b.join("own"), b.join("again")).unwrap();
         let (a, b) = (apart(&a).unwrap(), apart(&b).unwrap());
         assert_eq!(a.linked, b.linked);
-        assert_eq!(a.linked[0].1, 12_288);
+        assert_eq!(a.linked[0].bytes, 12_288);
         assert_eq!(b.own, a.own + 8_192);
     }
 }

@@ -5,7 +5,7 @@ use crate::db::index::Index;
 use proptest::prelude::*;
 use redb::TableDefinition;
 
-use crate::db::Db;
+use crate::db::{Db, Opening};
 use crate::lock::{Attempt, DirectoryLock};
 
 const PAGES: u64 = 12;
@@ -73,7 +73,7 @@ impl World {
         let directory = tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
             .unwrap();
-        let storage = Backend(Arc::new(Storage::open(directory.path(), 1).unwrap()));
+        let storage = Backend(Arc::new(Storage::open(directory.path(), 1, false).unwrap()));
         Self {
             directory,
             storage,
@@ -168,7 +168,7 @@ impl World {
         }
         if matches!(moment, Moment::Applied) {
             let storage = &self.storage.0;
-            let (generation, _) = storage.apply().unwrap();
+            let Applied { generation, .. } = storage.apply().unwrap();
             let path = log_path(self.directory.path(), generation);
             let len = fs::metadata(&path).unwrap().len();
             self.synced_log = Some((path, len));
@@ -194,7 +194,7 @@ impl World {
     }
 
     fn reopen(&mut self, oldest: usize) -> Result<(), TestCaseError> {
-        let storage = Storage::open(self.directory.path(), self.boot).unwrap();
+        let storage = Storage::open(self.directory.path(), self.boot, true).unwrap();
         self.storage = Backend(Arc::new(storage));
         let content = self.content();
         let found = self.history[oldest..]
@@ -251,7 +251,13 @@ fn open_db(root: &Path, boot: u64) -> Db {
     let Attempt::Locked(lock) = DirectoryLock::attempt(&root.join("lock")).unwrap() else {
         panic!("it is locked");
     };
-    Db::open(&root.join("db"), 1 << 20, boot, Arc::new(lock)).unwrap()
+    let opening = Opening {
+        cache_bytes: 1 << 20,
+        boot,
+        mend: true,
+        verify: false,
+    };
+    Db::open(&root.join("db"), &opening, Arc::new(lock)).unwrap()
 }
 
 fn copy(from: &Path, to: &Path) {
