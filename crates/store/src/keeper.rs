@@ -68,6 +68,16 @@ impl Keeper {
         })
     }
 
+    /// Whether what earlier processes left is still to be swept.
+    pub(crate) fn is_unswept(&self) -> bool {
+        self.shared.unswept.load(Ordering::Relaxed)
+    }
+
+    /// Somebody else has swept.
+    pub(crate) fn swept(&self) {
+        self.shared.unswept.store(false, Ordering::Relaxed);
+    }
+
     /// Ends the thread after what it is doing; whether nothing was left to be swept. One that sleeps does nothing
     /// any more, and is not waited for before this is dropped.
     pub(crate) fn stop(&mut self) -> bool {
@@ -83,7 +93,7 @@ impl Keeper {
         if busy {
             self.join();
         }
-        !self.shared.unswept.load(Ordering::Relaxed)
+        !self.is_unswept()
     }
 
     fn join(&mut self) {

@@ -414,9 +414,19 @@ impl Store {
     /// Removes what earlier processes left unnamed or unfinished; this also happens by itself in
     /// the background after a start that was not clean.
     pub fn sweep(&self) -> Result<(), CollectError> {
-        self.0.collector.sweep(&AtomicBool::new(false))?;
+        if self.0.collector.sweep(&AtomicBool::new(false))? {
+            self.0.keeper.swept();
+        }
         self.0.collector.collect_released()?;
         self.settle()
+    }
+
+    /// The same where it was not done yet.
+    pub(crate) fn sweep_once(&self) -> Result<(), CollectError> {
+        match self.0.keeper.is_unswept() {
+            true => self.sweep(),
+            false => Ok(()),
+        }
     }
 
     /// Writes everything to the medium, so that it survives a power loss; this also happens by

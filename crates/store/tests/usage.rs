@@ -145,7 +145,9 @@ fn what_removed_snapshots_share_is_told_when_the_last_of_them_goes() {
     store.disk_usage(&[]).unwrap();
     for filters in [vec![0], vec![1, 3], vec![2]] {
         let before = on_disk(&store);
-        let filters = filters.iter().map(|number: &usize| format!("id=={}", names[*number]));
+        let filters = filters
+            .iter()
+            .map(|number: &usize| format!("id=={}", names[*number]));
         let options = PruneOptions {
             filters: filters.collect(),
             ..PruneOptions::default()

@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::process::Stdio;
 
 use support::{Bed, base_layout, ended};
@@ -235,7 +236,8 @@ fn a_context_without_a_dockerfile_is_told_as_such() {
 #[test]
 fn an_ignore_file_that_is_a_directory_is_warned_of() {
     let bed = Bed::new();
-    bed.file(".dockerignore/file", "context-file").file("context-file", "");
+    bed.file(".dockerignore/file", "context-file")
+        .file("context-file", "");
     bed.dockerfile("FROM base\nCOPY context-file /\n");
     let built = bed.build(&[]).ok();
     assert!(

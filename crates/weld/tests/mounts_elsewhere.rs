@@ -208,3 +208,19 @@ fn what_fails_is_a_warning_and_an_empty_mount() {
     bed.build(&["--cache-to", "type=mount,ref=a"])
         .fails(&["requires id"]);
 }
+
+#[test]
+fn nothing_of_it_is_left_when_all_is_pruned() {
+    let registry = Registry::start().unwrap();
+    let place = format!("type=mount,ref={}/mounts:pruned,id=pkg", registry.host());
+    let bed = Bed::new();
+    bed.dockerfile(&step(",id=pkg", "2m"));
+    for option in ["--cache-to", "--cache-from"] {
+        bed.build(&[option, &place]).ok();
+        bed.run(&["prune", "--all"]).ok();
+        for directory in ["snapshots", "content/blobs/sha256", "ingest", "trash"] {
+            let left = std::fs::read_dir(bed.path("state").join(directory)).unwrap();
+            assert_eq!(left.count(), 0, "{option}: {directory}");
+        }
+    }
+}

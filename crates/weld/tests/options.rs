@@ -287,7 +287,8 @@ fn an_output_goes_where_a_link_leads_also_if_nothing_is_there() {
     link("middle", "link");
     for kind in ["tar", "oci", "docker"] {
         for _ in 0..2 {
-            bed.build(&["--output", &format!("type={kind},dest=link")]).ok();
+            bed.build(&["--output", &format!("type={kind},dest=link")])
+                .ok();
             let there = std::fs::symlink_metadata(bed.path("real/first")).unwrap();
             assert!(there.is_file() && there.len() > 0, "{kind}");
             for name in ["link", "middle"] {
@@ -300,7 +301,8 @@ fn an_output_goes_where_a_link_leads_also_if_nothing_is_there() {
     link("absent/file", "nowhere");
     link("round", "round");
     for (name, part) in [("nowhere", "No such file"), ("round", "symbolic links")] {
-        bed.build(&["--output", &format!("type=tar,dest={name}")]).fails(&[part]);
+        bed.build(&["--output", &format!("type=tar,dest={name}")])
+            .fails(&[part]);
         let there = std::fs::symlink_metadata(bed.path(name)).unwrap();
         assert!(there.is_symlink(), "{name}");
     }

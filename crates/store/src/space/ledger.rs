@@ -12,6 +12,8 @@ const BELIEVED: (Duration, u32) = (Duration::from_secs(1), 20);
 const INODES: u64 = 64;
 /// … or than this part of them, at most so many: what a step makes until it is looked again should fit.
 const INODE_FLOOR: (u64, u64) = (32, 4096);
+/// How many inodes are made free when something failed for want of them: this part of all, at most so many.
+const INODE_BATCH: (u64, u64) = (4, 1 << 16);
 
 /// A file system at one moment, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,12 @@ impl Disk {
                 free: stat.f_favail,
             }),
         })
+    }
+
+    /// How many more files there may be, and how many more there should be to begin again after there were too few.
+    pub(super) fn inodes(&self) -> Option<(u64, u64)> {
+        let Inodes { total, free } = self.inodes?;
+        Some((free, part(total, INODE_BATCH)))
     }
 
     pub(super) fn lacks_inodes(&self) -> bool {

@@ -35,6 +35,8 @@ const HEADROOM: (u64, u64) = (32, 64 << 20);
 /// What is removed beyond what is wanted, so that not everything that is written has to remove
 /// something: this part of what there may be, at most so many bytes.
 const BATCH: (u64, u64) = (64, 256 << 20);
+/// How many objects are removed at once for their inodes.
+const OBJECTS: usize = 8;
 /// How long a transfer waits for others to end that have put space by.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -317,7 +319,7 @@ impl Space {
                     return Ok(true);
                 }
                 let wanted = short + part(self.whole(), BATCH);
-                let (count, freed) = store.evict(wanted, internals)?;
+                let (count, freed) = store.evict(wanted, self.at_once()?, internals)?;
                 if count == 0 {
                     break;
                 }
@@ -337,6 +339,39 @@ impl Space {
             self.remeasure(store)?;
         }
         Ok(false)
+    }
+
+    /// How many objects are removed before it is looked again: of inodes their sizes tell nothing.
+    fn at_once(&self) -> Result<usize, MakeError> {
+        Ok(match Disk::of(&self.0.root)?.lacks_inodes() {
+            true => OBJECTS,
+            false => usize::MAX,
+        })
+    }
+
+    /// Makes a batch of inodes free beyond those that there are when what nobody needs is gone. Blocks.
+    fn make_inodes(&self) -> Result<bool, MakeError> {
+        let Some(store) = self.store() else {
+            return Ok(false);
+        };
+        let _turn = self.0.making.lock().unwrap_or_else(PoisonError::into_inner);
+        store.collect_garbage()?;
+        let Some((before, batch)) = Disk::of(&self.0.root)?.inodes() else {
+            return Ok(true);
+        };
+        for internals in [false, true] {
+            loop {
+                let free = Disk::of(&self.0.root)?.inodes().map(|(free, _)| free);
+                if free.is_none_or(|free| free >= before + batch) {
+                    return Ok(true);
+                }
+                if store.evict(u64::MAX, OBJECTS, internals)?.0 == 0 {
+                    break;
+                }
+            }
+        }
+        let free = Disk::of(&self.0.root)?.inodes().map(|(free, _)| free);
+        Ok(free > Some(before))
     }
 
     fn remeasure(&self, store: &Store) -> Result<(), MakeError> {

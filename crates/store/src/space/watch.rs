@@ -30,7 +30,15 @@ impl Space {
 
     /// Makes the headroom again, after there was none; whether it could be.
     pub async fn make_headroom(&self) -> bool {
-        self.make_watched(self.headroom()).await
+        // What failed for want of inodes would find as few as it had before.
+        let lacked = self.disk().is_ok_and(|disk| disk.lacks_inodes());
+        let made = self.make_watched(self.headroom()).await;
+        if !made || !lacked {
+            return made;
+        }
+        let space = self.clone();
+        let made = tokio::task::spawn_blocking(move || space.make_inodes()).await;
+        matches!(made, Ok(Ok(true)))
     }
 
     /// What is to be said after room could not be made.

@@ -26,6 +26,8 @@ const PARTS: &[(&str, &str)] = &[
     ("traces", "traces of the solver"),
     ("snapshots", "snapshots that are being made or deleted"),
 ];
+/// What an empty directory takes at most, in bytes.
+const EMPTY: u64 = 4096;
 /// What is too small to have a line of its own.
 const REST: &str = "rest of the state directory";
 
@@ -85,10 +87,10 @@ impl Store {
             let parts = parts.filter(|((name, _), _)| name == part);
             parts.map(|(_, size)| size).sum::<u64>()
         };
-        let mut infos: Vec<_> = PARTS
+        let parts = PARTS
             .iter()
-            .map(|(part, description)| overhead(part, description, of_part(part)))
-            .collect();
+            .map(|(part, description)| overhead(part, description, of_part(part)));
+        let mut infos: Vec<_> = parts.filter(|info| info.size > Some(EMPTY)).collect();
         infos.extend(self.asides()?);
         let told: u64 = infos.iter().filter_map(|info| info.size).sum();
         let rest = sizes.iter().sum::<u64>().saturating_sub(told);

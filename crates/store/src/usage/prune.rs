@@ -95,6 +95,8 @@ impl Store {
     ///
     /// Builds go on meanwhile: what they begin to use is left alone.
     pub fn prune(&self, options: &PruneOptions) -> Result<Vec<UsageInfo>, UsageError> {
+        // A process that does nothing else ends before that is done in the background.
+        self.sweep_once()?;
         let mut removed = Vec::new();
         self.prune_with(options, |info| {
             removed.push(info);
@@ -195,16 +197,22 @@ impl Store {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Removes what is worth least and nobody uses, until about so many bytes are freed: what results lead to,
-    /// or also what is kept for internal purposes, but no images that a user named. Returns how many objects
+    /// Removes what is worth least and nobody uses, until about so many bytes are freed or `most` objects are gone: what results
+    /// lead to, or also what is kept for internal purposes, but no images that a user named. Returns how many objects
     /// and bytes that were.
-    pub(crate) fn evict(&self, bytes: u64, internals: bool) -> Result<(usize, u64), UsageError> {
+    pub(crate) fn evict(
+        &self,
+        bytes: u64,
+        most: usize,
+        internals: bool,
+    ) -> Result<(usize, u64), UsageError> {
         let policy = Policy {
             internals,
             ..Policy::default()
         };
         let inventory = self.measured_inventory()?;
-        let plan = policy.plan(&inventory, Some(bytes));
+        let mut plan = policy.plan(&inventory, Some(bytes));
+        plan.truncate(most);
         let objects = plan
             .iter()
             .map(|index| inventory.entries[*index].object.clone());
