@@ -533,7 +533,7 @@ fn open_known(
         Err(error) if opening.mend && error.is_damage() => {
             let aside = aside::put(root).map_err(|error| DbError::Aside(Arc::new(error)))?;
             let told = Mended(format!(
-                "{error}; the build cache begins anew: its steps run again and cache mounts are empty, only blobs are kept; \
+                "{error}; what it knew is lost, and the build cache begins anew: steps run again, cache mounts are empty, only blobs are kept; \
                  the damaged database is put aside as {}, until `weld prune --all` or for a week",
                 aside.display()
             ));
