@@ -14,7 +14,10 @@ use std::process::Stdio;
 use support::Bed;
 use weld_engine::{Config, Engine};
 
-const DAMAGES: [(&str, fn(&std::path::Path)); 3] = [
+/// What is done to a file.
+type Damage = fn(&std::path::Path);
+
+const DAMAGES: [(&str, Damage); 3] = [
     ("state.redb", |path| {
         std::fs::write(path, vec![b'x'; 30_000]).unwrap()
     }),
