@@ -18,6 +18,7 @@ mod image;
 mod mounts;
 mod named_context;
 mod naming;
+mod needs;
 mod options;
 mod outline;
 mod run;

@@ -8,8 +8,8 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -28,20 +28,11 @@ use weld_source::local::TreeProvider;
 use weld_source::registry::{Credential, Credentials, CredentialsError};
 use weld_testbed::Registry;
 
-/// The registry that all tests use, with the image `base`.
-fn registry() -> &'static Registry {
-    static REGISTRY: OnceLock<Registry> = OnceLock::new();
-    REGISTRY.get_or_init(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let layout = directory.path().join("base");
-        let busybox = weld_testbed::static_busybox().expect("Debian's busybox-static");
-        weld_testbed::write_base_image(&layout, &busybox).unwrap();
-        let registry = Registry::start().unwrap();
-        registry.push_layout(&layout, "latest", "base").unwrap();
-        registry
-    })
+fn registry() -> Arc<Registry> {
+    Registry::shared_with_base().unwrap()
 }
 
+/// The image, while a world keeps the registry.
 fn base() -> String {
     format!("{}/base", registry().host())
 }
@@ -50,6 +41,7 @@ struct World {
     engine: Engine,
     jobs: AtomicU32,
     directory: tempfile::TempDir,
+    _registry: Arc<Registry>,
 }
 
 /// What a build made of `/out`, and the names of its steps that were cached.
@@ -70,6 +62,7 @@ impl World {
             engine: Engine::open(config).await.unwrap(),
             jobs: AtomicU32::new(0),
             directory,
+            _registry: registry(),
         }
     }
 

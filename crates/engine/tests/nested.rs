@@ -9,8 +9,8 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,21 +30,8 @@ use weld_testbed::Registry;
 
 const DEFAULT: &str = "buildkit.llb.definition";
 
-/// A registry with the image `base`, which tests have in common that run at the same time.
 fn registry() -> Arc<Registry> {
-    static REGISTRY: Mutex<Weak<Registry>> = Mutex::new(Weak::new());
-    let mut shared = REGISTRY.lock().unwrap();
-    shared.upgrade().unwrap_or_else(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let layout = directory.path().join("base");
-        let busybox = weld_testbed::static_busybox().expect("Debian's busybox-static");
-        weld_testbed::write_base_image(&layout, &busybox).unwrap();
-        let registry = Registry::start().unwrap();
-        registry.push_layout(&layout, "latest", "base").unwrap();
-        let registry = Arc::new(registry);
-        *shared = Arc::downgrade(&registry);
-        registry
-    })
+    Registry::shared_with_base().unwrap()
 }
 
 /// The image, while a world keeps the registry.

@@ -215,24 +215,34 @@ fn mount_to_json(mount: &crate::Mount) -> Value {
             })
         }
         MountKind::Tmpfs { size } => json!({"type": "tmpfs", "size": size}),
-        MountKind::Secret(secret) => json!({
-            "type": "secret",
-            "id": secret.id,
-            "uid": secret.uid,
-            "gid": secret.gid,
-            "mode": format!("{:04o}", secret.mode),
-            "optional": secret.optional,
-        }),
-        MountKind::Ssh(ssh) => json!({
-            "type": "ssh",
-            "id": ssh.id,
-            "uid": ssh.uid,
-            "gid": ssh.gid,
-            "mode": format!("{:04o}", ssh.mode),
-            "optional": ssh.optional,
-        }),
+        MountKind::Secret(crate::SecretMount {
+            id,
+            uid,
+            gid,
+            mode,
+            optional,
+        }) => offered("secret", id, (*uid, *gid), *mode, *optional),
+        MountKind::Ssh(crate::SshMount {
+            id,
+            uid,
+            gid,
+            mode,
+            optional,
+        }) => offered("ssh", id, (*uid, *gid), *mode, *optional),
     };
     json!({"dest": mount.dest, "input": mount.input(), "output": mount.output(), "mount": kind})
+}
+
+/// A mount of what a client offers.
+fn offered(kind: &str, id: &str, (uid, gid): (u32, u32), mode: u32, optional: bool) -> Value {
+    json!({
+        "type": kind,
+        "id": id,
+        "uid": uid,
+        "gid": gid,
+        "mode": format!("{mode:04o}"),
+        "optional": optional,
+    })
 }
 
 /// The name of an enumeration's value.

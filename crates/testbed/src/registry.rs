@@ -1,15 +1,18 @@
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
-/// Debian's `docker-registry` on a port of its own; it ends when this is dropped.
+/// Debian's `docker-registry` on a port of its own; it ends when this is dropped, and with the process that started it.
 #[derive(Debug)]
 pub struct Registry {
     process: Child,
+    /// Closed by the end of this process, however that comes.
+    lifeline: Option<ChildStdin>,
     port: u16,
     directory: TempDir,
     private: bool,
@@ -17,6 +20,10 @@ pub struct Registry {
 
 /// A published test vector of bcrypt for [`Registry::PASSWORD`].
 const PASSWORD_HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+
+/// Becomes the registry, and leaves somebody behind who ends it at the end of standard input.
+const SCRIPT: &str =
+    "exec 3<&0; (read -r _ <&3; kill -9 $$) & exec docker-registry serve \"$1\" 3<&- </dev/null";
 
 impl Registry {
     /// Who a registry lets in that was [started so](Self::start_private).
@@ -38,6 +45,28 @@ impl Registry {
     /// If it does not start.
     pub fn start_private() -> anyhow::Result<Self> {
         Self::start_as(true)
+    }
+
+    /// A registry with the image `base` (see [`write_base_image`](crate::write_base_image)), which tests of one process have in common that
+    /// run at the same time.
+    ///
+    /// # Errors
+    /// If it does not start, or there is nothing to make the image of.
+    pub fn shared_with_base() -> anyhow::Result<Arc<Self>> {
+        static SHARED: Mutex<Weak<Registry>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(registry) = shared.upgrade() {
+            return Ok(registry);
+        }
+        let directory = tempfile::tempdir()?;
+        let layout = directory.path().join("base");
+        let busybox =
+            crate::static_busybox().context("no static busybox (Debian's busybox-static)")?;
+        crate::write_base_image(&layout, &busybox)?;
+        let registry = Arc::new(Self::start()?);
+        registry.push_layout(&layout, "latest", "base")?;
+        *shared = Arc::downgrade(&registry);
+        Ok(registry)
     }
 
     fn start_as(private: bool) -> anyhow::Result<Self> {
@@ -78,15 +107,16 @@ impl Registry {
             ),
         )?;
         let log = std::fs::File::create(directory.path().join("log"))?;
-        let process = Command::new("docker-registry")
-            .arg("serve")
+        let mut process = Command::new("sh")
+            .args(["-c", SCRIPT, "sh"])
             .arg(&config)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .context("cannot start docker-registry (Debian's package of that name)")?;
+            .context("cannot start a shell for docker-registry")?;
         let mut registry = Self {
+            lifeline: process.stdin.take(),
             process,
             port,
             directory,
@@ -100,7 +130,7 @@ impl Registry {
         let began = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
             if let Some(status) = self.process.try_wait()? {
-                bail!("docker-registry ended at once: {status}");
+                bail!("docker-registry (Debian's package of that name) ended at once: {status}");
             }
             if began.elapsed() > Duration::from_secs(20) {
                 bail!("docker-registry did not listen within 20 seconds");
@@ -149,7 +179,9 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // It may have ended by itself; either way it is gone afterwards. Who waits for the lifeline's end goes first: the number may
+        // be another process's once it is waited for.
+        drop(self.lifeline.take());
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
