@@ -381,6 +381,16 @@ mod tests {
     }
 
     #[test]
+    fn carriage_returns_are_handed_on_as_they_are() {
+        let text = transcript(&[
+            (0, vertexes([started("a")])),
+            (500, log("a", 500, "10%\r20%\r")),
+            (600, log("a", 600, "30%\r\nnext\r\n")),
+        ]);
+        assert_eq!(text, "#1 a\n#1 0.500 10%\r20%\r30%\r\n#1 0.600 next\r\n");
+    }
+
+    #[test]
     fn a_step_that_starts_again_is_shown_again() {
         let ended = |name: &str, from, to| Vertex {
             started: Some(at(from)),
