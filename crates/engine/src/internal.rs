@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use weld_digest::Digest;
+use weld_llb::mask_credentials;
 use weld_progress::{Sender, TransferStatus, Vertex};
 use weld_source::progress::{Phase, Progress, ProgressSink, Status};
 
@@ -17,6 +18,7 @@ impl Internal {
     /// Begins a step, which is told from others of its name by `key`.
     pub(crate) fn begin(progress: &Sender, name: &str, key: &str) -> Self {
         let digest = Digest::sha256_of(format!("{name}\n{key}"));
+        let name = mask_credentials(name);
         let vertex = Vertex {
             started: Some(OffsetDateTime::now_utc()),
             ..Vertex::new(digest, name)
@@ -46,7 +48,7 @@ impl Internal {
     pub(crate) fn end<T, E: std::fmt::Display>(mut self, result: Result<T, E>) -> Result<T, E> {
         self.vertex.completed = Some(OffsetDateTime::now_utc());
         if let Err(error) = &result {
-            self.vertex.error = error.to_string();
+            self.vertex.error = mask_credentials(&error.to_string()).into_owned();
         }
         self.progress.vertex(self.vertex.clone());
         result

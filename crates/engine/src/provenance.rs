@@ -8,7 +8,6 @@
 mod capture;
 mod inputs;
 mod predicate;
-mod redact;
 mod request;
 mod scope;
 mod steps;

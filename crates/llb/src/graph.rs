@@ -10,6 +10,7 @@ use bytes::Bytes;
 use weld_digest::Digest;
 use weld_proto::pb;
 
+use crate::credentials::mask_credentials;
 use crate::{Op, OpError, Platform};
 
 pub use decode::Limits;
@@ -276,8 +277,12 @@ impl Graph {
         &self.terminal_metadata.caps
     }
 
-    /// What to call a vertex: its custom name, or what it does.
+    /// What to call a vertex: its custom name, or what it does. Credentials in URLs are masked.
     pub fn name(&self, vertex: &Vertex) -> String {
+        mask_credentials(&self.plain_name(vertex)).into_owned()
+    }
+
+    fn plain_name(&self, vertex: &Vertex) -> String {
         if let Some(name) = vertex.description("llb.customname") {
             return name.to_owned();
         }

@@ -9,6 +9,7 @@
 //! digests, that the Go client gives them.
 
 mod builder;
+mod credentials;
 mod dump;
 mod env;
 mod exec;
@@ -24,6 +25,7 @@ mod source;
 mod state;
 
 pub use builder::{BuildError, Builder, Constraints, Output, SourceFileId};
+pub use credentials::{mask_credentials, without_credentials};
 pub use env::EnvList;
 pub use exec::{
     BindMount, CacheMount, ExecError, ExecOp, Mount, MountKind, Process, SecretMount, SshMount,

@@ -10,16 +10,18 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use support::{Bed, ended};
+use support::{Bed, Ended, ended};
 
 /// The values: nothing else has them.
 const OF_FILE: &str = "zq7-file-secret-4f1c9b";
 const OF_VARIABLE: &str = "zq7-variable-secret-81d2aa";
-const VALUES: [&str; 2] = [OF_FILE, OF_VARIABLE];
+const OF_URL: &str = "zq7-url-token-5b07e3";
+const VALUES: [&str; 3] = [OF_FILE, OF_VARIABLE, OF_URL];
 
 #[track_caller]
 fn has_none(what: &str, bytes: &[u8]) {
@@ -67,78 +69,122 @@ fn ask(socket: &Path, request: &str) -> Vec<u8> {
     answer
 }
 
-#[test]
-fn the_values_of_secrets_are_nowhere() {
-    let bed = Bed::new();
-    let address = format!("unix://{}", bed.path("daemon.sock").display());
-    let debug = bed.path("debug.sock");
-    let log = bed.path("daemon.log");
-    let mut daemon = bed
-        .command()
-        .args([
-            "daemon",
-            "--addr",
-            &address,
-            "--log-level",
-            "trace",
-            "--debugaddr",
-        ])
-        .arg(format!("unix://{}", debug.display()))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(daemon.stderr.take().unwrap());
-    let mut file = std::fs::File::create(&log).unwrap();
-    let mut line = String::new();
-    while !line.contains("running server") {
-        line.clear();
-        assert!(
-            lines.read_line(&mut line).unwrap() > 0,
-            "the daemon did not start"
-        );
-        file.write_all(line.as_bytes()).unwrap();
-    }
-    let logging = std::thread::spawn(move || std::io::copy(&mut lines, &mut file));
-    ask(&debug, "POST /debug/trace/on");
+/// A daemon that tells and keeps all that it can.
+struct Watched<'a> {
+    bed: &'a Bed,
+    daemon: std::process::Child,
+    address: String,
+    debug: PathBuf,
+    log: PathBuf,
+    logging: std::thread::JoinHandle<std::io::Result<u64>>,
+}
 
-    std::fs::write(bed.path("token"), OF_FILE).unwrap();
-    let secret = format!("id=file,src={}", bed.path("token").display());
-    let result = format!(
-        "type=oci,compression=uncompressed,dest={}",
-        bed.path("image.tar").display()
-    );
-    let build = |dockerfile: &str| {
-        bed.dockerfile(dockerfile);
+impl<'a> Watched<'a> {
+    fn start(bed: &'a Bed) -> Self {
+        let address = format!("unix://{}", bed.path("daemon.sock").display());
+        let debug = bed.path("debug.sock");
+        let log = bed.path("daemon.log");
+        let mut daemon = bed
+            .command()
+            .args(["daemon", "--addr", &address])
+            .args(["--log-level", "trace", "--debugaddr"])
+            .arg(format!("unix://{}", debug.display()))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(daemon.stderr.take().unwrap());
+        let mut file = std::fs::File::create(&log).unwrap();
+        let mut line = String::new();
+        while !line.contains("running server") {
+            line.clear();
+            assert!(
+                lines.read_line(&mut line).unwrap() > 0,
+                "the daemon did not start"
+            );
+            file.write_all(line.as_bytes()).unwrap();
+        }
+        let logging = std::thread::spawn(move || std::io::copy(&mut lines, &mut file));
+        ask(&debug, "POST /debug/trace/on");
+        Self {
+            bed,
+            daemon,
+            address,
+            debug,
+            log,
+            logging,
+        }
+    }
+
+    /// A build of a context with an image as its result; what the client tells is looked into.
+    fn build(&self, context: &str, arguments: &[&str]) -> Ended {
         let base = format!(
             "base=oci-layout://{}:latest",
             support::base_layout().display()
         );
-        let output = bed
+        let result = format!(
+            "type=oci,compression=uncompressed,dest={}",
+            self.bed.path("image.tar").display()
+        );
+        let output = self
+            .bed
             .command()
             .env("TOKEN", OF_VARIABLE)
-            .args([
-                "build",
-                "--progress",
-                "rawjson",
-                "--addr",
-                &address,
-                "--build-context",
-                &base,
-            ])
-            .args([
-                "--secret",
-                &secret,
-                "--secret",
-                "id=variable,env=TOKEN",
-                "--output",
-                &result,
-            ])
-            .arg(bed.context())
+            .args(["build", "--progress", "rawjson", "--addr", &self.address])
+            .args(["--build-context", &base, "--output", &result])
+            .args(arguments)
+            .arg(context)
             .output()
             .unwrap();
         has_none("what the client tells", &output.stdout);
         has_none("what the client tells", &output.stderr);
         ended(output)
+    }
+
+    /// Looks into the result of the last build.
+    fn search_image(&self) {
+        let image = std::fs::read(self.bed.path("image.tar")).unwrap();
+        has_none("the image", &image);
+    }
+
+    /// Looks into all that it tells, ends it, and looks into all that it keeps.
+    fn end(mut self) {
+        for path in [
+            "/metrics",
+            "/debug/builds",
+            "/debug/graph?format=html",
+            "/debug/graph",
+        ] {
+            has_none(path, &ask(&self.debug, &format!("GET {path}")));
+        }
+        let usage = ["du", "--verbose", "--addr", &self.address];
+        has_none("the usage", self.bed.run(&usage).ok().stdout.as_bytes());
+        ask(&self.debug, "POST /debug/trace/off");
+        let mut end = std::process::Command::new("kill");
+        end.args(["-TERM", &self.daemon.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(self.daemon.wait().unwrap().success());
+        self.logging.join().unwrap().unwrap();
+        let log = std::fs::read(&self.log).unwrap();
+        assert!(log.len() > 1000, "the log tells of the builds");
+        has_none("the log", &log);
+        assert!(search(&self.bed.path("state")) > 10);
+        let traces = self.bed.path("state/traces").read_dir().unwrap();
+        assert_eq!(traces.count(), 1);
+    }
+}
+
+#[test]
+fn the_values_of_secrets_are_nowhere() {
+    let bed = Bed::new();
+    let daemon = Watched::start(&bed);
+    std::fs::write(bed.path("token"), OF_FILE).unwrap();
+    let secret = format!("id=file,src={}", bed.path("token").display());
+    let context = bed.context().display().to_string();
+    let build = |dockerfile: &str| {
+        bed.dockerfile(dockerfile);
+        let secrets = ["--secret", &secret, "--secret", "id=variable,env=TOKEN"];
+        daemon.build(&context, &secrets)
     };
     let mounts = "--mount=type=secret,id=file --mount=type=secret,id=variable,env=VALUE";
     // The steps see them: they fail if they do not.
@@ -148,29 +194,97 @@ fn the_values_of_secrets_are_nowhere() {
         OF_VARIABLE.len()
     );
     build(&seen).ok();
-    has_none("the image", &std::fs::read(bed.path("image.tar")).unwrap());
+    daemon.search_image();
     build(&format!("FROM base\nRUN {mounts} exit 3\n")).fails(&["exit code: 3"]);
-    for path in [
-        "/metrics",
-        "/debug/builds",
-        "/debug/graph?format=html",
-        "/debug/graph",
-    ] {
-        has_none(path, &ask(&debug, &format!("GET {path}")));
-    }
-    let used = bed.run(&["du", "--verbose", "--addr", &address]).ok();
-    has_none("the usage", used.stdout.as_bytes());
-    ask(&debug, "POST /debug/trace/off");
+    daemon.end();
+}
 
-    let mut end = std::process::Command::new("kill");
-    end.args(["-TERM", &daemon.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(daemon.wait().unwrap().success());
-    logging.join().unwrap().unwrap();
-    let log = std::fs::read(&log).unwrap();
-    assert!(log.len() > 1000, "the log tells of the builds");
-    has_none("the log", &log);
-    assert!(search(&bed.path("state")) > 10);
-    assert!(bed.path("state/traces").read_dir().unwrap().count() == 1);
+/// Serves the files of a directory, whoever asks.
+fn serve(directory: PathBuf) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            drop(answer(client, &directory));
+        }
+    });
+    host
+}
+
+fn answer(mut client: TcpStream, directory: &Path) -> std::io::Result<()> {
+    let mut lines = BufReader::new(client.try_clone()?).lines();
+    let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let path = first.split([' ', '?']).nth(1).unwrap_or("/");
+    let (status, body) = match std::fs::read(directory.join(path.trim_start_matches('/'))) {
+        Ok(body) => ("200 OK", body),
+        Err(_) => ("404 Not Found", Vec::new()),
+    };
+    let length = body.len();
+    write!(
+        client,
+        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )?;
+    client.write_all(&body)
+}
+
+#[test]
+fn credentials_in_urls_are_nowhere() {
+    let bed = Bed::new();
+    let served = bed.path("served");
+    std::fs::create_dir(&served).unwrap();
+    std::fs::write(served.join("file"), "served").unwrap();
+    std::fs::write(bed.context().join("Dockerfile"), "FROM base\nCOPY file /\n").unwrap();
+    bed.file("file", "of a repository");
+    for command in [
+        "git init -q context && git -C context add . && git -C context -c user.name=a -c user.email=a@b commit -q -m m",
+        "git clone -q --bare context served/repo.git && git -C served/repo.git update-server-info",
+    ] {
+        bed.tool("sh", &["-c", command]);
+    }
+    let host = serve(served);
+    let daemon = Watched::start(&bed);
+    let url = format!("http://someone:{OF_URL}@{host}");
+    let of_token = format!("http://{OF_URL}@{host}");
+    let repository = format!("{url}/repo.git");
+    let context = bed.context().display().to_string();
+    let argument = format!("URL={url}");
+    let build = |dockerfile: &str, arguments: &[&str]| {
+        bed.dockerfile(dockerfile);
+        let attested = [
+            "--attest",
+            "type=provenance,mode=max",
+            "--build-arg",
+            &argument,
+        ];
+        let ended = daemon.build(&context, &[&attested, arguments].concat());
+        has_none("what is told", ended.stderr.as_bytes());
+        ended
+    };
+    let added =
+        "FROM base\nARG URL\nADD ${URL}/file /file\nADD ${URL}/repo.git /repo\nRUN test -s /file\n";
+    build(added, &[]).ok();
+    daemon.search_image();
+    let other = format!("URL={of_token}");
+    build(added, &["--build-arg", &other, "--no-cache"]).ok();
+    daemon.search_image();
+    let absent = "FROM base\nARG URL\nADD ${URL}/absent /file\n";
+    build(absent, &[]).fails(&["absent"]);
+    let named = format!("source={repository}");
+    let copied = "FROM base\nCOPY --from=source file /file\n";
+    build(copied, &["--build-context", &named]).ok();
+    daemon.search_image();
+    let whole = daemon.build(&repository, &["--attest", "type=provenance,mode=max"]);
+    whole.ok();
+    daemon.search_image();
+    let failed = daemon.build(&repository, &["--file", "absent"]);
+    failed.fails(&["absent", "no such file", "http://xxxxx:xxxxx@"]);
+    let failed = daemon.build(&format!("{repository}#nowhere"), &[]);
+    failed.fails(&["nowhere"]);
+    daemon.end();
 }

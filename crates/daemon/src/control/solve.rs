@@ -362,7 +362,7 @@ impl Build {
         BuildHistoryRecord {
             reference: self.plan.reference.clone(),
             frontend: self.plan.frontend.clone(),
-            frontend_attrs: weld_engine::without_cache_secrets(&self.plan.frontend_attrs),
+            frontend_attrs: weld_engine::without_secrets(&self.plan.frontend_attrs),
             exporters: self.plan.exporters.clone(),
             created_at: Some(self.running.build().started.into()),
             ..BuildHistoryRecord::default()

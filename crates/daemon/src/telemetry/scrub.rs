@@ -1,6 +1,6 @@
 //! Spans without the secrets of caches: clients tell the command lines that they were started with.
 
-use weld_engine::mask_cache_secrets;
+use weld_engine::mask_secrets;
 use weld_proto::telemetry::{AnyValue, ExportTraceServiceRequest, KeyValue, Value};
 
 /// How deep values lie in values that are looked into; those below are dropped.
@@ -22,7 +22,7 @@ pub(super) fn scrub(request: &mut ExportTraceServiceRequest) {
                 all(&mut event.attributes);
             }
             if let Some(status) = &mut span.status {
-                status.message = mask_cache_secrets(&status.message).into_owned();
+                status.message = mask_secrets(&status.message).into_owned();
             }
         }
     }
@@ -41,7 +41,7 @@ fn one(value: Option<&mut AnyValue>, depth: usize) {
         return;
     }
     match &mut any.value {
-        Some(Value::String(text)) => *text = mask_cache_secrets(text).into_owned(),
+        Some(Value::String(text)) => *text = mask_secrets(text).into_owned(),
         Some(Value::Array(array)) => {
             for value in &mut array.values {
                 one(Some(value), depth + 1);

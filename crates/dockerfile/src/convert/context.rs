@@ -47,7 +47,8 @@ pub(super) fn session(request: &Request, name: &str) -> Option<String> {
 }
 
 pub(super) fn internal(name: impl AsRef<str>) -> Constraints {
-    Constraints::new().named(format!("[internal] {}", name.as_ref()))
+    let name = weld_llb::mask_credentials(name.as_ref());
+    Constraints::new().named(format!("[internal] {name}"))
 }
 
 /// A definition whose result is one source.
@@ -188,7 +189,7 @@ impl MainContext {
             })
             .await
             .map_err(|error| ConvertError::Read {
-                what: format!("context {url}"),
+                what: format!("context {}", weld_llb::mask_credentials(url)),
                 source: HostFailure::from(error),
             })?;
         let head = read.into_iter().next().flatten().unwrap_or_default();
@@ -265,7 +266,11 @@ impl MainContext {
                     context: match &source {
                         // The name of a client's directory says nothing to a user.
                         None | Some(Source::Local(_)) => "the context".to_owned(),
-                        Some(other) => other.identifier(),
+                        // As the user wrote it.
+                        Some(other) => match &request.context {
+                            Some(context) => weld_llb::mask_credentials(context).into_owned(),
+                            None => weld_llb::mask_credentials(&other.identifier()).into_owned(),
+                        },
                     },
                 })?;
         Ok(DockerfileFiles {

@@ -206,11 +206,11 @@ impl Converter<'_> {
         }
     }
 
-    /// Adds a step to the image's history.
+    /// Adds a step to the image's history, without the credentials of URLs.
     pub(super) fn record(&self, current: &mut Current, created_by: String, has_layer: bool) {
         current.node.image.history.push(History {
             created: self.epoch.and_then(super::args::rfc3339),
-            created_by,
+            created_by: weld_llb::mask_credentials(&created_by).into_owned(),
             comment: HISTORY_COMMENT.to_owned(),
             empty_layer: !has_layer,
             ..History::default()

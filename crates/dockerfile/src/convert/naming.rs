@@ -55,8 +55,10 @@ impl Converter<'_> {
         env: &EnvList,
     ) -> String {
         let step = node.step;
+        // Who gets the definition tells the names to others.
+        let text = weld_llb::mask_credentials(text);
         if step.total == 0 {
-            return text.to_owned();
+            return text.into_owned();
         }
         let mut prefix = String::from("[");
         if let Some(platform) = platform.filter(|_| self.request.multi_platform) {

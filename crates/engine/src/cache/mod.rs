@@ -17,7 +17,7 @@ pub(crate) use absence::Absences;
 pub(crate) use export::{all, inline};
 pub(crate) use import::Imports;
 use secrets::ShownAttrs;
-pub use secrets::{mask_cache_secrets, without_cache_secrets};
+pub use secrets::{mask_secrets, without_secrets};
 pub use weld_export::cache::is_merged;
 use weld_export::cache::{CacheExportOptions, CacheOptionError, merge_into_layout};
 use weld_source::blob_store::LayoutStore;
@@ -168,10 +168,7 @@ mod tests {
         assert_eq!(kinds, ["registry", "local", "registry"], "each once");
         assert_eq!(read[2].attrs["ref"], "b");
         let bad = [(CACHE_IMPORTS.to_owned(), "{".to_owned())];
-        assert_eq!(
-            without_cache_secrets(&bad.clone().into())[CACHE_IMPORTS],
-            ""
-        );
+        assert_eq!(without_secrets(&bad.clone().into())[CACHE_IMPORTS], "");
         assert!(of_options(&bad.into(), &[]).is_err());
     }
 }

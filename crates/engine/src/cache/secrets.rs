@@ -5,14 +5,21 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use weld_export::cache::SECRET_ATTRIBUTES;
+use weld_llb::mask_credentials;
 
 use super::CACHE_IMPORTS;
 
-/// A frontend's options as they may be shown and kept: those that name caches have no secrets of theirs.
-pub fn without_cache_secrets(opts: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+/// A frontend's options as they may be shown and kept: those that name caches have no secrets of theirs, and URLs no
+/// credentials.
+pub fn without_secrets(opts: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut opts = opts.clone();
     if let Some(listed) = opts.get_mut(CACHE_IMPORTS) {
         *listed = shown(listed).unwrap_or_default();
+    }
+    for value in opts.values_mut() {
+        if let Cow::Owned(masked) = mask_credentials(value) {
+            *value = masked;
+        }
     }
     opts
 }
@@ -47,9 +54,10 @@ impl fmt::Debug for ShownAttrs<'_> {
     }
 }
 
-/// A text, such as a client's command line, in which the values of secret attributes of caches are masked: `secret_access_key=…`.
-pub fn mask_cache_secrets(text: &str) -> Cow<'_, str> {
-    let mut masked = Cow::Borrowed(text);
+/// A text, such as a client's command line, in which the values of secret attributes of caches are masked (`secret_access_key=…`), and
+/// credentials in URLs.
+pub fn mask_secrets(text: &str) -> Cow<'_, str> {
+    let mut masked = mask_credentials(text);
     for name in SECRET_ATTRIBUTES {
         if masked.contains(name) {
             masked = Cow::Owned(mask(&masked, name));
@@ -93,7 +101,7 @@ mod tests {
             ("session_token=a token=b", "session_token=… token=…"),
             ("my_token=a access_key_id", "my_token=a access_key_id"),
         ] {
-            assert_eq!(mask_cache_secrets(text), expected);
+            assert_eq!(mask_secrets(text), expected);
         }
     }
 
@@ -102,8 +110,8 @@ mod tests {
         let listed = r#"[{"Type":"s3","Attrs":{"bucket":"b","secret_access_key":"hush"}}]"#;
         let opts: BTreeMap<_, _> = [(CACHE_IMPORTS.to_owned(), listed.to_owned())].into();
         let bad: BTreeMap<_, _> = [(CACHE_IMPORTS.to_owned(), "{".to_owned())].into();
-        assert_eq!(without_cache_secrets(&bad)[CACHE_IMPORTS], "");
-        let shown = without_cache_secrets(&opts);
+        assert_eq!(without_secrets(&bad)[CACHE_IMPORTS], "");
+        let shown = without_secrets(&opts);
         assert!(shown[CACHE_IMPORTS].contains("\"bucket\":\"b\""));
         assert!(!shown[CACHE_IMPORTS].contains("hush"));
         let debug = format!("{:?}", crate::cache::of_options(&opts, &[]).unwrap());

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use weld_digest::Digest;
 use weld_llb::reference::Reference;
+use weld_llb::without_credentials;
 use weld_llb::{ExecOp, GitSource, MountKind, NetMode, Op, Platform, Source, Vertex};
 use weld_op::{Pin, captured};
 
-use super::redact::redact;
 use super::request::Request;
 use crate::error::BuildError;
 use crate::metadata::Place;
@@ -161,7 +161,7 @@ impl Capture {
             Source::Git(git) => self.add_git(git, pin),
             Source::Http(http) => match digest {
                 Some(digest) => {
-                    let url = redact(&http.url);
+                    let url = without_credentials(&http.url);
                     self.sources.http.entry(url).or_insert(digest);
                 }
                 None => self.unknown = true,
@@ -176,7 +176,7 @@ impl Capture {
         };
         match pin {
             Some(Pin::Commit(commit)) => {
-                let entry = self.sources.git.entry(redact(&url));
+                let entry = self.sources.git.entry(without_credentials(&url));
                 entry.or_insert_with(|| commit.commit().to_owned());
             }
             _ => self.unknown = true,
@@ -187,7 +187,7 @@ impl Capture {
                 digest: digest_in(reference),
                 reference: reference.to_owned(),
                 is_local: scheme == "oci-layout+blob",
-                bundle_of: Some(redact(&git.remote())),
+                bundle_of: Some(without_credentials(&git.remote())),
             });
         }
         let secrets = [&git.auth_token_secret, &git.auth_header_secret];

@@ -6,11 +6,11 @@ use serde::Serialize;
 use weld_digest::Digest;
 use weld_dockerfile::convert::GitRef;
 use weld_llb::pb;
+use weld_llb::{mask_credentials, without_credentials};
 use weld_proto::Message;
 
 use super::capture::{DigestSet, Sources};
 use super::inputs::Producers;
-use super::redact::redact;
 
 /// What a frontend was asked for.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +114,7 @@ impl Request {
                 Some(found) => found,
                 None => (uri, DigestSet::default()),
             };
-            config.uri = redact(&config.uri);
+            config.uri = without_credentials(&config.uri);
         }
         if set(&args, "filename")
             && let Some(path) = args.remove("filename")
@@ -122,7 +122,7 @@ impl Request {
             config.path = path;
         }
         for value in args.values_mut() {
-            *value = redact(value);
+            *value = mask_credentials(value).into_owned();
         }
         Self {
             config,
@@ -159,7 +159,7 @@ fn material(sources: &Sources, context: &str) -> Option<(String, DigestSet)> {
             "" => source.remote(),
             reference => format!("{}#{reference}", source.remote()),
         };
-        let found = sources.git.get(&redact(&remote))?;
+        let found = sources.git.get(&without_credentials(&remote))?;
         let uri = match (source.reference.as_str(), source.subdir.as_str()) {
             (_, "") => remote,
             ("", subdir) => format!("{remote}#:{subdir}"),
@@ -167,7 +167,7 @@ fn material(sources: &Sources, context: &str) -> Option<(String, DigestSet)> {
         };
         return Some((uri, DigestSet::of_commit(found)));
     }
-    let digest = sources.http.get(&redact(context))?;
+    let digest = sources.http.get(&without_credentials(context))?;
     Some((context.to_owned(), DigestSet::of(digest)))
 }
 

@@ -1,17 +1,18 @@
 //! The steps that a file system was made in, and the layers that each came to.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use weld_digest::Digest;
 use weld_llb::pb;
+use weld_llb::{mask_credentials, without_credentials};
 use weld_op::Tree;
 use weld_op::digest::from_solver;
 use weld_proto::Message;
 use weld_source::image::Descriptor;
 
-use super::redact::redact;
 use crate::error::BuildError;
 use crate::job::JobCore;
 use crate::reference::Ref;
@@ -104,12 +105,22 @@ fn scrub(op: &mut pb::Op) {
             source
                 .attrs
                 .retain(|key, _| key != "local.session" && key != "local.unique");
-            source.identifier = redact(&source.identifier);
+            source.identifier = without_credentials(&source.identifier);
             for value in source.attrs.values_mut() {
-                *value = redact(value);
+                *value = without_credentials(value);
             }
         }
         Some(pb::op::Op::Exec(exec)) => {
+            // Build arguments are among the variables.
+            for text in exec
+                .meta
+                .iter_mut()
+                .flat_map(|meta| meta.env.iter_mut().chain(&mut meta.args))
+            {
+                if let Cow::Owned(masked) = mask_credentials(text) {
+                    *text = masked;
+                }
+            }
             let proxy = exec.meta.as_mut().and_then(|meta| meta.proxy_env.as_mut());
             if let Some(proxy) = proxy {
                 for url in [
@@ -118,7 +129,7 @@ fn scrub(op: &mut pb::Op) {
                     &mut proxy.ftp_proxy,
                     &mut proxy.all_proxy,
                 ] {
-                    *url = redact(url);
+                    *url = without_credentials(url);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weld_digest::{Digest, FieldHasher};
-use weld_llb::Vertex;
+use weld_llb::{Vertex, mask_credentials};
 use weld_solver::CacheMap;
 use weld_store::StepName;
 use weld_store::content_key::KeyOptions;
@@ -206,6 +206,7 @@ pub(super) fn seen(selectors: &[Selector]) -> StepName {
 
 /// A value that is not too long to be remembered; different ones stay different.
 pub(super) fn bounded(value: &str) -> String {
+    let value = &*mask_credentials(value);
     if value.chars().nth(VALUE).is_none() {
         return value.to_owned();
     }
@@ -254,44 +255,16 @@ pub(super) fn fields(vertex: &Vertex) -> Fields {
             Value::Null => {}
             // A session is another one each time, and says nothing of what is made.
             _ if name.ends_with("session") => {}
-            Value::String(text) => said.field(&name, &without_password(text)),
+            Value::String(text) => said.field(&name, text),
             other => said.field(&name, &other.to_string()),
         }
     }
     said.into_fields()
 }
 
-/// An address without the user and password that it may have.
-fn without_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return text.to_owned();
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest.get(..end).and_then(|authority| authority.rfind('@')) {
-        // What names a digest has an `@`, too, but no colon in front of it.
-        Some(at) if rest[..at].contains(':') => format!("{scheme}://…{}", &rest[at..]),
-        _ => text.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_lose_their_passwords() {
-        for (address, kept) in [
-            ("https://user:secret@host/path@x", "https://…@host/path@x"),
-            ("git://host/path", "git://host/path"),
-            (
-                "docker-image://docker.io/library/a@sha256:00",
-                "docker-image://docker.io/library/a@sha256:00",
-            ),
-            ("plain", "plain"),
-        ] {
-            assert_eq!(without_password(address), kept);
-        }
-    }
 
     #[test]
     fn long_values_stay_different() {
