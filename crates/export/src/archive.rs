@@ -99,7 +99,7 @@ impl Archive<'_> {
             let destination = Destination::file(&path)?;
             let mut stream = Stream::new(destination.handle(), watch);
             File::open(file)
-                .and_then(|file| stream.copy_file(&file, *size))
+                .and_then(|file| stream.copy_blob(&file, *size, digest))
                 .and_then(|()| stream.flush())
                 .map_err(write_error("write", path.as_path()))?;
             destination.publish()?;

@@ -50,7 +50,7 @@ impl<'a> LayoutTar<'a> {
         }
         let file = File::open(file)?;
         self.header(&blob_path(digest), size)?;
-        self.out.copy_file(&file, size)?;
+        self.out.copy_blob(&file, size, digest)?;
         self.pad(size)?;
         self.written.insert(digest.clone());
         Ok(())

@@ -9,6 +9,7 @@ mod archive;
 mod attestation;
 mod blocking;
 pub mod cache;
+mod checked;
 mod client;
 mod config;
 mod destination;

@@ -2,6 +2,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
+use weld_digest::Digest;
+
+use crate::checked::Check;
 use crate::watch::Watch;
 
 /// Small writes are gathered up to this many bytes.
@@ -43,6 +46,13 @@ impl<'a> Stream<'a> {
             }
         }
         complete(copied, size)
+    }
+
+    /// Writes a blob, of which `from` is the file and stands at its start.
+    pub(crate) fn copy_blob(&mut self, from: &File, size: u64, digest: &Digest) -> io::Result<()> {
+        let check = Check::begin(from, size, digest)?;
+        self.copy_file(from, size)?;
+        check.finish()
     }
 
     /// How many bytes of the file there are, all written now.
