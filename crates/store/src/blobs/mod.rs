@@ -141,6 +141,11 @@ impl Blobs {
         Ok(self.0.record(digest)?.map(|record| record.size))
     }
 
+    /// What is known of a blob, also of one whose file is gone or cut off.
+    pub fn info(&self, digest: &Digest) -> Result<Option<BlobInfo>, BlobError> {
+        Ok(self.0.record(digest)?.map(|record| record.info))
+    }
+
     /// Whether there is a blob of this digest now.
     pub fn contains(&self, digest: &Digest) -> Result<bool, BlobError> {
         Ok(self.get(digest)?.is_some())

@@ -9,7 +9,7 @@ use crate::names::NAMES;
 use crate::object::{Object, SnapshotId};
 use crate::records::results::RESULTS;
 use crate::refs::{HELD, HOLDERS, Reference};
-use crate::snapshot::{LAYERS, LayerDescriptor, Record, SNAPSHOTS};
+use crate::snapshot::{ANNOTATION_HOME, LAYERS, LayerDescriptor, Record, SNAPSHOTS};
 use crate::usage::USAGE;
 
 /// What the database says that there is, at one moment.
@@ -65,6 +65,10 @@ impl Rows {
         for row in tx.open_table(LAYERS)?.iter()? {
             let (id, layer) = row?;
             let layer: LayerDescriptor = decode("a layer", layer.value())?;
+            // One that is elsewhere, too, may have been given up for room.
+            if layer.annotations.contains_key(ANNOTATION_HOME) {
+                continue;
+            }
             let layers = rows.layers.entry(SnapshotId(id.value().0)).or_default();
             layers.push(layer.digest);
         }

@@ -14,6 +14,7 @@ use super::store::lock;
 use crate::Ticket;
 use crate::blobs::{BlobInfo, BlobRef, Expected, Growth, Started};
 use crate::db::{decode, encode};
+use crate::gc::Removable;
 use crate::layer::{self, Compression, DiffOptions, DiffSource};
 use crate::object::Object;
 use crate::refs::{self, Reference};
@@ -22,7 +23,7 @@ use crate::refs::{self, Reference};
 /// them idle in between.
 const MAX_AT_ONCE: usize = 4;
 /// The key of the blob that a snapshot was made of, of whatever compression.
-const ORIGINAL: u8 = 255;
+pub(super) const ORIGINAL: u8 = 255;
 
 /// Which blob of a layer is wanted.
 #[derive(Clone, Copy)]
@@ -133,7 +134,9 @@ impl SnapshotRef {
         if let Some(known) = self.known_layer(ORIGINAL)? {
             let kind = Compression::of_media_type(&known.descriptor.media_type);
             let fits = kind.is_some_and(|kind| kind.is_same_kind(compression));
-            if !force || fits {
+            // Where the blob is gone and the files are here, another one is made of them.
+            let is_lost = known.blob.is_none() && self.is_unpacked();
+            if !is_lost && (!force || fits) {
                 return Ok(known);
             }
         }
@@ -244,6 +247,39 @@ impl SnapshotRef {
     pub fn diff_id(&self) -> Result<Option<weld_digest::Digest>, SnapshotError> {
         let known = self.known_layer(ORIGINAL)?;
         Ok(known.map(|known| known.descriptor.diff_id))
+    }
+
+    /// The blob that it was made of, if its files are here and the blob is not; with what the store still knows of the blob if it lost it,
+    /// and did not remove it.
+    pub fn lost_blob(&self) -> Result<Option<(LayerDescriptor, Option<BlobInfo>)>, SnapshotError> {
+        let Some(known) = self.known_layer(ORIGINAL)? else {
+            return Ok(None);
+        };
+        if known.blob.is_some() || !self.is_unpacked() {
+            return Ok(None);
+        }
+        let digest = &known.descriptor.digest;
+        let info = self.snapshots().store().blobs().info(digest)?;
+        Ok(Some((known.descriptor, info)))
+    }
+
+    /// No longer names the blob that it was made of: that is lost, and not to be had again.
+    pub fn give_up_blob(&self) -> Result<(), SnapshotError> {
+        let Some(known) = self.known_layer(ORIGINAL)? else {
+            return Ok(());
+        };
+        let store = self.snapshots().store();
+        let holder = Reference::Snapshot(self.id());
+        let blob = Object::Blob(known.descriptor.digest);
+        let object = blob.clone();
+        store
+            .db()
+            .update(move |tx| refs::remove(tx, &holder, &object))
+            .wait()?;
+        if let Err(error) = store.collector().remove([blob], Removable::Unnamed) {
+            tracing::warn!(%error, "cannot forget a blob that is lost");
+        }
+        Ok(())
     }
 
     /// Keeps the blob that it was made of, which came after the snapshot was declared, as long as the

@@ -22,6 +22,7 @@ pub(crate) mod remove;
 mod roomy;
 mod shared;
 mod simple;
+mod spare;
 mod store;
 
 pub use error::SnapshotError;
@@ -32,8 +33,10 @@ pub use made_with::MadeWith;
 pub use node::FileTime;
 pub use record::LayerDescriptor;
 pub use shared::SharedFiles;
+pub use spare::{ANNOTATION_HOME, LABEL_SOURCE};
 pub use store::{Made, Snapshots};
 
 pub(crate) use record::{LAYERS, Origin, Record, SNAPSHOTS, create_tables, forget};
 pub(crate) use shared::SHARED;
+pub(crate) use spare::release as release_spare_blobs;
 pub(crate) use store::FILES;

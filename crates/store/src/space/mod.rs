@@ -327,6 +327,12 @@ impl Space {
                 self.remeasure(store)?;
             }
         }
+        // All else is in use; of that, what is here twice.
+        let count = store.let_spare_blobs_go()?;
+        if count > 0 {
+            tracing::info!(count, "deleted blobs of unpacked layers, to make room");
+            self.remeasure(store)?;
+        }
         while let Some(free) = self.0.last_resort.get() {
             let short = bytes.saturating_sub(self.room_now()?);
             if short == 0 {
@@ -338,7 +344,7 @@ impl Space {
             store.collect_garbage()?;
             self.remeasure(store)?;
         }
-        Ok(false)
+        self.room_is(bytes)
     }
 
     /// How many objects are removed before it is looked again: of inodes their sizes tell nothing.

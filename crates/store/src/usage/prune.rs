@@ -225,6 +225,15 @@ impl Store {
         Ok((removed.len(), freed.sum()))
     }
 
+    /// Removes the blobs of layers that are unpacked and to be had elsewhere, also of those in use; returns how many there were.
+    pub(crate) fn let_spare_blobs_go(&self) -> Result<usize, UsageError> {
+        let released = self.db().update(crate::snapshot::release_spare_blobs);
+        let released = released.wait()?;
+        let removed = self.collector().remove(released, Removable::Unnamed)?;
+        self.settle()?;
+        Ok(removed.len())
+    }
+
     pub(crate) fn measured_inventory(&self) -> Result<Inventory, UsageError> {
         let mut inventory = self.inventory()?;
         self.measure(&mut inventory, |_| true)?;
