@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::sync::{Mutex, OnceCell};
 use weld_digest::Digest;
 use weld_llb::{Graph, pb};
-use weld_op::lazy::Need;
+use weld_op::lazy::{LostLayer, Need};
 use weld_op::{Loading, Nesting, Origin, Tree, Worker, definition_from, retired_cache_mounts};
 use weld_solver::{Built, ProvenanceVertex, ResultRef, Root, SolveError};
 
@@ -191,15 +191,43 @@ impl Ref {
     /// The files, of which what is needed is here. Cached layers that cannot be had are made anew.
     pub(crate) async fn tree_for(&self, need: Option<Need>) -> Result<Tree, BuildError> {
         let evaluated = self.evaluated().await?;
-        let Some(need) = need.filter(|_| evaluated.tree.is_lazy()) else {
+        let Some(need) = need else {
             return Ok(evaluated.tree);
+        };
+        let work = async {
+            let tree = match evaluated.tree.is_lazy() {
+                true => self.realize(evaluated, need).await?,
+                false => evaluated.tree,
+            };
+            if need == Need::Blobs {
+                self.restore_blobs(&tree).await?;
+            }
+            Ok(tree)
         };
         let stop = &self.0.job.stop;
         tokio::select! {
             biased;
-            tree = self.realize(evaluated, need) => tree,
+            tree = work => tree,
             () = stop.cancelled() => Err(BuildError::Cancelled),
         }
+    }
+
+    /// Has blobs brought back that are needed and not here any more. What cannot be had is made anew by whoever needs it.
+    async fn restore_blobs(&self, tree: &Tree) -> Result<(), BuildError> {
+        let job = &self.0.job;
+        let (worker, tree) = (Arc::clone(&job.worker), tree.clone());
+        let lost = tokio::task::spawn_blocking(move || worker.lost_blobs(&tree)).await?;
+        let lost = lost.map_err(BuildError::snapshot("look for the layers of a result"))?;
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let step = Internal::begin(&job.progress, "restoring the blobs of layers", "");
+        let (session, progress) = (Some(&job.session), step.transfers());
+        let restoring = job.worker.restore_blobs(lost, session, &progress).boxed();
+        for warning in restoring.await {
+            step.warn(warning);
+        }
+        step.end(Ok::<_, BuildError>(()))
     }
 
     async fn realize(&self, first: Evaluated, need: Need) -> Result<Tree, BuildError> {
@@ -221,9 +249,16 @@ impl Ref {
             let realized = worker
                 .realize(&current.tree, need, session, &progress)
                 .boxed();
-            let lost = match step.end(realized.await) {
-                Ok(()) => return Ok(current.tree),
-                Err(lost) => lost,
+            let lost = match realized.await {
+                // The build was told of it.
+                Err(lost) if !lost.is_news => {
+                    step.end(Ok::<_, LostLayer>(())).ok();
+                    lost
+                }
+                realized => match step.end(realized) {
+                    Ok(()) => return Ok(current.tree),
+                    Err(lost) => lost,
+                },
             };
             let Some((root, built)) = &current.built else {
                 return Err(lost.into());

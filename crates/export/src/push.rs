@@ -7,13 +7,11 @@ use weld_source::image::Descriptor;
 use weld_source::progress::Progress;
 use weld_source::reference::{Reference, Repository};
 use weld_source::registry::{BlobUpload, Registry, RegistryError};
+use weld_store::snapshot::LABEL_SOURCE;
 use weld_store::{BlobInfo, BlobRef, Store};
 
 use crate::ExportError;
 use crate::image::Image;
-
-/// The label by which a blob says from which repository it came.
-const SOURCE_LABEL: &str = "weld.source";
 
 /// A push of an image.
 pub(crate) struct Push<'a> {
@@ -115,11 +113,11 @@ impl Push<'_> {
     /// Notes where the blobs are that are known to be nowhere yet, for pushes to come.
     fn note_source(&self, repository: &Repository) {
         for blob in self.image.blobs.values() {
-            if blob.info().labels.contains_key(SOURCE_LABEL) {
+            if blob.info().labels.contains_key(LABEL_SOURCE) {
                 continue;
             }
             let info = BlobInfo {
-                labels: [(SOURCE_LABEL.to_owned(), repository.to_string())].into(),
+                labels: [(LABEL_SOURCE.to_owned(), repository.to_string())].into(),
                 ..BlobInfo::default()
             };
             // Nobody waits for it: without the note, the blob is uploaded again some day.
@@ -129,7 +127,7 @@ impl Push<'_> {
 }
 
 fn upload(descriptor: &Descriptor, blob: &BlobRef, pushed: &[Repository]) -> BlobUpload {
-    let source = blob.info().labels.get(SOURCE_LABEL);
+    let source = blob.info().labels.get(LABEL_SOURCE);
     let source = source.and_then(|source| source.parse::<Repository>().ok());
     BlobUpload {
         descriptor: descriptor.clone(),

@@ -3,110 +3,44 @@
 //! A lazy layer says in its description where its blob is to be had ([`Home`]). It is fetched and unpacked when something reads the
 //! tree. If it cannot be had, the tree is lost: whoever needed it has what made it executed anew.
 
+mod home;
+mod restore;
+
 use std::collections::HashMap;
-use std::fmt;
-use std::str::FromStr;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::task::AbortOnDropHandle;
 use weld_digest::Digest;
 use weld_llb::reference::Repository;
 use weld_solver::{OpContext, OpError};
 use weld_source::image::{Descriptor, media_type};
-use weld_source::objects::{Location, ObjectError};
+use weld_source::objects::ObjectError;
+use weld_source::oci_layout::LayoutError;
 use weld_source::progress::Progress;
+use weld_source::registry::Failure;
 use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
-use weld_store::{BlobRef, NewUsage, Object, RecordType};
+use weld_store::{BlobRef, NewUsage, Object, RecordType, SnapshotId};
 
 use crate::reporting::reporting;
 use crate::session::{self, Session, SessionError};
 use crate::source::image::Place;
 use crate::source::layers::{self, Fetched, Layer, LayersError, Origin};
 use crate::source::layout::Layout;
+use crate::supply::{Absent, Reason, Says, Supply};
 use crate::{Tree, Worker};
 
-/// The annotation of a layer in the store that says where it is to be had.
-pub const ANNOTATION_HOME: &str = "weld.home";
+pub use home::{Home, ParseHomeError};
+pub use restore::LostBlob;
+
+pub use weld_store::snapshot::ANNOTATION_HOME;
 
 /// The annotation of a result's uppermost layer that says when the result was made, in milliseconds since 1970.
 pub const ANNOTATION_MADE: &str = "weld.made";
 
 /// How many sessions are asked for a layer.
 const MAX_SESSIONS: usize = 3;
-
-/// Where layers are to be had.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Home {
-    /// A repository of a registry.
-    Registry {
-        /// The repository.
-        repository: Repository,
-        /// Any certificate is taken, or plain HTTP.
-        insecure: bool,
-    },
-    /// A client's store of blobs, by its id.
-    Store(String),
-    /// An object store.
-    Objects {
-        /// Where in it.
-        location: Box<Location>,
-        /// Whether a client said who asks: then only a build that names the store again can have its layers.
-        by_client: bool,
-    },
-}
-
-impl fmt::Display for Home {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Registry {
-                repository,
-                insecure: false,
-            } => write!(f, "registry:{repository}"),
-            Self::Registry { repository, .. } => write!(f, "insecure-registry:{repository}"),
-            Self::Store(id) => write!(f, "store:{id}"),
-            Self::Objects {
-                location,
-                by_client: false,
-            } => write!(f, "objects:{location}"),
-            Self::Objects { location, .. } => write!(f, "client-objects:{location}"),
-        }
-    }
-}
-
-/// Text that names no place.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no place where layers are")]
-pub struct ParseHomeError(String);
-
-impl FromStr for Home {
-    type Err = ParseHomeError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bad = || ParseHomeError(text.to_owned());
-        let (kind, rest) = text.split_once(':').ok_or_else(bad)?;
-        let registry = |insecure| {
-            Ok(Self::Registry {
-                repository: rest.parse().map_err(|_| bad())?,
-                insecure,
-            })
-        };
-        let objects = |by_client| {
-            Ok(Self::Objects {
-                location: Box::new(rest.parse().map_err(|_| bad())?),
-                by_client,
-            })
-        };
-        match kind {
-            "objects" => objects(false),
-            "client-objects" => objects(true),
-            "registry" => registry(false),
-            "insecure-registry" => registry(true),
-            "store" => Ok(Self::Store(rest.to_owned())),
-            _ => Err(bad()),
-        }
-    }
-}
 
 /// What is needed of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,6 +61,8 @@ pub struct LostLayer {
     pub home: String,
     /// Why it is not to be had.
     pub reason: Arc<dyn std::error::Error + Send + Sync>,
+    /// Whether its build was not yet told that this place failed in this way.
+    pub is_news: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +91,68 @@ enum LazyError {
     Stopped(#[from] tokio::task::JoinError),
 }
 
+/// How often a layer is asked for at most, while nothing of it comes.
+const TRIES: u32 = 6;
+
+impl LazyError {
+    /// What it says of the place.
+    fn says(&self) -> Says {
+        match self {
+            Self::Objects(error) if error.is_of_the_server() => Says::Nothing,
+            Self::Objects(_) => Says::Answer,
+            Self::Layers(LayersError::Registry(error)) => match error.failure() {
+                Some(Failure::Silent(_)) => Says::Nothing,
+                Some(failure) if failure.is_of_the_server() => {
+                    let (tries, wait) = failure.worth(TRIES);
+                    Says::Server(tries, wait)
+                }
+                Some(_) => Says::Answer,
+                None => Says::Here,
+            },
+            Self::Layers(LayersError::Layout(error)) => match &**error {
+                LayoutError::Read { source, .. } => said(source),
+                _ => Says::Answer,
+            },
+            Self::Layers(LayersError::Read { source, .. }) => said(source),
+            _ => Says::Here,
+        }
+    }
+
+    /// What is wrong, in the same words for all layers.
+    fn cause(&self) -> String {
+        let failure = match self {
+            Self::Layers(LayersError::Registry(error)) => error.failure(),
+            _ => None,
+        };
+        match failure {
+            Some(Failure::Digest { .. }) => "another digest".to_owned(),
+            Some(Failure::Size { .. }) => "another size".to_owned(),
+            Some(failure) => failure.to_string(),
+            // What names the layer is in hexadecimal digits.
+            None => {
+                let text = self.to_string();
+                let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+                let words = words.filter(|word| word.len() < 64);
+                words.collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+}
+
+/// What the failure of a store of blobs says of it. Those that have retries have made them.
+fn said(error: &io::Error) -> Says {
+    let of_objects = error.get_ref().and_then(|error| error.downcast_ref());
+    match of_objects.map(ObjectError::is_of_the_server) {
+        Some(true) => Says::Nothing,
+        Some(false) => Says::Answer,
+        None => match error.kind() {
+            io::ErrorKind::TimedOut => Says::Nothing,
+            io::ErrorKind::StorageFull => Says::Here,
+            _ => Says::Answer,
+        },
+    }
+}
+
 /// A layer of a result that is declared.
 #[derive(Clone, Debug)]
 pub struct RemoteLayer {
@@ -168,17 +166,21 @@ pub struct RemoteLayer {
 
 /// The layers that one cache declared, so that its results share them.
 #[derive(Default)]
-pub struct Declared(Mutex<HashMap<String, SnapshotRef>>);
+pub struct Declared(Mutex<HashMap<String, SnapshotId>>);
 
 impl Declared {
-    fn get(&self, name: &str) -> Option<SnapshotRef> {
+    /// Those that nobody needs any more are not kept by this.
+    fn get(&self, worker: &Worker, name: &str) -> Option<SnapshotRef> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(name).cloned()
+        let id = *known.get(name)?;
+        drop(known);
+        worker.snapshots.get(id).ok().flatten()
     }
 
     fn add(&self, names: &[String], snapshots: &[SnapshotRef]) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let pairs = names.iter().cloned().zip(snapshots.iter().cloned());
+        let ids = snapshots.iter().map(SnapshotRef::id);
+        let pairs = names.iter().cloned().zip(ids);
         known.extend(pairs);
     }
 }
@@ -208,7 +210,7 @@ impl Worker {
         let mut below = None;
         let mut present = 0;
         for (number, name) in names.iter().enumerate().rev() {
-            let known = match declared.get(name) {
+            let known = match declared.get(self, name) {
                 Some(known) => Some(known),
                 None => layers::named(self, name)?,
             };
@@ -261,55 +263,93 @@ impl Worker {
             .into_iter()
             .filter_map(|layer| Some((layer.lazy()?, layer)))
             .collect();
-        let mut places: HashMap<String, Place> = HashMap::new();
-        let mut fetches = Vec::with_capacity(lazy.len());
+        let mut places: HashMap<String, (Place, Asked)> = HashMap::new();
+        let mut wanted = Vec::with_capacity(lazy.len());
         for (descriptor, _) in &lazy {
-            let lost = |reason: LazyError| lost(descriptor, reason);
-            let home = home_of(descriptor);
-            let (home, place) = match home {
-                Err(error) => return Err(lost(error)),
-                Ok(home) => match places.get(&home.to_string()) {
-                    Some(place) => (home, place.clone()),
+            let place = match descriptor.annotations.get(ANNOTATION_HOME) {
+                None => return Err(lost(descriptor, LazyError::Homeless)),
+                Some(home) => match places.get(home) {
+                    Some(place) => place.clone(),
                     None => {
-                        let place = self.place(&home, session).await.map_err(lost)?;
-                        places.insert(home.to_string(), place.clone());
-                        (home, place)
+                        let place = self.place(descriptor, session).await;
+                        let place = place.map_err(|error| lost(descriptor, error))?;
+                        places.entry(home.clone()).or_insert(place).clone()
                     }
                 },
             };
-            let origin = Origin {
-                place,
-                repository: match home {
-                    Home::Registry { repository, .. } => Some(repository),
-                    Home::Store(_) | Home::Objects { .. } => None,
-                },
-            };
-            let layer = Layer {
-                descriptor: blob_descriptor(descriptor),
-                diff_id: descriptor.diff_id.clone(),
-            };
+            self.known_loss(descriptor, &place.1)?;
+            wanted.push(place);
+        }
+        let mut fetches = Vec::with_capacity(lazy.len());
+        for ((descriptor, _), (place, asked)) in lazy.iter().zip(&wanted) {
             let (worker, progress) = (Arc::clone(self), progress.clone());
+            let (descriptor, place, asked) = (descriptor.clone(), place.clone(), asked.clone());
             // Tasks of their own, so that they go on while this one unpacks.
             fetches.push(AbortOnDropHandle::new(tokio::spawn(async move {
                 let began = Instant::now();
-                let fetched = layers::fetch(&worker, &origin, &layer, "", None, &progress).await;
-                fetched.map(|fetched| (fetched, began.elapsed()))
+                let blob = worker.bring(&descriptor, &place, &asked, &progress).await;
+                blob.map(|blob| (blob, began.elapsed()))
             })));
         }
-        for ((descriptor, layer), fetch) in lazy.iter().zip(fetches) {
-            let fetched = async {
-                let (Fetched::Blob(blob), took) = fetch.await?? else {
-                    return Ok(());
-                };
-                let began = Instant::now();
-                self.settle(layer.clone(), blob, need, progress).await?;
-                let object = Object::Snapshot(layer.id());
-                self.store.uses().took(&object, took + began.elapsed());
-                Ok(())
-            };
-            fetched.await.map_err(|error| lost(descriptor, error))?;
+        for (((descriptor, layer), (_, asked)), fetch) in lazy.iter().zip(&wanted).zip(fetches) {
+            let brought = fetch
+                .await
+                .map_err(|error| lost(descriptor, error.into()))?;
+            let (blob, took) = brought.map_err(|reason| asked.lost(descriptor, reason))?;
+            let began = Instant::now();
+            let settled = self.settle(layer.clone(), blob, need, progress).await;
+            settled.map_err(|error| lost(descriptor, error))?;
+            let object = Object::Snapshot(layer.id());
+            self.store.uses().took(&object, took + began.elapsed());
         }
         Ok(())
+    }
+
+    /// What is known already to be lost. What is here none the less is not.
+    fn known_loss(&self, descriptor: &LayerDescriptor, asked: &Asked) -> Result<(), LostLayer> {
+        let Err(reason) = asked.supply.check(&asked.client, &descriptor.digest) else {
+            return Ok(());
+        };
+        match self.store.blobs().contains(&descriptor.digest) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(asked.lost(descriptor, reason)),
+        }
+    }
+
+    /// The blob of a layer: asked for as often as its place is worth it.
+    async fn bring(
+        self: &Arc<Self>,
+        descriptor: &LayerDescriptor,
+        place: &Place,
+        asked: &Asked,
+        progress: &Progress,
+    ) -> Result<BlobRef, Reason> {
+        if let Ok(Some(blob)) = self.store.blobs().get(&descriptor.digest) {
+            return Ok(blob);
+        }
+        let supply = &asked.supply;
+        let origin = Origin {
+            place: match place {
+                Place::Registry(registry) => Place::Registry(registry.impatient(supply.patience())),
+                place => place.clone(),
+            },
+            repository: asked.repository.clone(),
+            supply: Some(Arc::clone(supply)),
+        };
+        let layer = Layer {
+            descriptor: blob_descriptor(descriptor),
+            diff_id: descriptor.diff_id.clone(),
+        };
+        let request = || async {
+            match layers::fetch(self, &origin, &layer, "", None, progress).await? {
+                Fetched::Blob(blob) => Ok(blob),
+                // Nothing was given to unpack it on.
+                Fetched::Unpacked(_) => Err(LazyError::Homeless),
+            }
+        };
+        supply
+            .ask(&asked.client, &descriptor.digest, LazyError::says, request)
+            .await
     }
 
     /// Keeps the blob of a layer that came, and unpacks it if that is needed.
@@ -340,26 +380,28 @@ impl Worker {
         Ok(())
     }
 
+    /// The place of a layer, and who asks there.
     async fn place(
         &self,
-        home: &Home,
+        descriptor: &LayerDescriptor,
         session: Option<&Arc<dyn Session>>,
-    ) -> Result<Place, LazyError> {
-        match home {
+    ) -> Result<(Place, Asked), LazyError> {
+        let home = home_of(descriptor)?;
+        let place = match &home {
             Home::Registry {
                 repository,
                 insecure,
             } => match Place::registry(self, session) {
                 Place::Registry(registry) if *insecure => {
-                    Ok(Place::Registry(registry.trusting(repository.domain())))
+                    Place::Registry(registry.trusting(repository.domain()))
                 }
-                place => Ok(place),
+                place => place,
             },
             Home::Store(id) => {
                 let session = session.ok_or(LazyError::NoSession)?;
                 let store = session.blob_store(id).await?;
                 let store = store.ok_or_else(|| LazyError::NoStore(id.clone()))?;
-                Ok(Place::Layout(Layout::Blobs(store)))
+                Place::Layout(Layout::Blobs(store))
             }
             Home::Objects {
                 location,
@@ -367,9 +409,43 @@ impl Worker {
             } => {
                 let session = session.map(|session| session.id());
                 let store = self.objects.open(session, location, *by_client)?;
-                Ok(Place::Layout(Layout::Blobs(store.ok_or(LazyError::NoKey)?)))
+                Place::Layout(Layout::Blobs(store.ok_or(LazyError::NoKey)?))
             }
-        }
+        };
+        let client = session.map_or("", |session| session.id());
+        let asked = Asked {
+            supply: self.supply(&home, client),
+            client: client.to_owned(),
+            repository: match home {
+                Home::Registry { repository, .. } => Some(repository),
+                Home::Store(_) | Home::Objects { .. } => None,
+            },
+        };
+        Ok((place, asked))
+    }
+
+    fn supply(&self, home: &Home, client: &str) -> Arc<Supply> {
+        // What a client says who asks, or serves itself, says nothing of others.
+        let name = match home {
+            Home::Registry { .. }
+            | Home::Objects {
+                by_client: false, ..
+            } => home.to_string(),
+            Home::Store(_) | Home::Objects { .. } => format!("{home}\n{client}"),
+        };
+        let name = self.domain.scoped(name);
+        self.supplies.get(name, self.registry.parallel())
+    }
+
+    /// How long a cache's place may give nothing of a layer: as long as the cache may take to be read.
+    pub fn wait_for_layers(
+        &self,
+        home: &Home,
+        session: Option<&Arc<dyn Session>>,
+        patience: Duration,
+    ) {
+        let client = session.map_or("", |session| session.id());
+        self.supply(home, client).set_patience(patience);
     }
 
     /// The same for an input of an operation: with the sessions of those who wait for it. What it meets is told in the step's log.
@@ -394,7 +470,10 @@ impl Worker {
                     .await
                 {
                     Ok(()) => return Ok(()),
-                    Err(error) => failed = Some(error),
+                    // What was not told yet is what is told.
+                    Err(error) => {
+                        failed = Some(failed.filter(|_| !error.is_news).unwrap_or(error));
+                    }
                 }
                 tried.push(handle);
             }
@@ -408,7 +487,9 @@ impl Worker {
             () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
         };
         realized.map_err(|error| {
-            ctx.log(2, warning(&error).into_bytes());
+            if error.is_news {
+                ctx.log(2, warning(&error).into_bytes());
+            }
             OpError::lost_input(input, error)
         })
     }
@@ -420,12 +501,45 @@ pub fn warning(lost: &LostLayer) -> String {
 }
 
 fn lost(descriptor: &LayerDescriptor, reason: LazyError) -> LostLayer {
-    let home = descriptor.annotations.get(ANNOTATION_HOME);
     LostLayer {
         digest: descriptor.digest.clone(),
-        home: home.cloned().unwrap_or_default(),
+        home: home_text(descriptor),
         reason: Arc::new(reason),
+        is_news: true,
     }
+}
+
+/// Who asks for layers at a place.
+#[derive(Clone)]
+struct Asked {
+    supply: Arc<Supply>,
+    /// The id of a session, or nothing.
+    client: String,
+    repository: Option<Repository>,
+}
+
+impl Asked {
+    fn lost(&self, descriptor: &LayerDescriptor, reason: Reason) -> LostLayer {
+        let cause = match reason.downcast_ref::<Absent>() {
+            Some(absent) => &absent.cause,
+            None => &reason,
+        };
+        let text = match cause.downcast_ref::<LazyError>() {
+            Some(error) => error.cause(),
+            None => cause.to_string(),
+        };
+        LostLayer {
+            digest: descriptor.digest.clone(),
+            home: home_text(descriptor),
+            is_news: self.supply.is_news(&self.client, text),
+            reason,
+        }
+    }
+}
+
+fn home_text(descriptor: &LayerDescriptor) -> String {
+    let home = descriptor.annotations.get(ANNOTATION_HOME);
+    home.cloned().unwrap_or_default()
 }
 
 /// Where the blob of a layer is to be had.
@@ -448,45 +562,8 @@ pub async fn fetch_blob(
     session: Option<&Arc<dyn Session>>,
     progress: &Progress,
 ) -> Result<BlobRef, LostLayer> {
-    let fetched = async {
-        let home = home_of(layer)?;
-        let origin = Origin {
-            place: worker.place(&home, session).await?,
-            repository: match home {
-                Home::Registry { repository, .. } => Some(repository),
-                Home::Store(_) | Home::Objects { .. } => None,
-            },
-        };
-        let wanted = Layer {
-            descriptor: blob_descriptor(layer),
-            diff_id: layer.diff_id.clone(),
-        };
-        match layers::fetch(worker, &origin, &wanted, "", None, progress).await? {
-            Fetched::Blob(blob) => Ok(blob),
-            // Nothing was given to unpack it on.
-            Fetched::Unpacked(_) => Err(LazyError::Homeless),
-        }
-    };
-    fetched.await.map_err(|error: LazyError| lost(layer, error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn homes_are_read_as_they_are_written() {
-        for text in [
-            "registry:localhost:5000/a/b",
-            "insecure-registry:example.com/cache",
-            "store:local:/tmp/cache dir",
-            "objects:s3://b?region=r&blobs=blobs%2F&documents=manifests%2F",
-            "client-objects:azblob://c?account=a&url=http%3A%2F%2Fh%2Fa&blobs=b%2F&documents=m%2F",
-        ] {
-            let home: Home = text.parse().unwrap();
-            assert_eq!(home.to_string(), text);
-        }
-        assert!("elsewhere:x".parse::<Home>().is_err());
-        assert!("registry:".parse::<Home>().is_err());
-    }
+    let place = worker.place(layer, session).await;
+    let (place, asked) = place.map_err(|error| lost(layer, error))?;
+    let brought = worker.bring(layer, &place, &asked, progress).await;
+    brought.map_err(|reason| asked.lost(layer, reason))
 }

@@ -24,6 +24,7 @@ mod resolve;
 mod room;
 pub mod session;
 mod source;
+mod supply;
 mod tree;
 mod worker;
 

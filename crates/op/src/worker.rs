@@ -16,6 +16,7 @@ use crate::source::Outside;
 use crate::source::git::Commits;
 use crate::source::image::Resolutions;
 use crate::source::local::Trees;
+use crate::supply::Supplies;
 
 /// What operations work with: the store, the runtime and the ways to the outside. One for each
 /// domain of an engine; all of them share everything but what [`Domain`] keeps apart.
@@ -44,6 +45,7 @@ pub struct Worker {
     pub(crate) outside: Arc<Outside>,
     pub(crate) sources: Arc<Trees>,
     pub(crate) parts: Arc<Parts>,
+    pub(crate) supplies: Arc<Supplies>,
     pub(crate) domain: Domain,
 }
 
@@ -65,6 +67,7 @@ impl Worker {
             outside: Arc::default(),
             sources: Arc::default(),
             parts: Arc::default(),
+            supplies: Arc::default(),
             domain: Domain::default(),
         }
     }

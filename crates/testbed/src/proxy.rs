@@ -14,6 +14,8 @@ pub enum Fault {
     Truncate,
     /// Changes a byte of the answer's body.
     Corrupt,
+    /// Gives half of the answer's body, and then nothing for as long as the client waits.
+    Stall,
 }
 
 /// A rule of a proxy: requests of this method whose path contains the text meet the fault.
@@ -171,7 +173,7 @@ fn relay(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Resul
     let body = answer.windows(4).position(|end| end == b"\r\n\r\n");
     let body = body.map_or(answer.len(), |end| end + 4);
     match fault {
-        Some(Fault::Truncate) => answer.truncate(body + (answer.len() - body) / 2),
+        Some(Fault::Truncate | Fault::Stall) => answer.truncate(body + (answer.len() - body) / 2),
         Some(Fault::Corrupt) => {
             if let Some(last) = answer[body..].last_mut() {
                 *last ^= 1;
@@ -180,5 +182,9 @@ fn relay(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Resul
         _ => {}
     }
     client.write_all(&answer)?;
+    if fault == Some(Fault::Stall) {
+        // Ends when the client closes the connection.
+        io::copy(&mut client, &mut io::sink())?;
+    }
     client.shutdown(Shutdown::Write)
 }

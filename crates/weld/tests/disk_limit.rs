@@ -98,6 +98,27 @@ fn builds_go_on_on_a_disk_that_their_results_would_fill_many_times() {
 }
 
 #[test]
+fn a_cache_does_not_take_the_room_that_a_build_without_it_has() {
+    let bed = Bed::new();
+    let cache = bed.path("cache");
+    let steps = |last: u64| format!("FROM base\n{}{}", writes(0, 45), writes(1, last));
+    bed.dockerfile(&steps(10));
+    let to = format!("type=local,dest={},mode=max", cache.display());
+    bed.build(&["--cache-to", &to]).ok();
+    std::fs::remove_dir_all(bed.path("state")).unwrap();
+    let Some(_disk) = SmallDisk::mount(&bed, 160) else {
+        return;
+    };
+    // The cached layer comes as a blob and is unpacked: with both there is no room for the other step.
+    bed.dockerfile(&steps(70));
+    let from = format!("type=local,src={}", cache.display());
+    let ended = bed.build(&["--cache-from", &from]).ok();
+    assert!(ended.stderr.contains("importing cache manifest"));
+    assert!(ended.cached_steps() >= 1, "{}", ended.stderr);
+    bed.run(&["store", "check"]).ok();
+}
+
+#[test]
 fn a_limit_far_below_the_disks_size_is_kept_to() {
     let bed = Bed::new();
     // Of its own, so that nobody else's files come and go on it.

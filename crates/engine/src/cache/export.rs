@@ -448,7 +448,7 @@ fn cache_layer(layer: LayerBlob, made: Option<Made>) -> Option<CacheLayer> {
         }
     }
     let source = blob.as_ref().and_then(|blob| {
-        let source = blob.info().labels.get("weld.source")?;
+        let source = blob.info().labels.get(weld_store::snapshot::LABEL_SOURCE)?;
         source.parse().ok()
     });
     let mut others = home.as_ref().map(repositories).unwrap_or_default();
@@ -489,6 +489,7 @@ impl LayerFetch for Fetch<'_> {
         let session = Some(&self.0.session);
         match lazy::fetch_blob(&self.0.worker, layer, session, progress).await {
             Ok(blob) => Some(blob),
+            Err(error) if !error.is_news => None,
             Err(error) => {
                 let text = format!("WARNING: {error}: what needs it is left out of the cache");
                 progress.start(text.clone(), text, None).complete();

@@ -28,7 +28,7 @@ use crate::job::JobCore;
 
 /// How long a cache may take to be read before the build goes on without it, unless its attributes tell.
 const BUDGET: Duration = Duration::from_secs(30);
-/// The attribute that tells, in seconds or as Go writes durations.
+/// The attribute that tells, in seconds or as Go writes durations; also how long its layers may take in which nothing of them comes.
 const TIMEOUT: &str = "timeout";
 /// The longest that it may tell.
 const LONGEST: u64 = 600;
@@ -143,6 +143,10 @@ impl Imports {
         let insecure = matches!(origin, CacheOrigin::Registry { insecure: true, .. });
         let place = Place::open(&job.worker, &job.session, origin).await?;
         let home = place.home(insecure);
+        if let Some(patience) = wanted.attrs.get(TIMEOUT).and_then(|text| budget(text)) {
+            job.worker
+                .wait_for_layers(&home, Some(&job.session), patience);
+        }
         let mut sources = Vec::new();
         if let Place::Objects(place) = &place {
             self.objects

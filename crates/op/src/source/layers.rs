@@ -14,7 +14,7 @@ use weld_source::oci_layout::LayoutError;
 use weld_source::progress::Progress;
 use weld_source::registry::RegistryError;
 use weld_source::sink::{BlobSink, TeeReader, Verdict, fill, tee};
-use weld_store::snapshot::{LayerDescriptor, SnapshotError, SnapshotRef};
+use weld_store::snapshot::{LABEL_SOURCE, LayerDescriptor, SnapshotError, SnapshotRef};
 use weld_store::{
     BlobError, BlobInfo, BlobRef, Blobs, DbError, Expected, Ingest, NewUsage, Object, RecordType,
     Started, names,
@@ -22,7 +22,8 @@ use weld_store::{
 
 use super::image::Place;
 use super::layout::{self, Layout};
-use super::pieces;
+use super::pieces::{self, Patient};
+use crate::supply::Supply;
 use crate::{Tree, Worker};
 
 /// One layer.
@@ -38,6 +39,8 @@ pub(crate) struct Origin {
     pub(crate) place: Place,
     /// The repository, if it is in a registry.
     pub(crate) repository: Option<Repository>,
+    /// What is told of whatever comes, if it is a cache's.
+    pub(crate) supply: Option<Arc<Supply>>,
 }
 
 /// Why layers do not become a tree.
@@ -246,11 +249,11 @@ pub(crate) async fn fetch(
         labels: origin
             .repository
             .iter()
-            .map(|repository| ("weld.source".to_owned(), repository.to_string()))
+            .map(|repository| (LABEL_SOURCE.to_owned(), repository.to_string()))
             .collect(),
         diff_id: Some(layer.diff_id.clone()),
     };
-    let sink = StoreSink::new(blobs.clone(), ingest, info);
+    let sink = StoreSink::new(blobs.clone(), ingest, info, origin.supply.clone());
     let (registry, repository) = match &origin.place {
         Place::Registry(registry) => {
             let repository = origin.repository.as_ref();
@@ -261,7 +264,16 @@ pub(crate) async fn fetch(
                 digest: digest.clone(),
                 source,
             };
-            let content = layout::open(&**blobs, digest).await?;
+            let content = match &origin.supply {
+                None => layout::open(&**blobs, digest).await?,
+                Some(supply) => {
+                    let patience = supply.patience();
+                    let opening = layout::open(&**blobs, digest);
+                    let opened = tokio::time::timeout(patience, opening).await;
+                    let silent = |_| read_error(pieces::silence(patience));
+                    Box::new(Patient::new(opened.map_err(silent)??, patience))
+                }
+            };
             let received = receive(content, sink, digest, progress).await;
             let (sink, wanted) = (received.map_err(read_error)?, digest.clone());
             let finished = tokio::task::spawn_blocking(move || finish(sink, &wanted));
@@ -374,15 +386,17 @@ struct StoreSink {
     ingest: Option<Box<Ingest>>,
     info: BlobInfo,
     blob: Option<BlobRef>,
+    supply: Option<Arc<Supply>>,
 }
 
 impl StoreSink {
-    fn new(blobs: Blobs, ingest: Box<Ingest>, info: BlobInfo) -> Self {
+    fn new(blobs: Blobs, ingest: Box<Ingest>, info: BlobInfo, supply: Option<Arc<Supply>>) -> Self {
         Self {
             blobs,
             ingest: Some(ingest),
             info,
             blob: None,
+            supply,
         }
     }
 
@@ -416,6 +430,9 @@ impl BlobSink for StoreSink {
     }
 
     fn write(&mut self, chunk: Bytes) -> io::Result<()> {
+        if let Some(supply) = &self.supply {
+            supply.heard(chunk.len() as u64);
+        }
         self.ingest()?.append(&chunk).map_err(io::Error::other)
     }
 

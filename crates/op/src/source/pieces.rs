@@ -1,10 +1,14 @@
 //! A stream of a client's on its way to a thread that writes it.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use weld_source::progress::Transfer;
 
 /// How many pieces may wait to be written.
@@ -41,4 +45,48 @@ pub(super) async fn relay<T: Send + 'static>(
     let (read, written) = tokio::join!(reading, writing);
     read?;
     written.map_err(io::Error::other)
+}
+
+/// Content that fails when nothing more of it comes for some time.
+pub(super) struct Patient<R> {
+    content: R,
+    patience: Duration,
+    /// Runs while something is waited for.
+    end: Option<Pin<Box<Sleep>>>,
+}
+
+impl<R> Patient<R> {
+    pub(super) fn new(content: R, patience: Duration) -> Self {
+        Self {
+            content,
+            patience,
+            end: None,
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Patient<R> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Poll::Ready(read) = Pin::new(&mut this.content).poll_read(context, buffer) {
+            this.end = None;
+            return Poll::Ready(read);
+        }
+        let patience = this.patience;
+        let end = this
+            .end
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(end.as_mut().poll(context));
+        Poll::Ready(Err(silence(patience)))
+    }
+}
+
+/// The error of one who gave nothing for so long.
+pub(super) fn silence(patience: Duration) -> io::Error {
+    let text = format!("nothing came for {} s", patience.as_secs_f32());
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }

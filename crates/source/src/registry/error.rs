@@ -107,6 +107,9 @@ pub enum Failure {
     /// It broke the protocol.
     #[error("malformed answer: {0}")]
     Protocol(String),
+    /// Nothing came for as long as the client waits.
+    #[error("nothing came for {} s", .0.as_secs_f32())]
+    Silent(Duration),
 }
 
 /// Why something could not be pulled or pushed.
@@ -184,10 +187,22 @@ impl Failure {
         match self {
             Self::TooManyRequests { .. } | Self::Network(_) => true,
             Self::Digest { .. } | Self::Size { .. } | Self::Protocol(_) => true,
+            Self::Silent(_) => true,
             Self::Status { status, .. } => status.is_server_error(),
             Self::Token { source, .. } => source.is_of_the_server(),
             _ => false,
         }
+    }
+
+    /// How often such a request is worth being made in all, and what the server asked to wait before.
+    pub fn worth(&self, most: u32) -> (u32, Option<Duration>) {
+        let (hope, wait) = self.hope();
+        let tries = match hope {
+            Hope::None => 1,
+            Hope::Unreachable => most.min(super::UNREACHABLE_ATTEMPTS),
+            Hope::Transient => most,
+        };
+        (tries, wait)
     }
 
     /// Whether, and after which wait, it may help to try again.

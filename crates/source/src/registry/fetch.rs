@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -204,6 +206,9 @@ impl Registry {
             if fetch.position > before {
                 attempts.progressed();
             }
+            if self.patience.is_some() {
+                return Err(failure);
+            }
             if !hopeful(&failure, &mut attempts, &mut unreachable).await {
                 return Err(failure);
             }
@@ -220,8 +225,8 @@ impl Registry {
             fetch.restart().await;
         }
         if fetch.position < fetch.descriptor.size {
-            let response = self.request_blob(place, fetch).await?;
-            fetch.receive(response).await?;
+            let response = patiently(self.patience, self.request_blob(place, fetch)).await?;
+            fetch.receive(response, self.patience).await?;
         }
         fetch.finish().await
     }
@@ -282,7 +287,11 @@ struct Fetch<'a, S> {
 
 impl<S: BlobSink> Fetch<'_, S> {
     /// Takes a response's body.
-    async fn receive(&mut self, mut response: Response) -> Result<(), Failure> {
+    async fn receive(
+        &mut self,
+        mut response: Response,
+        patience: Option<Duration>,
+    ) -> Result<(), Failure> {
         let mut skip = match response.status() {
             // The server knows no ranges.
             StatusCode::OK => self.position,
@@ -298,8 +307,8 @@ impl<S: BlobSink> Fetch<'_, S> {
             _ => return Err(Failure::of(response).await),
         };
         loop {
-            let chunk = response.chunk().await.map_err(NetworkError::from)?;
-            let Some(mut chunk) = chunk else {
+            let next = async { Ok(response.chunk().await.map_err(NetworkError::from)?) };
+            let Some(mut chunk) = patiently(patience, next).await? else {
                 break;
             };
             if skip > 0 {
@@ -351,6 +360,20 @@ impl<S: BlobSink> Fetch<'_, S> {
             expected: self.descriptor.size,
             actual,
         }
+    }
+}
+
+/// Waits for an answer, or for the next part of one, as long as the client's patience lasts.
+async fn patiently<T>(
+    patience: Option<Duration>,
+    answer: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    match patience {
+        None => answer.await,
+        Some(patience) => match tokio::time::timeout(patience, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::Silent(patience)),
+        },
     }
 }
 

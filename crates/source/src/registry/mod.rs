@@ -19,6 +19,7 @@ mod resolve;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use reqwest::header::AUTHORIZATION;
@@ -49,6 +50,8 @@ pub use resolve::Resolved;
 pub struct Registry {
     shared: Arc<Shared>,
     authorizer: Arc<Authorizer>,
+    /// How long a blob's next bytes are waited for, and that it is asked for once: whoever set it tries again as it sees fit.
+    patience: Option<Duration>,
 }
 
 struct Shared {
@@ -68,6 +71,7 @@ impl Registry {
                 transfers: Semaphore::new(parallel),
             }),
             authorizer: Arc::new(Authorizer::new(credentials)),
+            patience: None,
         }
     }
 
@@ -77,7 +81,23 @@ impl Registry {
         Self {
             shared: Arc::clone(&self.shared),
             authorizer: Arc::new(Authorizer::new(credentials)),
+            patience: self.patience,
         }
+    }
+
+    /// The same client for one who tries again by itself: a blob is asked for once, and given up as soon as nothing of it came for so
+    /// long.
+    #[must_use]
+    pub fn impatient(&self, patience: Duration) -> Self {
+        Self {
+            patience: Some(patience),
+            ..self.clone()
+        }
+    }
+
+    /// How many blobs are transferred at a time.
+    pub fn parallel(&self) -> usize {
+        self.shared.config.parallel.clamp(1, Semaphore::MAX_PERMITS)
     }
 
     /// The same client, but one that takes any certificate of registry `host`, or plain HTTP where
@@ -96,6 +116,7 @@ impl Registry {
                 transfers: Semaphore::new(parallel),
             }),
             authorizer: Arc::clone(&self.authorizer),
+            patience: self.patience,
         }
     }
 

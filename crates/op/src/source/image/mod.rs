@@ -168,6 +168,7 @@ impl Op<Tree> for Image {
         let origin = Origin {
             place,
             repository: Some(reference.repository().clone()),
+            supply: None,
         };
         let work = reporting(ctx, |progress| {
             layers::tree(&self.worker, origin, layers, &self.description, progress)
