@@ -43,7 +43,7 @@ impl Content {
             return Ok(None);
         }
         let history = Arc::clone(&self.history);
-        Ok(Some(blocking(move || history.blobs()).await?))
+        Ok(Some(blocking(move || history.usage()).await?.blobs))
     }
 
     async fn blob(&self, digest: &str, client: &Extensions) -> Result<BlobRef, Status> {
