@@ -24,3 +24,49 @@ pub fn give_back() {
         libc::malloc_trim(0);
     }
 }
+
+/// Unmaps the code of the program until it is called again. What only the start or a build calls would stay mapped, and count as
+/// memory of the process, although it is the page cache's; what is called next is mapped from there.
+pub fn let_code_go() {
+    let Some(code) = code() else {
+        return;
+    };
+    let length = code.end - code.start;
+    // SAFETY: it is a mapping of a file that nobody has written to: what is dropped is as it was when it is read again.
+    let dropped = unsafe {
+        rustix::mm::madvise(
+            std::ptr::with_exposed_provenance_mut(code.start),
+            length,
+            rustix::mm::Advice::LinuxDontNeed,
+        )
+    };
+    // It stays mapped where this cannot be.
+    let _ = dropped;
+}
+
+/// Where the code of the program is mapped.
+fn code() -> Option<std::ops::Range<usize>> {
+    let here = (code as *const ()).addr();
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let end = usize::from_str_radix(end, 16).ok()?;
+        let is_unwritten = words.next()? == "r-xp";
+        (is_unwritten && (start..end).contains(&here)).then_some(start..end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_that_was_let_go_runs() {
+        let code = code().expect("the code is mapped");
+        assert!(code.contains(&(let_code_go as *const ()).addr()));
+        let_code_go();
+        assert_eq!(super::code(), Some(code));
+    }
+}

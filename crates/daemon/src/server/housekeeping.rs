@@ -22,7 +22,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 async fn tidy(shared: &Arc<Shared>) {
     let mut interval = tokio::time::interval(TIDY_INTERVAL);
-    let mut given_back = 0;
+    let mut given_back = None;
     loop {
         interval.tick().await;
         shared.builds.tidy();
@@ -30,13 +30,22 @@ async fn tidy(shared: &Arc<Shared>) {
         if let Err(error) = shared.history.tidy().await {
             tracing::warn!(%error, "old builds cannot be forgotten");
         }
-        let ended = shared.metrics.ended();
+        let ended = Some(shared.metrics.ended());
         if shared.builds.count() == 0 && ended != given_back {
             given_back = ended;
-            // Of no use to wait for, but it takes its time.
-            let _ = tokio::task::spawn_blocking(weld_runtime::memory::give_back).await;
+            rest().await;
         }
     }
+}
+
+/// Gives back what a burst of builds, or the start, needed.
+async fn rest() {
+    // Of no use to wait for, but it takes its time.
+    let given_back = tokio::task::spawn_blocking(|| {
+        weld_runtime::memory::give_back();
+        weld_runtime::memory::let_code_go();
+    });
+    let _ = given_back.await;
 }
 
 async fn collect(shared: &Arc<Shared>) {
