@@ -263,6 +263,9 @@ impl Exec {
         if self.is_success(status.code) && !status.oom_killed {
             return Ok(None);
         }
+        if let Some(writer) = crate::room::writer() {
+            writer.fails();
+        }
         Ok(Some(status))
     }
 

@@ -88,12 +88,12 @@ where
         };
         let room = NoRoom::in_error(&*met);
         // A program fails in a way of its own.
-        let is_short = room == Some(NoRoom::Met) || (room.is_none() && space.is_out());
+        let is_short = room == Some(NoRoom::Met) || (room.is_none() && writer.met_no_room());
         if !is_short {
             return Err(OpError::Failed(met));
         }
         let makes_room = async {
-            let made = space.make_headroom().await;
+            let made = writer.make_headroom().await;
             Ok::<_, SpaceError>(made || writer.others_made_room().await?)
         };
         if again && makes_room.await.map_err(OpError::failed)? {

@@ -362,6 +362,8 @@ impl Space {
         };
         let _turn = self.0.making.lock().unwrap_or_else(PoisonError::into_inner);
         store.collect_garbage()?;
+        // What the one that failed had made does not count for what is made.
+        store.settle()?;
         let Some((before, batch)) = Disk::of(&self.0.root)?.inodes() else {
             return Ok(true);
         };
@@ -374,6 +376,7 @@ impl Space {
                 if store.evict(u64::MAX, OBJECTS, internals)?.0 == 0 {
                     break;
                 }
+                store.settle()?;
             }
         }
         let free = Disk::of(&self.0.root)?.inodes().map(|(free, _)| free);

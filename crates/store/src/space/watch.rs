@@ -28,19 +28,6 @@ impl Space {
         Err(self.full_watched(headroom).await)
     }
 
-    /// Makes the headroom again, after there was none; whether it could be.
-    pub async fn make_headroom(&self) -> bool {
-        // What failed for want of inodes would find as few as it had before.
-        let lacked = self.disk().is_ok_and(|disk| disk.lacks_inodes());
-        let made = self.make_watched(self.headroom()).await;
-        if !made || !lacked {
-            return made;
-        }
-        let space = self.clone();
-        let made = tokio::task::spawn_blocking(move || space.make_inodes()).await;
-        matches!(made, Ok(Ok(true)))
-    }
-
     /// What is to be said after room could not be made.
     pub async fn shortage(&self) -> SpaceError {
         self.full_watched(self.headroom()).await
@@ -109,6 +96,19 @@ impl Space {
 }
 
 impl Writer {
+    /// Makes the headroom again, after it met with none; whether it could be.
+    pub async fn make_headroom(&self) -> bool {
+        let space = self.space().clone();
+        let lacked = self.met_no_inodes() || space.disk().is_ok_and(|disk| disk.lacks_inodes());
+        let made = space.make_watched(space.headroom()).await;
+        if !made || !lacked {
+            return made;
+        }
+        // What failed for want of inodes would find as few as it had before.
+        let made = tokio::task::spawn_blocking(move || space.make_inodes()).await;
+        matches!(made, Ok(Ok(true)))
+    }
+
     /// Sees to it that there is room while it writes without asking for it: makes some whenever there is less than the
     /// [headroom](Space::headroom). Ends only when none can be made, what there is will not do for what is written until the next
     /// look, and of all who write now this one wrote most.
@@ -128,6 +128,9 @@ impl Writer {
                 Ok(room) => room,
                 Err(error) => return error,
             };
+            if room == 0 {
+                self.finds_no_room();
+            }
             let growth = before.unwrap_or(room).saturating_sub(room);
             before = Some(room);
             pause = until_next(room, growth, looked.elapsed());

@@ -31,6 +31,10 @@ pub(super) struct Writing {
     places: Mutex<Vec<PathBuf>>,
     /// Whether it is the one to be stopped.
     is_stopped: AtomicBool,
+    /// Whether there was no room at some time.
+    met_no_room: AtomicBool,
+    /// Whether that was for want of inodes.
+    met_no_inodes: AtomicBool,
 }
 
 impl Space {
@@ -40,6 +44,8 @@ impl Space {
             began: SystemTime::now(),
             places: Mutex::default(),
             is_stopped: AtomicBool::new(false),
+            met_no_room: AtomicBool::new(false),
+            met_no_inodes: AtomicBool::new(false),
         });
         self.writers().push(Arc::clone(&writing));
         Writer {
@@ -91,6 +97,29 @@ impl Writer {
         places
             .unwrap_or_else(PoisonError::into_inner)
             .push(directory.to_owned());
+    }
+
+    /// It failed, and what it wrote is still there: looks whether there is room. Later there may be, as that goes.
+    pub fn fails(&self) {
+        if self.space.is_out() {
+            self.finds_no_room();
+        }
+    }
+
+    pub(super) fn finds_no_room(&self) {
+        self.writing.met_no_room.store(true, Ordering::Relaxed);
+        if self.space.disk().is_ok_and(|disk| disk.lacks_inodes()) {
+            self.writing.met_no_inodes.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn met_no_inodes(&self) -> bool {
+        self.writing.met_no_inodes.load(Ordering::Relaxed)
+    }
+
+    /// Whether there was no room at some time while it wrote, or is none now.
+    pub fn met_no_room(&self) -> bool {
+        self.writing.met_no_room.load(Ordering::Relaxed) || self.space.is_out()
     }
 
     pub(super) const fn space(&self) -> &Space {
