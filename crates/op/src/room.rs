@@ -102,7 +102,7 @@ where
             ctx.log(2, text);
             continue;
         }
-        let shortage = space.shortage().await;
+        let shortage = writer.shortage().await;
         if room.is_none() {
             ctx.log(2, format!("{shortage}\n"));
             return Err(OpError::failed(Ended { met, shortage }));

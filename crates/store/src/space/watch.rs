@@ -28,11 +28,6 @@ impl Space {
         Err(self.full_watched(headroom).await)
     }
 
-    /// What is to be said after room could not be made.
-    pub async fn shortage(&self) -> SpaceError {
-        self.full_watched(self.headroom()).await
-    }
-
     /// Whether there is no room now.
     pub fn is_out(&self) -> bool {
         self.last_known_room() == Some(0)
@@ -107,6 +102,16 @@ impl Writer {
         // What failed for want of inodes would find as few as it had before.
         let made = tokio::task::spawn_blocking(move || space.make_inodes()).await;
         matches!(made, Ok(Ok(true)))
+    }
+
+    /// What is to be said after room could not be made. What it met with may be gone by now, as what it had made is.
+    pub async fn shortage(&self) -> SpaceError {
+        let space = self.space();
+        if self.met_no_inodes() {
+            let root = space.0.root.clone();
+            return SpaceError::Inodes { root };
+        }
+        space.full_watched(space.headroom()).await
     }
 
     /// Sees to it that there is room while it writes without asking for it: makes some whenever there is less than the
