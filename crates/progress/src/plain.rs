@@ -11,6 +11,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the state of a running transfer is written.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long a line without an end is remembered from its beginning, in bytes: what is longer goes on after other steps without it.
+const LINE_LIMIT: usize = 64 << 10;
+
 /// Plain text, one step at a time, in the format of docker's `--progress=plain`.
 #[derive(Default)]
 pub(crate) struct Plain {
@@ -25,8 +28,10 @@ struct Shown {
     number: Option<usize>,
     /// Lines that have ended, without their ends; each begins with its time.
     lines: Vec<Vec<u8>>,
-    /// The line that has not ended yet.
+    /// The line that has not ended yet; of one that became long, its time and what was not written yet.
     unfinished: Vec<u8>,
+    /// How long the time at its beginning is, with the space behind it.
+    time: usize,
     /// How much of the next line is the end of what was written, in bytes: with more than none, the cursor is there.
     open: usize,
     /// How much of the line that has not ended was written at some time, in bytes.
@@ -158,6 +163,7 @@ impl Shown {
                     _ => 1,
                 };
                 self.unfinished = format!("{elapsed:.digits$} ").into_bytes();
+                self.time = self.unfinished.len();
             }
             match piece.strip_suffix(b"\n") {
                 Some(end) => {
@@ -186,6 +192,10 @@ impl Shown {
                 write!(out, "#{number} ")?;
             }
             out.write_all(&self.unfinished[self.open..])?;
+            if self.unfinished.len() > LINE_LIMIT {
+                self.unfinished.truncate(self.time);
+                self.unfinished.shrink_to(LINE_LIMIT);
+            }
             self.open = self.unfinished.len();
             self.told = self.open;
         }
@@ -491,6 +501,31 @@ mod tests {
             cut,
             "#1 a\n#1 ...\n\n#2 b\n#2 ...\n\n#1 a\n#1 12.00 waits\n#1 ...\n\n#2 b\n#2 100.5 other\n#2 ...\n\n#1 a\n#1 12.00 waits no more\n"
         );
+    }
+
+    #[test]
+    fn a_line_that_does_not_end_is_written_whole_and_not_remembered() {
+        let mut shown = Shown::default();
+        let mut out = Vec::new();
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..8 {
+            shown.log(&piece, 0.5);
+            shown.write_lines(&mut out, 1).unwrap();
+            assert!(shown.unfinished.capacity() <= LINE_LIMIT);
+        }
+        shown.log(b"end\nnext", 0.7);
+        shown.write_lines(&mut out, 1).unwrap();
+        shown.close(&mut out).unwrap();
+        let expected = [b"#1 0.500 ", &*piece.repeat(8), b"end\n#1 0.700 next\n"].concat();
+        assert!(out == expected);
+        // What comes after another step has the time again.
+        shown.log(&piece, 0.7);
+        shown.write_lines(&mut out, 1).unwrap();
+        shown.close(&mut out).unwrap();
+        out.clear();
+        shown.log(b"more\n", 0.9);
+        shown.write_lines(&mut out, 1).unwrap();
+        assert_eq!(String::from_utf8_lossy(&out), "#1 0.700 more\n");
     }
 
     #[test]
