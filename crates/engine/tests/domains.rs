@@ -230,24 +230,7 @@ fn never_merged(session: &str) -> pb::Definition {
         Constraints::default(),
     );
     let root = State::new(Some(image));
-    let copy = CopyAction {
-        from: State::new(Some(context)).file_input(),
-        src: "/file".to_owned(),
-        dest: "/file".to_owned(),
-        owner: None,
-        mode: None,
-        follow_symlink: false,
-        dir_contents: false,
-        attempt_unpack: false,
-        create_dest_path: false,
-        allow_wildcard: false,
-        allow_empty_wildcard: false,
-        timestamp: None,
-        include_patterns: Vec::new(),
-        exclude_patterns: Vec::new(),
-        always_replace_existing_dest_paths: false,
-        required_paths: Vec::new(),
-    };
+    let copy = CopyAction::new(State::new(Some(context)).file_input(), "/file", "/file");
     let copied = root
         .file(
             &mut builder,

@@ -222,22 +222,8 @@ mod tests {
         };
         let copy = |from, src: &str| {
             FileChange::Copy(CopyAction {
-                from: FileInput::Input(from),
-                src: text(src),
-                dest: text("/x/"),
                 owner: owner(),
-                mode: None,
-                follow_symlink: false,
-                dir_contents: false,
-                attempt_unpack: false,
-                create_dest_path: false,
-                allow_wildcard: false,
-                allow_empty_wildcard: false,
-                timestamp: None,
-                include_patterns: Vec::new(),
-                exclude_patterns: Vec::new(),
-                always_replace_existing_dest_paths: false,
-                required_paths: Vec::new(),
+                ..CopyAction::new(FileInput::Input(from), src, "/x/")
             })
         };
         let changes = [
