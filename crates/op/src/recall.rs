@@ -185,6 +185,7 @@ impl Remembered {
             steps: worker.store.steps(),
             domain: worker.domain(),
             scope: &origin.scope,
+            of_sources: matches!(self.vertex.op(), weld_llb::Op::Source(_)),
         }
     }
 

@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{Bed, reason};
+use support::{Bed, reason, served::serve};
 
 /// The names of stages and of what is taken from them are no inputs.
 #[test]
@@ -247,6 +247,39 @@ fn a_definition_is_compared_with_its_own() {
     assert!(told.contains("content of /f changed"), "{told}");
     assert!(
         !told.contains("was added") && !told.contains("was removed"),
+        "{told}"
+    );
+}
+
+/// What is fetched and what is copied of it have one name, and are two steps.
+#[test]
+fn an_added_url_is_not_compared_with_its_own_fetch() {
+    let bed = Bed::new();
+    let served = bed.path("served");
+    std::fs::create_dir(&served).unwrap();
+    let host = serve(served.clone());
+    bed.dockerfile(&format!("FROM base\nADD http://{host}/f /f\n"));
+    let build = |content: &str| {
+        std::fs::write(served.join("f"), content).unwrap();
+        let told = bed.build(&["--explain"]).ok().stderr;
+        let reasons = told
+            .lines()
+            .filter_map(|line| line.split_once("not cached: "));
+        let reasons: Vec<_> = reasons.map(|(_, reason)| reason.to_owned()).collect();
+        (reasons, told)
+    };
+    let (first, told) = build("1");
+    assert!(!first.is_empty(), "{told}");
+    assert!(
+        first
+            .iter()
+            .all(|reason| reason.starts_with("first time seen")),
+        "{told}"
+    );
+    let (again, told) = build("2");
+    assert_eq!(
+        again.last().map(String::as_str),
+        Some("content of /f changed"),
         "{told}"
     );
 }

@@ -17,11 +17,17 @@ pub(super) struct Memory<'a> {
     pub(super) steps: &'a Steps,
     pub(super) domain: &'a Domain,
     pub(super) scope: &'a str,
+    /// Whether the steps are sources: what an `ADD` fetches has the name of what it copies.
+    pub(super) of_sources: bool,
 }
 
 impl Memory<'_> {
     fn slot(&self, kind: &str, bytes: &[&[u8]]) -> StepName {
-        self.hashed("weld.step.slot.v3", self.scope, kind, bytes)
+        let rule = match self.of_sources {
+            true => "weld.step.source.v3",
+            false => "weld.step.slot.v3",
+        };
+        self.hashed(rule, self.scope, kind, bytes)
     }
 
     fn hashed(&self, rule: &'static str, scope: &str, kind: &str, bytes: &[&[u8]]) -> StepName {

@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod kept;
+pub(crate) mod served;
 pub(crate) mod steps;
 
 use std::path::{Path, PathBuf};
