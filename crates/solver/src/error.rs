@@ -53,14 +53,21 @@ impl fmt::Display for OpFailure {
         } else {
             &self.description
         };
-        match self.input {
+        write!(f, "{what}: {}", self.reason())
+    }
+}
+
+impl OpFailure {
+    /// What went wrong, for where it is known what it was that failed.
+    pub fn reason(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| match self.input {
             // The error says best what it was about: a command, an address, a path of an input.
             _ if matches!(self.call, OpCall::Exec | OpCall::CacheMap | OpCall::SlowKey) => {
-                write!(f, "{what}: {}", self.error)
+                write!(f, "{}", self.error)
             }
-            None => write!(f, "{what}: {}: {}", self.call, self.error),
-            Some(input) => write!(f, "{what}: {} {input}: {}", self.call, self.error),
-        }
+            None => write!(f, "{}: {}", self.call, self.error),
+            Some(input) => write!(f, "{} {input}: {}", self.call, self.error),
+        })
     }
 }
 

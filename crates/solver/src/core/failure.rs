@@ -31,8 +31,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
         self.calls_succeed(vertex);
         let failure = self.op_failure(task, call, error);
-        let text: Arc<str> = failure.to_string().into();
-        self.set_failed(vertex, text);
+        self.set_failed(vertex, failure.reason().to_string().into());
+        let failure = Failure::Op {
+            failure: Arc::new(failure),
+            inputs: self.given(task),
+        };
         for edge in self.vertices[vertex].edges.clone() {
             if self.needs_call(edge, task.purpose) {
                 self.fail(edge, failure.clone());
@@ -40,28 +43,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    fn op_failure(&self, task: &Task, call: OpCall, error: OpError) -> Failure<V> {
+    /// The results that a call was given.
+    fn given(&self, task: &Task) -> Arc<[V]> {
+        let inputs = task.inputs.iter();
+        inputs
+            .filter_map(|(edge, _)| self.edges.get(*edge)?.result.clone())
+            .collect()
+    }
+
+    fn op_failure(&self, task: &Task, call: OpCall, error: OpError) -> OpFailure {
         let vertex = &self.vertices[task.vertex];
-        let given = task
-            .inputs
-            .iter()
-            .filter_map(|(edge, _)| self.edges.get(*edge)?.result.clone());
         let input = if let Purpose::Slot(slot) = task.purpose {
             Some(slot)
         } else {
             None
         };
-        let failure = OpFailure {
+        OpFailure {
             vertex: vertex.digest,
             name: vertex.label.name.clone(),
             description: vertex.label.description.clone(),
             call,
             input,
             error,
-        };
-        Failure::Op {
-            failure: Arc::new(failure),
-            inputs: given.collect(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use weld_solver::{Census, OpCall, OpError, SolveError};
+use weld_solver::{Census, OpCall, OpError, ProgressEvent, SolveError};
 
 use crate::support::*;
 
@@ -40,7 +40,17 @@ async fn a_failure_of_an_input_names_the_vertex_and_the_call() {
             (failure.vertex, &*failure.name, failure.call, failure.input),
             (bad.digest(), "bad", call, None)
         );
+        let stream = job.progress();
         job.discard().await;
+        let told = rest(stream)
+            .await
+            .into_iter()
+            .filter_map(|event| match event {
+                ProgressEvent::Vertex(vertex) if vertex.digest == bad.digest() => vertex.error,
+                _ => None,
+            });
+        // Who hears of a vertex knows what it is called.
+        assert_eq!(told.last().as_deref(), Some("no such image"));
         world.emptied().await;
     }
 }

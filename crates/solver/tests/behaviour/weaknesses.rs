@@ -9,8 +9,8 @@ use std::{
 };
 
 use weld_solver::{
-    Job, JobOptions, OpError, ProgressEvent, ProgressStream, Session, SolveError, SolverOptions,
-    TraceEvent, chain::ChainOptions,
+    Job, JobOptions, OpError, ProgressEvent, Session, SolveError, SolverOptions, TraceEvent,
+    chain::ChainOptions,
 };
 
 use crate::{abandoned::settled, merging::until_merged, support::*};
@@ -22,15 +22,6 @@ async fn with_session(world: &World, id: &str) -> (Job<Value>, Session) {
         ..JobOptions::new(id)
     };
     (world.solver.new_job(options).await.unwrap(), session)
-}
-
-/// Everything that waits in a stream whose job ended.
-async fn rest(mut stream: ProgressStream) -> Vec<ProgressEvent> {
-    let mut events = Vec::new();
-    while let Some(event) = stream.next().await {
-        events.push(event);
-    }
-    events
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,9 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::Barrier;
 use weld_solver::{
-    Built, Census, Job, JobOptions, KeyStore, LoadError, MemoryKeyStore, RecordId, ResultRef,
-    ResultStore, Solver, SolverOptions, StoreError, TraceEvent, TraceSink, TraceStamp,
+    Built, Census, Job, JobOptions, KeyStore, LoadError, MemoryKeyStore, ProgressEvent,
+    ProgressStream, RecordId, ResultRef, ResultStore, Solver, SolverOptions, StoreError,
+    TraceEvent, TraceSink, TraceStamp,
 };
 
 use super::{Value, Vtx, definition_of};
@@ -231,4 +232,13 @@ pub(crate) async fn end(mut job: Arc<Job<Value>>) {
         }
         tokio::task::yield_now().await;
     }
+}
+
+/// Everything that waits in a stream whose job ended.
+pub(crate) async fn rest(mut stream: ProgressStream) -> Vec<ProgressEvent> {
+    let mut events = Vec::new();
+    while let Some(event) = stream.next().await {
+        events.push(event);
+    }
+    events
 }
