@@ -102,6 +102,9 @@ impl LazyError {
             Self::Objects(_) => Says::Answer,
             Self::Layers(LayersError::Registry(error)) => match error.failure() {
                 Some(Failure::Silent(_)) => Says::Nothing,
+                Some(failure @ (Failure::Digest { .. } | Failure::Size { .. })) => {
+                    Says::Wrong(failure.worth(TRIES).0)
+                }
                 Some(failure) if failure.is_of_the_server() => {
                     let (tries, wait) = failure.worth(TRIES);
                     Says::Server(tries, wait)

@@ -24,6 +24,8 @@ const ABSENCE: Duration = Duration::from_secs(60);
 const LONGEST_ABSENCE: Duration = Duration::from_secs(15 * 60);
 /// So many bytes are progress: a layer that goes on after a break may break again.
 const PROGRESS: u64 = 1 << 20;
+/// How often one layer is asked for at most, whatever came of it: from some places each try begins anew.
+const MOST: u32 = 20;
 /// For how long it is kept in mind what one client was not given, from when it asked last.
 const MEMORY: Duration = Duration::from_secs(10 * 60);
 /// The same for who asks as nobody: their later builds are not told from this one.
@@ -43,6 +45,8 @@ pub(crate) enum Says {
     Here,
     /// It did not do what it should; it is worth so many tries, and asked to wait so long.
     Server(u32, Option<Duration>),
+    /// What it gave is not the layer; it is worth so many tries.
+    Wrong(u32),
     /// Waiting for it took all the time that there was.
     Nothing,
 }
@@ -192,16 +196,16 @@ impl Supply {
         F: Future<Output = Result<T, E>>,
     {
         let mut tries = 0;
-        loop {
+        for asked in 1.. {
             self.check(client, layer)?;
             // Never closed.
             let turn = self.turns.acquire().await;
             self.turn().await?;
             self.check(client, layer)?;
             let (began, before) = (Instant::now(), self.state().bytes);
-            let asked = request().await;
+            let given = request().await;
             drop(turn);
-            let error = match asked {
+            let error = match given {
                 Ok(given) => {
                     self.gave();
                     return Ok(given);
@@ -215,12 +219,17 @@ impl Supply {
             }
             let now = Instant::now();
             let mut state = self.state();
-            if state.bytes - before >= PROGRESS {
+            // What is not the layer has not come nearer to it, however much of it there was.
+            let is_wrong = matches!(said, Says::Wrong(_));
+            if state.bytes - before >= PROGRESS && !is_wrong {
                 tries = 0;
             }
             tries += 1;
-            let goes_on = state.failed(began, now, said, &reason)
-                && matches!(said, Says::Server(worth, _) if tries < worth);
+            let is_worth = match said {
+                Says::Server(worth, _) | Says::Wrong(worth) => tries < worth && asked < MOST,
+                Says::Answer | Says::Here | Says::Nothing => false,
+            };
+            let goes_on = state.failed(began, now, said, &reason) && is_worth;
             if !goes_on {
                 let memory = state.memory(client, now);
                 memory.lost.insert(layer.clone(), Arc::clone(&reason));
@@ -232,6 +241,7 @@ impl Supply {
                 return Err(reason);
             }
         }
+        unreachable!("the last try is not followed by another one")
     }
 
     /// Waits until it may be asked: while it fails, by one at a time.
@@ -325,6 +335,7 @@ impl State {
                 return true;
             }
             Says::Server(_, wait) => wait,
+            Says::Wrong(_) => None,
             Says::Nothing => {
                 // What others gave meanwhile: not the last bytes of this one, which were counted a little later than they came.
                 let is_silent = self
@@ -368,5 +379,87 @@ impl State {
         self.absences += 1;
         (self.tries, self.layers) = (0, 0);
         self.absent = Some((now + absence.min(LONGEST_ABSENCE), Arc::clone(cause)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("failed")]
+    struct Failed;
+
+    /// How often a layer is asked for of which so many bytes come each time, before that fails.
+    async fn tries(bytes: u64, says: Says) -> u32 {
+        let supply = Supply::new(1, Instant::now());
+        let (layer, asked) = (Digest::sha256_of("layer"), AtomicU32::new(0));
+        let given = supply.ask(
+            "client",
+            &layer,
+            |_| says,
+            || async {
+                asked.fetch_add(1, Ordering::Relaxed);
+                supply.heard(bytes);
+                Err::<(), _>(Failed)
+            },
+        );
+        assert!(given.await.is_err());
+        asked.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn what_is_not_the_layer_is_no_progress() {
+        for bytes in [1, PROGRESS, 10 * PROGRESS] {
+            assert_eq!(tries(bytes, Says::Wrong(2)).await, 2, "{bytes} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_layer_that_breaks_again_and_again_is_given_up() {
+        assert_eq!(tries(1, Says::Server(2, None)).await, 2);
+        // One that goes on each time may do so more often, and not for ever.
+        assert_eq!(tries(PROGRESS, Says::Server(2, None)).await, MOST);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_given_is_not_asked_for_again() {
+        let supply = Supply::new(1, Instant::now());
+        let layer = Digest::sha256_of("layer");
+        let says = |_: &Failed| Says::Answer;
+        for client in ["one", "one", "other"] {
+            let given = supply.ask(client, &layer, says, || async { Err::<(), _>(Failed) });
+            assert!(given.await.is_err());
+        }
+        let refused = |client| supply.check(client, &layer).is_err();
+        assert!(refused("one") && refused("other") && !refused("third"));
+        supply.gave();
+        assert!(
+            refused("one"),
+            "another layer that comes says nothing of this one"
+        );
+    }
+
+    #[test]
+    fn a_place_that_loses_layers_counts_as_absent_for_longer_and_longer() {
+        let began = Instant::now();
+        let supply = Supply::new(1, began);
+        let reason: Reason = Arc::new(Failed);
+        let mut state = supply.state();
+        let mut now = began;
+        for absence in [ABSENCE, ABSENCE * 2, ABSENCE * 4] {
+            for _ in 0..LAYERS {
+                assert!(state.is_here(now).is_ok());
+                state.lost_a_layer(now, &reason);
+            }
+            let almost = now + absence - Duration::from_millis(1);
+            assert!(state.is_here(almost).is_err());
+            now += absence;
+            assert!(state.is_here(now).is_ok());
+        }
+        drop(state);
+        supply.gave();
+        assert_eq!(supply.state().absences, 0);
     }
 }
