@@ -235,3 +235,30 @@ fn a_disk_that_fills_is_made_room_on() {
     store.sweep().unwrap();
     assert!(store.check(|_| {}).unwrap().problems.is_empty());
 }
+
+#[test]
+fn the_databases_log_does_not_take_the_room_of_what_is_written() {
+    const TABLE: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("test");
+    let root = tempfile::tempdir().unwrap();
+    let ceiling = 64 * MIB;
+    let store = open(root.path(), ceiling);
+    let made = Made {
+        bytes: usize::try_from(20 * MIB).unwrap(),
+        ..Made::default()
+    };
+    let _pinned = make_result(&store, &made);
+    // The same again and again: the log has each state of it.
+    for number in 0..60 {
+        let value = vec![u8::try_from(number).unwrap(); 200_000];
+        let written = store.db().update(move |tx| {
+            tx.open_table(TABLE)?.insert(0, value.as_slice())?;
+            Ok(())
+        });
+        written.wait().unwrap();
+    }
+    let log = on_disk(&root.path().join("db"));
+    assert!(log > 12 * MIB, "{log} bytes");
+    ingest(&store, &content(1, 34 * MIB), true).unwrap();
+    let folded = on_disk(&root.path().join("db"));
+    assert!(folded < log / 2, "{folded} of {log} bytes");
+}

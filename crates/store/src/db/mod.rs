@@ -145,6 +145,15 @@ impl Db {
         Ok(storage.checkpoint().map_err(redb::Error::Io)?)
     }
 
+    /// Makes room of the log, where there is some to be made; whether it did.
+    pub(crate) fn fold(&self) -> Result<bool, DbError> {
+        let is_worth = self.0.engine.storage().is_worth_folding();
+        if is_worth {
+            self.checkpoint()?;
+        }
+        Ok(is_worth)
+    }
+
     pub(crate) fn wants_checkpoint(&self) -> bool {
         self.0.engine.storage().wants_checkpoint()
     }

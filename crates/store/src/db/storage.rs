@@ -34,6 +34,9 @@ const MAX_WAITING: usize = 2048;
 /// A log is checkpointed when it is longer than this, in bytes.
 const CHECKPOINT_LEN: u64 = 16 << 20;
 
+/// Where there is no room, it is when it is longer than this.
+const FOLDED_LEN: u64 = 1 << 20;
+
 pub(super) const FILE: &str = "state.redb";
 /// There if something that was read made no sense.
 const SUSPECT: &str = "suspect";
@@ -244,6 +247,12 @@ impl Storage {
     /// Whether the log has outgrown what is left to the background.
     pub(super) fn needs_checkpoint(&self) -> bool {
         self.read_state().active.log.end > 2 * CHECKPOINT_LEN
+    }
+
+    /// Whether a checkpoint makes room that is worth it: the log has each state of a page, the file only the last.
+    pub(super) fn is_worth_folding(&self) -> bool {
+        let state = self.read_state();
+        state.draining.is_some() || state.active.log.end > FOLDED_LEN
     }
 
     /// Moves what is logged into the file.

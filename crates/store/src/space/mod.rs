@@ -311,6 +311,10 @@ impl Space {
         if store.remove_asides()? {
             store.settle()?;
         }
+        // It needs a little room itself; without, what is removed next makes some.
+        if let Err(error) = store.db().fold() {
+            tracing::warn!(%error, "the database's log cannot be applied to make room");
+        }
         self.remeasure(store)?;
         for internals in [false, true] {
             loop {
