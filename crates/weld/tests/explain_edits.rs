@@ -515,7 +515,7 @@ fn run(seed: u64) {
         }
         let failed = steps
             .iter()
-            .find(|step| output.contains(&format!("ERROR: {}", step.name)));
+            .find(|step| output.contains(&format!("ERROR: failed to solve: {}: ", step.name)));
         assert_eq!(failed.is_some(), ended.code != Some(0), "{}", context());
         let end = failed.and_then(|failed| steps.iter().position(|step| step == failed));
         world.history.push(Built {

@@ -97,11 +97,14 @@ fn a_definition_that_a_dockerfile_became_is_built_inside_of_another() {
         std::fs::remove_dir_all(bed.path("out")).unwrap();
 
         emit("FROM base\nRUN exit 9\n");
-        solve(more).fails(&["build: definition: ", "exit code: 9", "RUN exit 9"]);
+        solve(more).fails(&[
+            "ERROR: definition: [2/2] RUN exit 9: process",
+            "exit code: 9",
+        ]);
         emit("FROM base\nRUN --security=insecure true\n");
-        solve(more).fails(&["build: definition: ", "security.insecure is not allowed"]);
+        solve(more).fails(&["ERROR: definition: ", "security.insecure is not allowed"]);
         std::fs::write(bed.path("made/definition"), "no").unwrap();
-        solve(more).fails(&["build: definition: invalid LLB definition"]);
+        solve(more).fails(&["ERROR: definition: invalid LLB definition"]);
     }
     daemon.kill().unwrap();
     daemon.wait().unwrap();
