@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use weld_digest::Digest;
 use weld_engine::{
     Asked, BuildJob, BuildResponse, ExportRequest, HostSession, JobRequest, ProvenanceOptions,
-    Refs, Session, SlsaVersion, SolveInput, SourceVerifier,
+    Refs, Session, SlsaVersion, SolveInput, SourceVerifier, mask_secrets,
 };
 use weld_proto::control::{BuildHistoryRecord, Exporter, SolveRequest, SolveResponse};
 use weld_proto::google;
@@ -442,13 +442,50 @@ fn error_message(status: &Status) -> google::Status {
         }
         _ => status.message().to_owned(),
     };
+    let mut details = detailed.map(|status| status.details).unwrap_or_default();
+    for detail in &mut details {
+        // Where a client's own error passed through it, the command line that it was started with is in it.
+        if detail.value.starts_with(b"{")
+            && let Ok(text) = std::str::from_utf8(&detail.value)
+        {
+            detail.value = mask_secrets(text).into_owned().into_bytes();
+        }
+    }
     google::Status {
         code: status.code().into(),
-        message,
-        details: detailed.map(|status| status.details).unwrap_or_default(),
+        message: mask_secrets(&message).into_owned(),
+        details,
     }
 }
 
 fn cancelled() -> Status {
     Status::cancelled("the build was cancelled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failures_command_line_is_kept_without_credentials() {
+        let detail = |value: &str| prost_types::Any {
+            type_url: "github.com/moby/buildkit/stack.Stack+json".to_owned(),
+            value: value.as_bytes().to_vec(),
+        };
+        let line = r#"{"cmdline":["buildctl","context=https://me:pa55word@host/a.git#main"]}"#;
+        let told = google::Status {
+            details: vec![detail(line), detail("\u{fffd}no text")],
+            ..google::Status::default()
+        };
+        let status = Status::with_details(
+            Code::Unknown,
+            "https://me:pa55word@host/a.git: not found",
+            told.encode_to_vec().into(),
+        );
+        let kept = error_message(&status);
+        assert!(!format!("{kept:?}").contains("pa55word"), "{kept:?}");
+        let kept_line = String::from_utf8(kept.details[0].value.clone()).unwrap();
+        assert_eq!(kept_line, line.replace("me:pa55word", "xxxxx:xxxxx"));
+        assert_eq!(kept.details[1], told.details[1]);
+    }
 }
