@@ -19,7 +19,13 @@ const STEPS: usize = 15;
 
 fn bed() -> Bed {
     let steps: String = (0..STEPS)
-        .map(|number| format!("RUN echo {number} > /file{number}\n"))
+        // One of them is large: what comes of it before it is wrong is a lot.
+        .map(|number| match number {
+            7 => format!(
+                "RUN head -c 3000000 /dev/urandom > /large; echo {number} > /file{number}\n"
+            ),
+            _ => format!("RUN echo {number} > /file{number}\n"),
+        })
         .collect();
     let bed = Bed::new();
     bed.dockerfile(&format!("FROM base\n{steps}"));
