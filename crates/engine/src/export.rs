@@ -1,8 +1,10 @@
 //! The results of a build on their way out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weld_export::{Built, ExportKind, ExportRequest};
+use futures_util::future::BoxFuture;
+use weld_export::{Built, ExportError, ExportKind, ExportRequest};
 use weld_op::lazy::Need;
 
 use crate::error::BuildError;
@@ -10,26 +12,40 @@ use crate::internal::Internal;
 use crate::job::JobCore;
 use crate::request::BuildResponse;
 
-/// Does all exports of a build, one after another: they share layers.
-pub(crate) async fn all(
+/// Does all exports of a build, one after another: they share layers. What was built is asked for by `built`, again where a blob of it
+/// proved damaged: it is fetched or made anew then.
+pub(crate) async fn all<'a>(
     job: &Arc<JobCore>,
-    built: &Built,
     exports: &[ExportRequest],
+    built: impl Fn() -> BoxFuture<'a, Result<Built, BuildError>>,
 ) -> Result<BuildResponse, BuildError> {
     let mut response = BuildResponse::default();
+    let mut current = built().await?;
     for (number, request) in exports.iter().enumerate() {
-        let step = Internal::begin(&job.progress, name(request), &number.to_string());
-        let credentials = job.session.credentials();
-        let transfers = step.transfers();
-        let exported = job
-            .exporter
-            .export(request, built, credentials, &transfers, &job.stop)
-            .await;
-        let told = step.end(exported)?;
+        let told = match export(job, &current, request, &number.to_string()).await {
+            Err(ExportError::Damaged { .. }) if request.is_repeatable() => {
+                current = built().await?;
+                export(job, &current, request, &format!("{number} again")).await
+            }
+            told => told,
+        }?;
         response.attrs.extend(told.clone());
         response.exports.push(told);
     }
     Ok(response)
+}
+
+async fn export(
+    job: &Arc<JobCore>,
+    built: &Built,
+    request: &ExportRequest,
+    key: &str,
+) -> Result<BTreeMap<String, String>, ExportError> {
+    let step = Internal::begin(&job.progress, name(request), key);
+    let (credentials, transfers) = (job.session.credentials(), step.transfers());
+    let exporter = &job.exporter;
+    let exported = exporter.export(request, built, credentials, &transfers, &job.stop);
+    step.end(exported.await)
 }
 
 /// What exports need of a result; nothing if its being there is enough.

@@ -230,8 +230,8 @@ impl BuildJob {
         let export = async {
             let need = crate::export::need(exports);
             let inline = caches.iter().any(|export| export.kind == "inline");
-            let built = self.built(result, need, inline, attest).await?;
-            let mut response = crate::export::all(&self.core, &built, exports).await?;
+            let built = || self.built(result, need, inline, attest).boxed();
+            let mut response = crate::export::all(&self.core, exports, built).await?;
             let roots: Vec<_> = result.each_ref().filter_map(Ref::root).collect();
             let told = cache::all(&self.core, &roots, caches).boxed().await?;
             response.attrs.extend(told);

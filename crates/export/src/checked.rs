@@ -1,5 +1,6 @@
 //! Blobs are checked while they are copied: a medium that changed them must not go on into results.
 
+use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -8,6 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use weld_digest::{Digest, Hasher};
+use weld_store::Store;
+
+use crate::ExportError;
+use crate::blocking::blocking;
 
 /// A file is read in pieces of this many bytes.
 const PIECE: usize = 256 << 10;
@@ -16,10 +21,7 @@ const ALONE: u64 = 1 << 20;
 
 /// A blob that is something else than its digest says.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "blob {digest} is damaged in the store, its content has digest {actual}: `weld store check --repair` drops what is damaged, and the \
-     next build makes or fetches it again"
-)]
+#[error("the content of blob {digest} has digest {actual}")]
 struct DamagedBlob {
     digest: Digest,
     actual: Digest,
@@ -74,6 +76,46 @@ impl Check {
             actual,
         };
         Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
+    }
+}
+
+/// The blob that proved damaged, if that is why something failed.
+fn damaged_blob<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Digest> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(damaged) = error.downcast_ref::<DamagedBlob>() {
+            return Some(&damaged.digest);
+        }
+        let held = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        next = match held {
+            Some(held) => Some(held),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// Drops those blobs that are why an export failed, of `doubted` ones and of what the error names: they are fetched or made again then.
+pub(crate) async fn drop_damaged(
+    store: &Store,
+    error: ExportError,
+    mut doubted: Vec<Digest>,
+) -> ExportError {
+    doubted.extend(damaged_blob(&error).cloned());
+    let blobs = store.blobs().clone();
+    let dropped = blocking(move || {
+        let is_dropped = |digest: &Digest| blobs.discard_if_damaged(digest).unwrap_or(false);
+        doubted.retain(is_dropped);
+        doubted
+    });
+    match dropped.await.into_iter().next() {
+        Some(digest) => ExportError::Damaged {
+            digest,
+            source: Box::new(error),
+        },
+        None => error,
     }
 }
 

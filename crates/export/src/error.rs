@@ -88,7 +88,7 @@ pub enum ExportError {
     },
     /// A layer's blob is not here.
     #[error(
-        "{platform}: the blob of layer {digest} is not in the store, or damaged: weld store check --repair drops what is made of it, and the next build makes it again"
+        "{platform}: the blob of layer {digest} is not in the store: weld store check --repair drops what is made of it, and the next build makes it again"
     )]
     LayerGone {
         /// Of which image.
@@ -199,6 +199,16 @@ pub enum ExportError {
     /// Deleting what is not in the result would delete the machine's files.
     #[error("output type=local: mode=delete is refused for {path}", path = .0.display())]
     DeleteRoot(PathBuf),
+    /// A blob was not what its digest says. It is dropped now.
+    #[error(
+        "{source}: blob {digest} was damaged in the store, and is dropped: build again, and it is fetched or made anew"
+    )]
+    Damaged {
+        /// The first such blob.
+        digest: Digest,
+        /// How it was noticed.
+        source: Box<ExportError>,
+    },
     /// The export was cancelled.
     #[error("the export was cancelled")]
     Cancelled,

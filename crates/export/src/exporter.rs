@@ -18,6 +18,7 @@ use crate::ahead::{Ahead, Begun};
 use crate::archive::{Archive, ImageName};
 use crate::attestation::{self, Attestation, Loaded};
 use crate::blocking::blocking;
+use crate::checked;
 use crate::client::{self, ResultTree, send_error};
 use crate::destination::{self, Destination};
 use crate::error::write_error;
@@ -131,15 +132,30 @@ impl Exporter {
         if stop.is_cancelled() {
             return Err(ExportError::Cancelled);
         }
+        let exported = self.dispatch(request, built, credentials, progress, &stop);
+        match exported.await {
+            Err(error) => Err(checked::drop_damaged(&self.store, error, Vec::new()).await),
+            exported => exported,
+        }
+    }
+
+    async fn dispatch(
+        &self,
+        request: &ExportRequest,
+        built: &Built,
+        credentials: Arc<dyn Credentials>,
+        progress: &Progress,
+        stop: &CancellationToken,
+    ) -> Result<BTreeMap<String, String>, ExportError> {
         match request.kind {
             ExportKind::CacheOnly => Ok(BTreeMap::new()),
             ExportKind::Local | ExportKind::Tar => {
-                self.files(request, built, progress, &stop).await?;
+                self.files(request, built, progress, stop).await?;
                 Ok(BTreeMap::new())
             }
             ExportKind::Image | ExportKind::OciArchive | ExportKind::DockerArchive => {
                 let registry = self.registry.with_credentials(credentials);
-                self.image(request, built, registry, progress, &stop).await
+                self.image(request, built, registry, progress, stop).await
             }
         }
     }

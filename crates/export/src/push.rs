@@ -6,12 +6,12 @@ use futures_util::future::try_join_all;
 use weld_source::image::Descriptor;
 use weld_source::progress::Progress;
 use weld_source::reference::{Reference, Repository};
-use weld_source::registry::{BlobUpload, Registry, RegistryError};
+use weld_source::registry::{BlobUpload, Failure, Registry, RegistryError};
 use weld_store::snapshot::LABEL_SOURCE;
 use weld_store::{BlobInfo, BlobRef, Store};
 
-use crate::ExportError;
 use crate::image::Image;
+use crate::{ExportError, checked};
 
 /// A push of an image.
 pub(crate) struct Push<'a> {
@@ -35,12 +35,21 @@ impl Push<'_> {
                 false => self.registry.clone(),
             };
             let named = tags.first().map(ToString::to_string).unwrap_or_default();
-            self.repository(&registry, &repository, &tags, &done)
-                .await
-                .map_err(|source| ExportError::Push {
+            let pushed = self.repository(&registry, &repository, &tags, &done);
+            if let Err(source) = pushed.await {
+                // What a registry refuses so may be content that is not what its digest says.
+                let doubted = match source.failure() {
+                    Some(Failure::Status { status, .. }) if status.as_u16() == 400 => {
+                        self.image.blobs.keys().cloned().collect()
+                    }
+                    _ => Vec::new(),
+                };
+                let error = ExportError::Push {
                     name: named,
                     source: Box::new(source),
-                })?;
+                };
+                return Err(checked::drop_damaged(self.store, error, doubted).await);
+            }
             done.push(repository);
         }
         Ok(())

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::client::ClientTarget;
+use crate::destination;
 
 /// What kind of result is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,15 @@ pub struct ExportRequest {
 }
 
 impl ExportRequest {
+    /// Whether it can be tried again when it failed half-way: nobody has seen anything of it then.
+    pub fn is_repeatable(&self) -> bool {
+        match &self.target {
+            ExportTarget::Nowhere | ExportTarget::Directory(_) => true,
+            target @ ExportTarget::File(_) => destination::is_replaced(target),
+            ExportTarget::Stdout | ExportTarget::Client(_) => false,
+        }
+    }
+
     /// A request without attributes.
     pub const fn new(kind: ExportKind, target: ExportTarget) -> Self {
         Self {

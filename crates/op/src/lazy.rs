@@ -26,7 +26,7 @@ use weld_store::{BlobRef, NewUsage, Object, RecordType, SnapshotId};
 use crate::reporting::reporting;
 use crate::session::{self, Session, SessionError};
 use crate::source::image::Place;
-use crate::source::layers::{self, Fetched, Layer, LayersError, Origin};
+use crate::source::layers::{self, Fetched, Layer, LayersError, Origin, is_dropped};
 use crate::source::layout::Layout;
 use crate::supply::{Absent, Reason, Says, Supply};
 use crate::{Tree, Worker};
@@ -294,14 +294,24 @@ impl Worker {
                 blob.map(|blob| (blob, began.elapsed()))
             })));
         }
-        for (((descriptor, layer), (_, asked)), fetch) in lazy.iter().zip(&wanted).zip(fetches) {
+        for (((descriptor, layer), (place, asked)), fetch) in lazy.iter().zip(&wanted).zip(fetches)
+        {
             let brought = fetch
                 .await
                 .map_err(|error| lost(descriptor, error.into()))?;
             let (blob, took) = brought.map_err(|reason| asked.lost(descriptor, reason))?;
             let began = Instant::now();
-            let settled = self.settle(layer.clone(), blob, need, progress).await;
-            settled.map_err(|error| lost(descriptor, error))?;
+            let settled = self.settle(layer.clone(), blob.clone(), need, progress);
+            if let Err(error) = settled.await {
+                if !is_dropped(&blob).await {
+                    return Err(lost(descriptor, error));
+                }
+                // One that was here and was damaged.
+                let brought = self.bring(descriptor, place, asked, progress).await;
+                let blob = brought.map_err(|reason| asked.lost(descriptor, reason))?;
+                let settled = self.settle(layer.clone(), blob, need, progress).await;
+                settled.map_err(|error| lost(descriptor, error))?;
+            }
             let object = Object::Snapshot(layer.id());
             self.store.uses().took(&object, took + began.elapsed());
         }

@@ -20,7 +20,7 @@ use crate::collector::CollectError;
 use crate::db::DbError;
 use crate::object::{Object, SnapshotId};
 use crate::refs::Reference;
-use crate::snapshot::{FILES, Origin};
+use crate::snapshot::FILES;
 use crate::store::Store;
 
 use rows::Rows;
@@ -254,12 +254,8 @@ impl Store {
                 }
                 continue;
             }
-            let own = match record.origin {
-                Origin::Layer { .. } | Origin::Difference { .. } => true,
-                Origin::Merge { combined, .. } | Origin::Range { combined, .. } => combined,
-            };
             let files = self.snapshot_dir(*id).join(FILES);
-            if own && !files.is_dir() {
+            if record.origin.has_files() && !files.is_dir() {
                 problems.push(Problem::FilesMissing(*id, files));
             }
         }

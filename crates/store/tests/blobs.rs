@@ -319,3 +319,18 @@ fn a_blob_that_comes_and_goes_is_not_damaged() {
     });
     assert_eq!(damage.0.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
+
+#[test]
+fn a_blob_is_dropped_only_if_it_is_damaged() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let blob = store.blobs().put(b"content", BlobInfo::default()).unwrap();
+    assert!(!blob.discard_if_damaged().unwrap());
+    fs::write(blob.path(), b"Content").unwrap();
+    assert!(store.blobs().contains(blob.digest()).unwrap());
+    assert!(blob.discard_if_damaged().unwrap());
+    assert!(!store.blobs().contains(blob.digest()).unwrap());
+    assert!(!blob.discard_if_damaged().unwrap(), "there is nothing left");
+    let again = store.blobs().put(b"content", BlobInfo::default()).unwrap();
+    assert_eq!(again.read_all(10).unwrap(), b"content");
+}

@@ -9,7 +9,7 @@
 mod support;
 
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use support::{Bed, base_layout};
 use weld_testbed::Registry;
@@ -30,51 +30,139 @@ fn output(bed: &Bed, kind: &str) -> String {
     format!("type={kind},dest={}", bed.path("out.tar").display())
 }
 
+/// Has one bit of a file changed.
+fn flip(file: &Path) {
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 100_000).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 100_000).unwrap();
+}
+
+/// A bed whose one layer is a file of random bytes.
+fn bed_with_layer(size: &str) -> Bed {
+    let bed = Bed::new();
+    bed.dockerfile(&format!("FROM scratch\nCOPY file /\nLABEL size={size}\n"));
+    let tool = format!("head -c {size} /dev/urandom > context/file");
+    bed.tool("sh", &["-c", &tool]);
+    bed
+}
+
 #[test]
-fn a_blob_that_the_disk_changed_goes_into_no_archive() {
+fn a_blob_that_the_disk_changed_goes_into_no_archive_and_is_made_anew() {
     // One that is checked beside its copy, and one that is checked behind it.
     for size in ["3m", "200k"] {
-        let bed = Bed::new();
-        bed.dockerfile(&format!("FROM scratch\nCOPY file /\nLABEL size={size}\n"));
-        let tool = format!("head -c {size} /dev/urandom > context/file");
-        bed.tool("sh", &["-c", &tool]);
+        let bed = bed_with_layer(size);
+        let archive = bed.path("out.tar");
+        let layout = format!("type=oci,tar=false,dest={}", bed.path("layout").display());
         bed.build(&["--output", &output(&bed, "oci")]).ok();
-        std::fs::remove_file(bed.path("out.tar")).unwrap();
         let layer = layers(&bed).remove(0);
+        let whole = std::fs::read(&layer).unwrap();
         let name = layer.file_name().unwrap().to_str().unwrap().to_owned();
-        let file = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open(&layer)
-            .unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, 100_000).unwrap();
-        file.write_all_at(&[byte[0] ^ 1], 100_000).unwrap();
-        for kind in ["oci", "docker"] {
-            let told = [
-                "is damaged in the store",
-                &name,
-                "weld store check --repair",
-            ];
-            bed.build(&["--output", &output(&bed, kind)]).fails(&told);
-            assert!(!bed.path("out.tar").exists());
+        for kind in [&output(&bed, "oci"), &output(&bed, "docker"), &layout] {
+            std::fs::remove_file(&archive).ok();
+            flip(&layer);
+            let ended = bed.build(&["--output", kind]).ok();
+            for told in ["was damaged in the store, and is dropped", &name] {
+                assert!(ended.stderr.contains(told), "{}", ended.stderr);
+            }
+            assert_eq!(std::fs::read(&layer).unwrap(), whole);
             let names = bed.path("").read_dir().unwrap().map(|entry| entry.unwrap());
             let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
-            assert!(
-                names
-                    .iter()
-                    .all(|name| !name.to_string_lossy().contains("partial")),
-                "{names:?}"
-            );
+            let mut partial = names.iter().map(|name| name.to_string_lossy());
+            assert!(!partial.any(|name| name.contains("partial")), "{names:?}");
+            bed.run(&["store", "check"]).ok();
         }
-        let directory = format!("type=oci,tar=false,dest={}", bed.path("layout").display());
-        bed.build(&["--output", &directory])
-            .fails(&["is damaged in the store"]);
-        assert!(!bed.path("layout/index.json").exists());
-        bed.run(&["store", "check", "--repair"]);
-        bed.build(&["--output", &output(&bed, "oci")]).ok();
+        // What was seen half-way cannot be taken back.
+        flip(&layer);
+        let to_pipe = ["--output", "type=oci,dest=-"];
+        bed.build(&to_pipe)
+            .fails(&["is dropped: build again", &name]);
+        bed.build(&to_pipe).ok();
         bed.run(&["store", "check"]).ok();
     }
+}
+
+#[test]
+fn a_blob_that_the_disk_changed_is_pushed_nowhere() {
+    let registry = Registry::start().unwrap();
+    // One that has the layer takes no content.
+    let other = Registry::start().unwrap();
+    let bed = bed_with_layer("3m");
+    bed.build(&["--output", &output(&bed, "oci")]).ok();
+    let layer = layers(&bed).remove(0);
+    let whole = std::fs::read(&layer).unwrap();
+    let image = format!("type=image,name={}/image,push=true", registry.host());
+    let remote = format!("type=registry,ref={}/cache", other.host());
+    let local = format!("type=local,dest={}", bed.path("cache").display());
+    for words in [
+        ["--output", &image],
+        ["--cache-to", &remote],
+        ["--cache-to", &local],
+    ] {
+        flip(&layer);
+        let ended = bed.build(&words).ok();
+        let told = "was damaged in the store, and is dropped";
+        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+        assert_eq!(std::fs::read(&layer).unwrap(), whole);
+        bed.run(&["store", "check"]).ok();
+    }
+}
+
+#[test]
+fn steps_whose_files_are_gone_run_again() {
+    let registry = Registry::start().unwrap();
+    registry
+        .push_layout(base_layout(), "latest", "base")
+        .unwrap();
+    let bed = Bed::new();
+    bed.dockerfile(&format!(
+        "FROM {}/base\nRUN echo x > /x\nRUN echo y > /y\n",
+        registry.host()
+    ));
+    let to_archive = output(&bed, "oci");
+    bed.build(&["--output", &to_archive]).ok();
+    let snapshots = || {
+        let entries = bed.path("state/snapshots").read_dir().unwrap();
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort_by_key(|path| std::fs::metadata(path).unwrap().modified().unwrap());
+        paths
+    };
+    // Of the last step, with the directory and without it, and of all.
+    std::fs::remove_dir_all(snapshots().last().unwrap().join("fs")).unwrap();
+    let ended = bed.build(&["--output", &to_archive]).ok();
+    assert_eq!(
+        ended.stderr.matches("CACHED").count(),
+        2,
+        "{}",
+        ended.stderr
+    );
+    std::fs::remove_dir_all(snapshots().last().unwrap()).unwrap();
+    bed.build(&["--output", &to_archive]).ok();
+    for path in snapshots() {
+        std::fs::remove_dir_all(path).unwrap();
+    }
+    // The blob that the base is unpacked of anew is damaged, too.
+    flip(&layers(&bed)[0]);
+    let ended = bed.build(&["--output", &to_archive]).ok();
+    assert_eq!(
+        ended.stderr.matches("CACHED").count(),
+        0,
+        "{}",
+        ended.stderr
+    );
+    let all = bed.build(&["--output", &to_archive]).ok();
+    assert_eq!(all.stderr.matches("CACHED").count(), 3, "{}", all.stderr);
+    bed.tool(
+        "skopeo",
+        &[
+            "inspect",
+            &format!("oci-archive:{}", bed.path("out.tar").display()),
+        ],
+    );
 }
 
 #[test]

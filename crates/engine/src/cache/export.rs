@@ -11,8 +11,8 @@ use weld_digest::Digest;
 use weld_export::InlineCache;
 use weld_export::cache::{
     ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheDestination,
-    CacheExportOptions, CacheLayer, CacheSink, LayerFetch, MountPlace, Remote, WrittenCache,
-    ignores_errors, merge_into, write_cache,
+    CacheExportOptions, CacheLayer, CacheSink, CacheWriteError, LayerFetch, MountPlace, Remote,
+    WrittenCache, ignores_errors, merge_into, write_cache,
 };
 use weld_llb::reference::Reference;
 use weld_op::Tree;
@@ -83,7 +83,13 @@ pub(crate) async fn all(
                     options: &options,
                     progress: step.transfers(),
                 };
-                step.end(writing.write(roots).await)
+                let mut written = writing.write(roots).await;
+                if let Err(CacheExportError::Write(CacheWriteError::Damaged { .. })) = &written {
+                    let warning = written.err().map(|error| format!("WARNING: {error}"));
+                    step.warn(warning.unwrap_or_default());
+                    written = writing.write(roots).await;
+                }
+                step.end(written)
             }
         };
         match written {

@@ -18,7 +18,7 @@ use weld_source::image::Descriptor;
 use weld_source::objects::{ObjectError, Objects};
 use weld_source::progress::Progress;
 use weld_source::reference::{Reference, Repository};
-use weld_source::registry::{BlobUpload, Registry, RegistryError};
+use weld_source::registry::{BlobUpload, Failure, Registry, RegistryError};
 use weld_store::snapshot::LayerDescriptor;
 use weld_store::{BlobInfo, BlobRef, Store};
 
@@ -66,6 +66,12 @@ pub enum CacheWriteError {
         place: String,
         /// Why not.
         reason: String,
+    },
+    /// A blob was not what its digest says. It is dropped now.
+    #[error("blob {digest} was damaged in the store, and is dropped: it is fetched or made anew")]
+    Damaged {
+        /// The blob.
+        digest: Digest,
     },
     /// JSON cannot be made of it.
     #[error("cannot encode the cache: {0}")]
@@ -248,6 +254,29 @@ impl CacheSink {
         fetch: &dyn LayerFetch,
         progress: &Progress,
     ) -> Result<bool, CacheWriteError> {
+        let sent = self.send(layer, fetch, progress).await;
+        let (Err(error), Some(blob)) = (&sent, &layer.blob) else {
+            return sent;
+        };
+        let is_doubted = match error {
+            CacheWriteError::Registry { source, .. } => {
+                matches!(source.failure(), Some(Failure::Status { status, .. }) if status.as_u16() == 400)
+            }
+            CacheWriteError::Store { .. } => true,
+            _ => false,
+        };
+        if is_doubted {
+            drop_damaged(blob).await?;
+        }
+        sent
+    }
+
+    async fn send(
+        &self,
+        layer: &CacheLayer,
+        fetch: &dyn LayerFetch,
+        progress: &Progress,
+    ) -> Result<bool, CacheWriteError> {
         match self {
             Self::Registry(registry, reference) => {
                 let repository = reference.repository();
@@ -275,8 +304,10 @@ impl CacheSink {
                 pushed.map_err(&failed)?;
                 Ok(true)
             }
-            Self::Store(store) => store_layer(&**store, layer, fetch, progress).await,
-            Self::Objects { objects, .. } => store_layer(&**objects, layer, fetch, progress).await,
+            Self::Store(store) => store_layer(&**store, layer, false, fetch, progress).await,
+            Self::Objects { objects, .. } => {
+                store_layer(&**objects, layer, true, fetch, progress).await
+            }
         }
     }
 
@@ -392,9 +423,11 @@ impl CacheSink {
 }
 
 /// Sees to it that a store has a layer; false if the layer is not to be had.
+/// `takes_anything`: the store does not look at the digest of what it is given.
 async fn store_layer(
     store: &dyn BlobStore,
     layer: &CacheLayer,
+    takes_anything: bool,
     fetch: &dyn LayerFetch,
     progress: &Progress,
 ) -> Result<bool, CacheWriteError> {
@@ -415,6 +448,9 @@ async fn store_layer(
             None => return Ok(false),
         },
     };
+    if takes_anything {
+        drop_damaged(&blob).await?;
+    }
     let name = format!("writing layer {digest}");
     let transfer = progress.start(name.clone(), name, Some(blob.size()));
     match store.put(digest, blob.size(), &blob.path()).await {
@@ -457,6 +493,17 @@ async fn fetched(
     progress: &Progress,
 ) -> Option<BlobRef> {
     fetch.fetch(layer.lazy.as_deref()?, progress).await
+}
+
+/// Drops a blob that is not what its digest says, which is an error then.
+async fn drop_damaged(blob: &BlobRef) -> Result<(), CacheWriteError> {
+    let (looked_at, digest) = (blob.clone(), blob.digest().clone());
+    let dropped = blocking(move || looked_at.discard_if_damaged()).await;
+    match dropped {
+        Ok(true) => Err(CacheWriteError::Damaged { digest }),
+        // Where it cannot be read, who sends it says so.
+        Ok(false) | Err(_) => Ok(()),
+    }
 }
 
 fn registry_error(descriptor: &Descriptor) -> impl Fn(RegistryError) -> CacheWriteError {

@@ -119,7 +119,22 @@ pub(super) async fn tree(
                 // Held until the snapshot names it: it would be garbage in between.
                 let held = blob.clone();
                 let began = Instant::now();
-                let snapshot = unpack(worker, parent.clone(), layer, description, blob).await?;
+                let unpacked = unpack(worker, parent.clone(), layer, description, blob).await;
+                let snapshot = match unpacked {
+                    // It was here before and was damaged.
+                    Err(_) if is_dropped(&held).await => {
+                        let below = Some(parent.clone());
+                        let again =
+                            self::fetch(worker, &origin, layer, description, below, &progress);
+                        match again.await? {
+                            Fetched::Unpacked(snapshot) => snapshot,
+                            Fetched::Blob(blob) => {
+                                unpack(worker, parent.clone(), layer, description, blob).await?
+                            }
+                        }
+                    }
+                    unpacked => unpacked?,
+                };
                 drop(held);
                 took += began.elapsed();
                 transfer.complete();
@@ -138,6 +153,13 @@ pub(super) async fn tree(
         parent = Some(snapshot);
     }
     Ok(parent.map_or_else(Tree::scratch, Tree::of))
+}
+
+/// Drops a blob that could not be used, if it is not what its digest says; whether that was so.
+pub(crate) async fn is_dropped(blob: &BlobRef) -> bool {
+    let blob = blob.clone();
+    let dropped = tokio::task::spawn_blocking(move || blob.discard_if_damaged());
+    matches!(dropped.await, Ok(Ok(true)))
 }
 
 /// The names under which snapshots of layer stacks are found again, lowest first.

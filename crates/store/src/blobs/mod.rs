@@ -136,6 +136,29 @@ impl Blobs {
         }))
     }
 
+    /// Looks at the content of a blob of which a reader says that it is wrong. One that is not what its digest says loses its file, so
+    /// that it counts as not there and is fetched or made again; whether that was so. Blocks, and reads all of it.
+    pub fn discard_if_damaged(&self, digest: &Digest) -> Result<bool, BlobError> {
+        let failed = |source| BlobError::Read {
+            digest: digest.clone(),
+            source,
+        };
+        let path = self.0.path(digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        };
+        // A medium that cannot read it has lost it.
+        let content = found::digest_of(&file, digest.algorithm(), |_| ());
+        if content.is_ok_and(|content| content == *digest) {
+            return Ok(false);
+        }
+        tracing::warn!(%digest, "the content of a blob is damaged: it is dropped, and fetched or made again when it is needed");
+        fs::remove_file(&path).map_err(failed)?;
+        Ok(true)
+    }
+
     /// The length of the blob of a digest, if there is one.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, DbError> {
         Ok(self.0.record(digest)?.map(|record| record.size))
@@ -295,6 +318,11 @@ impl BlobRef {
     /// Its file. Must not be changed.
     pub fn path(&self) -> PathBuf {
         self.blobs.0.path(&self.digest)
+    }
+
+    /// As [`Blobs::discard_if_damaged`].
+    pub fn discard_if_damaged(&self) -> Result<bool, BlobError> {
+        self.blobs.discard_if_damaged(&self.digest)
     }
 
     /// Opens it to be read from its start.

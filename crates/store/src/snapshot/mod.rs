@@ -36,7 +36,7 @@ pub use shared::SharedFiles;
 pub use spare::{ANNOTATION_HOME, LABEL_SOURCE};
 pub use store::{Made, Snapshots};
 
-pub(crate) use record::{LAYERS, Origin, Record, SNAPSHOTS, create_tables, forget};
+pub(crate) use record::{LAYERS, Record, SNAPSHOTS, create_tables, forget};
 pub(crate) use shared::SHARED;
 pub(crate) use spare::release as release_spare_blobs;
 pub(crate) use store::FILES;

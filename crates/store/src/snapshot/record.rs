@@ -69,6 +69,14 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
+    /// Whether it has a directory of its own.
+    pub(crate) const fn has_files(&self) -> bool {
+        match self {
+            Self::Layer { .. } | Self::Difference { .. } => true,
+            Self::Merge { combined, .. } | Self::Range { combined, .. } => *combined,
+        }
+    }
+
     /// The snapshots that it is made of.
     pub(crate) fn parents(&self) -> Vec<SnapshotId> {
         match self {

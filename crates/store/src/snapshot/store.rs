@@ -209,7 +209,7 @@ impl Snapshots {
         copy_tree(from.id(), from.root()?, directory)
     }
 
-    /// The snapshot of a number, pinned, or `None`.
+    /// The snapshot of a number, pinned, or `None`. One that lost its files, or that is made of one that did, counts as not there.
     pub fn get(&self, id: SnapshotId) -> Result<Option<SnapshotRef>, SnapshotError> {
         // Parents are loaded before what is made of them, without recursion.
         let mut ahead = vec![id];
@@ -226,11 +226,15 @@ impl Snapshots {
             }
             let pin = self.0.store.pins().pin(Object::Snapshot(next));
             let Some(record) = self.record(next)? else {
-                if next == id {
+                return Ok(None);
+            };
+            if record.lazy.is_none() && record.origin.has_files() {
+                let files = self.directory(next).join(FILES);
+                if !files.is_dir() {
+                    tracing::warn!(snapshot = %next, path = %files.display(), "the files of a snapshot are gone");
                     return Ok(None);
                 }
-                return Err(SnapshotError::NotFound(next));
-            };
+            }
             let parents = record.origin.parents();
             let missing: Vec<_> = parents
                 .iter()
