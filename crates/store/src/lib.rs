@@ -58,7 +58,7 @@ pub use cache_mounts::{
     Taken,
 };
 pub use collector::CollectError;
-pub use db::{Db, DbError, Ticket};
+pub use db::{Db, DbError, Ticket, panic_becomes_error};
 pub use durability::{SyncError, written};
 pub use lock::Holder;
 pub use object::{Object, SnapshotId};

@@ -250,3 +250,45 @@ fn a_log_that_is_none_loses_what_was_committed_since_and_no_number_is_given_twic
     damaged.is_whole(&store);
     assert!(!snapshot.exists(), "it is collected");
 }
+
+#[test]
+fn a_log_that_is_cut_or_gone_after_a_clean_end_is_told() {
+    for left in [None, Some(40), Some(5_000)] {
+        let damaged = Damaged::new();
+        let store = open(damaged.root.path());
+        let (pin, later) = make_result(&store, &Made::default());
+        store.db().flush().unwrap();
+        drop((pin, store));
+        let log = damaged.log();
+        match left {
+            Some(left) => {
+                let file = fs::OpenOptions::new().write(true).open(&log).unwrap();
+                assert!(file.metadata().unwrap().len() > left);
+                file.set_len(left).unwrap();
+            }
+            None => fs::remove_file(&log).unwrap(),
+        }
+        let store = damaged.mended(&log, None);
+        assert!(store.results().load(later).unwrap().is_none());
+        damaged.is_whole(&store);
+    }
+}
+
+#[test]
+fn a_panic_of_the_database_at_a_file_that_makes_no_sense_need_not_be_told() {
+    let damaged = Damaged::new();
+    let file = damaged.file("state.redb");
+    let length = fs::metadata(&file).unwrap().len();
+    fs::write(&file, vec![0; length as usize]).unwrap();
+    let told = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let hook = std::panic::take_hook();
+    let noted = std::sync::Arc::clone(&told);
+    std::panic::set_hook(Box::new(move |_| {
+        if !weld_store::panic_becomes_error() {
+            noted.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }));
+    damaged.refused(&file);
+    std::panic::set_hook(hook);
+    assert!(!told.load(std::sync::atomic::Ordering::Relaxed));
+}

@@ -11,6 +11,7 @@ mod daemon;
 mod destination;
 mod dial;
 mod fields;
+mod home;
 mod input;
 mod offers;
 mod outputs;
@@ -44,6 +45,12 @@ use report::Failure;
 
 /// Runs the command that the process was started with.
 pub(crate) fn main() -> ExitCode {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !weld_engine::panic_becomes_error() {
+            hook(info);
+        }
+    }));
     let run = match daemon::called_as_daemon() {
         Some((place, args)) => daemon::run(&place, &args),
         None => run(parse()),

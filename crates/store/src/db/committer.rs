@@ -1,5 +1,3 @@
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
@@ -10,6 +8,7 @@ use crate::lock::DirectoryLock;
 
 use super::DbError;
 use super::engine::Engine;
+use super::guard::guarded;
 use super::ticket::{Slot, Ticket};
 
 /// At most this many updates share a transaction, so that none waits long for its commit.
@@ -54,8 +53,7 @@ where
     D: FnOnce(&Result<T, DbError>) + Send,
 {
     fn run(&mut self, transaction: &WriteTransaction) -> Result<(), DbError> {
-        let update = AssertUnwindSafe(|| (self.update)(transaction));
-        self.value = Some(catch_unwind(update).map_err(panicked)??);
+        self.value = Some(guarded(|| (self.update)(transaction))??);
         Ok(())
     }
 
@@ -92,14 +90,6 @@ impl Job for Barrier {
     fn finish(self: Box<Self>, commit: Result<(), DbError>) {
         self.0.fill(commit);
     }
-}
-
-pub(super) fn panicked(payload: Box<dyn Any + Send>) -> DbError {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| payload.downcast_ref::<String>().cloned());
-    DbError::Panicked(text.unwrap_or_default())
 }
 
 /// The thread that commits.
@@ -188,8 +178,7 @@ fn try_group(engine: &Engine, group: &mut [Box<dyn Job>]) -> Outcome {
         }
     }
     // What makes no sense may also make it panic, which must not be the end of this thread.
-    let commit = AssertUnwindSafe(|| transaction.commit());
-    let committed = catch_unwind(commit).map_err(panicked);
+    let committed = guarded(|| transaction.commit());
     match committed.and_then(|committed| Ok(committed?)) {
         Ok(()) => Outcome::Committed,
         Err(error) => {

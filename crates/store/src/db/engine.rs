@@ -1,11 +1,10 @@
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 use super::DbError;
-use super::committer::panicked;
+use super::guard::guarded;
 use super::storage::{Backend, Storage};
 
 /// How a database is opened.
@@ -70,8 +69,7 @@ impl Engine {
         loop {
             if let Some(database) = &*self.lock() {
                 // What makes no sense may also make the database panic.
-                let acted = catch_unwind(AssertUnwindSafe(|| act(database)));
-                return acted.map_err(panicked).flatten().map_err(|error| {
+                return guarded(|| act(database)).flatten().map_err(|error| {
                     self.note(&error);
                     self.with_cause(error)
                 });
@@ -147,14 +145,13 @@ impl Engine {
 /// A damaged file must not take the process down, whatever is in it.
 fn open(storage: &Arc<Storage>, cache_bytes: usize, verify: bool) -> Result<Database, DbError> {
     storage.revert();
-    let open = AssertUnwindSafe(|| {
+    let opened = guarded(|| {
         Database::builder()
             .set_cache_size(cache_bytes)
             .set_check_integrity_on_open(verify)
             .create_with_backend(Backend(storage.clone()))
             .map_err(redb::Error::from)
     });
-    let opened = catch_unwind(open).map_err(panicked);
     opened
         .and_then(|opened| Ok(opened?))
         .map_err(|error| error.in_file(&storage.file()))

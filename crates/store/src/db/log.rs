@@ -23,9 +23,6 @@ const LENGTH: u64 = 1 << 63;
 /// Groups longer than this are not written, and so not read.
 const MAX_ENTRIES: u32 = 1 << 20;
 
-/// An index is written for so many bytes, which are some twenty commits.
-const INDEX_AFTER: u64 = 1 << 20;
-
 /// How many entries of a group are read with its header.
 const USUAL_ENTRIES: usize = 60;
 
@@ -151,6 +148,13 @@ impl Log {
         Ok(header.map(|header| number(&header[8..])))
     }
 
+    /// The boot of the machine on which the log at a path was begun, if it is one.
+    pub(super) fn boot_of(path: &Path) -> io::Result<Option<u64>> {
+        let header = Self::header_of(path)?;
+        let header = header.filter(|header| header.starts_with(MAGIC));
+        Ok(header.map(|header| number(&header[16..])))
+    }
+
     /// Whether what is at a path is neither a log nor one that was only begun.
     pub(super) fn is_garbage(path: &Path) -> io::Result<bool> {
         let header = Self::header_of(path)?;
@@ -188,9 +192,9 @@ impl Log {
         belongs.then_some(index)
     }
 
-    /// Whether so much is in it since its index that the next to open it would notice.
+    /// Whether there is more in it than its index tells: the next to open it would read that, and not notice if some of it was gone.
     pub(super) fn wants_index(&self) -> bool {
-        self.end - self.indexed > INDEX_AFTER
+        self.end > self.indexed.max(HEADER_LEN)
     }
 
     /// Notes what this log holds, `pages` of which each is at a place, for the next to open it.

@@ -13,6 +13,7 @@ mod applied;
 mod committer;
 mod engine;
 mod error;
+mod guard;
 mod index;
 mod log;
 mod storage;
@@ -26,6 +27,7 @@ use redb::{ReadTransaction, WriteTransaction};
 
 pub(crate) use engine::Opening;
 pub use error::DbError;
+pub use guard::panic_becomes_error;
 pub(crate) use storage::Damage;
 pub use ticket::Ticket;
 

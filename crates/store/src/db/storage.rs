@@ -23,6 +23,8 @@ use redb::StorageBackend;
 use super::DbError;
 use super::applied::{self, Applied};
 use super::log::{Entry, Log, Logged};
+pub(super) use logs::log_path;
+use logs::{cut_log, damaged_log, open_logs};
 
 /// The unit in which the log knows the storage; what the database writes is aligned to it but for
 /// its first bytes.
@@ -160,6 +162,9 @@ impl Storage {
                 return Err(error);
             }
             let outcome = "what was committed in the last moments before is lost";
+            mended.push(Damage { error, outcome });
+        } else if mend && let Some(error) = cut_log(directory, note.generation, boot)? {
+            let outcome = "what was committed behind that is lost";
             mended.push(Damage { error, outcome });
         }
         let (draining, active) = open_logs(directory, note, boot)?;
@@ -380,54 +385,6 @@ impl Storage {
     }
 }
 
-/// The logs that count: the one that is being applied, if there are two, and the one to write.
-fn open_logs(
-    directory: &Path,
-    Applied {
-        generation: applied,
-        len: file_len,
-    }: Applied,
-    boot: u64,
-) -> io::Result<(Option<Layer>, Layer)> {
-    let open = |generation, seed, len| {
-        let mut logged = Vec::new();
-        let path = log_path(directory, generation);
-        let log = Log::open(&path, generation, seed, boot, |entry| logged.push(entry))?;
-        Ok::<_, io::Error>(log.map(|(log, index)| {
-            let mut layer = Layer::new(log, len);
-            if let Some(index) = index {
-                layer.pages.extend(index.pages);
-                (layer.floor, layer.len) = (index.floor, index.len);
-            }
-            logged.into_iter().for_each(|entry| layer.note(entry));
-            layer
-        }))
-    };
-    let Some(first) = open(applied + 1, None, file_len)? else {
-        let path = log_path(directory, applied + 1);
-        let log = Log::create(&path, applied + 1, 0, boot)?;
-        return Ok((None, Layer::new(log, file_len)));
-    };
-    let second = open(applied + 2, Some(first.log.checksum), first.len)?;
-    Ok(match second {
-        Some(second) => (Some(first), second),
-        None => (None, first),
-    })
-}
-
-pub(super) fn log_path(directory: &Path, generation: u64) -> PathBuf {
-    directory.join(format!("log-{}", generation % 2))
-}
-
-/// Why the log that has to be there is none. One that is empty, or of zeros, was begun as the machine went down.
-fn damaged_log(directory: &Path, applied: u64) -> io::Result<Option<DbError>> {
-    let path = log_path(directory, applied + 1);
-    Ok(Log::is_garbage(&path)?.then(|| DbError::Damaged {
-        path,
-        reason: "it is no log".to_owned(),
-    }))
-}
-
 impl State {
     /// Whether the machine went down before the database had written its first page.
     fn is_unborn(&self) -> io::Result<bool> {
@@ -591,5 +548,6 @@ impl StorageBackend for Backend {
     }
 }
 
+mod logs;
 #[cfg(test)]
 mod tests;
