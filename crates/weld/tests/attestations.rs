@@ -10,6 +10,8 @@ mod support;
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use support::{Bed, base_layout};
 use weld_testbed::Registry;
@@ -47,7 +49,9 @@ const OUTPUT: &str = "type=oci,tar=false,dest=layout";
 #[test]
 fn provenance_lies_beside_its_image() {
     let bed = Bed::new();
-    bed.dockerfile("FROM base\nARG TOKEN\nRUN --mount=type=secret,id=s echo hi > /hi\n");
+    bed.dockerfile(
+        "FROM base\nARG TOKEN\n# from https://user:hunter2@example.com\nRUN --mount=type=secret,id=s echo hi > /hi\n",
+    );
     std::fs::write(bed.path("secret"), "the-value-of-the-secret").unwrap();
     bed.build(&[
         "--output",
@@ -103,6 +107,12 @@ fn provenance_lies_beside_its_image() {
     assert_eq!(layers.len(), 2, "{layers:?}");
     let source = &metadata["buildkit_metadata"]["source"]["infos"][0];
     assert_eq!(source["filename"], "Dockerfile");
+    let text = BASE64_STANDARD.decode(source["data"].as_str().unwrap());
+    let text = String::from_utf8(text.unwrap()).unwrap();
+    assert!(
+        text.contains("\n# from https://xxxxx:xxxxx@example.com\n"),
+        "{text}"
+    );
     assert!(!statement.to_string().contains("the-value-of-the-secret"));
 }
 

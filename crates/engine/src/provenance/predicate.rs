@@ -1,5 +1,6 @@
 //! Provenance as the documents that SLSA's versions have for it, with BuildKit's own fields.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -9,7 +10,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use weld_llb::reference::Reference;
-use weld_llb::{Platform, pb, purl};
+use weld_llb::{Platform, mask_credentials, pb, purl};
 
 use super::capture::{Capture, DigestSet, ImageMaterial};
 use super::request::{ConfigSource, Parameters, Request};
@@ -347,10 +348,18 @@ fn source_info(info: &pb::SourceInfo) -> Value {
     Object::default()
         .with("filename", info.filename.as_str())
         .with("language", info.language.as_str())
-        .with("data", BASE64_STANDARD.encode(&info.data))
+        .with("data", BASE64_STANDARD.encode(shown_source(&info.data)))
         .with("llbDefinition", steps.documents.clone())
         .with("digestMapping", json!(steps.digest_mapping()))
         .into()
+}
+
+/// A Dockerfile as it is shown: without the credentials of URLs in it. Its lines stay where they are.
+fn shown_source(source: &[u8]) -> Cow<'_, [u8]> {
+    match std::str::from_utf8(source).map(mask_credentials) {
+        Ok(Cow::Owned(masked)) => Cow::Owned(masked.into_bytes()),
+        Ok(Cow::Borrowed(_)) | Err(_) => Cow::Borrowed(source),
+    }
 }
 
 fn locations_document(locations: &pb::Locations) -> Value {
