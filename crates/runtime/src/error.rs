@@ -33,6 +33,9 @@ pub enum RuntimeError {
         /// The directory.
         path: PathBuf,
     },
+    /// A program was to be started in the sandbox of a step that has ended.
+    #[error("the first process of the container has ended: nothing more can be started in it")]
+    StepEnded,
     /// The kernel refused a part of the sandbox that concerns no file.
     #[error("cannot set up the sandbox: {action}: {source}")]
     Sandbox {

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -31,6 +32,13 @@ impl StepProcess {
             pidfd: Arc::new(pidfd.try_clone()?),
             seat: Arc::clone(&self.seat),
         })
+    }
+
+    /// Whether it is known to have ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut wanted = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec::default();
+        matches!(poll(&mut wanted, Some(&now)), Ok(1..))
     }
 
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {

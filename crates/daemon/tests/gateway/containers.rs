@@ -171,6 +171,29 @@ async fn further_processes_join_the_first() {
 }
 
 #[tokio::test]
+async fn nothing_joins_a_first_process_that_has_ended() {
+    let (mut world, id) = with_shell().await;
+    world.container("c", &id).await;
+    let (sender, requests) = requests();
+    let first = init("c", "exit 4", &[1], false);
+    sender.send(message("first", first)).await.unwrap();
+    let answers = world.client.exec_process(requests).await.unwrap();
+    let mut answers = answers.into_inner();
+    let told = loop {
+        let answer = answers.next().await.unwrap().unwrap();
+        match (answer.process_id.as_str(), answer.input.unwrap()) {
+            ("first", Input::Exit(_)) => {
+                let joining = init("c", "echo on", &[1], false);
+                sender.send(message("second", joining)).await.unwrap();
+            }
+            ("second", Input::Exit(exit)) => break exit.error.unwrap().message,
+            _ => {}
+        }
+    };
+    assert!(told.contains("has ended"), "{told}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_started_ends_and_others_go_on() {
     let (mut world, id) = with_shell().await;
     world.container("c", &id).await;

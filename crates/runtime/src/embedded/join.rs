@@ -33,10 +33,15 @@ impl Embedded {
         control: &Control,
         process: oneshot::Sender<StepProcess>,
     ) -> Result<ExitStatus, RuntimeError> {
+        // One that ends meanwhile fails in other words.
+        let or_ended = |error| match inside.has_ended() {
+            true => RuntimeError::StepEnded,
+            false => error,
+        };
         // What the cgroups of this process are is not seen from inside.
         let joined = inside.seat().enter_legacy();
-        let joined = joined.map_err(sandbox("join the cgroups"))?;
-        enter(inside)?;
+        let joined = joined.map_err(|error| or_ended(sandbox("join the cgroups")(error)))?;
+        enter(inside).map_err(or_ended)?;
         let root = open_root()?;
         let mut stubs = Stubs::new(false);
         let mut root = Root::new(root, &mut stubs).map_err(sandbox("open the root"))?;
