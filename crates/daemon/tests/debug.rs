@@ -114,5 +114,16 @@ async fn a_trace_is_switched_on_and_off_while_the_daemon_runs() {
     assert_eq!(jobs, ["traced", "traced too"]);
     let report = weld_trace::check(weld_trace::Reader::open(std::path::Path::new(file)).unwrap());
     assert!(report.unwrap().violations.is_empty());
+    // Nor does one go on for longer than it was to.
+    ask(&daemon, "POST /debug/trace/on?seconds=1").await;
+    let begun = std::time::Instant::now();
+    while !ask(&daemon, "GET /debug/trace")
+        .await
+        .1
+        .contains("\"on\":false")
+    {
+        assert!(begun.elapsed().as_secs() < 10, "it goes on and on");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     daemon.end().await;
 }

@@ -17,7 +17,7 @@ const GC_DELAY: Duration = Duration::from_secs(1);
 
 /// Never returns.
 pub(super) async fn run(shared: Arc<Shared>) {
-    tokio::join!(tidy(&shared), collect(&shared));
+    tokio::join!(tidy(&shared), collect(&shared), shared.watch_trace());
 }
 
 async fn tidy(shared: &Arc<Shared>) {
@@ -26,7 +26,6 @@ async fn tidy(shared: &Arc<Shared>) {
     loop {
         interval.tick().await;
         shared.builds.tidy();
-        shared.tidy_trace().await;
         if let Err(error) = shared.history.tidy().await {
             tracing::warn!(%error, "old builds cannot be forgotten");
         }

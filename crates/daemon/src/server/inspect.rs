@@ -19,6 +19,8 @@ pub(super) struct Inspector {
     /// Whoever looks, or begins or ends a trace, does it alone.
     turn: tokio::sync::Mutex<()>,
     recording: Mutex<Option<Recording>>,
+    /// A trace was begun.
+    begun: tokio::sync::Notify,
     directory: PathBuf,
 }
 
@@ -94,6 +96,7 @@ impl Inspector {
             observer,
             turn: tokio::sync::Mutex::default(),
             recording: Mutex::default(),
+            begun: tokio::sync::Notify::new(),
             directory: root.join("traces"),
         }
     }
@@ -152,6 +155,7 @@ impl Inspector {
             until: Instant::now() + time,
         };
         *self.recording() = Some(recording);
+        self.begun.notify_one();
         // What is live is told before anybody else has a turn.
         engine.census().await;
         engine.census().await;
@@ -171,13 +175,23 @@ impl Inspector {
         Ok(format!("{told}\n"))
     }
 
-    /// Ends a trace whose time is over.
-    pub(super) async fn tidy(&self, engine: &Engine) {
-        let until = self.recording().as_ref().map(|recording| recording.until);
-        if until.is_some_and(|until| Instant::now() >= until)
-            && let Err(error) = self.end(engine).await
-        {
-            tracing::warn!(%error, "the trace is not whole");
+    /// Ends each trace when its time is over. Never returns.
+    pub(super) async fn watch(&self, engine: &Engine) {
+        loop {
+            let until = self.recording().as_ref().map(|recording| recording.until);
+            match until {
+                // One that was ended meanwhile may be followed by another.
+                Some(until) if Instant::now() < until => tokio::select! {
+                    () = tokio::time::sleep_until(until.into()) => {}
+                    () = self.begun.notified() => {}
+                },
+                Some(_) => {
+                    if let Err(error) = self.end(engine).await {
+                        tracing::warn!(%error, "the trace is not whole");
+                    }
+                }
+                None => self.begun.notified().await,
+            }
         }
     }
 

@@ -88,10 +88,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Ends a trace of the solver whose time is over.
-    async fn tidy_trace(&self) {
+    /// Ends traces of the solver when their time is over.
+    async fn watch_trace(&self) {
         if let Some(inspector) = &self.inspector {
-            inspector.tidy(&self.engine).await;
+            inspector.watch(&self.engine).await;
         }
     }
 
