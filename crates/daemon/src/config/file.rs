@@ -13,11 +13,6 @@ use weld_llb::Platform;
 use self::form::{Amount, File, Frontend, Grpc, Limits, Log, Oci, Policy, Rest};
 use super::{DaemonConfig, GcPolicy, GcSizes, Space, TlsConfig, default_gc, duration};
 
-/// Where the file is if none is named.
-pub fn default_file() -> PathBuf {
-    "/etc/buildkit/buildkitd.toml".into()
-}
-
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {

@@ -13,7 +13,7 @@ use weld_llb::Platform;
 pub use crate::history::HistoryConfig;
 pub use crate::session::SessionConfig;
 pub use crate::telemetry::{ForwardError, OtlpConfig, OtlpProtocol};
-pub use file::{FileError, default_file};
+pub use file::FileError;
 pub use weld_engine::DiskSpace as Space;
 
 /// Everything that a daemon is told once, at its start.

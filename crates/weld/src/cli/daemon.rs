@@ -10,12 +10,12 @@ use clap::{ArgAction, Args, Parser, ValueHint};
 use tokio_util::sync::CancellationToken;
 use weld_daemon::Server;
 use weld_daemon::config::{
-    DaemonConfig, GcSizes, LogFormat, LogLevel, OtlpConfig, Space, TlsConfig, default_file,
-    default_gc, duration,
+    DaemonConfig, GcSizes, LogFormat, LogLevel, OtlpConfig, Space, TlsConfig, default_gc, duration,
 };
 use weld_engine::RuntimeKind;
 
 use super::args::Snapshotter;
+use super::home::Home;
 use super::report::Failure;
 use unsupported::Unsupported;
 
@@ -29,7 +29,7 @@ const DAEMON_NAME: &str = "buildkitd";
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DaemonArgs {
     /// Listen here: unix://PATH, tcp://HOST:PORT or fd://; may be repeated [default:
-    /// unix:///run/buildkit/buildkitd.sock].
+    /// unix:///run/buildkit/buildkitd.sock; for a normal user $XDG_RUNTIME_DIR/buildkit/buildkitd.sock].
     #[arg(long, value_name = "ADDRESS", action = ArgAction::Append, value_delimiter = ',')]
     addr: Vec<String>,
     /// The group, by name or number, that may connect to unix sockets.
@@ -248,14 +248,15 @@ fn start_log(config: &DaemonConfig) {
 }
 
 fn configuration(place: &Place, args: &DaemonArgs) -> Result<DaemonConfig, Failure> {
-    let mut config = DaemonConfig::new(match place.beside_buildkitd {
-        true => "/var/lib/buildkit",
-        false => "/var/lib/weld",
-    });
+    let home = Home::here(place.beside_buildkitd);
+    let mut config = DaemonConfig::new(home.state(match place.beside_buildkitd {
+        true => "buildkit",
+        false => "weld",
+    }));
     match &place.config {
         // As buildkitd has it: a file that is not there says nothing.
         Some(path) => config.read(path, false)?,
-        None => config.read(&default_file(), false)?,
+        None => config.read(&home.file(), false)?,
     }
     if let Some(root) = &place.root {
         config.engine.root = root.clone();
@@ -271,7 +272,7 @@ fn configuration(place: &Place, args: &DaemonArgs) -> Result<DaemonConfig, Failu
     super::set_disk_limit(&mut config.engine, place.disk_limit.as_deref())?;
     apply(args, &mut config)?;
     if config.listen.addresses.is_empty() {
-        config.listen.addresses = vec!["unix:///run/buildkit/buildkitd.sock".to_owned()];
+        config.listen.addresses = vec![format!("unix://{}", home.socket().display())];
     }
     config.warnings.extend(args.unsupported.warnings());
     match OtlpConfig::from_variables(|name| std::env::var(name).ok()) {

@@ -5,19 +5,16 @@ use clap::Args;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, stdin, stdout};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::home::Home;
 use super::report::Failure;
 
 /// Connect standard input and output to a daemon.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DialArgs {
-    /// The daemon's address: unix://PATH or tcp://HOST:PORT.
-    #[arg(
-        long,
-        env = "BUILDKIT_HOST",
-        value_name = "ADDRESS",
-        default_value = "unix:///run/buildkit/buildkitd.sock"
-    )]
-    addr: String,
+    /// The daemon's address: unix://PATH or tcp://HOST:PORT [default:
+    /// unix:///run/buildkit/buildkitd.sock; for a normal user $XDG_RUNTIME_DIR/buildkit/buildkitd.sock].
+    #[arg(long, env = "BUILDKIT_HOST", value_name = "ADDRESS")]
+    addr: Option<String>,
 }
 
 pub(crate) fn run(args: &DialArgs) -> Result<(), Failure> {
@@ -25,7 +22,9 @@ pub(crate) fn run(args: &DialArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::Start)?;
-    let dialled = runtime.block_on(dial(&args.addr));
+    let default = || format!("unix://{}", Home::here(false).socket().display());
+    let address = args.addr.clone().unwrap_or_else(default);
+    let dialled = runtime.block_on(dial(&address));
     // Reading standard input cannot be given up.
     runtime.shutdown_background();
     dialled

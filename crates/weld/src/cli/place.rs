@@ -9,10 +9,9 @@ use weld_client::{Address, Client, TlsOptions};
 use weld_engine::Engine;
 
 use super::args::EngineArgs;
+use super::home::Home;
 use super::report::Failure;
 
-/// Where daemons listen if nobody says otherwise: ours and BuildKit's.
-const DEFAULT_SOCKET: &str = "/run/buildkit/buildkitd.sock";
 /// How long a daemon at that place may take to say that it is there.
 const ANSWER: Duration = Duration::from_secs(1);
 /// The address that means this process.
@@ -22,8 +21,9 @@ const HERE: &str = "none";
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ClientArgs {
     /// Have this daemon do it, Weldkit's or BuildKit's: unix://PATH or tcp://HOST:PORT; `none` for
-    /// this process [default: $BUILDKIT_HOST; else the daemon at /run/buildkit/buildkitd.sock if it
-    /// answers and no option says how this process should work; else this process].
+    /// this process [default: $BUILDKIT_HOST; else the daemon at /run/buildkit/buildkitd.sock, for a
+    /// normal user first at $XDG_RUNTIME_DIR/buildkit/buildkitd.sock, if it answers and no option says
+    /// how this process should work; else this process].
     #[arg(long, env = "WELD_HOST", value_name = "ADDRESS")]
     pub(crate) addr: Option<String>,
     /// Who signed the daemon's certificate.
@@ -67,7 +67,8 @@ impl ClientArgs {
                         Failure::usage(error.to_string())
                     })
             }
-            _ => Ok((!is_configured(engine) && answers()).then(default_address)),
+            _ if is_configured(engine) => Ok(None),
+            _ => Ok(answering()),
         }
     }
 
@@ -92,10 +93,6 @@ impl ClientArgs {
     }
 }
 
-fn default_address() -> Address {
-    Address::Unix(DEFAULT_SOCKET.into())
-}
-
 /// Whether the command line says how this process should work.
 fn is_configured(args: &EngineArgs) -> bool {
     args.root.is_some()
@@ -105,9 +102,16 @@ fn is_configured(args: &EngineArgs) -> bool {
         || args.disk_limit.is_some()
 }
 
-/// Whether a daemon is at the default place, and alive.
-fn answers() -> bool {
-    if UnixStream::connect(Path::new(DEFAULT_SOCKET)).is_err() {
+/// The daemon at one of the default places that is alive: the user's own before the machine's.
+fn answering() -> Option<Address> {
+    let (own, machines) = (Home::here(false).socket(), Home::default().socket());
+    let others = (own != machines).then_some(machines);
+    let mut places = std::iter::once(own).chain(others);
+    places.find(|place| answers(place)).map(Address::Unix)
+}
+
+fn answers(socket: &Path) -> bool {
+    if UnixStream::connect(socket).is_err() {
         return false;
     }
     // Without threads: they would keep this process from entering a user namespace.
@@ -118,7 +122,8 @@ fn answers() -> bool {
         return false;
     };
     let asked = async {
-        let client = Client::connect(&default_address(), &TlsOptions::default()).await?;
+        let address = Address::Unix(socket.to_owned());
+        let client = Client::connect(&address, &TlsOptions::default()).await?;
         client.info().await
     };
     let answered = runtime.block_on(async { tokio::time::timeout(ANSWER, asked).await });
