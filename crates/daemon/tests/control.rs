@@ -172,14 +172,23 @@ async fn a_build_is_told_while_it_runs_and_remembered_after_it() {
     assert!(!usage.is_empty() && usage.iter().all(|record| !record.id.starts_with("sha256:")));
     // Its blobs are told of together.
     let history = usage.iter().find(|record| record.id == "history").unwrap();
-    assert!(history.size > 0 && history.in_use, "{history:?}");
-    let mut pruned = daemon
-        .control()
-        .prune(PruneRequest::default())
-        .await
-        .unwrap()
-        .into_inner();
+    assert!(history.size > 0, "{history:?}");
+    // As clients wait for it.
+    assert!(usage.iter().all(|record| !record.in_use), "{usage:?}");
+    let all = PruneRequest {
+        all: true,
+        ..PruneRequest::default()
+    };
+    let mut pruned = daemon.control().prune(all).await.unwrap().into_inner();
     assert!(pruned.message().await.unwrap().is_some());
+    while pruned.message().await.unwrap().is_some() {}
+    let usage = daemon
+        .control()
+        .disk_usage(DiskUsageRequest::default())
+        .await
+        .unwrap();
+    let usage = usage.into_inner().record;
+    assert!(usage.is_empty(), "an empty cache is empty: {usage:?}");
 
     let change = |pinned, delete| UpdateBuildHistoryRequest {
         reference: "one".to_owned(),

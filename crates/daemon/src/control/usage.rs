@@ -19,23 +19,35 @@ pub(super) async fn disk_usage(
 ) -> Result<DiskUsageResponse, Status> {
     let store = shared.engine.store().clone();
     let (filters, kept) = (request.filter, Arc::clone(&shared.history));
-    let (infos, others, history) = blocking(move || {
-        let infos = store.disk_usage(&filters)?;
-        let mut others = store.overhead(&filters)?;
+    let (infos, others) = blocking(move || {
         let history = kept.usage()?;
+        // The history is not a cache, and has a record of its own.
+        let cached = |filters: &[String]| {
+            let mut infos = store.disk_usage(filters)?;
+            infos.retain(|info| !history.blobs.contains(&info.id));
+            Ok::<_, UsageError>(infos)
+        };
+        let infos = cached(&filters)?;
+        // To a client an empty cache is one of which nothing is listed.
+        if infos.is_empty() && (filters.is_empty() || cached(&[])?.is_empty()) {
+            return Ok((infos, Vec::new()));
+        }
+        let mut others = store.overhead(&filters)?;
         let info = of_history(&history);
         if history.builds > 0 && Filter::parse(&filters).is_ok_and(|filter| filter.matches(&info)) {
             others.push(info);
         }
-        Ok::<_, ListError>((infos, others, history))
+        Ok::<_, ListError>((infos, others))
     })
     .await?;
     let oldest = age(request.age_limit).and_then(|age| SystemTime::now().checked_sub(age));
     let record = infos
         .into_iter()
-        // The history is not a cache, and has a record of its own.
-        .filter(|info| !history.blobs.contains(&info.id))
-        .chain(others)
+        // Clients wait until nothing is in use any more, which these are for ever.
+        .chain(others.into_iter().map(|info| UsageInfo {
+            in_use: false,
+            ..info
+        }))
         .filter(|info| oldest.is_none_or(|oldest| info.last_used_at() < oldest))
         .map(record)
         .collect();
@@ -72,8 +84,7 @@ fn of_history(history: &HistoryUsage) -> UsageInfo {
         usage_count: 0,
         size: Some(history.bytes),
         mutable: true,
-        // No prune frees it.
-        in_use: true,
+        in_use: false,
         shared: false,
     }
 }
