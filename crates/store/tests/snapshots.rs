@@ -325,6 +325,43 @@ fn what_was_only_copied_up_is_no_change() {
 }
 
 #[test]
+fn names_in_other_trees_do_not_count() {
+    let mut found = Vec::new();
+    for shared in ["nothing", "below", "above"] {
+        let fixture = fixture(true);
+        let base = fixture.make(None, |root| {
+            fs::write(root.join("kept"), "1").unwrap();
+            fs::write(root.join("linked"), "2").unwrap();
+            fs::write(root.join("changed"), "3").unwrap();
+        });
+        let top = fixture.make(Some(&base), |root| {
+            // Copied up, and the same.
+            for name in ["kept", "linked"] {
+                let path = root.join(name);
+                let permissions = fs::metadata(&path).unwrap().permissions();
+                fs::set_permissions(&path, permissions).unwrap();
+            }
+            fs::hard_link(root.join("linked"), root.join("new")).unwrap();
+            fs::write(root.join("changed"), "4").unwrap();
+        });
+        // As where trees that are copied share files.
+        let of = |snapshot: &SnapshotRef| fixture.store.snapshot_dir(snapshot.id()).join("fs");
+        let elsewhere = fixture.root.path().join("state/elsewhere");
+        match shared {
+            "below" => fs::hard_link(of(&base).join("kept"), &elsewhere).unwrap(),
+            "above" => fs::hard_link(of(&top).join("kept"), &elsewhere).unwrap(),
+            _ => {}
+        }
+        let blobs = top.layers(Compression::Uncompressed, false).unwrap();
+        found.push((blobs[1].descriptor.size, listing(&top)));
+    }
+    // Three entries with their times, and the end: what was only copied up is none.
+    let (size, _) = &found[0];
+    assert!(found.iter().all(|other| other.0 == *size), "{found:?}");
+    assert_eq!(*size, 6656);
+}
+
+#[test]
 fn a_file_with_the_size_and_time_of_the_one_before_is_a_change() {
     // What is written within one tick of the clock has one time.
     let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 123_456_789);

@@ -1,6 +1,8 @@
 //! The changes that a tree makes to the tree below it.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::iter::Peekable;
@@ -78,6 +80,8 @@ pub(crate) fn layer_changes<E: From<TreeError>>(
         directory_times: reading.directory_times,
         path: Vec::new(),
         stack: Vec::new(),
+        names: OnceCell::new(),
+        names_below: OnceCell::new(),
         visit,
     };
     let root = walk.opened(upper, OsStr::new("."))?;
@@ -101,6 +105,8 @@ pub(crate) fn tree_changes<E: From<TreeError>>(
         directory_times: false,
         path: Vec::new(),
         stack: Vec::new(),
+        names: OnceCell::new(),
+        names_below: OnceCell::new(),
         visit,
     };
     let root = walk.opened(upper, OsStr::new("."))?;
@@ -116,8 +122,14 @@ struct Walk<V> {
     directory_times: bool,
     path: Vec<u8>,
     stack: Vec<Level>,
+    /// Names of files that have several, counted when it matters.
+    names: OnceCell<Names>,
+    names_below: OnceCell<Names>,
     visit: V,
 }
+
+/// How many names files have, by their inodes.
+type Names = HashMap<(u64, u64), usize>;
 
 /// A directory being visited.
 struct Level {
@@ -209,7 +221,8 @@ impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
                 }
                 let same = is_same(lower, &lower_node, &level.directory, node, name)
                     .map_err(self.fault("compare"))?
-                    && (!self.directory_times || lower_node.mtime == node.mtime);
+                    && (!self.directory_times || lower_node.mtime == node.mtime)
+                    && self.has_as_many_names(node, &lower_node)?;
                 let mode = match node.is_directory() && lower_node.is_directory() {
                     true => Mode::Layer(open()?),
                     false => Mode::New,
@@ -230,7 +243,8 @@ impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
             Mode::Whole(lower) => {
                 let lower_node = Node::at(lower, name).map_err(self.fault("read"))?;
                 let same = is_same(lower, &lower_node, &level.directory, node, name)
-                    .map_err(self.fault("compare"))?;
+                    .map_err(self.fault("compare"))?
+                    && self.has_as_many_names(node, &lower_node)?;
                 let mode = if node.is_directory() && lower_node.is_directory() {
                     Mode::Whole(open_directory_at(lower, name).map_err(self.fault("open"))?)
                 } else {
@@ -243,6 +257,35 @@ impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
                 })
             }
         }
+    }
+
+    /// A file with a new name beside it comes with all its names, so that they are one file again. Names in other trees, with which a file
+    /// may be shared at one time and not at another, do not count.
+    fn has_as_many_names(&self, node: &Node, lower_node: &Node) -> Result<bool, E> {
+        let is_one = node.inode == lower_node.inode || node.links < 2 && lower_node.links < 2;
+        let Some(root) = self
+            .stack
+            .first()
+            .filter(|_| !is_one && !node.is_directory())
+        else {
+            return Ok(true);
+        };
+        let below = match &root.mode {
+            Mode::Layer(below) | Mode::Opaque(below) | Mode::Whole(below) => below,
+            Mode::New => return Ok(true),
+        };
+        let count = |cell: &OnceCell<Names>, root, node: &Node| -> Result<usize, E> {
+            if node.links < 2 {
+                return Ok(1);
+            }
+            if cell.get().is_none() {
+                let _ = cell.set(names_in(root).map_err(self.fault("count the names of"))?);
+            }
+            let names = cell.get().and_then(|names| names.get(&node.inode));
+            Ok(names.copied().unwrap_or(1))
+        };
+        let above = count(&self.names, &root.directory, node)?;
+        Ok(above == count(&self.names_below, below, lower_node)?)
     }
 
     fn is_opaque(&self, directory: &OwnedFd, name: &OsStr) -> Result<bool, E> {
@@ -366,8 +409,7 @@ fn is_same(
         return Ok(false);
     }
     // A directory's own size and time follow from how it was filled, and come with what is in it.
-    // A file with a new name beside it comes with all its names, so that they are one file again.
-    let of_file = |node: &Node| (node.size, node.links, node.mtime);
+    let of_file = |node: &Node| (node.size, node.mtime);
     if !node.is_directory() && of_file(node) != of_file(lower_node) {
         return Ok(false);
     }
@@ -388,6 +430,24 @@ fn is_same(
         return has_same_content(lower, upper, name, node.size);
     }
     Ok(true)
+}
+
+/// How many names in a tree each file has that may have several.
+fn names_in(root: &OwnedFd) -> io::Result<Names> {
+    let mut names = Names::new();
+    let mut ahead = vec![PathBuf::from(".")];
+    while let Some(path) = ahead.pop() {
+        let directory = open_directory_at(root, path.as_os_str())?;
+        for name in sorted_names(&directory)? {
+            let node = Node::at(&directory, &name)?;
+            if node.is_directory() {
+                ahead.push(path.join(name));
+            } else if node.links > 1 {
+                *names.entry(node.inode).or_default() += 1;
+            }
+        }
+    }
+    Ok(names)
 }
 
 fn has_same_content(lower: &OwnedFd, upper: &OwnedFd, name: &OsStr, size: u64) -> io::Result<bool> {
