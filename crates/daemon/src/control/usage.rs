@@ -32,7 +32,7 @@ pub(super) async fn disk_usage(
         if infos.is_empty() && (filters.is_empty() || cached(&[])?.is_empty()) {
             return Ok((infos, Vec::new()));
         }
-        let mut others = store.overhead(&filters)?;
+        let mut others = together(store.overhead(&filters)?);
         let info = of_history(&history);
         if history.builds > 0 && Filter::parse(&filters).is_ok_and(|filter| filter.matches(&info)) {
             others.push(info);
@@ -43,11 +43,7 @@ pub(super) async fn disk_usage(
     let oldest = age(request.age_limit).and_then(|age| SystemTime::now().checked_sub(age));
     let record = infos
         .into_iter()
-        // Clients wait until nothing is in use any more, which these are for ever.
-        .chain(others.into_iter().map(|info| UsageInfo {
-            in_use: false,
-            ..info
-        }))
+        .chain(others)
         .filter(|info| oldest.is_none_or(|oldest| info.last_used_at() < oldest))
         .map(record)
         .collect();
@@ -61,6 +57,24 @@ enum ListError {
     Usage(#[from] UsageError),
     #[error(transparent)]
     History(#[from] HistoryError),
+}
+
+/// What is always there as one record: clients count records to find what leaks, and wait until none is in use any more.
+fn together(others: Vec<UsageInfo>) -> Vec<UsageInfo> {
+    let (always, mut told): (Vec<_>, Vec<_>) = others.into_iter().partition(|info| info.in_use);
+    let size = always.iter().filter_map(|info| info.size).sum();
+    let parts: Vec<_> = always
+        .iter()
+        .map(|info| format!("{} {} B", info.id, info.size.unwrap_or(0)))
+        .collect();
+    told.extend(always.into_iter().next().map(|first| UsageInfo {
+        id: "state".to_owned(),
+        description: format!("the engine's own: {}", parts.join(", ")),
+        size: Some(size),
+        in_use: false,
+        ..first
+    }));
+    told
 }
 
 fn of_history(history: &HistoryUsage) -> UsageInfo {
@@ -84,6 +98,7 @@ fn of_history(history: &HistoryUsage) -> UsageInfo {
         usage_count: 0,
         size: Some(history.bytes),
         mutable: true,
+        // No prune frees it; but see `together`.
         in_use: false,
         shared: false,
     }
