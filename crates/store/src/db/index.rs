@@ -7,8 +7,9 @@
 //! floor and length of the storage, number of pages, a page number and a place for each, and a
 //! CRC-32 of all that.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"weldidx1");
@@ -55,7 +56,15 @@ impl Index {
             .collect();
         let sum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
-        fs::write(Self::path(log), bytes)
+        // Written over: to a file that is cut off first, some file systems write what is new at once.
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(false);
+        let file = options.open(Self::path(log))?;
+        file.write_all_at(&bytes, 0)?;
+        match file.metadata()?.len() > bytes.len() as u64 {
+            true => file.set_len(bytes.len() as u64),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn remove(log: &Path) -> io::Result<()> {

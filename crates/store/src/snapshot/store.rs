@@ -228,13 +228,6 @@ impl Snapshots {
             let Some(record) = self.record(next)? else {
                 return Ok(None);
             };
-            if record.lazy.is_none() && record.origin.has_files() {
-                let files = self.directory(next).join(FILES);
-                if !files.is_dir() {
-                    tracing::warn!(snapshot = %next, path = %files.display(), "the files of a snapshot are gone");
-                    return Ok(None);
-                }
-            }
             let parents = record.origin.parents();
             let missing: Vec<_> = parents
                 .iter()
@@ -244,6 +237,13 @@ impl Snapshots {
             if !missing.is_empty() {
                 ahead.extend(missing);
                 continue;
+            }
+            if record.lazy.is_none() && record.origin.has_files() {
+                let files = self.directory(next).join(FILES);
+                if !files.is_dir() {
+                    tracing::warn!(snapshot = %next, path = %files.display(), "the files of a snapshot are gone");
+                    return Ok(None);
+                }
             }
             let parents = parents
                 .iter()
