@@ -22,7 +22,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 async fn tidy(shared: &Arc<Shared>) {
     let mut interval = tokio::time::interval(TIDY_INTERVAL);
-    let mut given_back = None;
+    let mut given_back = Some(shared.metrics.ended());
     loop {
         interval.tick().await;
         shared.builds.tidy();
@@ -32,19 +32,16 @@ async fn tidy(shared: &Arc<Shared>) {
         let ended = Some(shared.metrics.ended());
         if shared.builds.count() == 0 && ended != given_back {
             given_back = ended;
-            rest().await;
+            // It takes its time, and is of no use to anybody if it fails.
+            let _ = tokio::task::spawn_blocking(give_back).await;
         }
     }
 }
 
-/// Gives back what a burst of builds, or the start, needed.
-async fn rest() {
-    // Of no use to wait for, but it takes its time.
-    let given_back = tokio::task::spawn_blocking(|| {
-        weld_runtime::memory::give_back();
-        weld_runtime::memory::let_code_go();
-    });
-    let _ = given_back.await;
+/// Gives back the memory that a burst of builds, or the start, needed. Blocks.
+pub(super) fn give_back() {
+    weld_runtime::memory::give_back();
+    weld_runtime::memory::let_code_go();
 }
 
 async fn collect(shared: &Arc<Shared>) {

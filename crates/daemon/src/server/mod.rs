@@ -213,6 +213,8 @@ impl Server {
             tasks.spawn(debug.serve(Arc::clone(&shared)));
         }
         let serving = serve(Arc::clone(&shared), listeners, over.clone());
+        // What the start needed is not needed again.
+        housekeeping::give_back();
         notify::ready();
         let mut serving = Box::pin(serving);
         tokio::select! {
