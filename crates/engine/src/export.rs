@@ -1,16 +1,20 @@
 //! The results of a build on their way out.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use weld_export::{Built, ExportError, ExportKind, ExportRequest};
+use weld_export::{Built, ExportError, ExportKind, ExportRequest, ExportTarget};
 use weld_op::lazy::Need;
 
 use crate::error::BuildError;
 use crate::internal::Internal;
 use crate::job::JobCore;
 use crate::request::BuildResponse;
+
+/// How much more room is made each time that a result does not fit on the disk that it shares with the store, in bytes.
+const ROOM: [u64; 4] = [64 << 20, 256 << 20, 1 << 30, 4 << 30];
 
 /// Does all exports of a build, one after another: they share layers. What was built is asked for by `built`, again where a blob of it
 /// proved damaged: it is fetched or made anew then.
@@ -27,12 +31,56 @@ pub(crate) async fn all<'a>(
                 current = built().await?;
                 export(job, &current, request, &format!("{number} again")).await
             }
+            Err(error) if error.is_full_disk() && is_beside_store(job, request) => {
+                with_room(job, &current, request, number, error).await
+            }
             told => told,
         }?;
         response.attrs.extend(told.clone());
         response.exports.push(told);
     }
     Ok(response)
+}
+
+/// Whether a result goes to the disk that the store is on, where room can be made for it.
+fn is_beside_store(job: &JobCore, request: &ExportRequest) -> bool {
+    let path = match &request.target {
+        ExportTarget::File(path) | ExportTarget::Directory(path) => path,
+        ExportTarget::Nowhere | ExportTarget::Stdout | ExportTarget::Client(_) => return false,
+    };
+    let there = path.ancestors().find_map(|path| path.metadata().ok());
+    let store = job.worker.store.root().metadata();
+    let same = store.is_ok_and(|store| there.is_some_and(|there| there.dev() == store.dev()));
+    same && request.is_repeatable()
+}
+
+/// Exports again with ever more room, made of what is worth least in the store, as long as that can be had.
+async fn with_room(
+    job: &Arc<JobCore>,
+    built: &Built,
+    request: &ExportRequest,
+    number: usize,
+    full: ExportError,
+) -> Result<BTreeMap<String, String>, ExportError> {
+    let mut last = full;
+    for (round, more) in ROOM.into_iter().enumerate() {
+        let space = job.worker.store.space().clone();
+        let root = job.worker.store.root().to_owned();
+        let made = tokio::task::spawn_blocking(move || {
+            // What was written is gone again, and did not suffice.
+            let free = rustix::fs::statvfs(&root).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+            space.ensure(free.saturating_add(more))
+        });
+        if !matches!(made.await, Ok(Ok(()))) {
+            return Err(last);
+        }
+        let key = format!("{number} with room {round}");
+        match export(job, built, request, &key).await {
+            Err(error) if error.is_full_disk() => last = error,
+            told => return told,
+        }
+    }
+    Err(last)
 }
 
 async fn export(

@@ -79,22 +79,27 @@ impl Check {
     }
 }
 
-/// The blob that proved damaged, if that is why something failed.
-fn damaged_blob<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Digest> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(damaged) = error.downcast_ref::<DamagedBlob>() {
-            return Some(&damaged.digest);
-        }
+/// An error and what it comes of, one after the other.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        let error = *error;
+        // What such an error holds is not its source, which is that of what it holds.
         let held = error
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref);
-        next = match held {
-            Some(held) => Some(held),
+        match held {
+            Some(held) => Some(held as &(dyn Error + 'static)),
             None => error.source(),
-        };
-    }
-    None
+        }
+    })
+}
+
+/// The blob that proved damaged, if that is why something failed.
+fn damaged_blob<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Digest> {
+    let damaged = causes(error).find_map(|error| error.downcast_ref::<DamagedBlob>());
+    damaged.map(|damaged| &damaged.digest)
 }
 
 /// Drops those blobs that are why an export failed, of `doubted` ones and of what the error names: they are fetched or made again then.

@@ -5,10 +5,10 @@ use weld_digest::Digest;
 use weld_fileset::WalkError;
 use weld_source::reference::ParseReferenceError;
 use weld_source::registry::RegistryError;
-use weld_store::BlobError;
 use weld_store::snapshot::SnapshotError;
+use weld_store::{BlobError, SpaceError};
 
-use crate::{AttestationError, ConfigError, OptionError};
+use crate::{AttestationError, ConfigError, OptionError, checked};
 
 /// Why a result was not exported.
 #[derive(Debug, thiserror::Error)]
@@ -215,6 +215,19 @@ pub enum ExportError {
 }
 
 impl ExportError {
+    /// Whether there was no room for it, where it was written or in the store.
+    pub fn is_full_disk(&self) -> bool {
+        checked::causes(self).any(|error| {
+            let kind = error.downcast_ref().map(io::Error::kind);
+            error.is::<SpaceError>()
+                || error.is::<Box<SpaceError>>()
+                || matches!(
+                    kind,
+                    Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                )
+        })
+    }
+
     /// Whether no result could ever be exported as it was asked for.
     pub const fn is_request_error(&self) -> bool {
         matches!(

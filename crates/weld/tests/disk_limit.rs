@@ -98,6 +98,42 @@ fn builds_go_on_on_a_disk_that_their_results_would_fill_many_times() {
 }
 
 #[test]
+fn what_is_exported_to_the_same_disk_has_room_made_for_it() {
+    let bed = Bed::new();
+    let Some(_disk) = SmallDisk::mount(&bed, 160) else {
+        return;
+    };
+    let root = bed.path("state/root");
+    let build = |output: &str| {
+        let mut command = bed.build_command(&[], &["--output", output]);
+        ended(command.env("WELD_ROOT", &root).output().unwrap())
+    };
+    for number in 0..4 {
+        bed.dockerfile(&format!(
+            "FROM scratch\nCOPY --from=base / /\n{}",
+            writes(number, 25)
+        ));
+        build("type=cacheonly").ok();
+    }
+    // Twice in the store, and once more beside it.
+    bed.dockerfile(&format!("FROM base\n{}", writes(9, 42)));
+    for kind in ["oci", "local"] {
+        let dest = bed.path("state/out");
+        let _ = std::fs::remove_dir_all(&dest);
+        let _ = std::fs::remove_file(&dest);
+        build(&format!("type={kind},dest={}", dest.display())).ok();
+    }
+    bed.dockerfile(&format!("FROM base\n{}", writes(10, 50)));
+    let too_much = build(&format!(
+        "type=oci,dest={}",
+        bed.path("state/other").display()
+    ));
+    too_much.fails(&["is full"]);
+    bed.dockerfile(&format!("FROM base\n{}", writes(11, 10)));
+    build("type=cacheonly").ok();
+}
+
+#[test]
 fn a_cache_does_not_take_the_room_that_a_build_without_it_has() {
     let bed = Bed::new();
     let cache = bed.path("cache");
