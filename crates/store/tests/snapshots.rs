@@ -10,7 +10,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use support::{Listing, kept, list, ops, perform};
 use weld_store::layer::Compression;
-use weld_store::snapshot::{SnapshotError, SnapshotRef, Snapshots};
+use weld_store::snapshot::{LayerOptions, SnapshotError, SnapshotRef, Snapshots};
 use weld_store::{NewUsage, Object, RecordType, Store, StoreOptions};
 
 fn usage() -> NewUsage {
@@ -359,6 +359,30 @@ fn names_in_other_trees_do_not_count() {
     let (size, _) = &found[0];
     assert!(found.iter().all(|other| other.0 == *size), "{found:?}");
     assert_eq!(*size, 6656);
+}
+
+#[test]
+fn what_differs_by_times_that_are_not_written_is_no_change() {
+    let fixture = fixture(true);
+    let at = |seconds: u64| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    let write = |root: &Path, seconds| {
+        fs::write(root.join("file"), "same").unwrap();
+        let file = fs::File::options().write(true).open(root.join("file"));
+        file.unwrap().set_modified(at(seconds)).unwrap();
+    };
+    let base = fixture.make(None, |root| write(root, 1_700_000_000));
+    let top = fixture.make(Some(&base), |root| write(root, 1_700_000_001));
+    let size = |max_mtime| {
+        let options = LayerOptions {
+            max_mtime,
+            ..LayerOptions::new(Compression::Uncompressed)
+        };
+        top.layer(&options).unwrap().descriptor.size
+    };
+    let empty = 1024;
+    assert!(size(None) > empty);
+    assert!(size(Some(1_700_000_001)) > empty);
+    assert_eq!(size(Some(1_700_000_000)), empty);
 }
 
 #[test]

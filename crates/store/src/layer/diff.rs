@@ -14,7 +14,9 @@ use rustix::io::Errno;
 use super::compress::LayerWriter;
 use super::{Entry, EntryKind, LayerError, WHITEOUT_PREFIX};
 use crate::snapshot::FileTime;
-use crate::snapshot::changes::{Change, Found, Reading, TreeError, layer_changes, tree_changes};
+use crate::snapshot::changes::{
+    Change, Found, Reading, TreeError, layer_changes, tree_changes_until,
+};
 use crate::snapshot::node::{
     Node, Xattrs, is_overlay_attribute, open_file_at, read_link_at, xattrs_at, xattrs_of,
 };
@@ -78,10 +80,13 @@ pub fn write_diff(
             let reading = Reading {
                 userxattr,
                 directory_times: false,
+                max_mtime: options.max_mtime,
             };
             layer_changes(upper, below, reading, visit)
         }
-        DiffSource::Trees { lower, upper } => tree_changes(lower, upper, visit),
+        DiffSource::Trees { lower, upper } => {
+            tree_changes_until(lower, upper, options.max_mtime, visit)
+        }
     }
 }
 
@@ -248,19 +253,8 @@ fn entry(found: &Found<'_>, kind: EntryKind, mut xattrs: Xattrs, options: DiffOp
         mode: found.node.mode,
         uid: found.node.uid,
         gid: found.node.gid,
-        mtime: clamped(found.node.mtime, options),
+        mtime: found.node.mtime.at_most(options.max_mtime),
         xattrs,
-    }
-}
-
-/// A time, or the latest that is allowed.
-pub(super) fn clamped(mtime: FileTime, options: DiffOptions) -> FileTime {
-    match options.max_mtime {
-        Some(seconds) if mtime.seconds >= seconds => FileTime {
-            seconds,
-            nanoseconds: 0,
-        },
-        _ => mtime,
     }
 }
 

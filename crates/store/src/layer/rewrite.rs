@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 use std::os::unix::ffi::OsStrExt;
 
 use super::compress::LayerWriter;
-use super::diff::{DiffOptions, clamped};
+use super::diff::DiffOptions;
 use super::{EntryKind, LayerError, TarReader};
 
 /// Writes the files of an uncompressed archive, all as they are but for what `options` ask.
@@ -15,7 +15,7 @@ pub fn rewrite<R: BufRead>(
 ) -> Result<(), LayerError> {
     let mut reader = TarReader::new(archive);
     while let Some(mut entry) = reader.next_entry()? {
-        entry.mtime = clamped(entry.mtime, options);
+        entry.mtime = entry.mtime.at_most(options.max_mtime);
         to.tar.entry(&entry).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => LayerError::Entry {
                 path: std::ffi::OsStr::from_bytes(&entry.path).into(),

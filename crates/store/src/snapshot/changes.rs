@@ -63,6 +63,8 @@ pub(crate) struct Reading {
     /// A directory of another time is a change, not only what is in it: a tree that changes are
     /// applied to becomes exactly what the overlay shows.
     pub(crate) directory_times: bool,
+    /// What is as late as this, in seconds since 1970, or later, counts as of this time.
+    pub(crate) max_mtime: Option<i64>,
 }
 
 /// Visits the changes that an overlay's upper directory makes to the tree `below`.
@@ -78,6 +80,7 @@ pub(crate) fn layer_changes<E: From<TreeError>>(
     let walk = Walk {
         opaque: opaque_attribute(reading.userxattr),
         directory_times: reading.directory_times,
+        max_mtime: reading.max_mtime,
         path: Vec::new(),
         stack: Vec::new(),
         names: OnceCell::new(),
@@ -100,9 +103,20 @@ pub(crate) fn tree_changes<E: From<TreeError>>(
     upper: BorrowedFd<'_>,
     visit: impl FnMut(Change<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
+    tree_changes_until(lower, upper, None, visit)
+}
+
+/// The same, where what is as late as `max_mtime`, in seconds since 1970, or later, counts as of this time.
+pub(crate) fn tree_changes_until<E: From<TreeError>>(
+    lower: Option<BorrowedFd<'_>>,
+    upper: BorrowedFd<'_>,
+    max_mtime: Option<i64>,
+    visit: impl FnMut(Change<'_>) -> Result<(), E>,
+) -> Result<(), E> {
     let walk = Walk {
         opaque: opaque_attribute(false),
         directory_times: false,
+        max_mtime,
         path: Vec::new(),
         stack: Vec::new(),
         names: OnceCell::new(),
@@ -120,6 +134,7 @@ pub(crate) fn tree_changes<E: From<TreeError>>(
 struct Walk<V> {
     opaque: &'static str,
     directory_times: bool,
+    max_mtime: Option<i64>,
     path: Vec<u8>,
     stack: Vec<Level>,
     /// Names of files that have several, counted when it matters.
@@ -219,8 +234,15 @@ impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
                         false => Mode::New,
                     }));
                 }
-                let same = is_same(lower, &lower_node, &level.directory, node, name)
-                    .map_err(self.fault("compare"))?
+                let same = is_same(
+                    lower,
+                    &lower_node,
+                    &level.directory,
+                    node,
+                    name,
+                    self.max_mtime,
+                )
+                .map_err(self.fault("compare"))?
                     && (!self.directory_times || lower_node.mtime == node.mtime)
                     && self.has_as_many_names(node, &lower_node)?;
                 let mode = match node.is_directory() && lower_node.is_directory() {
@@ -242,8 +264,15 @@ impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
             }
             Mode::Whole(lower) => {
                 let lower_node = Node::at(lower, name).map_err(self.fault("read"))?;
-                let same = is_same(lower, &lower_node, &level.directory, node, name)
-                    .map_err(self.fault("compare"))?
+                let same = is_same(
+                    lower,
+                    &lower_node,
+                    &level.directory,
+                    node,
+                    name,
+                    self.max_mtime,
+                )
+                .map_err(self.fault("compare"))?
                     && self.has_as_many_names(node, &lower_node)?;
                 let mode = if node.is_directory() && lower_node.is_directory() {
                     Mode::Whole(open_directory_at(lower, name).map_err(self.fault("open"))?)
@@ -400,6 +429,7 @@ fn is_same(
     upper: &OwnedFd,
     node: &Node,
     name: &OsStr,
+    max_mtime: Option<i64>,
 ) -> io::Result<bool> {
     if node.inode == lower_node.inode {
         return Ok(true);
@@ -409,7 +439,7 @@ fn is_same(
         return Ok(false);
     }
     // A directory's own size and time follow from how it was filled, and come with what is in it.
-    let of_file = |node: &Node| (node.size, node.mtime);
+    let of_file = |node: &Node| (node.size, node.mtime.at_most(max_mtime));
     if !node.is_directory() && of_file(node) != of_file(lower_node) {
         return Ok(false);
     }

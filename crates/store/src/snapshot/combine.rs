@@ -237,6 +237,7 @@ impl SnapshotRef {
                 Reading {
                     userxattr: self.userxattr(),
                     directory_times: false,
+                    max_mtime: None,
                 },
                 visit,
             ),
@@ -358,6 +359,7 @@ impl SnapshotRef {
                 Reading {
                     userxattr: self.userxattr(),
                     directory_times: true,
+                    max_mtime: None,
                 },
                 |change| farm.change(change),
             )

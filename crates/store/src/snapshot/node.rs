@@ -22,6 +22,17 @@ pub struct FileTime {
 }
 
 impl FileTime {
+    /// The time, or the beginning of the latest second that is allowed.
+    pub(crate) fn at_most(self, latest: Option<i64>) -> Self {
+        match latest {
+            Some(seconds) if self.seconds >= seconds => Self {
+                seconds,
+                nanoseconds: 0,
+            },
+            _ => self,
+        }
+    }
+
     pub(crate) fn timespec(self) -> Timespec {
         Timespec {
             tv_sec: self.seconds,
