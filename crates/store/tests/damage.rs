@@ -292,3 +292,42 @@ fn a_panic_of_the_database_at_a_file_that_makes_no_sense_need_not_be_told() {
     std::panic::set_hook(hook);
     assert!(!told.load(std::sync::atomic::Ordering::Relaxed));
 }
+
+#[test]
+fn a_log_that_is_another_or_gone_is_told_where_nothing_was_applied_yet() {
+    type Act = fn(&Path);
+    let acts: [(&str, Act); 4] = [
+        ("zeros", |log| {
+            let length = fs::metadata(log).unwrap().len();
+            fs::write(log, vec![0; length as usize]).unwrap();
+        }),
+        ("a flip in its header", |log| {
+            let file = fs::File::options().write(true).open(log).unwrap();
+            file.write_all_at(&[0x40], 10).unwrap();
+        }),
+        ("gone", |log| fs::remove_file(log).unwrap()),
+        ("gone with its index", |log| {
+            fs::remove_file(log).unwrap();
+            fs::remove_file(log.with_extension("index")).unwrap();
+        }),
+    ];
+    for checkpointed in [false, true] {
+        for (name, act) in acts {
+            let damaged = Damaged::new();
+            let root = tempfile::tempdir().unwrap();
+            let damaged = match checkpointed {
+                true => damaged,
+                false => Damaged { root, ..damaged },
+            };
+            let store = open(damaged.root.path());
+            let (pin, later) = make_result(&store, &Made::default());
+            store.db().flush().unwrap();
+            drop((pin, store));
+            let log = damaged.log();
+            act(&log);
+            let store = damaged.mended(&log, None);
+            assert!(store.results().load(later).unwrap().is_none(), "{name}");
+            assert_eq!(store.check(|_| ()).unwrap().problems, [], "{name}");
+        }
+    }
+}

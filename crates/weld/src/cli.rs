@@ -251,7 +251,42 @@ fn with_engine(cli: &Cli, input: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
     let input = decoded(input)?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
-        let tracer = trace::tracer(&cli.command)?;
+        let cancel = CancellationToken::new();
+        // Until the end: a second signal ends what winds down, too.
+        let _signals = on_signals(cancel.clone());
+        let done = in_process(&cli.command, config.clone(), input.clone(), &cancel).await;
+        match done {
+            Done {
+                result: Err(_),
+                is_damaged: true,
+            } if !cancel.is_cancelled() && is_repeatable(&cli.command) => {
+                streams::tell("WARNING: the state database is damaged: the command begins anew");
+                let again = in_process(&cli.command, config, input, &cancel);
+                again.await.result
+            }
+            done => done.result,
+        }
+    });
+    leave(runtime);
+    result
+}
+
+/// What became of a command in this process.
+struct Done {
+    result: Result<Vec<u8>, Failure>,
+    /// The database proved damaged, which the next to open it mends.
+    is_damaged: bool,
+}
+
+async fn in_process(
+    wanted: &Command,
+    config: Config,
+    input: Option<Definition>,
+    cancel: &CancellationToken,
+) -> Done {
+    let mut is_damaged = false;
+    let result = async {
+        let tracer = trace::tracer(wanted)?;
         let sink = tracer.clone().map(|tracer| Arc::new(tracer) as _);
         let mut engine = Engine::open_traced(config, sink).await?;
         for mended in engine.store().mended() {
@@ -260,18 +295,25 @@ fn with_engine(cli: &Cli, input: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
         let images = Arc::new(ImageFrontend::new(Vec::new()));
         engine.add_frontend(IMAGE_FRONTEND, images);
         let worker = Worker::Engine(engine);
-        let cancel = CancellationToken::new();
-        // Until the end: a second signal ends what winds down, too.
-        let _signals = on_signals(cancel.clone());
-        let result = command(&worker, &cli.command, input, cancel).await;
+        let result = command(&worker, wanted, input, cancel.clone()).await;
         if let Worker::Engine(engine) = worker {
+            is_damaged = engine.store().db().is_suspect();
             engine.close().await;
         }
         trace::finish(tracer).await;
         result
-    });
-    leave(runtime);
-    result
+    }
+    .await;
+    Done { result, is_damaged }
+}
+
+/// Whether a command can be done again.
+fn is_repeatable(command: &Command) -> bool {
+    match command {
+        Command::Build(args) => !args.has_streams(),
+        Command::Store(_) => false,
+        _ => true,
+    }
 }
 
 /// Does a command; what is to be printed when the worker is closed.

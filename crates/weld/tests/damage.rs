@@ -121,3 +121,61 @@ fn a_daemon_begins_by_itself() {
         bed.run(&["store", "check"]).ok();
     }
 }
+
+/// As [`built`], with so many blobs that opening the database does not look at all of it; the middle of its file is overwritten.
+fn torn() -> Bed {
+    let bed = built();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let engine = Engine::open(Config::new(bed.path("state"))).await.unwrap();
+        for number in 0..3_000 {
+            let content = format!("blob {number}");
+            let blob = engine
+                .store()
+                .blobs()
+                .put(content.as_bytes(), Default::default());
+            let object = blob.unwrap().pin().object().clone();
+            engine
+                .store()
+                .results()
+                .save(vec![object], Vec::new())
+                .unwrap();
+        }
+        engine.store().db().flush().unwrap();
+        engine.store().db().checkpoint().unwrap();
+        engine.close().await;
+    });
+    let path = bed.path("state/db/state.redb");
+    let mut content = std::fs::read(&path).unwrap();
+    let (from, to) = (content.len() / 4, content.len() / 2);
+    content[from / 4096 * 4096..to].fill(0);
+    std::fs::write(&path, content).unwrap();
+    bed
+}
+
+#[test]
+fn a_command_that_meets_torn_pages_has_them_mended() {
+    let bed = torn();
+    let told = bed.run(&["du"]).ok();
+    assert!(!told.stderr.contains("panicked at"), "{}", told.stderr);
+    let file = bed.path("state/db/state.redb").display().to_string();
+    // When it is opened, or where it is met: then the command begins anew.
+    assert!(told.stderr.contains(&file), "{}", told.stderr);
+    bed.build(&[]).ok();
+    bed.run(&["store", "check"]).ok();
+}
+
+#[test]
+fn a_daemon_that_meets_torn_pages_mends_them() {
+    let bed = torn();
+    let daemon = support::kept::Daemon::start(&bed);
+    let begun = std::time::Instant::now();
+    while bed.run(&["du", "--addr", &daemon.address]).code != Some(0) {
+        assert!(begun.elapsed().as_secs() < 30, "{}", daemon.stop());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    bed.build(&["--addr", &daemon.address]).ok();
+    let log = daemon.stop();
+    assert!(log.contains("is damaged"), "{log}");
+    bed.run(&["store", "check"]).ok();
+}

@@ -191,6 +191,42 @@ fn a_base_whose_blob_is_gone_is_fetched_again() {
 }
 
 #[test]
+fn documents_of_a_base_that_the_disk_changed_are_fetched_again() {
+    let registry = Registry::start().unwrap();
+    registry
+        .push_layout(base_layout(), "latest", "base")
+        .unwrap();
+    let bed = Bed::new();
+    bed.dockerfile(&format!("FROM {}/base\nRUN echo x > /x\n", registry.host()));
+    let id = bed.path("id").display().to_string();
+    let build = |pinned: &str| {
+        let output = output(&bed, "oci") + ",rewrite-timestamp=true";
+        let epoch = [("SOURCE_DATE_EPOCH", "1")];
+        let built = bed.build_with(&epoch, &["--iidfile", &id, "--output", &output, pinned]);
+        built.ok();
+        std::fs::read_to_string(&id).unwrap()
+    };
+    let before = build("--pull");
+    let blobs = bed.path("state/content/blobs/sha256");
+    let documents = || {
+        let all = blobs.read_dir().unwrap().map(|entry| entry.unwrap().path());
+        let is_json = |path: &PathBuf| std::fs::read(path).unwrap().starts_with(b"{");
+        all.filter(is_json).collect::<Vec<_>>()
+    };
+    // A value that is another and still makes sense, and nonsense.
+    for (from, to) in [("linux", "linuz"), ("\"", " ")] {
+        for path in documents() {
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        }
+        for flag in ["--pull", "--no-cache"] {
+            assert_eq!(build(flag), before, "{from} {flag}");
+        }
+        bed.run(&["store", "check", "--repair"]);
+    }
+}
+
+#[test]
 fn a_base_that_nobody_has_any_more_is_made_again_of_its_files() {
     let bed = Bed::new();
     bed.dockerfile("FROM base\nRUN echo x > /x\n");

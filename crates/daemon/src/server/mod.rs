@@ -34,6 +34,9 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// How long builds that were cancelled may take to end.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often is looked whether the database proved damaged.
+const DAMAGE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Why a daemon cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -54,6 +57,9 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+    /// Its database is damaged. Opened anew, it mends that.
+    #[error("the state database is damaged")]
+    Damaged,
     /// Spans cannot be passed on.
     #[error(transparent)]
     Telemetry(#[from] ForwardError),
@@ -217,11 +223,15 @@ impl Server {
         housekeeping::give_back();
         notify::ready();
         let mut serving = Box::pin(serving);
+        let mut ended = Ok(());
         tokio::select! {
             served = &mut serving => return served,
             () = stop.cancelled() => {}
+            () = damage(&shared) => ended = Err(ServeError::Damaged),
         }
-        notify::stopping();
+        if ended.is_ok() {
+            notify::stopping();
+        }
         drain(&shared).await;
         over.cancel();
         // Streams that clients keep open would hold it for ever.
@@ -232,9 +242,15 @@ impl Server {
             && let Ok(engine) = Arc::try_unwrap(shared.engine)
         {
             engine.close().await;
-            return Ok(());
         }
-        Ok(())
+        ended
+    }
+}
+
+/// Returns when the database proved damaged.
+async fn damage(shared: &Shared) {
+    while !shared.engine.store().db().is_suspect() {
+        tokio::time::sleep(DAMAGE_INTERVAL).await;
     }
 }
 

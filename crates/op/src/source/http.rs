@@ -310,10 +310,13 @@ impl Http {
                 name: name.clone(),
                 source: Box::new(source),
             };
-            let Some(blob) = worker.store.blobs().get(&digest).map_err(blob_error)? else {
+            let blobs = worker.store.blobs();
+            let Some(json) = blobs
+                .document(&digest, MAX_REMEMBERED)
+                .map_err(blob_error)?
+            else {
                 return Ok(None);
             };
-            let json = blob.read_all(MAX_REMEMBERED).map_err(blob_error)?;
             // What another version wrote is fetched anew.
             let Ok(remembered) = serde_json::from_slice::<Remembered>(&json) else {
                 return Ok(None);

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
-use weld_digest::Digest;
+use weld_digest::{Digest, Hasher};
 
 use crate::db::{Db, DbError, decode, encode};
 use crate::durability::Sequence;
@@ -134,6 +134,22 @@ impl Blobs {
             pin,
             blobs: self.clone(),
         }))
+    }
+
+    /// The content of a document that is not longer than `limit` bytes, or `None` if it is not there. One that is not what its digest
+    /// says is dropped, and so not there.
+    pub fn document(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, BlobError> {
+        let Some(blob) = self.get(digest)? else {
+            return Ok(None);
+        };
+        let content = blob.read_all(limit)?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        hasher.update(&content);
+        if hasher.finish() == *digest {
+            return Ok(Some(content));
+        }
+        self.discard_if_damaged(digest)?;
+        Ok(None)
     }
 
     /// Looks at the content of a blob of which a reader says that it is wrong. One that is not what its digest says loses its file, so

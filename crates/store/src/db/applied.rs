@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::DbError;
+use super::index::Index;
 use super::log::Log;
 use super::storage::{FILE, log_path};
 
@@ -62,7 +63,15 @@ pub(super) fn from_logs(directory: &Path) -> io::Result<Applied> {
         Err(error) => return Err(error),
     };
     let (even, odd) = (log_path(directory, 0), log_path(directory, 1));
-    let generations = [Log::generation_of(&even)?, Log::generation_of(&odd)?];
+    let mut generations = [Log::generation_of(&even)?, Log::generation_of(&odd)?];
+    for (parity, (path, generation)) in [&even, &odd].into_iter().zip(&mut generations).enumerate()
+    {
+        // One that its name or its index contradicts is not known.
+        let index = Index::read(path).map(|index| index.generation);
+        *generation = generation.filter(|found| {
+            *found % 2 == parity as u64 && index.is_none_or(|index| index == *found)
+        });
+    }
     let newest = generations.into_iter().flatten().max();
     let oldest = generations.into_iter().flatten().min();
     let first = match (oldest, newest) {

@@ -140,6 +140,11 @@ impl Db {
         ticket.wait()
     }
 
+    /// Whether something that was read made no sense: opening it anew looks for the damage, and mends what can be mended.
+    pub fn is_suspect(&self) -> bool {
+        self.0.engine.storage().is_suspect()
+    }
+
     /// Moves what is committed from the log into the database's file and syncs it; this also
     /// happens by itself in the background when the log has grown.
     pub fn checkpoint(&self) -> Result<(), DbError> {

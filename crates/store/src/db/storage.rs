@@ -16,6 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::StorageBackend;
@@ -51,6 +52,8 @@ pub(super) struct Storage {
     checkpoint: Mutex<()>,
     /// Why the database could not read or write. It then refuses all that follows, without saying why.
     failure: Mutex<Option<Arc<io::Error>>>,
+    /// Something that was read since it was opened made no sense.
+    is_suspect: AtomicBool,
     /// What was found damaged when it was opened, and is mended.
     mended: Vec<Damage>,
 }
@@ -132,6 +135,8 @@ impl Storage {
     /// mended, where that can be.
     pub(super) fn open(directory: &Path, boot: u64, mend: bool) -> Result<Self, DbError> {
         fs::create_dir_all(directory)?;
+        // It has a log from its beginning on.
+        let was_used = directory.join(FILE).exists();
         let mut mended = Vec::new();
         let note = match applied::read(directory) {
             Err(error) if mend && error.is_damage() => {
@@ -163,7 +168,7 @@ impl Storage {
             }
             let outcome = "what was committed in the last moments before is lost";
             mended.push(Damage { error, outcome });
-        } else if mend && let Some(error) = cut_log(directory, note.generation, boot)? {
+        } else if mend && let Some(error) = cut_log(directory, note.generation, boot, was_used)? {
             let outcome = "what was committed behind that is lost";
             mended.push(Damage { error, outcome });
         }
@@ -193,6 +198,7 @@ impl Storage {
             state: RwLock::new(state),
             checkpoint: Mutex::default(),
             failure: Mutex::default(),
+            is_suspect: AtomicBool::new(false),
             mended,
         })
     }
@@ -226,8 +232,14 @@ impl Storage {
         self.directory.join(SUSPECT)
     }
 
+    /// Whether the next opening verifies every page, for what was read since this one.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.is_suspect.load(Ordering::Relaxed)
+    }
+
     /// Has the next opening verify every page.
     pub(super) fn suspect(&self, error: &DbError) {
+        self.is_suspect.store(true, Ordering::Relaxed);
         let path = self.suspicion();
         if !path.exists() && fs::write(&path, format!("{error}\n")).is_ok() {
             tracing::error!(%error, file = %self.file().display(), "the state database may be damaged: it is verified when it is opened next");

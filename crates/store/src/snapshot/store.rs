@@ -183,6 +183,7 @@ impl Snapshots {
         let pin = self.0.store.pins().pin(Object::Snapshot(id));
         let directory = self.directory(id);
         let files = directory.join(FILES);
+        self.vacate(id, &directory)?;
         fs::create_dir(&directory)
             .and_then(|()| fs::create_dir(&files))
             .map_err(SnapshotError::file(id, "create", &files))?;
@@ -197,6 +198,14 @@ impl Snapshots {
             directory,
             parent.cloned(),
         ))
+    }
+
+    /// Removes what is in the place of a new snapshot: it is of a database that lost what it knew of it.
+    fn vacate(&self, id: SnapshotId, directory: &Path) -> Result<(), SnapshotError> {
+        if directory.exists() && self.record(id)?.is_none() {
+            self.take_away(directory);
+        }
+        Ok(())
     }
 
     fn clone_tree(&self, from: &SnapshotRef, to: &MutableSnapshot) -> Result<(), SnapshotError> {
@@ -373,6 +382,7 @@ impl Snapshots {
         let parents = self.parents(&record)?;
         // The directory is there for what is derived, such as content keys.
         let directory = self.directory(id);
+        self.vacate(id, &directory)?;
         fs::create_dir(&directory).map_err(SnapshotError::file(id, "create", &directory))?;
         self.save(id, record.clone(), Some(usage))?;
         Ok(self.enter(Shared::new(self.clone(), id, record, parents, pin)))

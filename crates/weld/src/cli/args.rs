@@ -212,6 +212,19 @@ pub(crate) struct BuildArgs {
     pub(crate) context: String,
 }
 
+impl BuildArgs {
+    /// Whether it reads standard input, or writes a result to standard output: it is not to be done twice.
+    pub(crate) fn has_streams(&self) -> bool {
+        let is_stream = |output: &String| {
+            let mut fields = output.split(',').map(str::trim);
+            output == "-" || fields.any(|field| field == "dest=-")
+        };
+        self.context == "-"
+            || self.file.as_deref() == Some("-")
+            || self.outputs.iter().any(is_stream)
+    }
+}
+
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct CacheArgs {
     /// Read a build cache: type=registry,ref=NAME (a cache, or an image with one in it),

@@ -4,20 +4,26 @@
 mod unsupported;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, ValueHint};
 use tokio_util::sync::CancellationToken;
-use weld_daemon::Server;
 use weld_daemon::config::{
     DaemonConfig, GcSizes, LogFormat, LogLevel, OtlpConfig, Space, TlsConfig, default_gc, duration,
 };
+use weld_daemon::{ServeError, Server};
 use weld_engine::RuntimeKind;
 
 use super::args::Snapshotter;
 use super::home::Home;
 use super::report::Failure;
 use unsupported::Unsupported;
+
+/// So often in a row a daemon begins anew whose database proves damaged.
+const MENDINGS: u32 = 3;
+/// A database that was good for so long was mended.
+const MENDED: Duration = Duration::from_secs(60);
 
 /// The file names under which the command is a daemon at once.
 const DAEMON_NAME: &str = "buildkitd";
@@ -181,11 +187,25 @@ pub(crate) fn run(place: &Place, args: &DaemonArgs) -> Result<(), Failure> {
 async fn serve(config: DaemonConfig) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let signals = tokio::spawn(on_signals(stop.clone()));
-    let server = Server::bind(config).await?;
-    for address in server.addresses() {
-        tracing::info!("running server on {address}");
-    }
-    let served = server.run(stop).await;
+    let mut mended = 0;
+    let served = loop {
+        let begun = Instant::now();
+        let server = Server::bind(config.clone()).await?;
+        for address in server.addresses() {
+            tracing::info!("running server on {address}");
+        }
+        match server.run(stop.clone()).await {
+            Err(ServeError::Damaged) if mended < MENDINGS || begun.elapsed() > MENDED => {
+                mended = if begun.elapsed() > MENDED {
+                    1
+                } else {
+                    mended + 1
+                };
+                tracing::warn!("the state database is damaged: the daemon begins anew");
+            }
+            served => break served,
+        }
+    };
     signals.abort();
     Ok(served?)
 }

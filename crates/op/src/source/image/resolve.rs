@@ -194,13 +194,13 @@ impl Worker {
             if store.db().read(|tx| names::get(tx, &name))?.is_none() {
                 return Ok(None);
             }
-            match store.blobs().get(&wanted)? {
-                Some(blob) if blob.size() <= MAX_CONFIG => {
-                    let media_type = blob.info().media_type.clone().unwrap_or_default();
-                    Ok(Some((blob.read_all(MAX_CONFIG)?, media_type)))
-                }
-                Some(_) | None => Ok(None),
-            }
+            let blob = store.blobs().get(&wanted)?;
+            let Some(blob) = blob.filter(|blob| blob.size() <= MAX_CONFIG) else {
+                return Ok(None);
+            };
+            let media_type = blob.info().media_type.clone().unwrap_or_default();
+            let content = store.blobs().document(&wanted, MAX_CONFIG)?;
+            Ok(content.map(|content| (content, media_type)))
         })
         .await?;
         let found = found.map_err(|source: BlobError| store_error(reference, source))?;
@@ -322,11 +322,7 @@ impl Worker {
         descriptor: &Descriptor,
     ) -> Result<Option<Bytes>, ImageError> {
         let (blobs, digest) = (self.store.blobs().clone(), descriptor.digest.clone());
-        let found = off_reactor(move || match blobs.get(&digest)? {
-            Some(blob) => blob.read_all(MAX_CONFIG).map(Some),
-            None => Ok(None),
-        })
-        .await?;
+        let found = off_reactor(move || blobs.document(&digest, MAX_CONFIG)).await?;
         let found = found.map_err(|source| store_error(reference, source))?;
         Ok(found.map(Bytes::from))
     }

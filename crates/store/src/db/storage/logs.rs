@@ -58,23 +58,41 @@ pub(super) fn damaged_log(directory: &Path, applied: u64) -> io::Result<Option<D
     }))
 }
 
-/// How a log lost what its index, written at a clean end, tells of. Where the machine went down since, that is to be expected.
-pub(super) fn cut_log(directory: &Path, applied: u64, boot: u64) -> io::Result<Option<DbError>> {
+/// How a log lost what was in it, as far as its index, written at a clean end, or `was_used` tells. Where the machine went down since, that
+/// is to be expected.
+pub(super) fn cut_log(
+    directory: &Path,
+    applied: u64,
+    boot: u64,
+    was_used: bool,
+) -> io::Result<Option<DbError>> {
     let path = log_path(directory, applied + 1);
+    let damaged = |reason: String| {
+        let path = path.clone();
+        Ok(Some(DbError::Damaged { path, reason }))
+    };
+    let length = match fs::metadata(&path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match was_used {
+                true => damaged("it is not there".to_owned()),
+                false => Ok(None),
+            };
+        }
+        Err(error) => return Err(error),
+    };
     let index = Index::read(&path).filter(|index| index.generation == applied + 1);
     let Some(index) = index else {
         return Ok(None);
     };
-    let length = match fs::metadata(&path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
-    };
-    if length >= index.end || Log::boot_of(&path)?.is_some_and(|begun| begun != boot) {
-        return Ok(None);
+    if Log::generation_of(&path)? == Some(index.generation) {
+        let is_older = Log::boot_of(&path)?.is_some_and(|begun| begun != boot);
+        if length >= index.end || is_older {
+            return Ok(None);
+        }
     }
-    Ok(Some(DbError::Damaged {
-        path,
-        reason: format!("it is cut off, at {length} of {} bytes", index.end),
-    }))
+    if length < index.end {
+        return damaged(format!("it is cut off, at {length} of {} bytes", index.end));
+    }
+    damaged("it is not the log that its index tells of".to_owned())
 }
