@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -174,7 +175,7 @@ fn own_command() -> String {
                 command.push_str(name);
                 command.push_str("=…");
             }
-            None => command.push_str(&argument),
+            None => command.push_str(&without_user(&argument)),
         }
     }
     if command.len() > MAX_COMMAND_LEN {
@@ -185,11 +186,35 @@ fn own_command() -> String {
     command
 }
 
+/// An argument that is a URL, without user and password.
+fn without_user(argument: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = argument.split_once("://") else {
+        return Cow::Borrowed(argument);
+    };
+    let authority = rest.find(['/', '?', '#']).map_or(rest, |end| &rest[..end]);
+    match authority.rfind('@') {
+        Some(at) => Cow::Owned(format!("{scheme}://…{}", &rest[at..])),
+        None => Cow::Borrowed(argument),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn urls_of_a_command_line_have_no_credentials() {
+        for (given, shown) in [
+            ("https://u:p@host/x@y", "https://…@host/x@y"),
+            ("https://host/x@y", "https://host/x@y"),
+            ("u@host", "u@host"),
+            ("ssh://git@host", "ssh://…@host"),
+        ] {
+            assert_eq!(without_user(given), shown);
+        }
+    }
 
     #[test]
     fn a_lock_ends_with_its_value_though_a_child_has_the_file() {

@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use support::kept::{Daemon, holds};
 use support::{Bed, Ended, ended, served::serve};
 
 /// The values: nothing else has them.
@@ -252,4 +253,16 @@ fn credentials_in_urls_are_nowhere() {
     let failed = daemon.build(&format!("{repository}#nowhere"), &[]);
     failed.fails(&["nowhere"]);
     daemon.end();
+}
+
+#[test]
+fn what_a_warning_shows_of_a_dockerfile_has_no_credentials() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    // Of the casing it is warned.
+    bed.dockerfile("FROM base as x\n# http://user:LINTSECRET77@127.0.0.1/f\nRUN true\n");
+    let built = bed.build(&["--addr", &daemon.address]).ok();
+    assert!(built.stderr.contains("FromAsCasing"), "{}", built.stderr);
+    daemon.stop();
+    assert!(!holds(&bed.path("state/content"), b"LINTSECRET77"));
 }

@@ -1,7 +1,10 @@
 //! Progress as status messages.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use prost_types::Timestamp;
+use weld_engine::mask_secrets;
 use weld_progress as progress;
 use weld_proto::control::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
 use weld_proto::pb;
@@ -95,9 +98,13 @@ fn warning(warning: progress::Warning) -> VertexWarning {
         short: warning.short.into(),
         detail: warning.detail.into_iter().map(Bytes::from).collect(),
         url: warning.url,
+        // What is told here is kept, too.
         info: warning.source.map(|source| pb::SourceInfo {
             filename: source.filename,
-            data: source.data.into(),
+            data: match std::str::from_utf8(&source.data).map(mask_secrets) {
+                Ok(Cow::Owned(masked)) => masked.into(),
+                Ok(Cow::Borrowed(_)) | Err(_) => source.data.into(),
+            },
             language: source.language,
             definition: None,
         }),

@@ -350,7 +350,7 @@ impl Build {
                 tracing::info!(
                     build = build.reference,
                     ?took,
-                    error = error.message(),
+                    error = &*mask_secrets(error.message()),
                     "failed"
                 );
             }

@@ -17,6 +17,7 @@ pub(super) fn scrub(request: &mut ExportTraceServiceRequest) {
             .iter_mut()
             .flat_map(|scope| &mut scope.spans)
         {
+            span.name = mask_secrets(&span.name).into_owned();
             all(&mut span.attributes);
             for event in &mut span.events {
                 all(&mut event.attributes);
