@@ -1,6 +1,10 @@
 //! What an operation is given while it is called.
 
-use std::{future::Future, sync::Arc, time::SystemTime};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +14,9 @@ use crate::{
     core::{TaskId, Ticket},
     progress::Report,
 };
+
+/// How long after a failure of what it served a session may be closed for that to count as the reason.
+const CLOSING: Duration = Duration::from_millis(100);
 
 /// The surroundings of one call of an operation.
 pub struct OpContext<T: Value> {
@@ -114,16 +121,47 @@ impl<T: Value> OpContext<T> {
             match outcome {
                 Err(error @ OpError::Gone(_)) => last = Some(error),
                 // An error of a session that went away is not the operation's own.
-                Err(error @ OpError::Failed(_)) if session.is_closed() => last = Some(error),
+                Err(error @ OpError::Failed(_)) if closes(&session).await => last = Some(error),
                 other => return other,
             }
             tried.push(session);
         }
-        Err(match last {
-            Some(OpError::Failed(error)) => OpError::Gone(error),
-            Some(error) => error,
-            None => OpError::gone(NoSession),
-        })
+        Err(last.map_or_else(|| OpError::gone(NoSession), gone))
+    }
+
+    /// Calls `with` with one session after the other, as [`with_session`](Self::with_session), but what runs when its session closes goes
+    /// on: only what fails then is done again with the next one. Where there never was a session, it is called without one.
+    pub async fn with_some_session<R, F>(
+        &self,
+        mut with: impl FnMut(Option<Session>) -> F,
+    ) -> Result<R, OpError>
+    where
+        F: Future<Output = Result<R, OpError>>,
+    {
+        let mut tried = Vec::new();
+        let mut last = None;
+        loop {
+            let session = self.next_session(&tried).await;
+            if let (None, Some(error)) = (&session, last.take()) {
+                return Err(gone(error));
+            }
+            let outcome = tokio::select! {
+                biased;
+                outcome = with(session.clone()) => outcome,
+                () = self.cancellation().cancelled() => return Err(OpError::Cancelled),
+            };
+            match (outcome, session) {
+                (Err(error @ OpError::Gone(_)), Some(session)) => {
+                    last = Some(error);
+                    tried.push(session);
+                }
+                (Err(error @ OpError::Failed(_)), Some(session)) if closes(&session).await => {
+                    last = Some(error);
+                    tried.push(session);
+                }
+                (outcome, _) => return outcome,
+            }
+        }
     }
 
     /// Builds another graph and waits for its result. The execution slot is given back meanwhile, so this cannot deadlock. The graph
@@ -163,6 +201,21 @@ impl<T: Value> OpContext<T> {
             }
         };
         self.traced_wait(take).await;
+    }
+}
+
+/// Whether a session that something failed with has closed, or does now: who speaks through it may notice before it is known to be closed.
+async fn closes(session: &Session) -> bool {
+    tokio::time::timeout(CLOSING, session.closed())
+        .await
+        .is_ok()
+}
+
+/// The error of a session that went away.
+fn gone(error: OpError) -> OpError {
+    match error {
+        OpError::Failed(error) => OpError::Gone(error),
+        error => error,
     }
 }
 

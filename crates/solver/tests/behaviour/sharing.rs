@@ -120,6 +120,85 @@ async fn a_session_that_closes_in_the_middle_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_fails_as_its_session_closes_is_done_again_with_another() {
+    // J4: who speaks through a session may notice that it closes before anybody else.
+    for goes_on in [false, true] {
+        let world = World::new();
+        let gate = Gate::new();
+        let ((a, sa), (b, _sb)) = (
+            job_with_session(&world, "a").await,
+            job_with_session(&world, "b").await,
+        );
+        let (pass, closing) = (Arc::clone(&gate), sa.clone());
+        let v = vtx("v", "s", "r")
+            .before_exec(move |context| {
+                let (gate, closing) = (Arc::clone(&pass), closing.clone());
+                Box::pin(async move {
+                    let with = |session: Session| {
+                        let (gate, closing) = (Arc::clone(&gate), closing.clone());
+                        async move {
+                            if &**session.id() == "a" {
+                                gate.knock().await;
+                                tokio::spawn(async move {
+                                    tokio::time::sleep(Duration::from_millis(10)).await;
+                                    closing.close();
+                                });
+                                return Err(OpError::failed(std::io::Error::other("cancelled")));
+                            }
+                            Ok(())
+                        }
+                    };
+                    match goes_on {
+                        false => context.with_session(with).await,
+                        true => {
+                            let some = |session: Option<Session>| with(session.unwrap());
+                            context.with_some_session(some).await
+                        }
+                    }
+                })
+            })
+            .done();
+        let (_a, first) = spawn(a, &v).await;
+        gate.arrivals(1).await;
+        let (_b, second) = spawn(b, &v).await;
+        while world.solver.census().await.unwrap().requests < 2 {
+            tokio::task::yield_now().await;
+        }
+        gate.open();
+        assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_session_any_more_goes_on_without_it() {
+    let world = World::new();
+    let (job, session) = job_with_session(&world, "a").await;
+    let closing = session.clone();
+    let v = vtx("v", "s", "r")
+        .before_exec(move |context| {
+            let closing = closing.clone();
+            Box::pin(async move {
+                let mut calls = 0;
+                let with = |_: Option<Session>| {
+                    calls += 1;
+                    let closing = closing.clone();
+                    async move {
+                        closing.close();
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        Ok(())
+                    }
+                };
+                context.with_some_session(with).await?;
+                assert_eq!(calls, 1);
+                Ok(())
+            })
+        })
+        .done();
+    let (_job, built) = spawn(job, &v).await;
+    assert!(built.await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_merged_in_lends_its_session_and_hears_under_its_own_digest() {
     // J4, M4, P1, [C1 (iv), C9]
     let world = World::new();

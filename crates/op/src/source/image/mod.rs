@@ -96,6 +96,43 @@ impl Image {
             other => other.map_err(OpError::failed),
         }
     }
+
+    /// Fetches its layers as one client may, who may be the one to have them.
+    async fn fetch(
+        &self,
+        ctx: &OpContext<Tree>,
+        session: Option<Arc<dyn Session>>,
+    ) -> Result<Tree, OpError> {
+        let (resolved, place, reference) = self.resolve_with(session).await?;
+        let limit = self
+            .wanted
+            .layer_limit()
+            .and_then(|limit| usize::try_from(limit).ok())
+            .unwrap_or(usize::MAX);
+        let layers: Vec<Layer> = resolved
+            .manifest
+            .layers
+            .iter()
+            .zip(&resolved.diff_ids)
+            .take(limit)
+            .map(|(descriptor, diff_id)| Layer {
+                descriptor: descriptor.clone(),
+                diff_id: diff_id.clone(),
+            })
+            .collect();
+        let origin = Origin {
+            place,
+            repository: Some(reference.repository().clone()),
+            supply: None,
+        };
+        let work = reporting(ctx, |progress| {
+            layers::tree(&self.worker, origin, layers, &self.description, progress)
+        });
+        tokio::select! {
+            tree = work => tree.map_err(OpError::failed),
+            () = ctx.cancellation().cancelled() => Err(OpError::Cancelled),
+        }
+    }
 }
 
 fn check(image: &ImageSource, resolved: &Resolved) -> Result<(), ImageError> {
@@ -148,35 +185,10 @@ impl Op<Tree> for Image {
         ctx: &OpContext<Tree>,
         _inputs: Vec<ResultRef<Tree>>,
     ) -> Result<Vec<Tree>, OpError> {
-        let (resolved, place, reference) = self.resolve(ctx).await?;
-        let limit = self
-            .wanted
-            .layer_limit()
-            .and_then(|limit| usize::try_from(limit).ok())
-            .unwrap_or(usize::MAX);
-        let layers: Vec<Layer> = resolved
-            .manifest
-            .layers
-            .iter()
-            .zip(&resolved.diff_ids)
-            .take(limit)
-            .map(|(descriptor, diff_id)| Layer {
-                descriptor: descriptor.clone(),
-                diff_id: diff_id.clone(),
-            })
-            .collect();
-        let origin = Origin {
-            place,
-            repository: Some(reference.repository().clone()),
-            supply: None,
-        };
-        let work = reporting(ctx, |progress| {
-            layers::tree(&self.worker, origin, layers, &self.description, progress)
+        let tree = ctx.with_some_session(|handle| async move {
+            let session = handle.as_ref().and_then(session::of);
+            self.fetch(ctx, session).await
         });
-        let tree = tokio::select! {
-            tree = work => tree.map_err(OpError::failed)?,
-            () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
-        };
-        Ok(vec![tree])
+        Ok(vec![tree.await?])
     }
 }
