@@ -40,6 +40,8 @@ const LOOKS: usize = 5;
 const TOO_LARGE: &str = "what is to be written is too large by itself";
 /// How often it is begun anew because others came between.
 const ROUNDS: usize = 40;
+/// How often in a row a manifest may take too long to be pushed.
+const SLOW: u32 = 5;
 /// The longest that is waited at random before it is begun anew, so that those who meet do not meet again.
 const APART: Duration = Duration::from_millis(500);
 
@@ -119,7 +121,7 @@ impl Merging<'_> {
     ) -> Result<CacheManifest, CacheWriteError> {
         // What was there when it was looked last, since ours is in it.
         let mut last: Option<CacheManifest> = None;
-        let mut looks = 0;
+        let (mut looks, mut slow) = (0, 0);
         for _ in 0..ROUNDS {
             let before = digest_of(registry, reference).await?;
             if let Some(last) = &last
@@ -172,19 +174,31 @@ impl Merging<'_> {
                 .publish(self.store, &manifest, self.options, self.progress);
             let left = PUSH.saturating_sub(looked.elapsed());
             match tokio::time::timeout(left, push).await {
-                Ok(pushed) => pushed?,
+                Ok(pushed) => {
+                    pushed?;
+                    slow = 0;
+                }
                 // It may have come through all the same.
-                Err(_) => tracing::debug!(%reference, "a cache manifest takes long to be pushed"),
+                Err(_) => {
+                    tracing::debug!(%reference, "a cache manifest takes long to be pushed");
+                    slow += 1;
+                }
+            }
+            if slow == SLOW {
+                return Err(CacheWriteError::Merge {
+                    place: reference.to_string(),
+                    reason: format!(
+                        "the registry did not take a manifest within {} s, {SLOW} times in a row: it fails, or is too slow",
+                        PUSH.as_secs()
+                    ),
+                });
             }
             last = Some(manifest);
             self.settle().await;
         }
         Err(CacheWriteError::Merge {
             place: reference.to_string(),
-            reason: format!(
-                "in {ROUNDS} rounds others came between each time, or a manifest took more than {} s to be pushed",
-                PUSH.as_secs()
-            ),
+            reason: format!("in {ROUNDS} rounds others came between each time"),
         })
     }
 
