@@ -1,5 +1,7 @@
 //! What a build waited for: the chain of vertices that ends with its result.
 
+mod late;
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
@@ -7,6 +9,7 @@ use std::{
 
 use serde::Serialize;
 
+use self::late::Late;
 use crate::{
     filter::{Filter, FilterError},
     model::{Call, Span, Trace, VertexAt, covered, survivor},
@@ -26,7 +29,7 @@ pub struct PathStep {
     pub ready: f64,
     /// When its result was there.
     pub complete: f64,
-    /// In how many builds of operations it is: what is in one comes before the step whose operation asked for it.
+    /// In how many builds of operations it is, or below how many late inputs: they come before the step that asked for them.
     pub depth: usize,
     /// Microseconds of calls and loads in between.
     pub busy: u64,
@@ -34,6 +37,8 @@ pub struct PathStep {
     pub slot: u64,
     /// Microseconds in between in which its operation waited for builds that it had asked for.
     pub builds: u64,
+    /// Microseconds in between in which it waited for inputs that it asked for only once others were there.
+    pub inputs: u64,
     /// Microseconds in between in which nothing of it ran.
     pub waiting: u64,
 }
@@ -84,7 +89,7 @@ pub fn critical_path(trace: &Trace, filter: &Filter) -> Result<CriticalPath, Fil
     })
 }
 
-/// How deep builds of operations are followed.
+/// How deep builds of operations, and late inputs, are followed.
 const DEPTH: usize = 64;
 
 /// What was waited for, the last first.
@@ -109,12 +114,28 @@ impl Chain<'_> {
                 .input(vertex)
                 .or_else(|| latest_input(trace, vertex, answered))
                 .filter(|(_, time)| *time > asked);
+            let (before, late) = match before {
+                Some(last) => {
+                    let (before, late) = late::split(trace, vertex, last, asked);
+                    (Some(before), late)
+                }
+                None => (None, Vec::new()),
+            };
             let ready = before.map_or(asked, |(_, time)| time);
-            self.steps.push(step(trace, vertex, depth, ready, answered));
+            let times = (ready, answered);
+            self.steps.push(step(trace, vertex, depth, times, &late));
             if depth < DEPTH {
                 let until = complete(trace, vertex).min(answered);
-                for build in builds(trace, vertex, ready, until) {
-                    self.follow(&build, depth + 1);
+                let mut waits = builds(trace, vertex, ready, until);
+                waits.extend(late.iter().map(|late| Wanted {
+                    job: None,
+                    vertex: late.vertex,
+                    asked: late.from,
+                    answered: late.until,
+                }));
+                waits.sort_by_key(|wait| std::cmp::Reverse(wait.answered));
+                for wait in waits {
+                    self.follow(&wait, depth + 1);
                 }
             }
             at = before.map(|(at, _)| at);
@@ -259,22 +280,33 @@ fn complete(trace: &Trace, at: VertexAt) -> u64 {
     vertex.completed.or_else(ended).unwrap_or(trace.end)
 }
 
-fn step(trace: &Trace, at: VertexAt, depth: usize, ready: u64, until: u64) -> PathStep {
+fn step(
+    trace: &Trace,
+    at: VertexAt,
+    depth: usize,
+    (ready, until): Span,
+    late: &[Late],
+) -> PathStep {
     let vertex = &trace.vertices[at];
     let complete = complete(trace, at).min(until).max(ready);
-    let within = |of: &dyn Fn(&Call) -> Vec<Span>| -> Vec<Span> {
-        let calls = vertex.calls.iter().map(|at| &trace.calls[*at]);
-        let spans = calls.flat_map(of);
-        let spans = spans.map(|(start, end)| (start.max(ready), end.min(complete)));
+    let calls = || vertex.calls.iter().map(|at| &trace.calls[*at]);
+    let within = |spans: Vec<Span>| -> Vec<Span> {
+        let spans = spans
+            .into_iter()
+            .map(|(start, end)| (start.max(ready), end.min(complete)));
         spans.filter(|(start, end)| start < end).collect()
     };
     // Of several calls at once, what works counts before what waits.
-    let mut spans = within(&|call| call.work(trace));
+    let of = |of: &dyn Fn(&Call) -> Vec<Span>| within(calls().flat_map(of).collect());
+    let mut spans = of(&|call| call.work(trace));
     let busy = covered(spans.clone());
-    spans.extend(within(&|call| call.slot_waits(trace)));
+    spans.extend(of(&|call| call.slot_waits(trace)));
     let slot = covered(spans.clone()) - busy;
-    spans.extend(within(&|call| call.build_waits(trace)));
-    let builds = covered(spans) - slot - busy;
+    spans.extend(of(&|call| call.build_waits(trace)));
+    let builds = covered(spans.clone()) - slot - busy;
+    let late = late.iter().map(|late| (late.from, late.until));
+    spans.extend(within(late.collect()));
+    let inputs = covered(spans) - builds - slot - busy;
     PathStep {
         vertex: vertex.digest.clone(),
         name: vertex.name.clone(),
@@ -285,7 +317,8 @@ fn step(trace: &Trace, at: VertexAt, depth: usize, ready: u64, until: u64) -> Pa
         busy,
         slot,
         builds,
-        waiting: (complete - ready) - busy - slot - builds,
+        inputs,
+        waiting: (complete - ready) - busy - slot - builds - inputs,
     }
 }
 
@@ -326,17 +359,18 @@ impl fmt::Display for CriticalPath {
         writeln!(f, "{} for {job}", Micros(self.micros))?;
         writeln!(
             f,
-            "{:>10} {:>10} {:>10} {:>10} {:>10}",
-            "from", "busy", "for a slot", "for builds", "waiting"
+            "{:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "from", "busy", "for a slot", "for builds", "for inputs", "waiting"
         )?;
         for step in &self.steps {
             writeln!(
                 f,
-                "{:>9.3}s {:>10} {:>10} {:>10} {:>10}  {:<10} {}  {}{}",
+                "{:>9.3}s {:>10} {:>10} {:>10} {:>10} {:>10}  {:<10} {}  {}{}",
                 step.ready,
                 Micros(step.busy),
                 Micros(step.slot),
                 Micros(step.builds),
+                Micros(step.inputs),
                 Micros(step.waiting),
                 step.outcome,
                 short(&step.vertex),

@@ -6,6 +6,7 @@
 )]
 
 pub(crate) mod bed;
+pub(crate) mod written;
 
 use std::path::Path;
 use std::sync::Arc;
