@@ -283,7 +283,8 @@ impl Output {
     fn create(path: &Path) -> io::Result<Self> {
         let file = BufWriter::with_capacity(BUFFER, File::create(path)?);
         if path.extension().is_some_and(|extension| extension == "zst") {
-            let encoder = zstd::stream::write::Encoder::new(file, 3)?;
+            let mut encoder = zstd::stream::write::Encoder::new(file, 3)?;
+            encoder.include_checksum(true)?;
             Ok(Self::Compressed(Box::new(encoder)))
         } else {
             Ok(Self::Plain(file))
