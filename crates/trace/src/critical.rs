@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use self::late::Late;
 use crate::{
-    filter::{Filter, FilterError},
+    filter::{Filter, FilterError, Scope},
     model::{Call, Span, Trace, VertexAt, covered, survivor},
     text::{Micros, one_line, short},
 };
@@ -62,15 +62,15 @@ pub struct CriticalPath {
 /// # Errors
 /// [`FilterError`].
 pub fn critical_path(trace: &Trace, filter: &Filter) -> Result<CriticalPath, FilterError> {
-    filter.check(trace)?;
-    let wanted = if filter.is_about_vertices() {
-        latest_vertex(trace, filter)
+    let scope = filter.scope(trace)?;
+    let wanted = if scope.is_about_vertices() {
+        latest_vertex(trace, &scope)
     } else {
-        longest_request(trace, filter)
+        longest_request(trace, &scope)
     };
     let Some(wanted) = wanted else {
         return Ok(CriticalPath {
-            job: filter.job.clone(),
+            job: scope.job.map(str::to_owned),
             micros: 0,
             steps: Vec::new(),
         });
@@ -151,7 +151,7 @@ struct Wanted {
     answered: u64,
 }
 
-fn longest_request(trace: &Trace, filter: &Filter) -> Option<Wanted> {
+fn longest_request(trace: &Trace, scope: &Scope<'_>) -> Option<Wanted> {
     let requests = trace.requests.iter().map(|request| Wanted {
         job: request.job.clone(),
         vertex: request.vertex,
@@ -160,17 +160,16 @@ fn longest_request(trace: &Trace, filter: &Filter) -> Option<Wanted> {
     });
     requests
         .filter(|wanted| {
-            let of_job = filter.job.is_none() || wanted.job == filter.job;
-            of_job && filter.span(trace, wanted.asked, wanted.answered)
+            scope.request_of(wanted.job.as_deref()) && scope.span(wanted.asked, wanted.answered)
         })
         .max_by_key(|wanted| wanted.answered.saturating_sub(wanted.asked))
 }
 
-fn latest_vertex(trace: &Trace, filter: &Filter) -> Option<Wanted> {
-    let meant = (0..trace.vertices.len()).filter(|at| filter.vertex(trace, *at));
+fn latest_vertex(trace: &Trace, scope: &Scope<'_>) -> Option<Wanted> {
+    let meant = (0..trace.vertices.len()).filter(|at| scope.vertex(*at));
     let vertex = meant.max_by_key(|at| complete(trace, survivor(trace, *at)))?;
-    let job = match &filter.job {
-        Some(job) => Some(job.clone()),
+    let job = match scope.job {
+        Some(job) => Some(job.to_owned()),
         None => {
             let first = trace.vertices[vertex].jobs.first();
             first.map(|job| trace.jobs[*job].id.clone())

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::{
-    critical::critical_path,
+    critical::{CriticalPath, critical_path},
     filter::{Filter, FilterError},
-    model::{Trace, VertexAt, without},
+    model::{Span, Trace, VertexAt, without},
 };
 
 /// More vertices than this are not put on a page: no browser shows them in a useful way.
@@ -32,6 +32,9 @@ pub enum HtmlError {
 /// What the page's script reads. Names are short: it is repeated for each vertex.
 #[derive(Serialize)]
 struct Data<'a> {
+    /// The time that is meant.
+    from: f64,
+    to: f64,
     seconds: f64,
     events: u64,
     lost: u64,
@@ -90,14 +93,15 @@ struct NoteData<'a> {
 /// # Errors
 /// [`HtmlError`].
 pub fn html(trace: &Trace, filter: &Filter) -> Result<String, HtmlError> {
-    filter.check(trace)?;
+    let scope = filter.scope(trace)?;
     let meant: Vec<VertexAt> = (0..trace.vertices.len())
-        .filter(|at| filter.vertex(trace, *at))
+        .filter(|at| scope.vertex(*at))
         .collect();
     if meant.len() > VERTICES {
         return Err(HtmlError::TooLarge(meant.len()));
     }
-    let data = data(trace, filter, &meant)?;
+    let path = critical_path(trace, filter)?;
+    let data = data(trace, scope.times(), &meant, path);
     // Within a script element nothing but its end tag, or what looks like one or like a comment, is special.
     let data = serde_json::to_string(&data)
         .unwrap_or_default()
@@ -110,9 +114,10 @@ pub fn html(trace: &Trace, filter: &Filter) -> Result<String, HtmlError> {
 
 fn data<'a>(
     trace: &'a Trace,
-    filter: &Filter,
+    (from, to): Span,
     meant: &[VertexAt],
-) -> Result<Data<'a>, FilterError> {
+    path: CriticalPath,
+) -> Data<'a> {
     let place = |at: VertexAt| meant.binary_search(&at).ok();
     let vertices = meant.iter().map(|at| {
         let vertex = &trace.vertices[*at];
@@ -160,8 +165,9 @@ fn data<'a>(
         vertex: note.vertex.and_then(place),
         text: &note.text,
     });
-    let path = critical_path(trace, filter)?;
-    Ok(Data {
+    Data {
+        from: trace.seconds(from),
+        to: trace.seconds(to),
         seconds: trace.seconds(trace.end),
         events: trace.events,
         lost: trace.lost,
@@ -180,5 +186,5 @@ fn data<'a>(
         merges: merges.collect(),
         notes: notes.collect(),
         critical: path.steps.into_iter().map(|step| step.vertex).collect(),
-    })
+    }
 }

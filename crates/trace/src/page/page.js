@@ -142,16 +142,17 @@
       const name = make("span", "name", vertex.name);
       name.title = vertex.name;
       const track = make("span", "track");
-      const share = (value) => 100 * value / (data.seconds || 1) + "%";
+      const within = (value) => Math.min(Math.max(value, data.from), data.to);
+      const share = (start, end) => 100 * (within(end) - within(start)) / (data.to - data.from || 1) + "%";
       const whole = make("i", "waits");
-      whole.style.left = share(vertex.start);
-      whole.style.width = share(vertex.end - vertex.start);
+      whole.style.left = share(data.from, vertex.start);
+      whole.style.width = share(vertex.start, vertex.end);
       whole.title = `from its first call to its last ${seconds(vertex.end - vertex.start)}`;
       track.append(whole);
       for (const [call, start, end, wrong] of vertex.calls) {
         const bar = make("i", call + (wrong ? " wrong" : ""));
-        bar.style.left = share(start);
-        bar.style.width = share((end ?? data.seconds) - start);
+        bar.style.left = share(data.from, start);
+        bar.style.width = share(start, end ?? data.seconds);
         bar.title = `${call} ${seconds((end ?? data.seconds) - start)}`;
         track.append(bar);
       }

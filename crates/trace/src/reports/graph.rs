@@ -39,9 +39,9 @@ pub struct GraphReport {
 /// # Errors
 /// [`FilterError`].
 pub fn graph(trace: &Trace, filter: &Filter) -> Result<GraphReport, FilterError> {
-    filter.check(trace)?;
+    let scope = filter.scope(trace)?;
     let meant: Vec<VertexAt> = (0..trace.vertices.len())
-        .filter(|at| filter.vertex(trace, *at))
+        .filter(|at| scope.vertex(*at))
         .collect();
     let place = |at: VertexAt| meant.binary_search(&at).ok();
     let nodes = meant.iter().map(|at| {

@@ -51,16 +51,15 @@ pub struct JobsReport {
 /// # Errors
 /// [`FilterError`].
 pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
-    filter.check(trace)?;
+    let scope = filter.scope(trace)?;
     let jobs = trace
         .jobs
         .iter()
         .filter(|job| {
-            filter.job(&job.id)
-                && filter.span(trace, job.opened, job.discarded.unwrap_or(trace.end))
+            scope.job(&job.id) && scope.span(job.opened, job.discarded.unwrap_or(trace.end))
         })
         .filter_map(|job| {
-            let meant = |at: &&VertexAt| !filter.is_about_vertices() || filter.vertex(trace, **at);
+            let meant = |at: &&VertexAt| !scope.is_about_vertices() || scope.vertex(**at);
             let until = job.discarded.unwrap_or(u64::MAX);
             let outcomes: Vec<&str> = job
                 .vertices
@@ -68,10 +67,10 @@ pub fn jobs(trace: &Trace, filter: &Filter) -> Result<JobsReport, FilterError> {
                 .filter(meant)
                 .map(|at| trace.vertices[*at].outcome_by(trace, until))
                 .collect();
-            if outcomes.is_empty() && filter.is_about_vertices() {
+            if outcomes.is_empty() && scope.is_about_vertices() {
                 return None;
             }
-            let created = match filter.is_about_vertices() {
+            let created = match scope.is_about_vertices() {
                 true => job.new.iter().filter(meant).count() as u64,
                 false => job.created,
             };

@@ -52,7 +52,7 @@ pub struct MergesReport {
 /// # Errors
 /// [`FilterError`].
 pub fn merges(trace: &Trace, filter: &Filter) -> Result<MergesReport, FilterError> {
-    filter.check(trace)?;
+    let scope = filter.scope(trace)?;
     let jobs = |at: VertexAt| {
         let jobs = trace.vertices[at].jobs.iter();
         jobs.map(|job| trace.jobs[*job].id.clone()).collect()
@@ -60,10 +60,7 @@ pub fn merges(trace: &Trace, filter: &Filter) -> Result<MergesReport, FilterErro
     let merges = trace
         .merges
         .iter()
-        .filter(|merge| {
-            filter.moment(trace, merge.time)
-                && (filter.vertex(trace, merge.source) || filter.vertex(trace, merge.target))
-        })
+        .filter(|merge| scope.merge(merge))
         .map(|merge| {
             let (source, target) = (&trace.vertices[merge.source], &trace.vertices[merge.target]);
             MergeEntry {

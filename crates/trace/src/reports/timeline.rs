@@ -35,7 +35,9 @@ pub struct TimelineEntry {
 /// When what was done.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TimelineReport {
-    /// Seconds from the first to the last event.
+    /// Seconds from the beginning of the trace to the first moment that is meant.
+    pub from: f64,
+    /// Seconds from there to the last one.
     pub seconds: f64,
     /// In the order in which they began.
     pub vertices: Vec<TimelineEntry>,
@@ -46,14 +48,14 @@ pub struct TimelineReport {
 /// # Errors
 /// [`FilterError`].
 pub fn timeline(trace: &Trace, filter: &Filter) -> Result<TimelineReport, FilterError> {
-    filter.check(trace)?;
+    let scope = filter.scope(trace)?;
     let mut vertices: Vec<TimelineEntry> = (0..trace.vertices.len())
-        .filter(|at| filter.vertex(trace, *at))
+        .filter(|at| scope.vertex(*at))
         .filter_map(|at| {
             let vertex = &trace.vertices[at];
             let (start, end) = vertex.span(trace)?;
             let calls = vertex.calls.iter().map(|at| &trace.calls[*at]);
-            filter.span(trace, start, end).then(|| TimelineEntry {
+            scope.span(start, end).then(|| TimelineEntry {
                 vertex: vertex.digest.clone(),
                 name: vertex.name.clone(),
                 outcome: vertex.outcome(trace),
@@ -66,30 +68,35 @@ pub fn timeline(trace: &Trace, filter: &Filter) -> Result<TimelineReport, Filter
         })
         .collect();
     vertices.sort_by(|a, b| a.start.total_cmp(&b.start));
+    let (from, to) = scope.times();
     Ok(TimelineReport {
-        seconds: trace.seconds(trace.end),
+        from: trace.seconds(from),
+        seconds: (to - from) as f64 / 1e6,
         vertices,
     })
 }
 
 impl TimelineEntry {
-    /// Its calls on a line that is as long as the trace, and dots where it waits between them.
-    fn bar(&self, seconds: f64) -> String {
+    /// Its calls on a line that is as long as the time that is meant, and dots where it waits between them.
+    fn bar(&self, origin: f64, seconds: f64) -> String {
         const WIDTH: usize = 40;
         let scale = WIDTH as f64 / seconds.max(1e-6);
         let cells = |start: f64, end: f64| {
-            let from = ((start * scale) as usize).min(WIDTH - 1);
-            from..((end * scale).ceil() as usize).clamp(from + 1, WIDTH)
+            let from = (((start - origin) * scale) as usize).min(WIDTH - 1);
+            from..(((end - origin) * scale).ceil() as usize).clamp(from + 1, WIDTH)
         };
         let mut bar = [' '; WIDTH];
         bar[cells(self.start, self.end)].fill('·');
         for call in &self.calls {
-            bar[cells(call.start, call.end.unwrap_or(self.end))].fill('█');
+            let end = call.end.unwrap_or(self.end);
+            if end >= origin && call.start <= origin + seconds {
+                bar[cells(call.start, end)].fill('█');
+            }
         }
         // Cells in which it only waited, and where no other call goes on.
         for (start, end) in self.calls.iter().flat_map(|call| &call.slot) {
-            let from = ((start * scale).ceil() as usize).min(WIDTH);
-            let to = ((end * scale).floor() as usize).clamp(from, WIDTH);
+            let from = (((start - origin) * scale).ceil() as usize).min(WIDTH);
+            let to = (((end - origin) * scale).floor() as usize).clamp(from, WIDTH);
             bar[from..to].fill('·');
         }
         bar.iter().collect()
@@ -108,7 +115,7 @@ impl fmt::Display for TimelineReport {
                 entry.start,
                 Micros((entry.worked * 1e6).round() as u64),
                 entry.outcome,
-                entry.bar(self.seconds),
+                entry.bar(self.from, self.seconds),
                 short(&entry.vertex),
                 one_line(&entry.name),
                 match (entry.slot * 1e6).round() as u64 {

@@ -76,6 +76,16 @@ impl Written {
         self.event(millis, &event);
     }
 
+    pub(crate) fn merge(&mut self, millis: u64, source: char, target: char) {
+        let end = |word: &str, name: char| {
+            let (edge, digest) = (1000 + u32::from(name), digest(name));
+            format!("\"{word}\":{edge},\"{word}_vertex\":\"{digest}\",\"{word}_output\":0")
+        };
+        let (source, target) = (end("source", source), end("target", target));
+        let event = format!("\"merge\",{source},{target},\"reason\":\"fast-key\"");
+        self.event(millis, &event);
+    }
+
     /// A call, or a load; what executes or is loaded is complete then, unless it fails.
     pub(crate) fn call(&mut self, (from, to): (u64, u64), name: char, call: &str) {
         self.tasks += 1;
