@@ -110,8 +110,8 @@ impl Chain<'_> {
             if std::mem::replace(&mut self.seen[vertex], true) {
                 break;
             }
-            let before = stuck
-                .input(vertex)
+            let missing = stuck.input(vertex);
+            let before = missing
                 .or_else(|| latest_input(trace, vertex, answered))
                 .filter(|(_, time)| *time > asked);
             let (before, late) = match before {
@@ -123,7 +123,12 @@ impl Chain<'_> {
             };
             let ready = before.map_or(asked, |(_, time)| time);
             let times = (ready, answered);
-            self.steps.push(step(trace, vertex, depth, times, &late));
+            let mut step = step(trace, vertex, depth, times, &late);
+            // Others may have come to it later.
+            if missing.is_some() && matches!(step.outcome, "not-needed" | "untouched") {
+                step.outcome = "unreached";
+            }
+            self.steps.push(step);
             if depth < DEPTH {
                 let until = complete(trace, vertex).min(answered);
                 let mut waits = builds(trace, vertex, ready, until);

@@ -38,7 +38,7 @@ pub enum FilterError {
         digests: Vec<String>,
     },
     /// There is no such job.
-    #[error("no job in the trace has an id that begins with {0:?}")]
+    #[error("no job in the trace is called {0:?}, or has an id that begins so")]
     NoJob(String),
     /// There are several.
     #[error("several jobs have ids that begin with {prefix:?}: {}", .jobs.join(", "))]

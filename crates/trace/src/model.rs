@@ -1,6 +1,7 @@
 //! A whole trace in memory: jobs, vertices, calls, merges, requests, as the events tell of them.
 
 mod events;
+mod reached;
 
 use std::{collections::HashMap, ops::ControlFlow, path::Path, time::Duration};
 
@@ -93,6 +94,8 @@ pub(crate) struct Vertex {
     pub(crate) lent: Vec<String>,
     pub(crate) fallbacks: Vec<String>,
     pub(crate) lost: u32,
+    /// A result that it is on the way to was asked for and is not there, and nor is its own.
+    pub(crate) unreached: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -224,6 +227,8 @@ impl Vertex {
             "cancelled"
         } else if goes_on && begun().any(|call| !ended(call)) {
             "running"
+        } else if self.unreached {
+            "unreached"
         } else if begun().next().is_none() {
             "untouched"
         } else {
@@ -369,6 +374,7 @@ impl Trace {
             ControlFlow::Continue(())
         })?;
         trace.ended &= whole;
+        trace.mark_unreached();
         Ok(trace)
     }
 

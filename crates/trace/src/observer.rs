@@ -142,6 +142,7 @@ impl Trace {
                 Err(_) => trace.malformed += 1,
             }
         }
+        trace.mark_unreached();
         trace
     }
 }

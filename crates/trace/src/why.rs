@@ -54,6 +54,7 @@ pub fn why(
             vec![format!("it was merged: ask for {target}")]
         }
         "untouched" | "not-needed" => vec!["its result was not needed".into()],
+        "unreached" => vec!["it was not reached: what it waited for did not come".into()],
         _ if vertex.ignore_cache => vec!["the cache was not to be used for it".into()],
         _ => {
             // What a step told is of the last build, and another one may have been asked for.

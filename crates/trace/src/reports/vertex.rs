@@ -81,7 +81,7 @@ pub struct VertexEntry {
     pub vertex: String,
     /// Its name.
     pub name: String,
-    /// How it ended: ran, cached, merged, failed, cancelled, not-needed, untouched.
+    /// How it ended: ran, cached, merged, failed, cancelled, running, unreached, not-needed, untouched.
     pub outcome: &'static str,
     /// The jobs that loaded it.
     pub jobs: Vec<String>,

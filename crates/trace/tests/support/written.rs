@@ -76,6 +76,12 @@ impl Written {
         self.event(millis, &event);
     }
 
+    /// Stores know a record of it.
+    pub(crate) fn found(&mut self, millis: u64, name: char) {
+        let event = format!("\"query\",{},\"hit\":true,\"records\":1", edge(name));
+        self.event(millis, &event);
+    }
+
     pub(crate) fn merge(&mut self, millis: u64, source: char, target: char) {
         let end = |word: &str, name: char| {
             let (edge, digest) = (1000 + u32::from(name), digest(name));
