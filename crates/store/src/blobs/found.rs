@@ -6,7 +6,7 @@ use std::path::Path;
 
 use weld_digest::{Algorithm, Digest, Hasher};
 
-use super::{BLOBS, BlobInfo, BlobRecord, Blobs};
+use super::{BLOBS, BlobInfo, BlobRecord, Blobs, on_disk};
 use crate::clock;
 use crate::db::{Db, DbError, Ticket, encode};
 use crate::durability::{self, META_TEXT};
@@ -82,7 +82,7 @@ impl Blobs {
             record_type: RecordType::Regular,
             description: "blob of a database that was damaged".to_owned(),
             mutable: false,
-            size: Some(size),
+            size: Some(on_disk(size)),
         };
         let (key, row) = (digest.to_string(), encode(&record)?);
         let object = Object::Blob(digest.clone());

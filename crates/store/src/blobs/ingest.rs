@@ -7,7 +7,7 @@ use tokio::sync::OwnedMutexGuard;
 use weld_digest::{Algorithm, Digest, Hasher};
 
 use super::growth::{self, Growing, Growth};
-use super::{ANONYMOUS, BLOBS, BlobError, BlobInfo, BlobRecord, BlobRef, Blobs};
+use super::{ANONYMOUS, BLOBS, BlobError, BlobInfo, BlobRecord, BlobRef, Blobs, on_disk};
 use crate::clock;
 use crate::db::encode;
 use crate::object::Object;
@@ -382,7 +382,7 @@ fn save(blobs: &Blobs, digest: &Digest, record: &BlobRecord) -> Result<(), BlobE
         record_type: RecordType::Internal,
         description: record.info.media_type.clone().unwrap_or_default(),
         mutable: false,
-        size: Some(record.size),
+        size: Some(on_disk(record.size)),
     };
     let row = encode(record)?;
     let (inner, digest) = (blobs.0.clone(), digest.clone());

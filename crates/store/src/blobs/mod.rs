@@ -43,6 +43,14 @@ pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
     Ok(())
 }
 
+/// File systems give files whole blocks, in bytes; nearly all have blocks of this size.
+const BLOCK: u64 = 4096;
+
+/// What a file of so many bytes takes on disk.
+const fn on_disk(size: u64) -> u64 {
+    size.next_multiple_of(BLOCK)
+}
+
 /// What is known of a blob besides its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobInfo {
