@@ -263,7 +263,7 @@ impl Remembered {
         let memory = self.memory();
         let identities = now.identities();
         let mut found = identities.iter().filter_map(|name| memory.identical(name));
-        found.find(|recipe| recipe.does == now.does)
+        found.find(|recipe| recipe.does == now.does && recipe.may_see_what(now))
     }
 
     /// What was remembered last of the step, as it was then.

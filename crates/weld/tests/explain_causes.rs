@@ -283,3 +283,23 @@ fn an_added_url_is_not_compared_with_its_own_fetch() {
         "{told}"
     );
 }
+
+/// What is made anew from nothing that changed may have other content.
+#[test]
+fn what_a_stage_came_to_without_its_cache_is_told() {
+    let bed = Bed::new();
+    bed.dockerfile(
+        "FROM base AS x\nRUN cat /proc/sys/kernel/random/uuid > /1\n\
+         FROM base\nCOPY --from=x /1 /x\nRUN --mount=from=x,target=/m cat /m/1\nRUN cat /x\n",
+    );
+    bed.build(&[]).ok();
+    for _ in 0..2 {
+        let told = bed.build(&["--explain", "--no-cache-filter", "x"]).ok();
+        let told = told.stderr;
+        for step in ["COPY --from", "RUN --mount"] {
+            assert_eq!(reason(&told, step), "content of /1 changed", "{step}");
+        }
+        let run = reason(&told, "RUN cat /x");
+        assert!(run.starts_with("its input was made anew: "), "{run}");
+    }
+}

@@ -107,17 +107,21 @@ impl Before {
 /// Why a step runs that had a result of just this.
 fn without_record(same: &Recipe, now: &Recipe, scene: Scene<'_>, is_last: bool) -> Vec<String> {
     // Nothing is found by way of what had to run.
-    let inputs = now.inputs.iter().zip(scene.part.inputs());
-    let forced = inputs.filter(|(input, part)| input.content.is_none() && part.is_forced());
-    let forced: Vec<_> = forced.map(|(input, _)| made_anew(input)).collect();
+    let inputs = same.inputs.iter().zip(&now.inputs).zip(scene.part.inputs());
+    let unsure =
+        inputs.filter(|((before, now), _)| now.content.is_none() || now.content != before.content);
+    let unsure: Vec<_> = unsure
+        .map(|((before, now), part)| (before, now, part))
+        .collect();
+    let forced = unsure.iter().filter(|(.., part)| part.is_forced());
+    let forced: Vec<_> = forced.map(|(_, now, _)| made_anew(now)).collect();
     if !forced.is_empty() {
         return forced;
     }
     // What is the same by its content may be under another key, such as after a run that took nothing from the cache. By way of what had
     // to be made again for want of its result, there would have been one.
-    let inputs = same.inputs.iter().zip(&now.inputs).zip(scene.part.inputs());
-    let other = inputs.filter(|((_, now), part)| now.content.is_none() && !part.is_lost());
-    let other = other.filter_map(|((before, now), part)| {
+    let other = unsure.iter().filter(|(.., part)| !part.is_lost());
+    let other = other.filter_map(|(before, now, part)| {
         let text = other_result(before, now)?;
         Some(if part.ran() { made_anew(now) } else { text })
     });

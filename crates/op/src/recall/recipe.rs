@@ -111,7 +111,17 @@ impl Recipe {
     /// Whether it is the same for a cache, as far as is known.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let others = other.identities();
-        self.does == other.does && self.identities().iter().any(|name| others.contains(name))
+        self.does == other.does
+            && self.may_see_what(other)
+            && self.identities().iter().any(|name| others.contains(name))
+    }
+
+    /// Whether nothing that is known of the content of its inputs differs: what ran whatever was cached may have come to something else.
+    pub(super) fn may_see_what(&self, other: &Self) -> bool {
+        let mut inputs = self.inputs.iter().zip(&other.inputs);
+        inputs.all(|(one, other)| {
+            one.content.is_none() || other.content.is_none() || one.content == other.content
+        })
     }
 
     /// Names by which a step is found that is the same for a cache: by the content of its inputs as far as it looks at that, and by
