@@ -341,7 +341,11 @@ impl Remembered {
                 },
                 ..recipe
             },
-            None => outline.clone(),
+            None => {
+                let mut known = outline.clone();
+                self.last().into_iter().for_each(|last| known.learn(last));
+                known
+            }
         };
         // Found by these next time, whatever the step was called when it ran.
         recipe.name = outline.name;

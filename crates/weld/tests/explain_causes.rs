@@ -303,3 +303,47 @@ fn what_a_stage_came_to_without_its_cache_is_told() {
         assert!(run.starts_with("its input was made anew: "), "{run}");
     }
 }
+
+/// An image that has the same layers and another digest, as one has that is built every night.
+#[test]
+fn a_base_that_moved_to_the_same_layers_is_told() {
+    let bed = Bed::new();
+    let layout = bed.path("layout");
+    let layout = layout.to_str().unwrap();
+    bed.tool(
+        "cp",
+        &["-r", support::base_layout().to_str().unwrap(), layout],
+    );
+    let image = format!("{layout}:latest");
+    let label = |label: &str| {
+        let label = format!("l={label}");
+        bed.tool(
+            "umoci",
+            &["config", "--image", &image, "--config.label", &label],
+        );
+    };
+    bed.dockerfile("FROM moving\nCOPY src /s\nRUN cat /s/a\n");
+    let moving = format!("moving=oci-layout://{image}");
+    let build = |content: &str| {
+        bed.file("src/a", content);
+        let told = bed.build(&["--explain", "--build-context", &moving]).ok();
+        told.stderr
+    };
+    build("1");
+    build("2");
+    label("1");
+    let told = build("2");
+    let copy = reason(&told, "COPY src");
+    assert!(
+        copy.starts_with("its input has another digest than before"),
+        "{told}"
+    );
+    let run = reason(&told, "RUN cat");
+    assert!(run.starts_with("its input was made anew: "), "{run}");
+    // One that moved while all was cached is no reason of what changes afterwards.
+    label("2");
+    let cached = build("2");
+    assert!(!cached.contains("not cached: "), "{cached}");
+    let told = build("3");
+    assert_eq!(reason(&told, "COPY src"), "content of /src/a changed");
+}

@@ -129,6 +129,14 @@ fn without_record(same: &Recipe, now: &Recipe, scene: Scene<'_>, is_last: bool) 
     if !other.is_empty() {
         return other;
     }
+    // The same layers are found under another digest, and what was made of them only as far as it was looked for by them.
+    let moved = unsure
+        .iter()
+        .filter_map(|(before, now, part)| moved(before, now, part));
+    let moved: Vec<_> = moved.collect();
+    if !moved.is_empty() {
+        return moved;
+    }
     scene.part.was_lost();
     let reason = match (same.end, now.inputs.is_empty(), is_last) {
         (_, true, true) => {
@@ -352,6 +360,21 @@ fn other_result(before: &Input, now: &Input) -> Option<String> {
     let which = if new < old { "an older" } else { "another" };
     let name = &now.name;
     (new != old).then(|| format!("its input is {which} result than before: {name}"))
+}
+
+/// How an input is another one that has the same files.
+fn moved(before: &Input, now: &Input, part: &Part) -> Option<String> {
+    let (old, new, name) = (before.whole?, now.whole?, &now.name);
+    let is_same = before.result.is_some() && before.result == now.result;
+    (is_same && old != new).then(|| {
+        if before.name != now.name {
+            format!("its input is {name}, before {}", before.name)
+        } else if part.inputs().next().is_none() {
+            format!("its input has another digest than before, and the same files: {name}")
+        } else {
+            format!("its input is made of something else than before, and the same files: {name}")
+        }
+    })
 }
 
 fn made_anew(input: &Input) -> String {

@@ -124,6 +124,22 @@ impl Recipe {
         })
     }
 
+    /// Takes over what is known of inputs that are what they were when it was the other.
+    pub(super) fn learn(&mut self, other: Self) {
+        if self.does.is_none() || self.does != other.does {
+            return;
+        }
+        for (input, known) in self.inputs.iter_mut().zip(other.inputs) {
+            let by_content = input.content.is_some() && input.content == known.content;
+            let by_name =
+                input.content.is_none() && input.whole.is_some() && input.whole == known.whole;
+            if by_content || by_name {
+                let own = std::mem::replace(input, known);
+                (input.name, input.whole) = (own.name, own.whole);
+            }
+        }
+    }
+
     /// Names by which a step is found that is the same for a cache: by the content of its inputs as far as it looks at that, and by
     /// what the others are, or which results.
     pub(super) fn identities(&self) -> Vec<StepName> {
