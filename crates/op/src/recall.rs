@@ -25,7 +25,7 @@ use weld_store::content_key::KeyEntryKind;
 use weld_store::{Object, StepName};
 
 use self::compare::{Before, Scene};
-use self::memory::Memory;
+use self::memory::{Memory, PLACES};
 use self::part::Part;
 use self::recipe::{End, File, Input, Kind, Lineage, Recipe};
 pub(crate) use self::said::Fields;
@@ -280,14 +280,29 @@ impl Remembered {
             !is_other(recipe) && recipe.lineage == *lineage || self.may_have_been(recipe)
         };
         let newest = memory.newest(&named, may_be);
+        let alone = memory.place_alone(name);
+        // Names have values of arguments in them: with other values, another step may have this one's name of before.
+        let command = self.command();
+        let says_it = |recipe: &Recipe| command.as_deref() == recipe.command();
+        if command.is_some() && !newest.as_ref().is_some_and(says_it) {
+            let places = placed.iter().take(PLACES).chain([&alone]);
+            let mut places = places.filter_map(|slot| memory.latest(slot));
+            if let Some(recipe) = places.find(|recipe| says_it(recipe) && !is_other(recipe)) {
+                return Some(recipe);
+            }
+        }
         newest.or_else(|| {
-            let alone = memory.place_alone(name);
             let placed = placed.iter().chain([&alone]);
             let mut placed = placed.filter_map(|slot| memory.latest(slot));
             // What did the same and is not there any more is this step, wherever it was.
             let did_this = |recipe: &Recipe| recipe.does == does && !is_other(recipe);
             placed.find(|recipe| self.may_have_been(recipe) || did_this(recipe))
         })
+    }
+
+    /// Its command, as the Dockerfile has it.
+    fn command(&self) -> Option<String> {
+        recipe::command(&self.step.said()?).map(str::to_owned)
     }
 
     /// How many steps of the definition say what the step of this name does.

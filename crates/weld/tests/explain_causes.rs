@@ -347,3 +347,21 @@ fn a_base_that_moved_to_the_same_layers_is_told() {
     let told = build("3");
     assert_eq!(reason(&told, "COPY src"), "content of /src/a changed");
 }
+
+/// Names have values of arguments in them, so that one step may be called as another one was.
+#[test]
+fn steps_that_are_called_like_others_were_are_not_mixed_up() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nARG A=1\nRUN echo $A\nARG B=2\nRUN echo $B\n");
+    let build = |arguments: &[&str]| {
+        let given = arguments.iter().flat_map(|value| ["--build-arg", *value]);
+        let all: Vec<_> = ["--explain"].into_iter().chain(given).collect();
+        bed.build(&all).ok().stderr
+    };
+    build(&[]);
+    build(&["A=2"]);
+    let told = build(&["A=2", "B=3"]);
+    assert_eq!(reason(&told, "2/3] RUN"), "build argument B was 2, now 3");
+    let told = build(&["A=3"]);
+    assert_eq!(reason(&told, "1/3] RUN"), "build argument A was 2, now 3");
+}

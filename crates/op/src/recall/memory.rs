@@ -8,6 +8,9 @@ use super::names;
 use super::recipe::{self, Lineage, Recipe};
 use crate::domain::Domain;
 
+/// How many slots of places there are, first of those that are looked at in their order.
+pub(super) const PLACES: usize = 2;
+
 /// What is remembered of the steps of one origin.
 ///
 /// A row is a step as it was at one time. Slots lead to the newest row of a step: by its whole name, by its definition, by what it and
@@ -78,10 +81,11 @@ impl Memory<'_> {
             self.slot("lineage", &[&lineage.said]),
             self.named("text", &names::unnumbered(name)),
         ];
-        let mut placed = vec![
+        let places: [_; PLACES] = [
             self.named("place", &names::place(name)),
             self.named("bare place", &names::bare_place(name)),
         ];
+        let mut placed = places.to_vec();
         let anywhere = names::in_any_stage(name);
         placed.extend(anywhere.map(|text| self.named("any stage", text)));
         placed.extend(does.map(|does| self.slot("does", &[&does])));

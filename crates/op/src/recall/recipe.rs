@@ -116,6 +116,11 @@ impl Recipe {
             && self.identities().iter().any(|name| others.contains(name))
     }
 
+    /// The command that it runs, with names of variables in place of their values.
+    pub(super) fn command(&self) -> Option<&str> {
+        command(&self.fields)
+    }
+
     /// Whether nothing that is known of the content of its inputs differs: what ran whatever was cached may have come to something else.
     pub(super) fn may_see_what(&self, other: &Self) -> bool {
         let mut inputs = self.inputs.iter().zip(&other.inputs);
@@ -161,6 +166,12 @@ impl Recipe {
         ];
         names.into_iter().flatten().collect()
     }
+}
+
+/// The command among fields.
+pub(super) fn command(fields: &Fields) -> Option<&str> {
+    let mut fields = fields.iter();
+    fields.find_map(|(field, value)| (field == "args").then_some(value.as_str()))
 }
 
 /// Whether the step of an encoded recipe had a result; `None` where it is in another form.
