@@ -8,7 +8,7 @@ mod compare;
 mod field;
 mod files;
 mod memory;
-mod names;
+pub(crate) mod names;
 pub(crate) mod part;
 pub(crate) mod recipe;
 pub(crate) mod said;

@@ -16,6 +16,7 @@ use crate::file::File;
 use crate::merge::{Diff, Merge};
 use crate::nested::{Build, Nesting};
 use crate::passthrough::Passthrough;
+use crate::recall::names;
 use crate::recall::part::Part;
 use crate::recall::recipe::Lineage;
 use crate::recall::{Naming, Origin, Remembered, Step, Surroundings};
@@ -98,7 +99,12 @@ pub fn definition_from(
         nesting,
     } = &loading;
     let no_cache = *no_cache;
-    let names = graph.vertices().iter().map(|vertex| graph.name(vertex));
+    let users = users(graph);
+    let known_as = |vertex: &Vertex| match users.get(vertex.digest()) {
+        Some((user, input)) => names::used_by(&graph.name(vertex), user, *input),
+        None => graph.name(vertex),
+    };
+    let names = graph.vertices().iter().map(known_as);
     let surroundings = Arc::new(Surroundings::new(Arc::clone(worker), origin.clone(), names));
     let Some(root) = graph.root() else {
         return Ok(None);
@@ -114,7 +120,8 @@ pub fn definition_from(
             let made_of = graph
                 .inputs_of(vertex)
                 .filter_map(|(input, _)| lineages.get(input.digest()));
-            let lineage = Lineage::new(&name, made_of);
+            let known_as = known_as(vertex);
+            let lineage = Lineage::new(&known_as, made_of);
             lineages.insert(vertex.digest(), lineage);
             let ignore_cache = no_cache || vertex.metadata().ignore_cache;
             let live = live_part(worker, graph, vertex, &parts, ignore_cache);
@@ -141,7 +148,7 @@ pub fn definition_from(
                     Arc::clone(&surroundings),
                     vertex.clone(),
                     Naming {
-                        name: name.clone(),
+                        name: known_as,
                         inputs: graph
                             .inputs_of(vertex)
                             .map(|(input, _)| graph.name(input))
@@ -176,6 +183,21 @@ pub fn definition_from(
         vertices,
         output(root.vertex, root.output)?,
     )?))
+}
+
+/// What uses files that are within the definition itself, and as which input: they are all called the same.
+fn users(graph: &Graph) -> HashMap<&weld_digest::Digest, (String, usize)> {
+    let mut users = HashMap::new();
+    for vertex in graph.vertices() {
+        for (number, (input, _)) in graph.inputs_of(vertex).enumerate() {
+            let is_of_itself = matches!(input.op(), LlbOp::File(_)) && input.inputs().is_empty();
+            if is_of_itself && !names::is_numbered(&graph.name(input)) {
+                let user = || (graph.name(vertex), number);
+                users.entry(input.digest()).or_insert_with(user);
+            }
+        }
+    }
+    users
 }
 
 /// What is known of a live vertex, and what that is found by.

@@ -365,3 +365,31 @@ fn steps_that_are_called_like_others_were_are_not_mixed_up() {
     let told = build(&["A=3"]);
     assert_eq!(reason(&told, "1/3] RUN"), "build argument A was 2, now 3");
 }
+
+/// Documents within a Dockerfile are all called the same.
+#[test]
+fn documents_of_a_dockerfile_are_not_mixed_up() {
+    for dockerfile in [
+        "FROM base\nARG FOO=1\nCOPY <<EOF <<EOG /d/\nhello $FOO\nEOF\nworld\nEOG\n",
+        "FROM base\nARG FOO=1\nCOPY <<EOF /d/a\nhello $FOO\nEOF\nCOPY <<EOF /d/b\nworld\nEOF\n",
+        "FROM base\nARG FOO=1\nCOPY <<EOF /d/b\nworld\nEOF\nCOPY <<EOF /d/a\nhello $FOO\nEOF\n",
+    ] {
+        let bed = Bed::new();
+        bed.dockerfile(dockerfile);
+        bed.build(&[]).ok();
+        for (before, now) in [(1, 2), (2, 3), (3, 4)] {
+            bed.dockerfile(&dockerfile.replace("=1", &format!("={now}")));
+            let told = bed.build(&["--explain"]).ok().stderr;
+            let reasons = told
+                .lines()
+                .filter_map(|line| line.split_once("not cached: "));
+            let reasons: Vec<_> = reasons.map(|(_, reason)| reason).collect();
+            let expected = format!("the content of the file was hello {before}, now hello {now}");
+            assert!(reasons.contains(&expected.as_str()), "{told}");
+            assert!(
+                !told.contains("world, now") && !told.contains("now world"),
+                "{told}"
+            );
+        }
+    }
+}

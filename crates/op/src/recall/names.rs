@@ -1,5 +1,7 @@
 //! What the names of steps say: `[build 2/4] RUN make` is the second step of a stage.
 
+use weld_digest::FieldHasher;
+
 /// The parts of a name.
 struct Parts<'a> {
     /// The stage, and what else is said of where the step is, but for numbers: `build`.
@@ -121,6 +123,32 @@ pub(super) fn stages_said(name: &str) -> impl Iterator<Item = &str> {
             .next()
             .unwrap_or_default()
     })
+}
+
+/// The name of a step that others are called like, told apart by what uses it, as which input: a document within a Dockerfile.
+pub(crate) fn used_by(name: &str, user: &str, input: usize) -> String {
+    // What a command says may have the document in it.
+    let user = match parts(user).verb() {
+        "RUN" => place(user),
+        _ => unnumbered(user),
+    };
+    let digest = FieldHasher::new("weld.step.user.v1").text(&user);
+    let digest = digest.number(input as u64).finish().hex();
+    // In letters: digits at the end are a step's number.
+    let letters = digest.bytes().take(USER).map(|byte| match byte {
+        digit @ b'0'..=b'9' => char::from(b'g' + (digit - b'0')),
+        letter => char::from(letter),
+    });
+    let Parts { stage, said, .. } = parts(name);
+    format!("[{stage} of {}] {said}", letters.collect::<String>())
+}
+
+/// Letters that tell users apart.
+const USER: usize = 12;
+
+/// Whether a step is told apart from others by its place in a stage.
+pub(crate) fn is_numbered(name: &str) -> bool {
+    !parts(name).number.is_empty()
 }
 
 /// The stage that a step is of; empty where there is one alone.

@@ -18,7 +18,7 @@ pub(super) const FILES: usize = 768;
 /// Most characters of a value that are remembered; of a longer one the beginning and a digest.
 const VALUE: usize = 256;
 /// How it is written; what was remembered in another form is not compared with.
-const FORM: u8 = 5;
+const FORM: u8 = 6;
 /// Most levels of a value.
 const DEPTH: usize = 8;
 
