@@ -393,3 +393,17 @@ fn documents_of_a_dockerfile_are_not_mixed_up() {
         }
     }
 }
+
+#[test]
+fn another_password_is_told_and_not_shown() {
+    let bed = Bed::new();
+    let build = |password: &str| {
+        bed.dockerfile(&format!("FROM base\nRUN : http://u:{password}@x/\n"));
+        bed.build(&["--explain"]).ok().stderr
+    };
+    build("one");
+    assert_eq!(
+        reason(&build("two"), "RUN :"),
+        "the command changed in a part that is not shown"
+    );
+}

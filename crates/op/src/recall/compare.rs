@@ -6,7 +6,7 @@ use super::field::{self, Field};
 use super::files::in_files;
 use super::names;
 use super::part::Part;
-use super::recipe::{End, Input, Recipe};
+use super::recipe::{self, End, Input, Recipe};
 use super::said::Fields;
 
 /// Nothing is remembered that a step could be compared with.
@@ -223,7 +223,11 @@ pub(super) fn in_fields(before: &Fields, now: &Fields, build_args: &[String]) ->
     let (mut told, mut details) = (Vec::new(), Vec::new());
     let mut tell = |field: &str, old: Option<&str>, new: Option<&str>| {
         let Field { subject, is_detail } = Field::of(field, build_args);
+        let (old, new) = (old.map(recipe::visible), new.map(recipe::visible));
         let text = match (old.map(shown), new.map(shown)) {
+            (Some(_), Some(_)) if old == new => {
+                format!("{subject} changed in a part that is not shown")
+            }
             (Some(one), Some(same)) if one == same => {
                 let whole = |value: Option<&str>| value.unwrap_or_default().replace('\n', "\\n");
                 format!("{subject} was {}, now {}", whole(old), whole(new))

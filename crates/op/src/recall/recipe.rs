@@ -252,6 +252,29 @@ pub(super) fn bounded(value: &str) -> String {
     format!("{head}… ({})", digest.get(..12).unwrap_or_default())
 }
 
+/// Before the digest of a value of which not all is shown. What a step does, which is remembered too, tells no less.
+const HIDDEN: char = '\0';
+/// Digits of that digest.
+const DIGITS: usize = 12;
+
+/// The same, where different credentials stay different, too.
+pub(super) fn kept(value: &str) -> String {
+    let text = bounded(value);
+    if mask_credentials(value) == value {
+        return text;
+    }
+    let digest = Digest::sha256_of(value).hex();
+    format!("{text}{HIDDEN}{}", digest.get(..DIGITS).unwrap_or_default())
+}
+
+/// What is shown of a value that is kept.
+pub(super) fn visible(kept: &str) -> &str {
+    match kept.rsplit_once(HIDDEN) {
+        Some((text, digest)) if digest.len() == DIGITS => text,
+        _ => kept,
+    }
+}
+
 /// What the definition of a vertex says whose key is made of something else, such as of what it fetches.
 pub(super) fn fields(vertex: &Vertex) -> Fields {
     let mut said = Said::default();
@@ -302,6 +325,15 @@ pub(super) fn fields(vertex: &Vertex) -> Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_stay_different_and_are_not_shown() {
+        let (one, two) = (kept("curl http://u:one@x/"), kept("curl http://u:two@x/"));
+        assert_ne!(one, two);
+        assert_eq!(visible(&one), visible(&two));
+        assert!(!one.contains("one") && !visible(&one).contains(HIDDEN));
+        assert_eq!(kept("curl http://x/"), "curl http://x/");
+    }
 
     #[test]
     fn long_values_stay_different() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::recipe::bounded;
+use super::recipe::kept;
 
 /// Names and values.
 pub(crate) type Fields = Vec<(String, String)>;
@@ -32,7 +32,7 @@ impl Said {
             unique = format!("{name} ({number})");
         }
         self.names.insert(unique.clone());
-        self.fields.push((unique, bounded(value)));
+        self.fields.push((unique, kept(value)));
     }
 
     /// Adds a text that most definitions do not have.
