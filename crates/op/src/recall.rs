@@ -576,7 +576,8 @@ impl Op<Tree> for Remembered {
 /// In what two steps differ that say this, in words.
 #[cfg(test)]
 pub(crate) fn told_of(before: &Fields, now: &Fields) -> Vec<String> {
-    compare::in_fields(before, now, &[])
+    let compare::InFields { told, details } = compare::in_fields(before, now, &[]);
+    if told.is_empty() { details } else { told }
 }
 
 /// What a step does, as a cache knows it.

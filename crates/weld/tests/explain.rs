@@ -115,7 +115,7 @@ fn changes_are_told_in_the_words_of_the_dockerfile() {
     let told = change("target=/c", "target=/d,sharing=locked");
     let run = reason(&told, "RUN --mount");
     assert!(
-        run.starts_with("a mount is new: /d; a mount was /c, now it is not set"),
+        run.starts_with("a mount is new: /d; a mount is gone: /c"),
         "{run}"
     );
     let told = change("target=/t", "target=/t,size=4096");

@@ -407,3 +407,17 @@ fn another_password_is_told_and_not_shown() {
         "the command changed in a part that is not shown"
     );
 }
+
+#[test]
+fn a_copy_that_is_linked_no_more_tells_no_numbers_of_inputs() {
+    let bed = Bed::new();
+    bed.file("f", "1");
+    let build = |copy: &str| {
+        bed.dockerfile(&format!("FROM base\n{copy} f /f\n"));
+        bed.build(&["--explain"]).ok().stderr
+    };
+    build("COPY --link");
+    let copy = reason(&build("COPY"), "COPY f");
+    assert!(copy.starts_with("it is made of "), "{copy}");
+    assert!(!copy.contains("the definition's"), "{copy}");
+}

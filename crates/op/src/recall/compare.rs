@@ -162,10 +162,16 @@ struct Differences {
 fn differences(before: &Recipe, now: &Recipe, scene: Scene<'_>) -> Differences {
     let (mut told, mut unknown) = (Vec::new(), Vec::new());
     let is_known = before.does.is_some() && now.does.is_some();
+    // How inputs are numbered is told by what they are.
+    let are_others = before.inputs.len() != now.inputs.len();
     // What a definition says otherwise is no reason where it means the same for a cache.
     if !is_known || before.does != now.does {
-        told = in_fields(&before.fields, &now.fields, scene.build_args);
-        if told.is_empty() && is_known {
+        let fields = in_fields(&before.fields, &now.fields, scene.build_args);
+        told = fields.told;
+        if told.is_empty() && !are_others {
+            told = fields.details;
+        }
+        if told.is_empty() && is_known && !are_others {
             let changed = match (scene.is_looked_at, now.inputs.is_empty()) {
                 (true, _) => "files that are used of it changed",
                 (false, true) => "what it fetches changed",
@@ -174,7 +180,7 @@ fn differences(before: &Recipe, now: &Recipe, scene: Scene<'_>) -> Differences {
             told.push(changed.to_owned());
         }
     }
-    if before.inputs.len() != now.inputs.len() {
+    if are_others {
         let (now, before) = (made_of(now), made_of(before));
         told.push(format!("it is made of {now}, before of {before}"));
         return Differences { told, unknown };
@@ -211,8 +217,15 @@ fn list(told: &[String], separator: &str) -> String {
     }
 }
 
+/// What is told of fields that differ.
+pub(super) struct InFields {
+    pub(super) told: Vec<String>,
+    /// What is worth telling only where nothing else is.
+    pub(super) details: Vec<String>,
+}
+
 /// In what fields differ, in words.
-pub(super) fn in_fields(before: &Fields, now: &Fields, build_args: &[String]) -> Vec<String> {
+pub(super) fn in_fields(before: &Fields, now: &Fields, build_args: &[String]) -> InFields {
     let old: BTreeMap<&str, &str> = pairs(before).collect();
     let new: BTreeMap<&str, &str> = pairs(now).collect();
     let has = |fields: &BTreeMap<&str, &str>, part: &str| {
@@ -234,6 +247,7 @@ pub(super) fn in_fields(before: &Fields, now: &Fields, build_args: &[String]) ->
             }
             (Some(old), Some(new)) => format!("{subject} was {old}, now {new}"),
             (None, Some(new)) => format!("{subject} is new: {new}"),
+            (Some(old), None) if subject == field::MOUNT => format!("{subject} is gone: {old}"),
             (Some(old), None) => format!("{subject} was {old}, now it is not set"),
             (None, None) => return,
         };
@@ -263,7 +277,7 @@ pub(super) fn in_fields(before: &Fields, now: &Fields, build_args: &[String]) ->
     told.extend(in_order("mounts", before, now, |field| {
         field.strip_prefix("mounts[")?.strip_suffix("].dest")
     }));
-    if told.is_empty() { details } else { told }
+    InFields { told, details }
 }
 
 /// Whether what is there as before comes in another order: programs may tell, and so do keys.

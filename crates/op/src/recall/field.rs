@@ -30,6 +30,9 @@ impl Field {
     }
 }
 
+/// What a mount is called that came or went.
+pub(super) const MOUNT: &str = "a mount";
+
 /// Whether the field says which mount, or which change to files, it is one of.
 pub(super) fn names_its_part(name: &str) -> bool {
     const NAMES: [&str; 6] = [
@@ -56,7 +59,7 @@ fn variable(name: &str, build_args: &[String]) -> Option<String> {
 fn mount(name: &str) -> Option<String> {
     let (place, field) = name.strip_prefix("mounts[")?.rsplit_once("].")?;
     Some(match field {
-        "dest" => "a mount".to_owned(),
+        "dest" => MOUNT.to_owned(),
         "id" => format!("the id of the mount at {place}"),
         "sharing" => format!("the sharing of the mount at {place}"),
         "size" => format!("the size of the mount at {place}"),
@@ -96,6 +99,7 @@ fn simple(name: &str) -> Option<String> {
         "attrs.http.checksum" => "the checksum",
         "attrs.http.filename" => "the file name",
         "attrs.git.checksum" => "the commit",
+        "attrs.git.keepgitdir" => "the wish to keep the repository's .git",
         _ => return action(name),
     };
     Some(subject.to_owned())
