@@ -15,6 +15,7 @@ mod cancelling;
 mod chains;
 mod chains_elsewhere;
 mod failing;
+mod hearing;
 mod ignoring;
 mod losing;
 mod merging;

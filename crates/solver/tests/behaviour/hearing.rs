@@ -1,0 +1,151 @@
+//! Progress of builds inside of builds: whoever goes, those who stay hear all that their steps say. Work that a client who goes had begun may
+//! be begun again, and is heard again then.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use weld_solver::{JobOptions, OpError, ProgressEvent, Session};
+
+use crate::support::*;
+
+/// A small generator of numbers.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    fn micros(&mut self, bound: u64) -> Duration {
+        Duration::from_micros(self.below(bound))
+    }
+}
+
+/// A step that says its name when it begins, and takes its time.
+fn says(name: &str, round: u64, time: Duration) -> Builder {
+    let text = name.to_owned();
+    vtx(name, &format!("{name} {round}"), "r").before_exec(move |context| {
+        let text = text.clone();
+        Box::pin(async move {
+            context.log(1, text.into_bytes());
+            tokio::time::sleep(time).await;
+            Ok(())
+        })
+    })
+}
+
+/// A step that has another graph built, with one client after the other.
+fn nested(name: &str, seed: &str, graph: &Vtx) -> Vtx {
+    let graph = Arc::clone(graph);
+    vtx(name, seed, "r")
+        .before_exec(move |context| {
+            let graph = Arc::clone(&graph);
+            Box::pin(async move {
+                context
+                    .with_session(|_| {
+                        let graph = Arc::clone(&graph);
+                        async move {
+                            let built = context.build(definition_of(&graph, 0)).await;
+                            match built {
+                                Ok(_) => Ok(()),
+                                Err(error) => Err(OpError::failed(error)),
+                            }
+                        }
+                    })
+                    .await
+            })
+        })
+        .done()
+}
+
+async fn round(world: &World, rng: &mut Rng, number: u64) {
+    let (one, two) = (rng.micros(3_000), rng.micros(3_000));
+    let first = says("one", number, one).done();
+    let second = says("two", number, two).on(&first).done();
+    let mut graphs = vec![Arc::clone(&second)];
+    for level in 1..3 {
+        let below = graphs.last().unwrap();
+        let name = format!("nested {level}");
+        let build = nested(&name, &format!("{name} {number}"), below);
+        let after = says(&format!("after {level}"), number, rng.micros(1_000));
+        graphs.push(after.on(&build).done());
+    }
+    let mut clients = Vec::new();
+    for client in 0..5 {
+        let depth = rng.below(3) as usize;
+        let outer = nested(
+            &format!("outer {client}"),
+            &format!("outer {client} {number}"),
+            &graphs[depth],
+        );
+        let session = Session::new(format!("{client} {number}"), Arc::new(client));
+        let options = JobOptions {
+            session: Some(session.clone()),
+            ..JobOptions::new(format!("{client} {number}"))
+        };
+        let job = world.solver.new_job(options).await.unwrap();
+        let stream = job.progress();
+        let (job, request) = spawn(job, &outer).await;
+        clients.push((job, request, session, stream, depth));
+        tokio::time::sleep(rng.micros(2_000)).await;
+    }
+    let mut survivors = Vec::new();
+    for (job, request, session, stream, depth) in clients {
+        if rng.below(2) == 0 {
+            tokio::time::sleep(rng.micros(1_500)).await;
+            session.close();
+            request.abort();
+            let _ = request.await;
+            end(job).await;
+        } else {
+            survivors.push((job, request, stream, depth));
+        }
+    }
+    for (job, request, stream, depth) in survivors {
+        let built = request.await.unwrap();
+        assert!(built.is_ok(), "round {number}: {:?}", built.err());
+        end(job).await;
+        let mut heard: HashMap<String, usize> = HashMap::new();
+        let mut cached = HashSet::new();
+        for event in rest(stream).await {
+            match event {
+                ProgressEvent::Log { chunk, .. } => {
+                    let text = String::from_utf8(chunk.data).unwrap();
+                    *heard.entry(text).or_default() += 1;
+                }
+                ProgressEvent::Vertex(update) if update.cached => {
+                    cached.insert(update.name.to_string());
+                }
+                _ => {}
+            }
+        }
+        let mut wanted = vec!["one".to_owned(), "two".to_owned()];
+        wanted.extend((1..=depth).map(|level| format!("after {level}")));
+        // What had ended before it came is found, and says nothing any more.
+        wanted.retain(|text| !cached.contains(text));
+        let below_cached = wanted.is_empty();
+        for text in wanted {
+            assert!(
+                heard.contains_key(&text) || below_cached,
+                "round {number}, {text}: {heard:?}, cached {cached:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stays_hears_all_of_nested_builds() {
+    let world = World::new();
+    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    let rounds = std::env::var("WELD_TEST_ROUNDS").map_or(100, |text| text.parse().unwrap());
+    for number in 0..rounds {
+        round(&world, &mut rng, number).await;
+    }
+    world.emptied().await;
+}
