@@ -25,18 +25,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let slot = state.slot;
         self.subscribed.insert(slot);
         let one = JobSet::one(slot);
+        let mut told: HashSet<_, FixedState> = HashSet::default();
         for edge in self.jobs[job].touched.clone() {
             let Some(edge) = self.edges.get(edge) else {
                 continue;
             };
             let vertex = edge.vertex;
-            // Once per vertex: at its first edge.
-            let first = self.vertices[vertex]
-                .edges
-                .first()
-                .map(|first| self.edges[*first].output)
-                == Some(edge.output);
-            if first && self.vertices[vertex].loaded.contains(slot) {
+            // Once per vertex, of which it may have any edge.
+            if self.vertices[vertex].loaded.contains(slot) && told.insert(vertex) {
                 self.replay(vertex, &one);
                 self.tell(vertex, &one);
             }

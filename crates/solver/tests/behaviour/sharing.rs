@@ -280,6 +280,23 @@ async fn a_late_subscriber_hears_of_what_happened_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_late_subscriber_hears_of_a_step_of_which_it_wants_another_output() {
+    // P1
+    let world = World::new();
+    let (a, b) = (world.job().await, world.job().await);
+    let v = vtx("v", "s", "r").outputs(2).done();
+    for (job, output) in [(&a, 0), (&b, 1)] {
+        let root = job.load(definition_of(&v, output)).await.unwrap();
+        job.build(root).await.unwrap();
+    }
+    let stream = b.progress();
+    b.discard().await;
+    let is_told = |event: &ProgressEvent| matches!(event, ProgressEvent::Vertex(vertex) if &*vertex.name == "v");
+    assert!(rest(stream).await.iter().any(is_told));
+    a.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_record_made_unnecessary_is_said_to_be_cached() {
     // P1
     let world = World::new();
