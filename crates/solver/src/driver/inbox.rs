@@ -150,6 +150,8 @@ impl<T: Value> Inbox<T> {
         let messages = std::mem::take(&mut waiting.messages);
         drop(waiting);
         drop(messages);
+        // It may be another than the pump's own task that was told to stop.
+        self.wake.notify_one();
     }
 
     pub(super) fn epoch(&self) -> u32 {
