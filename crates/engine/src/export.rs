@@ -71,13 +71,15 @@ async fn with_room(
             let free = rustix::fs::statvfs(&root).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
             space.ensure(free.saturating_add(more))
         });
-        if !matches!(made.await, Ok(Ok(()))) {
-            return Err(last);
-        }
+        // Where there cannot be as much, what could be made may do.
+        let is_made = matches!(made.await, Ok(Ok(())));
         let key = format!("{number} with room {round}");
         match export(job, built, request, &key).await {
             Err(error) if error.is_full_disk() => last = error,
             told => return told,
+        }
+        if !is_made {
+            break;
         }
     }
     Err(last)

@@ -116,7 +116,7 @@ fn what_is_exported_to_the_same_disk_has_room_made_for_it() {
         build("type=cacheonly").ok();
     }
     // Twice in the store, and once more beside it.
-    bed.dockerfile(&format!("FROM base\n{}", writes(9, 42)));
+    bed.dockerfile(&format!("FROM base\n{}", writes(9, 40)));
     for kind in ["oci", "local"] {
         let dest = bed.path("state/out");
         let _ = std::fs::remove_dir_all(&dest);
