@@ -3,7 +3,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -21,9 +21,14 @@ pub(crate) fn on_disk(path: &Path) -> io::Result<u64> {
     Ok(found.bytes + linked.sum::<u64>())
 }
 
+/// The longest tick of a kernel's clock.
+const TICK: Duration = Duration::from_millis(10);
+
 /// The same of what was made or changed since a moment.
 pub(crate) fn changed_on_disk(path: &Path, since: SystemTime) -> io::Result<u64> {
+    // Times of files are of the kernel's last tick, which may be of the second before.
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = since.saturating_sub(TICK);
     let since = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     let found = walk(path, Some(since))?;
     let linked = found.linked.into_values().map(|file| file.bytes);
