@@ -363,6 +363,20 @@ fn onbuild_runs_in_the_child() {
 }
 
 #[test]
+fn a_layout_stands_in_for_an_image_with_a_tag() {
+    let bed = Bed::new();
+    let layout = support::base_layout();
+    for name in ["alpine:3", "docker.io/library/alpine:3", "Alpine:3"] {
+        bed.dockerfile("FROM alpine:3\nRUN echo here > /out\n");
+        let instead = format!("{name}=oci-layout://{}:latest", layout.display());
+        let _ = std::fs::remove_dir_all(bed.path("out"));
+        let out = bed.build_files(&["--build-context", &instead]);
+        let text = std::fs::read_to_string(out.join("out")).unwrap();
+        assert_eq!(text, "here\n", "{name}");
+    }
+}
+
+#[test]
 fn a_context_comes_as_an_archive_of_any_compression() {
     let bed = Bed::new();
     bed.file("Dockerfile", "FROM scratch\nCOPY file /copied\n")

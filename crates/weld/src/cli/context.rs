@@ -1,6 +1,6 @@
 //! Where a build's files come from: the context, the Dockerfile and the named contexts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -216,6 +216,7 @@ pub(crate) fn add_named(
     attrs: &mut BTreeMap<String, String>,
     options: &[String],
 ) -> Result<(), ContextError> {
+    let mut layouts = BTreeSet::new();
     for text in options {
         let (name, value) = text
             .split_once('=')
@@ -223,7 +224,7 @@ pub(crate) fn add_named(
             .ok_or_else(|| ContextError::NamedContext(text.clone()))?;
         let value = if let Some(layout) = value.strip_prefix("oci-layout://") {
             let (path, reference) = layout_reference(layout);
-            session.add_layout(name, &path, reference)?
+            session.add_layout(&layout_id(name, &mut layouts), &path, reference)?
         } else if is_remote(value)
             || value.starts_with("docker-image://")
             || value.starts_with("target:")
@@ -238,6 +239,16 @@ pub(crate) fn add_named(
         attrs.insert(format!("context:{}", name.to_lowercase()), value);
     }
     Ok(())
+}
+
+/// What a layout is called where it is part of a reference: a context's name may be one itself, with a tag.
+fn layout_id(name: &str, known: &mut BTreeSet<String>) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let mut id: String = name.to_lowercase().chars().map(plain).collect();
+    while !known.insert(id.clone()) {
+        id.push_str("-1");
+    }
+    id
 }
 
 /// Splits `DIR:TAG`, `DIR@DIGEST` or `DIR`.
