@@ -157,6 +157,15 @@ pub enum OpenError {
         /// The directory.
         root: PathBuf,
     },
+    /// What tells its format is damaged, which is refused ([`OnDamage::Refuse`]).
+    #[error("state directory {}: {} is damaged: it has {bytes} bytes, which tell no format; `weld store check --repair` mends it",
+        .root.display(), .root.join(directory::FORMAT_FILE).display())]
+    Mark {
+        /// The state directory.
+        root: PathBuf,
+        /// How many bytes the file has.
+        bytes: usize,
+    },
     /// Its disk is full, which is refused ([`OnFullDisk::Refuse`]).
     #[error("state directory {}: no space left on its disk ({} KiB free)", .root.display(), .free >> 10)]
     Full {
@@ -186,7 +195,11 @@ pub enum OpenError {
 impl OpenError {
     /// Whether its database is damaged.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Db { source, .. } if source.is_damage())
+        match self {
+            Self::Db { source, .. } => source.is_damage(),
+            Self::Mark { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -247,12 +260,12 @@ impl Store {
         directory: &'a Directory<'_>,
         options: &StoreOptions,
     ) -> Result<Claim<'a>, OpenError> {
-        let claimed = directory.claim(options.on_full_disk);
+        let claimed = directory.claim(options, options.on_full_disk);
         if !matches!(claimed, Err(OpenError::Full { .. })) {
             return claimed;
         }
         let opened = directory
-            .claim(OnFullDisk::Open)
+            .claim(options, OnFullDisk::Open)
             .and_then(|claim| Self::open_claimed(directory, claim, options));
         // That the disk is full says more than that it could not be opened for that.
         let Ok(store) = opened else {
@@ -265,7 +278,7 @@ impl Store {
         // What a step had open that was killed is free when the kernel has taken its mounts apart.
         let swept = Instant::now();
         loop {
-            let claimed = directory.claim(options.on_full_disk);
+            let claimed = directory.claim(options, options.on_full_disk);
             if !matches!(claimed, Err(OpenError::Full { .. })) || swept.elapsed() > LATE {
                 return claimed;
             }
@@ -278,7 +291,11 @@ impl Store {
         claim: Claim<'_>,
         options: &StoreOptions,
     ) -> Result<Self, OpenError> {
-        let Claim { lock, room } = claim;
+        let Claim {
+            lock,
+            room,
+            mended: mark,
+        } = claim;
         let boot = match options.boot_id.clone() {
             Some(boot) => boot,
             None => durability::boot_id().map_err(directory.error("read the boot id for", ""))?,
@@ -288,11 +305,12 @@ impl Store {
             last_run,
             sequence,
             steps,
-            mended,
+            mut mended,
         } = open_known(directory.0, options, &boot, lock).map_err(|source| OpenError::Db {
             root: directory.0.to_owned(),
             source,
         })?;
+        mended.extend(mark);
         let (pins, uses) = (Pins::default(), Uses::default());
         let space = Space::new(directory.0, options.ceiling);
         let blobs = Blobs::open(directory.0, &db, &pins, &sequence, &space)

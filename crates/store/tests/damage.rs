@@ -126,6 +126,38 @@ impl Damaged {
 }
 
 #[test]
+fn a_damaged_mark_is_written_anew() {
+    let damages: [fn(&Path); 4] = [
+        |mark| fs::remove_file(mark).unwrap(),
+        |mark| fs::write(mark, "").unwrap(),
+        |mark| fs::write(mark, [0; 13]).unwrap(),
+        |mark| fs::write(mark, b"\xff\xfeeld-state 1\n").unwrap(),
+    ];
+    for damage in damages {
+        let damaged = Damaged::new();
+        let mark = damaged.root.path().join("format");
+        let before = fs::read(&mark).unwrap();
+        damage(&mark);
+        damaged.refused(&mark);
+        let store = damaged.mended(&mark, None);
+        assert_eq!(fs::read(&mark).unwrap(), before);
+        assert!(store.results().load(damaged.result).unwrap().is_some());
+        assert_eq!(store.check(|_| ()).unwrap().problems, []);
+    }
+    // What has nothing of a state directory is none.
+    let foreign = tempfile::tempdir().unwrap();
+    for name in ["format", "other"] {
+        fs::write(foreign.path().join(name), "").unwrap();
+    }
+    let options = StoreOptions {
+        on_damage: OnDamage::StartAnew,
+        ..StoreOptions::default()
+    };
+    let error = Store::open(foreign.path(), options).err().unwrap();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+}
+
+#[test]
 fn a_database_that_is_cut_off_is_refused_or_put_aside() {
     let damaged = Damaged::new();
     let file = damaged.file("state.redb");

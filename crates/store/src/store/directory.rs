@@ -4,14 +4,14 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{FORMAT, OnFullDisk, OpenError};
+use super::{DATABASE, FORMAT, Mended, OnDamage, OnFullDisk, OpenError, StoreOptions};
 use crate::lock::{Attempt, DirectoryLock};
 use crate::reserve::{self, Room};
 use crate::trash::Trash;
 
 /// With fewer free bytes than this a start makes room first.
 const LOW_SPACE: u64 = 64 << 20;
-const FORMAT_FILE: &str = "format";
+pub(super) const FORMAT_FILE: &str = "format";
 const FORMAT_NAME: &str = "weld-state";
 
 /// A state directory before it is known to be one.
@@ -21,17 +21,29 @@ pub(super) struct Directory<'a>(pub(super) &'a Path);
 pub(super) struct Claim<'a> {
     pub(super) lock: DirectoryLock,
     pub(super) room: Room<'a>,
+    pub(super) mended: Option<Mended>,
+}
+
+/// What tells a state directory from others.
+enum Mark {
+    Absent,
+    Format(u32),
+    Damaged { bytes: usize },
 }
 
 impl Directory<'_> {
-    pub(super) fn claim(&self, on_full_disk: OnFullDisk) -> Result<Claim<'_>, OpenError> {
+    pub(super) fn claim(
+        &self,
+        options: &StoreOptions,
+        on_full_disk: OnFullDisk,
+    ) -> Result<Claim<'_>, OpenError> {
         self.create("")?;
         // Before the lock, which is a file: nothing is left in what is not ours.
         self.check_own()?;
         let lock = self.lock()?;
-        self.check_format()?;
+        let mended = self.check_format(options.on_damage)?;
         let room = self.make_room(on_full_disk)?;
-        Ok(Claim { lock, room })
+        Ok(Claim { lock, room, mended })
     }
 
     pub(super) fn error(
@@ -68,26 +80,56 @@ impl Directory<'_> {
         }
     }
 
-    fn check_format(&self) -> Result<(), OpenError> {
-        let text = match fs::read_to_string(self.0.join(FORMAT_FILE)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.initialise(),
-            Err(error) => return Err(self.error("read", FORMAT_FILE)(error)),
+    fn check_format(&self, on_damage: OnDamage) -> Result<Option<Mended>, OpenError> {
+        let bytes = match self.mark()? {
+            Mark::Format(found) if found > FORMAT => {
+                return Err(OpenError::TooNew {
+                    root: self.0.to_owned(),
+                    found,
+                });
+            }
+            Mark::Format(_) => return Ok(None),
+            Mark::Absent if !self.has_state() => {
+                self.check_own()?;
+                self.write_mark()?;
+                return Ok(None);
+            }
+            Mark::Absent => 0,
+            Mark::Damaged { bytes } => bytes,
         };
-        let found = text
-            .trim_end()
-            .strip_prefix(FORMAT_NAME)
-            .and_then(|rest| rest.trim().parse::<u32>().ok())
-            .ok_or_else(|| OpenError::Foreign {
+        if on_damage == OnDamage::Refuse {
+            return Err(OpenError::Mark {
                 root: self.0.to_owned(),
-            })?;
-        if found > FORMAT {
-            return Err(OpenError::TooNew {
-                root: self.0.to_owned(),
-                found,
+                bytes,
             });
         }
-        Ok(())
+        // What newer versions change in the database is found there.
+        self.write_mark()?;
+        let mended = Mended(format!(
+            "{} was damaged (it had {bytes} bytes, which tell no format) and is written anew",
+            self.0.join(FORMAT_FILE).display()
+        ));
+        tracing::warn!("{mended}");
+        Ok(Some(mended))
+    }
+
+    fn mark(&self) -> Result<Mark, OpenError> {
+        let bytes = match fs::read(self.0.join(FORMAT_FILE)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Mark::Absent),
+            Err(error) => return Err(self.error("read", FORMAT_FILE)(error)),
+        };
+        let format = std::str::from_utf8(&bytes).ok().and_then(|text| {
+            let version = text.trim_end().strip_prefix(FORMAT_NAME)?;
+            version.trim().parse::<u32>().ok()
+        });
+        Ok(format.map_or(Mark::Damaged { bytes: bytes.len() }, Mark::Format))
+    }
+
+    /// Whether it has what only a state directory has.
+    fn has_state(&self) -> bool {
+        let is_directory = |name: &str| self.0.join(name).is_dir();
+        is_directory(DATABASE) && is_directory("content") && is_directory("trash")
     }
 
     /// On a disk that is all but full, deletes what earlier processes took away already. If that is not enough,
@@ -125,17 +167,21 @@ impl Directory<'_> {
         });
         // The mark is the first that is made of a state directory, so it is looked for last: another
         // process may be making this one.
-        if used && !self.0.join(FORMAT_FILE).exists() {
-            return Err(OpenError::Foreign {
+        let is_ours = match self.mark()? {
+            Mark::Format(_) => true,
+            Mark::Absent => !used || self.has_state(),
+            Mark::Damaged { .. } => self.has_state(),
+        };
+        match is_ours {
+            true => Ok(()),
+            false => Err(OpenError::Foreign {
                 root: self.0.to_owned(),
-            });
+            }),
         }
-        Ok(())
     }
 
-    /// Marks a directory with nothing but our lock in it as a state directory.
-    fn initialise(&self) -> Result<(), OpenError> {
-        self.check_own()?;
+    /// Marks it as a state directory.
+    fn write_mark(&self) -> Result<(), OpenError> {
         fs::write(
             self.0.join("format.new"),
             format!("{FORMAT_NAME} {FORMAT}\n"),
