@@ -139,14 +139,30 @@ struct Rights {
 struct Open {
     job: BuildJob,
     result: FrontendResult,
-    heard: tokio::task::JoinHandle<(BTreeSet<String>, BTreeSet<String>)>,
+    heard: tokio::task::JoinHandle<Heard>,
 }
 
-/// What `/out` has, and the names of steps that ran and of those that were cached.
-struct Made {
-    out: String,
+/// The names of steps that ran and of those that were cached, what they wrote, and the errors that were told.
+#[derive(Default)]
+struct Heard {
     ran: BTreeSet<String>,
     cached: BTreeSet<String>,
+    log: String,
+    errors: Vec<String>,
+}
+
+/// What `/out` has, and what was heard.
+struct Made {
+    out: String,
+    heard: Heard,
+}
+
+impl std::ops::Deref for Made {
+    type Target = Heard;
+
+    fn deref(&self) -> &Heard {
+        &self.heard
+    }
 }
 
 impl Open {
@@ -162,8 +178,8 @@ impl Open {
         let out = self.out().await;
         drop(self.result);
         self.job.close().await;
-        let (ran, cached) = self.heard.await.unwrap();
-        Made { out, ran, cached }
+        let heard = self.heard.await.unwrap();
+        Made { out, heard }
     }
 }
 
@@ -207,17 +223,23 @@ impl World {
         };
         let (progress, mut receiver) = weld_progress::channel();
         let heard = tokio::spawn(async move {
-            let (mut ran, mut cached) = (BTreeSet::new(), BTreeSet::new());
+            let mut heard = Heard::default();
             while let Some(batch) = receiver.receive().await {
                 for vertex in batch.vertexes {
+                    heard
+                        .errors
+                        .extend(Some(vertex.error).filter(|error| !error.is_empty()));
                     match vertex.cached {
-                        true => cached.insert(vertex.name),
-                        false if vertex.completed.is_some() => ran.insert(vertex.name),
+                        true => heard.cached.insert(vertex.name),
+                        false if vertex.completed.is_some() => heard.ran.insert(vertex.name),
                         false => false,
                     };
                 }
+                for log in batch.logs {
+                    heard.log.push_str(&String::from_utf8_lossy(&log.data));
+                }
             }
-            (ran, cached)
+            heard
         });
         let job = self.engine.open_job(request, progress, cancel).await?;
         let request = SolveRequest {
@@ -566,4 +588,75 @@ async fn a_build_inside_of_two_goes_on_when_the_first_is_cancelled() {
     let (first, second, ()) = tokio::join!(first, second, cancelled);
     assert!(first.is_err_and(|error| error.is_cancelled()));
     assert_eq!(second.out, "inner\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inner_step_goes_on_when_the_first_of_two_is_cancelled() {
+    let world = World::new().await;
+    let definition = nested(&run("echo begun; sleep 1.5; echo ended; echo inner > /out"));
+    let cancel = CancellationToken::new();
+    let first = world.open_until(Rights::default(), definition.clone(), cancel.clone());
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.solve(definition.clone()).await
+    };
+    let cancelled = async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        cancel.cancel();
+    };
+    let (first, second, ()) = tokio::join!(first, second, cancelled);
+    assert!(first.is_err_and(|error| error.is_cancelled()));
+    assert_eq!(second.out, "inner\n");
+    assert_eq!(second.log, "begun\nended\n");
+    assert_eq!(second.errors, [""; 0]);
+}
+
+/// Builds that share one inside of them, of which some are cancelled at any moment: the others hear all of it, once.
+/// `WELD_TEST_ROUNDS` has it done more often.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shares_an_inner_build_hears_all_of_it_whoever_goes() {
+    let rounds = std::env::var("WELD_TEST_ROUNDS").ok();
+    let rounds: u64 = rounds.map_or(8, |rounds| rounds.parse().unwrap());
+    let world = World::new().await;
+    for round in 0..rounds {
+        let inner = run(&format!(
+            "echo begun {round}; sleep 0.3; echo ended; echo inner > /out"
+        ));
+        let definition = nested(&inner);
+        let builds = (0..4_u64).map(|number| {
+            let (world, definition) = (&world, definition.clone());
+            // Spread over the whole build, and not in step with anything.
+            let moment =
+                move |prime: u64| Duration::from_millis((round * prime + number * 211) % 500);
+            async move {
+                let cancel = CancellationToken::new();
+                tokio::time::sleep(moment(37) / 2).await;
+                let build = world.open_until(Rights::default(), definition, cancel.clone());
+                if number % 2 == 1 {
+                    let built = build.await.unwrap().close().await;
+                    assert_eq!(built.out, "inner\n");
+                    return Some(built.heard);
+                }
+                let cancelled = async {
+                    tokio::time::sleep(moment(53)).await;
+                    cancel.cancel();
+                };
+                if let (Ok(open), ()) = tokio::join!(build, cancelled) {
+                    open.job.close().await;
+                }
+                None
+            }
+        });
+        let heard = futures_util::future::join_all(builds).await;
+        let log = format!("begun {round}\nended\n");
+        for heard in heard.into_iter().flatten() {
+            assert_eq!(heard.errors, [""; 0], "round {round}");
+            // One that came when all was done heard of a cached step.
+            let all = match heard.cached.contains("outer") {
+                true => "",
+                false => &log,
+            };
+            assert_eq!(heard.log, all, "round {round}");
+        }
+    }
 }
