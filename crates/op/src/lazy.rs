@@ -101,7 +101,7 @@ impl LazyError {
             Self::Objects(error) if error.is_of_the_server() => Says::Nothing,
             Self::Objects(_) => Says::Answer,
             Self::Layers(LayersError::Registry(error)) => match error.failure() {
-                Some(Failure::Silent(_)) => Says::Nothing,
+                Some(Failure::Silent(_) | Failure::Trickle { .. }) => Says::Nothing,
                 Some(failure @ (Failure::Digest { .. } | Failure::Size { .. })) => {
                     Says::Wrong(failure.worth(TRIES).0)
                 }
@@ -343,7 +343,9 @@ impl Worker {
         let supply = &asked.supply;
         let origin = Origin {
             place: match place {
-                Place::Registry(registry) => Place::Registry(registry.impatient(supply.patience())),
+                Place::Registry(registry) => {
+                    Place::Registry(registry.impatient(supply.patience()).once())
+                }
                 place => place.clone(),
             },
             repository: asked.repository.clone(),

@@ -16,6 +16,10 @@ pub enum Fault {
     Corrupt,
     /// Gives half of the answer's body, and then nothing for as long as the client waits.
     Stall,
+    /// Takes the request and says nothing for as long as the client waits.
+    Silence,
+    /// Gives the answer's body ten bytes a second.
+    Trickle,
 }
 
 /// A rule of a proxy: requests of this method whose path contains the text meet the fault.
@@ -158,6 +162,10 @@ fn relay(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Resul
     if fault == Some(Fault::Close) {
         return client.shutdown(Shutdown::Both);
     }
+    if fault == Some(Fault::Silence) {
+        // Ends when the client closes the connection.
+        return io::copy(&mut reader, &mut io::sink()).map(drop);
+    }
     let mut upstream = TcpStream::connect(server)?;
     upstream.set_read_timeout(Some(Duration::from_secs(60)))?;
     upstream.write_all(&head)?;
@@ -180,6 +188,14 @@ fn relay(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Resul
             }
         }
         _ => {}
+    }
+    if fault == Some(Fault::Trickle) {
+        client.write_all(&answer[..body])?;
+        for byte in &answer[body..] {
+            client.write_all(std::slice::from_ref(byte))?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        return client.shutdown(Shutdown::Write);
     }
     client.write_all(&answer)?;
     if fault == Some(Fault::Stall) {

@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::Bed;
 use support::kept::Daemon;
@@ -65,6 +65,7 @@ fn layers_that_do_not_come_are_not_asked_for_by_each_step() {
         (Fault::Close, 2 * all),
         (Fault::Corrupt, 3 * all),
         (Fault::Stall, all),
+        (Fault::Trickle, all),
     ] {
         forget(&bed);
         // Known, and not fetched.
@@ -88,6 +89,97 @@ fn layers_that_do_not_come_are_not_asked_for_by_each_step() {
         assert!((1..=3).contains(&told), "{fault:?}: {}", ended.stderr);
         let last = format!("file{}", STEPS - 1);
         assert!(bed.path("out").join(last).exists(), "{fault:?}");
+    }
+}
+
+/// Longer than any of the waits that these tests ask for, and shorter than those that they would have otherwise.
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_registry_that_says_nothing_costs_an_export_its_timeout_once() {
+    let registry = Registry::start().unwrap();
+    let proxy = Proxy::start(&registry.host()).unwrap();
+    let bed = bed();
+    bed.build(&[]).ok();
+    for (method, path) in [
+        ("HEAD", "/blobs/"),
+        ("POST", "/uploads/"),
+        ("PUT", "/uploads/"),
+        ("HEAD", "/manifests/"),
+        ("PUT", "/manifests/"),
+    ] {
+        proxy.fault(method, path, Fault::Silence);
+        let name = format!("{}{}", method.to_lowercase(), path.replace('/', "-"));
+        let to = format!(
+            "type=registry,ref={}/{name}end:a,mode=max,timeout=1",
+            proxy.host()
+        );
+        let began = Instant::now();
+        let failed = bed.build(&["--cache-to", &to]);
+        let ignored = bed
+            .build(&["--cache-to", &format!("{to},ignore-error=true")])
+            .ok();
+        let took = began.elapsed();
+        proxy.heal();
+        // Where it only looks whether the manifest is there, it writes it.
+        if method != "HEAD" || path != "/manifests/" {
+            assert!(failed.code != Some(0), "{method} {path}: {}", failed.stderr);
+            assert!(
+                ignored.stderr.contains("no answer for 1 s"),
+                "{}",
+                ignored.stderr
+            );
+        }
+        assert!(took < SOON, "{method} {path}: {took:.1?}");
+    }
+    let to = format!("type=registry,ref={}/x:a,timeout=0", proxy.host());
+    let refused = bed.build(&["--cache-to", &to]);
+    assert!(
+        refused.stderr.contains("timeout=\"0\": must be"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn mounts_that_do_not_come_are_waited_for_once() {
+    let registry = Registry::start().unwrap();
+    let proxy = Proxy::start(&registry.host()).unwrap();
+    let place = format!("type=mount,ref={}/mounts:a", proxy.host());
+    let bed = Bed::new();
+    bed.dockerfile(
+        "FROM base\n\
+         RUN --mount=type=cache,target=/one date > /one/file\n\
+         RUN --mount=type=cache,target=/two date > /two/file\n",
+    );
+    bed.build(&["--cache-to", &format!("{place},id=/one;/two")])
+        .ok();
+    let requests = proxy.requests();
+    let put = |request: &String| {
+        let digest = request.strip_prefix("PUT ")?.split_once("sha256%3A")?.1;
+        Some(digest.get(..64)?.to_owned())
+    };
+    let mut chunks: Vec<_> = requests.iter().filter_map(put).collect();
+    // The last one is the config, which is read when the cache is.
+    chunks.pop();
+    assert!(!chunks.is_empty(), "{requests:?}");
+    for fault in [Fault::Silence, Fault::Stall] {
+        forget(&bed);
+        for chunk in &chunks {
+            proxy.fault("GET", chunk, fault);
+        }
+        let began = Instant::now();
+        let ended = bed
+            .build(&["--cache-from", &format!("{place},timeout=1")])
+            .ok();
+        let took = began.elapsed();
+        proxy.heal();
+        assert!(
+            ended.stderr.contains("no answer for"),
+            "{fault:?}: {}",
+            ended.stderr
+        );
+        assert!(took < SOON, "{fault:?}: {took:.1?}");
     }
 }
 

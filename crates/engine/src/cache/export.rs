@@ -73,7 +73,8 @@ pub(crate) async fn all(
         let step = Internal::begin(&job.progress, name, &number.to_string());
         let written = match &options.destination {
             CacheDestination::Mounts(wanted) => {
-                let written = mounts::export(job, wanted, &step).boxed().await;
+                let written = mounts::export(job, wanted, options.patience, &step);
+                let written = written.boxed().await;
                 // A build is none the worse without them; the step tells why.
                 step.end(written).or(Ok(None))
             }
@@ -264,6 +265,7 @@ impl Writing<'_> {
                 insecure,
             } => {
                 let registry = registry_of(self.job, reference, *insecure);
+                let registry = registry.impatient(self.options.patience);
                 Ok(CacheSink::Registry(registry, reference.clone()))
             }
             CacheDestination::Store(id) => Ok(CacheSink::Store(store_of(self.job, id).await?)),

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use tokio::sync::OnceCell;
 use weld_export::cache::{
-    ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheOrigin, DEFAULT_SCOPE, Remote, duration,
+    ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheOrigin, DEFAULT_SCOPE, Remote, timeout,
 };
 use weld_op::lazy::{ANNOTATION_HOME, ANNOTATION_MADE, Declared, Home, RemoteLayer};
 use weld_op::{MountContents, Tree, Worker};
@@ -30,8 +30,6 @@ use crate::job::JobCore;
 const BUDGET: Duration = Duration::from_secs(30);
 /// The attribute that tells, in seconds or as Go writes durations; also how long its layers may take in which nothing of them comes.
 const TIMEOUT: &str = "timeout";
-/// The longest that it may tell.
-const LONGEST: u64 = 600;
 
 /// The caches that a build reads, each once. What they are to the solver goes with the build.
 pub(crate) struct Imports {
@@ -111,7 +109,7 @@ impl Imports {
     ) -> Result<Vec<CacheSourceId>, ReadError> {
         let budget = match wanted.attrs.get(TIMEOUT) {
             None => BUDGET,
-            Some(text) => budget(text).ok_or_else(|| ReadError::Timeout(text.clone(), LONGEST))?,
+            Some(text) => timeout(text).ok_or_else(|| ReadError::Timeout(text.clone()))?,
         };
         if let Some(left) = self.absences.left(wanted, Instant::now()) {
             return Err(ReadError::Absent(left));
@@ -135,7 +133,10 @@ impl Imports {
     ) -> Result<Vec<CacheSourceId>, ReadError> {
         let origin = CacheOrigin::parse(&wanted.kind, &wanted.attrs)?;
         if let CacheOrigin::Mounts(place, selection) = origin {
-            let contents = mounts::import(job, &place, selection, name).boxed().await?;
+            let patience = wanted.attrs.get(TIMEOUT).and_then(|text| timeout(text));
+            let contents = mounts::import(job, &place, selection, name, patience)
+                .boxed()
+                .await?;
             let mut held = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
             held.push(contents);
             return Ok(Vec::new());
@@ -143,7 +144,7 @@ impl Imports {
         let insecure = matches!(origin, CacheOrigin::Registry { insecure: true, .. });
         let place = Place::open(&job.worker, &job.session, origin).await?;
         let home = place.home(insecure);
-        if let Some(patience) = wanted.attrs.get(TIMEOUT).and_then(|text| budget(text)) {
+        if let Some(patience) = wanted.attrs.get(TIMEOUT).and_then(|text| timeout(text)) {
             job.worker
                 .wait_for_layers(&home, Some(&job.session), patience);
         }
@@ -193,17 +194,6 @@ impl Drop for Imports {
             self.solver.remove_cache_source(*source);
         }
     }
-}
-
-/// How long a cache may take to be read.
-fn budget(timeout: &str) -> Option<Duration> {
-    let budget = match timeout.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => duration(timeout)?,
-    };
-    (Duration::from_secs(1)..=Duration::from_secs(LONGEST))
-        .contains(&budget)
-        .then_some(budget)
 }
 
 /// What a failure says of the cache; `None` for one that is an answer, or the client's fault.

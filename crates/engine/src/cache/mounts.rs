@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use weld_op::{MountContents, Worker};
 use weld_progress::Sender;
 use weld_source::image::{Document, MAX_MANIFEST};
 use weld_source::progress::Progress;
+use weld_source::registry::Failure;
 use weld_store::cache_mounts::archive::MAX_CHUNK;
 use weld_store::{CacheMount, Staged, Taken};
 
@@ -32,6 +34,8 @@ use crate::job::JobCore;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many chunks are on their way at once.
 const CHUNKS_AT_ONCE: usize = 8;
+/// How long nothing may come of a chunk before its place counts as absent, unless `timeout` tells.
+const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a chunk may take, after all that is tried again, before the mount counts as not to be had.
 const CHUNK_TIME: Duration = Duration::from_secs(120);
 /// The most of a mount that is written where no size is told, in bytes: so many chunks fit into a manifest.
@@ -47,12 +51,19 @@ enum Place {
 }
 
 impl Place {
-    async fn open(job: &JobCore, place: &MountPlace) -> Result<Self, CacheExportError> {
+    async fn open(
+        job: &JobCore,
+        place: &MountPlace,
+        patience: Duration,
+    ) -> Result<Self, CacheExportError> {
         Ok(match place {
             MountPlace::Registry {
                 reference,
                 insecure,
-            } => Self::Registry(registry_of(job, reference, *insecure), reference.clone()),
+            } => {
+                let registry = registry_of(job, reference, *insecure).impatient(patience);
+                Self::Registry(registry, reference.clone())
+            }
             MountPlace::Store { id, digest } => {
                 Self::Store(store_of(job, id).await?, digest.clone())
             }
@@ -102,10 +113,11 @@ impl Place {
 pub(super) async fn export(
     job: &Arc<JobCore>,
     options: &MountExport,
+    patience: Duration,
     step: &Internal,
 ) -> Result<Option<String>, CacheExportError> {
     let progress = step.transfers();
-    let place = Place::open(job, &options.place).await?;
+    let place = Place::open(job, &options.place, patience).await?;
     let found = match place.mounts().await {
         Ok(found) => found,
         // What is there is no cache mounts: it is not written over.
@@ -201,8 +213,10 @@ pub(super) async fn import(
     place: &MountPlace,
     selection: MountSelection,
     name: &str,
+    patience: Option<Duration>,
 ) -> Result<Arc<dyn MountContents>, ReadError> {
-    let opened = Place::open(job, place).await;
+    let patience = patience.unwrap_or(CHUNK_PATIENCE);
+    let opened = Place::open(job, place, patience).await;
     let opened = opened.map_err(|error| ReadError::Mounts(error.to_string()))?;
     let (_, mounts) = opened
         .mounts()
@@ -215,6 +229,8 @@ pub(super) async fn import(
         place: opened,
         mounts,
         selection,
+        patience,
+        silent: AtomicBool::new(false),
         staged: Mutex::default(),
     });
     job.worker.mount_sources.add(job.session.id(), &contents);
@@ -229,6 +245,10 @@ struct Imported {
     place: Place,
     mounts: Mounts,
     selection: MountSelection,
+    /// How long nothing may come of a chunk.
+    patience: Duration,
+    /// Its place was silent for so long: it is not asked for the other mounts.
+    silent: AtomicBool,
     /// Each is fetched once, by the first who asks.
     staged: Mutex<BTreeMap<String, Staging>>,
 }
@@ -250,11 +270,29 @@ impl MountContents for Imported {
             let shown = id.trim_start_matches('/');
             let text = format!("importing cache mount {shown:?} from {}", self.name);
             let step = Internal::begin(&self.progress, &text, id);
-            let fetched = self.fetch(content, &step.transfers()).await;
+            let fetched = match self.silent.load(Ordering::Relaxed) {
+                false => self.fetch(content, &step.transfers()).await,
+                true => Err(ReadError::Slow(self.patience)),
+            };
+            if fetched.as_ref().is_err_and(is_silence) {
+                self.silent.store(true, Ordering::Relaxed);
+            }
             // The step goes on with an empty mount; this tells why.
             step.end(fetched).ok().map(Arc::new)
         };
         staging.get_or_init(stage).await.clone()
+    }
+}
+
+/// Whether a place said nothing, which it will not do sooner for another mount.
+fn is_silence(error: &ReadError) -> bool {
+    match error {
+        ReadError::Slow(_) => true,
+        ReadError::Registry(error) => matches!(
+            error.failure(),
+            Some(Failure::Silent(_) | Failure::Trickle { .. })
+        ),
+        _ => false,
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use weld_digest::{Digest, Hasher};
 use weld_export::cache::{
     ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheOrigin,
-    CacheReadError, Remote, cache_parts, read_config, read_inline, read_noted,
+    CacheReadError, Remote, TIMEOUTS, cache_parts, read_config, read_inline, read_noted,
 };
 use weld_llb::reference::{ParseReferenceError, Reference, Repository};
 use weld_op::Worker;
@@ -67,8 +67,8 @@ pub(super) enum ReadError {
     Config { digest: Digest, reason: String },
     #[error("a task ended early: {0}")]
     Stopped(#[from] tokio::task::JoinError),
-    #[error("timeout={0:?}: must be from 1 to {1} seconds, as a number or such as 1m30s")]
-    Timeout(String, u64),
+    #[error("timeout={0:?}: {TIMEOUTS}")]
+    Timeout(String),
     #[error(
         "it did not answer before, and counts as absent for another {} s",
         .0.as_secs().max(1)

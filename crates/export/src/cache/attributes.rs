@@ -73,10 +73,10 @@ pub fn export_attributes(kind: &str) -> Option<Vec<&'static str>> {
         "inline" => return Some(known),
         // Its own are the whole of it: no build fails by it.
         "mount" => {
-            known.push("dest");
+            known.extend(["dest", "timeout"]);
             return Some(known);
         }
-        "registry" => known.extend(["image-manifest", "oci-mediatypes"]),
+        "registry" => known.extend(["image-manifest", "oci-mediatypes", "timeout"]),
         "local" => known.extend(["dest", "image-manifest", "oci-mediatypes"]),
         _ => {}
     }

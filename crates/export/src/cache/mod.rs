@@ -23,9 +23,10 @@ pub use mounts::{
     Chunk, MAX_MOUNTS_CONFIG, MountContent, MountPackError, Mounts, MountsReadError, PackedMount,
     mounts_parts, pack_mount, read_mounts, unpack_chunk, write_mounts,
 };
-pub use object_options::{ObjectCache, SECRET_ATTRIBUTES, duration};
+pub use object_options::{ObjectCache, SECRET_ATTRIBUTES};
 pub use options::{
-    CacheDestination, CacheExportOptions, CacheOptionError, CacheOrigin, ignores_errors, is_merged,
+    CacheDestination, CacheExportOptions, CacheOptionError, CacheOrigin, TIMEOUTS, ignores_errors,
+    is_merged, timeout,
 };
 pub use read::{CacheReadError, cache_parts, read_config, read_inline, read_noted};
 pub use upload::{CacheLayer, CacheSink, CacheWriteError, LayerFetch, WrittenCache, write_cache};

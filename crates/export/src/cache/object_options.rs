@@ -234,7 +234,7 @@ fn joined(parts: [&str; 2]) -> String {
 }
 
 /// As Go reads a duration, without a sign: `24h`, `1h30m`, `1.5s`.
-pub fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

@@ -1,6 +1,7 @@
 //! Where a cache is written or read, by the names that BuildKit's clients use.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use weld_digest::Digest;
 use weld_solver::chain::ChainMode;
@@ -9,7 +10,7 @@ use weld_source::reference::{ParseReferenceError, Reference};
 use weld_store::layer::Compression;
 
 use super::mount_options::{self, MountExport, MountPlace, MountSelection};
-use super::object_options::ObjectCache;
+use super::object_options::{ObjectCache, duration};
 use super::{ManifestOptions, actions_cache};
 use crate::options::LEVELS;
 
@@ -35,6 +36,23 @@ pub enum CacheDestination {
     Mounts(MountExport),
 }
 
+/// How long a registry that a cache is written to may say and take nothing, unless told: large layers take it a while to check.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What `timeout` may be.
+pub const TIMEOUTS: &str = "must be from 1 to 600 seconds, as a number or such as 1m30s";
+
+/// How long a place may say nothing, as `timeout` has it; `None` if that is none of [`TIMEOUTS`].
+pub fn timeout(text: &str) -> Option<Duration> {
+    let timeout = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => duration(text)?,
+    };
+    (Duration::from_secs(1)..=Duration::from_secs(600))
+        .contains(&timeout)
+        .then_some(timeout)
+}
+
 /// What the attributes of a cache exporter ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheExportOptions {
@@ -48,6 +66,8 @@ pub struct CacheExportOptions {
     pub compression: Compression,
     /// `force-compression`: also compress layers anew that are compressed otherwise.
     pub force_compression: bool,
+    /// `timeout`: how long a registry may say and take nothing before it counts as absent.
+    pub patience: Duration,
     /// `ignore-error`: a build whose cache cannot be written is none the worse.
     pub ignore_error: bool,
     /// `merge`: what is there stays, beside what is written.
@@ -205,6 +225,12 @@ impl CacheExportOptions {
             },
             compression: reader.compression()?,
             force_compression: reader.flag("force-compression")?.unwrap_or(false),
+            patience: match (kind, reader.get("timeout")) {
+                ("registry" | "mount", Some(text)) => {
+                    timeout(text).ok_or_else(|| reader.bad("timeout", TIMEOUTS))?
+                }
+                _ => PATIENCE,
+            },
             ignore_error: ignores_errors(attrs),
             merge,
         })

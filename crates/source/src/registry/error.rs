@@ -107,9 +107,17 @@ pub enum Failure {
     /// It broke the protocol.
     #[error("malformed answer: {0}")]
     Protocol(String),
-    /// Nothing came for as long as the client waits.
-    #[error("nothing came for {} s", .0.as_secs_f32())]
+    /// It said or took nothing for as long as the client waits.
+    #[error("no answer for {} s", .0.as_secs_f32())]
     Silent(Duration),
+    /// So little of the content came that waiting for the rest is no use.
+    #[error("only {bytes} bytes came in {} s", .during.as_secs())]
+    Trickle {
+        /// What came, in bytes.
+        bytes: u64,
+        /// In which time.
+        during: Duration,
+    },
 }
 
 /// Why something could not be pulled or pushed.
@@ -187,7 +195,7 @@ impl Failure {
         match self {
             Self::TooManyRequests { .. } | Self::Network(_) => true,
             Self::Digest { .. } | Self::Size { .. } | Self::Protocol(_) => true,
-            Self::Silent(_) => true,
+            Self::Silent(_) | Self::Trickle { .. } => true,
             Self::Status { status, .. } => status.is_server_error(),
             Self::Token { source, .. } => source.is_of_the_server(),
             _ => false,

@@ -9,6 +9,7 @@ use super::auth::Scopes;
 use super::config::Capability;
 use super::endpoint::Endpoint;
 use super::error::{Action, Failure, RegistryError};
+use super::patience::{self, Flow};
 use super::{Failures, Registry, hopeful};
 use crate::image::Descriptor;
 use crate::progress::{Progress, Transfer};
@@ -206,10 +207,7 @@ impl Registry {
             if fetch.position > before {
                 attempts.progressed();
             }
-            if self.patience.is_some() {
-                return Err(failure);
-            }
-            if !hopeful(&failure, &mut attempts, &mut unreachable).await {
+            if self.asks_once || !hopeful(&failure, &mut attempts, &mut unreachable).await {
                 return Err(failure);
             }
             tracing::debug!(%failure, position = fetch.position, "going on with the blob");
@@ -225,7 +223,7 @@ impl Registry {
             fetch.restart().await;
         }
         if fetch.position < fetch.descriptor.size {
-            let response = patiently(self.patience, self.request_blob(place, fetch)).await?;
+            let response = self.request_blob(place, fetch).await?;
             fetch.receive(response, self.patience).await?;
         }
         fetch.finish().await
@@ -254,10 +252,11 @@ impl Registry {
                 };
                 self.send(endpoint, &scopes, &make).await
             }
-            Place::Url(endpoint, url) => with_range(endpoint.client.get(*url))
-                .send()
-                .await
-                .map_err(|error| Failure::Network(error.into())),
+            Place::Url(endpoint, url) => {
+                let request = with_range(endpoint.client.get(*url));
+                let sent = async { Ok(request.send().await.map_err(NetworkError::from)?) };
+                patience::answer(self.patience, sent).await
+            }
         }
     }
 }
@@ -306,11 +305,13 @@ impl<S: BlobSink> Fetch<'_, S> {
             }
             _ => return Err(Failure::of(response).await),
         };
+        let mut flow = Flow::new(patience);
         loop {
             let next = async { Ok(response.chunk().await.map_err(NetworkError::from)?) };
-            let Some(mut chunk) = patiently(patience, next).await? else {
+            let Some(mut chunk) = patience::answer(patience, next).await? else {
                 break;
             };
+            flow.came(chunk.len())?;
             if skip > 0 {
                 let skipped = skip.min(chunk.len() as u64);
                 skip -= skipped;
@@ -360,20 +361,6 @@ impl<S: BlobSink> Fetch<'_, S> {
             expected: self.descriptor.size,
             actual,
         }
-    }
-}
-
-/// Waits for an answer, or for the next part of one, as long as the client's patience lasts.
-async fn patiently<T>(
-    patience: Option<Duration>,
-    answer: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    match patience {
-        None => answer.await,
-        Some(patience) => match tokio::time::timeout(patience, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::Silent(patience)),
-        },
     }
 }
 

@@ -13,6 +13,7 @@ mod docker_config;
 mod endpoint;
 mod error;
 mod fetch;
+mod patience;
 mod push;
 mod referrers;
 mod resolve;
@@ -21,6 +22,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use reqwest::header::AUTHORIZATION;
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -50,8 +52,10 @@ pub use resolve::Resolved;
 pub struct Registry {
     shared: Arc<Shared>,
     authorizer: Arc<Authorizer>,
-    /// How long a blob's next bytes are waited for, and that it is asked for once: whoever set it tries again as it sees fit.
+    /// How long an answer, or the next bytes of one, are waited for before the registry counts as silent.
     patience: Option<Duration>,
+    /// A blob is asked for once: whoever wants it so tries again as it sees fit.
+    asks_once: bool,
 }
 
 struct Shared {
@@ -72,6 +76,7 @@ impl Registry {
             }),
             authorizer: Arc::new(Authorizer::new(credentials)),
             patience: None,
+            asks_once: false,
         }
     }
 
@@ -81,16 +86,25 @@ impl Registry {
         Self {
             shared: Arc::clone(&self.shared),
             authorizer: Arc::new(Authorizer::new(credentials)),
-            patience: self.patience,
+            ..self.clone()
         }
     }
 
-    /// The same client for one who tries again by itself: a blob is asked for once, and given up as soon as nothing of it came for so
-    /// long.
+    /// The same client, but one that gives a registry up that says or takes nothing for so long, or no more than a trickle of a blob.
+    /// Other failures are tried again.
     #[must_use]
     pub fn impatient(&self, patience: Duration) -> Self {
         Self {
             patience: Some(patience),
+            ..self.clone()
+        }
+    }
+
+    /// The same client for one who tries again by itself: a blob is asked for once.
+    #[must_use]
+    pub fn once(&self) -> Self {
+        Self {
+            asks_once: true,
             ..self.clone()
         }
     }
@@ -116,7 +130,7 @@ impl Registry {
                 transfers: Semaphore::new(parallel),
             }),
             authorizer: Arc::clone(&self.authorizer),
-            patience: self.patience,
+            ..self.clone()
         }
     }
 
@@ -190,9 +204,21 @@ impl Registry {
         }
     }
 
+    /// Sends a request as who we are, as long as the client's patience lasts.
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        scopes: &Scopes,
+        make: &(dyn Fn(&reqwest::Client) -> RequestBuilder + Send + Sync),
+    ) -> Result<Response, Failure> {
+        // Boxed, or the types of what waits for it grow too deep.
+        let answer = self.send_at_leisure(endpoint, scopes, make).boxed();
+        patience::answer(self.patience, answer).await
+    }
+
     /// Sends a request as who we are, answering the registry's challenge. `make` may be called
     /// several times.
-    async fn send(
+    async fn send_at_leisure(
         &self,
         endpoint: &Endpoint,
         scopes: &Scopes,

@@ -14,6 +14,7 @@ use super::auth::Scopes;
 use super::config::Capability;
 use super::endpoint::Endpoint;
 use super::error::{Action, Failure, RegistryError};
+use super::patience::{self, Movement};
 use super::{Failures, Registry};
 use crate::image::{Descriptor, Document};
 use crate::progress::{Progress, Transfer};
@@ -22,6 +23,8 @@ use crate::reference::{Reference, Repository};
 /// How much is read from a blob at a time, and how many such pieces wait for the network.
 const PIECE: usize = 512 << 10;
 const QUEUE: usize = 4;
+/// How much is handed to the network at a time where somebody watches whether it moves.
+const WATCHED_PIECE: usize = 64 << 10;
 /// How many repositories are tried as the source of a mount.
 const MAX_MOUNTS: usize = 3;
 
@@ -101,6 +104,7 @@ impl Registry {
                 &digest,
                 Some(descriptor.size),
             ))),
+            movement: Arc::default(),
             unreadable: Arc::default(),
         };
         let endpoints = self
@@ -151,6 +155,7 @@ impl Registry {
             repository,
             upload: &upload,
             transfer: Arc::new(Mutex::new(Progress::none().start(&digest, &digest, None))),
+            movement: Arc::default(),
             unreadable: Arc::default(),
         };
         let endpoints = self
@@ -256,6 +261,7 @@ struct Push<'a> {
     repository: &'a Repository,
     upload: &'a BlobUpload,
     transfer: Arc<Mutex<Transfer>>,
+    movement: Arc<Movement>,
     /// Why the content could not be read, if that is why a request failed.
     unreadable: Arc<Mutex<Option<io::Error>>>,
 }
@@ -491,18 +497,29 @@ impl Push<'_> {
                 *lock(&unreadable) = Some(error);
             }
         });
-        let transfer = Arc::clone(&self.transfer);
+        let (transfer, movement) = (Arc::clone(&self.transfer), Arc::clone(&self.movement));
         lock(&transfer).set(offset);
-        let stream = futures_util::stream::unfold(queue, move |mut queue| {
-            let transfer = Arc::clone(&transfer);
-            async move {
-                let piece = queue.recv().await?;
-                if let Ok(piece) = &piece {
+        let most = match self.registry.patience {
+            Some(_) => WATCHED_PIECE,
+            None => PIECE,
+        };
+        let stream =
+            futures_util::stream::unfold((queue, Bytes::new()), move |(mut queue, rest)| {
+                let (transfer, movement) = (Arc::clone(&transfer), Arc::clone(&movement));
+                async move {
+                    let mut rest = match rest.is_empty() {
+                        true => match queue.recv().await? {
+                            Ok(piece) => piece,
+                            Err(error) => return Some((Err(error), (queue, rest))),
+                        },
+                        false => rest,
+                    };
+                    let piece = rest.split_to(most.min(rest.len()));
+                    movement.note();
                     lock(&transfer).advance(piece.len() as u64);
+                    Some((Ok(piece), (queue, rest)))
                 }
-                Some((piece, queue))
-            }
-        });
+            });
         Body::wrap_stream(stream)
     }
 
@@ -513,11 +530,15 @@ impl Push<'_> {
         at: &Url,
         make: &(dyn Fn(&reqwest::Client) -> RequestBuilder + Send + Sync),
     ) -> Result<Response, Failure> {
-        if authority(at) == endpoint.host {
-            let scopes = push_scopes(self.repository);
-            return self.registry.send(endpoint, &scopes, make).await;
-        }
-        self.registry.send_once(endpoint, None, make).await
+        let registry = self.registry;
+        let answer = async {
+            if authority(at) == endpoint.host {
+                let scopes = push_scopes(self.repository);
+                return registry.send_at_leisure(endpoint, &scopes, make).await;
+            }
+            registry.send_once(endpoint, None, make).await
+        };
+        patience::answer_to(registry.patience, &self.movement, answer).await
     }
 }
 

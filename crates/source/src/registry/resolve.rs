@@ -143,6 +143,7 @@ impl Registry {
             // A HEAD's failure has no body to say why; and some servers know no HEAD.
             Err(
                 failure @ (Failure::Network(_)
+                | Failure::Silent(_)
                 | Failure::TooManyRequests { .. }
                 | Failure::Credentials(_)
                 | Failure::Token { .. }),
