@@ -192,6 +192,8 @@ struct Queue {
     events: BTreeMap<u64, ProgressEvent>,
     next: u64,
     places: HashMap<Subject, u64>,
+    /// Vertices of which reports wait, and whether a state of theirs was left in front of these.
+    said: HashMap<Digest, bool>,
     log_bytes: usize,
     closed: bool,
 }
@@ -206,9 +208,13 @@ pub(crate) struct Channel {
 impl Channel {
     pub(crate) fn send_vertex(&self, update: VertexUpdate) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        // The newest state goes behind what was written meanwhile: an end is not heard of before the last words.
+        // The newest state goes behind what was written meanwhile: an end is not heard of before the last words. A state before the first
+        // words stays: whoever reads them must know whose they are.
         if let Some(old) = queue.places.remove(&Subject::Vertex(update.digest)) {
-            queue.events.remove(&old);
+            match queue.said.get_mut(&update.digest) {
+                Some(is_left @ false) => *is_left = true,
+                _ => drop(queue.events.remove(&old)),
+            }
         }
         queue.push(
             Some(Subject::Vertex(update.digest)),
@@ -220,6 +226,7 @@ impl Channel {
 
     pub(crate) fn send_report(&self, vertex: Digest, report: Report) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.said.entry(vertex).or_default();
         match report {
             Report::Status(status) => {
                 let subject = Subject::Status(vertex, status.id.clone());
@@ -288,7 +295,10 @@ impl Queue {
     }
 
     fn pop(&mut self) -> Option<ProgressEvent> {
-        let (_, event) = self.events.pop_first()?;
+        let (place, event) = self.events.pop_first()?;
+        if self.events.is_empty() {
+            self.said.clear();
+        }
         let subject = match &event {
             ProgressEvent::Vertex(update) => Subject::Vertex(update.digest),
             ProgressEvent::Status { vertex, status } => Subject::Status(*vertex, status.id.clone()),
@@ -299,7 +309,9 @@ impl Queue {
                 return Some(event);
             }
         };
-        self.places.remove(&subject);
+        if self.places.get(&subject) == Some(&place) {
+            self.places.remove(&subject);
+        }
         Some(event)
     }
 }

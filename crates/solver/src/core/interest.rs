@@ -101,8 +101,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             if new.is_empty() {
                 continue;
             }
-            self.replay(vertex, &new);
-            self.tell(vertex, &new);
+            self.tell_all(vertex, &new);
             let state = &self.vertices[vertex];
             work.extend(
                 state

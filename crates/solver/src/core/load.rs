@@ -132,8 +132,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             if !state.sub_builds().is_empty() {
                 newcomer.nesting.push(vertex);
             }
-            self.replay(vertex, &newcomer.jobs);
-            self.tell(vertex, &newcomer.jobs);
+            self.tell_all(vertex, &newcomer.jobs);
         }
     }
 

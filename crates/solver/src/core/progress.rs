@@ -33,8 +33,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let vertex = edge.vertex;
             // Once per vertex, of which it may have any edge.
             if self.vertices[vertex].loaded.contains(slot) && told.insert(vertex) {
-                self.replay(vertex, &one);
-                self.tell(vertex, &one);
+                self.tell_all(vertex, &one);
             }
         }
     }
@@ -123,20 +122,35 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
+    /// Tells those of `jobs` that listen all that happened to a vertex.
+    pub(super) fn tell_all(&mut self, vertex: VertexId, jobs: &JobSet) {
+        let reported = self.reported_of(vertex);
+        if !reported.is_empty() {
+            // Whose words they are comes before them, and that it has ended behind them.
+            let mut news = self.news(vertex);
+            (news.completed, news.cached, news.error) = (None, false, None);
+            self.send(news, jobs);
+            for ran in reported {
+                self.replay_run(vertex, ran, jobs);
+            }
+        }
+        self.tell(vertex, jobs);
+    }
+
     /// Tells those of `jobs` that listen how a vertex stands.
     pub(super) fn tell(&mut self, vertex: VertexId, jobs: &JobSet) {
-        if self.subscribed.is_empty() {
-            return;
+        let mut slots = jobs.iter();
+        if slots.any(|slot| self.subscribed.contains(slot)) {
+            self.send(self.news(vertex), jobs);
         }
+    }
+
+    fn send(&mut self, news: VertexNews, jobs: &JobSet) {
         let listening: Vec<JobId> = jobs
             .iter()
             .filter(|slot| self.subscribed.contains(*slot))
             .filter_map(|slot| self.job_slots.job(slot))
             .collect();
-        if listening.is_empty() {
-            return;
-        }
-        let news = self.news(vertex);
         for job in listening {
             self.effect(Effect::Progress {
                 job,
@@ -225,28 +239,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
         Some(vertex.unique())
     }
 
-    /// Lets those of `jobs` that listen hear what was reported of a vertex before, by the operations that its edges lead to.
-    pub(super) fn replay(&mut self, vertex: VertexId, jobs: &JobSet) {
+    /// The vertices that a vertex's edges lead to whose operations reported on themselves.
+    fn reported_of(&self, vertex: VertexId) -> SmallVec<[VertexId; 1]> {
+        let mut reported = SmallVec::new();
         if self.subscribed.is_empty() {
-            return;
+            return reported;
         }
-        let mut ran = SmallVec::<[VertexId; 1]>::new();
         for edge in &self.vertices[vertex].edges {
             let found = self.edges[self.find(*edge)].vertex;
-            if !ran.contains(&found) {
-                ran.push(found);
+            if self.has_reported(found) && !reported.contains(&found) {
+                reported.push(found);
             }
         }
-        for ran in ran {
-            self.replay_run(vertex, ran, jobs);
-        }
+        reported
     }
 
+    fn has_reported(&self, vertex: VertexId) -> bool {
+        let extra = self.vertices[vertex].extra.as_ref();
+        extra.is_some_and(|extra| extra.reported)
+    }
+
+    /// Lets those of `jobs` that listen hear what was reported of `ran` before, as of `vertex`, of which they know.
     fn replay_run(&mut self, vertex: VertexId, ran: VertexId, jobs: &JobSet) {
-        let extra = self.vertices[ran].extra.as_ref();
-        if !extra.is_some_and(|extra| extra.reported) {
-            return;
-        }
         let digest = self.vertices[vertex].digest;
         for slot in jobs.iter().filter(|slot| self.subscribed.contains(*slot)) {
             if let Some(job) = self.job_slots.job(slot) {
@@ -260,8 +274,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// operation reported before.
     pub(super) fn replay_to_sources(&mut self, source: EdgeId, target: EdgeId) {
         let ran = self.edges[target].vertex;
-        let extra = self.vertices[ran].extra.as_ref();
-        if self.subscribed.is_empty() || !extra.is_some_and(|extra| extra.reported) {
+        if self.subscribed.is_empty() || !self.has_reported(ran) {
             return;
         }
         for merged in std::iter::once(source).chain(self.sources_of(source)) {

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use weld_solver::{JobOptions, OpError, ProgressEvent, Session};
+use weld_solver::{JobOptions, OpError, ProgressEvent, ProgressStream, Session};
 
 use crate::support::*;
 
@@ -140,6 +140,64 @@ async fn who_stays_hears_all_of_nested_builds() {
     let rounds = std::env::var("WELD_TEST_ROUNDS").map_or(100, |text| text.parse().unwrap());
     for number in 0..rounds {
         round(&world, &mut rng, number).await;
+    }
+    world.emptied().await;
+}
+
+/// Reads what waits, and holds that a step is told of before its words, and its end behind them.
+fn names_come_first(stream: &mut ProgressStream) -> String {
+    let (mut known, mut ended, mut heard) = (HashSet::new(), HashSet::new(), String::new());
+    while let Some(event) = stream.try_next() {
+        match event {
+            ProgressEvent::Vertex(update) => {
+                known.insert(update.digest);
+                if update.completed.is_some() {
+                    ended.insert(update.digest);
+                }
+            }
+            ProgressEvent::Log { vertex, chunk } => {
+                assert!(known.contains(&vertex), "words of a step that is not known");
+                assert!(!ended.contains(&vertex), "words of a step that has ended");
+                heard.push_str(&String::from_utf8(chunk.data).unwrap());
+            }
+            _ => {}
+        }
+    }
+    heard
+}
+
+#[tokio::test]
+async fn a_step_is_told_of_before_its_words_and_its_end_behind_them() {
+    let world = World::new();
+    let inner = says("inner", 0, Duration::from_millis(50)).done();
+    let outer = nested("outer", "outer", &inner);
+    let job = |name: &str| {
+        let options = JobOptions {
+            session: Some(Session::new(name.to_owned(), Arc::new(name.to_owned()))),
+            ..JobOptions::new(name.to_owned())
+        };
+        world.solver.new_job(options)
+    };
+    // One that nobody reads until all has happened, one that comes when the words were said, and one that listens late.
+    let first = job("first").await.unwrap();
+    let slow = first.progress();
+    let (first, request) = spawn(first, &outer).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let second = job("second").await.unwrap();
+    let late = second.progress();
+    let (second, again) = spawn(second, &outer).await;
+    let third = job("third").await.unwrap();
+    let (third, once_more) = spawn(third, &outer).await;
+    for request in [request, again, once_more] {
+        assert!(request.await.unwrap().is_ok());
+    }
+    let last = third.progress();
+    world.solver.census().await.unwrap();
+    for mut stream in [slow, late, last] {
+        assert_eq!(names_come_first(&mut stream), "inner");
+    }
+    for job in [first, second, third] {
+        end(job).await;
     }
     world.emptied().await;
 }
