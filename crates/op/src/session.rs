@@ -19,6 +19,11 @@ pub trait Session: Send + Sync + 'static {
     /// Tells the session from all others.
     fn id(&self) -> &str;
 
+    /// Whether the client can be asked at the moment.
+    fn is_there(&self) -> bool {
+        true
+    }
+
     /// What `selection` selects of the directory of that name; `None` if the client does not offer
     /// it.
     ///
@@ -181,7 +186,8 @@ struct Client(Arc<dyn Session>);
 
 /// The solver's handle on a session.
 pub fn lend(session: Arc<dyn Session>) -> weld_solver::Session {
-    weld_solver::Session::new(session.id(), Arc::new(Client(Arc::clone(&session))))
+    let handle = weld_solver::Session::new(session.id(), Arc::new(Client(Arc::clone(&session))));
+    handle.there_while(move || session.is_there())
 }
 
 /// The session behind the solver's handle.

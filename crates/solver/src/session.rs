@@ -10,6 +10,7 @@ pub struct Session {
     id: Arc<str>,
     client: Arc<dyn Any + Send + Sync>,
     closed: CancellationToken,
+    is_there: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl Session {
@@ -19,7 +20,16 @@ impl Session {
             id: id.into(),
             client,
             closed: CancellationToken::new(),
+            is_there: None,
         }
+    }
+
+    /// The same, knowing whether its client is there at the moment: what fails while it is not is done again with another session,
+    /// also before this one is closed.
+    #[must_use]
+    pub fn there_while(mut self, is_there: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.is_there = Some(Arc::new(is_there));
+        self
     }
 
     /// The session's id.
@@ -40,6 +50,11 @@ impl Session {
     /// Whether the session is gone.
     pub fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
+    }
+
+    /// Whether its client is not there at the moment.
+    pub(crate) fn is_away(&self) -> bool {
+        self.is_there.as_ref().is_some_and(|is_there| !is_there())
     }
 
     /// Ends when the session is gone.

@@ -116,7 +116,8 @@ impl SessionManager {
         let over = CancellationToken::new();
         let incoming = Watched {
             inner: request.into_inner(),
-            over: Box::pin(over.clone().cancelled_owned()),
+            gone: Box::pin(over.clone().cancelled_owned()),
+            over: over.clone(),
             _end: over.clone().drop_guard(),
         };
         let (tunnel, outgoing) = Tunnel::new(incoming);
@@ -310,6 +311,14 @@ impl ClientSession {
         })
     }
 
+    /// Whether the client is there now. Whoever was told by its connection that that is broken finds it away.
+    pub(super) fn is_connected(&self) -> bool {
+        let connection = self.connection.borrow();
+        connection
+            .as_ref()
+            .is_some_and(|connection| !connection.over.is_cancelled())
+    }
+
     /// Ends when the client has been away for as long as one waits for it.
     pub async fn gone(&self) {
         let mut current = self.connection.subscribe();
@@ -336,7 +345,8 @@ fn without_prefix(id: &str) -> &str {
 /// that was given up may never end its half, and whoever waits for an answer would wait for ever.
 struct Watched<S> {
     inner: S,
-    over: Pin<Box<WaitForCancellationFutureOwned>>,
+    gone: Pin<Box<WaitForCancellationFutureOwned>>,
+    over: CancellationToken,
     _end: DropGuard,
 }
 
@@ -344,10 +354,15 @@ impl<S: Stream<Item = Result<BytesMessage, Status>> + Unpin> Stream for Watched<
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.over.as_mut().poll(cx).is_ready() {
+        if self.gone.as_mut().poll(cx).is_ready() {
             let gone = Status::unavailable("the client of the session does not answer any more");
             return Poll::Ready(Some(Err(gone)));
         }
-        self.inner.poll_next_unpin(cx)
+        let next = self.inner.poll_next_unpin(cx);
+        if matches!(next, Poll::Ready(None | Some(Err(_)))) {
+            // Before anything that goes over it fails.
+            self.over.cancel();
+        }
+        next
     }
 }

@@ -46,6 +46,10 @@ impl Session for SessionOffers {
         self.session.id()
     }
 
+    fn is_there(&self) -> bool {
+        self.session.is_connected()
+    }
+
     async fn directory(
         &self,
         name: &str,

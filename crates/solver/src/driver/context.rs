@@ -206,9 +206,11 @@ impl<T: Value> OpContext<T> {
 
 /// Whether a session that something failed with has closed, or does now: who speaks through it may notice before it is known to be closed.
 async fn closes(session: &Session) -> bool {
-    tokio::time::timeout(CLOSING, session.closed())
-        .await
-        .is_ok()
+    if session.is_away() {
+        return true;
+    }
+    let closed = tokio::time::timeout(CLOSING, session.closed()).await;
+    closed.is_ok() || session.is_away()
 }
 
 /// The error of a session that went away.

@@ -21,6 +21,7 @@ mod losing;
 mod merging;
 mod nesting;
 mod rows;
+mod sessions;
 mod sharing;
 mod support;
 mod weaknesses;

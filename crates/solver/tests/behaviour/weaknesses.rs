@@ -9,20 +9,10 @@ use std::{
 };
 
 use weld_solver::{
-    Job, JobOptions, OpError, ProgressEvent, Session, SolveError, SolverOptions, TraceEvent,
-    chain::ChainOptions,
+    OpError, ProgressEvent, SolveError, SolverOptions, TraceEvent, chain::ChainOptions,
 };
 
 use crate::{abandoned::settled, merging::until_merged, support::*};
-
-async fn with_session(world: &World, id: &str) -> (Job<Value>, Session) {
-    let session = Session::new(id, Arc::new(id.to_owned()));
-    let options = JobOptions {
-        session: Some(session.clone()),
-        ..JobOptions::new(id)
-    };
-    (world.solver.new_job(options).await.unwrap(), session)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_of_an_operation_whose_job_has_gone_is_refused_and_leaves_nothing() {
@@ -272,7 +262,7 @@ async fn nested_vertices_get_sessions_and_are_heard_of_by_those_who_wait() {
         })
         .done();
     let deep = sub("outer", &sub("middle", &inner).done()).done();
-    let (job, _session) = with_session(&world, "client").await;
+    let (job, _session) = job_with_session(&world, "client").await;
     let stream = job.progress();
     assert_eq!(solve(&job, &deep).await, "1");
     job.discard().await;
@@ -425,8 +415,8 @@ async fn an_equal_vertex_of_another_job_is_tried_when_the_needs_of_the_first_wen
             })
         })
         .done();
-    let (a, _sa) = with_session(&world, "a").await;
-    let (b, _sb) = with_session(&world, "b").await;
+    let (a, _sa) = job_with_session(&world, "a").await;
+    let (b, _sb) = job_with_session(&world, "b").await;
     let (_a, first) = spawn(a, &v).await;
     gate.arrivals(1).await;
     let (_b, second) = spawn(b, &v).await;

@@ -1,0 +1,200 @@
+//! Which session an operation gets, and what happens when that goes away.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use weld_solver::{JobOptions, OpError, Session};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_gets_the_session_of_its_own_job_first_and_then_another() {
+    // J4
+    let world = World::new();
+    let gate = Gate::new();
+    let ((a, sa), (b, _sb)) = (
+        job_with_session(&world, "a").await,
+        job_with_session(&world, "b").await,
+    );
+    let v = wants_session("v", "s", &gate);
+    let mut heard = b.progress();
+    let (_a, first) = spawn(a, &v).await;
+    gate.arrivals(1).await;
+    let (_b, second) = spawn(b, &v).await;
+    while world.solver.census().await.unwrap().requests < 2 {
+        tokio::task::yield_now().await;
+    }
+    sa.close();
+    gate.open();
+    assert_eq!(logged(&mut heard).await, "b");
+    assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_closes_in_the_middle_is_replaced() {
+    // J4
+    let world = World::new();
+    let gate = Gate::new();
+    let ((a, sa), (b, _sb)) = (
+        job_with_session(&world, "a").await,
+        job_with_session(&world, "b").await,
+    );
+    let pass = Arc::clone(&gate);
+    let v = vtx("v", "s", "r")
+        .before_exec(move |context| {
+            let gate = Arc::clone(&pass);
+            Box::pin(async move {
+                context
+                    .with_session(|session| {
+                        let gate = Arc::clone(&gate);
+                        async move {
+                            if &**session.id() == "a" {
+                                gate.knock().await;
+                                std::future::pending::<()>().await;
+                            }
+                            Ok(())
+                        }
+                    })
+                    .await
+            })
+        })
+        .done();
+    let (_a, first) = spawn(a, &v).await;
+    gate.arrivals(1).await;
+    let (_b, second) = spawn(b, &v).await;
+    while world.solver.census().await.unwrap().requests < 2 {
+        tokio::task::yield_now().await;
+    }
+    sa.close();
+    assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_as_its_session_closes_is_done_again_with_another() {
+    // J4: who speaks through a session may notice that it closes before anybody else.
+    for goes_on in [false, true] {
+        let world = World::new();
+        let gate = Gate::new();
+        let ((a, sa), (b, _sb)) = (
+            job_with_session(&world, "a").await,
+            job_with_session(&world, "b").await,
+        );
+        let (pass, closing) = (Arc::clone(&gate), sa.clone());
+        let v = vtx("v", "s", "r")
+            .before_exec(move |context| {
+                let (gate, closing) = (Arc::clone(&pass), closing.clone());
+                Box::pin(async move {
+                    let with = |session: Session| {
+                        let (gate, closing) = (Arc::clone(&gate), closing.clone());
+                        async move {
+                            if &**session.id() == "a" {
+                                gate.knock().await;
+                                tokio::spawn(async move {
+                                    tokio::time::sleep(Duration::from_millis(10)).await;
+                                    closing.close();
+                                });
+                                return Err(OpError::failed(std::io::Error::other("cancelled")));
+                            }
+                            Ok(())
+                        }
+                    };
+                    match goes_on {
+                        false => context.with_session(with).await,
+                        true => {
+                            let some = |session: Option<Session>| with(session.unwrap());
+                            context.with_some_session(some).await
+                        }
+                    }
+                })
+            })
+            .done();
+        let (_a, first) = spawn(a, &v).await;
+        gate.arrivals(1).await;
+        let (_b, second) = spawn(b, &v).await;
+        while world.solver.census().await.unwrap().requests < 2 {
+            tokio::task::yield_now().await;
+        }
+        gate.open();
+        assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_session_any_more_goes_on_without_it() {
+    let world = World::new();
+    let (job, session) = job_with_session(&world, "a").await;
+    let closing = session.clone();
+    let v = vtx("v", "s", "r")
+        .before_exec(move |context| {
+            let closing = closing.clone();
+            Box::pin(async move {
+                let mut calls = 0;
+                let with = |_: Option<Session>| {
+                    calls += 1;
+                    let closing = closing.clone();
+                    async move {
+                        closing.close();
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        Ok(())
+                    }
+                };
+                context.with_some_session(with).await?;
+                assert_eq!(calls, 1);
+                Ok(())
+            })
+        })
+        .done();
+    let (_job, built) = spawn(job, &v).await;
+    assert!(built.await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_where_its_client_is_away_is_done_again_with_another() {
+    // J4: the connection is lost at once, and that the session closes may take a while.
+    let world = World::new();
+    let gate = Gate::new();
+    let is_there = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&is_there);
+    let session = Session::new("a", Arc::new("a".to_owned()))
+        .there_while(move || asked.load(Ordering::SeqCst));
+    let options = JobOptions {
+        session: Some(session),
+        ..JobOptions::new("a")
+    };
+    let a = world.solver.new_job(options).await.unwrap();
+    let (b, _sb) = job_with_session(&world, "b").await;
+    let (pass, lost) = (Arc::clone(&gate), Arc::clone(&is_there));
+    let v = vtx("v", "s", "r")
+        .before_exec(move |context| {
+            let (gate, lost) = (Arc::clone(&pass), Arc::clone(&lost));
+            Box::pin(async move {
+                let with = |session: Session| {
+                    let (gate, lost) = (Arc::clone(&gate), Arc::clone(&lost));
+                    async move {
+                        if &**session.id() == "a" {
+                            gate.knock().await;
+                            gate.opened().await;
+                            lost.store(false, Ordering::SeqCst);
+                            return Err(OpError::failed(std::io::Error::other("broken pipe")));
+                        }
+                        Ok(())
+                    }
+                };
+                context.with_session(with).await
+            })
+        })
+        .done();
+    let (_a, first) = spawn(a, &v).await;
+    gate.arrivals(1).await;
+    let (_b, second) = spawn(b, &v).await;
+    while world.solver.census().await.unwrap().requests < 2 {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+}
