@@ -1,12 +1,10 @@
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
-use weld_fileset::Timestamp;
 use weld_llb::Platform;
 use weld_source::progress::Progress;
 use weld_source::reference::Reference;
@@ -22,6 +20,7 @@ use crate::checked;
 use crate::client::{self, ResultTree, send_error};
 use crate::destination::{self, Destination};
 use crate::error::write_error;
+use crate::files::FilesExport;
 use crate::image::{Assembly, Image};
 use crate::inline::InlineCache;
 use crate::layout_tar::LayoutTar;
@@ -29,8 +28,6 @@ use crate::local::LocalExport;
 use crate::options::{FileOptions, ImageOptions, LocalMode};
 use crate::push::Push;
 use crate::stream::Stream;
-use crate::tree::{AttestationNames, Tree};
-use crate::tree_tar::TreeTar;
 use crate::watch::Watch;
 use crate::{ExportError, ExportKind, ExportRequest, ExportTarget};
 
@@ -526,78 +523,4 @@ async fn complete(
         watch.judge(done)
     })
     .await
-}
-
-/// An export of the files themselves.
-struct FilesExport {
-    trees: Vec<Tree>,
-    split: bool,
-    mode: LocalMode,
-    epoch: Option<Timestamp>,
-}
-
-impl FilesExport {
-    fn new(
-        built: &Built,
-        options: &FileOptions,
-        said: &[Vec<Loaded>],
-    ) -> Result<Self, ExportError> {
-        let of_result = built.epoch.filter(|_| !options.no_epoch);
-        let epoch = options.epoch.or(of_result).map(|epoch| Timestamp {
-            seconds: epoch.unix_timestamp(),
-            nanoseconds: 0,
-        });
-        let split = options.platform_split.unwrap_or(built.is_multi_platform);
-        let naming = AttestationNames {
-            prefix: &options.attestation_prefix,
-            platform: built.is_multi_platform && !split,
-        };
-        let trees = built.platforms.iter().zip(said);
-        let files = Self {
-            trees: trees
-                .map(|(platform, said)| {
-                    Tree::open(platform, epoch)?.with_attestations(said, naming)
-                })
-                .collect::<Result<_, _>>()?,
-            split,
-            mode: options.mode,
-            epoch,
-        };
-        if !files.split {
-            files.check_unique()?;
-        }
-        Ok(files)
-    }
-
-    /// Without directories of their own, platforms must not have the same files.
-    fn check_unique(&self) -> Result<(), ExportError> {
-        if self.trees.len() < 2 {
-            return Ok(());
-        }
-        let mut seen: HashMap<&PathBuf, &str> = HashMap::new();
-        for tree in &self.trees {
-            for entry in tree.entries.iter().filter(|entry| !entry.is_dir()) {
-                if let Some(first) = seen.insert(&entry.path, &tree.platform) {
-                    return Err(ExportError::Overwrite {
-                        path: entry.path.clone(),
-                        first: first.to_owned(),
-                        second: tree.platform.clone(),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn write_tar(&self, destination: &Destination, watch: &Watch) -> Result<(), ExportError> {
-        let stream = Stream::new(destination.handle(), watch);
-        let mut tar = TreeTar::new(stream, destination.path());
-        for tree in &self.trees {
-            match self.split {
-                true => tar.add_split(tree, self.epoch)?,
-                false => tar.add(tree, b"")?,
-            }
-        }
-        tar.finish()
-    }
 }

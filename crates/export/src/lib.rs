@@ -15,6 +15,7 @@ mod config;
 mod destination;
 mod error;
 mod exporter;
+mod files;
 mod image;
 mod inline;
 mod layout_tar;

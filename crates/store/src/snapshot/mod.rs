@@ -24,6 +24,7 @@ mod shared;
 mod simple;
 mod spare;
 mod store;
+mod unpack;
 
 pub use error::SnapshotError;
 pub use handle::{MutableSnapshot, SnapshotRef};
