@@ -292,6 +292,7 @@ impl Ref {
                 origin: inner.how.origin.clone(),
                 sources: sources.await,
                 nesting: inner.how.nesting.clone(),
+                session: Some(inner.job.session.id().to_owned()),
             };
             let definition = definition_from(&inner.job.worker, &inner.graph, loading)?;
             let Some(definition) = definition else {

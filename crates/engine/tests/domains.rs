@@ -180,6 +180,51 @@ async fn domains_share_base_images_and_nothing_that_was_built_on_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_that_of_the_client_that_asks_for_it() {
+    let world = World::new().await;
+    // The same words for both, which wait for each other.
+    let mut builder = Builder::new();
+    let local = Source::Local(LocalSource {
+        name: "mine".to_owned(),
+        ..LocalSource::default()
+    });
+    let local = State::new(Some(builder.add_source(local, Constraints::new())));
+    let base = Source::Image(ImageSource {
+        reference: base(),
+        ..ImageSource::default()
+    });
+    let base = State::new(Some(builder.add_source(base, Constraints::new())));
+    let copy = CopyAction::new(local.file_input(), "/out", "/out");
+    let copied = base
+        .file(
+            &mut builder,
+            vec![FileChange::Copy(copy)],
+            Constraints::new(),
+        )
+        .unwrap();
+    let waits = Run {
+        args: ["/bin/sh", "-c", "sleep 0.5"].map(str::to_owned).to_vec(),
+        ..Run::default()
+    };
+    let run = copied.run(&mut builder, waits).unwrap().root;
+    let definition = builder.definition(run.output, &Platform::host()).unwrap();
+    let builds = ["one", "two"].map(|who| {
+        let directory = world.directory.path().join(who);
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("out"), who).unwrap();
+        let mut session = HostSession::new();
+        session.add_directory("mine", &directory).unwrap();
+        let definition = definition.clone();
+        world.solve_in(None, session.into_session(), move |_| {
+            SolveInput::Definition(definition)
+        })
+    });
+    let made = futures_util::future::join_all(builds).await;
+    let made: Vec<_> = made.into_iter().map(|made| made.unwrap().out).collect();
+    assert_eq!(made, ["one", "two"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cache_mount_belongs_to_its_domain() {
     let world = World::new().await;
     let step = |number: u32| {

@@ -155,6 +155,8 @@ impl Build {
                 outer: Arc::clone(&self.nesting.outer),
                 depth: self.nesting.depth + 1,
             }),
+            // Whoever shares this step shares what is inside of it.
+            session: None,
         };
         let definition = definition_from(&self.worker, graph, loading).map_err(|source| {
             OpError::failed(BuildInsideError::Resolve {

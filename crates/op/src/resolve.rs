@@ -81,6 +81,8 @@ pub struct Loading {
     pub sources: Vec<CacheSourceId>,
     /// What builds inside of it may do; without, there are none.
     pub nesting: Option<Nesting>,
+    /// The session whose directories are meant where the graph does not say: builds of other sessions have steps of their own for these.
+    pub session: Option<String>,
 }
 
 /// The same, for a graph of which more is known.
@@ -97,6 +99,7 @@ pub fn definition_from(
         origin,
         sources,
         nesting,
+        session,
     } = &loading;
     let no_cache = *no_cache;
     let users = users(graph);
@@ -167,9 +170,16 @@ pub fn definition_from(
                         .as_ref()
                         .is_none_or(|export| export.value),
                     public: is_public(vertex),
-                    // Builds share it once its keys turn out equal, so that each has an operation of its own to fall back to.
+                    // Builds share it once its keys turn out equal, so that each has an operation of its own: to fall back to, or since
+                    // other files may be meant by the same words.
                     audience: match vertex.op() {
                         LlbOp::Build(_) => nesting.as_ref().map(|nesting| to_solver(&nesting.id())),
+                        LlbOp::Source(source) => match &**source {
+                            Source::Local(local) if local.session.is_none() => {
+                                session.as_deref().map(of_session)
+                            }
+                            _ => None,
+                        },
                         _ => None,
                     },
                     description: Arc::from(name.as_str()),
@@ -183,6 +193,12 @@ pub fn definition_from(
         vertices,
         output(root.vertex, root.output)?,
     )?))
+}
+
+/// What the steps of a session have in common that are no other's.
+fn of_session(session: &str) -> weld_solver::Digest {
+    let digest = FieldHasher::new("weld.op.session.v1").text(session).finish();
+    to_solver(&digest)
 }
 
 /// What uses files that are within the definition itself, and as which input: they are all called the same.
