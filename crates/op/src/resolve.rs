@@ -197,7 +197,9 @@ pub fn definition_from(
 
 /// What the steps of a session have in common that are no other's.
 fn of_session(session: &str) -> weld_solver::Digest {
-    let digest = FieldHasher::new("weld.op.session.v1").text(session).finish();
+    let digest = FieldHasher::new("weld.op.session.v1")
+        .text(session)
+        .finish();
     to_solver(&digest)
 }
 

@@ -132,7 +132,7 @@ fn a_schedule_is_written_and_read() {
 }
 
 /// Every built-in mistake, with the number of seeds within which it must be found.
-const FAULTS: [(Fault, u64); 22] = [
+const FAULTS: [(Fault, u64); 23] = [
     (Fault::TargetNotOwned, 60),
     (Fault::InterestNotMerged, 60),
     (Fault::InterestKept, 10),
@@ -155,6 +155,7 @@ const FAULTS: [(Fault, u64); 22] = [
     (Fault::HistoryKept, 10),
     (Fault::ListenerKept, 10),
     (Fault::RunsGivenUp, 200),
+    (Fault::WantsNotHeld, 1000),
 ];
 
 #[test]

@@ -401,6 +401,8 @@ pub(crate) struct EdgeExtra {
     pub(crate) tried: Vec<Record>,
     /// The record that the result was loaded from.
     pub(crate) loaded_from: Option<Record>,
+    /// Edges that forward to this one and still want what they wanted, until this one has decided what it wants.
+    pub(crate) held: Vec<EdgeId>,
     /// How often a result was lost.
     pub(crate) lost: u32,
     /// What leads to it was saved, although it has no result here.
@@ -471,6 +473,10 @@ impl<V> Edge<V> {
 
     pub(crate) fn merged(&self) -> &[EdgeId] {
         self.extra.as_ref().map_or(&[], |extra| &extra.merged)
+    }
+
+    pub(crate) fn held(&self) -> &[EdgeId] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.held)
     }
 
     pub(crate) fn links(&self) -> &[(u32, Alternative)] {

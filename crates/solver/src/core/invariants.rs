@@ -172,9 +172,19 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 {
                     return broken("nothing waits for a forwarding edge", id);
                 }
+                let wants = edge
+                    .slots
+                    .iter()
+                    .any(|slot| slot.want != EdgeState::Initial);
+                if wants && !self.found(id).held().contains(&id) {
+                    return broken("a forwarding edge wants nothing for long", id);
+                }
                 continue;
             }
             self.check_wants(id)?;
+            if !edge.held().is_empty() && !self.is_undecided(id) {
+                return broken("an edge that has decided holds nothing", id);
+            }
             let slots = || edge.slots.iter();
             let lacking = slots().filter(|slot| slot.state < slot.want).count();
             let unknown = slots()

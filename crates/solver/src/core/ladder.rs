@@ -57,6 +57,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
         }
         self.sync(vertex);
+        if !self.is_undecided(edge) {
+            self.release_held(edge);
+        }
     }
 
     /// Nobody wants anything of this edge: it lets go of everything that it wanted itself.

@@ -103,6 +103,8 @@ pub enum Fault {
     ListenerKept,
     /// An edge gives its inputs up where it settled without a match and who asked has not decided.
     RunsGivenUp,
+    /// What a merged edge wanted is given up before its target has decided what it wants.
+    WantsNotHeld,
 }
 
 /// The core. `O` is the handle of an operation, `V` that of a result.
@@ -285,9 +287,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             if let Some(edge) = self.dirty.pop_front() {
                 self.advance(edge);
             } else if let Some(edge) = self.retiring.pop() {
-                if self.edges.contains(edge) {
-                    self.withdraw(edge);
-                }
+                self.end_wants(edge);
             } else if let Some(edge) = self.doomed.pop() {
                 self.free_edge(edge);
             } else if !self.suspects.is_empty() {

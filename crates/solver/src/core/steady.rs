@@ -21,6 +21,14 @@ pub(crate) struct Want {
 }
 
 impl<O: Clone, V: Clone> Core<O, V> {
+    /// The edge that an edge has become, if it was merged and is still there.
+    pub(crate) fn became(&self, edge: EdgeId) -> EdgeId {
+        match self.edges.contains(edge) {
+            true => self.find(edge),
+            false => edge,
+        }
+    }
+
     /// What every edge that has no result wants of its inputs. Costs O(live graph).
     pub(crate) fn wants(&self) -> impl Iterator<Item = Want> {
         let under_way = |(_, edge): &(EdgeId, &super::graph::Edge<V>)| {

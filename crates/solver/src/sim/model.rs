@@ -71,7 +71,12 @@ impl Universe {
         let mut specs: Vec<Spec> = Vec::new();
         for at in 0..count.max(leaves + 2) {
             let spec = if at < leaves {
-                Self::leaf(rng, at)
+                let mut leaf = Self::leaf(rng, at);
+                // One of a pair may stand in for the other.
+                if let Some(other) = specs.iter().find(|other| other.class / 2 == leaf.class / 2) {
+                    leaf.outputs = other.outputs;
+                }
+                leaf
             } else {
                 Self::inner(rng, at, &specs)
             };

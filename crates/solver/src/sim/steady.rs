@@ -44,7 +44,17 @@ impl Steady {
         if !calm {
             self.given_up.clear();
         }
-        let before = std::mem::take(&mut self.ran);
+        // What was merged is what it became.
+        let became = |known: BTreeMap<Slot, EdgeState>| {
+            let mut now = BTreeMap::new();
+            for ((edge, slot), wanted) in known {
+                let least = now.entry((core.became(edge), slot)).or_insert(wanted);
+                *least = wanted.min(*least);
+            }
+            now
+        };
+        let before = became(std::mem::take(&mut self.ran));
+        self.given_up = became(std::mem::take(&mut self.given_up));
         let mut asked = BTreeSet::new();
         for want in core.wants() {
             if want.result && want.runs {

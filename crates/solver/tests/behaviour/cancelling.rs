@@ -10,7 +10,7 @@ use std::{
 
 use weld_solver::{Census, OpError, SolveError, SolverOptions};
 
-use crate::support::*;
+use crate::{merging::until_merged, support::*};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_request_to_go_ends_the_work() {
@@ -258,4 +258,40 @@ async fn a_discard_cancels_the_requests_of_the_job() {
     job.discard().await;
     world.emptied().await;
     assert_eq!(gate.cancelled.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_for_an_edge_goes_on_when_that_merges_into_one_that_knows_less() {
+    // J1: a step waits for the content of an input that runs, since its other input leads somewhere.
+    let world = World::new();
+    let base = vtx("base", "base", "b").done();
+    let copy = |name: &str, input: &Vtx| {
+        let copy = vtx(name, "copy", "c").on(&base).on(input).slow(1).done();
+        vtx(&format!("last {name}"), "last", "l").on(&copy).done()
+    };
+    let earlier = vtx("earlier", "earlier", "e").done();
+    world.once(&copy("first", &earlier)).await;
+    // The older of two builds learns late what its files are.
+    let (files, running) = (Gate::new(), Gate::new());
+    let late = vtx("late files", "files", "f").map_gate(&files).done();
+    let unused = vtx("unused", "run", "r").on(&late).done();
+    let (a, slow) = spawn(world.job().await, &copy("slow", &unused)).await;
+    files.arrivals(1).await;
+    let early = vtx("early files", "files", "f").done();
+    let runs = vtx("runs", "run", "r")
+        .on(&early)
+        .exec_gate(&running)
+        .done();
+    let (b, quick) = spawn(world.job().await, &copy("quick", &runs)).await;
+    running.arrivals(1).await;
+    files.open();
+    until_merged(&world, 4).await;
+    running.open();
+    assert!(slow.await.unwrap().is_ok() && quick.await.unwrap().is_ok());
+    assert_eq!(running.cancelled.load(Ordering::SeqCst), 0);
+    // With the files that it is made of.
+    assert_eq!((runs.counts().1, unused.counts().1), (2, 0));
+    end(a).await;
+    end(b).await;
+    world.emptied().await;
 }
