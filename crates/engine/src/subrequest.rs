@@ -351,7 +351,9 @@ async fn lint(bridge: &Bridge, request: &Request) -> Result<FrontendResult, Buil
     let source = convert::read(&host, &request).await?;
     let error = convert::build(&host, &request).await.err();
     let warnings = host.warnings.into_inner();
-    let warnings = warnings.unwrap_or_else(PoisonError::into_inner);
+    let mut warnings = warnings.unwrap_or_else(PoisonError::into_inner);
+    // Some are found when the whole file was read.
+    warnings.sort_by_key(|warning| warning.lines.start);
     let mut text = String::new();
     for warning in &warnings {
         write_warning(&mut text, warning, &source);

@@ -106,7 +106,16 @@ impl Archive<'_> {
         }
         let index = directory.join("index.json");
         let mut entries = others(&index, self.names, self.root)?;
-        entries.extend(self.entries());
+        match self.names {
+            // The one without a name, in place of the one before.
+            [] => {
+                let mut descriptor = self.root.clone();
+                let annotations = &mut descriptor.annotations;
+                annotations.insert(ANNOTATION_REF_NAME.into(), UNNAMED.into());
+                entries.push(descriptor);
+            }
+            _ => entries.extend(self.entries()),
+        }
         let files = self
             .small_files(entries)
             .map_err(write_error("write", index))?;
@@ -153,6 +162,9 @@ impl Archive<'_> {
     }
 }
 
+/// What an image without a name is called in a layout that is a directory, as BuildKit's clients have it.
+const UNNAMED: &str = "latest";
+
 /// The entries of a layout's index that stay when an image of these names comes in.
 fn others(
     index: &Path,
@@ -178,6 +190,7 @@ fn others(
             entry.annotations.get(ANNOTATION_REF_NAME),
         ) {
             (Some(full), _) => names.iter().all(|name| name.full != *full),
+            (None, Some(tag)) if names.is_empty() => tag != UNNAMED,
             // Other tools name images by tag alone.
             (None, Some(tag)) => names.iter().all(|name| name.tag != *tag),
             (None, None) => entry.digest != root.digest,

@@ -62,16 +62,6 @@ pub enum ExportError {
         /// The platforms that were built.
         platforms: String,
     },
-    /// An annotation is for a platform that was not built.
-    #[error("annotation {key:?}: platform {platform} was not built (built: {built})")]
-    AnnotationPlatform {
-        /// The annotation.
-        key: String,
-        /// The platform.
-        platform: String,
-        /// The platforms that were built.
-        built: String,
-    },
     /// An annotation is for an index, and there is none.
     #[error("annotation {key:?}: an image for one platform has no index")]
     NoIndex {

@@ -157,14 +157,16 @@ impl Assembly<'_> {
             .map(|platform| platform.platform.to_string())
             .collect();
         for annotation in &self.options.annotations {
+            // As with BuildKit: those of all platforms are given to builds for some.
             if let Some(platform) = &annotation.platform
                 && !built.contains(platform)
             {
-                return Err(ExportError::AnnotationPlatform {
-                    key: annotation.key.clone(),
-                    platform: platform.clone(),
-                    built: built.join(", "),
-                });
+                let warning = format!(
+                    "warning: annotation {:?}: platform {platform} was not built (built: {})\n",
+                    annotation.key,
+                    built.join(", ")
+                );
+                self.progress.log("annotations", &warning);
             }
             let of_index = matches!(
                 annotation.place,
@@ -198,6 +200,8 @@ impl Assembly<'_> {
         .await
         .map_err(failed)?;
         let base = base_layers(platform);
+        let below = base.len().checked_sub(1);
+        let below = below.and_then(|last| layers.get(last)).cloned();
         let ahead = self.ahead.map(|ahead| ahead.image(layers.len()));
         let mut ahead = ahead.into_iter().flatten();
         let making = layers.into_iter().enumerate().map(|(number, snapshot)| {
@@ -205,6 +209,7 @@ impl Assembly<'_> {
                 number,
                 options: self.layer_options(),
                 base: base.get(number).cloned(),
+                below: below.clone(),
                 progress: self.progress.clone(),
                 stop: self.stop.clone(),
                 ahead: ahead.next(),
@@ -415,6 +420,8 @@ struct Wanted {
     options: LayerOptions<'static>,
     /// The layer of the base image in its place.
     base: Option<Digest>,
+    /// The base image.
+    below: Option<SnapshotRef>,
     progress: Progress,
     stop: CancellationToken,
     /// Who writes it to an archive meanwhile.
@@ -435,6 +442,7 @@ impl Wanted {
         };
         let options = LayerOptions {
             watch: Some(&tell),
+            base: self.below.as_ref(),
             ..self.options
         };
         let done = self.make(snapshot, &options);

@@ -114,9 +114,6 @@ impl PatternMatcher {
     }
 
     /// The same for a walk: `parent` is what this gave for the directory that `path` is in.
-    ///
-    /// As in moby/patternmatcher this may differ from [`Self::matches_or_parent_matches`] where an
-    /// exception names a directory that nothing before it matched.
     pub fn matches_using_parent(
         &self,
         path: &Path,
@@ -125,34 +122,51 @@ impl PatternMatcher {
         let mut flags = ParentMatches {
             matched: Vec::with_capacity(self.patterns.len()),
         };
-        let matched = self.evaluate(path.as_os_str().as_bytes(), parent, |flag| {
-            flags.matched.push(flag);
+        let path = path.as_os_str().as_bytes();
+        let matched = self.evaluate(path, parent, |pattern, hit| {
+            // Also where it does not change the outcome here: beneath, what comes before it may.
+            let hit = hit.unwrap_or_else(|| self.is_hit(pattern, path, parent));
+            flags.matched.push(hit);
         });
         (matched, flags)
     }
 
     /// [`Self::matches_using_parent`] without the flags, for what is no directory.
     pub(crate) fn matches_leaf(&self, path: &[u8], parent: &ParentMatches) -> bool {
-        self.evaluate(path, parent, |_| {})
+        self.evaluate(path, parent, |_, _| {})
     }
 
-    fn evaluate(&self, path: &[u8], parent: &ParentMatches, mut record: impl FnMut(bool)) -> bool {
+    /// Tells `record` of each pattern whether it matches, or `None` where that makes no difference to the outcome.
+    fn evaluate(
+        &self,
+        path: &[u8],
+        parent: &ParentMatches,
+        mut record: impl FnMut(usize, Option<bool>),
+    ) -> bool {
         let mut matched = false;
         for (index, pattern) in self.patterns.iter().enumerate() {
-            let inherited = parent.matched.get(index).copied();
-            let hit = match inherited {
-                Some(true) => true,
-                // It could not change the outcome, so it is not evaluated.
-                _ if pattern.exclusion != matched => false,
-                Some(false) => pattern.glob.matches(path),
-                None => matches_with_parents(pattern, path),
-            };
-            record(hit);
+            if pattern.exclusion != matched {
+                record(index, None);
+                continue;
+            }
+            let hit = self.is_hit(index, path, parent);
+            record(index, Some(hit));
             if hit {
                 matched = !pattern.exclusion;
             }
         }
         matched
+    }
+
+    fn is_hit(&self, index: usize, path: &[u8], parent: &ParentMatches) -> bool {
+        let Some(pattern) = self.patterns.get(index) else {
+            return false;
+        };
+        match parent.matched.get(index) {
+            Some(true) => true,
+            Some(false) => pattern.glob.matches(path),
+            None => matches_with_parents(pattern, path),
+        }
     }
 
     /// Can anything beneath the directory `dir` have the outcome `wanted` (matched or not), given

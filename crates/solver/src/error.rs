@@ -34,6 +34,8 @@ impl fmt::Display for OpCall {
 pub struct OpFailure {
     /// Digest of the vertex.
     pub vertex: Digest,
+    /// Digests of the vertices that were merged into it: one who loaded one of these knows the failure by it.
+    pub merged: Arc<[Digest]>,
     /// Name of the vertex.
     pub name: Arc<str>,
     /// What the operation does, in its own words.

@@ -238,6 +238,7 @@ fn a_layer_written_anew_differs_in_its_times_alone() {
     let epoch = 1_400_000_000;
     let clamp = DiffOptions {
         max_mtime: Some(epoch),
+        ..DiffOptions::default()
     };
     let write = |options| {
         layer::write(Compression::Uncompressed, Vec::new(), |to| {

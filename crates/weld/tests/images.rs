@@ -32,6 +32,57 @@ CMD ["echo $X"]
 "#;
 
 #[test]
+fn a_file_of_the_base_whose_time_changes_alone_is_written_with_the_epoch() {
+    let bed = Bed::new();
+    let layout = |name: &str| format!("type=oci,tar=false,dest={name}");
+    bed.dockerfile("FROM base\nRUN echo content > /file\n");
+    bed.build(&["--output", &layout("lower")]).ok();
+    let context = |name: &str| format!("{name}=oci-layout://{}", bed.path(name).display());
+    bed.dockerfile(
+        "FROM lower\nRUN touch -d '2024-05-05 00:00' /file && echo content > /own\n\
+         RUN touch -d '2024-05-05 00:00' /own && touch -d '2024-05-06 00:00' /file\n",
+    );
+    let rewritten = layout("upper") + ",rewrite-timestamp=true";
+    let epoch = "SOURCE_DATE_EPOCH=1600000000";
+    let arguments = ["--build-arg", epoch, "--build-context", &context("lower")];
+    bed.build(&[&arguments[..], &["--output", &rewritten]].concat())
+        .ok();
+    bed.dockerfile("FROM upper\nRUN stat -c %Y /file /own > /times\n");
+    let out = bed.build_files(&["--build-context", &context("upper")]);
+    let times = std::fs::read_to_string(out.join("times")).unwrap();
+    assert_eq!(times, "1600000000\n1600000000\n");
+}
+
+#[test]
+fn an_image_without_a_name_takes_the_place_of_the_one_before() {
+    let bed = Bed::new();
+    for version in ["one", "two"] {
+        bed.dockerfile(&format!("FROM base\nRUN echo {version} > /version\n"));
+        bed.build(&["--output", "type=oci,dest=layout,tar=false"])
+            .ok();
+        let index = std::fs::read(bed.path("layout/index.json")).unwrap();
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        let [only] = index["manifests"].as_array().unwrap().as_slice() else {
+            panic!("{index}");
+        };
+        assert_eq!(
+            only["annotations"]["org.opencontainers.image.ref.name"],
+            "latest"
+        );
+        bed.tool("skopeo", &["inspect", "oci:layout"]);
+        bed.tool("skopeo", &["inspect", "oci:layout:latest"]);
+    }
+    let layout = bed.path("layout");
+    for reference in ["", ":latest"] {
+        let before = format!("before=oci-layout://{}{reference}", layout.display());
+        bed.dockerfile("FROM before\n");
+        let out = bed.build_files(&["--build-context", &before]);
+        let version = std::fs::read_to_string(out.join("version")).unwrap();
+        assert_eq!(version, "two\n");
+    }
+}
+
+#[test]
 fn an_oci_archive_is_what_skopeo_and_umoci_expect() {
     let bed = Bed::new();
     bed.dockerfile(DOCKERFILE);

@@ -133,12 +133,16 @@ pub(super) fn failed_step(failure: &SolveError<Tree>, graph: &Graph) -> Option<F
     let weld_solver::Failure::Op { failure, .. } = failure else {
         return None;
     };
-    let digest = from_solver(failure.vertex);
-    let mut vertices = graph.vertices().iter();
-    let index = vertices.position(|vertex| *vertex.digest() == digest)?;
+    // Where builds share it, it may be known by the digest of another one's.
+    let known_as = std::iter::once(&failure.vertex).chain(&*failure.merged);
+    let mut known_as = known_as.map(|digest| from_solver(*digest));
+    let index = known_as.find_map(|digest| {
+        let mut vertices = graph.vertices().iter();
+        vertices.position(|vertex| *vertex.digest() == digest)
+    })?;
     let vertex = graph.vertex(index)?;
     Some(FailedStep {
-        digest,
+        digest: vertex.digest().clone(),
         op: vertex.bytes().clone(),
         description: vertex.metadata().description.clone(),
         sources: places(graph, index),

@@ -120,6 +120,8 @@ impl Request {
             && let Some(path) = args.remove("filename")
         {
             config.path = path;
+        } else if asked.name == crate::dockerfile::NAME {
+            config.path = "Dockerfile".to_owned();
         }
         for value in args.values_mut() {
             *value = mask_credentials(value).into_owned();

@@ -58,8 +58,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
         } else {
             None
         };
+        let sources = vertex.edges.iter().flat_map(|edge| self.sources_of(*edge));
+        let digests = sources.map(|source| self.vertices[self.edges[source].vertex].digest);
+        let mut merged: Vec<_> = digests.filter(|digest| *digest != vertex.digest).collect();
+        merged.sort_unstable();
+        merged.dedup();
         OpFailure {
             vertex: vertex.digest,
+            merged: merged.into(),
             name: vertex.label.name.clone(),
             description: vertex.label.description.clone(),
             call,

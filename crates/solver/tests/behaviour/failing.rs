@@ -7,7 +7,7 @@ use std::sync::{
 
 use weld_solver::{Census, OpCall, OpError, ProgressEvent, SolveError};
 
-use crate::support::*;
+use crate::{merging::until_merged, support::*};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_of_an_input_names_the_vertex_and_the_call() {
@@ -215,4 +215,36 @@ async fn an_operation_that_panics_has_failed() {
             .contains("out of luck")
     );
     assert_eq!(solve(&job, &vtx("w", "w", "r").done()).await, "r");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_known_by_the_vertices_of_all_who_share_it() {
+    let world = World::new();
+    let gate = Gate::new();
+    let pass = Arc::clone(&gate);
+    let fails = vtx("fails", "same", "r")
+        .before_exec(move |context| {
+            let gate = Arc::clone(&pass);
+            Box::pin(async move {
+                gate.pass(context).await?;
+                Err(OpError::failed(std::io::Error::other("it is broken")))
+            })
+        })
+        .done();
+    let other = vtx("other", "same", "r").done();
+    let (a, first) = spawn(world.job().await, &fails).await;
+    gate.arrivals(1).await;
+    let (b, second) = spawn(world.job().await, &other).await;
+    until_merged(&world, 1).await;
+    gate.open();
+    for request in [first, second] {
+        let Err(SolveError::Op { failure, .. }) = request.await.unwrap() else {
+            panic!("it must fail");
+        };
+        assert_eq!(failure.vertex, fails.digest());
+        assert_eq!(*failure.merged, [other.digest()]);
+    }
+    end(a).await;
+    end(b).await;
+    world.emptied().await;
 }

@@ -15,7 +15,7 @@ use super::compress::LayerWriter;
 use super::{Entry, EntryKind, LayerError, WHITEOUT_PREFIX};
 use crate::snapshot::FileTime;
 use crate::snapshot::changes::{
-    Change, Found, Reading, TreeError, layer_changes, tree_changes_until,
+    Change, Found, LayerTimes, Reading, TreeError, layer_changes, tree_changes_timed,
 };
 use crate::snapshot::node::{
     Node, Xattrs, is_overlay_attribute, open_file_at, read_link_at, xattrs_at, xattrs_of,
@@ -43,10 +43,12 @@ pub enum DiffSource<'a> {
 }
 
 /// How a layer is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiffOptions {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiffOptions<'a> {
     /// No file is newer than this; what was is as old. As `SOURCE_DATE_EPOCH` asks.
     pub max_mtime: Option<i64>,
+    /// The tree of the layers below that keep their times, such as a base image's.
+    pub kept: Option<BorrowedFd<'a>>,
 }
 
 impl From<TreeError> for LayerError {
@@ -62,13 +64,17 @@ impl From<TreeError> for LayerError {
 /// Writes the changes of `source` as an archive.
 pub fn write_diff(
     source: DiffSource<'_>,
-    options: DiffOptions,
+    options: DiffOptions<'_>,
     to: &mut LayerWriter,
 ) -> Result<(), LayerError> {
     let mut diff = Diff {
         to,
         options,
         links: HashMap::new(),
+    };
+    let times = LayerTimes {
+        max: options.max_mtime,
+        kept: options.kept,
     };
     let visit = |change: Change<'_>| diff.change(change);
     match source {
@@ -80,19 +86,17 @@ pub fn write_diff(
             let reading = Reading {
                 userxattr,
                 directory_times: false,
-                max_mtime: options.max_mtime,
+                times,
             };
             layer_changes(upper, below, reading, visit)
         }
-        DiffSource::Trees { lower, upper } => {
-            tree_changes_until(lower, upper, options.max_mtime, visit)
-        }
+        DiffSource::Trees { lower, upper } => tree_changes_timed(lower, upper, times, visit),
     }
 }
 
 struct Diff<'a> {
     to: &'a mut LayerWriter,
-    options: DiffOptions,
+    options: DiffOptions<'a>,
     /// The first path of each file that has several names. A file may have names in other
     /// snapshots, which do not count.
     links: HashMap<(u64, u64), Vec<u8>>,

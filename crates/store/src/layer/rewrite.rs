@@ -10,7 +10,7 @@ use super::{EntryKind, LayerError, TarReader};
 /// Writes the files of an uncompressed archive, all as they are but for what `options` ask.
 pub fn rewrite<R: BufRead>(
     archive: R,
-    options: DiffOptions,
+    options: DiffOptions<'_>,
     to: &mut LayerWriter,
 ) -> Result<(), LayerError> {
     let mut reader = TarReader::new(archive);

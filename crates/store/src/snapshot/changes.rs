@@ -55,16 +55,24 @@ enum Mode {
     New,
 }
 
+/// Which times a layer has.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LayerTimes<'a> {
+    /// What is as late as this, in seconds since 1970, or later, counts as of this time.
+    pub(crate) max: Option<i64>,
+    /// A tree below, whose files have the times that they have: its layers are not written anew.
+    pub(crate) kept: Option<BorrowedFd<'a>>,
+}
+
 /// How an overlay's upper directory is read.
 #[derive(Clone, Copy)]
-pub(crate) struct Reading {
+pub(crate) struct Reading<'a> {
     /// Marks are in `user.overlay.*` attributes.
     pub(crate) userxattr: bool,
     /// A directory of another time is a change, not only what is in it: a tree that changes are
     /// applied to becomes exactly what the overlay shows.
     pub(crate) directory_times: bool,
-    /// What is as late as this, in seconds since 1970, or later, counts as of this time.
-    pub(crate) max_mtime: Option<i64>,
+    pub(crate) times: LayerTimes<'a>,
 }
 
 /// Visits the changes that an overlay's upper directory makes to the tree `below`.
@@ -74,13 +82,13 @@ pub(crate) struct Reading {
 pub(crate) fn layer_changes<E: From<TreeError>>(
     upper: BorrowedFd<'_>,
     below: Option<BorrowedFd<'_>>,
-    reading: Reading,
+    reading: Reading<'_>,
     visit: impl FnMut(Change<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let walk = Walk {
         opaque: opaque_attribute(reading.userxattr),
         directory_times: reading.directory_times,
-        max_mtime: reading.max_mtime,
+        times: reading.times,
         path: Vec::new(),
         stack: Vec::new(),
         names: OnceCell::new(),
@@ -103,20 +111,20 @@ pub(crate) fn tree_changes<E: From<TreeError>>(
     upper: BorrowedFd<'_>,
     visit: impl FnMut(Change<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    tree_changes_until(lower, upper, None, visit)
+    tree_changes_timed(lower, upper, LayerTimes::default(), visit)
 }
 
-/// The same, where what is as late as `max_mtime`, in seconds since 1970, or later, counts as of this time.
-pub(crate) fn tree_changes_until<E: From<TreeError>>(
+/// The same, with the times that a layer has.
+pub(crate) fn tree_changes_timed<E: From<TreeError>>(
     lower: Option<BorrowedFd<'_>>,
     upper: BorrowedFd<'_>,
-    max_mtime: Option<i64>,
+    times: LayerTimes<'_>,
     visit: impl FnMut(Change<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let walk = Walk {
         opaque: opaque_attribute(false),
         directory_times: false,
-        max_mtime,
+        times,
         path: Vec::new(),
         stack: Vec::new(),
         names: OnceCell::new(),
@@ -131,10 +139,10 @@ pub(crate) fn tree_changes_until<E: From<TreeError>>(
     walk.run(root, mode)
 }
 
-struct Walk<V> {
+struct Walk<'a, V> {
     opaque: &'static str,
     directory_times: bool,
-    max_mtime: Option<i64>,
+    times: LayerTimes<'a>,
     path: Vec<u8>,
     stack: Vec<Level>,
     /// Names of files that have several, counted when it matters.
@@ -157,7 +165,7 @@ struct Level {
     untold: Option<Node>,
 }
 
-impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
+impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<'_, V> {
     fn run(mut self, root: OwnedFd, mode: Mode) -> Result<(), E> {
         self.enter(root, mode, None)?;
         while let Some(level) = self.stack.last_mut() {
@@ -240,7 +248,7 @@ impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
                     &level.directory,
                     node,
                     name,
-                    self.max_mtime,
+                    |lower, upper| self.is_same_time(lower, upper),
                 )
                 .map_err(self.fault("compare"))?
                     && (!self.directory_times || lower_node.mtime == node.mtime)
@@ -270,7 +278,7 @@ impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
                     &level.directory,
                     node,
                     name,
-                    self.max_mtime,
+                    |lower, upper| self.is_same_time(lower, upper),
                 )
                 .map_err(self.fault("compare"))?
                     && self.has_as_many_names(node, &lower_node)?;
@@ -285,6 +293,28 @@ impl<E: From<TreeError>, V: FnMut(Change<'_>) -> Result<(), E>> Walk<V> {
                     Child::Changed(mode)
                 })
             }
+        }
+    }
+
+    /// Whether a file's time in the image is the same without an entry in the layer: as those of the layers below are written.
+    fn is_same_time(&self, lower: &Node, upper: &Node) -> io::Result<bool> {
+        if lower.mtime == upper.mtime {
+            return Ok(true);
+        }
+        let (below, above) = (
+            lower.mtime.at_most(self.times.max),
+            upper.mtime.at_most(self.times.max),
+        );
+        if below != above {
+            return Ok(false);
+        }
+        let Some(kept) = self.times.kept.filter(|_| below != lower.mtime) else {
+            return Ok(true);
+        };
+        match Node::beneath(kept, &self.path) {
+            Ok(kept) => Ok(kept.mtime != lower.mtime),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
@@ -429,7 +459,7 @@ fn is_same(
     upper: &OwnedFd,
     node: &Node,
     name: &OsStr,
-    max_mtime: Option<i64>,
+    is_same_time: impl FnOnce(&Node, &Node) -> io::Result<bool>,
 ) -> io::Result<bool> {
     if node.inode == lower_node.inode {
         return Ok(true);
@@ -439,8 +469,7 @@ fn is_same(
         return Ok(false);
     }
     // A directory's own size and time follow from how it was filled, and come with what is in it.
-    let of_file = |node: &Node| (node.size, node.mtime.at_most(max_mtime));
-    if !node.is_directory() && of_file(node) != of_file(lower_node) {
+    if !node.is_directory() && (node.size != lower_node.size || !is_same_time(lower_node, node)?) {
         return Ok(false);
     }
     let xattrs = |directory: &OwnedFd| {

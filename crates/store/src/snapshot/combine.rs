@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::changes::{Change, Reading, TreeError, layer_changes, tree_changes};
+use super::changes::{Change, LayerTimes, Reading, TreeError, layer_changes, tree_changes};
 use super::driver::Driver;
 use super::farm::{Farm, Links, Removals};
 use super::handle::SnapshotRef;
@@ -237,7 +237,7 @@ impl SnapshotRef {
                 Reading {
                     userxattr: self.userxattr(),
                     directory_times: false,
-                    max_mtime: None,
+                    times: LayerTimes::default(),
                 },
                 visit,
             ),
@@ -359,7 +359,7 @@ impl SnapshotRef {
                 Reading {
                     userxattr: self.userxattr(),
                     directory_times: true,
-                    max_mtime: None,
+                    times: LayerTimes::default(),
                 },
                 |change| farm.change(change),
             )

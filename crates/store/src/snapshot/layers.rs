@@ -35,6 +35,8 @@ pub struct LayerOptions<'a> {
     /// No file is newer than this, in seconds since 1970; see [`DiffOptions::max_mtime`]. Such a
     /// blob is made each time that it is asked for.
     pub max_mtime: Option<i64>,
+    /// What the image is made from, whose layers keep their times.
+    pub base: Option<&'a SnapshotRef>,
     /// Is told of each piece of a blob in the making, in bytes; an error from it ends the making.
     pub watch: Option<&'a (dyn Fn(u64) -> io::Result<()> + Sync)>,
     /// Is given a blob in the making, to read it meanwhile.
@@ -48,6 +50,7 @@ impl LayerOptions<'_> {
             compression,
             force: false,
             max_mtime: None,
+            base: None,
             watch: None,
             follow: None,
         }
@@ -200,8 +203,11 @@ impl SnapshotRef {
             to: *ingest,
             watch: options.watch,
         };
+        let base = options.base.filter(|_| options.max_mtime.is_some());
+        let kept = base.map(SnapshotRef::root).transpose()?;
         let diff = DiffOptions {
             max_mtime: options.max_mtime,
+            kept: kept.as_ref().map(AsFd::as_fd),
         };
         let (watched, written) = layer::write(compression, watched, |to| {
             layer::write_diff(source, diff, to)

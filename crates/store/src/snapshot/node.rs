@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, XattrFlags,
+};
 use rustix::io::Errno;
 
 /// Extended attributes, sorted by name.
@@ -78,6 +80,18 @@ impl Node {
     /// The file of a descriptor.
     pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
         Self::statx(file, OsStr::new(""), AtFlags::EMPTY_PATH)
+    }
+
+    /// The file of a path beneath a directory, without following symlinks.
+    pub(crate) fn beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            Ok(file) => Self::of(file),
+            // Something else is on the way there.
+            Err(Errno::LOOP | Errno::NOTDIR) => Err(io::ErrorKind::NotFound.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn statx(directory: impl AsFd, name: &OsStr, flags: AtFlags) -> io::Result<Self> {

@@ -179,6 +179,11 @@ fn attributes(args: &BuildArgs, remote: bool) -> Result<BTreeMap<String, String>
     }
     for text in &args.build_args {
         match text.split_once('=') {
+            Some(("", _)) => {
+                return Err(Failure::usage(format!(
+                    "--build-arg {text:?}: needs KEY=VALUE"
+                )));
+            }
             Some((key, value)) => set(&format!("build-arg:{key}"), value),
             // As docker has it: a name alone passes the variable on if there is one.
             None => {
