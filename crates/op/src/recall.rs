@@ -273,9 +273,11 @@ impl Remembered {
         let does = self.keys().does;
         let (named, placed) = memory.slots(name, &self.vertex, lineage, does);
         let own = recipe::bounded(name);
-        // Stages may begin alike; a step of another one that is still there was always that.
-        let is_other =
-            |recipe: &Recipe| recipe.name != own && self.surroundings.names.contains(&recipe.name);
+        // Stages may begin alike; a step of another one that is still there was always that, and so was one for another platform.
+        let is_other = |recipe: &Recipe| {
+            recipe.name != own && self.surroundings.names.contains(&recipe.name)
+                || names::are_of_other_platforms(&recipe.name, &own)
+        };
         let may_be = |recipe: &Recipe| {
             !is_other(recipe) && recipe.lineage == *lineage || self.may_have_been(recipe)
         };
@@ -315,6 +317,9 @@ impl Remembered {
     /// or if it was made of something else.
     fn may_have_been(&self, recipe: &Recipe) -> bool {
         let own = recipe::bounded(&self.naming.name);
+        if names::are_of_other_platforms(&recipe.name, &own) {
+            return false;
+        }
         let text = names::unnumbered(&recipe.name);
         let saying_so = self.saying_so(&recipe.name);
         let in_place = names::place(&recipe.name) == names::place(&own);

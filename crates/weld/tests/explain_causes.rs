@@ -421,3 +421,24 @@ fn a_copy_that_is_linked_no_more_tells_no_numbers_of_inputs() {
     assert!(copy.starts_with("it is made of "), "{copy}");
     assert!(!copy.contains("the definition's"), "{copy}");
 }
+
+#[test]
+fn a_step_for_one_platform_is_not_compared_with_that_for_another() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nCOPY f /f\nRUN echo hi\n");
+    let platforms = ["linux/amd64", "linux/arm64"];
+    let wanted = ["--explain", "--platform", &platforms.join(",")];
+    bed.file("f", "0");
+    bed.build(&wanted).ok();
+    for round in 1..4 {
+        bed.file("f", &round.to_string());
+        let told = bed.build(&wanted).ok().stderr;
+        assert!(!told.contains("the platform was"), "round {round}: {told}");
+        // They share what they copy, which one of the two makes anew.
+        for platform in platforms {
+            let reason = reason(&told, &format!("[{platform} 2/3] RUN"));
+            let of_its_own = format!(": [{platform} 1/3] COPY f /f");
+            assert!(reason.ends_with(&of_its_own), "round {round}: {reason}");
+        }
+    }
+}

@@ -77,6 +77,18 @@ pub(super) fn unnumbered(name: &str) -> String {
     format!("[{}] {}", parts.named_stage(), parts.said)
 }
 
+/// Whether two steps are for different platforms, of those that their names tell: `[linux/arm64 build 2/4] RUN make`.
+pub(super) fn are_of_other_platforms(name: &str, other: &str) -> bool {
+    let platform = |name| {
+        let first = parts(name).stage.split(' ').next();
+        first.filter(|first| first.contains('/'))
+    };
+    match (platform(name), platform(other)) {
+        (Some(name), Some(other)) => name != other,
+        _ => false,
+    }
+}
+
 /// What a step of a stage says, `RUN make`: what stays when the stage is called otherwise.
 pub(super) fn in_any_stage(name: &str) -> Option<&str> {
     let parts = parts(name);
