@@ -5,7 +5,10 @@ use std::collections::{HashMap, VecDeque};
 
 use weld_digest::Digest;
 
-use crate::model::{Batch, Log, Timestamp, TransferStatus, Vertex, Warning};
+use crate::model::{Batch, Log, Stream, Timestamp, TransferStatus, Vertex, Warning};
+
+/// What begins the line of a step that tells why it was not cached.
+const REASON: &[u8] = b"not cached: ";
 
 /// How much of a step's output is kept for the report of its failure, in bytes.
 const TAIL_LIMIT: usize = 32 << 10;
@@ -50,6 +53,8 @@ pub(crate) struct Step {
     pub(crate) statuses: Vec<TransferStatus>,
     status_by_id: HashMap<String, usize>,
     pub(crate) tail: Tail,
+    /// Why it was not cached, where that was asked for.
+    pub(crate) reason: Option<String>,
 }
 
 /// The last lines of a step's output.
@@ -75,7 +80,12 @@ impl Build {
         }
         for log in &batch.logs {
             if let Some(&index) = self.by_digest.get(&log.vertex) {
-                self.steps[index].tail.push(&log.data);
+                let step = &mut self.steps[index];
+                step.tail.push(&log.data);
+                if log.stream == Stream::Stderr && log.data.starts_with(REASON) {
+                    let text = String::from_utf8_lossy(&log.data);
+                    step.reason = Some(text.trim_end().to_owned());
+                }
                 changed.push(index);
             }
         }
@@ -104,6 +114,7 @@ impl Build {
             statuses: Vec::new(),
             status_by_id: HashMap::new(),
             tail: Tail::default(),
+            reason: None,
         });
         index
     }

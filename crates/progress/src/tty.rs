@@ -59,7 +59,7 @@ impl Tty {
         times: (Timestamp, Timestamp),
         last: bool,
     ) -> io::Result<()> {
-        let mut lines = picture(build, times, last);
+        let mut lines = picture(build, times, last.then_some(size.width));
         if !last {
             fit(&mut lines, size.height.saturating_sub(1).max(3));
         }
@@ -79,7 +79,9 @@ impl Tty {
     }
 }
 
-fn picture(build: &Build, (began, now): (Timestamp, Timestamp), last: bool) -> Vec<Line> {
+/// The last picture knows how wide it is: what it tells in words is not cut.
+fn picture(build: &Build, (began, now): (Timestamp, Timestamp), width: Option<usize>) -> Vec<Line> {
+    let last = width.is_some();
     let shown = || {
         build
             .steps
@@ -111,6 +113,9 @@ fn picture(build: &Build, (began, now): (Timestamp, Timestamp), last: bool) -> V
     }];
     for step in shown() {
         step_lines(step, now, last, &mut lines);
+        if let (Some(width), Some(reason)) = (width, &step.reason) {
+            reason_lines(reason, width, &mut lines);
+        }
     }
     lines
 }
@@ -159,6 +164,17 @@ fn step_lines(step: &Step, now: Timestamp, last: bool, lines: &mut Vec<Line>) {
             paint: Paint::None,
         }));
     }
+}
+
+fn reason_lines(reason: &str, width: usize, lines: &mut Vec<Line>) {
+    const START: &str = " => => # ";
+    let room = width.saturating_sub(START.len()).max(20);
+    let chars: Vec<char> = reason.chars().collect();
+    lines.extend(chars.chunks(room).map(|part| Line {
+        text: START.to_owned() + &part.iter().collect::<String>(),
+        right: String::new(),
+        paint: Paint::None,
+    }));
 }
 
 fn transfer_line(status: &TransferStatus, now: Timestamp) -> Line {
@@ -345,6 +361,35 @@ mod tests {
         assert!(
             lines.iter().any(|line| line.contains("done 29")),
             "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn why_a_step_ran_is_there_at_the_end() {
+        let mut build = Build::default();
+        build.apply(&Batch {
+            vertexes: vec![
+                vertex("[1/2] RUN make", 0, Some(1)),
+                vertex("[2/2] RUN true", 1, Some(2)),
+            ],
+            logs: vec![Log {
+                vertex: Digest::sha256_of("[1/2] RUN make"),
+                stream: Stream::Stderr,
+                data: b"not cached: the command was make all, now make, and so on\n".to_vec(),
+                timestamp: Timestamp::UNIX_EPOCH,
+            }],
+            ..Batch::default()
+        });
+        let last = screen(&[(&build, 2, false), (&build, 2, true)], SIZE);
+        let told: Vec<_> = last.iter().map(|line| line.trim_end()).collect();
+        assert_eq!(
+            told[1..],
+            [
+                " => [1/2] RUN make                                      1.0s",
+                " => => # not cached: the command was make all, now make, and",
+                " => => #  so on",
+                " => [2/2] RUN true                                      1.0s",
+            ]
         );
     }
 
