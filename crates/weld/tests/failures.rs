@@ -124,6 +124,11 @@ fn arguments_that_cannot_be_meant_are_refused() {
         (&["--push"], "ERROR: output type=image: "),
         (&["--output", ""], "--output: is empty"),
         (&["--file", "."], "--file .: is a directory"),
+        (&["--file", "https://host/x"], "can come on standard input"),
+        (
+            &["--build-arg", "=x"],
+            "--build-arg \"=x\": needs KEY=VALUE",
+        ),
         (
             &["--file", "/nope/x"],
             "--file /nope/x: /nope: No such file",

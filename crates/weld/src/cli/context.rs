@@ -30,6 +30,10 @@ pub(crate) enum ContextError {
     NoDirectory { path: PathBuf, reason: String },
     #[error("--file {}: there is no such file; it is looked for from the working directory, not from the context", .0.display())]
     NoDockerfile(PathBuf),
+    #[error(
+        "--file {0}: a Dockerfile is not fetched; it can come on standard input: curl --location URL | weld build --file - CONTEXT"
+    )]
+    DockerfileUrl(String),
     #[error("--file {}: is a directory", .0.display())]
     DockerfileIsDirectory(PathBuf),
     #[error("--file {file}: there is a Dockerfile on standard input, too")]
@@ -193,6 +197,12 @@ impl Inputs {
 
 /// Offers the directory that a Dockerfile is in; returns the file's name there.
 fn add_dockerfile(session: &mut HostSession, file: &str) -> Result<String, ContextError> {
+    if ["http://", "https://"]
+        .iter()
+        .any(|scheme| file.starts_with(scheme))
+    {
+        return Err(ContextError::DockerfileUrl(file.to_owned()));
+    }
     if Path::new(file).is_dir() {
         return Err(ContextError::DockerfileIsDirectory(file.into()));
     }
