@@ -431,7 +431,7 @@ fn a_step_for_one_platform_is_not_compared_with_that_for_another() {
     bed.file("f", "0");
     bed.build(&wanted).ok();
     for round in 1..4 {
-        bed.file("f", &round.to_string());
+        bed.file("f", round.to_string());
         let told = bed.build(&wanted).ok().stderr;
         assert!(!told.contains("the platform was"), "round {round}: {told}");
         // They share what they copy, which one of the two makes anew.
