@@ -114,6 +114,9 @@ impl PatternMatcher {
     }
 
     /// The same for a walk: `parent` is what this gave for the directory that `path` is in.
+    ///
+    /// As in moby/patternmatcher this may differ from [`Self::matches_or_parent_matches`] where an
+    /// exception names a directory that nothing before it matched.
     pub fn matches_using_parent(
         &self,
         path: &Path,
@@ -124,9 +127,10 @@ impl PatternMatcher {
         };
         let path = path.as_os_str().as_bytes();
         let matched = self.evaluate(path, parent, |pattern, hit| {
-            // Also where it does not change the outcome here: beneath, what comes before it may.
-            let hit = hit.unwrap_or_else(|| self.is_hit(pattern, path, parent));
-            flags.matched.push(hit);
+            // What does not change the outcome here may beneath, behind an exception. An exception that nothing before it
+            // matched is lost.
+            let again = || !self.is_exception(pattern) && self.is_hit(pattern, path, parent);
+            flags.matched.push(hit.unwrap_or_else(again));
         });
         (matched, flags)
     }
@@ -156,6 +160,10 @@ impl PatternMatcher {
             }
         }
         matched
+    }
+
+    fn is_exception(&self, index: usize) -> bool {
+        self.patterns.get(index).is_some_and(Pattern::is_exclusion)
     }
 
     fn is_hit(&self, index: usize, path: &[u8], parent: &ParentMatches) -> bool {

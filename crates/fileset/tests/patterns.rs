@@ -92,7 +92,7 @@ fn single_patterns() {
 
 #[test]
 fn exceptions_apply_in_order() {
-    let table: [(&[&str], &str, bool); 8] = [
+    let table: [(&[&str], &str, bool); 10] = [
         (&["!file.go", "*.go"], "file.go", true),
         (&["*.go", "!file.go"], "file.go", false),
         (&["docs", "!docs/README.md"], "docs/README.md", false),
@@ -104,6 +104,8 @@ fn exceptions_apply_in_order() {
             "util/docker/web/foo",
             true,
         ),
+        (&["a", "!a/b", "a"], "a/b", true),
+        (&["a", "!a/b", "a/b", "!a/b/c", "a"], "a/b/c", true),
         (&["", "   "], "any", false),
     ];
     for (patterns, path, expected) in table {
