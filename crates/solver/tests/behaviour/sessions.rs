@@ -10,7 +10,7 @@ use std::{
 
 use weld_solver::{JobOptions, OpError, Session};
 
-use crate::support::*;
+use crate::{abandoned::settled, support::*};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_gets_the_session_of_its_own_job_first_and_then_another() {
@@ -26,9 +26,7 @@ async fn an_operation_gets_the_session_of_its_own_job_first_and_then_another() {
     let (_a, first) = spawn(a, &v).await;
     gate.arrivals(1).await;
     let (_b, second) = spawn(b, &v).await;
-    while world.solver.census().await.unwrap().requests < 2 {
-        tokio::task::yield_now().await;
-    }
+    settled(&world, 2).await;
     sa.close();
     gate.open();
     assert_eq!(logged(&mut heard).await, "b");
@@ -67,9 +65,7 @@ async fn a_session_that_closes_in_the_middle_is_replaced() {
     let (_a, first) = spawn(a, &v).await;
     gate.arrivals(1).await;
     let (_b, second) = spawn(b, &v).await;
-    while world.solver.census().await.unwrap().requests < 2 {
-        tokio::task::yield_now().await;
-    }
+    settled(&world, 2).await;
     sa.close();
     assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
 }
@@ -116,9 +112,7 @@ async fn what_fails_as_its_session_closes_is_done_again_with_another() {
         let (_a, first) = spawn(a, &v).await;
         gate.arrivals(1).await;
         let (_b, second) = spawn(b, &v).await;
-        while world.solver.census().await.unwrap().requests < 2 {
-            tokio::task::yield_now().await;
-        }
+        settled(&world, 2).await;
         gate.open();
         assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
     }
@@ -192,9 +186,7 @@ async fn what_fails_where_its_client_is_away_is_done_again_with_another() {
     let (_a, first) = spawn(a, &v).await;
     gate.arrivals(1).await;
     let (_b, second) = spawn(b, &v).await;
-    while world.solver.census().await.unwrap().requests < 2 {
-        tokio::task::yield_now().await;
-    }
+    settled(&world, 2).await;
     gate.open();
     assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
 }

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
@@ -308,10 +308,11 @@ impl<S: BlobSink> Fetch<'_, S> {
         let mut flow = Flow::new(patience);
         loop {
             let next = async { Ok(response.chunk().await.map_err(NetworkError::from)?) };
+            let began = Instant::now();
             let Some(mut chunk) = patience::answer(patience, next).await? else {
                 break;
             };
-            flow.came(chunk.len())?;
+            flow.came(chunk.len(), began.elapsed())?;
             if skip > 0 {
                 let skipped = skip.min(chunk.len() as u64);
                 skip -= skipped;

@@ -1,7 +1,7 @@
 //! How long a registry may be silent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::error::Failure;
 
@@ -55,43 +55,39 @@ impl Movement {
     }
 }
 
-/// How fast a body comes.
+/// How fast a body comes, by the time that it is waited for: what its receiver takes is not the server's.
 pub(super) struct Flow {
     patience: Option<Duration>,
-    since: Instant,
+    waited: Duration,
     bytes: u64,
 }
 
 impl Flow {
-    pub(super) fn new(patience: Option<Duration>) -> Self {
+    pub(super) const fn new(patience: Option<Duration>) -> Self {
         Self {
             patience,
-            since: Instant::now(),
+            waited: Duration::ZERO,
             bytes: 0,
         }
     }
 
-    /// So many bytes came.
+    /// So many bytes came after such a wait.
     ///
     /// # Errors
     /// [`Failure::Trickle`] if no more than a trickle came for as long as the patience lasts.
-    pub(super) fn came(&mut self, bytes: usize) -> Result<(), Failure> {
-        self.came_at(bytes as u64, Instant::now())
-    }
-
-    fn came_at(&mut self, bytes: u64, now: Instant) -> Result<(), Failure> {
-        self.bytes += bytes;
-        let during = now.duration_since(self.since);
-        if self.patience.is_none_or(|patience| during < patience) {
+    pub(super) fn came(&mut self, bytes: usize, after: Duration) -> Result<(), Failure> {
+        self.bytes += bytes as u64;
+        self.waited += after;
+        if self.patience.is_none_or(|patience| self.waited < patience) {
             return Ok(());
         }
-        if self.bytes < TRICKLE.saturating_mul(during.as_secs()) {
+        if self.bytes < TRICKLE.saturating_mul(self.waited.as_secs()) {
             return Err(Failure::Trickle {
                 bytes: self.bytes,
-                during,
+                during: self.waited,
             });
         }
-        (self.since, self.bytes) = (now, 0);
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
         Ok(())
     }
 }
@@ -100,23 +96,25 @@ impl Flow {
 mod tests {
     use super::*;
 
-    /// Whether bytes that come so many at a time, one time a second, are too few within a minute.
-    fn is_trickle(bytes: u64, patience: Option<Duration>) -> bool {
+    /// Whether bytes that come so many at a time, each time after such a wait, are too few within sixty times.
+    fn is_trickle(bytes: usize, after: Duration, patience: Option<Duration>) -> bool {
         let mut flow = Flow::new(patience);
-        let began = flow.since;
-        let mut seconds = 1..=60;
-        seconds.any(|second| {
-            flow.came_at(bytes, began + Duration::from_secs(second))
-                .is_err()
-        })
+        (0..60).any(|_| flow.came(bytes, after).is_err())
     }
 
     #[test]
     fn a_trickle_is_told_from_a_slow_line() {
+        let (second, patience) = (Duration::from_secs(1), Some(Duration::from_secs(10)));
+        assert!(is_trickle(1, second, patience));
+        assert!(is_trickle(999, second, patience));
+        assert!(!is_trickle(1000, second, patience));
+        assert!(!is_trickle(1, second, None), "nobody asked for more");
+    }
+
+    #[test]
+    fn what_the_receiver_takes_is_not_waited_for() {
         let patience = Some(Duration::from_secs(10));
-        assert!(is_trickle(1, patience));
-        assert!(is_trickle(TRICKLE - 1, patience));
-        assert!(!is_trickle(TRICKLE, patience));
-        assert!(!is_trickle(1, None), "nobody asked for more");
+        // However long it was between two of them.
+        assert!(!is_trickle(1, Duration::ZERO, patience));
     }
 }
