@@ -5,6 +5,7 @@
 //! what its record was made of, as far as that is known; a step that a build never came to is not. Values of secrets are in no operation, so they are in no recipe.
 
 mod compare;
+mod excerpt;
 mod field;
 mod files;
 mod memory;
@@ -272,16 +273,8 @@ impl Remembered {
         let Naming { name, lineage, .. } = &self.naming;
         let does = self.keys().does;
         let (named, placed) = memory.slots(name, &self.vertex, lineage, does);
-        let own = recipe::bounded(name);
-        // Stages may begin alike; a step of another one that is still there was always that, and so was one for another platform.
-        let is_other = |recipe: &Recipe| {
-            recipe.name != own && self.surroundings.names.contains(&recipe.name)
-                || names::are_of_other_platforms(&recipe.name, &own)
-        };
-        let may_be = |recipe: &Recipe| {
-            !is_other(recipe) && recipe.lineage == *lineage || self.may_have_been(recipe)
-        };
-        let newest = memory.newest(&named, may_be);
+        let is_other = |recipe: &Recipe| self.is_another(recipe);
+        let newest = memory.newest(&named).find(|recipe| self.may_be(recipe));
         let alone = memory.place_alone(name);
         // Names have values of arguments in them: with other values, another step may have this one's name of before.
         let command = self.command();
@@ -300,6 +293,35 @@ impl Remembered {
             let did_this = |recipe: &Recipe| recipe.does == does && !is_other(recipe);
             placed.find(|recipe| self.may_have_been(recipe) || did_this(recipe))
         })
+    }
+
+    /// What was remembered of the step when it differed in less than when it was last remembered: with these arguments, where builds with
+    /// others take turns.
+    fn nearest(&self, last: &Recipe, now: &Recipe, scene: Scene<'_>) -> Option<Recipe> {
+        let most = compare::distance(last, now, scene)?;
+        let memory = self.memory();
+        let variants = memory.variants(&self.naming.name);
+        let variants = variants.filter(|recipe| recipe.lineage == self.naming.lineage);
+        let variants = variants.filter_map(|recipe| {
+            let distance = compare::distance(&recipe, now, scene)?;
+            (distance < most).then_some((distance, recipe))
+        });
+        let nearest = variants.min_by_key(|(distance, _)| *distance);
+        nearest.map(|(_, recipe)| recipe)
+    }
+
+    /// Whether it is of another step, although they may be called alike: one of another stage that is still there was always that, and so
+    /// was one for another platform.
+    fn is_another(&self, recipe: &Recipe) -> bool {
+        let own = recipe::bounded(&self.naming.name);
+        recipe.name != own && self.surroundings.names.contains(&recipe.name)
+            || names::are_of_other_platforms(&recipe.name, &own)
+    }
+
+    /// Whether it was this step, or may have been it.
+    fn may_be(&self, recipe: &Recipe) -> bool {
+        !self.is_another(recipe) && recipe.lineage == self.naming.lineage
+            || self.may_have_been(recipe)
     }
 
     /// Its command, as the Dockerfile has it.
@@ -386,7 +408,7 @@ impl Remembered {
         if self.ignore_cache {
             return Some("the cache was not to be used".to_owned());
         }
-        let before = Before {
+        let mut before = Before {
             last: self.last(),
             same: self.same(now),
             good: self.memory().good(&self.naming.name),
@@ -402,6 +424,14 @@ impl Remembered {
             stages,
             is_looked_at: self.step.is_known_by_looking(),
         };
+        if before.same.is_none()
+            && let Some(nearest) = before
+                .last
+                .as_ref()
+                .and_then(|last| self.nearest(last, now, scene))
+        {
+            before.last = Some(nearest);
+        }
         Some(before.why(now, scene))
     }
 

@@ -203,9 +203,11 @@ fn variables_in_another_order_are_told() {
         build("ENV B=2\nENV A=1\n"),
         "the order of variables was A B, now B A"
     );
+    // The order is that of the first time.
+    assert_eq!(build("ENV A=1\nENV B=3\n"), "variable B was 2, now 3");
     assert_eq!(
-        build("ENV A=1\nENV B=3\n"),
-        "variable B was 2, now 3; the order of variables was B A, now A B"
+        build("ENV C=1\nENV B=3\nENV A=1\n"),
+        "variable C is new: 1; the order of variables was A B, now B A"
     );
 }
 
@@ -441,4 +443,41 @@ fn a_step_for_one_platform_is_not_compared_with_that_for_another() {
             assert!(reason.ends_with(&of_its_own), "round {round}: {reason}");
         }
     }
+}
+
+/// A step that was not cached differs least from the nearest time it was, which is not always the last.
+#[test]
+fn builds_that_take_turns_are_compared_each_with_its_own() {
+    let bed = Bed::new();
+    bed.dockerfile(
+        "FROM base\nARG MODE\nRUN echo $MODE > /mode\nCOPY a b /\nRUN cat /a /b /mode > /out\n",
+    );
+    let build = |mode: &str| {
+        let mode = format!("MODE={mode}");
+        bed.build(&["--explain", "--build-arg", &mode]).ok().stderr
+    };
+    bed.file("a", "1").file("b", "1");
+    build("debug");
+    build("release");
+    // Each of both has its file changed in turn.
+    for round in 2..4 {
+        bed.file("a", &round.to_string());
+        for mode in ["debug", "release"] {
+            let told = build(mode);
+            assert_eq!(reason(&told, "COPY a b"), "content of /a changed", "{told}");
+            assert_eq!(reason(&told, "RUN echo"), "", "{told}");
+        }
+    }
+    bed.dockerfile("FROM base\nARG MODE\nCOPY a b /\nRUN echo $MODE > /mode\n");
+    build("debug");
+    build("release");
+    bed.file("b", "2");
+    build("release");
+    // The file alone is new to it: the argument was so before.
+    bed.file("b", "3");
+    let told = build("debug");
+    assert_eq!(reason(&told, "COPY a b"), "content of /b changed", "{told}");
+    let told = reason(&told, "RUN echo").to_owned();
+    assert!(told.starts_with("its input was made anew"), "{told}");
+    assert!(!told.contains("MODE"), "{told}");
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::excerpt::{beginning, differing};
 use super::field::{self, Field};
 use super::files::in_files;
 use super::names;
@@ -57,7 +58,7 @@ impl Before {
         let Some(last) = &self.last else {
             return FIRST_TIME.to_owned();
         };
-        let Differences { told, unknown } = differences(last, now, scene);
+        let Differences { told, unknown, .. } = differences(last, now, scene);
         match (told.is_empty(), unknown.is_empty()) {
             (false, _) => list(&told, "; "),
             (true, false) => list(&unknown, "; "),
@@ -152,9 +153,22 @@ fn without_record(same: &Recipe, now: &Recipe, scene: Scene<'_>, is_last: bool) 
     vec![reason.to_owned()]
 }
 
+/// In how much a step differs from what it was, but for the content of files: those come one after the other, whoever builds. `None`
+/// where nothing is known to differ, or not all is known.
+pub(super) fn distance(before: &Recipe, now: &Recipe, scene: Scene<'_>) -> Option<usize> {
+    let Differences {
+        told,
+        of_files,
+        unknown,
+    } = differences(before, now, scene);
+    (unknown.is_empty() && !told.is_empty()).then(|| told.len() - of_files)
+}
+
 /// In what a step differs from what it was.
 struct Differences {
     told: Vec<String>,
+    /// How many of these are of the content of files.
+    of_files: usize,
     /// What may be different, for all that is known.
     unknown: Vec<String>,
 }
@@ -183,8 +197,13 @@ fn differences(before: &Recipe, now: &Recipe, scene: Scene<'_>) -> Differences {
     if are_others {
         let (now, before) = (made_of(now), made_of(before));
         told.push(format!("it is made of {now}, before of {before}"));
-        return Differences { told, unknown };
+        return Differences {
+            told,
+            of_files: 0,
+            unknown,
+        };
     }
+    let mut of_files = 0;
     let inputs = before
         .inputs
         .iter()
@@ -194,10 +213,18 @@ fn differences(before: &Recipe, now: &Recipe, scene: Scene<'_>) -> Differences {
         match in_input(before, now, part, scene.stages) {
             Change::None => {}
             Change::Told(text) => told.push(text),
+            Change::Files(text) => {
+                of_files += 1;
+                told.push(text);
+            }
             Change::Unknown(text) => unknown.push(text),
         }
     }
-    Differences { told, unknown }
+    Differences {
+        told,
+        of_files,
+        unknown,
+    }
 }
 
 /// The names of a step's inputs.
@@ -237,18 +264,23 @@ pub(super) fn in_fields(before: &Fields, now: &Fields, build_args: &[String]) ->
     let mut tell = |field: &str, old: Option<&str>, new: Option<&str>| {
         let Field { subject, is_detail } = Field::of(field, build_args);
         let (old, new) = (old.map(recipe::visible), new.map(recipe::visible));
-        let text = match (old.map(shown), new.map(shown)) {
-            (Some(_), Some(_)) if old == new => {
+        let text = match (old, new) {
+            (Some(old), Some(new)) if old == new => {
                 format!("{subject} changed in a part that is not shown")
             }
-            (Some(one), Some(same)) if one == same => {
-                let whole = |value: Option<&str>| value.unwrap_or_default().replace('\n', "\\n");
-                format!("{subject} was {}, now {}", whole(old), whole(new))
+            (Some(old), Some(new)) => match differing(old, new) {
+                Some((one, same)) if shown(&one) == shown(&same) => {
+                    let whole = |value: &str| value.replace('\n', "\\n");
+                    format!("{subject} was {}, now {}", whole(&one), whole(&same))
+                }
+                Some((old, new)) => format!("{subject} was {}, now {}", shown(&old), shown(&new)),
+                None => format!("{subject} changed far behind its beginning"),
+            },
+            (None, Some(new)) => format!("{subject} is new: {}", shown(new)),
+            (Some(old), None) if subject == field::MOUNT => {
+                format!("{subject} is gone: {}", shown(old))
             }
-            (Some(old), Some(new)) => format!("{subject} was {old}, now {new}"),
-            (None, Some(new)) => format!("{subject} is new: {new}"),
-            (Some(old), None) if subject == field::MOUNT => format!("{subject} is gone: {old}"),
-            (Some(old), None) => format!("{subject} was {old}, now it is not set"),
+            (Some(old), None) => format!("{subject} was {}, now it is not set", shown(old)),
             (None, None) => return,
         };
         let told = if is_detail { &mut details } else { &mut told };
@@ -319,13 +351,14 @@ fn shown(value: &str) -> String {
     if value.is_empty() {
         return "empty".to_owned();
     }
-    value.trim_end().replace('\n', "\\n")
+    beginning(value.trim_end()).replace('\n', "\\n")
 }
 
 /// What became of an input.
 enum Change {
     None,
     Told(String),
+    Files(String),
     Unknown(String),
 }
 
@@ -338,8 +371,8 @@ fn in_input(before: &Input, now: &Input, part: &Part, stages: &HashSet<String>) 
         // Of what it sees otherwise, it is told what it sees.
         let told = in_files(before, now);
         return match (told.is_empty(), before.seen == now.seen) {
-            (false, _) => Change::Told(list(&told, ", ")),
-            (true, true) => Change::Told(format!("content of {} changed", now.name)),
+            (false, _) => Change::Files(list(&told, ", ")),
+            (true, true) => Change::Files(format!("content of {} changed", now.name)),
             (true, false) => Change::None,
         };
     }

@@ -135,12 +135,8 @@ impl Memory<'_> {
         Recipe::decode(&self.steps.get(row).ok().flatten()?)
     }
 
-    /// What was remembered last of a step in these slots, among what may have been it.
-    pub(super) fn newest(
-        &self,
-        slots: &[StepName],
-        may_be: impl Fn(&Recipe) -> bool,
-    ) -> Option<Recipe> {
+    /// What was remembered last of a step in each of these slots, the newest first.
+    pub(super) fn newest(&self, slots: &[StepName]) -> impl Iterator<Item = Recipe> {
         let rows = slots
             .iter()
             .filter_map(|slot| self.steps.latest(slot).ok().flatten());
@@ -148,8 +144,14 @@ impl Memory<'_> {
         let mut rows: Vec<_> = rows.collect();
         rows.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
         rows.dedup();
-        let mut recipes = rows.iter().filter_map(|(_, row)| self.read(row));
-        recipes.find(may_be)
+        rows.into_iter().filter_map(|(_, row)| self.read(&row))
+    }
+
+    /// The last few things that were remembered of a step of this name, the newest first.
+    pub(super) fn variants(&self, name: &str) -> impl Iterator<Item = Recipe> {
+        let rows = self.steps.variants(&self.named("name", name));
+        let rows = rows.unwrap_or_default().into_iter();
+        rows.filter_map(|row| self.read(&row))
     }
 
     /// What was remembered last of a step of this name that had a result.

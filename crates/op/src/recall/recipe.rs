@@ -15,10 +15,12 @@ use crate::content::Selector;
 
 /// Most files of one step that are remembered.
 pub(super) const FILES: usize = 768;
-/// Most characters of a value that are remembered; of a longer one the beginning and a digest.
-const VALUE: usize = 256;
+/// Most characters of a name that are remembered; of a longer one the beginning and a digest.
+const NAME: usize = 256;
+/// The same of a value.
+const VALUE: usize = 2048;
 /// How it is written; what was remembered in another form is not compared with.
-const FORM: u8 = 6;
+const FORM: u8 = 7;
 /// Most levels of a value.
 const DEPTH: usize = 8;
 
@@ -241,15 +243,36 @@ pub(super) fn seen(selectors: &[Selector]) -> StepName {
     crate::digest::to_solver(&hasher.finish()).0
 }
 
-/// A value that is not too long to be remembered; different ones stay different.
-pub(super) fn bounded(value: &str) -> String {
+/// A name that is not too long to be remembered; different ones stay different.
+pub(super) fn bounded(name: &str) -> String {
+    cut(name, NAME)
+}
+
+/// Between the beginning of a text that was too long and the digest of it.
+const CUT: &str = "… (";
+
+fn cut(value: &str, characters: usize) -> String {
     let value = &*mask_credentials(value);
-    if value.chars().nth(VALUE).is_none() {
+    let Some((end, _)) = value.char_indices().nth(characters) else {
         return value.to_owned();
-    }
-    let head: String = value.chars().take(VALUE).collect();
+    };
     let digest = Digest::sha256_of(value).hex();
-    format!("{head}… ({})", digest.get(..12).unwrap_or_default())
+    let (head, digest) = (&value[..end], digest.get(..DIGITS).unwrap_or_default());
+    format!("{head}{CUT}{digest})")
+}
+
+/// Whether a value is there in whole, and what of it is there.
+pub(super) fn head(kept: &str) -> (bool, &str) {
+    let digest = |digest: &str| {
+        let digest = digest.strip_suffix(')');
+        digest.is_some_and(|digest| {
+            digest.len() == DIGITS && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    };
+    match kept.rsplit_once(CUT) {
+        Some((head, tail)) if digest(tail) && head.chars().count() == VALUE => (false, head),
+        _ => (true, kept),
+    }
 }
 
 /// Before the digest of a value of which not all is shown. What a step does, which is remembered too, tells no less.
@@ -259,7 +282,7 @@ const DIGITS: usize = 12;
 
 /// The same, where different credentials stay different, too.
 pub(super) fn kept(value: &str) -> String {
-    let text = bounded(value);
+    let text = cut(value, VALUE);
     if mask_credentials(value) == value {
         return text;
     }

@@ -7,7 +7,7 @@
 //! | row | key | value |
 //! |---|---|---|
 //! | `v` | name | number, count of slots, slots, bytes |
-//! | `s` | slot | name |
+//! | `s` | slot | names, the newest first |
 //! | `o` | number | name |
 //! | `t` | – | last number, steps, bytes of all |
 
@@ -26,6 +26,10 @@ const BYTE_LIMIT: u64 = 32 << 20;
 const STEP_BYTES: usize = 256 << 10;
 /// Most slots of one step.
 const SLOTS: usize = 16;
+/// Most steps that are found by one slot.
+const VARIANTS: usize = 6;
+/// Bytes of a name.
+const NAME: usize = size_of::<StepName>();
 
 /// The name of a step, or a slot.
 pub type StepName = [u8; 32];
@@ -75,9 +79,17 @@ impl Steps {
     /// # Errors
     /// When the database cannot be read.
     pub fn latest(&self, slot: &StepName) -> Result<Option<StepName>, DbError> {
+        Ok(self.variants(slot)?.first().copied())
+    }
+
+    /// The names of the steps that were remembered with this slot, the last one first; of many, the last few.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn variants(&self, slot: &StepName) -> Result<Vec<StepName>, DbError> {
         self.0.read(|rows| {
-            let name = rows.get(&row(b's', slot))?;
-            Ok(name.and_then(|name| name.try_into().ok()))
+            let names = rows.get(&row(b's', slot))?.unwrap_or_default();
+            Ok(names.as_chunks::<NAME>().0.to_vec())
         })
     }
 
@@ -87,10 +99,11 @@ impl Steps {
     /// When the database cannot be read.
     pub fn newest(&self, slot: &StepName) -> Result<Option<Vec<u8>>, DbError> {
         self.0.read(|rows| {
-            let Some(name) = rows.get(&row(b's', slot))? else {
+            let names = rows.get(&row(b's', slot))?.unwrap_or_default();
+            let Some(name) = names.first_chunk::<NAME>() else {
                 return Ok(None);
             };
-            let row = rows.get(&row(b'v', &name))?;
+            let row = rows.get(&row(b'v', name))?;
             Ok(row.and_then(|row| Some(split(&row)?.2.to_vec())))
         })
     }
@@ -106,7 +119,8 @@ impl Steps {
     ) -> Result<Option<Vec<u8>>, DbError> {
         self.0.read(|rows| {
             for slot in slots {
-                if rows.get(&row(b's', slot))?.is_none_or(|last| last != name) {
+                let names = rows.get(&row(b's', slot))?;
+                if names.is_none_or(|names| !names.starts_with(name)) {
                     return Ok(None);
                 }
             }
@@ -138,7 +152,11 @@ impl Steps {
             rows.put(row(b'v', name), entry);
             rows.put(row(b'o', &number), name.to_vec());
             for slot in slots {
-                rows.put(row(b's', slot), name.to_vec());
+                let slot = row(b's', slot);
+                let mut names = rows.get(&slot)?.unwrap_or_default();
+                names.splice(..0, *name);
+                names.truncate(VARIANTS * NAME);
+                rows.put(slot, names);
             }
             make_room(rows, &mut totals)?;
             rows.put(vec![b't'], totals.encode());
@@ -155,7 +173,7 @@ fn row(kind: u8, key: &[u8]) -> Vec<u8> {
 fn split(row: &[u8]) -> Option<([u8; 8], &[u8], &[u8])> {
     let (number, rest) = row.split_first_chunk::<8>()?;
     let (count, rest) = rest.split_first()?;
-    let (slots, value) = rest.split_at_checked(usize::from(*count) * 32)?;
+    let (slots, value) = rest.split_at_checked(usize::from(*count) * NAME)?;
     Some((*number, slots, value))
 }
 
@@ -170,10 +188,19 @@ fn forget(rows: &mut Edit<'_>, name: &StepName, totals: &mut Totals) -> Result<(
         return Ok(());
     };
     rows.remove(row(b'o', &number));
-    for slot in slots.chunks(32) {
+    for slot in slots.chunks(NAME) {
         let slot = row(b's', slot);
-        if rows.get(&slot)?.is_some_and(|last| last == name) {
-            rows.remove(slot);
+        let names = rows.get(&slot)?.unwrap_or_default();
+        let others = names.as_chunks::<NAME>().0.iter();
+        let others: Vec<u8> = others
+            .filter(|other| *other != name)
+            .flatten()
+            .copied()
+            .collect();
+        match (others.is_empty(), others.len() == names.len()) {
+            (true, _) => rows.remove(slot),
+            (false, false) => rows.put(slot, others),
+            (false, true) => {}
         }
     }
     Ok(())
@@ -257,6 +284,8 @@ mod tests {
         assert_eq!(steps.latest(&slot).unwrap(), Some(name(7)));
         assert_eq!(steps.get(&name(7)).unwrap().unwrap(), b"seven");
         assert_eq!(steps.newest(&slot).unwrap().unwrap(), b"seven");
+        let variants = [7, 299, 298, 297, 296, 295].map(name);
+        assert_eq!(steps.variants(&slot).unwrap(), variants);
         assert_eq!(steps.newest(&[8; 32]).unwrap(), None);
         let newest = |number, slots: &[_]| steps.if_newest(&name(number), slots).unwrap();
         assert_eq!(newest(7, &[slot]).unwrap(), b"seven");
