@@ -1,16 +1,20 @@
 //! Stores of blobs that can also be written to: where a client keeps a build cache.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use rustix::fs::FlockOperation;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, ReadBuf};
 use weld_digest::{Digest, Hasher};
 
 use crate::image::{ANNOTATION_REF_NAME, Descriptor, Index, media_type};
-use crate::oci_layout::{BlobProvider, OciLayout};
+use crate::oci_layout::{BlobProvider, LayoutError, OciLayout};
 use crate::partial::partial_name;
 
 /// A store of blobs that takes more of them.
@@ -39,10 +43,41 @@ pub trait BlobStore: BlobProvider {
 }
 
 /// An OCI layout in a directory of this machine, as a store.
-#[derive(Debug)]
+///
+/// A blob that was read and proved to be another than its digest says counts as not there from then on, so that it is written anew.
+#[derive(Clone, Debug)]
 pub struct LayoutStore {
     path: PathBuf,
     name: String,
+    damaged: Damaged,
+}
+
+/// Blobs of a layout whose content is not what their digest says.
+#[derive(Clone, Debug, Default)]
+struct Damaged(Arc<Mutex<HashSet<Digest>>>);
+
+impl Damaged {
+    /// Most that are remembered.
+    const MOST: usize = 10_000;
+
+    fn all(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, digest: &Digest) {
+        let mut all = self.all();
+        if all.len() < Self::MOST {
+            all.insert(digest.clone());
+        }
+    }
+
+    fn has(&self, digest: &Digest) -> bool {
+        self.all().contains(digest)
+    }
+
+    fn remove(&self, digest: &Digest) {
+        self.all().remove(digest);
+    }
 }
 
 impl LayoutStore {
@@ -52,6 +87,7 @@ impl LayoutStore {
         Self {
             name: path.display().to_string(),
             path,
+            damaged: Damaged::default(),
         }
     }
 
@@ -109,19 +145,14 @@ impl LayoutStore {
     /// # Errors
     /// What reading meets, also if it is no index.
     pub fn tagged(&self, tag: &str) -> io::Result<Option<Descriptor>> {
-        let index = self.index()?;
-        let mut manifests = index.manifests.into_iter();
-        Ok(manifests.find(|entry| {
-            let name = entry.annotations.get(ANNOTATION_REF_NAME);
-            name.is_some_and(|name| name == tag)
-        }))
+        Ok(under(&self.index()?, tag).cloned())
     }
 
-    /// Lists a manifest under a tag, in place of what was listed under it.
+    /// Lists a manifest under a tag, in place of what was listed under it. An index that is none is set aside.
     ///
     /// # Errors
     /// What reading and writing meet.
-    pub fn tag(&self, tag: &str, descriptor: Descriptor) -> io::Result<()> {
+    pub fn tag(&self, tag: &str, descriptor: Descriptor) -> io::Result<Option<SetAside>> {
         self.retag(tag, |_| Ok(descriptor))
     }
 
@@ -133,7 +164,7 @@ impl LayoutStore {
         &self,
         tag: &str,
         choose: impl FnOnce(Option<Descriptor>) -> io::Result<Descriptor>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<SetAside>> {
         fs::create_dir_all(&self.path)?;
         // Other writers of the index, BuildKit's client among them, hold the same lock.
         let lock = OpenOptions::new()
@@ -146,8 +177,13 @@ impl LayoutStore {
         if !marker.exists() {
             fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
-        let mut descriptor = choose(self.tagged(tag)?)?;
-        let mut index = self.index()?;
+        let (mut index, aside) = match self.index() {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                (empty_index(), Some(self.set_aside(error)?))
+            }
+            index => (index?, None),
+        };
+        let mut descriptor = choose(under(&index, tag).cloned())?;
         index.manifests.retain(|entry| {
             match entry.annotations.get(ANNOTATION_REF_NAME) {
                 // One manifest may have several tags.
@@ -162,29 +198,33 @@ impl LayoutStore {
         let encoded = serde_json::to_vec(&index)?;
         let partial = self.path.join(partial_name());
         fs::write(&partial, encoded)?;
-        fs::rename(&partial, self.path.join("index.json"))
+        fs::rename(&partial, self.path.join(INDEX))?;
+        Ok(aside)
     }
 
+    /// What is listed; [`io::ErrorKind::InvalidData`] if the index is none.
     fn index(&self) -> io::Result<Index> {
-        let empty = Index {
-            schema_version: 2,
-            media_type: media_type::OCI_INDEX.to_owned(),
-            artifact_type: None,
-            manifests: Vec::new(),
-            subject: None,
-            annotations: std::collections::BTreeMap::new(),
-        };
         match OciLayout::of_blobs_if_there(&self.path) {
-            Ok(Some(_)) if !self.path.join("index.json").exists() => Ok(empty),
-            Ok(Some(layout)) => layout.index().map_err(io::Error::other),
-            Ok(None) => Ok(empty),
+            Ok(Some(_)) if !self.path.join(INDEX).exists() => Ok(empty_index()),
+            Ok(Some(layout)) => layout.index().map_err(|error| match error {
+                LayoutError::Document { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
+                error => io::Error::other(error),
+            }),
+            Ok(None) => Ok(empty_index()),
             Err(error) => Err(io::Error::other(error)),
         }
     }
 
+    fn set_aside(&self, reason: io::Error) -> io::Result<SetAside> {
+        let path = self.path.join(format!("{INDEX}.damaged"));
+        fs::rename(self.path.join(INDEX), &path)?;
+        Ok(SetAside { path, reason })
+    }
+
     /// Copies a blob into it, unless it is there.
     fn copy(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()> {
-        if self.find(digest)?.is_some_and(|(_, length)| length == size) {
+        let is_there = self.find(digest)?.is_some_and(|(_, length)| length == size);
+        if is_there && !self.damaged.has(digest) {
             return Ok(());
         }
         let mut source = File::open(file)?;
@@ -192,10 +232,76 @@ impl LayoutStore {
         let mut piece = vec![0; 256 << 10];
         loop {
             match source.read(&mut piece)? {
-                0 => return writer.commit(),
+                0 => break,
                 count => writer.append(&piece[..count])?,
             }
         }
+        writer.commit()?;
+        self.damaged.remove(digest);
+        Ok(())
+    }
+}
+
+/// The file of a layout that says what is in it.
+const INDEX: &str = "index.json";
+
+fn empty_index() -> Index {
+    Index {
+        schema_version: 2,
+        media_type: media_type::OCI_INDEX.to_owned(),
+        artifact_type: None,
+        manifests: Vec::new(),
+        subject: None,
+        annotations: std::collections::BTreeMap::new(),
+    }
+}
+
+/// What an index lists under a tag.
+fn under<'i>(index: &'i Index, tag: &str) -> Option<&'i Descriptor> {
+    index.manifests.iter().find(|entry| {
+        let name = entry.annotations.get(ANNOTATION_REF_NAME);
+        name.is_some_and(|name| name == tag)
+    })
+}
+
+/// An index that was none, and what it listed is not known.
+#[derive(Debug)]
+pub struct SetAside {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: io::Error,
+}
+
+/// A blob that is read, and looked at meanwhile.
+struct Watched {
+    file: tokio::fs::File,
+    hasher: Option<Hasher>,
+    expected: Digest,
+    damaged: Damaged,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.file).poll_read(context, buffer))?;
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if !read.is_empty() {
+            if let Some(hasher) = &mut this.hasher {
+                hasher.update(read);
+            }
+        } else if buffer.remaining() > 0
+            && let Some(hasher) = this.hasher.take()
+            && hasher.finish() != this.expected
+        {
+            this.damaged.add(&this.expected);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -266,10 +372,15 @@ impl BlobProvider for LayoutStore {
     }
 
     async fn open(&self, digest: &Digest) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
-        let (store, wanted) = (Self::new(self.path.clone()), digest.clone());
+        let (store, wanted) = (self.clone(), digest.clone());
         let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await??;
         match found {
-            Some((file, _)) => Ok(Box::new(tokio::fs::File::from_std(file))),
+            Some((file, _)) => Ok(Box::new(Watched {
+                file: tokio::fs::File::from_std(file),
+                hasher: Some(Hasher::new(digest.algorithm())),
+                expected: digest.clone(),
+                damaged: self.damaged.clone(),
+            })),
             None => Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 format!("{} has no blob {digest}", self.name),
@@ -281,13 +392,14 @@ impl BlobProvider for LayoutStore {
 #[async_trait]
 impl BlobStore for LayoutStore {
     async fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
-        let (store, digest) = (Self::new(self.path.clone()), digest.clone());
-        let found = tokio::task::spawn_blocking(move || store.find(&digest)).await??;
-        Ok(found.map(|(_, length)| length))
+        let (store, wanted) = (self.clone(), digest.clone());
+        let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await??;
+        let is_damaged = self.damaged.has(digest);
+        Ok(found.filter(|_| !is_damaged).map(|(_, length)| length))
     }
 
     async fn put(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()> {
-        let (store, digest) = (Self::new(self.path.clone()), digest.clone());
+        let (store, digest) = (self.clone(), digest.clone());
         let file = file.to_owned();
         tokio::task::spawn_blocking(move || store.copy(&digest, size, &file)).await?
     }
@@ -315,6 +427,42 @@ mod tests {
         }
         assert_eq!(store.tagged("latest").unwrap().unwrap().digest, digest);
         assert!(OciLayout::open(store.path()).is_ok(), "a layout for others");
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_proved_damaged_is_written_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LayoutStore::new(directory.path().join("cache"));
+        let digest = Digest::sha256_of(b"content");
+        let file = directory.path().join("file");
+        fs::write(&file, b"content").unwrap();
+        store.put(&digest, 7, &file).await.unwrap();
+        fs::write(store.blob(&digest), b"contemt").unwrap();
+        // Nobody has read it.
+        assert_eq!(store.size(&digest).await.unwrap(), Some(7));
+        let mut read = Vec::new();
+        let mut blob = store.open(&digest).await.unwrap();
+        tokio::io::copy(&mut blob, &mut read).await.unwrap();
+        assert_eq!(store.size(&digest).await.unwrap(), None);
+        store.put(&digest, 7, &file).await.unwrap();
+        assert_eq!(store.size(&digest).await.unwrap(), Some(7));
+        assert_eq!(fs::read(store.blob(&digest)).unwrap(), b"content");
+    }
+
+    #[test]
+    fn an_index_that_is_none_is_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LayoutStore::new(directory.path());
+        let descriptor =
+            || Descriptor::new(media_type::OCI_MANIFEST, Digest::sha256_of(b"content"), 7);
+        assert!(store.tag("latest", descriptor()).unwrap().is_none());
+        for damage in ["", "{\"manifests\": 3", "[]"] {
+            fs::write(directory.path().join(INDEX), damage).unwrap();
+            assert!(store.tagged("latest").is_err());
+            let aside = store.tag("latest", descriptor()).unwrap().unwrap();
+            assert_eq!(fs::read_to_string(aside.path).unwrap(), damage);
+            assert!(store.tagged("latest").unwrap().is_some());
+        }
     }
 
     #[tokio::test]

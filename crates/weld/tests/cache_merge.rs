@@ -186,3 +186,54 @@ fn builders_share_a_name_in_an_object_store() {
         assert_found(&cache, &made);
     }
 }
+
+/// A directory whose files a disk changed takes a cache again, and the build says what is lost.
+#[test]
+fn a_damaged_directory_takes_a_cache_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().join("cache");
+    let (to, from) = (
+        format!("type=local,dest={},mode=max", cache.display()),
+        format!("type=local,src={}", cache.display()),
+    );
+    made(&builder(0), &["--cache-to", &to]);
+    let damage = |content: &[u8]| std::fs::write(cache.join("index.json"), content).unwrap();
+    for merges in ["false", "true"] {
+        damage(b"{");
+        let to = format!("{to},merge={merges}");
+        let (_, ended) = made(&builder(1), &["--cache-from", &from, "--cache-to", &to]);
+        assert!(
+            ended.stderr.contains("index.json.damaged"),
+            "{}",
+            ended.stderr
+        );
+        assert!(cache.join("index.json.damaged").exists());
+    }
+    // What is listed is no cache any more.
+    for blob in blobs(&cache) {
+        let content = std::fs::read(&blob).unwrap();
+        if content.starts_with(b"{") {
+            std::fs::write(&blob, b"x".repeat(content.len())).unwrap();
+        }
+    }
+    let merging = format!("{to},merge=true");
+    let (second, ended) = made(&builder(1), &["--cache-to", &merging]);
+    assert!(ended.stderr.contains("is replaced"), "{}", ended.stderr);
+    // Layers of the right length and of another content are written anew where they were read.
+    for blob in blobs(&cache) {
+        let content = std::fs::read(&blob).unwrap();
+        if !content.starts_with(b"{") {
+            std::fs::write(&blob, b"x".repeat(content.len())).unwrap();
+        }
+    }
+    let bed = builder(1);
+    let (again, ended) = made(&bed, &["--cache-from", &from, "--cache-to", &to]);
+    assert_ne!(again, second, "it ran: {}", ended.stderr);
+    let (found, ended) = made(&builder(1), &["--cache-from", &from]);
+    assert_eq!(found, again, "{}", ended.stderr);
+}
+
+fn blobs(cache: &Path) -> Vec<std::path::PathBuf> {
+    let blobs = std::fs::read_dir(cache.join("blobs/sha256")).unwrap();
+    blobs.map(|blob| blob.unwrap().path()).collect()
+}

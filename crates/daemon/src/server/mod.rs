@@ -8,6 +8,7 @@ mod notify;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -218,11 +219,13 @@ impl Server {
         if let Some(debug) = debug {
             tasks.spawn(debug.serve(Arc::clone(&shared)));
         }
-        let serving = serve(Arc::clone(&shared), listeners, over.clone());
+        let mut serving = Box::pin(serve(Arc::clone(&shared), listeners, over.clone()));
+        if let Poll::Ready(served) = futures_util::poll!(serving.as_mut()) {
+            return served;
+        }
         // What the start needed is not needed again.
         housekeeping::give_back();
         notify::ready();
-        let mut serving = Box::pin(serving);
         let mut ended = Ok(());
         tokio::select! {
             served = &mut serving => return served,

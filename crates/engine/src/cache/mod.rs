@@ -18,6 +18,7 @@ pub(crate) use export::{all, inline};
 pub(crate) use import::Imports;
 use secrets::ShownAttrs;
 pub use secrets::{mask_secrets, without_secrets};
+pub use weld_export::cache::Unmerged;
 pub use weld_export::cache::is_merged;
 use weld_export::cache::{CacheExportOptions, CacheOptionError, merge_into_layout};
 use weld_source::blob_store::LayoutStore;
@@ -46,13 +47,13 @@ pub struct CacheExport {
 /// Lists a cache that was written into a directory under a tag, merged with the one that is listed there, as `attrs` ask for. Blocks.
 ///
 /// # Errors
-/// What reading and writing meet, also if what is listed is no cache.
+/// What reading and writing meet.
 pub fn merge_local_cache(
     store: &LayoutStore,
     tag: &str,
     written: Descriptor,
     attrs: &BTreeMap<String, String>,
-) -> std::io::Result<()> {
+) -> std::io::Result<Vec<Unmerged>> {
     let options = CacheExportOptions::parse("local", attrs).map_err(std::io::Error::other)?;
     merge_into_layout(store, tag, written, options.manifest)
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use weld_digest::Digest;
 use weld_solver::chain::CacheChains;
-use weld_source::blob_store::LayoutStore;
+use weld_source::blob_store::{LayoutStore, SetAside};
 use weld_source::image::{Descriptor, Document, MAX_MANIFEST};
 use weld_source::objects::Objects;
 use weld_source::progress::Progress;
@@ -384,22 +384,30 @@ fn by_digest(layers: &[Descriptor]) -> HashMap<Digest, Arc<Descriptor>> {
 }
 
 /// Lists a cache that was written into a directory of this machine under a tag, merged with the one that is listed there.
-/// The directory's lock is held meanwhile.
+/// The directory's lock is held meanwhile. What is listed and is damaged or no cache is replaced.
 ///
 /// # Errors
-/// What reading and writing meet, also if what is listed is no cache.
+/// What reading and writing meet.
 pub fn merge_into_layout(
     layout: &LayoutStore,
     tag: &str,
     written: Descriptor,
     options: ManifestOptions,
-) -> io::Result<()> {
-    layout.retag(tag, |listed| {
+) -> io::Result<Vec<Unmerged>> {
+    let mut unmerged = Vec::new();
+    let aside = layout.retag(tag, |listed| {
         let Some(listed) = listed else {
             return Ok(written);
         };
         let ours = cache_of(layout, &written)?;
-        let theirs = cache_of(layout, &listed)?;
+        let theirs = match cache_of(layout, &listed) {
+            Ok(theirs) => theirs,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                unmerged.push(Unmerged::Cache(error));
+                return Ok(written);
+            }
+            Err(error) => return Err(error),
+        };
         let has = |layer: &Arc<Descriptor>| {
             let found = layout.find(&layer.digest);
             found.is_ok_and(|found| found.is_some_and(|(_, size)| size == layer.size))
@@ -422,26 +430,43 @@ pub fn merge_into_layout(
             writer.commit()?;
         }
         Ok(merged.descriptor)
-    })
+    })?;
+    unmerged.extend(aside.map(Unmerged::Index));
+    Ok(unmerged)
+}
+
+/// What was in a directory and could not be merged with.
+#[derive(Debug, thiserror::Error)]
+pub enum Unmerged {
+    /// The whole index is none.
+    #[error("its index cannot be read ({}), is {} now, and what it listed is lost", .0.reason, .0.path.display())]
+    Index(SetAside),
+    /// The cache under the tag is damaged.
+    #[error("the cache in it cannot be read and is replaced: {0}")]
+    Cache(io::Error),
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 fn cache_of(layout: &LayoutStore, descriptor: &Descriptor) -> io::Result<CacheChains<Remote>> {
     let manifest = document(layout, descriptor, MAX_MANIFEST)?;
-    let document = Document::parse(&manifest, &descriptor.media_type).map_err(io::Error::other)?;
-    let (config, layers) = cache_parts(document)
-        .ok_or_else(|| io::Error::other("what is listed there is no build cache"))?;
+    let document = Document::parse(&manifest, &descriptor.media_type).map_err(invalid)?;
+    let (config, layers) =
+        cache_parts(document).ok_or_else(|| invalid("what is listed there is no build cache"))?;
     let config = self::document(layout, &config, MAX_CONFIG as u64)?;
-    read_config(&config, &by_digest(&layers)).map_err(io::Error::other)
+    read_config(&config, &by_digest(&layers)).map_err(invalid)
 }
 
 /// A blob in memory, verified.
 fn document(layout: &LayoutStore, descriptor: &Descriptor, limit: u64) -> io::Result<Vec<u8>> {
     let digest = &descriptor.digest;
-    let missing = || io::Error::other(format!("blob {digest} is not there"));
+    let missing = || invalid(format!("blob {digest} is not there"));
     let (file, size) = layout.find(digest)?.ok_or_else(missing)?;
     if size > limit {
         let reason = format!("blob {digest} is larger than {limit} bytes");
-        return Err(io::Error::other(reason));
+        return Err(invalid(reason));
     }
     let mut content = Vec::new();
     file.take(limit).read_to_end(&mut content)?;
@@ -449,7 +474,7 @@ fn document(layout: &LayoutStore, descriptor: &Descriptor, limit: u64) -> io::Re
     hasher.update(&content);
     if hasher.finish() != *digest {
         let reason = format!("blob {digest} is damaged");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        return Err(invalid(reason));
     }
     Ok(content)
 }

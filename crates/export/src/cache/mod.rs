@@ -17,7 +17,7 @@ mod write;
 pub use actions_cache::DEFAULT_SCOPE;
 pub use attributes::{export_attributes, import_attributes};
 pub use config::{CONFIG_MEDIA_TYPE, CacheConfig, LayerNotes, LayerRow, RecordRow, ResultRow};
-pub use merge_into::{merge_into, merge_into_layout};
+pub use merge_into::{Unmerged, merge_into, merge_into_layout};
 pub use mount_options::{MountExport, MountPlace, MountSelection};
 pub use mounts::{
     Chunk, MAX_MOUNTS_CONFIG, MountContent, MountPackError, Mounts, MountsReadError, PackedMount,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weld_engine::{
-    BuildResponse, CacheExport, CacheImport, HostSession, LayoutStore, cache_export_attributes,
-    cache_import_attributes,
+    BuildResponse, CacheExport, CacheImport, HostSession, LayoutStore, Unmerged,
+    cache_export_attributes, cache_import_attributes,
 };
 
 use super::args::CacheArgs;
@@ -155,11 +155,18 @@ impl Caches {
                 continue;
             };
             let written = serde_json::from_str(manifest).map_err(std::io::Error::from);
-            let listed = written.and_then(|written| match &listed.merged {
+            let unmerged = written.and_then(|written| match &listed.merged {
                 Some(attrs) => weld_engine::merge_local_cache(store, tag, written, attrs),
-                None => store.tag(tag, written),
+                None => {
+                    let aside = store.tag(tag, written)?;
+                    Ok(aside.map(Unmerged::Index).into_iter().collect())
+                }
             });
-            listed.map_err(|error| Failure::file(store.path(), &error))?;
+            let directory = store.path();
+            for reason in unmerged.map_err(|error| Failure::file(directory, &error))? {
+                let directory = directory.display();
+                streams::tell(format_args!("WARNING: build cache {directory}: {reason}"));
+            }
         }
         Ok(())
     }
