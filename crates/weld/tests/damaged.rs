@@ -241,3 +241,36 @@ fn a_base_that_nobody_has_any_more_is_made_again_of_its_files() {
     let again = bed.build(&["--output", &to_archive]).ok();
     assert!(!again.stderr.contains("made anew"), "{}", again.stderr);
 }
+
+/// Directories that somebody tidied away while a daemon was idle are made again, and what was in them is had again.
+#[test]
+fn directories_that_are_deleted_under_an_idle_daemon_are_made_again() {
+    for directory in ["runtime", "builds", "snapshots", "ingest", "trash"] {
+        let bed = Bed::new();
+        bed.file("f", "1")
+            .dockerfile("FROM base\nCOPY f /f\nRUN cp /f /g\n");
+        let daemon = support::kept::Daemon::start(&bed);
+        let build = |output: &str| {
+            bed.build(&["--addr", &daemon.address, "--output", output])
+                .ok()
+        };
+        build("type=cacheonly");
+        let gone = bed.path("state").join(directory);
+        let delete = || match std::fs::remove_dir_all(&gone) {
+            // Some are there only while they are needed.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                panic!("{directory}: {error}")
+            }
+            _ => {}
+        };
+        delete();
+        bed.file("f", "2");
+        build("type=cacheonly");
+        // Without any change, too: what is cached is gone.
+        delete();
+        let out = bed.path("out");
+        build(&format!("type=local,dest={}", out.display()));
+        assert_eq!(std::fs::read_to_string(out.join("g")).unwrap(), "2");
+        daemon.stop();
+    }
+}

@@ -73,8 +73,16 @@ impl Journal {
     /// An empty journal in a file in `directory`, which keeps at most `log_limit` bytes of what
     /// steps write.
     pub(crate) fn create(directory: &Path, log_limit: u64) -> io::Result<Arc<Self>> {
+        let file = match tempfile::tempfile_in(directory) {
+            // Somebody tidied up the state directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(directory)?;
+                tempfile::tempfile_in(directory)?
+            }
+            file => file?,
+        };
         Ok(Arc::new(Self {
-            file: Arc::new(tempfile::tempfile_in(directory)?),
+            file: Arc::new(file),
             end: watch::Sender::default(),
             log_limit,
             counts: Mutex::default(),

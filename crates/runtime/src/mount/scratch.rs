@@ -25,10 +25,11 @@ impl Scratch {
     /// An unused directory.
     pub(crate) fn place(&mut self) -> io::Result<PathBuf> {
         let path = self.base.join(self.next.to_string());
-        match mkdirat(CWD, &path, Mode::from_raw_mode(0o700)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+        let make = || match mkdirat(CWD, &path, Mode::from_raw_mode(0o700)) {
+            Err(Errno::EXIST) => Ok(()),
+            made => made,
+        };
+        self.in_base(make)?;
         self.next += 1;
         Ok(path)
     }
@@ -37,9 +38,20 @@ impl Scratch {
     pub(crate) fn file_place(&mut self) -> io::Result<PathBuf> {
         let path = self.base.join(format!("{}-file", self.next));
         let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::CLOEXEC;
-        openat(CWD, &path, flags, Mode::from_raw_mode(0o600))?;
+        self.in_base(|| openat(CWD, &path, flags, Mode::from_raw_mode(0o600)))?;
         self.next += 1;
         Ok(path)
+    }
+
+    /// Makes something in the base, and that first where somebody deleted it.
+    fn in_base<T>(&self, make: impl Fn() -> Result<T, Errno>) -> io::Result<T> {
+        match make() {
+            Err(Errno::NOENT) => {
+                std::fs::create_dir_all(&self.base)?;
+                Ok(make()?)
+            }
+            made => Ok(made?),
+        }
     }
 
     /// Attaches a detached mount, since only attached ones can be cloned before Linux 6.15.

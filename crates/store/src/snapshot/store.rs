@@ -112,14 +112,16 @@ impl Snapshots {
         let directory = &store.root().join("snapshots");
         let empty = store.root().join("empty");
         for path in [directory, &empty] {
-            let is_new = create_directory(path).map_err(|source| SnapshotError::Directory {
+            let made = if path == directory {
+                create_spread(path)
+            } else {
+                create_directory(path).map(drop)
+            };
+            made.map_err(|source| SnapshotError::Directory {
                 action: "create",
                 path: path.to_owned(),
                 source,
             })?;
-            if is_new && path == directory {
-                spread_children(path);
-            }
         }
         Ok(Self(Arc::new(Inner {
             store: store.clone(),
@@ -182,7 +184,7 @@ impl Snapshots {
         let directory = self.directory(id);
         let files = directory.join(FILES);
         self.vacate(id, &directory)?;
-        fs::create_dir(&directory)
+        create_within(&directory)
             .and_then(|()| fs::create_dir(&files))
             .map_err(SnapshotError::file(id, "create", &files))?;
         // What a kernel or a user's umask made of the mode is not for the image to see.
@@ -381,7 +383,7 @@ impl Snapshots {
         // The directory is there for what is derived, such as content keys.
         let directory = self.directory(id);
         self.vacate(id, &directory)?;
-        fs::create_dir(&directory).map_err(SnapshotError::file(id, "create", &directory))?;
+        create_within(&directory).map_err(SnapshotError::file(id, "create", &directory))?;
         self.save(id, record.clone(), Some(usage))?;
         Ok(self.enter(Shared::new(self.clone(), id, record, parents, pin)))
     }
@@ -424,6 +426,25 @@ fn create_directory(path: &Path) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// Makes the directory of all snapshots, if it is not there yet.
+fn create_spread(path: &Path) -> io::Result<()> {
+    if create_directory(path)? {
+        spread_children(path);
+    }
+    Ok(())
+}
+
+/// Makes the directory of a snapshot; where somebody deleted that of all snapshots, that one, too.
+fn create_within(path: &Path) -> io::Result<()> {
+    match (fs::create_dir(path), path.parent()) {
+        (Err(error), Some(all)) if error.kind() == io::ErrorKind::NotFound => {
+            create_spread(all)?;
+            fs::create_dir(path)
+        }
+        (made, _) => made,
     }
 }
 

@@ -11,7 +11,7 @@ use super::Bed;
 pub(crate) struct Daemon {
     child: Child,
     pub(crate) address: String,
-    log: JoinHandle<String>,
+    log: Option<JoinHandle<String>>,
 }
 
 impl Daemon {
@@ -41,14 +41,24 @@ impl Daemon {
         Self {
             child,
             address,
-            log,
+            log: Some(log),
         }
     }
 
     pub(crate) fn stop(mut self) -> String {
+        self.kill();
+        self.log.take().unwrap().join().unwrap()
+    }
+
+    fn kill(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
-        self.log.join().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
