@@ -332,3 +332,38 @@ async fn while_draining_no_build_begins() {
     drop((news, states));
     daemon.served.await.unwrap();
 }
+
+/// Clients open the progress beside the build: of one that is refused it ends at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_progress_of_a_build_that_is_refused_ends() {
+    let daemon = Daemon::start().await;
+    let mut early = daemon.control();
+    let request = || StatusRequest {
+        reference: "refused".to_owned(),
+    };
+    let waiting = tokio::spawn(async move { early.status(request()).await });
+    let refusal = daemon
+        .control()
+        .solve(SolveRequest {
+            reference: "refused".to_owned(),
+            frontend: "dockerfile.v0".to_owned(),
+            exporter_deprecated: "nosuch".to_owned(),
+            ..SolveRequest::default()
+        })
+        .await
+        .unwrap_err();
+    assert!(refusal.message().contains("nosuch"), "{refusal}");
+    let ends = async {
+        let mut early = waiting.await.unwrap().unwrap().into_inner();
+        assert!(early.message().await.unwrap().is_none());
+        let mut late = daemon
+            .control()
+            .status(request())
+            .await
+            .unwrap()
+            .into_inner();
+        assert!(late.message().await.unwrap().is_none());
+    };
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(3), ends).await;
+    ended.expect("it waits for a build that does not come");
+}

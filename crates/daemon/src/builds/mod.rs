@@ -48,6 +48,8 @@ pub(crate) struct Builds {
 struct State {
     running: HashMap<String, Arc<LiveBuild>>,
     ended: Vec<(Instant, Arc<LiveBuild>)>,
+    /// Names of builds that could not begin.
+    refused: Vec<(Instant, String)>,
     draining: bool,
 }
 
@@ -78,6 +80,14 @@ impl From<BeginError> for tonic::Status {
             BeginError::TooMany(_) => Self::resource_exhausted(message),
         }
     }
+}
+
+/// What became of a build that was waited for.
+pub(crate) enum Arrival {
+    /// It began.
+    Build(Arc<LiveBuild>),
+    /// It cannot begin; who asked for it is told why.
+    Refused,
 }
 
 /// A build that is counted as running until this is dropped or ended.
@@ -167,14 +177,32 @@ impl Builds {
         state.running.get(reference).or_else(ended).cloned()
     }
 
+    /// Has those who wait for a build know that it does not begin.
+    pub(crate) fn refuse(&self, reference: String) {
+        if reference.is_empty() || reference.len() > MAX_REFERENCE {
+            return;
+        }
+        let mut state = self.lock();
+        state.refused.push((Instant::now(), reference));
+        let surplus = state.refused.len().saturating_sub(MAX_LINGERING);
+        state.refused.drain(..surplus);
+        drop(state);
+        self.arrivals
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// The build of that name; waits for it to begin.
-    pub(crate) async fn wait_for(&self, reference: &str, wait: Duration) -> Option<Arc<LiveBuild>> {
+    pub(crate) async fn wait_for(&self, reference: &str, wait: Duration) -> Option<Arrival> {
         let mut arrivals = self.arrivals.subscribe();
         let found = async {
             loop {
                 arrivals.mark_unchanged();
                 if let Some(build) = self.get(reference) {
-                    return Some(build);
+                    return Some(Arrival::Build(build));
+                }
+                let refused = |(_, other): &(_, String)| other == reference;
+                if self.lock().refused.iter().any(refused) {
+                    return Some(Arrival::Refused);
                 }
                 arrivals.changed().await.ok()?;
             }
@@ -216,9 +244,10 @@ impl Builds {
     /// Drops what lingered for long enough.
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
-        self.lock()
-            .ended
-            .retain(|(ended, _)| now.duration_since(*ended) < LINGER);
+        let lingers = |ended: &Instant| now.duration_since(*ended) < LINGER;
+        let mut state = self.lock();
+        state.ended.retain(|(ended, _)| lingers(ended));
+        state.refused.retain(|(refused, _)| lingers(refused));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

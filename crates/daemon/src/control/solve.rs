@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -48,17 +48,20 @@ pub(super) async fn solve(
     request: SolveRequest,
     caller: Caller,
 ) -> Result<SolveResponse, Status> {
-    let plan = Plan::read(request, &shared.config)?;
+    let (reference, session) = (request.reference.clone(), request.session.clone());
     let cancel = CancellationToken::new();
-    let journal = Journal::create(&shared.scratch, shared.config.limits.log)
-        .map_err(|error| Status::internal(format!("keep the build's progress: {error}")))?;
-    let running = shared.builds.begin(LiveBuild {
-        reference: plan.reference.clone(),
-        frontend: plan.frontend.clone(),
-        journal,
-        cancel: cancel.clone(),
-        started: SystemTime::now(),
-    })?;
+    let (plan, running) = match begin(shared, request, cancel.clone()) {
+        Ok(begun) => begun,
+        Err(refusal) => {
+            shared.builds.refuse(reference);
+            // A client that closes a session that it is about to open waits for its end for seconds.
+            if !session.is_empty() {
+                let sessions = shared.sessions.in_domain(caller.domain.as_deref());
+                let _ = sessions.get_within(&session, REFUSAL_WAIT).await;
+            }
+            return Err(refusal);
+        }
+    };
     // A client that goes away drops this future: the build ends, and is remembered as cancelled.
     let gone = cancel.drop_guard();
     let task = Build {
@@ -71,6 +74,28 @@ pub(super) async fn solve(
     let built = shared.tasks.spawn(task.run()).await;
     gone.disarm();
     built.unwrap_or_else(|error| Err(Status::internal(format!("the build ended early: {error}"))))
+}
+
+/// How long a refusal waits for the session of the build.
+const REFUSAL_WAIT: Duration = Duration::from_millis(500);
+
+/// Begins a build that can be.
+fn begin(
+    shared: &Shared,
+    request: SolveRequest,
+    cancel: CancellationToken,
+) -> Result<(Plan, Running), Status> {
+    let plan = Plan::read(request, &shared.config)?;
+    let journal = Journal::create(&shared.scratch, shared.config.limits.log)
+        .map_err(|error| Status::internal(format!("keep the build's progress: {error}")))?;
+    let running = shared.builds.begin(LiveBuild {
+        reference: plan.reference.clone(),
+        frontend: plan.frontend.clone(),
+        journal,
+        cancel,
+        started: SystemTime::now(),
+    })?;
+    Ok((plan, running))
 }
 
 /// What a build came to.

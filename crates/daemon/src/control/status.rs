@@ -11,7 +11,7 @@ use weld_digest::Digest;
 use weld_proto::control::{BuildHistoryRecord, StatusResponse};
 
 use super::{Answers, blocking};
-use crate::builds::{LiveBuild, Tail};
+use crate::builds::{Arrival, LiveBuild, Tail};
 use crate::server::Shared;
 
 /// How long a client may be ahead of its build.
@@ -28,7 +28,8 @@ pub(super) async fn open(
         return replay(shared, &record).await;
     }
     match shared.builds.wait_for(reference, WAIT).await {
-        Some(build) => Ok(live(&build)),
+        Some(Arrival::Build(build)) => Ok(live(&build)),
+        Some(Arrival::Refused) => Ok(Box::pin(futures_util::stream::empty())),
         None => Err(Status::not_found(format!("no such job {reference}"))),
     }
 }
