@@ -116,6 +116,37 @@ fn provenance_lies_beside_its_image() {
     assert!(!statement.to_string().contains("the-value-of-the-secret"));
 }
 
+/// The layers of a step are those of the image that is told of, in whatever compressions they were made before.
+#[test]
+fn provenance_tells_the_layers_of_each_compression() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN echo one > /one\nRUN echo two > /two\n");
+    for compression in ["zstd", "gzip", "uncompressed"] {
+        let output = format!("{OUTPUT},compression={compression},force-compression=true");
+        bed.build(&["--output", &output, "--provenance", "mode=max"])
+            .ok();
+        let layout = bed.path("layout");
+        let manifest = blob(&layout, &manifests(&layout)[0]["digest"]);
+        let image = digests(&manifest["layers"]);
+        assert_eq!(image.len(), 3);
+        let metadata = &statement(&layout)["predicate"]["runDetails"]["metadata"];
+        let steps = metadata["buildkit_metadata"]["layers"].as_object().unwrap();
+        let mut chains = steps.values().flat_map(|step| step.as_array().unwrap());
+        assert!(
+            chains.any(|chain| digests(chain) == image),
+            "{compression}: {steps:?}"
+        );
+        std::fs::remove_dir_all(layout).unwrap();
+    }
+}
+
+fn digests(descriptors: &Value) -> Vec<String> {
+    let descriptors = descriptors.as_array().unwrap().iter();
+    descriptors
+        .map(|descriptor| descriptor["digest"].to_string())
+        .collect()
+}
+
 #[test]
 fn what_is_left_out_of_minimal_provenance() {
     let bed = Bed::new();

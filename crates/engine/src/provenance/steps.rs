@@ -12,6 +12,7 @@ use weld_op::Tree;
 use weld_op::digest::from_solver;
 use weld_proto::Message;
 use weld_source::image::Descriptor;
+use weld_store::snapshot::LayerBlob;
 
 use crate::error::BuildError;
 use crate::job::JobCore;
@@ -139,7 +140,10 @@ fn scrub(op: &mut pb::Op) {
 
 /// The layers that the outputs of steps are made of, as far as they are blobs.
 #[derive(Default)]
-pub(super) struct StepLayers(Vec<(Digest, u32, Vec<Descriptor>)>);
+pub(super) struct StepLayers(Vec<(Digest, u32, Chains)>);
+
+/// The same layers once for each compression that they are known in.
+type Chains = Vec<Vec<Descriptor>>;
 
 impl StepLayers {
     /// The layers of all steps whose results are here.
@@ -160,36 +164,53 @@ impl StepLayers {
         }
         let work = move || {
             let layers = trees.iter().filter_map(|(digest, output, tree)| {
-                Some((digest.clone(), *output, layers(tree)?))
+                Some((digest.clone(), *output, chains(tree)?))
             });
             Self(layers.collect())
         };
         Ok(tokio::task::spawn_blocking(work).await?)
     }
 
-    /// By the names of steps and their outputs; each output is one chain of layers.
+    /// By the names of steps and their outputs.
     pub(super) fn by_step(&self, steps: &Steps) -> BTreeMap<String, Value> {
         let layers = self.0.iter();
         layers
-            .filter_map(|(digest, output, layers)| {
+            .filter_map(|(digest, output, chains)| {
                 let number = steps.number(digest)?;
-                Some((format!("step{number}:{output}"), json!([layers])))
+                Some((format!("step{number}:{output}"), json!(chains)))
             })
             .collect()
     }
 }
 
 /// The layers of a tree; `None` if one is no blob yet.
-fn layers(tree: &Tree) -> Option<Vec<Descriptor>> {
+fn chains(tree: &Tree) -> Option<Chains> {
     let layers = tree.snapshot()?.layer_snapshots();
-    layers
-        .iter()
-        .map(|layer| {
-            // What cannot be read is left out: nobody fails for the sake of a note.
-            let known = layer.any_blob().ok().flatten()?.descriptor;
-            Some(Descriptor::new(known.media_type, known.digest, known.size))
-        })
-        .collect()
+    let known = layers.iter().map(|layer| {
+        // What cannot be read is left out: nobody fails for the sake of a note.
+        let blobs = layer.known_blobs().ok()?.into_iter();
+        let blobs = blobs.map(|LayerBlob { descriptor, .. }| {
+            Descriptor::new(descriptor.media_type, descriptor.digest, descriptor.size)
+        });
+        let blobs: Vec<Descriptor> = blobs.collect();
+        (!blobs.is_empty()).then_some(blobs)
+    });
+    let known: Vec<Vec<Descriptor>> = known.collect::<Option<_>>()?;
+    let mut kinds: Vec<&str> = Vec::new();
+    for blob in known.iter().flatten() {
+        if !kinds.contains(&blob.media_type.as_str()) {
+            kinds.push(&blob.media_type);
+        }
+    }
+    let chains = kinds.into_iter().map(|kind| {
+        let of_kind = |blob: &&Descriptor| blob.media_type == kind;
+        let chain = known.iter().filter_map(|blobs| {
+            let blob = blobs.iter().find(of_kind).or_else(|| blobs.first());
+            blob.cloned()
+        });
+        chain.collect()
+    });
+    Some(chains.collect())
 }
 
 #[cfg(test)]

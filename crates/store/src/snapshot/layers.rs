@@ -156,19 +156,16 @@ impl SnapshotRef {
         Ok(made)
     }
 
-    /// The blob of its own layer, if one was made or it was made of one: the original before any
-    /// other.
-    pub fn any_blob(&self) -> Result<Option<LayerBlob>, SnapshotError> {
+    /// The blobs of its own layer, one for each compression that it was made in or of: the original before any other.
+    pub fn known_blobs(&self) -> Result<Vec<LayerBlob>, SnapshotError> {
         let id = self.id();
         let keys: Vec<u8> = self.snapshots().store().db().read(|tx| {
             let table = tx.open_table(LAYERS)?;
             let rows = table.range((id.0, 0)..=(id.0, ORIGINAL))?;
             rows.map(|row| Ok(row?.0.value().1)).collect()
         })?;
-        match keys.last() {
-            Some(key) => self.known_layer(*key),
-            None => Ok(None),
-        }
+        let known = keys.into_iter().rev().map(|key| self.known_layer(key));
+        known.filter_map(Result::transpose).collect()
     }
 
     fn make_layer(&self, options: &LayerOptions<'_>) -> Result<LayerBlob, SnapshotError> {
