@@ -287,6 +287,15 @@ pub enum TraceEvent {
         /// Why.
         cause: CancelCause,
     },
+    /// A call or load that was told of as begun when the trace resumed had begun before.
+    UnderWay {
+        /// Its number.
+        task: u64,
+        /// The vertex.
+        vertex: TraceVertex,
+        /// How long before, in microseconds.
+        micros: u64,
+    },
     /// A call waits for a slot to execute in: as many as may execute at a time do.
     SlotAwaited {
         /// The call's number.

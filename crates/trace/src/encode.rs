@@ -88,6 +88,7 @@ const fn name(event: &TraceEvent) -> &'static str {
         TraceEvent::LoadFailed { .. } => "load-failed",
         TraceEvent::CallCancelled { .. } => "cancel",
         TraceEvent::CallDropped { .. } => "dropped",
+        TraceEvent::UnderWay { .. } => "under-way",
         TraceEvent::SlotAwaited { .. } => "slot-wait",
         TraceEvent::SlotTaken { .. } => "slot-taken",
         TraceEvent::SaveFailed { .. } => "save-failed",
@@ -145,6 +146,7 @@ fn fields(line: &mut Object<'_>, event: &TraceEvent) {
         | TraceEvent::LoadFailed { .. }
         | TraceEvent::CallCancelled { .. }
         | TraceEvent::CallDropped { .. }
+        | TraceEvent::UnderWay { .. }
         | TraceEvent::SlotAwaited { .. }
         | TraceEvent::SlotTaken { .. } => task_fields(line, event),
         TraceEvent::SaveFailed { reason } => line.text("error", reason),
@@ -316,6 +318,15 @@ fn task_fields(line: &mut Object<'_>, event: &TraceEvent) {
             line.number("task", *task);
             line.vertex(*vertex);
             line.word("cause", cause_name(*cause));
+        }
+        TraceEvent::UnderWay {
+            task,
+            vertex,
+            micros,
+        } => {
+            line.number("task", *task);
+            line.vertex(*vertex);
+            line.number("micros", *micros);
         }
         TraceEvent::CallDropped { task, vertex }
         | TraceEvent::SlotAwaited { task, vertex }

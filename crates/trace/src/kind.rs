@@ -54,6 +54,8 @@ pub enum Kind {
     Cancel,
     /// `dropped`.
     Dropped,
+    /// `under-way`.
+    UnderWay,
     /// `slot-wait`.
     SlotWait,
     /// `slot-taken`.
@@ -109,6 +111,7 @@ impl Kind {
             Self::LoadFailed => "load-failed",
             Self::Cancel => "cancel",
             Self::Dropped => "dropped",
+            Self::UnderWay => "under-way",
             Self::SlotWait => "slot-wait",
             Self::SlotTaken => "slot-taken",
             Self::SaveFailed => "save-failed",
@@ -149,6 +152,7 @@ impl Kind {
             "load-failed" => Self::LoadFailed,
             "cancel" => Self::Cancel,
             "dropped" => Self::Dropped,
+            "under-way" => Self::UnderWay,
             "slot-wait" => Self::SlotWait,
             "slot-taken" => Self::SlotTaken,
             "save-failed" => Self::SaveFailed,
@@ -190,6 +194,7 @@ pub(crate) const ALL: [Kind; Kind::COUNT] = [
     Kind::LoadFailed,
     Kind::Cancel,
     Kind::Dropped,
+    Kind::UnderWay,
     Kind::SlotWait,
     Kind::SlotTaken,
     Kind::SaveFailed,

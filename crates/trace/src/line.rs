@@ -112,6 +112,8 @@ pub struct Line<'a> {
     pub records: Option<u64>,
     /// Number of the merged edge, or of a cache source.
     pub source: Option<u64>,
+    /// Microseconds that a call had taken when the trace began.
+    pub micros: Option<u64>,
     /// Output index of the merged edge.
     pub source_output: Option<u64>,
     /// Number of the surviving edge.
@@ -224,6 +226,7 @@ impl<'a> Line<'a> {
                 "input" => line.input = Some(number_of("input", value)?),
                 "records" => line.records = Some(number_of("records", value)?),
                 "source" => line.source = Some(number_of("source", value)?),
+                "micros" => line.micros = Some(number_of("micros", value)?),
                 "source_output" => line.source_output = Some(number_of("source_output", value)?),
                 "target" => line.target = Some(number_of("target", value)?),
                 "target_output" => line.target_output = Some(number_of("target_output", value)?),
@@ -293,6 +296,7 @@ impl<'a> Line<'a> {
             | Kind::CallEnd
             | Kind::Cancel
             | Kind::Dropped
+            | Kind::UnderWay
             | Kind::SlotWait
             | Kind::SlotTaken => self.missing_of_call(),
             Kind::LoadStart | Kind::LoadEnd | Kind::LoadFailed => self.missing_of_load(seen),
@@ -366,6 +370,7 @@ impl<'a> Line<'a> {
     fn missing_of_call(&self) -> Option<&'static str> {
         let own = match self.kind {
             Kind::Cancel => (self.cause.is_some(), "cause"),
+            Kind::UnderWay => (self.micros.is_some(), "micros"),
             Kind::Dropped | Kind::SlotWait | Kind::SlotTaken => (true, ""),
             _ => (self.call.is_some(), "call"),
         };

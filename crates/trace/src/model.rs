@@ -127,6 +127,8 @@ pub(crate) struct Call {
     pub(crate) cancelled_at: Option<u64>,
     /// Whether its outcome counted.
     pub(crate) believed: bool,
+    /// Microseconds that it had taken when the trace began.
+    pub(crate) before: u64,
     /// When it waited for a slot to execute in; no end where it did so to its own end.
     pub(crate) waits: Vec<(u64, Option<u64>)>,
     /// What its operation asked for, of the trace's requests.
@@ -258,6 +260,19 @@ impl Vertex {
     fn spans_of(&self, trace: &Trace, of: impl Fn(&Call) -> Vec<Span>) -> Vec<Span> {
         let calls = self.calls.iter().map(|at| &trace.calls[*at]);
         calls.flat_map(of).collect()
+    }
+
+    /// Whether all of its calls that go on wait for a slot.
+    pub(crate) fn waits(&self, trace: &Trace) -> bool {
+        let calls = self.calls.iter().map(|at| &trace.calls[*at]);
+        let mut open = calls.filter(|call| call.end.is_none()).peekable();
+        let waits = |call: &Call| call.waits.last().is_some_and(|(_, end)| end.is_none());
+        open.peek().is_some() && open.all(waits)
+    }
+
+    /// How long its calls had taken when the trace began.
+    pub(crate) fn before(&self, trace: &Trace) -> u64 {
+        self.calls.iter().map(|at| trace.calls[*at].before).sum()
     }
 
     /// Time in which its operation executed or its record was loaded.

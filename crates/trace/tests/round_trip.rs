@@ -197,6 +197,13 @@ fn event() -> impl Strategy<Value = TraceEvent> {
                     error,
                 }
             ),
+        (any::<u64>(), vertex(), any::<u64>()).prop_map(|(task, vertex, micros)| {
+            TraceEvent::UnderWay {
+                task,
+                vertex,
+                micros,
+            }
+        }),
         (any::<u64>(), edge(), any::<u64>()).prop_map(|(task, edge, record)| {
             TraceEvent::LoadStarted {
                 task,

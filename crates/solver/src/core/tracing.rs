@@ -28,6 +28,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
         })
     }
 
+    /// What there is to tell of a call or load that began this long before the trace; `None` as above, or where it is cancelled.
+    pub fn under_way_event(&self, task: TaskId, micros: u64) -> Option<TraceEvent> {
+        let live = self.tasks.get(task).filter(|_| self.tracing)?;
+        (!live.cancelled).then(|| TraceEvent::UnderWay {
+            task: task.unique(),
+            vertex: self.trace_vertex(live.vertex),
+            micros,
+        })
+    }
+
     /// Switches trace events on or off.
     pub fn set_tracing(&mut self, on: bool) {
         self.tracing = on;

@@ -17,6 +17,8 @@ use crate::progress::Reports;
 #[derive(Default)]
 pub(super) struct TaskControl {
     cancelled: AtomicBool,
+    /// Whether the task waits for a slot to execute in.
+    waits: AtomicBool,
     /// Made when an operation asks for it.
     token: OnceLock<CancellationToken>,
     pub(super) reports: Reports,
@@ -35,6 +37,15 @@ impl TaskControl {
         if let Some(token) = self.token.get() {
             token.cancel();
         }
+    }
+
+    /// The task waits for a slot from now on, or no more.
+    pub(super) fn wait_for_slot(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Relaxed);
+    }
+
+    pub(super) fn waits_for_slot(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// The task runs on a tokio task of its own from now on.

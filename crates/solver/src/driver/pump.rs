@@ -185,8 +185,10 @@ impl<T: Value> Pump<T> {
             Message::Reports(epoch, task) if epoch == self.epoch => self.reports(shared, task),
             Message::Reports(..) => {}
             Message::Slot { epoch, task, waits } => {
-                let event = self.core.slot_event(task, waits);
-                if let Some(event) = event.filter(|_| epoch == self.epoch) {
+                if epoch == self.epoch
+                    && self.running.is_news(task, waits)
+                    && let Some(event) = self.core.slot_event(task, waits)
+                {
                     self.trace(shared, event);
                 }
             }
@@ -293,7 +295,7 @@ impl<T: Value> Pump<T> {
                 }
             }
             Effect::Start { task, call } => {
-                let control = self.running.insert(task);
+                let control = self.running.insert(task, self.now);
                 let is_exec = matches!(call, Call::Exec { .. });
                 self.starts.push(Start {
                     task,
@@ -342,8 +344,25 @@ impl<T: Value> Pump<T> {
         if on && self.core.census() != crate::Census::default() {
             self.core.resume_tracing(&mut self.effects);
             self.carry_out(shared);
+            self.trace_under_way(shared);
         } else {
             self.core.set_tracing(on);
+        }
+    }
+
+    /// Tells of the tasks that were under way before the trace began.
+    fn trace_under_way(&mut self, shared: &Shared<T>) {
+        let mut events = Vec::new();
+        for place in self.running.iter_mut() {
+            place.told_to_wait = place.control.waits_for_slot();
+            let micros = self.now.saturating_sub(place.began);
+            events.extend(self.core.under_way_event(place.task, micros));
+            if place.told_to_wait {
+                events.extend(self.core.slot_event(place.task, true));
+            }
+        }
+        for event in events {
+            self.trace(shared, event);
         }
     }
 

@@ -11,7 +11,7 @@ const KEPT: usize = 1024;
 /// Controls of the tasks under way, by the place of the task's id: tasks end much in the order in which they were started.
 #[derive(Default)]
 pub(super) struct Running {
-    places: Vec<Option<(TaskId, Arc<TaskControl>)>>,
+    places: Vec<Option<Place>>,
     len: usize,
     /// Tasks since the places were last given back.
     since: usize,
@@ -19,14 +19,29 @@ pub(super) struct Running {
     ended: VecDeque<Arc<TaskControl>>,
 }
 
+/// A task under way.
+pub(super) struct Place {
+    pub(super) task: TaskId,
+    pub(super) control: Arc<TaskControl>,
+    /// When it was started, in microseconds of the clock.
+    pub(super) began: u64,
+    /// Whether the trace was told last that it waits for a slot.
+    pub(super) told_to_wait: bool,
+}
+
 impl Running {
-    /// The control of a new task.
-    pub(super) fn insert(&mut self, task: TaskId) -> Arc<TaskControl> {
+    /// The control of a task that is started at that time.
+    pub(super) fn insert(&mut self, task: TaskId, now: u64) -> Arc<TaskControl> {
         let control = self.unused();
         if self.places.len() <= task.place() {
             self.places.resize_with(task.place() + 1, || None);
         }
-        self.places[task.place()] = Some((task, Arc::clone(&control)));
+        self.places[task.place()] = Some(Place {
+            task,
+            control: Arc::clone(&control),
+            began: now,
+            told_to_wait: false,
+        });
         self.len += 1;
         self.since += 1;
         control
@@ -44,15 +59,27 @@ impl Running {
     }
 
     pub(super) fn get(&self, task: TaskId) -> Option<&Arc<TaskControl>> {
-        let (id, control) = self.places.get(task.place())?.as_ref()?;
-        (*id == task).then_some(control)
+        let place = self.places.get(task.place())?.as_ref()?;
+        (place.task == task).then_some(&place.control)
+    }
+
+    /// Notes what the trace is told of a task's waiting for a slot; whether it is news.
+    pub(super) fn is_news(&mut self, task: TaskId, waits: bool) -> bool {
+        let place = self.places.get_mut(task.place()).and_then(Option::as_mut);
+        let place = place.filter(|place| place.task == task);
+        place.is_some_and(|place| std::mem::replace(&mut place.told_to_wait, waits) != waits)
+    }
+
+    /// All of them.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Place> {
+        self.places.iter_mut().flatten()
     }
 
     pub(super) fn remove(&mut self, task: TaskId) {
         let Some(place) = self.places.get_mut(task.place()) else {
             return;
         };
-        let Some((_, control)) = place.take_if(|(id, _)| *id == task) else {
+        let Some(Place { control, .. }) = place.take_if(|place| place.task == task) else {
             return;
         };
         self.len -= 1;
@@ -69,6 +96,6 @@ impl Running {
 
     pub(super) fn into_controls(self) -> impl Iterator<Item = Arc<TaskControl>> {
         let places = self.places.into_iter().flatten();
-        places.map(|(_, control)| control)
+        places.map(|place| place.control)
     }
 }

@@ -24,4 +24,5 @@ mod rows;
 mod sessions;
 mod sharing;
 mod support;
+mod tracing;
 mod weaknesses;

@@ -196,6 +196,23 @@ impl Replay {
         })
     }
 
+    /// A call that was told of as live had begun before.
+    pub(super) fn under_way(&mut self, line: &Line<'_>, report: &mut CheckReport) {
+        self.same_vertex(line, report);
+        let task = line.task.unwrap_or(0);
+        let what = match self.tasks.get(&task) {
+            None if self.partial => return,
+            None => "does not run",
+            Some(begun) if !begun.is_told => "began in the trace",
+            Some(begun) => {
+                self.is_of(line, begun, report);
+                return;
+            }
+        };
+        let what = format!("call {task} is under way, but {what}");
+        report.add(self.line, Rule::Call, what);
+    }
+
     /// A call waits for a slot while its operation executes, and goes on.
     pub(super) fn slot(&mut self, line: &Line<'_>, report: &mut CheckReport) {
         self.same_vertex(line, report);

@@ -170,6 +170,7 @@ impl Replay {
                 self.end(line, report)
             }
             Kind::Cancel => self.cancel(line, report),
+            Kind::UnderWay => self.under_way(line, report),
             Kind::SlotWait | Kind::SlotTaken => self.slot(line, report),
             Kind::SessionLent => self.session_lent(line, report),
             Kind::Broken => {

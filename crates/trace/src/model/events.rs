@@ -44,6 +44,12 @@ impl Trace {
             Kind::CallEnd | Kind::LoadEnd | Kind::LoadFailed | Kind::Dropped | Kind::Cancel => {
                 self.task(line)
             }
+            Kind::UnderWay => {
+                let at = line.task.and_then(|task| self.live.tasks.get(&task));
+                if let (Some(at), Some(micros)) = (at, line.micros) {
+                    self.calls[*at].before = micros;
+                }
+            }
             Kind::SlotWait | Kind::SlotTaken => self.slot(line),
             Kind::SessionLent | Kind::Fallback | Kind::Explained => self.vertex_news(line),
             Kind::SaveFailed | Kind::SourceFailed | Kind::Broken => {
@@ -319,6 +325,7 @@ impl Trace {
             cancelled: None,
             cancelled_at: None,
             believed: false,
+            before: 0,
             waits: Vec::new(),
             builds: Vec::new(),
         });

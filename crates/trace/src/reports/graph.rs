@@ -17,15 +17,18 @@ pub struct GraphNode {
     pub vertex: String,
     /// Its name.
     pub name: String,
-    /// How it ended.
+    /// How it ended, or what it does.
     pub outcome: &'static str,
     /// Positions among the nodes of its inputs.
     pub inputs: Vec<usize>,
     /// Position of the one that it was merged into.
     pub merged_into: Option<usize>,
-    /// Microseconds in which it was worked on.
+    /// Microseconds in which it was worked on, or in which what waits for a slot has waited.
     pub micros: u64,
 }
+
+/// What is ready to execute and waits for its turn.
+const WAITING: &str = "waiting for a slot";
 
 /// What was live in a trace, as a graph.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,13 +50,17 @@ pub fn graph(trace: &Trace, filter: &Filter) -> Result<GraphReport, FilterError>
     let nodes = meant.iter().map(|at| {
         let vertex = &trace.vertices[*at];
         let inputs = vertex.inputs.iter().filter_map(|input| input.vertex);
+        let outcome = match vertex.outcome(trace) {
+            "running" if vertex.waits(trace) => WAITING,
+            outcome => outcome,
+        };
         GraphNode {
             vertex: vertex.digest.clone(),
             name: vertex.name.clone(),
-            outcome: vertex.outcome(trace),
+            outcome,
             inputs: inputs.filter_map(place).collect(),
             merged_into: vertex.merged_into.and_then(place),
-            micros: vertex.busy(trace),
+            micros: vertex.busy(trace) + vertex.before(trace),
         }
     });
     Ok(GraphReport {
@@ -74,6 +81,7 @@ impl fmt::Display for GraphReport {
                 "merged" => "#eeddff",
                 "failed" => "#ffd0d0",
                 "running" => "#fff0c0",
+                WAITING => "#ffe0e0",
                 _ => "#eeeeee",
             };
             let name = one_line(&node.name)
