@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::excerpt::{beginning, differing};
 use super::field::{self, Field};
-use super::files::in_files;
-use super::names;
+use super::input::{Change, in_input, made_anew, moved, other_result};
 use super::part::Part;
-use super::recipe::{self, End, Input, Recipe};
+use super::recipe::{self, End, Recipe};
 use super::said::Fields;
 
 /// Nothing is remembered that a step could be compared with.
@@ -236,7 +235,7 @@ fn made_of(recipe: &Recipe) -> String {
     list(&names.collect::<Vec<_>>(), " and ")
 }
 
-fn list(told: &[String], separator: &str) -> String {
+pub(super) fn list(told: &[String], separator: &str) -> String {
     let text = told[..told.len().min(TOLD)].join(separator);
     match told.len().saturating_sub(TOLD) {
         0 => text,
@@ -354,84 +353,6 @@ fn shown(value: &str) -> String {
     beginning(value.trim_end()).replace('\n', "\\n")
 }
 
-/// What became of an input.
-enum Change {
-    None,
-    Told(String),
-    Files(String),
-    Unknown(String),
-}
-
-fn in_input(before: &Input, now: &Input, part: &Part, stages: &HashSet<String>) -> Change {
-    let both = |before: Option<_>, now: Option<_>| before.is_some() && before == now;
-    if let (Some(old), Some(new)) = (before.content, now.content) {
-        if old == new {
-            return Change::None;
-        }
-        // Of what it sees otherwise, it is told what it sees.
-        let told = in_files(before, now);
-        return match (told.is_empty(), before.seen == now.seen) {
-            (false, _) => Change::Files(list(&told, ", ")),
-            (true, true) => Change::Files(format!("content of {} changed", now.name)),
-            (true, false) => Change::None,
-        };
-    }
-    if both(before.whole, now.whole) || (before.result.is_some() && before.result == now.result) {
-        return Change::None;
-    }
-    if is_another(&before.name, &now.name, stages) {
-        return Change::Told(format!("its input is {}, before {}", now.name, before.name));
-    }
-    if before.content.is_some() == now.content.is_some() {
-        if part.ran() {
-            return Change::Told(made_anew(now));
-        }
-        if let Some(text) = other_result(before, now) {
-            return Change::Told(text);
-        }
-    }
-    // Where a record was found elsewhere, nothing but the names of what it was made of is known.
-    let name = &now.name;
-    Change::Unknown(format!(
-        "the content of its input is another, or its record was pruned: {name}"
-    ))
-}
-
-/// Whether two names are of two steps, and not of one whose stage, or one of whose sources, is called otherwise now.
-fn is_another(before: &str, now: &str, stages: &HashSet<String>) -> bool {
-    if names::said_to_any(before) != names::said_to_any(now) {
-        return true;
-    }
-    let mut sources = names::stages_said(before).zip(names::stages_said(now));
-    sources.any(|(before, now)| before != now && stages.contains(before))
-}
-
-fn other_result(before: &Input, now: &Input) -> Option<String> {
-    let (old, new) = (before.result?, now.result?);
-    let which = if new < old { "an older" } else { "another" };
-    let name = &now.name;
-    (new != old).then(|| format!("its input is {which} result than before: {name}"))
-}
-
-/// How an input is another one that has the same files.
-fn moved(before: &Input, now: &Input, part: &Part) -> Option<String> {
-    let (old, new, name) = (before.whole?, now.whole?, &now.name);
-    let is_same = before.result.is_some() && before.result == now.result;
-    (is_same && old != new).then(|| {
-        if before.name != now.name {
-            format!("its input is {name}, before {}", before.name)
-        } else if part.inputs().next().is_none() {
-            format!("its input has another digest than before, and the same files: {name}")
-        } else {
-            format!("its input is made of something else than before, and the same files: {name}")
-        }
-    })
-}
-
-fn made_anew(input: &Input) -> String {
-    format!("its input was made anew: {}", input.name)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -439,7 +360,7 @@ mod tests {
     use weld_digest::FieldHasher;
 
     use super::super::part::Parts;
-    use super::super::recipe::{File, Lineage};
+    use super::super::recipe::{File, Input, Lineage};
     use super::*;
 
     fn digest_of(fields: &[(&str, &str)]) -> [u8; 32] {

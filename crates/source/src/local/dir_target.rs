@@ -8,8 +8,8 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 use weld_fileset::{Timestamp, open_beneath, read_xattrs};
 
+use super::ends::TreeTarget;
 use super::stat::Stat;
-use super::sync::TreeTarget;
 
 /// How much of a file is copied at a time.
 const BUFFER: usize = 256 << 10;

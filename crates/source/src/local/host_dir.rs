@@ -11,9 +11,9 @@ use weld_fileset::{
     compare_paths, open_beneath, read_xattrs_at, walk,
 };
 
+use super::ends::{ProviderError, TreeProvider};
 use super::index::TreeIndex;
 use super::stat::{Change, Stat};
-use super::sync::{ProviderError, TreeProvider};
 
 /// The extended attributes of how many files a job reads.
 const XATTRS_PIECE: usize = 64;

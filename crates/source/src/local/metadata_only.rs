@@ -9,9 +9,9 @@ use bytes::Bytes;
 use weld_fileset::{InodeId, PatternMatcher, Timestamp, compare_paths};
 use weld_proto::Message;
 
+use super::ends::{ProviderError, TreeProvider};
 use super::index::TreeIndex;
 use super::stat::{Change, Stat};
-use super::sync::{ProviderError, TreeProvider};
 use super::wire::to_wire;
 
 /// Where the list is in the copy, as BuildKit's frontends look for it. A file of this name is not

@@ -11,6 +11,7 @@
 mod codec;
 mod diff;
 mod dir_target;
+mod ends;
 mod host_dir;
 mod index;
 mod metadata_only;
@@ -22,9 +23,10 @@ mod watched;
 pub mod wire;
 
 pub use dir_target::DirTarget;
+pub use ends::{ProviderError, TreeProvider, TreeTarget};
 pub use host_dir::{HostDir, HostDirError};
 pub use index::{DecodeIndexError, IndexEntry, TreeIndex};
 pub use metadata_only::{LISTING, MetadataOnly};
 pub use stat::{Change, Stat, StatError};
 pub use store_tree::{Differ, StoreSyncError, StoredTree, sync_into_store};
-pub use sync::{ProviderError, SyncError, Synced, TreeProvider, TreeTarget, sync};
+pub use sync::{SyncError, Synced, sync};

@@ -13,9 +13,10 @@ use weld_store::content_key::FileHeader;
 use weld_store::snapshot::{LocalTree, LocalTreeChange, SnapshotError, SnapshotRef, Snapshots};
 
 use super::dir_target::DirTarget;
+use super::ends::{TreeProvider, TreeTarget};
 use super::index::{IndexEntry, TreeIndex};
 use super::stat::Stat;
-use super::sync::{SyncError, Synced, TreeProvider, TreeTarget, sync};
+use super::sync::{SyncError, Synced, sync};
 use crate::progress::Progress;
 
 /// Why a client's tree could not be brought into the store.
