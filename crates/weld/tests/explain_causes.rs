@@ -481,3 +481,30 @@ fn builds_that_take_turns_are_compared_each_with_its_own() {
     assert!(told.starts_with("its input was made anew"), "{told}");
     assert!(!told.contains("MODE"), "{told}");
 }
+
+/// A base that nobody had to fetch, for what is made of it came from elsewhere, was not lost.
+#[test]
+fn a_base_that_was_not_fetched_yet_is_not_told_to_be_gone() {
+    let cache = tempfile::tempdir().unwrap();
+    let cache = cache.path().join("cache").display().to_string();
+    let make = |bed: &Bed, line: &str| {
+        bed.dockerfile(&format!("FROM base\n{line}RUN echo 1 > /1\n"));
+    };
+    let first = Bed::new();
+    make(&first, "");
+    first
+        .build(&["--cache-to", &format!("type=local,dest={cache},mode=max")])
+        .ok();
+    let second = Bed::new();
+    make(&second, "");
+    let from = format!("type=local,src={cache}");
+    let found = second.build(&["--cache-from", &from, "--explain"]).ok();
+    assert!(!found.stderr.contains("not cached"), "{}", found.stderr);
+    make(&second, "RUN echo 0 > /0\n");
+    let told = second.build(&["--explain"]).ok().stderr;
+    assert_eq!(
+        reason(&told, "[context base] OCI load"),
+        "it was not fetched before: what was made of it came from a cache elsewhere",
+        "{told}"
+    );
+}

@@ -139,6 +139,9 @@ fn without_record(same: &Recipe, now: &Recipe, scene: Scene<'_>, is_last: bool) 
     }
     scene.part.was_lost();
     let reason = match (same.end, now.inputs.is_empty(), is_last) {
+        (End::Found, true, _) => {
+            "it was not fetched before: what was made of it came from a cache elsewhere"
+        }
         (_, true, true) => {
             "nothing changed since it was fetched last: what was fetched is not kept any more"
         }
