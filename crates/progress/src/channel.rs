@@ -9,6 +9,9 @@ use crate::model::{Batch, Log, Stream, Timestamp, TransferStatus, Vertex, Warnin
 /// How many bytes of logs wait for a slow reader, over all steps, before lines are dropped.
 pub const LOG_LIMIT: usize = 16 << 20;
 
+/// How far apart what is logged as one may have been written.
+const AT_ONCE: time::Duration = time::Duration::milliseconds(20);
+
 /// How many warnings wait for a slow reader.
 const WARNING_LIMIT: usize = 1000;
 
@@ -152,9 +155,14 @@ impl Pending {
     }
 
     fn vertex(&mut self, vertex: Vertex) {
-        match self.vertexes.get(&vertex.digest) {
-            Some(&index) => self.batch.vertexes[index] = vertex,
-            None => {
+        let known = self.vertexes.get(&vertex.digest);
+        let known = known.map(|index| &mut self.batch.vertexes[*index]);
+        match known {
+            // What began again is told of with what became of it before: each beginning has an end.
+            Some(last) if last.started.is_none() || last.started == vertex.started => {
+                *last = vertex;
+            }
+            _ => {
                 self.vertexes
                     .insert(vertex.digest.clone(), self.batch.vertexes.len());
                 self.batch.vertexes.push(vertex);
@@ -177,11 +185,12 @@ impl Pending {
         if self.log_bytes + log.data.len() <= LOG_LIMIT && self.dropped.is_none() {
             self.log_bytes += log.data.len();
             match self.batch.logs.last_mut() {
-                // One allocation for many small writes.
+                // One allocation for many small writes; but what comes late keeps its times.
                 Some(last)
                     if last.vertex == log.vertex
                         && last.stream == log.stream
-                        && last.data.len() < 4096 =>
+                        && last.data.len() < 4096
+                        && log.timestamp - last.timestamp < AT_ONCE =>
                 {
                     last.data.extend_from_slice(&log.data);
                 }
@@ -253,6 +262,41 @@ mod tests {
             .collect();
         assert_eq!(names, ["second", "other"]);
         assert_eq!(receiver.receive().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_began_twice_ends_twice() {
+        let (sender, mut receiver) = channel();
+        let at = |seconds| Timestamp::UNIX_EPOCH + time::Duration::seconds(seconds);
+        let vertex = |started, completed| Vertex {
+            started: Some(at(started)),
+            completed,
+            ..Vertex::new(digest("a"), "load metadata")
+        };
+        for (started, completed) in [(1, None), (2, None), (1, Some(at(3))), (2, Some(at(4)))] {
+            sender.vertex(vertex(started, completed));
+        }
+        let told = receiver.receive().await.unwrap().vertexes;
+        for (started, completed) in [(1, 3), (2, 4)] {
+            assert!(
+                told.contains(&vertex(started, Some(at(completed)))),
+                "{told:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_later_keeps_its_time() {
+        let (sender, mut receiver) = channel();
+        let late = |text, milliseconds| Log {
+            timestamp: Timestamp::UNIX_EPOCH + time::Duration::milliseconds(milliseconds),
+            ..log(text)
+        };
+        for (text, milliseconds) in [(b"1", 0), (b"2", 10), (b"3", 500)] {
+            sender.log(late(text, milliseconds));
+        }
+        let told = receiver.receive().await.unwrap().logs;
+        assert_eq!(told, [late(b"12", 0), late(b"3", 500)]);
     }
 
     #[tokio::test]

@@ -63,12 +63,20 @@ fn vertex(vertex: progress::Vertex) -> Vertex {
         cached: vertex.cached,
         started: vertex.started.map(moment),
         completed: vertex.completed.map(moment),
-        error: vertex.error,
+        error: error(vertex.error),
         progress_group: vertex.progress_group.map(|group| pb::ProgressGroup {
             id: group.id,
             name: group.name,
             weak: group.weak,
         }),
+    }
+}
+
+/// By how an error ends, clients tell what was cancelled from what failed.
+fn error(error: String) -> String {
+    match error.strip_suffix("cancelled") {
+        Some(what) => format!("{what}context canceled"),
+        None => error,
     }
 }
 
@@ -123,6 +131,12 @@ fn warning(warning: progress::Warning) -> VertexWarning {
 mod tests {
     use super::*;
     use weld_digest::Digest;
+
+    #[test]
+    fn cancelled_steps_are_told_as_clients_know_them() {
+        assert_eq!(error("cancelled".to_owned()), "context canceled");
+        assert_eq!(error("exit code: 1".to_owned()), "exit code: 1");
+    }
 
     #[test]
     fn long_logs_are_told_in_pieces_and_none_is_lost() {
