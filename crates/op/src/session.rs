@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
@@ -180,6 +181,10 @@ impl std::fmt::Debug for Secret {
         f.write_str("Secret(…)")
     }
 }
+
+/// How long a client may take to say whether it has a secret or an agent, before the next one is asked, too: one that is frozen keeps
+/// its connection.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What stands for a client in the solver, which knows nothing of what it serves.
 struct Client(Arc<dyn Session>);

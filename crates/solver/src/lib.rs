@@ -61,8 +61,8 @@ pub use core::{Built, Census, EdgeState};
 pub use definition::*;
 pub use digest::{Digest, KeyId};
 pub use driver::{
-    CacheSource, Job, JobOptions, NoSession, OpContext, ProvenanceResult, ProvenanceVertex, Root,
-    SessionClosed, Solver, SolverOptions,
+    CacheSource, Job, JobOptions, LentSessions, NoSession, OpContext, ProvenanceResult,
+    ProvenanceVertex, Root, SessionClosed, Solver, SolverOptions,
 };
 pub use error::{Failure, OpCall, OpFailure, SolveError};
 pub use keystore::{KeyMatches, KeyQuery, KeyStore, MemoryKeyStore, Record, SaveKey};

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use weld_digest::FieldHasher;
 use weld_llb::{BindMount, CacheMount, CacheSharingOpt, MountKind, SecretMount, SshMount};
-use weld_runtime::{AgentSocket, MountPlan, Overlay, Secret, Source, StepMount, UpperDirs};
-use weld_solver::{OpContext, OpError, ResultRef};
+use weld_runtime::{
+    AgentConnector, AgentSocket, MountPlan, Overlay, Secret, Source, StepMount, UpperDirs,
+};
+use weld_solver::{LentSessions, OpContext, OpError, ResultRef};
 use weld_store::mount::{MountSource, MountSpec};
 use weld_store::snapshot::{MutableSnapshot, SnapshotRef};
 use weld_store::{CacheMountRequest, NewUsage, RecordType, Sharing, Staged};
@@ -303,20 +305,24 @@ impl Prepared {
         } else {
             &ssh.id
         };
-        let found = ctx
-            .with_session(|handle| async move {
-                match session::of(&handle) {
-                    Some(session) => session.agent(id).await.map_err(OpError::failed),
-                    None => Ok(None),
-                }
-            })
-            .await;
-        let connector = match found {
-            Ok(Some(connector)) => connector,
+        let sessions = ctx.sessions();
+        match find_agent(&sessions, id).await {
+            Ok(Some(_)) => {}
             Ok(None) | Err(OpError::Gone(_)) if ssh.optional => return Ok(()),
             Ok(None) => return Err(OpError::gone(ExecError::NoAgent(id.to_owned()))),
             Err(error) => return Err(error),
-        };
+        }
+        // Each connection leads to a client that is there then: the step outlives the one that it was begun for.
+        let id: Arc<str> = Arc::from(id);
+        let connector = AgentConnector::new(move || {
+            let (sessions, id) = (sessions.clone(), Arc::clone(&id));
+            Box::pin(async move {
+                let found = find_agent(&sessions, &id).await;
+                let connector = found.map_err(std::io::Error::other)?;
+                let none = || std::io::Error::other(ExecError::NoAgent(id.to_string()));
+                connector.ok_or_else(none)?.connect().await
+            })
+        });
         self.agents.push(AgentSocket {
             target: absolute(&exec.op.process.cwd, dest),
             mode: ssh.mode,
@@ -492,13 +498,28 @@ fn snapshot_error(dest: &str, source: weld_store::snapshot::SnapshotError) -> Op
     })
 }
 
+/// An agent of one of the clients that the step works for.
+async fn find_agent(
+    sessions: &LentSessions<Tree>,
+    id: &str,
+) -> Result<Option<AgentConnector>, OpError> {
+    let ask = |handle| async move {
+        match session::of(&handle) {
+            Some(session) => session.agent(id).await.map_err(OpError::failed),
+            None => Ok(None),
+        }
+    };
+    sessions.with_first(session::PATIENCE, ask).await
+}
+
 async fn find_secret(
     ctx: &OpContext<Tree>,
     id: &str,
     optional: bool,
 ) -> Result<Option<session::Secret>, OpError> {
     let found = ctx
-        .with_session(|handle| {
+        .sessions()
+        .with_first(session::PATIENCE, |handle| {
             let session = session::of(&handle);
             async move {
                 match session {

@@ -26,7 +26,8 @@ pub(super) async fn first(
         return Ok(None);
     }
     let found = ctx
-        .with_session(|handle| {
+        .sessions()
+        .with_first(session::PATIENCE, |handle| {
             let session = session::of(&handle);
             async move {
                 let asked = match session {

@@ -1,22 +1,18 @@
 //! What an operation is given while it is called.
 
-use std::{
-    future::Future,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{future::Future, sync::Arc, time::SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CoreInput, CoreReply, Shared, control::TaskControl, inbox::Message, slot::ExecSlot};
+use super::{
+    CoreInput, CoreReply, Shared, control::TaskControl, inbox::Message, lent::LentSessions,
+    slot::ExecSlot,
+};
 use crate::{
     Built, LogChunk, OpDefinition, OpError, ResultRef, Session, SolveError, Status, Value,
     core::{TaskId, Ticket},
     progress::Report,
 };
-
-/// How long after a failure of what it served a session may be closed for that to count as the reason.
-const CLOSING: Duration = Duration::from_millis(100);
 
 /// The surroundings of one call of an operation.
 pub struct OpContext<T: Value> {
@@ -78,90 +74,38 @@ impl<T: Value> OpContext<T> {
         self.shared.inbox.ask(self.epoch, input).await
     }
 
-    /// A live session of an interested job that is not among `tried`; sessions of jobs that loaded this very vertex come first.
-    pub async fn next_session(&self, tried: &[Session]) -> Option<Session> {
-        let mut tried = self.shared.sessions.numbers(tried);
-        loop {
-            let ask = tried.clone();
-            let reply = self.ask(|ticket| CoreInput::NextSession {
-                ticket,
-                task: self.task,
-                tried: ask,
-            });
-            let Ok(CoreReply::Session(Some(number))) = reply.await else {
-                return None;
-            };
-            match self
-                .shared
-                .sessions
-                .get(number)
-                .filter(|session| !session.is_closed())
-            {
-                Some(session) => return Some(session),
-                None => tried.push(number),
-            }
+    /// The sessions that are lent to the operation while this call runs.
+    pub fn sessions(&self) -> LentSessions<T> {
+        LentSessions {
+            task: self.task,
+            epoch: self.epoch,
+            shared: Arc::clone(&self.shared),
+            control: Arc::clone(&self.control),
         }
     }
 
-    /// Calls `with` with one session after the other: with the next one when a session closes in the middle or `with` returns
-    /// [`OpError::Gone`]. When there is none left, the last error is returned, or [`OpError::Gone`] if there never was one.
-    pub async fn with_session<R, F>(&self, mut with: impl FnMut(Session) -> F) -> Result<R, OpError>
+    /// As [`LentSessions::next`].
+    pub async fn next_session(&self, tried: &[Session]) -> Option<Session> {
+        self.sessions().next(tried).await
+    }
+
+    /// As [`LentSessions::with`].
+    pub async fn with_session<R, F>(&self, with: impl FnMut(Session) -> F) -> Result<R, OpError>
     where
         F: Future<Output = Result<R, OpError>>,
     {
-        let mut tried = Vec::new();
-        let mut last = None;
-        while let Some(session) = self.next_session(&tried).await {
-            let outcome = tokio::select! {
-                biased;
-                outcome = with(session.clone()) => outcome,
-                () = session.closed() => Err(OpError::gone(SessionClosed(session.id().clone()))),
-                () = self.cancellation().cancelled() => return Err(OpError::Cancelled),
-            };
-            match outcome {
-                Err(error @ OpError::Gone(_)) => last = Some(error),
-                // An error of a session that went away is not the operation's own.
-                Err(error @ OpError::Failed(_)) if closes(&session).await => last = Some(error),
-                other => return other,
-            }
-            tried.push(session);
-        }
-        Err(last.map_or_else(|| OpError::gone(NoSession), gone))
+        self.sessions().with(with).await
     }
 
-    /// Calls `with` with one session after the other, as [`with_session`](Self::with_session), but what runs when its session closes goes
-    /// on: only what fails then is done again with the next one. Where there never was a session, it is called without one.
+    /// As [`LentSessions::with_some`].
     pub async fn with_some_session<R, F>(
         &self,
-        mut with: impl FnMut(Option<Session>) -> F,
+        with: impl FnMut(Option<Session>) -> F,
     ) -> Result<R, OpError>
     where
         F: Future<Output = Result<R, OpError>>,
     {
-        let mut tried = Vec::new();
-        let mut last = None;
-        loop {
-            let session = self.next_session(&tried).await;
-            if let (None, Some(error)) = (&session, last.take()) {
-                return Err(gone(error));
-            }
-            let outcome = tokio::select! {
-                biased;
-                outcome = with(session.clone()) => outcome,
-                () = self.cancellation().cancelled() => return Err(OpError::Cancelled),
-            };
-            match (outcome, session) {
-                (Err(error @ OpError::Gone(_)), Some(session)) => {
-                    last = Some(error);
-                    tried.push(session);
-                }
-                (Err(error @ OpError::Failed(_)), Some(session)) if closes(&session).await => {
-                    last = Some(error);
-                    tried.push(session);
-                }
-                (outcome, _) => return outcome,
-            }
-        }
+        self.sessions().with_some(with).await
     }
 
     /// Builds another graph and waits for its result. The execution slot is given back meanwhile, so this cannot deadlock. The graph
@@ -203,30 +147,3 @@ impl<T: Value> OpContext<T> {
         self.traced_wait(take).await;
     }
 }
-
-/// Whether a session that something failed with has closed, or does now: who speaks through it may notice before it is known to be closed.
-async fn closes(session: &Session) -> bool {
-    if session.is_away() {
-        return true;
-    }
-    let closed = tokio::time::timeout(CLOSING, session.closed()).await;
-    closed.is_ok() || session.is_away()
-}
-
-/// The error of a session that went away.
-fn gone(error: OpError) -> OpError {
-    match error {
-        OpError::Failed(error) => OpError::Gone(error),
-        error => error,
-    }
-}
-
-/// There is no session that could serve the operation.
-#[derive(Debug, thiserror::Error)]
-#[error("no client session is left that could serve this step")]
-pub struct NoSession;
-
-/// The session that served the operation closed.
-#[derive(Debug, thiserror::Error)]
-#[error("session {0} closed")]
-pub struct SessionClosed(pub Arc<str>);

@@ -6,6 +6,7 @@ mod control;
 mod history;
 mod inbox;
 mod job;
+mod lent;
 mod pump;
 mod run;
 mod running;
@@ -20,9 +21,10 @@ use std::{
     time::Duration,
 };
 
-pub use context::{NoSession, OpContext, SessionClosed};
+pub use context::OpContext;
 use inbox::{Inbox, Message};
 pub use job::{Job, JobOptions, ProvenanceResult, ProvenanceVertex, Root};
+pub use lent::{LentSessions, NoSession, SessionClosed};
 use pump::Pump;
 use slots::Slots;
 use sources::Sources;

@@ -190,3 +190,84 @@ async fn what_fails_where_its_client_is_away_is_done_again_with_another() {
     gate.open();
     assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_away_or_does_not_answer_holds_nobody_up() {
+    // J4: one that is away is asked last; one that is frozen keeps its connection, and others are asked beside it.
+    let world = World::new();
+    let gate = Gate::new();
+    let is_there = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&is_there);
+    let session = Session::new("a", Arc::new("a".to_owned()))
+        .there_while(move || asked.load(Ordering::SeqCst));
+    let options = JobOptions {
+        session: Some(session),
+        ..JobOptions::new("a")
+    };
+    let a = world.solver.new_job(options).await.unwrap();
+    let (b, _sb) = job_with_session(&world, "b").await;
+    let pass = Arc::clone(&gate);
+    let v = vtx("v", "s", "r")
+        .before_exec(move |context| {
+            let (gate, is_there) = (Arc::clone(&pass), Arc::clone(&is_there));
+            Box::pin(async move {
+                gate.knock().await;
+                gate.opened().await;
+                let sessions = context.sessions();
+                let with = |session: Session| async move {
+                    let id = session.id().to_string();
+                    if id == "a" {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok(id)
+                };
+                let first = sessions.with_first(Duration::from_millis(10), with).await?;
+                assert_eq!(first, "b");
+                let next = sessions.next(&[]).await.unwrap();
+                assert_eq!(&**next.id(), "a");
+                is_there.store(false, Ordering::SeqCst);
+                let next = sessions.next(&[]).await.unwrap();
+                assert_eq!(&**next.id(), "b");
+                let last = sessions.next(&[next]).await.unwrap();
+                assert_eq!(&**last.id(), "a");
+                Ok(())
+            })
+        })
+        .done();
+    let (_a, first) = spawn(a, &v).await;
+    gate.arrivals(1).await;
+    let (_b, second) = spawn(b, &v).await;
+    settled(&world, 2).await;
+    gate.open();
+    let built = tokio::time::timeout(Duration::from_secs(10), first).await;
+    built
+        .expect("it waits for a client that does not answer")
+        .unwrap()
+        .unwrap();
+    assert!(second.await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_nothing_is_asked_once_and_the_last_answer_is_told() {
+    // J4
+    let world = World::new();
+    let (a, _sa) = job_with_session(&world, "a").await;
+    let v = vtx("v", "s", "r")
+        .before_exec(|context| {
+            Box::pin(async move {
+                let mut asked = 0;
+                let with = |_| {
+                    asked += 1;
+                    async { Err::<(), _>(OpError::gone(std::io::Error::other("nothing"))) }
+                };
+                let sessions = context.sessions();
+                let error = sessions.with_first(Duration::from_millis(1), with).await;
+                assert!(matches!(error, Err(OpError::Gone(_))));
+                assert_eq!(asked, 1);
+                Ok(())
+            })
+        })
+        .done();
+    let (_a, built) = spawn(a, &v).await;
+    assert!(built.await.unwrap().is_ok());
+}
