@@ -1,5 +1,6 @@
 //! The exec operation: runs a process over its inputs.
 
+mod cache_mounts;
 mod environment;
 mod key;
 mod mounts;
@@ -185,7 +186,7 @@ impl Step for Exec {
 /// The ids of the cache mounts of an operation.
 pub(crate) fn cache_ids(op: &ExecOp) -> impl Iterator<Item = String> {
     op.mounts.iter().filter_map(|mount| match &mount.kind {
-        MountKind::Cache(cache) => Some(mounts::cache_id(&mount.dest, cache).to_owned()),
+        MountKind::Cache(cache) => Some(cache_mounts::cache_id(&mount.dest, cache).to_owned()),
         _ => None,
     })
 }

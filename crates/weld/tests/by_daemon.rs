@@ -364,3 +364,29 @@ fn a_cache_that_does_not_answer_counts_as_absent_for_a_while() {
     let told = build("--cache-from", &cache(",timeout=soon"));
     assert!(told.contains("must be from 1 to"), "{told}");
 }
+
+/// A step that waits for a locked cache mount leaves its slot to others: here to the one that the holder of the lock waits for.
+#[test]
+fn who_waits_for_a_cache_mount_lets_others_execute() {
+    let bed = Bed::new();
+    bed.dockerfile(
+        "FROM base AS holder\n\
+         RUN --mount=type=cache,id=lock,sharing=locked,target=/l --mount=type=cache,id=mark,target=/m \
+             i=0; until [ -e /m/mark ] || [ $i = 200 ]; do i=$((i+1)); sleep 0.1; done; cp /m/mark /held\n\
+         FROM base AS waiter\n\
+         RUN sleep 0.3\n\
+         RUN --mount=type=cache,id=lock,sharing=locked,target=/l touch /waited\n\
+         FROM base AS marker\n\
+         RUN sleep 0.8\n\
+         RUN --mount=type=cache,id=mark,target=/m touch /m/mark /marked\n\
+         FROM base\n\
+         COPY --from=holder /held /\nCOPY --from=waiter /waited /\nCOPY --from=marker /marked /\n",
+    );
+    let daemon = Daemon::start_with(&bed, &["--oci-max-parallelism", "2"]);
+    let built = bed.build(&["--addr", &daemon.address]).ok();
+    assert!(
+        built.stderr.contains("waiting for the cache mount /l"),
+        "{}",
+        built.stderr
+    );
+}

@@ -1,19 +1,17 @@
 //! What a step sees: its root, its mounts, its secrets.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use weld_digest::FieldHasher;
-use weld_llb::{BindMount, CacheMount, CacheSharingOpt, MountKind, SecretMount, SshMount};
+use weld_llb::{BindMount, MountKind, SecretMount, SshMount};
 use weld_runtime::{
     AgentConnector, AgentSocket, MountPlan, Overlay, Secret, Source, StepMount, UpperDirs,
 };
 use weld_solver::{LentSessions, OpContext, OpError, ResultRef};
 use weld_store::mount::{MountSource, MountSpec};
 use weld_store::snapshot::{MutableSnapshot, SnapshotRef};
-use weld_store::{CacheMountRequest, NewUsage, RecordType, Sharing, Staged};
+use weld_store::{NewUsage, RecordType};
 
 use super::{Exec, ExecError};
 use crate::blocking::blocking;
@@ -26,18 +24,19 @@ pub(super) struct Prepared {
     pub(super) secrets: Vec<Secret>,
     pub(super) secret_env: Vec<(String, String)>,
     pub(super) agents: Vec<AgentSocket>,
-    outputs: Vec<(usize, Made)>,
+    pub(super) outputs: Vec<(usize, Made)>,
     /// Which mount each output, or each snapshot that nobody gets, is of.
     places: Vec<(usize, Place)>,
     /// Snapshots that the step may write and nobody gets.
     discarded: Vec<MutableSnapshot>,
-    _caches: Vec<weld_store::CacheMount>,
+    /// Directories of cache mounts, held while the step runs.
+    pub(super) caches: Vec<weld_store::CacheMount>,
     /// Inputs, kept from being pruned while they are mounted.
     _inputs: Vec<ResultRef<Tree>>,
 }
 
 /// What becomes an output.
-enum Made {
+pub(super) enum Made {
     Changed(MutableSnapshot),
     AsIs(Tree),
 }
@@ -67,7 +66,7 @@ pub(super) async fn prepare(
         outputs: Vec::new(),
         places: Vec::new(),
         discarded: Vec::new(),
-        _caches: Vec::new(),
+        caches: Vec::new(),
         _inputs: inputs.to_vec(),
     };
     for (index, mount) in exec.op.mounts.iter().enumerate() {
@@ -198,7 +197,14 @@ impl Prepared {
         kept.await.unwrap_or_default()
     }
 
-    fn mount(&mut self, exec: &Exec, dest: &str, source: Source, selector: &str, read_only: bool) {
+    pub(super) fn mount(
+        &mut self,
+        exec: &Exec,
+        dest: &str,
+        source: Source,
+        selector: &str,
+        read_only: bool,
+    ) {
         self.mounts.push(StepMount {
             source,
             sub_path: PathBuf::from(selector.trim_start_matches('/')),
@@ -331,146 +337,6 @@ impl Prepared {
             connector,
         });
         Ok(())
-    }
-
-    /// Takes all cache mounts, in the order of their keys, so that two steps that need the same
-    /// ones never wait for each other.
-    async fn caches(
-        &mut self,
-        exec: &Exec,
-        ctx: &OpContext<Tree>,
-        inputs: &[ResultRef<Tree>],
-    ) -> Result<(), OpError> {
-        let mut wanted: Vec<_> = exec
-            .op
-            .mounts
-            .iter()
-            .filter_map(|mount| match &mount.kind {
-                MountKind::Cache(cache) => Some((mount.dest.as_str(), cache)),
-                _ => None,
-            })
-            .map(|(dest, cache)| {
-                let base = cache
-                    .input
-                    .and_then(|input| inputs.get(input))
-                    .and_then(|tree| tree.snapshot().cloned());
-                let key = key(dest, cache, base.as_ref());
-                (exec.worker.domain().scoped(key), dest, cache, base)
-            })
-            .collect();
-        wanted.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-        // The same one in several places of a step is one, whoever else may use it.
-        let mut held: HashMap<String, PathBuf> = HashMap::new();
-        for (key, dest, cache, base) in wanted {
-            if let Some(index) = cache.output {
-                self.outputs.push((
-                    index,
-                    Made::AsIs(base.clone().map_or_else(Tree::scratch, Tree::of)),
-                ));
-            }
-            if let Some(path) = held.get(&key) {
-                let source = Source::Plan(MountPlan::Bind(path.clone()));
-                self.mount(exec, dest, source, &cache.selector, cache.readonly);
-                continue;
-            }
-            let mut request = CacheMountRequest {
-                id: exec
-                    .worker
-                    .domain()
-                    .scoped(cache_id(dest, cache).to_owned()),
-                key: key.clone(),
-                sharing: match cache.sharing {
-                    CacheSharingOpt::Shared => Sharing::Shared,
-                    CacheSharingOpt::Private => Sharing::Private,
-                    CacheSharingOpt::Locked => Sharing::Locked,
-                },
-                refills: false,
-                record_type: RecordType::CacheMount,
-                description: format!("cached mount {dest} from exec {}", exec.description),
-            };
-            let snapshots = exec.worker.snapshots.clone();
-            let staged = staged(exec, ctx, cache_id(dest, cache), &request);
-            let staged = tokio::select! {
-                staged = Box::pin(staged) => staged,
-                () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
-            };
-            request.refills = staged.is_some();
-            let fill = move |directory: &Path| {
-                let begins = std::fs::read_dir(directory)?.next().is_none();
-                if let (Some(base), true) = (&base, begins) {
-                    let copied = snapshots.copy_into(base, directory);
-                    copied.map_err(std::io::Error::other)?;
-                }
-                match &staged {
-                    Some(staged) => staged.fill(directory),
-                    None => Ok(()),
-                }
-            };
-            let acquired = tokio::select! {
-                acquired = exec.worker.store.cache_mounts().acquire(&request, fill) => acquired,
-                () = ctx.cancellation().cancelled() => return Err(OpError::Cancelled),
-            };
-            let acquired = acquired.map_err(|source| {
-                OpError::failed(ExecError::CacheMount {
-                    dest: dest.to_owned(),
-                    source: source.into(),
-                })
-            })?;
-            let source = Source::Plan(MountPlan::Bind(acquired.path()));
-            room::writes_into(&acquired.path());
-            held.insert(key, acquired.path());
-            self._caches.push(acquired);
-            self.mount(exec, dest, source, &cache.selector, cache.readonly);
-        }
-        Ok(())
-    }
-}
-
-/// What builds that wait for the step have elsewhere for a cache mount that is empty.
-async fn staged(
-    exec: &Exec,
-    ctx: &OpContext<Tree>,
-    id: &str,
-    request: &CacheMountRequest,
-) -> Option<Arc<Staged>> {
-    let sources = &exec.worker.mount_sources;
-    if sources.is_empty() {
-        return None;
-    }
-    let (mounts, wanted) = (exec.worker.store.cache_mounts().clone(), request.clone());
-    let empty = tokio::task::spawn_blocking(move || mounts.wants_content(&wanted)).await;
-    if !matches!(empty, Ok(Ok(true))) {
-        return None;
-    }
-    let mut tried = Vec::new();
-    while let Some(handle) = ctx.next_session(&tried).await {
-        let session = session::of(&handle);
-        for contents in session.iter().flat_map(|session| sources.of(session.id())) {
-            if let Some(staged) = contents.stage(id).await {
-                return Some(staged);
-            }
-        }
-        tried.push(handle);
-    }
-    None
-}
-
-/// What a user calls a cache mount.
-pub(super) fn cache_id<'a>(dest: &'a str, cache: &'a CacheMount) -> &'a str {
-    if cache.id.is_empty() { dest } else { &cache.id }
-}
-
-/// What tells a cache mount's directory from others: its id, and what it starts with.
-fn key(dest: &str, cache: &CacheMount, base: Option<&SnapshotRef>) -> String {
-    let id = cache_id(dest, cache);
-    match base {
-        None => id.to_owned(),
-        Some(base) => {
-            let start = FieldHasher::new("weld.op.cache-mount.v1")
-                .number(base.id().0)
-                .finish();
-            format!("{id}:{}", &start.hex()[..16])
-        }
     }
 }
 
