@@ -93,12 +93,12 @@ fn another_copied_path_is_no_other_content() {
     assert_eq!(copy("b/f /x"), "the copied path was /a/f, now /b/f");
     copy("a /x");
     let told = copy("--exclude=g a /x");
-    assert_eq!(told, "the excluded paths is new: g");
+    assert_eq!(told, "the list of excluded paths is new: g");
     bed.file("a/f", "5");
     let told = copy("--exclude=other a /x");
     assert_eq!(
         told,
-        "the excluded paths was g, now other; content of /a/f changed"
+        "the list of excluded paths was g, now other; content of /a/f changed"
     );
 }
 

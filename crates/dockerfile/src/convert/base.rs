@@ -320,6 +320,7 @@ async fn find(
         .map_err(|error| {
             Error::new(ConvertError::ImageConfig {
                 image: wanted.name.clone(),
+                reference: reference.to_string(),
                 source: HostFailure::from(error),
             })
             .suggest(similar(&wanted.name, stages))

@@ -51,10 +51,12 @@ pub enum ConvertError {
     #[error("failed to parse the ignore file: {0}")]
     IgnorePattern(#[from] weld_fileset::PatternError),
     /// An image's config could not be had.
-    #[error("failed to resolve source metadata for {image}: {source}")]
+    #[error("{image}: failed to resolve source metadata for {reference}: {source}")]
     ImageConfig {
         /// The image as the user wrote it.
         image: String,
+        /// What it stands for.
+        reference: String,
         /// What the host says.
         source: HostFailure,
     },

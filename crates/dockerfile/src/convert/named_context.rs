@@ -131,7 +131,7 @@ impl NamedContext {
                 name: format!("[context {}] load metadata for {reference}", self.name),
             })
             .await
-            .map_err(|error| self.unresolved(text, error))?;
+            .map_err(|error| self.unresolved(text, &reference, error))?;
         let image = self.parse_config(text, &resolved)?;
         let reference = pinned(reference, &resolved, text)?;
         let source = Source::Image(ImageSource {
@@ -186,7 +186,7 @@ impl NamedContext {
                 name: format!("[context {}] load metadata for {reference}", self.name),
             })
             .await
-            .map_err(|error| self.unresolved(text, error))?;
+            .map_err(|error| self.unresolved(text, &reference, error))?;
         let image = self.parse_config(text, &resolved)?;
         let source = Source::OciLayout(OciLayoutSource {
             reference: reference.to_string(),
@@ -264,9 +264,15 @@ impl NamedContext {
         Ok(self.loaded(Content::Source(Box::new(source)), &self.value))
     }
 
-    fn unresolved(&self, image: &str, error: super::HostError) -> ConvertError {
+    fn unresolved(
+        &self,
+        image: &str,
+        reference: &Reference,
+        error: super::HostError,
+    ) -> ConvertError {
         ConvertError::ImageConfig {
             image: image.to_owned(),
+            reference: reference.to_string(),
             source: HostFailure::from(error),
         }
     }

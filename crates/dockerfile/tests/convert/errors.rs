@@ -48,15 +48,15 @@ fn errors_say_what_is_wrong_and_where() {
         ),
         (
             "FROM alpin",
-            "Dockerfile:1: failed to resolve source metadata for alpin (did you mean alpine?): docker.io/library/alpin:latest: not found",
+            "Dockerfile:1: alpin: failed to resolve source metadata for docker.io/library/alpin:latest (did you mean alpine?): docker.io/library/alpin:latest: not found",
         ),
         (
             "FROM base AS build\nFROM buildd",
-            "Dockerfile:2: failed to resolve source metadata for buildd (did you mean build?): docker.io/library/buildd:latest: not found",
+            "Dockerfile:2: buildd: failed to resolve source metadata for docker.io/library/buildd:latest (did you mean build?): docker.io/library/buildd:latest: not found",
         ),
         (
             "FROM base AS build\nFROM scratch\nCOPY --from=biuld /a /",
-            "Dockerfile:3: failed to resolve source metadata for biuld (did you mean build?): docker.io/library/biuld:latest: not found",
+            "Dockerfile:3: biuld: failed to resolve source metadata for docker.io/library/biuld:latest (did you mean build?): docker.io/library/biuld:latest: not found",
         ),
         (
             "FROM scratch\nCOPY --from=1 /a /",

@@ -6,9 +6,26 @@ use weld_llb::{ExecOp, HostIp, ProxyEnv, Ulimit};
 
 use super::ExecError;
 
-/// The step's environment: its own, the proxy's where the step has none of that name, and secrets.
+/// Where programs are looked for unless the step says it.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The step's environment: its own, the proxy's where the step has none of that name, and secrets. Of several values of a variable the
+/// last counts, and a name without a value takes it away.
 pub(super) fn variables(op: &ExecOp, secrets: Vec<(String, String)>) -> Vec<String> {
-    let mut env = op.process.env.clone();
+    let mut env = vec![PATH.to_owned()];
+    for entry in &op.process.env {
+        let (name, is_set) = match entry.split_once('=') {
+            Some((name, _)) => (name, true),
+            None => (entry.as_str(), false),
+        };
+        let of_name = |known: &String| known.split_once('=').is_some_and(|(set, _)| set == name);
+        match (env.iter().position(of_name), is_set) {
+            (Some(at), true) => env[at].clone_from(entry),
+            (None, true) => env.push(entry.clone()),
+            (Some(at), false) => drop(env.remove(at)),
+            (None, false) => {}
+        }
+    }
     if let Some(proxy) = &op.process.proxy {
         for (name, value) in proxies(proxy) {
             let is_set = |entry: &String| entry.split_once('=').is_some_and(|(set, _)| set == name);
@@ -86,6 +103,30 @@ mod tests {
             devices: Vec::new(),
         };
         let env = variables(&op, vec![("TOKEN".into(), "s".into())]);
-        assert_eq!(env, ["http_proxy=own", "HTTP_PROXY=p", "TOKEN=s"]);
+        assert_eq!(env, [PATH, "http_proxy=own", "HTTP_PROXY=p", "TOKEN=s"]);
+    }
+
+    #[test]
+    fn the_last_value_counts_and_a_bare_name_takes_it_away() {
+        let variables_of = |env: &[&str]| {
+            let op = ExecOp {
+                process: Process {
+                    env: env.iter().map(|entry| (*entry).to_owned()).collect(),
+                    ..Process::default()
+                },
+                mounts: Vec::new(),
+                network: NetMode::Unset,
+                security: SecurityMode::Sandbox,
+                secret_env: Vec::new(),
+                devices: Vec::new(),
+            };
+            variables(&op, Vec::new())
+        };
+        assert_eq!(
+            variables_of(&["A=1", "B=2", "A=3", "C"]),
+            [PATH, "A=3", "B=2"]
+        );
+        assert_eq!(variables_of(&["PATH=/bin", "A=1", "A"]), ["PATH=/bin"]);
+        assert!(variables_of(&["PATH"]).is_empty());
     }
 }

@@ -58,6 +58,7 @@ pub(super) struct ProcPlan {
 }
 
 const CLOEXEC: c_int = 1;
+const CONFIG_STRING: c_int = 1;
 const CONFIG_CREATE: c_int = 6;
 const READ_ONLY: u64 = 1;
 const NO_SUID: c_int = 2;
@@ -94,6 +95,9 @@ pub(super) unsafe fn mount(plan: &ProcPlan) -> Option<()> {
     unsafe {
         let kind = c"proc".as_ptr();
         let context = descriptor(libc::syscall(libc::SYS_fsopen, kind, CLOEXEC))?;
+        let name = c"source".as_ptr();
+        let named = libc::syscall(libc::SYS_fsconfig, context, CONFIG_STRING, name, kind, 0);
+        descriptor(named)?;
         let created = libc::syscall(libc::SYS_fsconfig, context, CONFIG_CREATE, none, none, 0);
         descriptor(created)?;
         let confined = NO_SUID | NO_DEV | NO_EXEC;

@@ -53,6 +53,7 @@ impl From<io::Error> for Failure {
 fn by_layer(overlay: &Overlay) -> Result<OwnedFd, Failure> {
     let open = |kind| fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(io::Error::from);
     let context = open("overlay")?;
+    tree::name_source(&context, "overlay")?;
     // Descriptors that stand for paths too long to be given; open until the mount is made.
     let mut held = Vec::new();
     for (index, lower) in overlay.lowers.iter().enumerate() {

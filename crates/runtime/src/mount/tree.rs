@@ -22,8 +22,14 @@ pub(crate) fn new_fs(
     attributes: MountAttrFlags,
 ) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    name_source(&context, kind)?;
     set_options(&context, options)?;
     create(&context, attributes)
+}
+
+/// Has lists of mounts name the kind as the source, as everybody's do: programs such as `df` show it.
+pub(crate) fn name_source(context: &OwnedFd, kind: &str) -> io::Result<()> {
+    fsconfig_set_string(context, "source", kind).map_err(|errno| explain(context, errno))
 }
 
 pub(crate) fn set_options(context: &OwnedFd, options: &[FsOption<'_>]) -> io::Result<()> {
