@@ -14,12 +14,11 @@ const MAX_LOGS: usize = 1 << 20;
 
 /// What a batch says, in messages that clients take.
 pub(crate) fn from_batch(batch: progress::Batch) -> Vec<StatusResponse> {
-    let mut messages = vec![StatusResponse {
-        vertexes: batch.vertexes.into_iter().map(vertex).collect(),
-        statuses: batch.statuses.into_iter().map(status).collect(),
-        logs: Vec::new(),
-        warnings: batch.warnings.into_iter().map(warning).collect(),
-    }];
+    let mut messages = in_order(batch.vertexes.into_iter().map(vertex));
+    let mut last = messages.pop().unwrap_or_default();
+    last.statuses = batch.statuses.into_iter().map(status).collect();
+    last.warnings = batch.warnings.into_iter().map(warning).collect();
+    messages.push(last);
     let mut room = MAX_LOGS;
     for log in batch.logs {
         let (digest, timestamp) = (log.vertex.to_string(), moment(log.timestamp));
@@ -43,6 +42,23 @@ pub(crate) fn from_batch(batch: progress::Batch) -> Vec<StatusResponse> {
                     msg,
                 });
             }
+        }
+    }
+    messages
+}
+
+/// Messages of which each tells of the end of one step at most: of several in one message, BuildKit's clients show the steps in random
+/// order.
+fn in_order(vertexes: impl Iterator<Item = Vertex>) -> Vec<StatusResponse> {
+    let mut messages = vec![StatusResponse::default()];
+    let mut ends = false;
+    for vertex in vertexes {
+        let ended = vertex.completed.is_some();
+        if ended && std::mem::replace(&mut ends, true) {
+            messages.push(StatusResponse::default());
+        }
+        if let Some(last) = messages.last_mut() {
+            last.vertexes.push(vertex);
         }
     }
     messages
@@ -131,6 +147,24 @@ fn warning(warning: progress::Warning) -> VertexWarning {
 mod tests {
     use super::*;
     use weld_digest::Digest;
+
+    #[test]
+    fn steps_that_end_at_once_are_told_one_after_the_other() {
+        let vertex = |name: &str, ended: bool| progress::Vertex {
+            completed: ended.then_some(progress::Timestamp::UNIX_EPOCH),
+            ..progress::Vertex::new(Digest::sha256_of(name), name)
+        };
+        let steps = [("a", true), ("b", true), ("c", false), ("d", true)];
+        let messages = from_batch(progress::Batch {
+            vertexes: steps.map(|(name, ended)| vertex(name, ended)).into(),
+            ..progress::Batch::default()
+        });
+        let names = messages.iter().map(|message| {
+            let names = message.vertexes.iter().map(|vertex| vertex.name.as_str());
+            names.collect::<String>()
+        });
+        assert_eq!(names.collect::<Vec<_>>(), ["a", "bc", "d"]);
+    }
 
     #[test]
     fn cancelled_steps_are_told_as_clients_know_them() {
