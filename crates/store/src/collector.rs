@@ -210,6 +210,9 @@ impl Collector {
                 self.take_away(&self.path(object))?;
             }
         }
+        self.0
+            .keys
+            .hide(removal.results.iter().copied().map(RecordId));
         self.0.leftovers.add(removal);
         Ok(())
     }

@@ -390,3 +390,18 @@ fn who_waits_for_a_cache_mount_lets_others_execute() {
         built.stderr
     );
 }
+
+/// What was pruned is not found right afterwards, although the keys forget it later.
+#[test]
+fn what_was_pruned_a_moment_ago_is_not_found() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN echo 1 > /1\nRUN echo 2 > /2\n");
+    let daemon = Daemon::start(&bed);
+    for _ in 0..3 {
+        bed.build(&["--addr", &daemon.address]).ok();
+        bed.run(&["prune", "--all", "--addr", &daemon.address]).ok();
+        let built = bed.build(&["--addr", &daemon.address, "--explain"]).ok();
+        let lost = built.stderr.contains("could not be fetched");
+        assert!(!lost, "{}", built.stderr);
+    }
+}

@@ -12,8 +12,8 @@
 //! | `r` record | key, ordinal | record, created, priority |
 //! | `o` the same by record | record, key | ordinal |
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{TableDefinition, WriteTransaction};
 use weld_solver::keystore::{
@@ -37,6 +37,35 @@ pub(crate) fn create_tables(tx: &WriteTransaction) -> Result<(), DbError> {
 pub struct Keys {
     front: Front,
     sequence: Arc<Sequence>,
+    hidden: Arc<Hidden>,
+}
+
+/// Results that are gone and that keys still lead to: nobody is to find them until the keys forget them.
+#[derive(Default)]
+struct Hidden(RwLock<HashSet<RecordId>>);
+
+impl Hidden {
+    fn add(&self, records: impl IntoIterator<Item = RecordId>) {
+        let mut hidden = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        hidden.extend(records);
+    }
+
+    fn remove(&self, records: &[RecordId]) {
+        let mut hidden = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for record in records {
+            hidden.remove(record);
+        }
+        if hidden.is_empty() {
+            *hidden = HashSet::new();
+        }
+    }
+
+    fn take_out_of(&self, records: &mut Vec<Record>) {
+        let hidden = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if !hidden.is_empty() {
+            records.retain(|record| !hidden.contains(&record.id));
+        }
+    }
 }
 
 impl Keys {
@@ -44,6 +73,7 @@ impl Keys {
         Self {
             front: Front::new(db, KEYS),
             sequence: sequence.clone(),
+            hidden: Arc::default(),
         }
     }
 
@@ -97,6 +127,11 @@ impl Keys {
         })
     }
 
+    /// Has nobody find these results any more: they are gone, and are to be forgotten later.
+    pub(crate) fn hide(&self, records: impl IntoIterator<Item = RecordId>) {
+        self.hidden.add(records);
+    }
+
     /// As [`KeyStore::drop_record`] for each, in one update.
     pub(crate) fn drop_records(&self, records: &[RecordId]) {
         if records.is_empty() {
@@ -107,6 +142,7 @@ impl Keys {
             records.try_for_each(|record| drop_record(rows, *record))
         });
         log("drop records from the cache keys", outcome);
+        self.hidden.remove(records);
     }
 
     fn find_or_insert(
@@ -158,6 +194,12 @@ impl KeyStore for Keys {
             }
             KeyQuery::Match { op, output, inputs } => find_matches(rows, op, *output, inputs),
         });
+        let found = found.map(|mut found| {
+            for key in &mut found.keys {
+                self.hidden.take_out_of(&mut key.records);
+            }
+            found
+        });
         answer("look up a cache key", found)
     }
 
@@ -173,6 +215,12 @@ impl KeyStore for Keys {
         let found = self.front.read(|rows| match find(rows, key)? {
             Some(found) => entry(rows, key, &found).map(Some),
             None => Ok(None),
+        });
+        let found = found.map(|mut found| {
+            if let Some(entry) = &mut found {
+                self.hidden.take_out_of(&mut entry.records);
+            }
+            found
         });
         answer("read a cache key", found)
     }
