@@ -10,6 +10,7 @@ pub(crate) mod layout;
 pub(crate) mod local;
 mod pieces;
 mod secrets;
+pub(crate) mod trees;
 mod upload;
 
 use tokio::sync::OnceCell;

@@ -15,7 +15,7 @@ use crate::recall::part::Parts;
 use crate::source::Outside;
 use crate::source::git::Commits;
 use crate::source::image::Resolutions;
-use crate::source::local::Trees;
+use crate::source::trees::Trees;
 use crate::supply::Supplies;
 
 /// What operations work with: the store, the runtime and the ways to the outside. One for each

@@ -62,6 +62,12 @@ impl Progress {
         Self(None)
     }
 
+    /// The same, which also calls `moved` with each report.
+    #[must_use]
+    pub fn telling(self, moved: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::new(Arc::new(Telling { told: self, moved }))
+    }
+
     /// Starts the report on one transfer.
     pub fn start(
         &self,
@@ -86,6 +92,25 @@ impl Progress {
         if let Some(sink) = &self.0 {
             sink.log(id, text);
         }
+    }
+}
+
+struct Telling<F> {
+    told: Progress,
+    moved: F,
+}
+
+impl<F: Fn() + Send + Sync> ProgressSink for Telling<F> {
+    fn report(&self, status: &Status<'_>) {
+        (self.moved)();
+        if let Some(sink) = &self.told.0 {
+            sink.report(status);
+        }
+    }
+
+    fn log(&self, id: &str, text: &str) {
+        (self.moved)();
+        self.told.log(id, text);
     }
 }
 

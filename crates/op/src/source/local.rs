@@ -4,9 +4,8 @@
 //! what is built on it is found by it at once. The store keeps a copy of it: only what changed is
 //! written, and an unchanged tree costs its stats.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use weld_digest::{Digest, FieldHasher};
@@ -38,23 +37,6 @@ pub(crate) enum LocalError {
     },
     #[error("local directory {name:?}: {source}")]
     Pattern { name: String, source: PatternError },
-}
-
-/// One lock for each tree that is kept: only one sync of a tree at a time.
-#[derive(Default)]
-pub(crate) struct Trees(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
-
-impl Trees {
-    fn turn(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = turns.get(key).and_then(Weak::upgrade) {
-            return turn;
-        }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::default();
-        turns.insert(key.to_owned(), Arc::downgrade(&turn));
-        turn
-    }
 }
 
 pub(crate) struct Local {
@@ -137,9 +119,9 @@ impl Local {
             .directory_identity(name)
             .unwrap_or_else(|| name.clone());
         let key = self.key(&identity);
-        let turn = self.worker.sources.turn(&key);
-        let _turn = turn.lock().await;
-        self.sync_tree(key, provider, progress)
+        let turn = self.worker.sources.take(&key).await;
+        let progress = progress.telling(turn.mover());
+        self.sync_tree(turn.key.clone(), provider, progress)
             .await
             .map_err(OpError::failed)
     }
