@@ -461,7 +461,7 @@ fn builds_that_take_turns_are_compared_each_with_its_own() {
     build("release");
     // Each of both has its file changed in turn.
     for round in 2..4 {
-        bed.file("a", &round.to_string());
+        bed.file("a", round.to_string());
         for mode in ["debug", "release"] {
             let told = build(mode);
             assert_eq!(reason(&told, "COPY a b"), "content of /a changed", "{told}");
