@@ -51,7 +51,7 @@ mod usage;
 pub use attest::{AttestOptionError, AttestOptions, PROVENANCE_FIELDS};
 pub use bridge::{Bridge, SolveInput, SolveRequest};
 pub use cache::{
-    CacheExport, CacheExportError, CacheImport, Unmerged, is_merged, mask_secrets,
+    CacheExport, CacheExportError, CacheImport, Unmerged, ignores_errors, is_merged, mask_secrets,
     merge_local_cache, without_secrets,
 };
 pub use caps::{LLB_UNSUPPORTED, llb_caps};

@@ -44,7 +44,7 @@ pub trait BlobStore: BlobProvider {
 
 /// An OCI layout in a directory of this machine, as a store.
 ///
-/// A blob that was read and proved to be another than its digest says counts as not there from then on, so that it is written anew.
+/// A blob that is another than its digest says counts as not there, so that it is written anew; a large one once that was found by reading it.
 #[derive(Clone, Debug)]
 pub struct LayoutStore {
     path: PathBuf,
@@ -221,10 +221,26 @@ impl LayoutStore {
         Ok(SetAside { path, reason })
     }
 
+    /// The length of a blob that is there and not known to be damaged; a small one is looked at.
+    fn sound(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        let Some((file, length)) = self.find(digest)? else {
+            return Ok(None);
+        };
+        if !self.damaged.has(digest) && length <= LOOKED_AT {
+            let mut hasher = Hasher::new(digest.algorithm());
+            let mut content = Vec::new();
+            file.take(LOOKED_AT).read_to_end(&mut content)?;
+            hasher.update(&content);
+            if hasher.finish() != *digest {
+                self.damaged.add(digest);
+            }
+        }
+        Ok((!self.damaged.has(digest)).then_some(length))
+    }
+
     /// Copies a blob into it, unless it is there.
     fn copy(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()> {
-        let is_there = self.find(digest)?.is_some_and(|(_, length)| length == size);
-        if is_there && !self.damaged.has(digest) {
+        if self.sound(digest)? == Some(size) {
             return Ok(());
         }
         let mut source = File::open(file)?;
@@ -241,6 +257,9 @@ impl LayoutStore {
         Ok(())
     }
 }
+
+/// Longest blob, in bytes, of which the content is looked at before it counts as there: a longer one has its length until it is read.
+const LOOKED_AT: u64 = 8 << 20;
 
 /// The file of a layout that says what is in it.
 const INDEX: &str = "index.json";
@@ -393,9 +412,7 @@ impl BlobProvider for LayoutStore {
 impl BlobStore for LayoutStore {
     async fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
         let (store, wanted) = (self.clone(), digest.clone());
-        let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await??;
-        let is_damaged = self.damaged.has(digest);
-        Ok(found.filter(|_| !is_damaged).map(|(_, length)| length))
+        tokio::task::spawn_blocking(move || store.sound(&wanted)).await?
     }
 
     async fn put(&self, digest: &Digest, size: u64, file: &Path) -> io::Result<()> {
@@ -438,15 +455,25 @@ mod tests {
         fs::write(&file, b"content").unwrap();
         store.put(&digest, 7, &file).await.unwrap();
         fs::write(store.blob(&digest), b"contemt").unwrap();
-        // Nobody has read it.
+        store.put(&digest, 7, &file).await.unwrap();
+        assert_eq!(fs::read(store.blob(&digest)).unwrap(), b"content");
+        fs::write(store.blob(&digest), b"contemt").unwrap();
+        assert_eq!(store.size(&digest).await.unwrap(), None);
+        store.put(&digest, 7, &file).await.unwrap();
         assert_eq!(store.size(&digest).await.unwrap(), Some(7));
+        // A large one is known once it was read.
+        let large = vec![1; LOOKED_AT as usize + 1];
+        let (digest, size) = (Digest::sha256_of(&large), large.len() as u64);
+        fs::write(&file, &large).unwrap();
+        store.put(&digest, size, &file).await.unwrap();
+        fs::write(store.blob(&digest), vec![2; large.len()]).unwrap();
+        assert_eq!(store.size(&digest).await.unwrap(), Some(size));
         let mut read = Vec::new();
         let mut blob = store.open(&digest).await.unwrap();
         tokio::io::copy(&mut blob, &mut read).await.unwrap();
         assert_eq!(store.size(&digest).await.unwrap(), None);
-        store.put(&digest, 7, &file).await.unwrap();
-        assert_eq!(store.size(&digest).await.unwrap(), Some(7));
-        assert_eq!(fs::read(store.blob(&digest)).unwrap(), b"content");
+        store.put(&digest, size, &file).await.unwrap();
+        assert_eq!(fs::read(store.blob(&digest)).unwrap(), large);
     }
 
     #[test]

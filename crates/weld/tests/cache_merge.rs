@@ -217,8 +217,28 @@ fn a_damaged_directory_takes_a_cache_again() {
         }
     }
     let merging = format!("{to},merge=true");
-    let (second, ended) = made(&builder(1), &["--cache-to", &merging]);
+    let bed = builder(1);
+    let (second, ended) = made(&bed, &["--cache-to", &merging]);
     assert!(ended.stderr.contains("is replaced"), "{}", ended.stderr);
+    // The same cache again, with each of its blobs of another content and the right length.
+    for merges in ["false", "true"] {
+        for blob in blobs(&cache) {
+            let content = std::fs::read(&blob).unwrap();
+            std::fs::write(&blob, b"x".repeat(content.len())).unwrap();
+        }
+        let to = format!("{to},merge={merges}");
+        made(&bed, &["--cache-to", &to]);
+        let (found, ended) = made(&builder(1), &["--cache-from", &from]);
+        assert_eq!(found, second, "merge={merges}: {}", ended.stderr);
+    }
+    // A directory that takes nothing is no error where errors are ignored.
+    let nothing = directory.path().join("file");
+    std::fs::write(&nothing, "").unwrap();
+    let to_nothing = format!("type=local,dest={},merge=true", nothing.display());
+    let failed = bed.build(&["--cache-to", &to_nothing]);
+    assert_ne!(failed.code, Some(0), "{}", failed.stderr);
+    let ignored = format!("{to_nothing},ignore-error=true");
+    bed.build(&["--cache-to", &ignored]).ok();
     // Layers of the right length and of another content are written anew where they were read.
     for blob in blobs(&cache) {
         let content = std::fs::read(&blob).unwrap();

@@ -268,6 +268,8 @@ fn directories_that_are_deleted_under_an_idle_daemon_are_made_again() {
         build("type=cacheonly");
         // Without any change, too: what is cached is gone.
         delete();
+        build(&format!("type=oci,dest={}", bed.path("o.tar").display()));
+        delete();
         let out = bed.path("out");
         build(&format!("type=local,dest={}", out.display()));
         assert_eq!(std::fs::read_to_string(out.join("g")).unwrap(), "2");

@@ -18,9 +18,9 @@ pub(crate) use export::{all, inline};
 pub(crate) use import::Imports;
 use secrets::ShownAttrs;
 pub use secrets::{mask_secrets, without_secrets};
-pub use weld_export::cache::Unmerged;
 pub use weld_export::cache::is_merged;
 use weld_export::cache::{CacheExportOptions, CacheOptionError, merge_into_layout};
+pub use weld_export::cache::{Unmerged, ignores_errors};
 use weld_source::blob_store::LayoutStore;
 use weld_source::image::Descriptor;
 

@@ -123,12 +123,16 @@ impl Blobs {
             None => format!("{ANONYMOUS}{}", self.0.sequence.next()?),
         };
         let path = self.0.ingests.join(file_name);
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(write_error(&name, "create"))?;
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        let file = match options.open(&path) {
+            // Somebody deleted the directory under a process that runs.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.0.ingests).and_then(|()| options.open(&path))
+            }
+            file => file,
+        };
+        let file = file.map_err(write_error(&name, "create"))?;
         let announced = expected
             .digest
             .as_ref()

@@ -61,6 +61,8 @@ struct Listed {
     tag: String,
     /// What was asked for, if it is merged into what is listed.
     merged: Option<Attrs>,
+    /// Whether the build is none the worse if it cannot be listed.
+    ignores_errors: bool,
 }
 
 type Attrs = BTreeMap<String, String>;
@@ -100,6 +102,7 @@ impl Caches {
                     store,
                     tag: attrs.get("tag").map_or(TAG, String::as_str).to_owned(),
                     merged: merges.then(|| attrs.clone()),
+                    ignores_errors: weld_engine::ignores_errors(&attrs),
                 });
             }
             if kind == workflow::KIND && !workflow::complete(&mut attrs, &variable) {
@@ -148,7 +151,12 @@ impl Caches {
     /// Lists the caches that were written in their directories.
     pub(crate) fn list(&self, response: &BuildResponse) -> Result<(), Failure> {
         for listed in &self.listed {
-            let Listed { store, tag, .. } = listed;
+            let Listed {
+                store,
+                tag,
+                ignores_errors,
+                ..
+            } = listed;
             let own = response.attrs.get(&format!("{MANIFEST}/{}", listed.number));
             // Nothing was written, or nothing could be and that is not to matter.
             let Some(manifest) = own.or_else(|| response.attrs.get(MANIFEST)) else {
@@ -163,9 +171,16 @@ impl Caches {
                 }
             });
             let directory = store.path();
-            for reason in unmerged.map_err(|error| Failure::file(directory, &error))? {
+            let warn = |reason: &dyn std::fmt::Display| {
                 let directory = directory.display();
                 streams::tell(format_args!("WARNING: build cache {directory}: {reason}"));
+            };
+            match unmerged {
+                Ok(unmerged) => unmerged.iter().for_each(|reason| warn(reason)),
+                Err(error) if *ignores_errors => {
+                    warn(&format_args!("{error}: it is not written"));
+                }
+                Err(error) => return Err(Failure::file(directory, &error)),
             }
         }
         Ok(())
