@@ -229,9 +229,10 @@ impl LayoutStore {
         if !self.damaged.has(digest) && length <= LOOKED_AT {
             let mut hasher = Hasher::new(digest.algorithm());
             let mut content = Vec::new();
-            file.take(LOOKED_AT).read_to_end(&mut content)?;
+            // What cannot be read is of no use to anybody else either.
+            let is_read = file.take(LOOKED_AT).read_to_end(&mut content).is_ok();
             hasher.update(&content);
-            if hasher.finish() != *digest {
+            if !is_read || hasher.finish() != *digest {
                 self.damaged.add(digest);
             }
         }
@@ -292,15 +293,15 @@ pub struct SetAside {
     pub reason: io::Error,
 }
 
-/// A blob that is read, and looked at meanwhile.
-struct Watched {
+/// A blob that is read, and compared with its digest meanwhile.
+struct Verifying {
     file: tokio::fs::File,
     hasher: Option<Hasher>,
     expected: Digest,
     damaged: Damaged,
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for Verifying {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -394,7 +395,7 @@ impl BlobProvider for LayoutStore {
         let (store, wanted) = (self.clone(), digest.clone());
         let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await??;
         match found {
-            Some((file, _)) => Ok(Box::new(Watched {
+            Some((file, _)) => Ok(Box::new(Verifying {
                 file: tokio::fs::File::from_std(file),
                 hasher: Some(Hasher::new(digest.algorithm())),
                 expected: digest.clone(),

@@ -9,50 +9,8 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-
-use support::Bed;
+use support::{Bed, kept::Daemon};
 use weld_testbed::{Fault, Proxy, Registry};
-
-/// A daemon of the bed's own; stopped when dropped.
-struct Daemon {
-    child: Child,
-    address: String,
-}
-
-impl Daemon {
-    fn start(bed: &Bed) -> Self {
-        Self::start_with(bed, &[])
-    }
-
-    fn start_with(bed: &Bed, options: &[&str]) -> Self {
-        let address = format!("unix://{}", bed.path("daemon.sock").display());
-        let mut child = bed
-            .command()
-            .args(["daemon", "--addr", &address])
-            .args(options)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let ready = lines.find(|line| {
-            line.as_ref()
-                .is_ok_and(|line| line.contains("running server"))
-        });
-        assert!(ready.is_some(), "the daemon did not start");
-        // It must not meet a full or closed pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
 
 #[test]
 fn files_secrets_layouts_and_results_travel() {

@@ -283,12 +283,13 @@ impl World {
             // Where its stage got another name and other steps at once, it is compared with an older one in its place.
             let renamed = last.is_some_and(|last| stage(last) != stage(made));
             // Where its input was another one last time, it is compared with when it was not.
-            let far = last.is_some_and(|last| {
-                last.of.split_last().map(|(_, of)| of) != made.of.split_last().map(|(_, of)| of)
-            });
+            let below = |made: &Made| made.of.split_last().map(|(_, of)| of.to_vec());
+            let is_nearer = |earlier: &Made| other(earlier) && below(earlier) == below(made);
+            let far = last.is_some_and(|last| below(last) != below(made));
             let changed = last.is_some_and(other)
                 || by_other
-                || (of_good || renamed || far) && self.came_to().any(other);
+                || (of_good || renamed) && self.came_to().any(other)
+                || far && self.came_to().any(is_nearer);
             let copies = ["COPY ", "ADD ", "COPY --from= /"];
             let mut copies = copies.map(|verb| format!("{verb}{file} ")).into_iter();
             return Some(copies.any(|copy| made.said.starts_with(&copy)) && changed);

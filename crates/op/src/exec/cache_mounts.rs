@@ -121,9 +121,11 @@ async fn acquire(
 ) -> Result<weld_store::CacheMount, CacheMountError> {
     let (own, wanted, first) = (mounts.clone(), request.clone(), fill.clone());
     let free = tokio::task::spawn_blocking(move || own.try_acquire(&wanted, first));
-    // One that cannot end says so when it is waited for.
-    if let Ok(Ok(Some(mount))) = free.await {
-        return Ok(mount);
+    match free.await {
+        Ok(Ok(Some(mount))) => return Ok(mount),
+        Ok(Err(error)) => return Err(error),
+        // An attempt that ended early does so again below, and is told there.
+        Ok(Ok(None)) | Err(_) => {}
     }
     let started = SystemTime::now();
     let tell = |completed| {

@@ -85,15 +85,11 @@ mod tests {
     use super::*;
     use weld_llb::{NetMode, Process, SecurityMode};
 
-    #[test]
-    fn proxies_fill_gaps_and_secrets_win() {
-        let op = ExecOp {
+    fn op(env: &[&str], proxy: Option<ProxyEnv>) -> ExecOp {
+        ExecOp {
             process: Process {
-                env: vec!["http_proxy=own".into(), "TOKEN=old".into()],
-                proxy: Some(ProxyEnv {
-                    http_proxy: "p".into(),
-                    ..ProxyEnv::default()
-                }),
+                env: env.iter().map(|entry| (*entry).to_owned()).collect(),
+                proxy,
                 ..Process::default()
             },
             mounts: Vec::new(),
@@ -101,32 +97,25 @@ mod tests {
             security: SecurityMode::Sandbox,
             secret_env: Vec::new(),
             devices: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn proxies_fill_gaps_and_secrets_win() {
+        let proxy = ProxyEnv {
+            http_proxy: "p".into(),
+            ..ProxyEnv::default()
         };
+        let op = op(&["http_proxy=own", "TOKEN=old"], Some(proxy));
         let env = variables(&op, vec![("TOKEN".into(), "s".into())]);
         assert_eq!(env, [PATH, "http_proxy=own", "HTTP_PROXY=p", "TOKEN=s"]);
     }
 
     #[test]
     fn the_last_value_counts_and_a_bare_name_takes_it_away() {
-        let variables_of = |env: &[&str]| {
-            let op = ExecOp {
-                process: Process {
-                    env: env.iter().map(|entry| (*entry).to_owned()).collect(),
-                    ..Process::default()
-                },
-                mounts: Vec::new(),
-                network: NetMode::Unset,
-                security: SecurityMode::Sandbox,
-                secret_env: Vec::new(),
-                devices: Vec::new(),
-            };
-            variables(&op, Vec::new())
-        };
-        assert_eq!(
-            variables_of(&["A=1", "B=2", "A=3", "C"]),
-            [PATH, "A=3", "B=2"]
-        );
-        assert_eq!(variables_of(&["PATH=/bin", "A=1", "A"]), ["PATH=/bin"]);
-        assert!(variables_of(&["PATH"]).is_empty());
+        let of = |env: &[&str]| variables(&op(env, None), Vec::new());
+        assert_eq!(of(&["A=1", "B=2", "A=3", "C"]), [PATH, "A=3", "B=2"]);
+        assert_eq!(of(&["PATH=/bin", "A=1", "A"]), ["PATH=/bin"]);
+        assert!(of(&["PATH"]).is_empty());
     }
 }

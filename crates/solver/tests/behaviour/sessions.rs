@@ -8,9 +8,22 @@ use std::{
     time::Duration,
 };
 
-use weld_solver::{JobOptions, OpError, Session};
+use weld_solver::{Job, JobOptions, OpError, Session};
 
 use crate::{abandoned::settled, support::*};
+
+/// A job of the session `a`, and whether that one's client is there.
+async fn job_of_a_client_that_may_be_away(world: &World) -> (Job<Value>, Arc<AtomicBool>) {
+    let is_there = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&is_there);
+    let session = Session::new("a", Arc::new("a".to_owned()))
+        .there_while(move || asked.load(Ordering::SeqCst));
+    let options = JobOptions {
+        session: Some(session),
+        ..JobOptions::new("a")
+    };
+    (world.solver.new_job(options).await.unwrap(), is_there)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_gets_the_session_of_its_own_job_first_and_then_another() {
@@ -152,15 +165,7 @@ async fn what_fails_where_its_client_is_away_is_done_again_with_another() {
     // J4: the connection is lost at once, and that the session closes may take a while.
     let world = World::new();
     let gate = Gate::new();
-    let is_there = Arc::new(AtomicBool::new(true));
-    let asked = Arc::clone(&is_there);
-    let session = Session::new("a", Arc::new("a".to_owned()))
-        .there_while(move || asked.load(Ordering::SeqCst));
-    let options = JobOptions {
-        session: Some(session),
-        ..JobOptions::new("a")
-    };
-    let a = world.solver.new_job(options).await.unwrap();
+    let (a, is_there) = job_of_a_client_that_may_be_away(&world).await;
     let (b, _sb) = job_with_session(&world, "b").await;
     let (pass, lost) = (Arc::clone(&gate), Arc::clone(&is_there));
     let v = vtx("v", "s", "r")
@@ -196,15 +201,7 @@ async fn a_client_that_is_away_or_does_not_answer_holds_nobody_up() {
     // J4: one that is away is asked last; one that is frozen keeps its connection, and others are asked beside it.
     let world = World::new();
     let gate = Gate::new();
-    let is_there = Arc::new(AtomicBool::new(true));
-    let asked = Arc::clone(&is_there);
-    let session = Session::new("a", Arc::new("a".to_owned()))
-        .there_while(move || asked.load(Ordering::SeqCst));
-    let options = JobOptions {
-        session: Some(session),
-        ..JobOptions::new("a")
-    };
-    let a = world.solver.new_job(options).await.unwrap();
+    let (a, is_there) = job_of_a_client_that_may_be_away(&world).await;
     let (b, _sb) = job_with_session(&world, "b").await;
     let pass = Arc::clone(&gate);
     let v = vtx("v", "s", "r")

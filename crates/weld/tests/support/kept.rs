@@ -15,16 +15,17 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// One that logs all that it can.
     pub(crate) fn start(bed: &Bed) -> Self {
-        Self::start_with(bed, &[])
+        Self::start_with(bed, &["--debug"])
     }
 
-    /// With more options.
+    /// With these options.
     pub(crate) fn start_with(bed: &Bed, options: &[&str]) -> Self {
         let address = format!("unix://{}", bed.path("daemon.sock").display());
         let mut child = bed
             .command()
-            .args(["daemon", "--addr", &address, "--debug"])
+            .args(["daemon", "--addr", &address])
             .args(options)
             .stderr(Stdio::piped())
             .spawn()
