@@ -1,5 +1,7 @@
 //! Sockets in the sandbox that lead to SSH agents outside of it.
 
+mod exchange;
+
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -110,14 +112,12 @@ async fn forward(
         while connections.len() >= CONNECTIONS {
             connections.join_next().await;
         }
-        let (mut near, _) = listener.accept().await?;
+        let (near, _) = listener.accept().await?;
         while connections.try_join_next().is_some() {}
-        let connecting = connector.connect();
+        let connector = connector.clone();
         connections.spawn(async move {
-            match connecting.await {
-                // Either side may break off.
-                Ok(mut far) => drop(tokio::io::copy_bidirectional(&mut near, &mut far).await),
-                Err(error) => tracing::warn!("an agent cannot be reached: {error}"),
+            if let Err(error) = exchange::carry(near, connector).await {
+                tracing::warn!("a connection to an agent broke off: {error}");
             }
         });
     }

@@ -27,25 +27,34 @@ const ASK: &str = r#"
         struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = "/run/agent" };
         int fd = socket(AF_UNIX, SOCK_STREAM, 0);
         if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) return 1;
-        if (write(fd, "who", 3) != 3) return 2;
+        if (write(fd, "\0\0\0\1\13", 5) != 5) return 2;
         char answer[64];
         long got = read(fd, answer, sizeof answer);
-        return got > 0 && write(1, answer, got) == got ? 0 : 3;
+        return got > 5 && write(1, answer + 5, got - 5) == got - 5 ? 0 : 3;
     }"#;
 
-/// An agent that says its name to everybody; how often it was asked.
-fn agent(socket: &Path, name: &'static str) -> Arc<AtomicU32> {
+/// An agent whose one key is its name, or that never answers; how often it was asked.
+fn agent(socket: &Path, name: Option<&'static str>) -> Arc<AtomicU32> {
     let listener = UnixListener::bind(socket).unwrap();
     let asked = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&asked);
     std::thread::spawn(move || {
+        let mut unanswered = Vec::new();
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut question = [0; 3];
+            let mut question = [0; 5];
             // Who asks may be gone by now.
-            if stream.read_exact(&mut question).is_ok() {
-                count.fetch_add(1, Ordering::SeqCst);
-                drop(stream.write_all(name.as_bytes()));
+            if stream.read_exact(&mut question).is_err() {
+                continue;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            match name {
+                Some(name) => {
+                    let length = u32::try_from(name.len() + 1).unwrap().to_be_bytes();
+                    let answer = [length.as_slice(), &[12], name.as_bytes()].concat();
+                    drop(stream.write_all(&answer));
+                }
+                None => unanswered.push(stream),
             }
         }
     });
@@ -83,7 +92,25 @@ fn a_step_asks_the_agent_of_a_client_that_is_still_there() {
              i=0; until [ \"$(/ask)\" = second ] || [ $i = 20 ]; do i=$((i+1)); sleep 0.1; done; \
              [ \"$(/ask)\" = second ] && [ \"$(/ask)\" = second ]\n",
     );
-    let daemon = Daemon::start(&bed);
+    first_is_killed(&bed, Some("first"), 2);
+}
+
+/// A question that the first client leaves unanswered is asked of the second.
+#[test]
+fn an_agents_unanswered_question_is_asked_elsewhere() {
+    let bed = Bed::new();
+    std::fs::create_dir_all(bed.context()).unwrap();
+    compile(&bed.context().join("ask"));
+    bed.dockerfile(
+        "FROM base\nCOPY ask /ask\n\
+         RUN --mount=type=ssh,target=/run/agent [ \"$(/ask)\" = second ]\n",
+    );
+    first_is_killed(&bed, None, 1);
+}
+
+/// Two clients build the same; the first is killed once its agent, of that key, has been asked so often. The second must succeed.
+fn first_is_killed(bed: &Bed, key: Option<&'static str>, asked: u32) {
+    let daemon = Daemon::start(bed);
     let client = |name: &str| -> Child {
         let ssh = format!("default={}", bed.path(name).display());
         let arguments = ["--addr", &daemon.address, "--ssh", &ssh];
@@ -92,11 +119,11 @@ fn a_step_asks_the_agent_of_a_client_that_is_still_there() {
         command.stderr(file).spawn().unwrap()
     };
     let said = |name: &str| std::fs::read_to_string(bed.path(&format!("{name}.log"))).unwrap();
-    let first_asked = agent(&bed.path("first"), "first");
-    agent(&bed.path("second"), "second");
+    let first_asked = agent(&bed.path("first"), key);
+    agent(&bed.path("second"), Some("second"));
     let mut first = client("first");
     until("the first is asked", || {
-        first_asked.load(Ordering::SeqCst) > 1
+        first_asked.load(Ordering::SeqCst) >= asked
     });
     let mut second = client("second");
     until("the second waits for the step", || {
