@@ -72,6 +72,6 @@ pub use results::MemoryResultStore;
 pub use session::Session;
 pub use trace::{
     CancelCause, GraphSize, MergeReason, Refusal, RequestOutcome, TraceEdge, TraceEvent,
-    TraceInput, TraceSink, TraceStamp, TraceVertex,
+    TraceInput, TraceSink, TraceStamp, TraceVertex, WaitReason,
 };
 pub use value::{LoadError, RecordId, ResultRef, ResultStore, StoreError, Value};

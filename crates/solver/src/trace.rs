@@ -58,6 +58,15 @@ pub enum Refusal {
     BothComplete,
 }
 
+/// What a call that executes waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitReason {
+    /// A slot to execute in.
+    Slot,
+    /// What another call holds; this one has no slot meanwhile.
+    Lock,
+}
+
 /// By what two edges turned out to be equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -296,14 +305,16 @@ pub enum TraceEvent {
         /// How long before, in microseconds.
         micros: u64,
     },
-    /// A call waits for a slot to execute in: as many as may execute at a time do.
+    /// A call waits: for a slot to execute in, as many as may execute at a time do, or for something that another one holds.
     SlotAwaited {
         /// The call's number.
         task: u64,
         /// The vertex.
         vertex: TraceVertex,
+        /// What for.
+        reason: WaitReason,
     },
-    /// A call that waited for a slot goes on: it has one, or is cancelled.
+    /// A call that waited for a slot or for what another one held goes on: it has it, or is cancelled.
     SlotTaken {
         /// The call's number.
         task: u64,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use self::late::Late;
 use crate::{
     filter::{Filter, FilterError, Scope},
-    model::{Call, Span, Trace, VertexAt, covered, survivor},
+    model::{Call, Span, Trace, VertexAt, WaitFor, covered, survivor},
     text::{Micros, one_line, short},
 };
 
@@ -35,6 +35,8 @@ pub struct PathStep {
     pub busy: u64,
     /// Microseconds in between in which its operation waited for a slot to execute in.
     pub slot: u64,
+    /// Microseconds in between in which its operation waited for what another one held, such as a cache mount.
+    pub lock: u64,
     /// Microseconds in between in which its operation waited for builds that it had asked for.
     pub builds: u64,
     /// Microseconds in between in which it waited for inputs that it asked for only once others were there.
@@ -304,13 +306,16 @@ fn step(
     let of = |of: &dyn Fn(&Call) -> Vec<Span>| within(calls().flat_map(of).collect());
     let mut spans = of(&|call| call.work(trace));
     let busy = covered(spans.clone());
-    spans.extend(of(&|call| call.slot_waits(trace)));
-    let slot = covered(spans.clone()) - busy;
-    spans.extend(of(&|call| call.build_waits(trace)));
-    let builds = covered(spans.clone()) - slot - busy;
+    let mut more = |further: Vec<Span>| {
+        let known = covered(spans.clone());
+        spans.extend(further);
+        covered(spans.clone()) - known
+    };
+    let slot = more(of(&|call| call.waits_for(WaitFor::Slot, trace)));
+    let lock = more(of(&|call| call.waits_for(WaitFor::Lock, trace)));
+    let builds = more(of(&|call| call.build_waits(trace)));
     let late = late.iter().map(|late| (late.from, late.until));
-    spans.extend(within(late.collect()));
-    let inputs = covered(spans) - builds - slot - busy;
+    let inputs = more(within(late.collect()));
     PathStep {
         vertex: vertex.digest.clone(),
         name: vertex.name.clone(),
@@ -320,9 +325,10 @@ fn step(
         complete: trace.seconds(complete),
         busy,
         slot,
+        lock,
         builds,
         inputs,
-        waiting: (complete - ready) - busy - slot - builds - inputs,
+        waiting: (complete - ready) - busy - slot - lock - builds - inputs,
     }
 }
 
@@ -363,16 +369,17 @@ impl fmt::Display for CriticalPath {
         writeln!(f, "{} for {job}", Micros(self.micros))?;
         writeln!(
             f,
-            "{:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-            "from", "busy", "for a slot", "for builds", "for inputs", "waiting"
+            "{:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "from", "busy", "for a slot", "for a lock", "for builds", "for inputs", "waiting"
         )?;
         for step in &self.steps {
             writeln!(
                 f,
-                "{:>9.3}s {:>10} {:>10} {:>10} {:>10} {:>10}  {:<10} {}  {}{}",
+                "{:>9.3}s {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}  {:<10} {}  {}{}",
                 step.ready,
                 Micros(step.busy),
                 Micros(step.slot),
+                Micros(step.lock),
                 Micros(step.builds),
                 Micros(step.inputs),
                 Micros(step.waiting),

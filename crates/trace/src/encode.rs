@@ -2,7 +2,7 @@
 
 use weld_solver::{
     CancelCause, Digest, EdgeState, MergeReason, OpCall, Refusal, RequestOutcome, TraceEdge,
-    TraceEvent, TraceInput, TraceStamp, TraceVertex,
+    TraceEvent, TraceInput, TraceStamp, TraceVertex, WaitReason,
 };
 
 /// The version that the first line of a trace names.
@@ -328,9 +328,16 @@ fn task_fields(line: &mut Object<'_>, event: &TraceEvent) {
             line.vertex(*vertex);
             line.number("micros", *micros);
         }
-        TraceEvent::CallDropped { task, vertex }
-        | TraceEvent::SlotAwaited { task, vertex }
-        | TraceEvent::SlotTaken { task, vertex } => {
+        TraceEvent::SlotAwaited {
+            task,
+            vertex,
+            reason,
+        } => {
+            line.number("task", *task);
+            line.vertex(*vertex);
+            line.word("reason", wait_name(*reason));
+        }
+        TraceEvent::CallDropped { task, vertex } | TraceEvent::SlotTaken { task, vertex } => {
             line.number("task", *task);
             line.vertex(*vertex);
         }
@@ -352,6 +359,13 @@ const fn outcome_name(outcome: RequestOutcome) -> &'static str {
         RequestOutcome::Built => "built",
         RequestOutcome::Cancelled => "cancelled",
         _ => "failed",
+    }
+}
+
+const fn wait_name(reason: WaitReason) -> &'static str {
+    match reason {
+        WaitReason::Slot => "slot",
+        WaitReason::Lock => "lock",
     }
 }
 

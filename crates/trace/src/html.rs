@@ -125,8 +125,8 @@ fn data<'a>(
         let calls = calls.flat_map(|call| {
             let wrong = call.error.as_deref().or(call.cancelled.as_deref());
             let (_, end) = call.span(trace);
-            // Where it waits for a slot there is a gap.
-            let worked = without(call.span(trace), call.slot_waits(trace));
+            // Where it waits for a slot or a lock there is a gap.
+            let worked = without(call.span(trace), call.waits(trace));
             let worked = worked.into_iter().map(move |(from, to)| {
                 let goes_on = call.end.is_none() && to == end;
                 let to = (!goes_on).then(|| trace.seconds(to));

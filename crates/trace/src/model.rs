@@ -7,6 +7,7 @@ use std::{collections::HashMap, ops::ControlFlow, path::Path, time::Duration};
 
 use crate::{
     kind::Kind,
+    line::{Line, Text},
     read::{ReadError, Reader},
 };
 
@@ -129,8 +130,8 @@ pub(crate) struct Call {
     pub(crate) believed: bool,
     /// Microseconds that it had taken when the trace began.
     pub(crate) before: u64,
-    /// When it waited for a slot to execute in; no end where it did so to its own end.
-    pub(crate) waits: Vec<(u64, Option<u64>)>,
+    /// When it waited while its operation executed.
+    pub(crate) waits: Vec<Wait>,
     /// What its operation asked for, of the trace's requests.
     pub(crate) builds: Vec<usize>,
 }
@@ -252,9 +253,9 @@ impl Vertex {
         covered(self.spans_of(trace, |call| call.work(trace)))
     }
 
-    /// Time in which it waited for a slot to execute in.
-    pub(crate) fn waited(&self, trace: &Trace) -> u64 {
-        covered(self.spans_of(trace, |call| call.slot_waits(trace)))
+    /// Time in which it waited for this.
+    pub(crate) fn waited(&self, what: WaitFor, trace: &Trace) -> u64 {
+        covered(self.spans_of(trace, |call| call.waits_for(what, trace)))
     }
 
     fn spans_of(&self, trace: &Trace, of: impl Fn(&Call) -> Vec<Span>) -> Vec<Span> {
@@ -262,12 +263,13 @@ impl Vertex {
         calls.flat_map(of).collect()
     }
 
-    /// Whether all of its calls that go on wait for a slot.
-    pub(crate) fn waits(&self, trace: &Trace) -> bool {
+    /// What all of its calls that go on wait for, if they do: for a lock if one of them waits for one.
+    pub(crate) fn waits_for(&self, trace: &Trace) -> Option<WaitFor> {
         let calls = self.calls.iter().map(|at| &trace.calls[*at]);
-        let mut open = calls.filter(|call| call.end.is_none()).peekable();
-        let waits = |call: &Call| call.waits.last().is_some_and(|(_, end)| end.is_none());
-        open.peek().is_some() && open.all(waits)
+        let open = calls.filter(|call| call.end.is_none());
+        let waits = open.map(|call| call.waits.last().filter(|wait| wait.end.is_none()));
+        let all: Vec<&Wait> = waits.collect::<Option<_>>()?;
+        all.into_iter().map(|wait| wait.what).max()
     }
 
     /// How long its calls had taken when the trace began.
@@ -319,18 +321,56 @@ pub(crate) fn without(whole: Span, mut others: Vec<Span>) -> Vec<Span> {
     left
 }
 
+/// What a call waits for while its operation executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum WaitFor {
+    /// A slot to execute in.
+    Slot,
+    /// What another call holds.
+    Lock,
+}
+
+impl WaitFor {
+    /// What a line says of it; older ones say nothing, and mean a slot.
+    pub(crate) fn of(line: &Line<'_>) -> Self {
+        match line.reason.map(Text::raw) {
+            Some("lock") => Self::Lock,
+            _ => Self::Slot,
+        }
+    }
+}
+
+/// A time in which a call waited.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    pub(crate) what: WaitFor,
+    pub(crate) start: u64,
+    /// None where it did so to the call's own end.
+    pub(crate) end: Option<u64>,
+}
+
+impl Wait {
+    fn span(&self, end: u64) -> Span {
+        (self.start, self.end.unwrap_or(end).min(end))
+    }
+}
+
 impl Call {
     pub(crate) fn span(&self, trace: &Trace) -> Span {
         (self.start, self.end.unwrap_or(trace.end))
     }
 
-    /// When it waited for a slot to execute in.
-    pub(crate) fn slot_waits(&self, trace: &Trace) -> Vec<Span> {
+    /// When it waited while its operation executed.
+    pub(crate) fn waits(&self, trace: &Trace) -> Vec<Span> {
         let (_, end) = self.span(trace);
-        let waits = self.waits.iter();
-        waits
-            .map(|(from, to)| (*from, to.unwrap_or(end).min(end)))
-            .collect()
+        self.waits.iter().map(|wait| wait.span(end)).collect()
+    }
+
+    /// When it waited for this.
+    pub(crate) fn waits_for(&self, what: WaitFor, trace: &Trace) -> Vec<Span> {
+        let (_, end) = self.span(trace);
+        let waits = self.waits.iter().filter(|wait| wait.what == what);
+        waits.map(|wait| wait.span(end)).collect()
     }
 
     /// When its operation waited for builds of its own.
@@ -342,9 +382,9 @@ impl Call {
             .collect()
     }
 
-    /// When it worked, and waited neither for a slot nor for builds of its own.
+    /// When it worked, and waited neither for a slot or a lock nor for builds of its own.
     pub(crate) fn work(&self, trace: &Trace) -> Vec<Span> {
-        let mut waits = self.slot_waits(trace);
+        let mut waits = self.waits(trace);
         waits.extend(self.build_waits(trace));
         without(self.span(trace), waits)
     }

@@ -15,6 +15,7 @@ use crate::{
     filter::{Selection, Standing},
     kind::Kind,
     line::{Line, Text},
+    model::WaitFor,
     read::{ReadError, Reader},
     text::{Micros, one_line, short},
 };
@@ -37,6 +38,8 @@ pub struct CallTotals {
     pub longest: u64,
     /// Microseconds in which they waited for a slot to execute in.
     pub slot: u64,
+    /// Microseconds in which they waited for what others held.
+    pub lock: u64,
     /// Microseconds in which their operations waited for builds of their own, whose calls count by themselves.
     pub builds: u64,
     /// How many had not ended when the trace did; their time counts up to then.
@@ -295,8 +298,15 @@ impl Counting {
             return;
         };
         match line.kind {
-            Kind::SlotWait => running.slot.begin(line.time),
-            Kind::SlotTaken => running.slot.end(line.time),
+            Kind::SlotWait => match WaitFor::of(line) {
+                WaitFor::Slot => running.slot.begin(line.time),
+                WaitFor::Lock => running.lock.begin(line.time),
+            },
+            // It waits for one thing at a time.
+            Kind::SlotTaken => {
+                running.slot.end(line.time);
+                running.lock.end(line.time);
+            }
             Kind::Request => {
                 running.builds.begin(line.time);
                 line.request
@@ -376,6 +386,7 @@ impl Counting {
                 vertex: line.vertex.map_or("", Text::raw).into(),
                 counted,
                 slot: Wait::default(),
+                lock: Wait::default(),
                 builds: Wait::default(),
             };
             self.tasks.insert(task, running);
@@ -474,19 +485,28 @@ impl Summary {
     fn write_calls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{:<12} {:>9} {:>7} {:>8} {:>10} {:>10} {:>10} {:>10}",
-            "calls", "count", "failed", "dropped", "time", "longest", "for a slot", "for builds"
+            "\n{:<12} {:>9} {:>7} {:>8} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "calls",
+            "count",
+            "failed",
+            "dropped",
+            "time",
+            "longest",
+            "for a slot",
+            "for a lock",
+            "for builds"
         )?;
         for (call, totals) in &self.calls {
             writeln!(
                 f,
-                "{call:<12} {:>9} {:>7} {:>8} {:>10} {:>10} {:>10} {:>10}",
+                "{call:<12} {:>9} {:>7} {:>8} {:>10} {:>10} {:>10} {:>10} {:>10}",
                 totals.count,
                 totals.failed,
                 totals.dropped,
                 Micros(totals.micros),
                 Micros(totals.longest),
                 Micros(totals.slot),
+                Micros(totals.lock),
                 Micros(totals.builds)
             )?;
         }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use weld_solver::{
     CacheSourceId, CancelCause, Digest, EdgeState, GraphSize, KeyId, MergeReason, OpCall, RecordId,
     Refusal, RequestOutcome, TraceEdge, TraceEvent, TraceInput, TraceStamp, TraceVertex,
+    WaitReason,
 };
 use weld_trace::{Kind, Line, encode};
 
@@ -239,8 +240,16 @@ fn event() -> impl Strategy<Value = TraceEvent> {
             }),
         (any::<u64>(), vertex())
             .prop_map(|(task, vertex)| TraceEvent::CallDropped { task, vertex }),
-        (any::<u64>(), vertex())
-            .prop_map(|(task, vertex)| TraceEvent::SlotAwaited { task, vertex }),
+        (
+            any::<u64>(),
+            vertex(),
+            prop_oneof![Just(WaitReason::Slot), Just(WaitReason::Lock)]
+        )
+            .prop_map(|(task, vertex, reason)| TraceEvent::SlotAwaited {
+                task,
+                vertex,
+                reason,
+            }),
         (any::<u64>(), vertex()).prop_map(|(task, vertex)| TraceEvent::SlotTaken { task, vertex }),
         text().prop_map(|reason| TraceEvent::SaveFailed { reason }),
         (any::<u32>(), text())

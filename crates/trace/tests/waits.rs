@@ -102,6 +102,51 @@ async fn waiting_for_a_slot_is_no_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_what_others_hold_is_no_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("trace");
+    let tracer = Tracer::new();
+    tracer.start(&file).unwrap();
+    let solver = support::solver_of(&tracer, Some(1));
+    let (first, second) = (
+        support::job(&solver, "first").await,
+        support::job(&solver, "second").await,
+    );
+    let waits = first.solve(support::chain("f", &["waits for a lock"]));
+    // It has no slot meanwhile, and so another one has it then.
+    let works = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        second.solve(support::chain("s", &["a while"])).await
+    };
+    let (waits, works) = tokio::join!(waits, works);
+    (waits.unwrap(), works.unwrap());
+    first.discard().await;
+    second.discard().await;
+    support::empty(&solver).await;
+    tracer.stop().unwrap();
+
+    let check = weld_trace::check(Reader::open(&file).unwrap()).unwrap();
+    assert!(check.is_good(), "{check}");
+    let trace = Trace::read(&file).unwrap();
+    let timeline = weld_trace::timeline(&trace, &named("waits for a lock")).unwrap();
+    let entry = &timeline.vertices[0];
+    assert!(entry.lock >= 0.1 && entry.lock < 0.3, "{timeline}");
+    assert!(entry.slot > 0.1, "{timeline}");
+    assert!(entry.worked < 0.1, "{timeline}");
+    let text = timeline.to_string();
+    assert!(text.contains(" for a slot)") && text.contains(" for a lock)"));
+    let of_first = Filter {
+        job: Some("first".to_owned()),
+        ..Filter::default()
+    };
+    let path = weld_trace::critical_path(&trace, &of_first).unwrap();
+    assert!(path.steps[0].lock >= 100_000, "{path}");
+    let summary = weld_trace::summary(Reader::open(&file).unwrap()).unwrap();
+    assert!(summary.calls["exec"].lock >= 100_000, "{summary}");
+    takes_no_longer_than_it_did(&summary);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn builds_of_operations_are_entered_and_counted_once() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("trace");

@@ -139,7 +139,7 @@ async fn acquire(
         });
     };
     tell(None);
-    let mount = ctx.without_slot(mounts.acquire(&request, fill)).await;
+    let mount = ctx.wait_for_lock(mounts.acquire(&request, fill)).await;
     tell(Some(SystemTime::now()));
     mount
 }

@@ -7,7 +7,9 @@ use super::{
     graph::{Asker, Phase, Purpose, Step, VertexId},
     io::{EdgeId, Effects, TaskId, Ticket},
 };
-use crate::{CancelCause, EdgeState, GraphSize, MergeReason, OpCall, RequestOutcome, TraceEvent};
+use crate::{
+    CancelCause, EdgeState, GraphSize, MergeReason, OpCall, RequestOutcome, TraceEvent, WaitReason,
+};
 
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Digest of the vertex that a task works for.
@@ -16,15 +18,18 @@ impl<O: Clone, V: Clone> Core<O, V> {
         Some(self.vertices[task.vertex].digest)
     }
 
-    /// What there is to tell of a call that waits for a slot from now on, or no more; `None` while nothing is traced, or where the call
+    /// What there is to tell of a call that waits from now on, or no more; `None` while nothing is traced, or where the call
     /// is not live.
-    pub fn slot_event(&self, task: TaskId, waits: bool) -> Option<TraceEvent> {
+    pub fn slot_event(&self, task: TaskId, waits: Option<WaitReason>) -> Option<TraceEvent> {
         let vertex = self.tasks.get(task).filter(|_| self.tracing)?.vertex;
         let (task, vertex) = (task.unique(), self.trace_vertex(vertex));
-        Some(if waits {
-            TraceEvent::SlotAwaited { task, vertex }
-        } else {
-            TraceEvent::SlotTaken { task, vertex }
+        Some(match waits {
+            Some(reason) => TraceEvent::SlotAwaited {
+                task,
+                vertex,
+                reason,
+            },
+            None => TraceEvent::SlotTaken { task, vertex },
         })
     }
 

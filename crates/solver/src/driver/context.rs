@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Built, LogChunk, OpDefinition, OpError, ResultRef, Session, SolveError, Status, Value,
+    WaitReason,
     core::{TaskId, Ticket},
     progress::Report,
 };
@@ -135,6 +136,12 @@ impl<T: Value> OpContext<T> {
         outcome
     }
 
+    /// As [`without_slot`](Self::without_slot), for what another operation holds: traces tell of the wait.
+    pub async fn wait_for_lock<R>(&self, wait: impl Future<Output = R>) -> R {
+        self.without_slot(self.traced_wait(WaitReason::Lock, wait))
+            .await
+    }
+
     /// Takes the execution slot, unless nobody waits for this call any more: then there is nothing to queue for.
     pub(super) async fn take_slot(&self) {
         let take = async {
@@ -144,6 +151,6 @@ impl<T: Value> OpContext<T> {
                 () = self.slot.take() => {}
             }
         };
-        self.traced_wait(take).await;
+        self.traced_wait(WaitReason::Slot, take).await;
     }
 }

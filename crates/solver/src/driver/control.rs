@@ -2,13 +2,13 @@
 
 use std::sync::{
     OnceLock,
-    atomic::{AtomicBool, Ordering, fence},
+    atomic::{AtomicBool, AtomicU8, Ordering, fence},
 };
 
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::progress::Reports;
+use crate::{WaitReason, progress::Reports};
 
 /// See the module.
 ///
@@ -17,8 +17,8 @@ use crate::progress::Reports;
 #[derive(Default)]
 pub(super) struct TaskControl {
     cancelled: AtomicBool,
-    /// Whether the task waits for a slot to execute in.
-    waits: AtomicBool,
+    /// What the task waits for while it executes, as [`wait_for`](Self::wait_for) numbers it.
+    waits: AtomicU8,
     /// Made when an operation asks for it.
     token: OnceLock<CancellationToken>,
     pub(super) reports: Reports,
@@ -39,13 +39,22 @@ impl TaskControl {
         }
     }
 
-    /// The task waits for a slot from now on, or no more.
-    pub(super) fn wait_for_slot(&self, waits: bool) {
-        self.waits.store(waits, Ordering::Relaxed);
+    /// The task waits for this from now on, or no more.
+    pub(super) fn wait_for(&self, reason: Option<WaitReason>) {
+        let number = match reason {
+            None => 0,
+            Some(WaitReason::Slot) => 1,
+            Some(WaitReason::Lock) => 2,
+        };
+        self.waits.store(number, Ordering::Relaxed);
     }
 
-    pub(super) fn waits_for_slot(&self) -> bool {
-        self.waits.load(Ordering::Relaxed)
+    pub(super) fn waits_for(&self) -> Option<WaitReason> {
+        match self.waits.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(WaitReason::Slot),
+            _ => Some(WaitReason::Lock),
+        }
     }
 
     /// The task runs on a tokio task of its own from now on.

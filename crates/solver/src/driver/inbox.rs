@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{CoreInput, CoreReply};
 use crate::{
-    KeyMatches, SolveError, Value,
+    KeyMatches, SolveError, Value, WaitReason,
     core::{Census, JobId, QueryId, TaskId, Ticket},
     progress::Channel,
 };
@@ -39,11 +39,11 @@ pub(super) enum Message<T: Value> {
     },
     /// A task has reports for its listeners.
     Reports(u32, TaskId),
-    /// A task waits for a slot from now on, or no more. Only sent while there is a trace.
+    /// A task waits for this from now on, or no more. Only sent while there is a trace.
     Slot {
         epoch: u32,
         task: TaskId,
-        waits: bool,
+        waits: Option<WaitReason>,
     },
     /// A job's progress is to go into this channel.
     Subscribe(u32, JobId, Arc<Channel>),

@@ -354,11 +354,11 @@ impl<T: Value> Pump<T> {
     fn trace_under_way(&mut self, shared: &Shared<T>) {
         let mut events = Vec::new();
         for place in self.running.iter_mut() {
-            place.told_to_wait = place.control.waits_for_slot();
+            place.told_to_wait = place.control.waits_for();
             let micros = self.now.saturating_sub(place.began);
             events.extend(self.core.under_way_event(place.task, micros));
-            if place.told_to_wait {
-                events.extend(self.core.slot_event(place.task, true));
+            if place.told_to_wait.is_some() {
+                events.extend(self.core.slot_event(place.task, place.told_to_wait));
             }
         }
         for event in events {

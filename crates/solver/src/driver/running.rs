@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::control::TaskControl;
-use crate::core::TaskId;
+use crate::{WaitReason, core::TaskId};
 
 /// Most controls of ended tasks that are kept to be used again.
 const KEPT: usize = 1024;
@@ -26,7 +26,7 @@ pub(super) struct Place {
     /// When it was started, in microseconds of the clock.
     pub(super) began: u64,
     /// Whether the trace was told last that it waits for a slot.
-    pub(super) told_to_wait: bool,
+    pub(super) told_to_wait: Option<WaitReason>,
 }
 
 impl Running {
@@ -40,7 +40,7 @@ impl Running {
             task,
             control: Arc::clone(&control),
             began: now,
-            told_to_wait: false,
+            told_to_wait: None,
         });
         self.len += 1;
         self.since += 1;
@@ -63,8 +63,8 @@ impl Running {
         (place.task == task).then_some(&place.control)
     }
 
-    /// Notes what the trace is told of a task's waiting for a slot; whether it is news.
-    pub(super) fn is_news(&mut self, task: TaskId, waits: bool) -> bool {
+    /// Notes what the trace is told of a task's waiting; whether it is news.
+    pub(super) fn is_news(&mut self, task: TaskId, waits: Option<WaitReason>) -> bool {
         let place = self.places.get_mut(task.place()).and_then(Option::as_mut);
         let place = place.filter(|place| place.task == task);
         place.is_some_and(|place| std::mem::replace(&mut place.told_to_wait, waits) != waits)

@@ -213,7 +213,7 @@ impl Replay {
         report.add(self.line, Rule::Call, what);
     }
 
-    /// A call waits for a slot while its operation executes, and goes on.
+    /// A call waits while its operation executes, and goes on.
     pub(super) fn slot(&mut self, line: &Line<'_>, report: &mut CheckReport) {
         self.same_vertex(line, report);
         let waits = line.kind == Kind::SlotWait;
@@ -234,8 +234,8 @@ impl Replay {
             },
         };
         let what = match waits {
-            true => format!("call {task} waits for a slot, but {what}"),
-            false => format!("call {task} has a slot, but {what}"),
+            true => format!("call {task} waits, but {what}"),
+            false => format!("call {task} waits no more, but {what}"),
         };
         report.add(self.line, Rule::Call, what);
     }

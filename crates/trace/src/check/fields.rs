@@ -12,6 +12,7 @@ use crate::{
 const CALLS: &[&str] = &["cache-map", "preprocess", "slow-key", "exec"];
 const REASONS: &[&str] = &["fast-key", "slow-key"];
 const REFUSALS: &[&str] = &["never-merge", "ignore-cache", "ancestor", "both-complete"];
+const WAITS: &[&str] = &["slot", "lock"];
 const CAUSES: &[&str] = &[
     "not-needed",
     "request-cancelled",
@@ -28,6 +29,7 @@ impl Replay {
             Kind::CallStart | Kind::CallEnd => unknown(line.call, CALLS),
             Kind::Merge => unknown(line.reason, REASONS),
             Kind::MergeRefused => unknown(line.reason, REFUSALS),
+            Kind::SlotWait => unknown(line.reason, WAITS),
             Kind::Cancel => unknown(line.cause, CAUSES),
             _ => None,
         };

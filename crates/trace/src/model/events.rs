@@ -1,6 +1,8 @@
 //! How events change what is known of a trace.
 
-use super::{Call, Input, Job, KeyOf, Live, Merge, Note, Request, Trace, Vertex, VertexAt};
+use super::{
+    Call, Input, Job, KeyOf, Live, Merge, Note, Request, Trace, Vertex, VertexAt, Wait, WaitFor,
+};
 use crate::{
     kind::Kind,
     line::{Line, Text},
@@ -337,10 +339,18 @@ impl Trace {
             return;
         };
         match (line.kind, call.waits.last_mut()) {
-            (Kind::SlotWait, _) => call.waits.push((line.time, None)),
-            (_, Some((_, end))) if end.is_none() => *end = Some(line.time),
+            (Kind::SlotWait, _) => call.waits.push(Wait {
+                what: WaitFor::of(line),
+                start: line.time,
+                end: None,
+            }),
+            (_, Some(wait)) if wait.end.is_none() => wait.end = Some(line.time),
             // It waited already when the trace began.
-            (_, _) => call.waits.push((call.start, Some(line.time))),
+            (_, _) => call.waits.push(Wait {
+                what: WaitFor::Slot,
+                start: call.start,
+                end: Some(line.time),
+            }),
         }
     }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     filter::{Filter, FilterError},
-    model::{Trace, VertexAt},
+    model::{Trace, VertexAt, WaitFor},
     text::{Micros, one_line, short},
 };
 
@@ -23,12 +23,17 @@ pub struct GraphNode {
     pub inputs: Vec<usize>,
     /// Position of the one that it was merged into.
     pub merged_into: Option<usize>,
-    /// Microseconds in which it was worked on, or in which what waits for a slot has waited.
+    /// Microseconds in which it was worked on, or in which what waits for a slot or a lock has waited.
     pub micros: u64,
 }
 
 /// What is ready to execute and waits for its turn.
-const WAITING: &str = "waiting for a slot";
+const fn waiting(what: WaitFor) -> &'static str {
+    match what {
+        WaitFor::Slot => "waiting for a slot",
+        WaitFor::Lock => "waiting for a lock",
+    }
+}
 
 /// What was live in a trace, as a graph.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -51,7 +56,7 @@ pub fn graph(trace: &Trace, filter: &Filter) -> Result<GraphReport, FilterError>
         let vertex = &trace.vertices[*at];
         let inputs = vertex.inputs.iter().filter_map(|input| input.vertex);
         let outcome = match vertex.outcome(trace) {
-            "running" if vertex.waits(trace) => WAITING,
+            "running" => vertex.waits_for(trace).map_or("running", waiting),
             outcome => outcome,
         };
         GraphNode {
@@ -81,7 +86,7 @@ impl fmt::Display for GraphReport {
                 "merged" => "#eeddff",
                 "failed" => "#ffd0d0",
                 "running" => "#fff0c0",
-                WAITING => "#ffe0e0",
+                "waiting for a slot" | "waiting for a lock" => "#ffe0e0",
                 _ => "#eeeeee",
             };
             let name = one_line(&node.name)

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::vertex::{CallEntry, call_entry};
 use crate::{
     filter::{Filter, FilterError},
-    model::Trace,
+    model::{Trace, WaitFor},
     text::{Micros, one_line, short},
 };
 
@@ -24,10 +24,12 @@ pub struct TimelineEntry {
     pub start: f64,
     /// When its last one ended.
     pub end: f64,
-    /// Seconds in between in which it was worked on: in which a call of it ran, and waited neither for a slot nor for builds of its own.
+    /// Seconds in between in which it was worked on: in which a call of it ran, and waited neither for a slot or a lock nor for builds of its own.
     pub worked: f64,
     /// Seconds in which it waited for a slot to execute in.
     pub slot: f64,
+    /// Seconds in which it waited for what another call held, such as a cache mount.
+    pub lock: f64,
     /// Its calls.
     pub calls: Vec<CallEntry>,
 }
@@ -62,7 +64,8 @@ pub fn timeline(trace: &Trace, filter: &Filter) -> Result<TimelineReport, Filter
                 start: trace.seconds(start),
                 end: trace.seconds(end),
                 worked: vertex.worked(trace) as f64 / 1e6,
-                slot: vertex.waited(trace) as f64 / 1e6,
+                slot: vertex.waited(WaitFor::Slot, trace) as f64 / 1e6,
+                lock: vertex.waited(WaitFor::Lock, trace) as f64 / 1e6,
                 calls: calls.map(|call| call_entry(trace, call)).collect(),
             })
         })
@@ -94,7 +97,11 @@ impl TimelineEntry {
             }
         }
         // Cells in which it only waited, and where no other call goes on.
-        for (start, end) in self.calls.iter().flat_map(|call| &call.slot) {
+        for (start, end) in self
+            .calls
+            .iter()
+            .flat_map(|call| call.slot.iter().chain(&call.lock))
+        {
             let from = (((start - origin) * scale).ceil() as usize).min(WIDTH);
             let to = (((end - origin) * scale).floor() as usize).clamp(from, WIDTH);
             bar[from..to].fill('·');
@@ -109,19 +116,21 @@ impl fmt::Display for TimelineReport {
             return writeln!(f, "nothing that was worked on passes the filter");
         }
         for entry in &self.vertices {
+            let waited = |seconds: f64, what: &str| match (seconds * 1e6).round() as u64 {
+                0 => String::new(),
+                micros => format!("  ({} for a {what})", Micros(micros)),
+            };
             writeln!(
                 f,
-                "{:>10.3}s {:>9}  {:<10} │{}│ {}  {}{}",
+                "{:>10.3}s {:>9}  {:<10} │{}│ {}  {}{}{}",
                 entry.start,
                 Micros((entry.worked * 1e6).round() as u64),
                 entry.outcome,
                 entry.bar(self.from, self.seconds),
                 short(&entry.vertex),
                 one_line(&entry.name),
-                match (entry.slot * 1e6).round() as u64 {
-                    0 => String::new(),
-                    slot => format!("  ({} for a slot)", Micros(slot)),
-                }
+                waited(entry.slot, "slot"),
+                waited(entry.lock, "lock")
             )?;
         }
         Ok(())

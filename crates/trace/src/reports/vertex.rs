@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     filter::{FilterError, find},
-    model::{Call, Span, Trace, Vertex, VertexAt},
+    model::{Call, Span, Trace, Vertex, VertexAt, WaitFor},
     text::{one_line, short},
 };
 
@@ -25,6 +25,9 @@ pub struct CallEntry {
     /// When it waited for a slot to execute in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slot: Vec<(f64, f64)>,
+    /// When it waited for what another call held, such as a cache mount.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lock: Vec<(f64, f64)>,
     /// When it waited for builds that its operation had asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub builds: Vec<(f64, f64)>,
@@ -45,7 +48,8 @@ pub(super) fn call_entry(trace: &Trace, call: &Call) -> CallEntry {
         input: call.input,
         start: trace.seconds(call.start),
         end: call.end.map(|end| trace.seconds(end)),
-        slot: seconds(trace, call.slot_waits(trace)),
+        slot: seconds(trace, call.waits_for(WaitFor::Slot, trace)),
+        lock: seconds(trace, call.waits_for(WaitFor::Lock, trace)),
         builds: seconds(trace, call.build_waits(trace)),
         error: call.error.clone(),
         cancelled: call.cancelled.clone(),
@@ -276,7 +280,11 @@ impl fmt::Display for VertexEntry {
                 |end| format!(" for {:.6}s", end - call.start),
             );
             write!(f, "  {:>10.6}s  {}{input}{end}", call.start, call.call)?;
-            for (waits, what) in [(&call.slot, "a slot"), (&call.builds, "builds of its own")] {
+            for (waits, what) in [
+                (&call.slot, "a slot"),
+                (&call.lock, "a lock"),
+                (&call.builds, "builds of its own"),
+            ] {
                 let waited: f64 = waits.iter().map(|(start, end)| end - start).sum();
                 if waited > 0.0 {
                     write!(f, ", {waited:.6}s of it for {what}")?;

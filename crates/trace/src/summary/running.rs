@@ -43,6 +43,7 @@ pub(super) struct Running {
     /// Whether it was counted when it began.
     pub(super) counted: bool,
     pub(super) slot: Wait,
+    pub(super) lock: Wait,
     pub(super) builds: Wait,
 }
 
@@ -51,16 +52,19 @@ pub(super) struct Took {
     /// Without what it waited.
     pub(super) micros: u64,
     slot: u64,
+    lock: u64,
     builds: u64,
 }
 
 impl Running {
     pub(super) fn took(&self, end: u64) -> Took {
-        let (slot, builds) = (self.slot.total(end), self.builds.total(end));
+        let (slot, lock) = (self.slot.total(end), self.lock.total(end));
+        let builds = self.builds.total(end);
         let whole = end.saturating_sub(self.start);
         Took {
-            micros: whole.saturating_sub(slot).saturating_sub(builds),
+            micros: whole.saturating_sub(slot + lock + builds),
             slot,
+            lock,
             builds,
         }
     }
@@ -72,6 +76,7 @@ impl CallTotals {
         self.micros += took.micros;
         self.longest = self.longest.max(took.micros);
         self.slot += took.slot;
+        self.lock += took.lock;
         self.builds += took.builds;
     }
 }

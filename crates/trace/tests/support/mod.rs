@@ -43,6 +43,10 @@ impl Op<u64> for Step {
             let built = ctx.build(chain(&self.key, &self.builds)).await;
             built.map_err(|_| OpError::Cancelled)?;
         }
+        if self.key == "waits for a lock" {
+            let held = tokio::time::sleep(Duration::from_millis(100));
+            ctx.wait_for_lock(held).await;
+        }
         if self.fails {
             return Err(OpError::failed(std::io::Error::other("told to fail")));
         }
