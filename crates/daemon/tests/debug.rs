@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use weld_proto::control::SolveRequest;
@@ -66,8 +68,24 @@ async fn what_is_live_is_shown_in_every_form() {
     assert!(page.contains("<html") && page.contains(&image), "{page}");
     let (status, _) = ask(&daemon, "GET /debug/graph?format=gif").await;
     assert!(status.contains("400"), "{status}");
-    let (_, builds) = ask(&daemon, "GET /debug/builds").await;
-    assert!(builds.contains(r#""ref":"silent""#), "{builds}");
+    // Progress arrives a little later.
+    let step = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            let (_, builds) = ask(&daemon, "GET /debug/builds").await;
+            let build: serde_json::Value = serde_json::from_str(&builds).unwrap();
+            assert_eq!(build["ref"], "silent", "{builds}");
+            let step = &build["under_way"][0];
+            if step["doing"].is_string() {
+                return step.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let step = step.await.expect("no step goes on");
+    assert_eq!(step["name"], image.as_str());
+    assert!(step["seconds"].as_f64().is_some(), "{step}");
+    let reference = image.trim_start_matches("docker-image://");
+    assert_eq!(step["doing"], format!("resolve {reference}"));
     let (_, metrics) = ask(&daemon, "GET /metrics").await;
     for line in [
         "weld_builds_running 1",
@@ -123,7 +141,7 @@ async fn a_trace_is_switched_on_and_off_while_the_daemon_runs() {
         .contains("\"on\":false")
     {
         assert!(begun.elapsed().as_secs() < 10, "it goes on and on");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     daemon.end().await;
 }

@@ -10,10 +10,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use prost::Message;
 use tokio::sync::watch;
-use weld_progress::{Batch, Log, Receiver, Timestamp, Vertex};
+use weld_progress::{Batch, Log, Receiver, Timestamp, TransferStatus, Vertex};
 use weld_proto::control::StatusResponse;
 
 use super::messages::from_batch;
@@ -58,6 +59,16 @@ struct Step {
     started: Option<Timestamp>,
     completed: Option<Timestamp>,
     error: String,
+    /// What it said last that it does, and has not ended.
+    doing: String,
+}
+
+/// A step that goes on.
+pub(crate) struct StepUnderWay {
+    pub(crate) name: String,
+    pub(crate) started: SystemTime,
+    /// What it does, where it says so: `waiting for the cache mount /c`.
+    pub(crate) doing: String,
 }
 
 /// The numbers of a build.
@@ -130,6 +141,24 @@ impl Journal {
         }
     }
 
+    /// The steps that go on, those that began first before the others.
+    pub(crate) fn under_way(&self) -> Vec<StepUnderWay> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let steps = counts.steps.values();
+        let steps = steps.filter(|step| step.completed.is_none());
+        let mut steps: Vec<_> = steps
+            .filter_map(|step| {
+                Some(StepUnderWay {
+                    name: step.name.clone(),
+                    started: step.started?.into(),
+                    doing: step.doing.clone(),
+                })
+            })
+            .collect();
+        steps.sort_by_key(|step| step.started);
+        steps
+    }
+
     /// The steps that have begun and ended, as spans.
     pub(crate) fn steps(&self) -> Vec<StepSpan> {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,6 +185,11 @@ impl Journal {
             if counts.steps.len() < MAX_STEPS || counts.steps.contains_key(&vertex.digest) {
                 let step = counts.steps.entry(vertex.digest.clone()).or_default();
                 step.take(vertex);
+            }
+        }
+        for status in &batch.statuses {
+            if let Some(step) = counts.steps.get_mut(&status.vertex) {
+                step.hear(status);
             }
         }
         let limit = self.log_limit;
@@ -188,6 +222,15 @@ impl Step {
         self.completed = vertex.completed.or(self.completed);
         if !vertex.error.is_empty() {
             self.error = vertex.error.chars().take(MAX_NAME).collect();
+        }
+    }
+
+    fn hear(&mut self, status: &TransferStatus) {
+        let doing: String = status.id.chars().take(MAX_NAME).collect();
+        if status.completed.is_none() {
+            self.doing = doing;
+        } else if self.doing == doing {
+            self.doing.clear();
         }
     }
 }

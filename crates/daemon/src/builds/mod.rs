@@ -24,6 +24,8 @@ const MAX_REFERENCE: usize = 1024;
 pub(crate) struct LiveBuild {
     /// The client's name for it.
     pub(crate) reference: String,
+    /// The client's session; empty where it has none.
+    pub(crate) session: String,
     /// The frontend's name.
     pub(crate) frontend: String,
     /// What happened.

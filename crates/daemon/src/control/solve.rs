@@ -90,6 +90,7 @@ fn begin(
         .map_err(|error| Status::internal(format!("keep the build's progress: {error}")))?;
     let running = shared.builds.begin(LiveBuild {
         reference: plan.reference.clone(),
+        session: plan.session.clone(),
         frontend: plan.frontend.clone(),
         journal,
         cancel,

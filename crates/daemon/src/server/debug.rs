@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -20,6 +21,9 @@ use crate::config::ListenConfig;
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 64;
+
+/// How many steps of a build are shown that go on; the counts tell of the others.
+const MAX_STEPS: usize = 64;
 
 /// What there is.
 const INDEX: &str = "/metrics\n/debug/builds\n/debug/graph?format=dot|json|html\n/debug/trace\n\
@@ -155,15 +159,26 @@ fn status_of(error: &InspectError) -> StatusCode {
 /// One line of JSON for each build that runs.
 fn builds(shared: &Shared) -> String {
     let mut lines = String::new();
+    let since = |time: SystemTime| time.elapsed().unwrap_or_default().as_secs_f64();
     for build in shared.builds.running() {
         let summary = build.journal.summary();
+        let steps = build.journal.under_way();
+        let steps = steps.iter().take(MAX_STEPS).map(|step| {
+            let mut shown = serde_json::json!({"name": step.name, "seconds": since(step.started)});
+            if !step.doing.is_empty() {
+                shown["doing"] = step.doing.as_str().into();
+            }
+            shown
+        });
         let line = serde_json::json!({
             "ref": build.reference,
+            "session": build.session,
             "frontend": build.frontend,
-            "seconds": build.started.elapsed().unwrap_or_default().as_secs_f64(),
+            "seconds": since(build.started),
             "steps": summary.total,
             "completed": summary.completed,
             "cached": summary.cached,
+            "under_way": steps.collect::<Vec<_>>(),
         });
         lines.push_str(&line.to_string());
         lines.push('\n');

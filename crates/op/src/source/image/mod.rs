@@ -21,7 +21,7 @@ pub(crate) use resolve::{Place, Resolutions, open_layout};
 use super::layers::{self, Layer, Origin};
 use crate::captured::Pin;
 use crate::digest::to_solver;
-use crate::reporting::reporting;
+use crate::reporting::{reporting, told_when_slow};
 use crate::session::{self, Session};
 use crate::{Tree, Worker};
 
@@ -41,6 +41,13 @@ pub(crate) enum Wanted {
 }
 
 impl Wanted {
+    fn reference(&self) -> &str {
+        match self {
+            Self::Registry(image) => &image.reference,
+            Self::Layout(image) => &image.reference,
+        }
+    }
+
     fn layer_limit(&self) -> Option<u64> {
         match self {
             Self::Registry(image) => image.layer_limit,
@@ -157,7 +164,8 @@ impl Op<Tree> for Image {
     /// Known by its manifest first, then by its layers alone: the same layers may be found under
     /// another name, or with another config.
     async fn cache_map(&self, ctx: &OpContext<Tree>, index: u32) -> Result<CacheMap, OpError> {
-        let (resolved, ..) = self.resolve(ctx).await?;
+        let what = || format!("resolve {}", self.wanted.reference());
+        let (resolved, ..) = told_when_slow(ctx, what, self.resolve(ctx)).await?;
         // A later answer is for a key that was found by the first one already.
         let _ = self.resolved.set(resolved.digest.clone());
         let limit = self.wanted.layer_limit().unwrap_or(u64::MAX);
