@@ -185,7 +185,12 @@ impl StepLayers {
 
 /// The layers of a tree; `None` if one is no blob yet.
 fn chains(tree: &Tree) -> Option<Chains> {
-    let layers = tree.snapshot()?.layer_snapshots();
+    let snapshot = tree.snapshot()?;
+    // Each step of a long chain has all layers below it: where its own is no blob, they are not looked at.
+    if !snapshot.may_be_blobs().unwrap_or(false) {
+        return None;
+    }
+    let layers = snapshot.layer_snapshots();
     let known = layers.iter().map(|layer| {
         // What cannot be read is left out: nobody fails for the sake of a note.
         let blobs = layer.known_blobs().ok()?.into_iter();

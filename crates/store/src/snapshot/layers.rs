@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::SnapshotError;
 use super::combine::ChangeSource;
 use super::handle::SnapshotRef;
-use super::record::{LAYERS, LayerDescriptor};
+use super::record::{LAYERS, LayerDescriptor, Origin};
 use super::store::lock;
 use crate::Ticket;
 use crate::blobs::{BlobInfo, BlobRef, Expected, Growth, Started};
@@ -166,6 +166,15 @@ impl SnapshotRef {
         })?;
         let known = keys.into_iter().rev().map(|key| self.known_layer(key));
         known.filter_map(Result::transpose).collect()
+    }
+
+    /// Whether a blob of its own layer is known, or it has none of its own. If not, no walk through
+    /// [`SnapshotRef::layer_snapshots`] finds a blob for each.
+    pub fn may_be_blobs(&self) -> Result<bool, SnapshotError> {
+        Ok(match self.record().origin {
+            Origin::Layer { .. } | Origin::Difference { .. } => !self.known_blobs()?.is_empty(),
+            Origin::Merge { .. } | Origin::Range { .. } => true,
+        })
     }
 
     fn make_layer(&self, options: &LayerOptions<'_>) -> Result<LayerBlob, SnapshotError> {
