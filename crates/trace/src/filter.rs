@@ -66,6 +66,14 @@ pub enum FilterError {
         /// When it was discarded, or the trace ended.
         to: Duration,
     },
+    /// The trace is over by then.
+    #[error("nothing is since {since:?}: the trace ends at {end:?}")]
+    AfterEnd {
+        /// Only what came at or after this time.
+        since: Duration,
+        /// How long the trace is.
+        end: Duration,
+    },
     /// No vertex is meant.
     #[error("no vertex in the trace passes the filter")]
     Nothing,
@@ -83,6 +91,12 @@ impl Filter {
             && since > until
         {
             return Err(FilterError::Times { since, until });
+        }
+        if let Some(since) = self.since
+            && trace.time(since) > trace.end
+        {
+            let end = Duration::from_micros(trace.end.saturating_sub(trace.start));
+            return Err(FilterError::AfterEnd { since, end });
         }
         let mut scope = Scope {
             trace,
