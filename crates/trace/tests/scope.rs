@@ -140,7 +140,10 @@ fn filters_that_nothing_can_pass_are_errors() {
     summary(&file, &times(400, 400)).unwrap();
     summary(&file, &times(10_000, 20_000)).unwrap();
     let error = wrong(&times(10_001, 20_000));
-    assert!(error.contains("10.001s") && error.contains("10s"), "{error}");
+    assert!(
+        error.contains("10.001s") && error.contains("10s"),
+        "{error}"
+    );
     let before = Filter {
         job: Some("abc1".to_owned()),
         ..times(100, 300)

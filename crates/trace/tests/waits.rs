@@ -119,7 +119,8 @@ async fn waiting_for_what_others_hold_is_no_work() {
         second.solve(support::chain("s", &["a while"])).await
     };
     let (waits, works) = tokio::join!(waits, works);
-    (waits.unwrap(), works.unwrap());
+    waits.unwrap();
+    works.unwrap();
     first.discard().await;
     second.discard().await;
     support::empty(&solver).await;
