@@ -98,4 +98,5 @@ pub use weld_runtime::privilege::PrivilegeError;
 pub use weld_runtime::{Chunk, RuntimeError, Stdio, StepProcess, Terminal};
 pub use weld_solver::{Census, TraceSink};
 pub use weld_source::blob_store::LayoutStore;
+pub use weld_source::index_lock::LockWait;
 pub use weld_store::{OnDamage, OnFullDisk, panic_becomes_error};

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
-use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, ReadBuf};
 use weld_digest::{Digest, Hasher};
 
 use crate::image::{ANNOTATION_REF_NAME, Descriptor, Index, media_type};
+use crate::index_lock::{IndexLock, LockWait, at};
 use crate::oci_layout::{BlobProvider, LayoutError, OciLayout};
 use crate::partial::partial_name;
 
@@ -108,7 +109,7 @@ impl LayoutStore {
     pub fn find(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
         // Asked once whether it is there: others may be about to write the first blob.
         match OciLayout::of_blobs_if_there(&self.path) {
-            Ok(Some(layout)) => layout.find_blob(digest).map_err(io::Error::other),
+            Ok(Some(layout)) => layout.find_blob(digest).map_err(LayoutError::into_io),
             Ok(None) => Ok(None),
             Err(error) => Err(io::Error::other(error)),
         }
@@ -119,21 +120,20 @@ impl LayoutStore {
     /// # Errors
     /// What making files meets.
     pub fn write(&self, digest: &Digest) -> io::Result<LayoutWriter> {
-        let target = self.blob(digest);
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent)?;
+        let algorithm = digest.algorithm().name();
+        for directory in ["blobs", &format!("blobs/{algorithm}"), "ingest"] {
+            self.make_directory(&self.path.join(directory))?;
         }
-        let ingests = self.path.join("ingest");
-        fs::create_dir_all(&ingests)?;
-        let partial = ingests.join(partial_name());
+        let partial = self.path.join("ingest").join(partial_name());
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .open(&partial)?;
+            .open(&partial)
+            .map_err(at("create", &partial))?;
         Ok(LayoutWriter {
             file,
             partial: Some(partial),
-            target,
+            store: self.clone(),
             hasher: Hasher::new(digest.algorithm()),
             expected: digest.clone(),
             length: 0,
@@ -152,8 +152,13 @@ impl LayoutStore {
     ///
     /// # Errors
     /// What reading and writing meet.
-    pub fn tag(&self, tag: &str, descriptor: Descriptor) -> io::Result<Option<SetAside>> {
-        self.retag(tag, |_| Ok(descriptor))
+    pub fn tag(
+        &self,
+        tag: &str,
+        descriptor: Descriptor,
+        wait: &dyn LockWait,
+    ) -> io::Result<Option<SetAside>> {
+        self.retag(tag, wait, |_| Ok(descriptor))
     }
 
     /// The same, where what is listed depends on what was; nobody else changes the index meanwhile.
@@ -163,19 +168,15 @@ impl LayoutStore {
     pub fn retag(
         &self,
         tag: &str,
+        wait: &dyn LockWait,
         choose: impl FnOnce(Option<Descriptor>) -> io::Result<Descriptor>,
     ) -> io::Result<Option<SetAside>> {
         fs::create_dir_all(&self.path)?;
-        // Other writers of the index, BuildKit's client among them, hold the same lock.
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.path.join("index.json.lock"))?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+        let _lock = IndexLock::take(&self.path, wait)?;
         let marker = self.path.join("oci-layout");
-        if !marker.exists() {
-            fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        let is_marked = |file: fs::Metadata| file.is_file() && file.len() > 0;
+        if !fs::metadata(&marker).is_ok_and(is_marked) {
+            self.replace(&marker, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
         let (mut index, aside) = match self.index() {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -196,35 +197,83 @@ impl LayoutStore {
             .insert(ANNOTATION_REF_NAME.to_owned(), tag.to_owned());
         index.manifests.push(descriptor);
         let encoded = serde_json::to_vec(&index)?;
-        let partial = self.path.join(partial_name());
-        fs::write(&partial, encoded)?;
-        fs::rename(&partial, self.path.join(INDEX))?;
+        self.replace(&self.path.join(INDEX), &encoded)?;
         Ok(aside)
+    }
+
+    /// Sees to it that there is a directory of it.
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        if fs::symlink_metadata(path).is_ok() && !path.is_dir() {
+            self.put_aside(path)?;
+        }
+        fs::create_dir_all(path).map_err(at("create", path))
+    }
+
+    /// Writes a small file of it, whole or not at all.
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let partial = self.path.join(partial_name());
+        fs::write(&partial, content).map_err(at("write", &partial))?;
+        self.place(&partial, path)
+    }
+
+    /// Puts a file in its place, in which there may be something else.
+    fn place(&self, partial: &Path, path: &Path) -> io::Result<()> {
+        match fs::rename(partial, path) {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                self.put_aside(path)?;
+                fs::rename(partial, path)
+            }
+            renamed => renamed,
+        }
+        .map_err(at("write", path))
+    }
+
+    /// Moves what should not be where it is, under a name that says so; where it is now.
+    fn put_aside(&self, path: &Path) -> io::Result<PathBuf> {
+        let name = path.file_name().unwrap_or_default().display();
+        let first = self.path.join(format!("{name}.damaged"));
+        let mut moved = fs::rename(path, &first).map(|()| first);
+        for number in 2..=MOST_ASIDE {
+            // Something of another kind, or a directory that is not empty, has that name.
+            let Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) =
+                moved.as_ref().map_err(errno)
+            else {
+                break;
+            };
+            let other = self.path.join(format!("{name}.damaged-{number}"));
+            moved = fs::rename(path, &other).map(|()| other);
+        }
+        let moved = moved.map_err(at("move aside", path))?;
+        tracing::warn!(path = %path.display(), to = %moved.display(), "what is not what it should be is set aside");
+        Ok(moved)
     }
 
     /// What is listed; [`io::ErrorKind::InvalidData`] if the index is none.
     fn index(&self) -> io::Result<Index> {
-        match OciLayout::of_blobs_if_there(&self.path) {
-            Ok(Some(_)) if !self.path.join(INDEX).exists() => Ok(empty_index()),
-            Ok(Some(layout)) => layout.index().map_err(|error| match error {
-                LayoutError::Document { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
-                error => io::Error::other(error),
-            }),
+        let read = match OciLayout::of_blobs_if_there(&self.path) {
+            Ok(Some(layout)) => layout.index().map_err(LayoutError::into_io),
             Ok(None) => Ok(empty_index()),
             Err(error) => Err(io::Error::other(error)),
+        };
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(empty_index()),
+            read => read,
         }
     }
 
     fn set_aside(&self, reason: io::Error) -> io::Result<SetAside> {
-        let path = self.path.join(format!("{INDEX}.damaged"));
-        fs::rename(self.path.join(INDEX), &path)?;
+        let path = self.put_aside(&self.path.join(INDEX))?;
         Ok(SetAside { path, reason })
     }
 
     /// The length of a blob that is there and not known to be damaged; a small one is looked at.
     fn sound(&self, digest: &Digest) -> io::Result<Option<u64>> {
-        let Some((file, length)) = self.find(digest)? else {
-            return Ok(None);
+        let (file, length) = match self.find(digest) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            // What is in its place, or in that of a directory above it, is no blob.
+            Err(error) if is_odd(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
         if !self.damaged.has(digest) && length <= LOOKED_AT {
             let mut hasher = Hasher::new(digest.algorithm());
@@ -258,6 +307,21 @@ impl LayoutStore {
         Ok(())
     }
 }
+
+/// Whether what is somewhere is not what it should be.
+fn is_odd(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::NotADirectory
+    )
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+/// How many things of one name are set aside.
+const MOST_ASIDE: u32 = 100;
 
 /// Longest blob, in bytes, of which the content is looked at before it counts as there: a longer one has its length until it is read.
 const LOOKED_AT: u64 = 8 << 20;
@@ -330,7 +394,7 @@ impl AsyncRead for Verifying {
 pub struct LayoutWriter {
     file: File,
     partial: Option<PathBuf>,
-    target: PathBuf,
+    store: LayoutStore,
     hasher: Hasher,
     expected: Digest,
     length: u64,
@@ -368,7 +432,8 @@ impl LayoutWriter {
             ));
         }
         if let Some(partial) = &self.partial {
-            fs::rename(partial, &self.target)?;
+            self.store
+                .place(partial, &self.store.blob(&self.expected))?;
         }
         self.partial = None;
         Ok(())
@@ -427,6 +492,19 @@ impl BlobStore for LayoutStore {
 mod tests {
     use super::*;
 
+    /// Nobody else writes.
+    struct Never;
+
+    impl LockWait for Never {
+        fn begins(&self, lock: &Path) {
+            panic!("{} is held", lock.display());
+        }
+
+        fn is_stopped(&self) -> bool {
+            false
+        }
+    }
+
     #[tokio::test]
     async fn what_is_put_is_found_and_tagged() {
         let directory = tempfile::tempdir().unwrap();
@@ -441,7 +519,7 @@ mod tests {
         assert_eq!(store.size(&digest).await.unwrap(), Some(7));
         for tag in ["latest", "other", "latest"] {
             let descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest.clone(), 7);
-            store.tag(tag, descriptor).unwrap();
+            store.tag(tag, descriptor, &Never).unwrap();
         }
         assert_eq!(store.tagged("latest").unwrap().unwrap().digest, digest);
         assert!(OciLayout::open(store.path()).is_ok(), "a layout for others");
@@ -483,11 +561,11 @@ mod tests {
         let store = LayoutStore::new(directory.path());
         let descriptor =
             || Descriptor::new(media_type::OCI_MANIFEST, Digest::sha256_of(b"content"), 7);
-        assert!(store.tag("latest", descriptor()).unwrap().is_none());
+        assert!(store.tag("latest", descriptor(), &Never).unwrap().is_none());
         for damage in ["", "{\"manifests\": 3", "[]"] {
             fs::write(directory.path().join(INDEX), damage).unwrap();
             assert!(store.tagged("latest").is_err());
-            let aside = store.tag("latest", descriptor()).unwrap().unwrap();
+            let aside = store.tag("latest", descriptor(), &Never).unwrap().unwrap();
             assert_eq!(fs::read_to_string(aside.path).unwrap(), damage);
             assert!(store.tagged("latest").unwrap().is_some());
         }

@@ -12,6 +12,7 @@ pub mod blob_store;
 pub mod git;
 pub mod http;
 pub mod image;
+pub mod index_lock;
 pub mod local;
 pub mod objects;
 pub mod oci_layout;

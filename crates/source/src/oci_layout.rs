@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use serde::Deserialize;
 use tokio::io::AsyncRead;
 use weld_digest::{Digest, Hasher};
@@ -132,6 +133,18 @@ fn list(names: &[String]) -> String {
         return "none".to_owned();
     }
     names.join(", ")
+}
+
+impl LayoutError {
+    /// The same for who reads and writes: [`io::ErrorKind::InvalidData`] if what is there is not what it should be.
+    pub(crate) fn into_io(self) -> io::Error {
+        let kind = match &self {
+            Self::Document { .. } | Self::Damaged { .. } => io::ErrorKind::InvalidData,
+            Self::Read { source, .. } => source.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, self)
+    }
 }
 
 impl Selector {
@@ -432,17 +445,21 @@ impl OciLayout {
         // Tools may link blobs to each other, but only within the layout.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let file = File::from(rustix::fs::openat2(
-            self.root.as_fd(),
-            file,
-            flags,
-            Mode::empty(),
-            resolve,
-        )?);
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no file"));
+        let odd = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+        let opened = rustix::fs::openat2(self.root.as_fd(), file, flags, Mode::empty(), resolve);
+        let file = match opened {
+            Ok(file) => File::from(file),
+            Err(Errno::XDEV) => return Err(odd("it is a link that leads out of the layout")),
+            Err(Errno::LOOP) => return Err(odd("it is a link that leads to itself")),
+            Err(Errno::NXIO) => return Err(odd("it is no file")),
+            Err(errno) => return Err(errno.into()),
+        };
+        let metadata = file.metadata()?;
+        match (metadata.is_file(), metadata.is_dir()) {
+            (true, _) => Ok(file),
+            (_, true) => Err(odd("it is a directory, and no file")),
+            _ => Err(odd("it is no file")),
         }
-        Ok(file)
     }
 
     fn unreadable(&self, file: &str, source: io::Error) -> LayoutError {

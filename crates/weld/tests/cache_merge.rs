@@ -8,7 +8,9 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use support::{Bed, Ended};
 use weld_testbed::{ActionsServer, ObjectServer, Registry};
@@ -256,4 +258,130 @@ fn a_damaged_directory_takes_a_cache_again() {
 fn blobs(cache: &Path) -> Vec<std::path::PathBuf> {
     let blobs = std::fs::read_dir(cache.join("blobs/sha256")).unwrap();
     blobs.map(|blob| blob.unwrap().path()).collect()
+}
+
+/// Somebody else who writes a directory's index is told of and waited for, and a build that waits can be stopped.
+#[test]
+fn an_index_that_somebody_else_writes_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    for (number, to) in [
+        ("--cache-to", "type=local,merge=true"),
+        ("--cache-to", "type=local"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let place = directory.path().join(number.to_string());
+        std::fs::create_dir(&place).unwrap();
+        let path = place.join("index.json.lock");
+        let held = std::fs::File::create(&path).unwrap();
+        held.lock().unwrap();
+        let bed = builder(number);
+        let option = format!("{},dest={}", to.1, place.display());
+        for stops in [true, false] {
+            let mut command = bed.build_command(&[], &[to.0, &option]);
+            let mut build = command.stderr(Stdio::piped()).spawn().unwrap();
+            let mut lines = BufReader::new(build.stderr.take().unwrap()).lines();
+            let waiting = format!("waiting for {}", path.display());
+            let mut told = lines.by_ref().map_while(Result::ok);
+            assert!(told.any(|line| line.contains(&waiting)), "{option}");
+            match stops {
+                true => {
+                    let pid = rustix::process::Pid::from_child(&build);
+                    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+                }
+                false => held.unlock().unwrap(),
+            }
+            let rest: Vec<_> = told.collect();
+            let ended = build.wait().unwrap().code();
+            let expected = if stops { Some(130) } else { Some(0) };
+            assert_eq!(ended, expected, "{option}: {rest:?}");
+            assert_eq!(place.join("index.json").exists(), !stops, "{option}");
+        }
+    }
+}
+
+/// What somebody puts where files of a directory are to be.
+#[derive(Clone, Copy, Debug)]
+enum Odd {
+    Directory,
+    Full,
+    Fifo,
+    Dangling,
+    Outside,
+}
+
+impl Odd {
+    fn put(self, path: &Path) {
+        if path.exists() {
+            std::fs::remove_file(path).unwrap();
+        }
+        let link = |to: &str| std::os::unix::fs::symlink(to, path).unwrap();
+        match self {
+            Self::Directory => std::fs::create_dir(path).unwrap(),
+            Self::Full => std::fs::create_dir_all(path.join("more")).unwrap(),
+            Self::Fifo => {
+                let made = std::process::Command::new("mkfifo").arg(path).status();
+                assert!(made.unwrap().success());
+            }
+            Self::Dangling => link("nowhere"),
+            Self::Outside => link("/etc/hostname"),
+        }
+    }
+}
+
+/// What is no file where one is to be is no cache to a build, and stands in the way of none.
+#[test]
+fn a_directory_with_something_else_than_files_takes_a_cache_again() {
+    for (number, odd) in [
+        Odd::Directory,
+        Odd::Full,
+        Odd::Fifo,
+        Odd::Dangling,
+        Odd::Outside,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = directory.path().join("cache");
+        let (to, from) = (
+            format!("type=local,dest={},mode=max", cache.display()),
+            format!("type=local,src={}", cache.display()),
+        );
+        let bed = builder(number);
+        let (first, _) = made(&bed, &["--cache-to", &to]);
+        for (merges, what) in [
+            ("true", "blobs"),
+            ("false", "index.json"),
+            ("true", "index.json"),
+        ] {
+            match what {
+                "blobs" => blobs(&cache).iter().for_each(|blob| odd.put(blob)),
+                _ => ["index.json", "oci-layout"]
+                    .iter()
+                    .for_each(|name| odd.put(&cache.join(name))),
+            }
+            let (other, ended) = made(&builder(number), &["--cache-from", &from]);
+            assert_ne!(other, first, "{odd:?} {what}: {}", ended.stderr);
+            let told = ended.stderr.contains(&cache.display().to_string());
+            assert!(told, "{odd:?} {what}: {}", ended.stderr);
+            let to = format!("{to},merge={merges}");
+            made(&bed, &["--cache-to", &to]);
+            let (found, ended) = made(&builder(number), &["--cache-from", &from]);
+            assert_eq!(found, first, "{odd:?} {what}: {}", ended.stderr);
+        }
+    }
+    // Where directories are to be.
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["blobs", "ingest"] {
+        let cache = directory.path().join(name);
+        std::fs::create_dir(&cache).unwrap();
+        std::fs::write(cache.join(name), "").unwrap();
+        let to = format!("type=local,dest={}", cache.display());
+        let bed = builder(0);
+        let (first, _) = made(&bed, &["--cache-to", &to]);
+        let from = format!("type=local,src={}", cache.display());
+        assert_eq!(made(&builder(0), &["--cache-from", &from]).0, first);
+    }
 }

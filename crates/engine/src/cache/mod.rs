@@ -23,6 +23,7 @@ use weld_export::cache::{CacheExportOptions, CacheOptionError, merge_into_layout
 pub use weld_export::cache::{Unmerged, ignores_errors};
 use weld_source::blob_store::LayoutStore;
 use weld_source::image::Descriptor;
+use weld_source::index_lock::LockWait;
 
 use crate::error::BuildError;
 
@@ -53,9 +54,10 @@ pub fn merge_local_cache(
     tag: &str,
     written: Descriptor,
     attrs: &BTreeMap<String, String>,
+    wait: &dyn LockWait,
 ) -> std::io::Result<Vec<Unmerged>> {
     let options = CacheExportOptions::parse("local", attrs).map_err(std::io::Error::other)?;
-    merge_into_layout(store, tag, written, options.manifest)
+    merge_into_layout(store, tag, written, options.manifest, wait)
 }
 
 /// The frontends' option that lists caches.

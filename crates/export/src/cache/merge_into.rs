@@ -16,6 +16,7 @@ use weld_digest::Digest;
 use weld_solver::chain::CacheChains;
 use weld_source::blob_store::{LayoutStore, SetAside};
 use weld_source::image::{Descriptor, Document, MAX_MANIFEST};
+use weld_source::index_lock::LockWait;
 use weld_source::objects::Objects;
 use weld_source::progress::Progress;
 use weld_source::reference::Reference;
@@ -393,9 +394,10 @@ pub fn merge_into_layout(
     tag: &str,
     written: Descriptor,
     options: ManifestOptions,
+    wait: &dyn LockWait,
 ) -> io::Result<Vec<Unmerged>> {
     let mut unmerged = Vec::new();
-    let aside = layout.retag(tag, |listed| {
+    let aside = layout.retag(tag, wait, |listed| {
         let Some(listed) = listed else {
             return Ok(written);
         };

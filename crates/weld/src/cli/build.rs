@@ -70,8 +70,8 @@ pub(crate) async fn build(
              Use --output (for example --output type=oci,dest=image.tar) or --push to get it out.",
         );
     }
-    let response = run::build(worker, prepared.request, &args.progress, cancel).await?;
-    prepared.caches.list(&response)?;
+    let response = run::build(worker, prepared.request, &args.progress, cancel.clone()).await?;
+    prepared.caches.list(&response, &cancel)?;
     iidfile.write(response.image_id().unwrap_or_default().as_bytes())?;
     metadata_file.write(&metadata(&response))?;
     if quiet && let Some(id) = response.image_id() {

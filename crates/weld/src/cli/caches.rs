@@ -1,10 +1,12 @@
 //! `--cache-from` and `--cache-to`: build caches elsewhere.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use weld_engine::{
-    BuildResponse, CacheExport, CacheImport, HostSession, LayoutStore, Unmerged,
+    BuildResponse, CacheExport, CacheImport, HostSession, LayoutStore, LockWait, Unmerged,
     cache_export_attributes, cache_import_attributes,
 };
 
@@ -149,7 +151,11 @@ impl Caches {
     }
 
     /// Lists the caches that were written in their directories.
-    pub(crate) fn list(&self, response: &BuildResponse) -> Result<(), Failure> {
+    pub(crate) fn list(
+        &self,
+        response: &BuildResponse,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
         for listed in &self.listed {
             let Listed {
                 store,
@@ -164,9 +170,11 @@ impl Caches {
             };
             let written = serde_json::from_str(manifest).map_err(std::io::Error::from);
             let unmerged = written.and_then(|written| match &listed.merged {
-                Some(attrs) => weld_engine::merge_local_cache(store, tag, written, attrs),
+                Some(attrs) => {
+                    weld_engine::merge_local_cache(store, tag, written, attrs, &Wait(cancel))
+                }
                 None => {
-                    let aside = store.tag(tag, written)?;
+                    let aside = store.tag(tag, written, &Wait(cancel))?;
                     Ok(aside.map(Unmerged::Index).into_iter().collect())
                 }
             });
@@ -177,6 +185,7 @@ impl Caches {
             };
             match unmerged {
                 Ok(unmerged) => unmerged.iter().for_each(|reason| warn(reason)),
+                Err(_) if cancel.is_cancelled() => return Err(Failure::Interrupted),
                 Err(error) if *ignores_errors => {
                     warn(&format_args!("{error}: it is not written"));
                 }
@@ -184,6 +193,22 @@ impl Caches {
             }
         }
         Ok(())
+    }
+}
+
+/// Waits for somebody else who lists a cache in the same directory.
+struct Wait<'a>(&'a CancellationToken);
+
+impl LockWait for Wait<'_> {
+    fn begins(&self, lock: &Path) {
+        streams::tell(format_args!(
+            "waiting for {}, which another process has locked",
+            lock.display()
+        ));
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.is_cancelled()
     }
 }
 

@@ -54,8 +54,8 @@ pub(crate) async fn solve(
         session: session.into_session(),
     };
     let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
-    let response = run::build(worker, request, &args.progress, cancel).await?;
-    caches.list(&response)?;
+    let response = run::build(worker, request, &args.progress, cancel.clone()).await?;
+    caches.list(&response, &cancel)?;
     metadata_file.write(&metadata(&response))
 }
 
