@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use weld_digest::Digest;
+use weld_digest::{Digest, Hasher};
 use weld_source::image::media_type::OCI_INDEX;
 use weld_source::image::{ANNOTATION_REF_NAME, Descriptor, Index};
+use weld_source::index_lock::IndexLock;
+use weld_source::oci_layout::OciLayout;
 
 use crate::ExportError;
 use crate::client::ResultBlob;
@@ -46,6 +48,8 @@ pub(crate) struct ImageName {
 
 /// The annotation by which containerd knows an image's name.
 const ANNOTATION_IMAGE_NAME: &str = "io.containerd.image.name";
+/// A blob is read in pieces of this many bytes.
+const PIECE: usize = 256 << 10;
 /// An index of a layout that is larger than this is not one that tools write.
 const MAX_INDEX: u64 = 16 << 20;
 
@@ -88,15 +92,20 @@ impl Archive<'_> {
         directory: &Path,
         watch: &Watch,
     ) -> Result<(), ExportError> {
+        fs::create_dir_all(directory).map_err(write_error("create directory", directory))?;
         for (digest, (file, size)) in &self.blobs {
             let path = directory.join(blob_path(digest));
-            if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == *size) {
+            if is_there(directory, digest, *size, watch) {
                 continue;
             }
+            // Why not may be that nobody wants it any more.
+            watch
+                .check()
+                .map_err(write_error("write", path.as_path()))?;
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).map_err(write_error("create directory", parent))?;
             }
-            let destination = Destination::file(&path)?;
+            let destination = Destination::replacing(&path)?;
             let mut stream = Stream::new(destination.handle(), watch);
             File::open(file)
                 .and_then(|file| stream.copy_blob(&file, *size, digest))
@@ -104,6 +113,8 @@ impl Archive<'_> {
                 .map_err(write_error("write", path.as_path()))?;
             destination.publish()?;
         }
+        let _lock = IndexLock::take(directory, watch)
+            .map_err(write_error("list the image in", directory))?;
         let index = directory.join("index.json");
         let mut entries = others(&index, self.names, self.root)?;
         match self.names {
@@ -121,7 +132,7 @@ impl Archive<'_> {
             .map_err(write_error("write", index))?;
         for (name, content) in files.into_iter().rev() {
             let path = directory.join(name);
-            let destination = Destination::file(&path)?;
+            let destination = Destination::replacing(&path)?;
             destination
                 .handle()
                 .write_all(&content)
@@ -165,6 +176,32 @@ impl Archive<'_> {
 /// What an image without a name is called in a layout that is a directory, as BuildKit's clients have it.
 const UNNAMED: &str = "latest";
 
+/// Whether a layout has a blob, and it is what its name says: to look takes no longer than to write it anew, as what is written is
+/// looked at, too.
+fn is_there(directory: &Path, digest: &Digest, size: u64, watch: &Watch) -> bool {
+    let found = OciLayout::of_blobs(directory).and_then(|layout| layout.find_blob(digest));
+    let Ok(Some((mut file, length))) = found else {
+        return false;
+    };
+    if length != size {
+        return false;
+    }
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut piece = vec![0; PIECE];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return hasher.finish() == *digest,
+            Ok(count) => hasher.update(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A medium that cannot read it has lost it.
+            Err(_) => return false,
+        }
+        if watch.check().is_err() {
+            return false;
+        }
+    }
+}
+
 /// The entries of a layout's index that stay when an image of these names comes in.
 fn others(
     index: &Path,
@@ -176,7 +213,8 @@ fn others(
         Ok(metadata) if metadata.len() > MAX_INDEX => {
             return Err(fail(io::Error::other("the index there is too large")));
         }
-        Ok(_) => {}
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(_) => return Err(fail(io::Error::other("it is no file: remove it"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(fail(error)),
     }

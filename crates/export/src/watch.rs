@@ -1,14 +1,19 @@
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
+use weld_source::index_lock::LockWait;
 use weld_source::progress::{Progress, Transfer};
 
 use crate::ExportError;
 
 /// Reports on work that blocks, and stops it.
 pub(crate) struct Watch {
+    progress: Progress,
     transfer: Mutex<Option<Transfer>>,
+    /// The report on a lock that somebody else has.
+    waiting: Mutex<Option<Transfer>>,
     stop: CancellationToken,
 }
 
@@ -21,9 +26,15 @@ impl Watch {
         stop: &CancellationToken,
     ) -> Self {
         Self {
+            progress: progress.clone(),
             transfer: Mutex::new(Some(progress.start(name, name, total))),
+            waiting: Mutex::default(),
             stop: stop.clone(),
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Transfer>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports `amount` more.
@@ -73,5 +84,24 @@ impl Watch {
             Err(_) if self.stop.is_cancelled() => Err(ExportError::Cancelled),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl LockWait for Watch {
+    fn begins(&self, lock: &Path) {
+        let lock = lock.display();
+        let text = format!("waiting for {lock}, which another process has locked");
+        let waiting = self.progress.start(text.clone(), text, None);
+        *self.waiting() = Some(waiting);
+    }
+
+    fn ends(&self) {
+        if let Some(waiting) = self.waiting().take() {
+            waiting.complete();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
     }
 }

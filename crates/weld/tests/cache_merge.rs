@@ -267,6 +267,7 @@ fn an_index_that_somebody_else_writes_is_waited_for() {
     for (number, to) in [
         ("--cache-to", "type=local,merge=true"),
         ("--cache-to", "type=local"),
+        ("--output", "type=oci,tar=false"),
     ]
     .into_iter()
     .enumerate()

@@ -276,3 +276,61 @@ fn directories_that_are_deleted_under_an_idle_daemon_are_made_again() {
         daemon.stop();
     }
 }
+
+/// A layout in a directory names no blob that is another than it says.
+#[test]
+fn a_layout_that_the_disk_changed_is_written_anew() {
+    let bed = bed_with_layer("9000000");
+    let layout = bed.path("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    bed.build(&["--output", &output]).ok();
+    let blobs = || {
+        let blobs = layout.join("blobs/sha256").read_dir().unwrap();
+        let blobs = blobs.map(|blob| blob.unwrap().path());
+        let whole = blobs.map(|blob| (std::fs::read(&blob).unwrap(), blob));
+        whole
+            .map(|(content, blob)| (blob, content))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let whole = blobs();
+    assert!(whole.values().any(|content| content.len() > 8 << 20));
+    for (blob, content) in &whole {
+        std::fs::write(blob, b"x".repeat(content.len())).unwrap();
+    }
+    bed.build(&["--output", &output]).ok();
+    assert!(blobs() == whole);
+    // What is there and sound is left alone.
+    let times = || {
+        let times = whole
+            .keys()
+            .map(|blob| blob.metadata().unwrap().modified().unwrap());
+        times.collect::<Vec<_>>()
+    };
+    let before = times();
+    bed.build(&["--output", &output]).ok();
+    assert_eq!(times(), before);
+    // What is no file.
+    let elsewhere = bed.path("elsewhere");
+    std::fs::write(&elsewhere, "kept").unwrap();
+    for number in 0..3 {
+        for blob in whole.keys() {
+            std::fs::remove_file(blob).unwrap();
+            match number {
+                0 => bed.tool("mkfifo", &[&blob.display().to_string()]).len(),
+                1 => std::fs::create_dir(blob).map(|()| 0).unwrap(),
+                _ => std::os::unix::fs::symlink(&elsewhere, blob)
+                    .map(|()| 0)
+                    .unwrap(),
+            };
+        }
+        bed.build(&["--output", &output]).ok();
+        assert!(blobs() == whole);
+    }
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "kept");
+    let index = layout.join("index.json");
+    std::fs::remove_file(&index).unwrap();
+    bed.tool("mkfifo", &[&index.display().to_string()]);
+    let told = index.display().to_string();
+    bed.build(&["--output", &output])
+        .fails(&[&told, "remove it"]);
+}
