@@ -148,6 +148,51 @@ fn a_directory_keeps_cache_mounts_of_several_ids_beside_one_another() {
     );
 }
 
+/// A directory of mounts whose files a disk changed is whole again when it was written again, and the build says what is lost.
+#[test]
+fn a_damaged_directory_takes_mounts_again() {
+    let bed = Bed::new();
+    let directory = bed.path("mounts");
+    let at = |what: &str| format!("type=mount,{what}={}", directory.display());
+    let to = format!("{},id=a", at("dest"));
+    bed.dockerfile(&step(",id=a", "3m"));
+    let first = told(&bed, &["--cache-to", &to]);
+    let found = || {
+        let other = Bed::new();
+        other.dockerfile(&step(",id=a", "3m"));
+        told(&other, &["--cache-from", &at("src")])
+    };
+    assert_eq!(found(), first);
+    let blobs = || {
+        let blobs = std::fs::read_dir(directory.join("blobs/sha256")).unwrap();
+        let blobs = blobs.map(|blob| blob.unwrap().path());
+        blobs
+            .map(|blob| (std::fs::read(&blob).unwrap(), blob))
+            .collect::<Vec<_>>()
+    };
+    let documents = |content: &[u8]| content.starts_with(b"{");
+    let chunks = |content: &[u8]| !content.starts_with(b"{");
+    type Which = fn(&[u8]) -> bool;
+    let cases: [(Which, bool); 4] = [
+        (chunks, false),
+        (chunks, true),
+        (documents, false),
+        (documents, true),
+    ];
+    for (number, (which, gone)) in cases.into_iter().enumerate() {
+        for (content, blob) in blobs().into_iter().filter(|(content, _)| which(content)) {
+            match gone {
+                true => std::fs::remove_file(blob).unwrap(),
+                false => std::fs::write(blob, b"x".repeat(content.len())).unwrap(),
+            }
+        }
+        let ended = bed.build(&["--cache-to", &to]).ok();
+        assert_eq!(found(), first, "{number}: {}", ended.stderr);
+        let is_told = ended.stderr.contains("written anew");
+        assert_eq!(is_told, number > 1, "{number}: {}", ended.stderr);
+    }
+}
+
 #[test]
 fn what_fails_is_a_warning_and_an_empty_mount() {
     let registry = Registry::start().unwrap();

@@ -13,8 +13,8 @@ use tokio::sync::OnceCell;
 use weld_digest::Digest;
 use weld_export::cache::{
     CacheLayer, CacheSink, Chunk, MAX_MOUNTS_CONFIG, MountContent, MountExport, MountPlace,
-    MountSelection, Mounts, PackedMount, mounts_parts, pack_mount, read_mounts, unpack_chunk,
-    write_mounts,
+    MountSelection, Mounts, MountsReadError, PackedMount, mounts_parts, pack_mount, read_mounts,
+    unpack_chunk, write_mounts,
 };
 use weld_op::{MountContents, Worker};
 use weld_progress::Sender;
@@ -88,6 +88,56 @@ impl Place {
 
     /// What is there, with the digest of its manifest; `None` if nothing is.
     async fn mounts(&self) -> Result<Option<(Digest, Mounts)>, ReadError> {
+    /// Whether an error says that what a directory holds is damaged, other than that it is something else or cannot be reached.
+    fn is_damage(&self, error: &ReadError) -> bool {
+        let is_bad = |kind| matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::NotFound);
+        let is_store = matches!(self, Self::Store(..));
+        is_store
+            && match error {
+                ReadError::Blob { source, .. } => is_bad(source.kind()),
+                ReadError::Document(_) => true,
+                ReadError::MountsRead(error) => !matches!(error, MountsReadError::Other),
+                _ => false,
+            }
+    }
+
+    /// The chunks of mounts of these ids that need not be written again. A directory is looked at for each of them, since a disk may have
+    /// changed it; those of other mounts are not read for that, and so are written if they are needed.
+    async fn chunks(
+        &self,
+        mounts: &Mounts,
+        ids: &[String],
+    ) -> Result<HashMap<Digest, Chunk>, CacheExportError> {
+        let all = |mounts: &mut dyn Iterator<Item = &MountContent>| {
+            let chunks = mounts.flat_map(|content| &content.chunks);
+            let chunks = chunks.map(|chunk| (chunk.digest.clone(), chunk.clone()));
+            chunks.collect::<HashMap<_, _>>()
+        };
+        let Self::Store(store, _) = self else {
+            return Ok(all(&mut mounts.values()));
+        };
+        let is_wanted = |name: &str| {
+            let bare = name.strip_prefix('/').unwrap_or(name);
+            ids.iter().any(|id| id == name || id == bare)
+        };
+        let wanted = mounts.iter().filter(|(name, _)| is_wanted(name));
+        let wanted = all(&mut wanted.map(|(_, content)| content));
+        let looks = wanted.into_iter().map(|(digest, chunk)| async move {
+            let there = store.has(&chunk.blob.digest, chunk.blob.size).await;
+            Ok::<_, io::Error>(there?.then_some((digest, chunk)))
+        });
+        let looks: Vec<_> = looks.map(FutureExt::boxed).collect();
+        let mut looks = futures_util::stream::iter(looks).buffer_unordered(CHUNKS_AT_ONCE);
+        let mut known = HashMap::new();
+        while let Some(look) = looks.next().await {
+            let look = look.map_err(|error| {
+                CacheExportError::Mounts(format!("look at what is there: {error}"))
+            })?;
+            known.extend(look);
+        }
+        Ok(known)
+    }
+
         let (digest, document) = match self {
             Self::Registry(registry, reference) => {
                 match registry.resolve_document(reference).await {
@@ -122,16 +172,18 @@ pub(super) async fn export(
         Ok(found) => found,
         // What is there is no cache mounts: it is not written over.
         Err(error) => return Err(CacheExportError::Mounts(error.to_string())),
+        Err(error) if place.is_damage(&error) => {
+            step.warn(format!(
+                "cache mounts: what is there cannot be read ({error}): it is written anew, and those that are not here are lost"
+            ));
+            None
+        }
     };
     let (published, mut mounts) = match found {
         Some((digest, mounts)) => (Some(digest), mounts),
         None => (None, Mounts::new()),
     };
-    let known: HashMap<Digest, Chunk> = mounts
-        .values()
-        .flat_map(|content| &content.chunks)
-        .map(|chunk| (chunk.digest.clone(), chunk.clone()))
-        .collect();
+    let known = place.chunks(&mounts, &options.selection.ids).await?;
     let known = Arc::new(known);
     let mut left = options.selection.max_size.unwrap_or(MOST);
     let mut new: Vec<CacheLayer> = Vec::new();
