@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use weld_digest::Digest;
 use weld_export::cache::{
     CacheLayer, CacheSink, Chunk, MAX_MOUNTS_CONFIG, MountContent, MountExport, MountPlace,
@@ -34,6 +34,8 @@ use crate::job::JobCore;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many chunks are on their way at once.
 const CHUNKS_AT_ONCE: usize = 8;
+/// How many are on their way or wait to be unpacked.
+const CHUNKS_KEPT: usize = 2 * CHUNKS_AT_ONCE;
 /// How long nothing may come of a chunk before its place counts as absent, unless `timeout` tells.
 const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a chunk may take, after all that is tried again, before the mount counts as not to be had.
@@ -86,8 +88,6 @@ impl Place {
         }
     }
 
-    /// What is there, with the digest of its manifest; `None` if nothing is.
-    async fn mounts(&self) -> Result<Option<(Digest, Mounts)>, ReadError> {
     /// Whether an error says that what a directory holds is damaged, other than that it is something else or cannot be reached.
     fn is_damage(&self, error: &ReadError) -> bool {
         let is_bad = |kind| matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::NotFound);
@@ -138,6 +138,8 @@ impl Place {
         Ok(known)
     }
 
+    /// What is there, with the digest of its manifest; `None` if nothing is.
+    async fn mounts(&self) -> Result<Option<(Digest, Mounts)>, ReadError> {
         let (digest, document) = match self {
             Self::Registry(registry, reference) => {
                 match registry.resolve_document(reference).await {
@@ -170,14 +172,14 @@ pub(super) async fn export(
     let place = Place::open(job, &options.place, patience).await?;
     let found = match place.mounts().await {
         Ok(found) => found,
-        // What is there is no cache mounts: it is not written over.
-        Err(error) => return Err(CacheExportError::Mounts(error.to_string())),
         Err(error) if place.is_damage(&error) => {
             step.warn(format!(
                 "cache mounts: what is there cannot be read ({error}): it is written anew, and those that are not here are lost"
             ));
             None
         }
+        // What is there is no cache mounts: it is not written over.
+        Err(error) => return Err(CacheExportError::Mounts(error.to_string())),
     };
     let (published, mut mounts) = match found {
         Some((digest, mounts)) => (Some(digest), mounts),
@@ -363,18 +365,30 @@ impl Imported {
             )));
         }
         let transfer = progress.start("chunks", "chunks", Some(length));
-        let (chunks, unpacked) = tokio::sync::mpsc::channel::<Vec<u8>>(CHUNKS_AT_ONCE);
+        // No more are on their way or wait to be unpacked. What is asked for is always listened to, so that it is not its place that
+        // counts as slow where this disk is.
+        let room = Arc::new(Semaphore::new(CHUNKS_KEPT));
+        let (chunks, unpacked) = tokio::sync::mpsc::channel::<Fetched>(CHUNKS_KEPT);
         let (worker, root) = (Arc::clone(&self.worker), content.root);
         let staging = tokio::task::spawn_blocking(move || {
             let store = &worker.store;
             let stream = Stream {
                 chunks: unpacked,
                 current: Bytes::new(),
+                _room: None,
                 left: length,
             };
             store.cache_mounts().stage(store.space(), root, stream)
         });
-        let fetches = content.chunks.iter().map(|chunk| self.chunk(chunk).boxed());
+        let fetches = content.chunks.iter().map(|chunk| {
+            let room = Arc::clone(&room);
+            let fetch = async move {
+                // Never closed.
+                let room = room.acquire_owned().await.ok();
+                Ok::<Fetched, ReadError>((self.chunk(chunk).await?, room))
+            };
+            fetch.boxed()
+        });
         let fetches: Vec<_> = fetches.collect();
         let mut fetches = futures_util::stream::iter(fetches).buffered(CHUNKS_AT_ONCE);
         let mut failed = None;
@@ -416,10 +430,14 @@ impl Imported {
     }
 }
 
+/// A chunk, and the room that it takes until it is unpacked.
+type Fetched = (Vec<u8>, Option<OwnedSemaphorePermit>);
+
 /// Chunks in their order, as one stream. One that ends before all are there is an error.
 struct Stream {
-    chunks: tokio::sync::mpsc::Receiver<Vec<u8>>,
+    chunks: tokio::sync::mpsc::Receiver<Fetched>,
     current: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
     left: u64,
 }
 
@@ -427,7 +445,7 @@ impl Read for Stream {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
             match self.chunks.blocking_recv() {
-                Some(chunk) => self.current = chunk.into(),
+                Some((chunk, room)) => (self.current, self._room) = (chunk.into(), room),
                 None if self.left == 0 => return Ok(0),
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }

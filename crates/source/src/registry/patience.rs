@@ -1,6 +1,6 @@
 //! How long a registry may be silent.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::error::Failure;
@@ -34,10 +34,10 @@ pub(super) async fn answer_to<T>(
     };
     let mut answer = std::pin::pin!(answer);
     loop {
-        let before = movement.0.load(Ordering::Relaxed);
+        let before = movement.seen();
         match tokio::time::timeout(patience, &mut answer).await {
             Ok(answer) => return answer,
-            Err(_) if movement.0.load(Ordering::Relaxed) == before => {
+            Err(_) if movement.seen() == before && !movement.is_reading() => {
                 return Err(Failure::Silent(patience));
             }
             Err(_) => {}
@@ -45,13 +45,47 @@ pub(super) async fn answer_to<T>(
     }
 }
 
-/// What was taken of a body.
+/// What was taken of a body, and whether it is this side that keeps the other one waiting.
 #[derive(Debug, Default)]
-pub(super) struct Movement(AtomicU64);
+pub(super) struct Movement {
+    pieces: AtomicU64,
+    reading: AtomicBool,
+}
 
 impl Movement {
     pub(super) fn note(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.pieces.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits for more of the content, which the registry cannot help.
+    pub(super) async fn reading<T>(&self, read: impl Future<Output = T>) -> T {
+        // Also where the body is given up meanwhile.
+        let _reading = Reading::begin(self);
+        read.await
+    }
+
+    fn seen(&self) -> u64 {
+        self.pieces.load(Ordering::Relaxed)
+    }
+
+    fn is_reading(&self) -> bool {
+        self.reading.load(Ordering::Relaxed)
+    }
+}
+
+struct Reading<'a>(&'a Movement);
+
+impl<'a> Reading<'a> {
+    fn begin(movement: &'a Movement) -> Self {
+        movement.reading.store(true, Ordering::Relaxed);
+        Self(movement)
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.note();
+        self.0.reading.store(false, Ordering::Relaxed);
     }
 }
 

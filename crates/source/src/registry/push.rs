@@ -508,7 +508,7 @@ impl Push<'_> {
                 let (transfer, movement) = (Arc::clone(&transfer), Arc::clone(&movement));
                 async move {
                     let mut rest = match rest.is_empty() {
-                        true => match queue.recv().await? {
+                        true => match movement.reading(queue.recv()).await? {
                             Ok(piece) => piece,
                             Err(error) => return Some((Err(error), (queue, rest))),
                         },

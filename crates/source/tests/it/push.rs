@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use weld_digest::Digest;
@@ -281,4 +282,26 @@ async fn an_upload_that_goes_elsewhere_takes_no_credentials_along() {
         request.query()
     );
     assert_eq!(request.body, b"content");
+}
+
+/// Content whose medium takes its time.
+struct Slow(Bytes, Duration);
+
+impl BlobReader for Slow {
+    fn open(&self, offset: u64) -> std::io::Result<Box<dyn std::io::Read + Send>> {
+        std::thread::sleep(self.1);
+        self.0.open(offset)
+    }
+}
+
+#[tokio::test]
+async fn a_slow_disk_of_ours_is_not_the_registrys_silence() {
+    let real = RealRegistry::start();
+    let patience = Duration::from_millis(500);
+    let registry = registry(None).impatient(patience);
+    let content = Bytes::from(noise(100_000, 7));
+    let mut slow = upload(&content);
+    slow.content = Arc::new(Slow(content, 4 * patience));
+    let pushed = push(&registry, &real.host, &slow).await;
+    assert_eq!(pushed.unwrap(), Pushed::Uploaded);
 }
