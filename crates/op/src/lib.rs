@@ -12,6 +12,7 @@ mod domain;
 mod exec;
 pub mod file;
 pub mod lazy;
+mod lost;
 mod merge;
 mod mount_contents;
 mod nested;

@@ -35,7 +35,7 @@ pub(crate) use self::surroundings::{Step, Surroundings};
 use crate::blocking::blocking;
 use crate::captured::Captured;
 use crate::content::Selector;
-use crate::{Tree, room};
+use crate::{Tree, lost, room};
 
 /// An operation whose recipe is remembered when it runs.
 pub(crate) struct Remembered {
@@ -470,7 +470,13 @@ impl Op<Tree> for Remembered {
         tree: &ResultRef<Tree>,
     ) -> Result<Option<Digest>, OpError> {
         self.realize(ctx, input, tree).await?;
-        let key = self.step.slow_key(ctx, input, tree).await?;
+        let key = match self.step.slow_key(ctx, input, tree).await {
+            Ok(key) => key,
+            Err(error) => {
+                let tree: &Tree = tree;
+                return Err(lost::judge(ctx, std::iter::once((input, tree)), error).await);
+            }
+        };
         self.part.sees(input as usize, key.map(|key| key.0));
         Ok(key)
     }
@@ -508,7 +514,8 @@ impl Op<Tree> for Remembered {
                 } else {
                     End::Failed
                 });
-                return Err(error);
+                let inputs = (0..).zip(inputs.iter().map(|tree| &**tree));
+                return Err(lost::judge(ctx, inputs, error).await);
             }
         };
         self.tell_cost(&outputs, began.elapsed());

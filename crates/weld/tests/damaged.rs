@@ -334,3 +334,33 @@ fn a_layout_that_the_disk_changed_is_written_anew() {
     bed.build(&["--output", &output])
         .fails(&[&told, "remove it"]);
 }
+
+/// Snapshots that are deleted under a build are made again where steps need them, and the build tells what was gone.
+#[test]
+fn snapshots_that_are_deleted_under_a_build_are_made_again() {
+    use std::io::{BufRead, BufReader};
+    let bed = Bed::new();
+    let steps =
+        "FROM base\nRUN echo 1 > /1\nRUN echo be''gun; sleep 2; echo 2 > /2\nRUN cat /1 /2 > /3\n";
+    bed.dockerfile(steps);
+    let out = bed.path("out");
+    let output = format!("type=local,dest={}", out.display());
+    let snapshots = bed.path("state/snapshots");
+    let mut command = bed.build_command(&[], &["--output", &output]);
+    let mut build = command
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(build.stderr.take().unwrap()).lines();
+    let mut told = lines.by_ref().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("begun")));
+    std::fs::remove_dir_all(&snapshots).unwrap();
+    let rest: Vec<_> = told.collect();
+    assert_eq!(build.wait().unwrap().code(), Some(0), "{rest:?}");
+    let gone = format!("WARNING: {}", snapshots.display());
+    assert!(rest.iter().any(|line| line.contains(&gone)), "{rest:?}");
+    assert_eq!(std::fs::read_to_string(out.join("3")).unwrap(), "1\n2\n");
+    bed.build(&["--output", &output]).ok();
+    assert_eq!(std::fs::read_to_string(out.join("3")).unwrap(), "1\n2\n");
+    bed.run(&["store", "check"]).ok();
+}

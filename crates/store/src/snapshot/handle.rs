@@ -1,5 +1,6 @@
 //! Handles of snapshots.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -165,6 +166,28 @@ impl SnapshotRef {
         }
         let _ = self.0.usable.set(());
         Ok(())
+    }
+
+    /// A directory that it or what it is made of should have, and that is not there: somebody deleted it.
+    pub fn missing_files(&self) -> Option<PathBuf> {
+        let mut seen = HashSet::new();
+        let mut left = vec![self.clone()];
+        while let Some(snapshot) = left.pop() {
+            if !seen.insert(snapshot.id()) {
+                continue;
+            }
+            if !snapshot.has_files() {
+                return Some(snapshot.files());
+            }
+            left.extend(snapshot.parents().iter().cloned());
+        }
+        None
+    }
+
+    /// Whether the files are there that it has itself.
+    pub(super) fn has_files(&self) -> bool {
+        let record = self.record();
+        record.lazy.is_some() || !record.origin.has_files() || self.files().is_dir()
     }
 
     /// The directory of its own files, if it has one.

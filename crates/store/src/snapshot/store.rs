@@ -229,6 +229,10 @@ impl Snapshots {
                 continue;
             }
             if let Some(live) = self.live(next) {
+                // Somebody may hold what is of no use to anybody.
+                if !live.has_files() {
+                    return Ok(None);
+                }
                 loaded.insert(next, live);
                 ahead.pop();
                 continue;
@@ -364,6 +368,12 @@ impl Snapshots {
     ) -> Result<SnapshotRef, SnapshotError> {
         let record = Record { origin, lazy: None };
         let parents = self.parents(&record)?;
+        // Somebody may have deleted it meanwhile.
+        fs::metadata(snapshot.files()).map_err(SnapshotError::file(
+            snapshot.id(),
+            "find",
+            snapshot.files(),
+        ))?;
         let (id, pin) = snapshot.into_parts();
         self.save(id, record.clone(), Some(usage))?;
         Ok(self.enter(Shared::new(self.clone(), id, record, parents, pin)))
