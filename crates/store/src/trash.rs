@@ -26,6 +26,11 @@ impl Trash {
     /// `first` is a number that no earlier process used.
     pub(crate) fn open(root: &Path, first: u64) -> io::Result<Self> {
         let directory = root.join("trash");
+        // Something else in its place is not worth more than what is in it.
+        if fs::symlink_metadata(&directory).is_ok() && !directory.is_dir() {
+            tracing::warn!(path = %directory.display(), "it is no directory, and is deleted");
+            fs::remove_file(&directory)?;
+        }
         fs::create_dir_all(&directory)?;
         Ok(Self {
             directory,
@@ -132,6 +137,19 @@ mod tests {
         assert_eq!(left(), 7);
         trash.empty_some(100).unwrap();
         assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn what_is_no_directory_in_its_place_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("trash");
+        fs::write(root.path().join("kept"), "kept").unwrap();
+        fs::write(&path, "odd").unwrap();
+        assert!(Trash::open(root.path(), 1).unwrap().empty(None).unwrap());
+        fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink("kept", &path).unwrap();
+        assert!(Trash::open(root.path(), 1).unwrap().empty(None).unwrap());
+        assert!(path.is_dir() && root.path().join("kept").exists());
     }
 
     #[test]

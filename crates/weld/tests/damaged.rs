@@ -364,3 +364,22 @@ fn snapshots_that_are_deleted_under_a_build_are_made_again() {
     assert_eq!(std::fs::read_to_string(out.join("3")).unwrap(), "1\n2\n");
     bed.run(&["store", "check"]).ok();
 }
+
+/// A file that has the name of a directory of what is to be deleted keeps nobody from building.
+#[test]
+fn a_file_in_the_place_of_the_trash_is_no_obstacle() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN echo x > /x\n");
+    bed.build(&[]).ok();
+    let trash = bed.path("state/trash");
+    for daemon in [false, true] {
+        std::fs::remove_dir_all(&trash).unwrap();
+        std::fs::write(&trash, "odd").unwrap();
+        match daemon {
+            false => drop(bed.build(&[]).ok()),
+            true => drop(support::kept::Daemon::start(&bed).stop()),
+        }
+        assert!(trash.is_dir());
+        bed.run(&["store", "check"]).ok();
+    }
+}
