@@ -11,7 +11,7 @@ use redb::{ReadableTable, WriteTransaction};
 use weld_digest::Digest;
 use weld_solver::RecordId;
 
-use crate::blobs::{ANONYMOUS, Blobs, found};
+use crate::blobs::{ANONYMOUS, Blobs, found, lost};
 use crate::db::{Db, DbError, Ticket};
 use crate::gc::{self, Removable, Removal};
 use crate::leftovers::{Hold, Leftovers};
@@ -495,6 +495,26 @@ impl Collector {
             self.0.trash.take(&path).map_err(remove_error(&path))?;
         }
         Ok(())
+    }
+
+    /// Drops blobs whose files somebody deleted, if there was a sign of that, before anything is served; whether there was one.
+    pub(crate) fn drop_lost_blobs(&self) -> Result<bool, CollectError> {
+        if !lost::are_noted(&self.0.db)? {
+            return Ok(false);
+        }
+        let found = self.0.blobs.lost()?;
+        let count = found.len();
+        let removal = self
+            .0
+            .db
+            .update(move |tx| lost::forget(tx, &found))
+            .wait()?;
+        if count > 0 {
+            tracing::warn!(count, "forgot blobs whose files are gone");
+        }
+        self.finish(&removal)?;
+        self.settle()?;
+        Ok(true)
     }
 
     /// Whether something of what lost its last pin has no reference, and so waits for collection.

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use redb::{Table, WriteTransaction};
+use weld_digest::Digest;
 
 use crate::blobs::BLOBS;
 use crate::db::DbError;
@@ -131,6 +132,21 @@ pub(crate) fn remove_damaged(
     }
     drop(tables);
     forget(tx, &removal)?;
+    Ok(removal)
+}
+
+/// Removes blobs, whoever names them. Snapshots that were made of them stay.
+pub(crate) fn remove_blobs(
+    tx: &WriteTransaction,
+    blobs: &HashSet<Digest>,
+) -> Result<Removal, DbError> {
+    let mut removal = Removal::default();
+    let mut tables = Tables::open(tx)?;
+    for blob in blobs {
+        let object = Object::Blob(blob.clone());
+        let holders = tables.edges.holders(&object)?;
+        tables.remove(&object, holders, &mut removal)?;
+    }
     Ok(removal)
 }
 

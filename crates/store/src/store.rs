@@ -325,6 +325,14 @@ impl Store {
                 source,
             })?;
         }
+        // Who only looks whether all is sound is told of what is not.
+        let lost = options.on_damage == OnDamage::StartAnew
+            && collector
+                .drop_lost_blobs()
+                .map_err(|source| OpenError::Recover {
+                    root: directory.0.to_owned(),
+                    source,
+                })?;
         sequence.mark_running(boot);
         let keeper = Keeper::start(
             directory.0,
@@ -332,7 +340,7 @@ impl Store {
             &uses,
             &collector,
             options.sync_after,
-            last_run.other_boot || !last_run.clean || db.may_lack_commits(),
+            lost || last_run.other_boot || !last_run.clean || db.may_lack_commits(),
         )
         .map_err(directory.error("start the keeper thread for", ""))?;
         let inner = Arc::new(Inner {

@@ -383,3 +383,29 @@ fn a_file_in_the_place_of_the_trash_is_no_obstacle() {
         bed.run(&["store", "check"]).ok();
     }
 }
+
+/// What is lost with all blobs is forgotten by the next process, and steps whose files are there need not run again.
+#[test]
+fn blobs_that_are_deleted_under_a_daemon_are_forgotten() {
+    for part in ["content", "content/blobs", "content/blobs/sha256"] {
+        let bed = Bed::new();
+        bed.file("f", "1")
+            .dockerfile("FROM base\nCOPY f /f\nRUN cp /f /g\n");
+        let to_archive = output(&bed, "oci");
+        let daemon = support::kept::Daemon::start(&bed);
+        let by_daemon = || {
+            bed.build(&["--addr", &daemon.address, "--output", &to_archive])
+                .ok()
+        };
+        by_daemon();
+        std::fs::remove_dir_all(bed.path("state").join(part)).unwrap();
+        bed.file("f", "2");
+        by_daemon();
+        daemon.stop();
+        let ended = bed.build(&["--output", &to_archive]).ok();
+        assert_eq!(ended.cached_steps(), 3, "{part}: {}", ended.stderr);
+        bed.run(&["store", "check"]).ok();
+        bed.build(&["--output", &to_archive]).ok();
+        bed.run(&["store", "check"]).ok();
+    }
+}

@@ -7,7 +7,7 @@ use tokio::sync::OwnedMutexGuard;
 use weld_digest::{Algorithm, Digest, Hasher};
 
 use super::growth::{self, Growing, Growth};
-use super::{ANONYMOUS, BLOBS, BlobError, BlobInfo, BlobRecord, BlobRef, Blobs, on_disk};
+use super::{ANONYMOUS, BLOBS, BlobError, BlobInfo, BlobRecord, BlobRef, Blobs, lost, on_disk};
 use crate::clock;
 use crate::db::encode;
 use crate::object::Object;
@@ -355,6 +355,8 @@ impl Ingest {
             match target.parent() {
                 Some(parent) if error.kind() == io::ErrorKind::NotFound => {
                     fs::create_dir_all(parent)?;
+                    // It may be the first of its algorithm, too: then nothing is found to be lost.
+                    drop(lost::note(&self.blobs.0.db));
                     fs::rename(&self.path, &target)
                 }
                 _ => Err(error),

@@ -9,15 +9,16 @@ mod feed;
 pub(crate) mod found;
 mod growth;
 mod ingest;
+pub(crate) mod lost;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use weld_digest::{Digest, Hasher};
 
@@ -100,11 +101,12 @@ impl Blobs {
         let layout = root.join("content");
         let ingests = root.join("ingest");
         let marker = layout.join("oci-layout");
-        if !marker.exists() {
+        let is_new = !marker.exists() || !layout.join(FIRST).is_dir();
+        if is_new {
             create_layout(&layout, &marker)?;
         }
         fs::create_dir_all(&ingests)?;
-        Ok(Self(Arc::new(Inner {
+        let blobs = Self(Arc::new(Inner {
             layout,
             ingests,
             db: db.clone(),
@@ -113,7 +115,21 @@ impl Blobs {
             space: space.clone(),
             pending: Mutex::default(),
             busy: Mutex::default(),
-        })))
+        }));
+        if is_new && blobs.has_any().map_err(io::Error::other)? {
+            lost::note(db).wait().map_err(io::Error::other)?;
+        }
+        Ok(blobs)
+    }
+
+    fn has_any(&self) -> Result<bool, DbError> {
+        let db = &self.0.db;
+        db.read(|tx| Ok(!tx.open_table(BLOBS)?.is_empty()?))
+    }
+
+    /// The blobs whose files are gone.
+    pub(crate) fn lost(&self) -> Result<HashSet<Digest>, DbError> {
+        lost::find(&self.0)
     }
 
     /// The directory of the OCI image layout.
@@ -302,8 +318,11 @@ impl Inner {
     }
 }
 
+/// The directory of nearly all blobs, which is made with the layout.
+const FIRST: &str = "blobs/sha256";
+
 fn create_layout(layout: &Path, marker: &Path) -> io::Result<()> {
-    fs::create_dir_all(layout.join("blobs/sha256"))?;
+    fs::create_dir_all(layout.join(FIRST))?;
     let index = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
     fs::write(layout.join("index.json"), index)?;
     fs::write(marker, r#"{"imageLayoutVersion":"1.0.0"}"#)

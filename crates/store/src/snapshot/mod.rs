@@ -39,5 +39,5 @@ pub use store::{Made, Snapshots};
 
 pub(crate) use record::{LAYERS, Record, SNAPSHOTS, create_tables, forget};
 pub(crate) use shared::SHARED;
-pub(crate) use spare::release as release_spare_blobs;
+pub(crate) use spare::{note_homes, release as release_spare_blobs};
 pub(crate) use store::FILES;

@@ -1,6 +1,7 @@
 //! Blobs that are here only to save a transfer: those of layers that are unpacked and that are elsewhere too.
 
 use redb::{ReadableTable, WriteTransaction};
+use weld_digest::Digest;
 
 use super::layers::ORIGINAL;
 use super::record::{LAYERS, LayerDescriptor, Record, SNAPSHOTS};
@@ -16,6 +17,14 @@ pub const LABEL_SOURCE: &str = "weld.source";
 
 /// Has snapshots no longer name blobs that can be had again; returns these. It is noted where that is.
 pub(crate) fn release(tx: &WriteTransaction) -> Result<Vec<Object>, DbError> {
+    note_homes(tx, |_| true)
+}
+
+/// The same, of some blobs.
+pub(crate) fn note_homes(
+    tx: &WriteTransaction,
+    is_meant: impl Fn(&Digest) -> bool,
+) -> Result<Vec<Object>, DbError> {
     let mut layers = tx.open_table(LAYERS)?;
     let mut spare = Vec::new();
     {
@@ -27,6 +36,9 @@ pub(crate) fn release(tx: &WriteTransaction) -> Result<Vec<Object>, DbError> {
                 continue;
             }
             let mut layer: LayerDescriptor = decode("a layer", value.value())?;
+            if !is_meant(&layer.digest) {
+                continue;
+            }
             let Some(blob) = blobs.get(layer.digest.to_string().as_str())? else {
                 continue;
             };
