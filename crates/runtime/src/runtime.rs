@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Forwarders;
-use crate::cgroup::Cgroups;
+use crate::cgroup::{self, Cgroups};
 use crate::check;
 use crate::config::{RuntimeConfig, RuntimeKind};
 use crate::control::{Control, KillOnDrop};
@@ -111,7 +111,7 @@ impl Runtime {
         let dir = dir.canonicalize().map_err(state(dir, "resolve"))?;
         let lock = lock(&dir)?;
         let meta = dir.metadata().map_err(state(&dir, "stat"))?;
-        let tag = format!("{:x}-{:x}", meta.dev(), meta.ino());
+        let tag = cgroup::tag(meta.dev(), meta.ino());
         let cgroups =
             Cgroups::new(&config.cgroup, tag, &dir).map_err(|source| RuntimeError::Sandbox {
                 action: "learn about cgroups",

@@ -39,6 +39,16 @@ impl Group {
         below: &Path,
         controllers: &[&str],
     ) -> Result<Self, RuntimeError> {
+        Self::parents_unified(mount, below, controllers)?;
+        Self::make(mount.join(below), true)
+    }
+
+    /// Makes what such a cgroup is to be in.
+    pub(super) fn parents_unified(
+        mount: &Path,
+        below: &Path,
+        controllers: &[&str],
+    ) -> Result<(), RuntimeError> {
         let parent = below.parent().unwrap_or(Path::new(""));
         let mut at = mount.to_owned();
         delegate(&at, controllers);
@@ -47,25 +57,30 @@ impl Group {
             make_dir(&at, Exists::Fine)?;
             delegate(&at, controllers);
         }
-        Self::make(mount.join(below), true)
+        Ok(())
     }
 
     /// Makes a v1 cgroup at `below` in `hierarchy`.
     pub(super) fn create_legacy(hierarchy: &Hierarchy, below: &Path) -> Result<Self, RuntimeError> {
-        let cpuset = hierarchy.controllers.iter().any(|name| name == "cpuset");
+        Self::parents_legacy(hierarchy, below)?;
+        let group = Self::make(hierarchy.mount.join(below), false)?;
+        if has_cpusets(hierarchy) {
+            inherit_cpuset(&group.path)?;
+        }
+        Ok(group)
+    }
+
+    /// Makes what such a cgroup is to be in.
+    pub(super) fn parents_legacy(hierarchy: &Hierarchy, below: &Path) -> Result<(), RuntimeError> {
         let mut at = hierarchy.mount.clone();
         for name in below.parent().unwrap_or(Path::new("")) {
             at.push(name);
             make_dir(&at, Exists::Fine)?;
-            if cpuset {
+            if has_cpusets(hierarchy) {
                 inherit_cpuset(&at)?;
             }
         }
-        let group = Self::make(hierarchy.mount.join(below), false)?;
-        if cpuset {
-            inherit_cpuset(&group.path)?;
-        }
-        Ok(group)
+        Ok(())
     }
 
     fn make(path: PathBuf, unified: bool) -> Result<Self, RuntimeError> {
@@ -193,6 +208,10 @@ fn delegate(path: &Path, controllers: &[&str]) {
     }
 }
 
+fn has_cpusets(hierarchy: &Hierarchy) -> bool {
+    hierarchy.controllers.iter().any(|name| name == "cpuset")
+}
+
 /// A v1 cpuset has nothing at first; it gets what its parent has.
 fn inherit_cpuset(path: &Path) -> Result<(), RuntimeError> {
     let Some(parent) = path.parent() else {
@@ -246,7 +265,7 @@ pub(super) fn clean(dir: &Path, running: &HashSet<String>) -> Result<bool, Runti
 }
 
 /// The cgroups in a cgroup; none if it is gone.
-fn children(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn children(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten();
     entries
         .filter_map(Result::ok)

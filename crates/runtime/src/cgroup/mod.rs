@@ -1,11 +1,13 @@
 //! A cgroup for each step: limits, devices, and the certainty of which processes belong to it.
 //!
 //! Steps live in `PARENT/weld/TAG/ID`, where TAG stands for the state directory, so that what a
-//! killed process left is found by the next one on that directory and by no other.
+//! killed process left is found by the next one on that directory. Whoever has steps there holds a
+//! lock on TAG, so that of a state directory that is gone the empty cgroups are found by others.
 
 mod devices;
 mod group;
 mod limits;
+mod owned;
 mod system;
 
 use std::collections::HashSet;
@@ -26,6 +28,8 @@ use crate::layout::clean;
 use crate::spec::{Device, DeviceAccess, Resources, Security, StepSpec};
 use devices::Program;
 use group::Group;
+use owned::Owned;
+pub(crate) use owned::tag;
 use system::{Hierarchy, System};
 
 /// Makes the cgroups of steps.
@@ -43,6 +47,8 @@ pub(crate) struct Cgroups {
     parents: PathBuf,
     /// Whether there may be cgroups of this state directory.
     used: AtomicBool,
+    /// The directories of this state directory that are in use.
+    owned: Owned,
 }
 
 /// What a step sees of the cgroups.
@@ -141,6 +147,7 @@ impl Cgroups {
             restrict_devices,
             parents: state.join("cgroup-parents"),
             used: AtomicBool::new(false),
+            owned: Owned::default(),
         })
     }
 
@@ -177,6 +184,16 @@ impl Cgroups {
         }
         self.used.store(true, Ordering::Relaxed);
         let below = self.below(&self.parent_of(step)?).join(&step.id);
+        let unified = self.system.unified.iter();
+        let claims = unified
+            .map(|hierarchy| self.claim_unified(hierarchy, &below, &[]))
+            .chain(
+                (self.system.legacy.iter()).map(|hierarchy| self.claim_legacy(hierarchy, &below)),
+            );
+        for error in claims.filter_map(Result::err) {
+            // Which of them it needs is for the runtime to say.
+            tracing::debug!(%error, "a cgroup cannot be prepared");
+        }
         Ok(Some(Path::new("/").join(below)))
     }
 
@@ -236,7 +253,10 @@ impl Cgroups {
             return Ok(None);
         };
         let controllers = limits::unified_controllers(resources);
-        match Group::create_unified(&hierarchy.mount, below, &controllers) {
+        let made = self
+            .claim_unified(hierarchy, below, &controllers)
+            .and_then(|()| Group::create_unified(&hierarchy.mount, below, &controllers));
+        match made {
             Ok(group) => Ok(Some(group)),
             Err(_) if optional => Ok(None),
             Err(error) => Err(error),
@@ -267,13 +287,34 @@ impl Cgroups {
             {
                 continue;
             }
-            match Legacy::create(hierarchy, below) {
+            let made = self
+                .claim_legacy(hierarchy, below)
+                .and_then(|()| Legacy::create(hierarchy, below));
+            match made {
                 Ok(legacy) => cgroup.legacy.push(legacy),
                 Err(_) if optional => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Has what a cgroup is to be in be there, and others know that it is in use.
+    fn claim_unified(
+        &self,
+        hierarchy: &Hierarchy,
+        below: &Path,
+        controllers: &[&str],
+    ) -> Result<(), RuntimeError> {
+        let directory = hierarchy.mount.join(below.parent().unwrap_or(below));
+        let make = || Group::parents_unified(&hierarchy.mount, below, controllers);
+        self.owned.claim(&directory, make)
+    }
+
+    fn claim_legacy(&self, hierarchy: &Hierarchy, below: &Path) -> Result<(), RuntimeError> {
+        let directory = hierarchy.mount.join(below.parent().unwrap_or(below));
+        let make = || Group::parents_legacy(hierarchy, below);
+        self.owned.claim(&directory, make)
     }
 
     fn needs_devices(&self, cgroup: &StepCgroup, step: &StepSpec) -> bool {
@@ -341,6 +382,7 @@ impl Cgroups {
             if group::clean(&directory, running)? {
                 self.used.store(true, Ordering::Relaxed);
             }
+            owned::remove_left(&directory);
         }
         Ok(())
     }
