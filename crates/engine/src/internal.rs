@@ -5,7 +5,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use weld_digest::Digest;
 use weld_llb::mask_credentials;
-use weld_progress::{Sender, TransferStatus, Vertex};
+use weld_progress::{Log, Sender, Stream, TransferStatus, Vertex};
 use weld_source::progress::{Phase, Progress, ProgressSink, Status};
 
 /// Shows a step from here until it is ended.
@@ -83,6 +83,15 @@ impl ProgressSink for Transfers {
             timestamp: now,
             started: Some(now),
             completed: (status.phase == Phase::Completed).then_some(now),
+        });
+    }
+
+    fn log(&self, _id: &str, text: &str) {
+        self.progress.log(Log {
+            vertex: self.vertex.clone(),
+            stream: Stream::Stderr,
+            data: text.as_bytes().to_vec(),
+            timestamp: OffsetDateTime::now_utc(),
         });
     }
 }

@@ -50,6 +50,7 @@ mod rlimit;
 mod runtime;
 mod seccomp;
 mod spec;
+mod state_lock;
 mod status;
 mod terminal;
 pub mod user;

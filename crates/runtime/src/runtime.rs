@@ -6,7 +6,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use crate::oci::Oci;
 use crate::output::{self, Stdio, Streams};
 use crate::process::StepProcess;
 use crate::spec::StepSpec;
+use crate::state_lock::StateLock;
 use crate::status::ExitStatus;
 
 /// Runs steps. Cheap to clone.
@@ -36,7 +36,7 @@ struct Shared {
     /// The ids of the running steps.
     running: Mutex<HashSet<String>>,
     /// Locked as long as this lives.
-    _lock: std::fs::File,
+    _lock: StateLock,
 }
 
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl Runtime {
         let created = builder.recursive(true).mode(0o700).create(&scratch);
         created.map_err(state(&scratch, "create"))?;
         let dir = dir.canonicalize().map_err(state(dir, "resolve"))?;
-        let lock = lock(&dir)?;
+        let lock = StateLock::take(&dir)?;
         let meta = dir.metadata().map_err(state(&dir, "stat"))?;
         let tag = cgroup::tag(meta.dev(), meta.ino());
         let cgroups =
@@ -215,29 +215,6 @@ impl Runtime {
 impl Shared {
     fn running(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Takes the state directory for this process.
-fn lock(dir: &Path) -> Result<std::fs::File, RuntimeError> {
-    let path = dir.join("lock");
-    let state = |action| {
-        let path = path.clone();
-        move |source| RuntimeError::State {
-            path,
-            action,
-            source,
-        }
-    };
-    let mut options = std::fs::OpenOptions::new();
-    let options = options.create(true).truncate(false).write(true);
-    let file = options.open(&path).map_err(state("open"))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(RuntimeError::StateInUse {
-            path: dir.to_owned(),
-        }),
-        Err(errno) => Err(state("lock")(io::Error::from(errno))),
     }
 }
 

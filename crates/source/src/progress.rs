@@ -41,7 +41,7 @@ pub trait ProgressSink: Send + Sync {
     /// Takes one report.
     fn report(&self, status: &Status<'_>);
 
-    /// Takes lines that a program printed (`git`), credentials removed.
+    /// Takes lines for people: what a program printed (`git`), or a warning. Credentials are removed.
     fn log(&self, id: &str, text: &str) {
         let _ = (id, text);
     }

@@ -54,6 +54,16 @@ fn a_file_of_the_base_whose_time_changes_alone_is_written_with_the_epoch() {
 }
 
 #[test]
+fn what_an_output_cannot_do_is_told() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nRUN true\n");
+    let output = "type=oci,dest=a.tar,rewrite-timestamp=true";
+    let built = bed.build(&["--output", output]).ok();
+    let warning = "warning: rewrite-timestamp does nothing without SOURCE_DATE_EPOCH";
+    assert!(built.stderr.contains(warning), "{}", built.stderr);
+}
+
+#[test]
 fn an_image_without_a_name_takes_the_place_of_the_one_before() {
     let bed = Bed::new();
     for version in ["one", "two"] {

@@ -149,6 +149,24 @@ async fn output_that_nobody_reads_does_not_stop_a_step() {
     assert_eq!(status.code, 4);
 }
 
+#[test]
+fn a_directory_is_taken_once_what_another_process_left_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let left = std::fs::File::create(state.join("lock")).unwrap();
+    left.lock().unwrap();
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(left);
+    });
+    let config = || weld_runtime::RuntimeConfig::embedded(state.clone());
+    let runtime = weld_runtime::Runtime::new(config()).unwrap();
+    ends.join().unwrap();
+    drop(runtime);
+    weld_runtime::Runtime::new(config()).unwrap();
+}
+
 #[tokio::test]
 async fn two_steps_of_one_name_and_two_runtimes_on_one_directory() {
     let bed = Bed::new();
