@@ -100,16 +100,6 @@ pub enum DecodeError {
         /// What is wrong.
         source: Box<OpError>,
     },
-    /// Two operations are equal.
-    #[error("operations {first} and {second} are the same ({digest})")]
-    Duplicate {
-        /// The position of the first.
-        first: usize,
-        /// The position of the second.
-        second: usize,
-        /// The digest.
-        digest: Digest,
-    },
     /// An operation has too many inputs.
     #[error("operation {position} has {inputs} inputs: more than {limit} are not accepted")]
     TooManyInputs {

@@ -105,10 +105,6 @@ fn operations_that_make_no_graph_are_refused() {
             "the last operation must have exactly one input",
         ),
         (
-            vec![local.clone(), local.clone(), terminal(&local)],
-            "operations 0 and 1 are the same",
-        ),
-        (
             vec![local.clone(), terminal(&missing)],
             "which is not in the definition",
         ),
@@ -282,6 +278,55 @@ fn what_the_result_does_not_need_is_not_in_the_graph() {
     })
     .unwrap();
     assert_eq!(graph.vertices().len(), 1);
+}
+
+#[test]
+fn an_operation_that_stands_there_twice_is_one() {
+    let (local, other) = (encode(&source("local://a")), encode(&source("local://b")));
+    let made = encode(&mkdir(vec![input(&local, 0)], 0, 0));
+    let (terminal, of_other) = (terminal(&made), terminal(&other));
+    let decode = |def: &[&Bytes]| {
+        let name = pb::OpMetadata {
+            ignore_cache: true,
+            ..Default::default()
+        };
+        let definition = pb::Definition {
+            def: def.iter().map(|&bytes| bytes.clone()).collect(),
+            metadata: [(Digest::sha256_of(&local).to_string(), name)].into(),
+            ..Default::default()
+        };
+        Graph::from_pb(definition.clone()).inspect(|graph| {
+            let encoded = Graph::decode(definition.encode_to_vec()).unwrap();
+            assert_eq!(*graph, encoded);
+        })
+    };
+    let once = decode(&[&local, &made, &terminal]).unwrap();
+    assert!(once.vertices()[0].metadata().ignore_cache);
+    for def in [
+        &[&local, &local, &made, &terminal][..],
+        &[&local, &made, &local, &made, &terminal],
+        &[&made, &local, &made, &terminal],
+        &[&local, &made, &terminal, &terminal],
+    ] {
+        assert_eq!(decode(def).unwrap(), once);
+    }
+    // Another result before the result is still nothing that acts.
+    let error = decode(&[&other, &of_other, &local, &made, &terminal]).unwrap_err();
+    assert!(error.to_string().starts_with("operation 1 ("), "{error}");
+    // Each counts.
+    let limits = Limits {
+        vertices: 2,
+        ..Limits::default()
+    };
+    let thrice = pb::Definition {
+        def: [&local, &local, &made, &terminal].map(Clone::clone).into(),
+        ..Default::default()
+    };
+    let error = Graph::from_pb_within(thrice, limits).unwrap_err();
+    assert!(
+        error.to_string().contains("3 operations: more than 2"),
+        "{error}"
+    );
 }
 
 #[test]

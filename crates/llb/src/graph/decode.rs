@@ -91,6 +91,9 @@ impl Graph {
         let Some(terminal) = def.pop() else {
             return Ok(Self::empty());
         };
+        while def.last() == Some(&terminal) {
+            def.pop();
+        }
         let terminal_position = def.len();
         let terminal = Terminal::decode(terminal, terminal_position)?;
         let (mut vertices, unlinked, positions) = decode_ops(def, limits)?;

@@ -28,16 +28,12 @@ pub(super) fn decode_ops(def: Vec<Bytes>, limits: Limits) -> Result<Unlinked, De
             |(place, bytes): (usize, &Bytes)| decode_alone(bytes, number * AT_ONCE + place, limits);
         let ops = on_all(encoded, alone);
         for (position, DecodedOp { digest, op }) in (number * AT_ONCE..).zip(ops) {
-            if let Some(hash) = digest.as_sha256()
-                && let Some(first) = positions.insert(*hash, position)
-            {
-                return Err(DecodeError::Duplicate {
-                    first,
-                    second: position,
-                    digest,
-                });
-            }
             let op = op?;
+            // One that stands there twice is one: nothing leads to its repetition, which is left out with all
+            // that the result does not need.
+            if let Some(hash) = digest.as_sha256() {
+                positions.entry(*hash).or_insert(position);
+            }
             // Most come after what they work on. The others wait until all are known.
             let edges = edges(&op.inputs, position, &vertices, &positions).unwrap_or_else(|_| {
                 unlinked.push((position, op.inputs));
