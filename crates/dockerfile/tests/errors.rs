@@ -150,10 +150,6 @@ fn every_instruction_refuses_what_it_cannot_be() {
             "COPY cannot accept a heredoc as a destination",
         ),
         (
-            "COPY --from=$x a b",
-            "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround",
-        ),
-        (
             "COPY --link=maybe a b",
             "expecting boolean value for flag --link, not: maybe",
         ),

@@ -122,6 +122,13 @@ fn a_frontend_answers_other_requests_than_builds() {
         assert_eq!(told.stdout, outline, "{to:?}");
         let told = ask(&["--call", "targets"]).ok();
         assert_eq!(told.stdout, targets, "{to:?}");
+        // A build refuses it, and the list of what can be built does not depend on it.
+        let whole = "FROM base AS build\n# final is what is built\nFROM base AS final\nCOPY --from=$X /a /\n";
+        bed.file("variable", whole);
+        let variable = bed.path("context/variable");
+        let of_variable = |call: &str| ask(&["--file", variable.to_str().unwrap(), "--call", call]);
+        assert_eq!(of_variable("targets").ok().stdout, targets, "{to:?}");
+        of_variable("outline").fails(&["variable expansion is not supported for --from"]);
         let told = ask(&["--call", "outline,format=json"]).ok();
         let json: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
         assert_eq!(json["args"][0]["location"]["ranges"][0]["start"]["line"], 4);

@@ -116,6 +116,14 @@ pub enum ConvertError {
         /// How many stages there are.
         stages: usize,
     },
+    /// `COPY --from` with a variable, quotes or escapes.
+    #[error(
+        "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround"
+    )]
+    VariableInFrom {
+        /// The value as written.
+        written: String,
+    },
     /// Stages need each other.
     #[error("circular dependency detected on stage: {stage}")]
     Cycle {
@@ -237,7 +245,8 @@ impl ConvertError {
             | Self::NoImage { image }
             | Self::BadImageConfig { image, .. } => image,
             Self::Reference { name, .. } => name,
-            Self::BlankBase { written }
+            Self::VariableInFrom { written }
+            | Self::BlankBase { written }
             | Self::BlankPlatform { written }
             | Self::Platform { written, .. } => written,
             Self::Cycle { stage } => stage,

@@ -13,7 +13,7 @@ use super::{Conversion, ConvertError, ImageConfig, PlatformBuild, Request, args}
 use crate::error::Error;
 use crate::instruction::{Instruction, Kind};
 use crate::lint::{Finding, Linter, Warning, check_syntax, checks};
-use crate::shell::Expander;
+use crate::shell::{Expander, Lexer, NoVariables};
 use crate::source::{LineRange, SourceFile};
 use crate::stage::{Dockerfile, Stage};
 use crate::suggest;
@@ -395,6 +395,12 @@ impl<'a> Converter<'a> {
 
     /// A stage by number or name, or an image.
     fn copy_source(&mut self, from: &str, lines: LineRange) -> Result<usize, Error> {
+        // Whoever only lists the stages need not know.
+        let expansion = Lexer::new(self.dockerfile.escape).expand(from, &NoVariables)?;
+        if expansion.text != from {
+            let written = from.to_owned();
+            return Err(ConvertError::VariableInFrom { written }.into());
+        }
         let Ok(index) = from.parse::<usize>() else {
             return Ok(self.named_node(from, lines));
         };

@@ -212,11 +212,6 @@ pub enum ErrorKind {
     /// `VOLUME ""`.
     #[error("VOLUME specified can not be an empty string")]
     EmptyVolume,
-    /// `--from` with a variable.
-    #[error(
-        "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround"
-    )]
-    VariableInFrom,
     /// `--network` with an unknown mode.
     #[error("invalid network mode {mode:?}")]
     InvalidNetwork {

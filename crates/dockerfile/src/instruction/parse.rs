@@ -14,7 +14,6 @@ use crate::arguments;
 use crate::error::{Error, ErrorKind};
 use crate::heredoc::{self, Heredoc};
 use crate::lexer::Statement;
-use crate::shell::{Lexer, NoVariables};
 use crate::stage::{Stage, WrittenName};
 use crate::suggest;
 
@@ -76,7 +75,7 @@ fn parse_kind(statement: &Statement, escape: char) -> Result<Kind, Error> {
         "ARG" => return parse_arg(statement, escape).map(Kind::Arg),
         "STOPSIGNAL" => return whole(text, "STOPSIGNAL").map(Kind::StopSignal),
         "ADD" => return parse_add(statement).map(Kind::Add),
-        "COPY" => return parse_copy(statement, escape).map(Kind::Copy),
+        "COPY" => return parse_copy(statement).map(Kind::Copy),
         "RUN" => return parse_run(statement).map(Kind::Run),
         "HEALTHCHECK" => return parse_healthcheck(statement).map(Kind::Healthcheck),
         _ if !KEYWORDS.contains(&keyword.as_str()) => return Err(unknown(statement)),
@@ -251,27 +250,14 @@ fn parse_add(statement: &Statement) -> Result<Add, Error> {
     })
 }
 
-fn parse_copy(statement: &Statement, escape: char) -> Result<Copy, Error> {
+fn parse_copy(statement: &Statement) -> Result<Copy, Error> {
     let own = [("from", Takes::Text), ("parents", Takes::Bool)];
     let flags = Flags::parse(statement, &[&TRANSFER_FLAGS[..], &own].concat())?;
-    let from = flags.text("from");
-    if let (Some(from), Some(mark)) = (&from, flags.mark("from")) {
-        check_from_flag(from, escape).map_err(|error| error.mark(mark))?;
-    }
     Ok(Copy {
         transfer: parse_transfer(statement, &flags, "COPY")?,
-        from,
+        from: flags.text("from"),
         parents: flags.bool("parents").unwrap_or(false),
     })
-}
-
-/// `--from` must be the same with all variables unset, quotes and escapes removed.
-fn check_from_flag(from: &str, escape: char) -> Result<(), Error> {
-    let expansion = Lexer::new(escape).expand(from, &NoVariables)?;
-    if expansion.text == from {
-        return Ok(());
-    }
-    Err(ErrorKind::VariableInFrom.into())
 }
 
 fn parse_transfer(

@@ -63,6 +63,10 @@ fn errors_say_what_is_wrong_and_where() {
             "Dockerfile:2: invalid stage index 1: there are 1 stages, counted from 0",
         ),
         (
+            "FROM scratch AS unused\nCOPY --from=$x /a /\nFROM scratch",
+            "Dockerfile:2: variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround",
+        ),
+        (
             "FROM scratch AS a\nCOPY --from=b /a /\nFROM scratch AS b\nFROM a",
             "Dockerfile:2: cannot copy from stage \"b\", it needs to be defined before current stage \"a\"",
         ),
