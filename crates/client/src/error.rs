@@ -1,4 +1,5 @@
 use tonic::Status;
+use weld_proto::control::REQUEST_ERROR;
 
 use crate::{Address, TlsError};
 
@@ -51,7 +52,11 @@ impl ClientError {
 
     /// Whether the daemon says that what was asked for can never be met.
     pub fn is_request_error(&self) -> bool {
-        matches!(self, Self::Daemon(status) if status.code() == tonic::Code::InvalidArgument)
+        let Self::Daemon(status) = self else {
+            return false;
+        };
+        status.code() == tonic::Code::InvalidArgument
+            || status.metadata().contains_key(REQUEST_ERROR)
     }
 
     /// The lines of the Dockerfile that it is about.

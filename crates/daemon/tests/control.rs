@@ -7,8 +7,8 @@ mod support;
 use tonic::Code;
 use weld_daemon::config::Space;
 use weld_proto::control::{
-    BuildHistoryEventType, BuildHistoryRequest, DiskUsageRequest, InfoRequest, ListWorkersRequest,
-    PruneRequest, SolveRequest, StatusRequest, UpdateBuildHistoryRequest,
+    BuildHistoryEventType, BuildHistoryRequest, DiskUsageRequest, Exporter, InfoRequest,
+    ListWorkersRequest, PruneRequest, SolveRequest, StatusRequest, UpdateBuildHistoryRequest,
 };
 use weld_proto::health::health_client::HealthClient;
 use weld_proto::session::health::{HealthCheckRequest, ServingStatus};
@@ -251,6 +251,17 @@ async fn what_fails_is_told_and_remembered() {
                 ..solve("root", "a")
             },
             Code::PermissionDenied,
+        ),
+        // Clients print other codes in front of the message.
+        (
+            SolveRequest {
+                exporters: vec![Exporter {
+                    kind: "nothing".to_owned(),
+                    ..Exporter::default()
+                }],
+                ..solve("nowhere", "a")
+            },
+            Code::Unknown,
         ),
     ] {
         let error = daemon.control().solve(request).await.unwrap_err();

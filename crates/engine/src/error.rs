@@ -385,7 +385,7 @@ impl BuildError {
 
     /// Whether what was asked for can never be met: nothing was wrong but the request's options.
     pub fn is_request_error(&self) -> bool {
-        match self {
+        match self.innermost() {
             Self::Output(error) | Self::Export(error) => error.is_request_error(),
             Self::CacheOption(_) => true,
             Self::CacheExport(error) => matches!(**error, CacheExportError::Option(_)),

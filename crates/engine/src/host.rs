@@ -91,7 +91,7 @@ impl Host for DockerfileHost<'_> {
         };
         let is_ignore_file = request.paths.len() == 1 && request.paths[0].ends_with(IGNORE_FILE);
         let step = Internal::begin(self.bridge.progress(), &name, "");
-        let read = match self.read(request).await {
+        let read = match self.read(request).await.map_err(of_inner_build) {
             // As with BuildKit, which does not say so.
             Err(error) if is_ignore_file && is_unreadable(&*error) => {
                 let vertex = weld_digest::Digest::sha256_of(&name);
@@ -109,12 +109,8 @@ impl Host for DockerfileHost<'_> {
         definition: &pb::Definition,
         source: &Source,
     ) -> Result<Option<i64>, HostError> {
-        let tree = self
-            .bridge
-            .reference(definition.clone(), false)
-            .await?
-            .tree()
-            .await?;
+        let reference = self.bridge.reference(definition.clone(), false).await?;
+        let tree = reference.tree().await.map_err(of_inner_build)?;
         let Some(snapshot) = tree.snapshot().cloned() else {
             return Ok(None);
         };
@@ -150,6 +146,19 @@ impl Host for DockerfileHost<'_> {
             }],
             ..weld_progress::Warning::new(vertex, short)
         });
+    }
+}
+
+/// Why what a build needs first failed, in words that the build puts its own in front of.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.reason())]
+struct InnerBuild(#[source] BuildError);
+
+fn of_inner_build(error: impl Into<HostError>) -> HostError {
+    match error.into().downcast::<BuildError>() {
+        Ok(error) if matches!(*error, BuildError::Solve { .. }) => InnerBuild(*error).into(),
+        Ok(error) => error,
+        Err(other) => other,
     }
 }
 

@@ -29,6 +29,9 @@ mod stubs {
     include!(concat!(env!("OUT_DIR"), "/moby.buildkit.v1.Control.rs"));
 }
 
+/// Metadata by which a daemon tells Weldkit's client that a request can never be met as it is; others do not look at it.
+pub const REQUEST_ERROR: &str = "weld-request-error";
+
 /// What to delete of what no build uses.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PruneRequest {

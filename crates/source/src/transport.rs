@@ -375,18 +375,18 @@ impl fmt::Display for NetworkError {
         if self.0.is_timeout() {
             return f.write_str("timed out");
         }
-        let mut last = self.0.to_string();
-        f.write_str(&last)?;
+        let mut texts = vec![self.0.to_string()];
         let mut next = self.0.source();
         while let Some(error) = next {
-            let text = error.to_string();
-            if text != last {
-                write!(f, ": {text}")?;
-            }
-            last = text;
+            texts.push(error.to_string());
             next = error.source();
         }
-        Ok(())
+        // Layers of the client that say nothing where something is behind them.
+        let last = texts.pop().unwrap_or_default();
+        texts.retain(|text| text != "error sending request" && !text.starts_with("client error ("));
+        texts.push(last);
+        texts.dedup();
+        f.write_str(&texts.join(": "))
     }
 }
 

@@ -11,7 +11,8 @@ mod support;
 use std::io::Write;
 use std::process::Stdio;
 
-use support::{Bed, base_layout, ended};
+use support::kept::Daemon;
+use support::{Bed, base_layout, ended, served::serve};
 
 #[test]
 fn a_dockerfile_that_cannot_be_built_is_shown_where_it_is_wrong() {
@@ -124,7 +125,6 @@ fn arguments_that_cannot_be_meant_are_refused() {
         (&["--push"], "ERROR: output type=image: "),
         (&["--output", ""], "--output: is empty"),
         (&["--file", "."], "--file .: is a directory"),
-        (&["--file", "https://host/x"], "can come on standard input"),
         (
             &["--build-arg", "=x"],
             "--build-arg \"=x\": needs KEY=VALUE",
@@ -183,6 +183,64 @@ fn arguments_that_cannot_be_meant_are_refused() {
     bed.run(&["build", "http://"])
         .fails(&["context \"http://\": names nothing behind its scheme"]);
     bed.run(&["biuld", "."]).fails(&["build"]);
+}
+
+/// One build is asked for, so one failure is told, whatever had to be built for it before.
+#[test]
+fn a_context_that_is_not_there_is_told_once() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    std::fs::create_dir(bed.path("www")).unwrap();
+    let url = format!("http://{}/context.tar", serve(bed.path("www")));
+    let own = bed.path("own");
+    for to in [
+        ["--root", own.to_str().unwrap()],
+        ["--addr", &daemon.address],
+    ] {
+        let build = [&["build", "--progress", "plain"], &to[..], &[&url]].concat();
+        let failed = bed.run(&build).fails(&["404 Not Found"]);
+        let told = failed
+            .stderr
+            .lines()
+            .find(|line| line.starts_with("ERROR: "));
+        let expected = format!(
+            "ERROR: failed to read context {url}: failed to load cache key: cannot fetch {url}: invalid response status 404 Not Found"
+        );
+        assert_eq!(told, Some(&*expected), "{to:?}");
+    }
+}
+
+/// A daemon's words are the same as those of this process, and so is the exit code.
+#[test]
+fn a_daemon_refuses_what_cannot_be_meant_without_a_codes_name() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    let own = bed.path("own");
+    bed.dockerfile("FROM base\n");
+    for to in [
+        ["--root", own.to_str().unwrap()],
+        ["--addr", &daemon.address],
+    ] {
+        for (options, error) in [
+            (
+                ["--platform", "a/b/c/d"],
+                "ERROR: option platform=\"a/b/c/d\": ",
+            ),
+            (
+                ["--provenance", "mode=most"],
+                "ERROR: failed to parse provenance: mode=",
+            ),
+        ] {
+            let failed = bed.build(&[&to[..], &options].concat()).fails(&[]);
+            let mut lines = failed.stderr.lines();
+            assert!(
+                lines.any(|line| line.starts_with(error)),
+                "{to:?}: {}",
+                failed.stderr
+            );
+            assert_eq!(failed.code, Some(2), "{to:?} {options:?}");
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use weld_engine::{ExportKind, ExportRequest, ExportTarget};
 use weld_export::Exporter;
 use weld_proto::control::{BuildResultInfo, Descriptor, Exporter as AskedExporter};
 
+use crate::gateway::request_error;
 use crate::session::{ClientSession, client_target};
 
 /// The metadata of a result that names the image.
@@ -50,7 +51,7 @@ fn check(request: &ExportRequest) -> Result<(), Status> {
             known.attrs.remove(attr);
         }
     }
-    Exporter::validate(&known).map_err(|error| Status::invalid_argument(error.to_string()))
+    Exporter::validate(&known).map_err(|error| request_error(error.to_string()))
 }
 
 /// Whether an exporter's attribute is metadata of the result.
@@ -112,7 +113,7 @@ pub(super) fn to_client(
     client: Option<&Arc<ClientSession>>,
     number: usize,
 ) -> Result<ExportTarget, Status> {
-    let absent = || Status::invalid_argument("results can only be sent to a client with a session");
+    let absent = || request_error("results can only be sent to a client with a session");
     let client = Arc::clone(client.ok_or_else(absent)?);
     Ok(ExportTarget::Client(client_target(client, number)))
 }
@@ -125,7 +126,7 @@ fn kind(name: &str) -> Result<ExportKind, Status> {
         "docker" => Ok(ExportKind::DockerArchive),
         "image" => Ok(ExportKind::Image),
         "cacheonly" => Ok(ExportKind::CacheOnly),
-        other => Err(Status::invalid_argument(format!(
+        other => Err(request_error(format!(
             "exporter {other:?} could not be found"
         ))),
     }

@@ -11,6 +11,7 @@ use weld_proto::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveReques
 use weld_proto::pb;
 
 use crate::config::DaemonConfig;
+use crate::gateway::request_error;
 
 /// The build argument that sets the times in a result.
 const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
@@ -62,7 +63,7 @@ impl Plan {
         if request.compatibility_version != 0 && !(10..=20).contains(&request.compatibility_version)
         {
             let version = request.compatibility_version;
-            return Err(Status::invalid_argument(format!(
+            return Err(request_error(format!(
                 "unsupported compatibility version {version}"
             )));
         }
@@ -71,10 +72,10 @@ impl Plan {
         let cache_exports = cache_exports(&mut cache)?;
         let entitlements = entitlements(&request.entitlements, config)?;
         let attest = AttestOptions::from_attrs(&request.frontend_attrs)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            .map_err(|error| request_error(error.to_string()))?;
         let source_policies =
             SourcePolicies::new(request.source_policy.take().into_iter().collect())
-                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+                .map_err(|error| request_error(error.to_string()))?;
         let frontend = frontend(&mut request);
         let exporters = exporters(&mut request);
         let work = work(&mut request);
@@ -112,7 +113,7 @@ fn entitlements(asked: &[String], config: &DaemonConfig) -> Result<Vec<Entitleme
     let read = asked.iter().map(|name| {
         let entitlement: Entitlement = name
             .parse()
-            .map_err(|_| Status::invalid_argument(format!("invalid entitlement {name}")))?;
+            .map_err(|_| request_error(format!("invalid entitlement {name}")))?;
         // Whoever describes devices means them to be used; what else they may do, they say.
         let is_allowed = match &entitlement {
             Entitlement::Device(_) | Entitlement::DeviceAlias { .. } => {
@@ -201,7 +202,7 @@ fn cache_exports(cache: &mut CacheOptions) -> Result<Vec<CacheExport>, Status> {
     }
     for export in &exports {
         CacheExportOptions::check(&export.kind, &export.attrs)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            .map_err(|error| request_error(error.to_string()))?;
     }
     Ok(exports)
 }

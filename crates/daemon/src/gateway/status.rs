@@ -1,8 +1,10 @@
 //! From a build's errors to gRPC statuses, with what clients show of them.
 
 use prost::Message;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use weld_engine::BuildError;
+use weld_proto::control::REQUEST_ERROR;
 use weld_proto::google;
 
 use super::details;
@@ -10,7 +12,25 @@ use super::details;
 /// A failed build's error for its client, with typed details as BuildKit has them.
 pub fn to_status(error: &BuildError) -> Status {
     let (code, message) = summary(error);
-    with_details(code, message, details::of(error))
+    let mut status = with_details(code, message, details::of(error));
+    if error.is_request_error() {
+        mark(&mut status);
+    }
+    status
+}
+
+/// The refusal of a request that can never be met.
+pub(crate) fn request_error(message: impl Into<String>) -> Status {
+    let mut status = Status::unknown(message);
+    mark(&mut status);
+    status
+}
+
+/// Says that it is the request that is wrong. A code of its own would say so, too, but BuildKit's clients print
+/// that in front of the message.
+fn mark(status: &mut Status) {
+    let value = MetadataValue::from_static("true");
+    status.metadata_mut().insert(REQUEST_ERROR, value);
 }
 
 pub(super) fn with_details(code: Code, message: String, details: Vec<prost_types::Any>) -> Status {
@@ -32,7 +52,7 @@ pub(super) fn summary(error: &BuildError) -> (Code, String) {
         BuildError::FrontendCap(_) | BuildError::Subrequest(_) => {
             (Code::Unimplemented, error.to_string())
         }
-        BuildError::Definition(_) => (Code::InvalidArgument, error.to_string()),
+        BuildError::Definition(_) => (Code::Unknown, error.to_string()),
         BuildError::Returned(status) => {
             let code = Code::from_i32(status.code);
             let code = if code == Code::Ok {
@@ -42,7 +62,7 @@ pub(super) fn summary(error: &BuildError) -> (Code, String) {
             };
             (code, status.message.clone())
         }
-        request if request.is_request_error() => (Code::InvalidArgument, error.to_string()),
+        request if request.is_request_error() => (Code::Unknown, error.to_string()),
         _ => (Code::Unknown, error.reason()),
     }
 }
