@@ -196,6 +196,7 @@ fn solve_request(reference: String, request: BuildRequest) -> SolveRequest {
     };
     let mut message = SolveRequest {
         reference,
+        internal: request.internal,
         session: request.session.id().to_owned(),
         entitlements: request
             .entitlements

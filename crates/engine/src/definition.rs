@@ -1,4 +1,7 @@
-use weld_llb::{DecodeError, Graph};
+use weld_llb::{
+    BuildError, Builder, Constraints, DecodeError, FileAttributes, Graph, HttpSource, Platform,
+    Source,
+};
 
 /// An LLB definition that was read from outside.
 #[derive(Clone, Debug)]
@@ -10,6 +13,9 @@ pub enum DefinitionError {
     /// They are not one, or one that cannot be built.
     #[error("invalid LLB definition: {0}")]
     Decode(#[from] DecodeError),
+    /// One cannot be put together.
+    #[error("cannot make an LLB definition: {0}")]
+    Build(#[from] BuildError),
 }
 
 impl Definition {
@@ -19,6 +25,26 @@ impl Definition {
     /// [`DefinitionError`] says what is wrong, and where.
     pub fn decode(bytes: &[u8]) -> Result<Self, DefinitionError> {
         Ok(Self(Graph::decode(bytes.to_vec())?))
+    }
+
+    /// What an HTTP server has at an address, as a file of this name.
+    ///
+    /// # Errors
+    /// [`DefinitionError`] if that is no address.
+    pub fn of_url(url: &str, filename: &str) -> Result<Self, DefinitionError> {
+        let source = HttpSource {
+            url: url.to_owned(),
+            file: FileAttributes {
+                filename: Some(filename.to_owned()),
+                ..FileAttributes::default()
+            },
+            ..HttpSource::default()
+        };
+        let mut builder = Builder::new();
+        let name = format!("[internal] load {url}");
+        let file = builder.add_source(Source::Http(source), Constraints::new().named(name));
+        let definition = builder.definition(Some(file), &Platform::host())?;
+        Ok(Self(Graph::from_pb(definition)?))
     }
 
     /// The definition as a message, for another engine.

@@ -23,6 +23,8 @@ pub struct BuildRequest {
     pub entitlements: Vec<Entitlement>,
     /// Whether to tell beside each step that was not cached why it was not.
     pub explain: bool,
+    /// Whether it only prepares another build, and belongs into nobody's history.
+    pub internal: bool,
     /// What the client offers: directories, secrets, agents, credentials.
     pub session: Arc<dyn Session>,
 }

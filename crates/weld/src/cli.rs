@@ -10,6 +10,7 @@ mod context;
 mod daemon;
 mod destination;
 mod dial;
+mod dockerfile_url;
 mod fields;
 mod home;
 mod input;
@@ -337,7 +338,8 @@ async fn command(
             let Worker::Engine(engine) = worker else {
                 return Ok(Vec::new());
             };
-            let prepared = build::prepare(args, false, input::Input::new(cancel))?;
+            let dockerfile = dockerfile_url::fetch(worker, args, cancel.clone()).await?;
+            let prepared = build::prepare(args, false, input::Input::new(cancel), dockerfile)?;
             let definition = engine.definition(prepared.request).await;
             return definition.map_err(|error| Failure::Build {
                 error,

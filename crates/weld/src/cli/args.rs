@@ -101,7 +101,7 @@ pub(crate) enum Command {
     weld build -t registry.example/app:1 --push https://github.com/org/repo.git#main"
 )]
 pub(crate) struct BuildArgs {
-    /// The Dockerfile [default: CONTEXT/Dockerfile]; `-` reads it from standard input.
+    /// The Dockerfile [default: CONTEXT/Dockerfile]: a file, an HTTP address, or `-` for standard input.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<String>,
     /// Name the image, with a tag; may be repeated.

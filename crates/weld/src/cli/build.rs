@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::json;
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use weld_engine::{
     BuildInput, BuildRequest, BuildResponse, Entitlement, ExportKind, ExportTarget, HostSession,
@@ -19,7 +20,7 @@ use super::destination::Destination;
 use super::input::Input;
 use super::place::Worker;
 use super::report::Failure;
-use super::{annotations, attest, offers, outputs, run, streams, units};
+use super::{annotations, attest, dockerfile_url, offers, outputs, run, streams, units};
 
 /// Builds and writes what the options ask for.
 pub(crate) async fn build(
@@ -33,7 +34,9 @@ pub(crate) async fn build(
     metadata_file.apart_from(args.iidfile.as_deref().map(|file| ("--iidfile", file)))?;
     let iidfile = iidfile.cleared()?;
     let input = Input::new(cancel.clone());
-    let prepared = match prepare(args, matches!(worker, Worker::Daemon(_)), input) {
+    let dockerfile = Box::pin(dockerfile_url::fetch(worker, args, cancel.clone())).await?;
+    let is_remote = matches!(worker, Worker::Daemon(_));
+    let prepared = match prepare(args, is_remote, input, dockerfile) {
         Err(_) if cancel.is_cancelled() => return Err(Failure::Interrupted),
         prepared => prepared?,
     };
@@ -90,15 +93,21 @@ pub(crate) struct Prepared {
     _inputs: Inputs,
 }
 
-/// Turns options into a request; `remote` if it is for a daemon.
-pub(crate) fn prepare(args: &BuildArgs, remote: bool, input: Input) -> Result<Prepared, Failure> {
+/// Turns options into a request; `remote` if it is for a daemon, with the directory of a Dockerfile that was
+/// fetched.
+pub(crate) fn prepare(
+    args: &BuildArgs,
+    remote: bool,
+    input: Input,
+    dockerfile: Option<TempDir>,
+) -> Result<Prepared, Failure> {
     let mut attrs = attributes(args, remote)?;
     for tag in &args.tags {
         tag.parse::<ImageReference>()
             .map_err(|error| Failure::usage(format!("--tag {tag:?}: {error}")))?;
     }
     let mut session = HostSession::new();
-    let mut inputs = Inputs::new(remote, input);
+    let mut inputs = Inputs::new(remote, input, dockerfile);
     inputs.add_main(
         &mut session,
         &mut attrs,
@@ -127,6 +136,7 @@ pub(crate) fn prepare(args: &BuildArgs, remote: bool, input: Input) -> Result<Pr
         exports,
         entitlements: granted(args)?,
         explain: args.explain,
+        internal: false,
         session: session.into_session(),
     };
     Ok(Prepared {

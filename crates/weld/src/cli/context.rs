@@ -8,8 +8,10 @@ use super::input::Input;
 use tempfile::TempDir;
 use weld_engine::{HostSession, LayoutReference, SessionError, unpack_context};
 
-/// How much of standard input is read as a Dockerfile, in bytes.
-const STDIN_DOCKERFILE_LIMIT: u64 = 16 << 20;
+/// How long a Dockerfile may be that is no file here, in bytes.
+pub(crate) const DOCKERFILE_LIMIT: u64 = 16 << 20;
+/// What such a Dockerfile is called.
+pub(crate) const DOCKERFILE: &str = "Dockerfile";
 
 /// Why the files cannot be offered.
 #[derive(Debug, thiserror::Error)]
@@ -20,8 +22,14 @@ pub(crate) enum ContextError {
     BothStdin,
     #[error("standard input holds neither a tar archive nor a Dockerfile (it is empty)")]
     EmptyStdin,
-    #[error("standard input holds a Dockerfile of more than {STDIN_DOCKERFILE_LIMIT} bytes")]
+    #[error("standard input holds a Dockerfile of more than {DOCKERFILE_LIMIT} bytes")]
     LongStdin,
+    #[error("--file {0}: it is longer than {DOCKERFILE_LIMIT} bytes, which no Dockerfile is")]
+    LongDockerfile(String),
+    #[error(
+        "--file {0}: that is a web page and no Dockerfile; the address of the file itself is needed"
+    )]
+    PageForDockerfile(String),
     #[error("cannot keep a temporary file: {0}")]
     Temporary(std::io::Error),
     #[error("cannot unpack the archive on standard input: {0}")]
@@ -30,10 +38,6 @@ pub(crate) enum ContextError {
     NoDirectory { path: PathBuf, reason: String },
     #[error("--file {}: there is no such file; it is looked for from the working directory, not from the context", .0.display())]
     NoDockerfile(PathBuf),
-    #[error(
-        "--file {0}: a Dockerfile is not fetched; it can come on standard input: curl --location URL | weld build --file - CONTEXT"
-    )]
-    DockerfileUrl(String),
     #[error("--file {}: is a directory", .0.display())]
     DockerfileIsDirectory(PathBuf),
     #[error("--file {file}: there is a Dockerfile on standard input, too")]
@@ -52,6 +56,8 @@ pub(crate) enum ContextError {
 #[derive(Debug)]
 pub(crate) struct Inputs {
     temporary: Vec<TempDir>,
+    /// The directory of a Dockerfile that was fetched.
+    dockerfile: Option<TempDir>,
     streams: bool,
     input: Input,
 }
@@ -59,9 +65,10 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Nothing yet. An archive on standard input is unpacked here, or with `streams` handed on as
     /// it comes, which is what serves a builder at the other end of a connection.
-    pub(crate) const fn new(streams: bool, input: Input) -> Self {
+    pub(crate) const fn new(streams: bool, input: Input, dockerfile: Option<TempDir>) -> Self {
         Self {
             temporary: Vec::new(),
+            dockerfile,
             streams,
             input,
         }
@@ -86,6 +93,9 @@ impl Inputs {
                 return Err(ContextError::NoPlace(context.to_owned()));
             }
             attrs.insert("context".into(), context.to_owned());
+            if self.add_fetched(session, attrs)? {
+                return Ok(());
+            }
             match file {
                 Some("-") => {
                     let directory = self.stdin_dockerfile(self.input.clone())?;
@@ -106,6 +116,9 @@ impl Inputs {
         let context = Path::new(context);
         directory(context)?;
         session.add_directory("context", context)?;
+        if self.add_fetched(session, attrs)? {
+            return Ok(());
+        }
         match file {
             Some("-") => {
                 let directory = self.stdin_dockerfile(self.input.clone())?;
@@ -118,6 +131,20 @@ impl Inputs {
             None => session.add_directory("dockerfile", context)?,
         }
         Ok(())
+    }
+
+    /// Offers the Dockerfile that was fetched, if one was.
+    fn add_fetched(
+        &self,
+        session: &mut HostSession,
+        attrs: &mut BTreeMap<String, String>,
+    ) -> Result<bool, ContextError> {
+        let Some(directory) = &self.dockerfile else {
+            return Ok(false);
+        };
+        session.add_directory("dockerfile", directory.path())?;
+        attrs.insert("dockerfilekey".into(), "dockerfile".into());
+        Ok(true)
     }
 
     fn add_stdin(
@@ -153,7 +180,8 @@ impl Inputs {
             session.add_directory("dockerfile", &dockerfile)?;
             return Ok(());
         }
-        if let Some(file) = file {
+        let is_fetched = self.add_fetched(session, attrs)?;
+        if let Some(file) = file.filter(|_| !is_fetched) {
             attrs.insert("filename".into(), file.to_owned());
         }
         if self.streams {
@@ -166,21 +194,23 @@ impl Inputs {
         let unpacked = self.temporary()?;
         unpack_context(whole, &unpacked).map_err(ContextError::Unpack)?;
         session.add_directory("context", &unpacked)?;
-        session.add_directory("dockerfile", &unpacked)?;
+        if !is_fetched {
+            session.add_directory("dockerfile", &unpacked)?;
+        }
         Ok(())
     }
 
     fn stdin_dockerfile(&mut self, input: impl Read) -> Result<PathBuf, ContextError> {
         let mut text = Vec::new();
         input
-            .take(STDIN_DOCKERFILE_LIMIT + 1)
+            .take(DOCKERFILE_LIMIT + 1)
             .read_to_end(&mut text)
             .map_err(ContextError::Stdin)?;
-        if text.len() as u64 > STDIN_DOCKERFILE_LIMIT {
+        if text.len() as u64 > DOCKERFILE_LIMIT {
             return Err(ContextError::LongStdin);
         }
         let directory = self.temporary()?;
-        std::fs::write(directory.join("Dockerfile"), text).map_err(ContextError::Temporary)?;
+        std::fs::write(directory.join(DOCKERFILE), text).map_err(ContextError::Temporary)?;
         Ok(directory)
     }
 
@@ -197,12 +227,6 @@ impl Inputs {
 
 /// Offers the directory that a Dockerfile is in; returns the file's name there.
 fn add_dockerfile(session: &mut HostSession, file: &str) -> Result<String, ContextError> {
-    if ["http://", "https://"]
-        .iter()
-        .any(|scheme| file.starts_with(scheme))
-    {
-        return Err(ContextError::DockerfileUrl(file.to_owned()));
-    }
     if Path::new(file).is_dir() {
         return Err(ContextError::DockerfileIsDirectory(file.into()));
     }
@@ -344,7 +368,7 @@ mod tests {
         let context = "https://example.com/context.git";
         let add = |file: &str| {
             let mut attrs = BTreeMap::new();
-            Inputs::new(false, Input::new(Default::default()))
+            Inputs::new(false, Input::new(Default::default()), None)
                 .add_main(&mut HostSession::new(), &mut attrs, context, Some(file))
                 .map(|()| attrs)
         };

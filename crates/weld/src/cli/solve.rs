@@ -51,6 +51,7 @@ pub(crate) async fn solve(
         exports,
         entitlements: entitlements(&args.allow)?,
         explain: false,
+        internal: false,
         session: session.into_session(),
     };
     let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
