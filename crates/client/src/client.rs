@@ -102,14 +102,21 @@ impl Client {
         progress: weld_progress::Sender,
         cancel: CancellationToken,
     ) -> Result<BuildResponse, ClientError> {
-        let work = |message: SolveRequest| async {
+        let wants_provenance = request.provenance;
+        let work = |message: SolveRequest| async move {
+            let reference = message.reference.clone();
             let answer = self.control().solve(Request::new(message)).await?;
-            Ok(answer.into_inner().exporter_response)
+            let provenance = match wants_provenance {
+                true => self.provenance(&reference).await?,
+                false => Vec::new(),
+            };
+            Ok(BuildResponse {
+                attrs: answer.into_inner().exporter_response,
+                exports: Vec::new(),
+                provenance,
+            })
         };
-        Ok(BuildResponse {
-            attrs: self.during(request, progress, cancel, work).await?,
-            exports: Vec::new(),
-        })
+        self.during(request, progress, cancel, work).await
     }
 
     /// Does work with the message that asks for a build, while the build's session is served and its

@@ -9,6 +9,7 @@ mod ask;
 mod client;
 mod details;
 mod error;
+mod provenance;
 pub mod serve;
 mod status;
 mod tls;

@@ -55,6 +55,18 @@ pub const PROVENANCE_FIELDS: [&str; 9] = [
 ];
 
 impl AttestOptions {
+    /// What is told of how a result was made where that is not attached to it: all, and by whom if the
+    /// client says so.
+    pub fn recorded_provenance(&self) -> ProvenanceOptions {
+        let asked = self.provenance.as_ref();
+        ProvenanceOptions {
+            builder_id: asked
+                .map(|asked| asked.builder_id.clone())
+                .unwrap_or_default(),
+            ..ProvenanceOptions::default()
+        }
+    }
+
     /// Reads a frontend's attributes.
     ///
     /// # Errors

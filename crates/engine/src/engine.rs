@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use weld_export::Exporter;
 use weld_export::cache::{CacheExportOptions, CacheOrigin};
@@ -26,7 +27,8 @@ use crate::frontend::{Frontend, FrontendRequest, Frontends};
 use crate::job::{BuildJob, JobRequest};
 use crate::policy::SourcePolicies;
 use crate::provenance::{Asked, Producers};
-use crate::request::{BuildInput, BuildRequest, BuildResponse};
+use crate::request::{BuildInput, BuildRequest, BuildResponse, Provenance};
+use crate::result::Refs;
 
 /// How long a closing engine waits for cancelled steps to end.
 const WIND_DOWN: Duration = Duration::from_secs(10);
@@ -207,11 +209,25 @@ impl Engine {
                 .map_err(|error| BuildError::CacheOption(Box::new(error)))?;
         }
         let (exports, caches) = (request.exports.clone(), request.cache_exports.clone());
+        let wants_provenance = request.provenance;
         let (job, solve, attest) = self.begin(request, progress, cancel).await?;
-        let response = match job.bridge().solve(solve).await {
-            Ok(result) => job.export(&result, &exports, &caches, &attest).await,
-            Err(error) => Err(error),
+        let response = async {
+            let result = job.bridge().solve(solve).await?;
+            let mut response = job.export(&result, &exports, &caches, &attest).await?;
+            if wants_provenance {
+                let options = attest.recorded_provenance();
+                let documents = job.provenance(&result, &options).boxed().await?;
+                let is_map = matches!(result.refs, Refs::Map(_));
+                let told = documents.into_iter().map(|(name, document)| Provenance {
+                    platform: is_map.then_some(name),
+                    version: options.version,
+                    document,
+                });
+                response.provenance = told.collect();
+            }
+            Ok(response)
         };
+        let response = response.await;
         job.close().await;
         response
     }

@@ -75,7 +75,9 @@ pub use policy::{
 };
 pub use provenance::{Asked, Mode, ProvenanceOptions, SlsaVersion};
 pub use reference::Ref;
-pub use request::{BuildInput, BuildRequest, BuildResponse, Entitlement, ParseEntitlementError};
+pub use request::{
+    BuildInput, BuildRequest, BuildResponse, Entitlement, ParseEntitlementError, Provenance,
+};
 pub use result::{Attestation, FrontendResult, Refs};
 pub use sbom::SbomOptions;
 pub use source_meta::{

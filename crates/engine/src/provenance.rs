@@ -58,6 +58,13 @@ pub enum SlsaVersion {
 }
 
 impl SlsaVersion {
+    /// The version of predicates of this type.
+    pub fn of_predicate_type(name: &str) -> Option<Self> {
+        [Self::V1, Self::V02]
+            .into_iter()
+            .find(|version| version.predicate_type() == name)
+    }
+
     /// The type of such a predicate.
     pub const fn predicate_type(self) -> &'static str {
         match self {

@@ -3,11 +3,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use weld_export::ExportRequest;
 use weld_op::session::Session;
 
 use crate::cache::{CacheExport, CacheImport};
 use crate::definition::Definition;
+use crate::provenance::SlsaVersion;
 
 /// One build that a client asks for.
 pub struct BuildRequest {
@@ -23,6 +25,8 @@ pub struct BuildRequest {
     pub entitlements: Vec<Entitlement>,
     /// Whether to tell beside each step that was not cached why it was not.
     pub explain: bool,
+    /// Whether the response is to say how the result was made, whatever is attached to it.
+    pub provenance: bool,
     /// Whether it only prepares another build, and belongs into nobody's history.
     pub internal: bool,
     /// What the client offers: directories, secrets, agents, credentials.
@@ -52,6 +56,19 @@ pub struct BuildResponse {
     pub attrs: BTreeMap<String, String>,
     /// What each exporter told, in their order; empty for a build that was done elsewhere.
     pub exports: Vec<BTreeMap<String, String>>,
+    /// How each file system of the result was made, if that was asked for.
+    pub provenance: Vec<Provenance>,
+}
+
+/// How a file system was made: a predicate of SLSA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provenance {
+    /// The platform's name, where the result has one file system for each platform.
+    pub platform: Option<String>,
+    /// The version of the document.
+    pub version: SlsaVersion,
+    /// The document, JSON.
+    pub document: Bytes,
 }
 
 impl BuildResponse {

@@ -80,6 +80,7 @@ impl World {
             cache_exports: Vec::new(),
             entitlements: Vec::new(),
             explain: false,
+            provenance: false,
             internal: false,
             session: session.into_session(),
         };
@@ -106,7 +107,6 @@ impl World {
             source_policies: SourcePolicies::default(),
             source_verifier: None,
             explain: false,
-            internal: false,
             domain: None,
         };
         let (progress, _heard) = weld_progress::channel();

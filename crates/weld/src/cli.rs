@@ -14,6 +14,7 @@ mod dockerfile_url;
 mod fields;
 mod home;
 mod input;
+mod metadata;
 mod offers;
 mod outputs;
 mod place;

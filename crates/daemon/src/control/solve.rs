@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use weld_digest::Digest;
 use weld_engine::{
-    Asked, BuildJob, BuildResponse, ExportRequest, HostSession, JobRequest, ProvenanceOptions,
-    Refs, Session, SlsaVersion, SolveInput, SourceVerifier, mask_secrets,
+    Asked, BuildJob, BuildResponse, ExportRequest, HostSession, JobRequest, Refs, Session,
+    SlsaVersion, SolveInput, SourceVerifier, mask_secrets,
 };
 use weld_proto::control::{BuildHistoryRecord, Exporter, SolveRequest, SolveResponse};
 use weld_proto::google;
@@ -237,7 +237,7 @@ impl Build {
             }
             let provenance = match self.plan.recorded {
                 true => {
-                    let options = self.recorded_provenance();
+                    let options = self.plan.attest.recorded_provenance();
                     job.provenance(&result, &options).boxed().await
                 }
                 false => Ok(Vec::new()),
@@ -260,17 +260,6 @@ impl Build {
             Work::Solve(_) => &BTreeMap::new(),
         };
         Asked::new(&self.plan.frontend, &self.plan.frontend_attrs, inputs)
-    }
-
-    /// What the history keeps of how a result was made: all, and by whom if the client says so.
-    fn recorded_provenance(&self) -> ProvenanceOptions {
-        let asked = self.plan.attest.provenance.as_ref();
-        ProvenanceOptions {
-            builder_id: asked
-                .map(|asked| asked.builder_id.clone())
-                .unwrap_or_default(),
-            ..ProvenanceOptions::default()
-        }
     }
 
     async fn session(&self) -> Result<Option<Arc<ClientSession>>, Status> {

@@ -155,7 +155,8 @@ pub(crate) struct BuildArgs {
     /// Ask registries for newer images even where a local one serves.
     #[arg(long)]
     pub(crate) pull: bool,
-    /// Write what was built as JSON: digests, names, descriptor.
+    /// Write what was built as JSON: digests, names, descriptor, and how it was made: all of it if
+    /// $BUILDX_METADATA_PROVENANCE is max, nothing if that is disabled.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) metadata_file: Option<PathBuf>,
     /// Write the image's ID (its digest).

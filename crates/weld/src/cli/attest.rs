@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use weld_engine::PROVENANCE_FIELDS;
 
 use super::args::BuildArgs;
-use super::fields::Fields;
+use super::fields::{Fields, truth};
 use super::report::{Failure, warn_unknown};
 
 /// The frontend attributes that ask for attestations.
@@ -63,10 +63,10 @@ fn quoted(field: &str) -> String {
 
 /// What a short option says: on, off, or fields.
 fn short(kind: &str, value: &str) -> Result<String, Failure> {
-    match value {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(String::new()),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok("disabled=true".to_owned()),
-        fields if fields.contains('=') => Ok(fields.to_owned()),
+    match (value, truth(value)) {
+        ("", _) | (_, Some(true)) => Ok(String::new()),
+        (_, Some(false)) => Ok("disabled=true".to_owned()),
+        (fields, None) if fields.contains('=') => Ok(fields.to_owned()),
         _ => Err(Failure::usage(format!(
             "--{kind} {value:?}: must be true, false, or fields (NAME=VALUE,…)"
         ))),

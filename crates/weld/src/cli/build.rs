@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::json;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use weld_engine::{
-    BuildInput, BuildRequest, BuildResponse, Entitlement, ExportKind, ExportTarget, HostSession,
-    ImageReference, Platform,
+    BuildInput, BuildRequest, Entitlement, ExportKind, ExportTarget, HostSession, ImageReference,
+    Platform,
 };
 use weld_progress::Mode;
 
@@ -18,9 +17,10 @@ use super::call::Call;
 use super::context::{Inputs, add_named};
 use super::destination::Destination;
 use super::input::Input;
+use super::metadata::{self, Detail};
 use super::place::Worker;
 use super::report::Failure;
-use super::{annotations, attest, dockerfile_url, offers, outputs, run, streams, units};
+use super::{annotations, attest, dockerfile_url, fields, offers, outputs, run, streams, units};
 
 /// Builds and writes what the options ask for.
 pub(crate) async fn build(
@@ -76,15 +76,20 @@ pub(crate) async fn build(
     let response = run::build(worker, prepared.request, &args.progress, cancel.clone()).await?;
     prepared.caches.list(&response, &cancel)?;
     iidfile.write(response.image_id().unwrap_or_default().as_bytes())?;
-    metadata_file.write(&metadata(&response))?;
+    metadata_file.write(&metadata::encode(&response, detail(args))?)?;
     if quiet && let Some(id) = response.image_id() {
         streams::write(format!("{id}\n").as_bytes())?;
     }
     Ok(())
 }
 
-/// What Go programs take for true.
-const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
+/// How much is to be written of how the result is made.
+fn detail(args: &BuildArgs) -> Detail {
+    match args.metadata_file {
+        Some(_) => Detail::of_environment(),
+        None => Detail::Nothing,
+    }
+}
 
 /// A request, and the temporary files that it reads from.
 pub(crate) struct Prepared {
@@ -126,7 +131,7 @@ pub(crate) fn prepare(
     }
     let mut caches = Caches::parse(&mut session, &args.caches)?;
     let inline = attrs.get("build-arg:BUILDKIT_INLINE_CACHE");
-    if inline.is_some_and(|value| TRUE.contains(&value.as_str())) {
+    if inline.is_some_and(|value| fields::truth(value) == Some(true)) {
         caches.add_inline();
     }
     let request = BuildRequest {
@@ -136,6 +141,7 @@ pub(crate) fn prepare(
         exports,
         entitlements: granted(args)?,
         explain: args.explain,
+        provenance: detail(args) != Detail::Nothing,
         internal: false,
         session: session.into_session(),
     };
@@ -304,32 +310,6 @@ fn ulimits(options: &[String]) -> Result<String, Failure> {
         }
     }
     Ok(options.join(","))
-}
-
-/// What `--metadata-file` holds: the exporters' response, with descriptors as objects.
-pub(crate) fn metadata(response: &BuildResponse) -> Vec<u8> {
-    use base64::Engine as _;
-    let descriptor = |value: &str| -> Option<serde_json::Value> {
-        let bytes = base64::engine::general_purpose::STANDARD
-            .decode(value)
-            .ok()?;
-        serde_json::from_slice(&bytes).ok()
-    };
-    let fields: serde_json::Map<String, serde_json::Value> = response
-        .attrs
-        .iter()
-        .map(|(key, value)| {
-            let parsed = if key.ends_with(".descriptor") {
-                descriptor(value)
-            } else {
-                None
-            };
-            (key.clone(), parsed.unwrap_or_else(|| json!(value)))
-        })
-        .collect();
-    let mut text = serde_json::to_vec_pretty(&fields).unwrap_or_default();
-    text.push(b'\n');
-    text
 }
 
 /// Writes a small file.

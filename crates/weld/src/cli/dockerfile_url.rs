@@ -40,6 +40,7 @@ pub(crate) async fn fetch(
         cache_exports: Vec::new(),
         entitlements: Vec::new(),
         explain: false,
+        provenance: false,
         internal: true,
         session: HostSession::new().into_session(),
     };

@@ -51,6 +51,15 @@ impl Fields {
     }
 }
 
+/// A truth value as Go programs read it; `None` if it is none.
+pub(crate) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// The columns of one line of CSV; `None` if a quote stays open.
 pub(crate) fn split(text: &str) -> Option<Vec<String>> {
     let mut fields = Vec::new();

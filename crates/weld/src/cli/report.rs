@@ -74,6 +74,8 @@ pub(crate) enum Failure {
     Start(std::io::Error),
     #[error("the frontend's answer makes no sense: {0}")]
     Answer(String),
+    #[error("--metadata-file: how the result was made cannot be read: {0}")]
+    Provenance(String),
     /// What was looked for was found, and told on standard output; an exit code says so.
     #[error("exit code {0}")]
     Found(u8),

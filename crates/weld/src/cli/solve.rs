@@ -7,9 +7,10 @@ use tokio_util::sync::CancellationToken;
 use weld_engine::{BuildInput, BuildRequest, Definition, HostSession, LayoutReference};
 
 use super::args::SolveArgs;
-use super::build::{entitlements, metadata};
+use super::build::entitlements;
 use super::caches::Caches;
 use super::destination::Destination;
+use super::metadata::{self, Detail};
 use super::place::Worker;
 use super::report::Failure;
 use super::{offers, outputs, run, streams};
@@ -51,13 +52,14 @@ pub(crate) async fn solve(
         exports,
         entitlements: entitlements(&args.allow)?,
         explain: false,
+        provenance: false,
         internal: false,
         session: session.into_session(),
     };
     let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
     let response = run::build(worker, request, &args.progress, cancel.clone()).await?;
     caches.list(&response, &cancel)?;
-    metadata_file.write(&metadata(&response))
+    metadata_file.write(&metadata::encode(&response, Detail::Nothing)?)
 }
 
 /// Prints a definition as JSON, an object a line, or as a graph.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::fields::truth;
+
 /// The kind of cache that is a repository's on GitHub.
 pub(crate) const KIND: &str = "gha";
 
@@ -10,8 +12,7 @@ pub(crate) fn complete(
     attrs: &mut BTreeMap<String, String>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> bool {
-    let is_true =
-        |value: String| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True");
+    let is_true = |value: String| truth(&value) == Some(true);
     let second = match attrs.get("version") {
         Some(version) => version == "2",
         None => variable("ACTIONS_CACHE_SERVICE_V2").is_some_and(is_true),
