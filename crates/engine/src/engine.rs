@@ -210,9 +210,16 @@ impl Engine {
         }
         let (exports, caches) = (request.exports.clone(), request.cache_exports.clone());
         let wants_provenance = request.provenance;
+        let attrs = match &request.input {
+            BuildInput::Dockerfile { attrs } => Some(attrs.clone()),
+            BuildInput::Definition { .. } => None,
+        };
         let (job, solve, attest) = self.begin(request, progress, cancel).await?;
         let response = async {
             let result = job.bridge().solve(solve).await?;
+            if let Some(attrs) = &attrs {
+                job.check_platforms(attrs, &result)?;
+            }
             let mut response = job.export(&result, &exports, &caches, &attest).await?;
             if wants_provenance {
                 let options = attest.recorded_provenance();

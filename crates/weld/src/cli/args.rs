@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::daemon::DaemonArgs;
 use super::dial::DialArgs;
+use super::docker_options::DockerArgs;
+use super::fields;
 use super::place::ClientArgs;
+use super::resources::ResourceArgs;
 
 /// Build container images from Dockerfiles and LLB definitions.
 ///
@@ -25,6 +28,11 @@ pub(crate) struct Cli {
     pub(crate) engine: EngineArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Reads a truth value as docker does, for which `--pull=true` is as good as `--pull`.
+pub(crate) fn truth(text: &str) -> Result<bool, String> {
+    fields::truth(text).ok_or_else(|| "must be true or false".to_owned())
 }
 
 /// What every command that opens the engine takes.
@@ -131,11 +139,11 @@ pub(crate) struct BuildArgs {
     #[arg(short, long = "output", value_name = "FIELDS")]
     pub(crate) outputs: Vec<String>,
     /// Push the image: short for --output type=image,push=true.
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = truth, value_name = "BOOL")]
     pub(crate) push: bool,
     /// Ask for something else than a build: check (what the linter finds), outline (the arguments,
     /// secrets and agents of the target) or targets, with `[,format=json][,ignorestatus=true]`.
-    #[arg(long, value_name = "METHOD", default_value = "build")]
+    #[arg(long, value_name = "METHOD", default_value = "build", alias = "print")]
     pub(crate) call: String,
     /// Short for --call check.
     #[arg(long, conflicts_with = "call")]
@@ -143,7 +151,7 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub(crate) caches: CacheArgs,
     /// Do not use the cache.
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = truth, value_name = "BOOL")]
     pub(crate) no_cache: bool,
     /// Tell beside each step that was not cached why it was not: which file, argument or input
     /// differs from the last time.
@@ -153,7 +161,7 @@ pub(crate) struct BuildArgs {
     #[arg(long = "no-cache-filter", value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
     /// Ask registries for newer images even where a local one serves.
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = truth, value_name = "BOOL")]
     pub(crate) pull: bool,
     /// Write what was built as JSON: digests, names, descriptor, and how it was made: all of it if
     /// $BUILDX_METADATA_PROVENANCE is max, nothing if that is disabled.
@@ -201,6 +209,10 @@ pub(crate) struct BuildArgs {
     /// The parent cgroup of RUN instructions.
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
+    #[command(flatten)]
+    pub(crate) docker: DockerArgs,
     #[command(flatten)]
     pub(crate) trace: TraceArgs,
     #[command(flatten)]
@@ -261,7 +273,7 @@ pub(crate) struct ProgressArgs {
     )]
     pub(crate) progress: weld_progress::Mode,
     /// Print the image's ID and nothing else.
-    #[arg(short, long)]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set, value_parser = truth, value_name = "BOOL")]
     pub(crate) quiet: bool,
 }
 

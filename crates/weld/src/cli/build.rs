@@ -28,6 +28,7 @@ pub(crate) async fn build(
     args: &BuildArgs,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
+    args.docker.check()?;
     let call = Call::of(args)?;
     let iidfile = Destination::new("--iidfile", args.iidfile.as_deref())?;
     let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
@@ -264,6 +265,7 @@ fn attributes(args: &BuildArgs, remote: bool) -> Result<BTreeMap<String, String>
     if let Some(parent) = &args.cgroup_parent {
         set("cgroup-parent", parent);
     }
+    attrs.extend(args.resources.attributes()?);
     attrs.extend(attest::attributes(args)?);
     Ok(attrs)
 }
