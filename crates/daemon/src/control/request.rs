@@ -124,7 +124,7 @@ fn entitlements(asked: &[String], config: &DaemonConfig) -> Result<Vec<Entitleme
         if is_allowed {
             return Ok(entitlement);
         }
-        Err(Status::permission_denied(format!(
+        Err(Status::unknown(format!(
             "granting entitlement {name} is not allowed by build daemon configuration"
         )))
     });

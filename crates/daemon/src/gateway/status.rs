@@ -49,9 +49,7 @@ pub(super) fn with_details(code: Code, message: String, details: Vec<prost_types
 pub(super) fn summary(error: &BuildError) -> (Code, String) {
     match error.innermost() {
         BuildError::Cancelled => (Code::Cancelled, "context canceled".to_owned()),
-        BuildError::FrontendCap(_) | BuildError::Subrequest(_) => {
-            (Code::Unimplemented, error.to_string())
-        }
+        BuildError::FrontendCap(_) => (Code::Unimplemented, error.to_string()),
         BuildError::Definition(_) => (Code::Unknown, error.to_string()),
         BuildError::Returned(status) => {
             let code = Code::from_i32(status.code);
