@@ -144,6 +144,7 @@ impl Inputs {
         };
         session.add_directory("dockerfile", directory.path())?;
         attrs.insert("dockerfilekey".into(), "dockerfile".into());
+        attrs.insert("filename".into(), DOCKERFILE.into());
         Ok(true)
     }
 
