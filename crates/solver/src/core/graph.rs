@@ -49,6 +49,8 @@ pub(crate) struct JobState {
     /// Every edge that got this job's interest bit, and perhaps some that were freed since.
     pub(crate) touched: Vec<EdgeId>,
     pub(crate) requests: Vec<Ticket>,
+    /// Whether a request of it has been answered, or cancelled.
+    pub(crate) was_answered: bool,
 }
 
 /// Who is to be answered.
@@ -221,10 +223,25 @@ impl Map {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Status {
     Pending,
-    Started { at: u64 },
-    Completed { from: u64, at: u64 },
-    Cached { at: u64 },
-    Failed { from: u64, at: u64 },
+    Started {
+        at: u64,
+    },
+    Completed {
+        from: u64,
+        at: u64,
+    },
+    Cached {
+        at: u64,
+    },
+    Failed {
+        from: u64,
+        at: u64,
+    },
+    /// Its run was cancelled: nothing that whoever wants its result needs to hear of.
+    Cancelled {
+        from: u64,
+        at: u64,
+    },
 }
 
 pub(crate) struct Dependent {

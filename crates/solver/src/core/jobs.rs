@@ -65,6 +65,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             roots: Vec::new(),
             touched: Vec::new(),
             requests: Vec::new(),
+            was_answered: false,
         });
         self.job_slots.set(slot, Some(job));
         self.trace(|_| TraceEvent::JobOpened {
@@ -189,7 +190,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         };
         let list = match request.asker {
-            Asker::Job(job) => self.jobs.get_mut(job).map(|job| &mut job.requests),
+            Asker::Job(job) => self.jobs.get_mut(job).map(|job| {
+                job.was_answered = true;
+                &mut job.requests
+            }),
             Asker::Task(task) => self.tasks.get_mut(task).map(|task| &mut task.requests),
         };
         if let Some(list) = list

@@ -2,7 +2,7 @@
 
 use super::{
     Core, EdgeState, faulty,
-    graph::{Dependent, KeyUse, Phase, TaskSlot},
+    graph::{Dependent, KeyUse, Phase, Status, TaskSlot},
     io::EdgeId,
 };
 use crate::{CancelCause, Refusal, TraceEvent};
@@ -93,8 +93,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.add_merged(source, target);
         let (from, to) = (self.edges[source].vertex, self.edges[target].vertex);
         self.replay_to_sources(source, target);
-        self.mirror_status(to, from);
-        self.mirror_to_sources(source, to);
+        // A run that nobody waited for is no news to those who come.
+        if !matches!(self.vertices[to].status, Status::Cancelled { .. }) {
+            self.mirror_status(to, from);
+            self.mirror_to_sources(source, to);
+        }
         self.edges[target].look = true;
         self.touch(target);
         self.sync(from);

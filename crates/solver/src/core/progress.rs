@@ -106,11 +106,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    /// The run of a vertex is being cancelled.
+    /// The run of a vertex is being cancelled. That it was is said to those who want nothing any more; for others it is a stretch of time
+    /// that ended, and there may be another one.
     pub(super) fn set_cancelled(&mut self, vertex: VertexId) {
         let from = self.started_at(vertex);
         self.vertices[vertex].extra_mut().error = Some(Arc::from("cancelled"));
-        self.set_status(vertex, Status::Failed { from, at: self.now });
+        self.set_status(vertex, Status::Cancelled { from, at: self.now });
+        // Whoever comes later hears of the run that is for them.
+        if std::mem::take(&mut self.vertices[vertex].extra_mut().reported) {
+            let ran = vertex.unique();
+            self.effect(Effect::Forget { ran });
+        }
     }
 
     /// An operation reports on itself outside of a run: it has started.
@@ -124,12 +130,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Tells those of `jobs` that listen all that happened to a vertex.
     pub(super) fn tell_all(&mut self, vertex: VertexId, jobs: &JobSet) {
+        if matches!(self.vertices[vertex].status, Status::Cancelled { .. }) {
+            let mut news = self.news(vertex);
+            (news.started, news.completed, news.error) = (None, None, None);
+            return self.send(&news, jobs);
+        }
         let reported = self.reported_of(vertex);
         if !reported.is_empty() {
             // Whose words they are comes before them, and that it has ended behind them.
             let mut news = self.news(vertex);
             (news.completed, news.cached, news.error) = (None, false, None);
-            self.send(news, jobs);
+            self.send(&news, jobs);
             for ran in reported {
                 self.replay_run(vertex, ran, jobs);
             }
@@ -140,12 +151,34 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Tells those of `jobs` that listen how a vertex stands.
     pub(super) fn tell(&mut self, vertex: VertexId, jobs: &JobSet) {
         let mut slots = jobs.iter();
-        if slots.any(|slot| self.subscribed.contains(slot)) {
-            self.send(self.news(vertex), jobs);
+        if !slots.any(|slot| self.subscribed.contains(slot)) {
+            return;
+        }
+        let news = self.news(vertex);
+        if !matches!(self.vertices[vertex].status, Status::Cancelled { .. }) {
+            return self.send(&news, jobs);
+        }
+        let ended = VertexNews {
+            error: None,
+            ..news.clone()
+        };
+        for slot in jobs.iter() {
+            let news = if self.wants_no_more(slot) {
+                &news
+            } else {
+                &ended
+            };
+            self.send(news, &JobSet::one(slot));
         }
     }
 
-    fn send(&mut self, news: VertexNews, jobs: &JobSet) {
+    /// Whether all that a job asked for has been answered.
+    fn wants_no_more(&self, slot: u32) -> bool {
+        let job = self.job_slots.job(slot).and_then(|job| self.jobs.get(job));
+        job.is_some_and(|job| job.was_answered && job.requests.is_empty())
+    }
+
+    fn send(&mut self, news: &VertexNews, jobs: &JobSet) {
         let listening: Vec<JobId> = jobs
             .iter()
             .filter(|slot| self.subscribed.contains(*slot))
@@ -168,12 +201,15 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let (started, completed, cached) = match state.status {
             Status::Pending => (None, None, false),
             Status::Started { at } => (Some(at), None, false),
-            Status::Completed { from, at } | Status::Failed { from, at } => {
-                (Some(from), Some(at), false)
-            }
+            Status::Completed { from, at }
+            | Status::Failed { from, at }
+            | Status::Cancelled { from, at } => (Some(from), Some(at), false),
             Status::Cached { at } => (Some(at), Some(at), true),
         };
-        let failed = matches!(state.status, Status::Failed { .. });
+        let failed = matches!(
+            state.status,
+            Status::Failed { .. } | Status::Cancelled { .. }
+        );
         let error = state
             .extra
             .as_ref()
