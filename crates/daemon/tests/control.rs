@@ -338,6 +338,12 @@ async fn while_draining_no_build_begins() {
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
+    // Whoever comes now learns so at once.
+    let socket = daemon.path("sock");
+    while tokio::net::UnixStream::connect(&socket).await.is_ok() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(!socket.exists());
     // The last build ends, and with it the daemon.
     building.abort();
     drop((news, states));

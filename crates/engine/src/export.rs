@@ -91,7 +91,7 @@ async fn export(
     request: &ExportRequest,
     key: &str,
 ) -> Result<BTreeMap<String, String>, ExportError> {
-    let step = Internal::begin(&job.progress, name(request), key);
+    let step = Internal::begin(&job.progress, name(request), &job.own_key(key));
     let (credentials, transfers) = (job.session.credentials(), step.transfers());
     let exporter = &job.exporter;
     let exported = exporter.export(request, built, credentials, &transfers, &job.stop);

@@ -86,7 +86,7 @@ impl Host for DockerfileHost<'_> {
     async fn read_files(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
         let name = match request.paths.first() {
             Some(path) if path.ends_with(IGNORE_FILE) => "[internal] load .dockerignore".to_owned(),
-            Some(path) => format!("[internal] load build definition from {path}"),
+            Some(path) => load_definition(path),
             None => "[internal] load files".to_owned(),
         };
         let is_ignore_file = request.paths.len() == 1 && request.paths[0].ends_with(IGNORE_FILE);
@@ -94,9 +94,7 @@ impl Host for DockerfileHost<'_> {
         let read = match self.read(request).await.map_err(of_inner_build) {
             // As with BuildKit, which does not say so.
             Err(error) if is_ignore_file && is_unreadable(&*error) => {
-                let vertex = weld_digest::Digest::sha256_of(&name);
-                let short = format!("{error}: nothing is left out of the context");
-                self.bridge.warn(weld_progress::Warning::new(vertex, short));
+                step.warn(format!("{error}: nothing is left out of the context"));
                 Ok(vec![None])
             }
             read => read,
@@ -125,7 +123,8 @@ impl Host for DockerfileHost<'_> {
     }
 
     fn warn(&self, warning: &Warning, source: &SourceFile) {
-        let vertex = weld_digest::Digest::sha256_of("[internal] lint");
+        // Clients show it with the step that read the Dockerfile.
+        let vertex = Internal::digest(&load_definition(source.name()), "");
         let (rule, line) = (warning.rule().name(), warning.lines.start);
         let short = format!("{rule}: {} (line {line})", warning.finding);
         let position = |line: u32| weld_progress::Position {
@@ -160,6 +159,11 @@ fn of_inner_build(error: impl Into<HostError>) -> HostError {
         Ok(error) => error,
         Err(other) => other,
     }
+}
+
+/// The step that reads a Dockerfile.
+fn load_definition(path: &str) -> String {
+    format!("[internal] load build definition from {path}")
 }
 
 /// What the names of files with patterns end with.

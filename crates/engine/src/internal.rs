@@ -17,7 +17,7 @@ pub(crate) struct Internal {
 impl Internal {
     /// Begins a step, which is told from others of its name by `key`.
     pub(crate) fn begin(progress: &Sender, name: &str, key: &str) -> Self {
-        let digest = Digest::sha256_of(format!("{name}\n{key}"));
+        let digest = Self::digest(name, key);
         let name = mask_credentials(name);
         let vertex = Vertex {
             started: Some(OffsetDateTime::now_utc()),
@@ -28,6 +28,11 @@ impl Internal {
             progress: progress.clone(),
             vertex,
         }
+    }
+
+    /// What a step of this name and key is known by.
+    pub(crate) fn digest(name: &str, key: &str) -> Digest {
+        Digest::sha256_of(format!("{name}\n{key}"))
     }
 
     /// The way for transfers to be shown under the step.

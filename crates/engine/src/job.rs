@@ -90,6 +90,13 @@ impl JobCore {
         job.clone().ok_or(BuildError::Cancelled)
     }
 
+    /// A key for steps of the build's own, which clients that have several builds shown at once tell from those of the others.
+    pub(crate) fn own_key(&self, key: &str) -> String {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = job.as_ref().map_or("", |job| &**job.id());
+        format!("{key} of {id}")
+    }
+
     fn take_job(&self) -> Option<Arc<Job<Tree>>> {
         self.job
             .lock()
@@ -257,7 +264,11 @@ impl BuildJob {
         if found.is_empty() {
             return Ok(());
         }
-        let step = Internal::begin(&self.core.progress, "verifying build result", "");
+        let step = Internal::begin(
+            &self.core.progress,
+            "verifying build result",
+            &self.core.own_key(""),
+        );
         for short in found {
             step.warn(short);
         }

@@ -221,7 +221,11 @@ impl Ref {
         if lost.is_empty() {
             return Ok(());
         }
-        let step = Internal::begin(&job.progress, "restoring the blobs of layers", "");
+        let step = Internal::begin(
+            &job.progress,
+            "restoring the blobs of layers",
+            &job.own_key(""),
+        );
         let (session, progress) = (Some(&job.session), step.transfers());
         let restoring = job.worker.restore_blobs(lost, session, &progress).boxed();
         for warning in restoring.await {
@@ -243,6 +247,7 @@ impl Ref {
             let name = "fetching cached layers";
             // A step for each round: what comes after a loss is not to hide it.
             let key = format!("{} {round}", key.unwrap_or_default());
+            let key = inner.job.own_key(&key);
             let step = Internal::begin(&inner.job.progress, name, &key);
             let (worker, session) = (&inner.job.worker, Some(&inner.job.session));
             let progress = step.transfers();

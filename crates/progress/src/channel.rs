@@ -55,6 +55,8 @@ struct Pending {
     batch: Batch,
     vertexes: HashMap<Digest, usize>,
     statuses: HashMap<(Digest, String), usize>,
+    /// Transfers that have not ended, of steps that have not.
+    open: HashMap<Digest, Vec<TransferStatus>>,
     log_bytes: usize,
     dropped: Option<Dropped>,
     closed: bool,
@@ -155,6 +157,15 @@ impl Pending {
     }
 
     fn vertex(&mut self, vertex: Vertex) {
+        // With a step all in it ends: clients show no end, and no error, of one in which something goes on.
+        if let Some(completed) = vertex.completed {
+            for status in self.open.remove(&vertex.digest).into_iter().flatten() {
+                self.status(TransferStatus {
+                    completed: Some(completed),
+                    ..status
+                });
+            }
+        }
         let known = self.vertexes.get(&vertex.digest);
         let known = known.map(|index| &mut self.batch.vertexes[*index]);
         match known {
@@ -171,6 +182,7 @@ impl Pending {
     }
 
     fn status(&mut self, status: TransferStatus) {
+        self.note_open(&status);
         let key = (status.vertex.clone(), status.id.clone());
         match self.statuses.get(&key) {
             Some(&index) => self.batch.statuses[index] = status,
@@ -178,6 +190,26 @@ impl Pending {
                 self.statuses.insert(key, self.batch.statuses.len());
                 self.batch.statuses.push(status);
             }
+        }
+    }
+
+    fn note_open(&mut self, status: &TransferStatus) {
+        let ends = status.completed.is_some();
+        let Some(open) = self.open.get_mut(&status.vertex) else {
+            if !ends {
+                let all = vec![status.clone()];
+                self.open.insert(status.vertex.clone(), all);
+            }
+            return;
+        };
+        match open.iter().position(|known| known.id == status.id) {
+            Some(at) if ends => drop(open.swap_remove(at)),
+            Some(at) => open[at] = status.clone(),
+            None if ends => {}
+            None => open.push(status.clone()),
+        }
+        if open.is_empty() {
+            self.open.remove(&status.vertex);
         }
     }
 
@@ -262,6 +294,37 @@ mod tests {
             .collect();
         assert_eq!(names, ["second", "other"]);
         assert_eq!(receiver.receive().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_in_a_step_ends_with_it() {
+        let (sender, mut receiver) = channel();
+        let at = |seconds| Timestamp::UNIX_EPOCH + time::Duration::seconds(seconds);
+        let status = |id: &str, completed| TransferStatus {
+            id: id.to_owned(),
+            vertex: digest("a"),
+            name: String::new(),
+            total: 10,
+            current: 3,
+            timestamp: at(1),
+            started: Some(at(1)),
+            completed,
+        };
+        sender.status(status("done", Some(at(2))));
+        sender.status(status("open", None));
+        receiver.receive().await.unwrap();
+        let ended = Vertex {
+            started: Some(at(1)),
+            completed: Some(at(3)),
+            error: "404".to_owned(),
+            ..Vertex::new(digest("a"), "a")
+        };
+        sender.vertex(ended.clone());
+        let batch = receiver.receive().await.unwrap();
+        assert_eq!(batch.statuses, [status("open", Some(at(3)))]);
+        // Once.
+        sender.vertex(ended);
+        assert_eq!(receiver.receive().await.unwrap().statuses, []);
     }
 
     #[tokio::test]

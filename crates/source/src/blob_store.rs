@@ -204,7 +204,13 @@ impl LayoutStore {
     /// Sees to it that there is a directory of it.
     fn make_directory(&self, path: &Path) -> io::Result<()> {
         if fs::symlink_metadata(path).is_ok() && !path.is_dir() {
-            self.put_aside(path)?;
+            // Several layers are written at once: the first one does it, and must not lose its directory to the next.
+            static FIRST: Mutex<()> = Mutex::new(());
+            let _first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
+            if fs::symlink_metadata(path).is_ok() && !path.is_dir() {
+                self.put_aside(path)?;
+            }
+            return fs::create_dir_all(path).map_err(at("create", path));
         }
         fs::create_dir_all(path).map_err(at("create", path))
     }

@@ -307,3 +307,30 @@ fn an_output_goes_where_a_link_leads_also_if_nothing_is_there() {
         assert!(there.is_symlink(), "{name}");
     }
 }
+
+#[test]
+fn warnings_are_of_the_step_that_read_the_dockerfile() {
+    let bed = Bed::new();
+    bed.dockerfile("FROM base\nMAINTAINER me\n");
+    let built = bed.build(&["--progress", "rawjson"]).ok();
+    let lines = built.stderr.lines();
+    let batches: Vec<serde_json::Value> = lines
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let all = |what: &str| -> Vec<serde_json::Value> {
+        let lists = batches.iter().filter_map(|batch| batch[what].as_array());
+        lists.flatten().cloned().collect()
+    };
+    let warnings = all("warnings");
+    assert!(!warnings.is_empty(), "{}", built.stderr);
+    let vertexes = all("vertexes");
+    for warning in warnings {
+        let of = |vertex: &&serde_json::Value| vertex["digest"] == warning["vertex"];
+        let vertex = vertexes.iter().find(of).unwrap();
+        let name = vertex["name"].as_str().unwrap();
+        assert!(
+            name.starts_with("[internal] load build definition"),
+            "{name}"
+        );
+    }
+}

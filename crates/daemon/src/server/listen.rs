@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Extensions;
 use tonic::transport::server::Connected;
 
@@ -103,7 +104,11 @@ impl Peer {
 }
 
 enum Listener {
-    Unix(UnixListener),
+    Unix {
+        listener: UnixListener,
+        /// Removed when nobody can connect any more.
+        _file: Option<SocketFile>,
+    },
     Tcp(TcpListener, Option<Tls>),
 }
 
@@ -179,13 +184,14 @@ impl Listeners {
             match scheme {
                 "unix" => {
                     let listener = bind_unix(rest, address, config).await?;
-                    this.add(address.clone(), Listener::Unix(listener));
+                    let _file = SocketFile::of(Path::new(rest));
+                    this.add(address.clone(), Listener::Unix { listener, _file });
                 }
                 "tcp" => {
                     let listener = tcp(rest, tls.clone(), config).await?;
                     let address = match &listener {
                         Listener::Tcp(listener, _) => listener.local_addr().ok(),
-                        Listener::Unix(_) => None,
+                        Listener::Unix { .. } => None,
                     };
                     let address = address.map_or_else(|| rest.to_owned(), |ip| ip.to_string());
                     this.add(format!("tcp://{address}"), listener);
@@ -244,7 +250,13 @@ impl Listeners {
             if let Ok(Some(socket)) = sockets.take_unix_listener(index) {
                 socket.set_nonblocking(true).map_err(bind)?;
                 let socket = UnixListener::from_std(socket).map_err(bind)?;
-                self.add(address.clone(), Listener::Unix(socket));
+                self.add(
+                    address.clone(),
+                    Listener::Unix {
+                        listener: socket,
+                        _file: None,
+                    },
+                );
             } else if let Ok(Some(socket)) = sockets.take_tcp_listener(index) {
                 if tls.is_none() && !config.allow_plain_tcp {
                     return Err(ListenError::PlainTcp(address));
@@ -264,16 +276,21 @@ impl Listeners {
         }
     }
 
-    /// Accepts until it is dropped.
-    pub(super) fn connections(self) -> Connections {
+    /// Accepts until `closing` fires: from then on nobody can connect, and those that have are served on.
+    pub(super) fn connections(self, closing: &CancellationToken) -> Connections {
         let (sender, receiver) = mpsc::channel(64);
         let limit = self.counter.room;
         let mut tasks = JoinSet::new();
         for listener in self.listeners {
-            tasks.spawn(accept(listener, sender.clone(), Arc::clone(&limit)));
+            let accepting = accept(listener, sender.clone(), Arc::clone(&limit));
+            let closing = closing.clone();
+            tasks.spawn(async move {
+                closing.run_until_cancelled(accepting).await;
+            });
         }
         Connections {
             receiver,
+            _open: sender,
             _tasks: tasks,
         }
     }
@@ -282,6 +299,8 @@ impl Listeners {
 /// Clients as they come.
 pub(super) struct Connections {
     receiver: mpsc::Receiver<io::Result<Connection>>,
+    /// With the end of this stream those that are connected would be sent away.
+    _open: mpsc::Sender<io::Result<Connection>>,
     _tasks: JoinSet<()>,
 }
 
@@ -305,7 +324,7 @@ async fn accept(
             return;
         };
         let accepted = match &listener {
-            Listener::Unix(listener) => listener
+            Listener::Unix { listener, .. } => listener
                 .accept()
                 .await
                 .map(|(stream, _)| (Io::Unix(stream), Peer::Unix)),
@@ -355,6 +374,36 @@ async fn accept(
                     return;
                 }
             }
+        }
+    }
+}
+
+/// A socket's file, which is removed with this: who finds it, and nobody who listens, waits for that.
+struct SocketFile {
+    path: PathBuf,
+    id: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> Option<Self> {
+        Some(Self {
+            path: path.to_owned(),
+            id: Self::id(path)?,
+        })
+    }
+
+    fn id(path: &Path) -> Option<(u64, u64)> {
+        let file = std::fs::symlink_metadata(path).ok()?;
+        Some((file.dev(), file.ino()))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another daemon may have taken the place.
+        if Self::id(&self.path) == Some(self.id) {
+            // What cannot be removed is found out by the next one who listens there.
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }

@@ -295,7 +295,10 @@ async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(limits.streams);
     crate::control::add_services(server, control, limits)
-        .serve_with_incoming_shutdown(listeners.connections(), over.cancelled_owned())
+        .serve_with_incoming_shutdown(
+            listeners.connections(&shared.draining),
+            over.cancelled_owned(),
+        )
         .await?;
     Ok(())
 }

@@ -72,8 +72,9 @@ impl Session for SessionOffers {
     }
 
     fn directory_identity(&self, name: &str) -> Option<String> {
+        // buildctl tells nothing of whose directories they are.
         let key = self.session.shared_key();
-        Some(format!("{}:{key}:{name}", key.len()))
+        (!key.is_empty()).then(|| format!("{}:{key}:{name}", key.len()))
     }
 
     async fn layout(&self, name: &str) -> Result<Option<Layout>, SessionError> {

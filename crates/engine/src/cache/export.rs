@@ -51,9 +51,10 @@ pub(crate) async fn all(
 ) -> Result<BTreeMap<String, String>, CacheExportError> {
     let mut response = BTreeMap::new();
     for (number, export) in exports.iter().enumerate() {
+        let key = job.own_key(&number.to_string());
         let options = match CacheExportOptions::parse(&export.kind, &export.attrs) {
             Err(error) if ignores_errors(&export.attrs) => {
-                let step = Internal::begin(&job.progress, "exporting cache", &number.to_string());
+                let step = Internal::begin(&job.progress, "exporting cache", &key);
                 drop(step.end(Err::<(), _>(error)));
                 continue;
             }
@@ -70,7 +71,7 @@ pub(crate) async fn all(
             CacheDestination::Mounts(_) => "exporting cache mounts",
             CacheDestination::Inline => continue,
         };
-        let step = Internal::begin(&job.progress, name, &number.to_string());
+        let step = Internal::begin(&job.progress, name, &key);
         let written = match &options.destination {
             CacheDestination::Mounts(wanted) => {
                 let written = mounts::export(job, wanted, options.patience, &step);

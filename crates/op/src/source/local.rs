@@ -115,11 +115,13 @@ impl Local {
             .map_err(|error| OpError::failed(LocalError::Session(error)))?
             .ok_or_else(gone)?;
         let provider = self.transferred(provider).map_err(OpError::failed)?;
-        let identity = session
-            .directory_identity(name)
-            .unwrap_or_else(|| name.clone());
-        let key = self.key(&identity);
-        let turn = self.worker.sources.take(&key).await;
+        let identity = session.directory_identity(name);
+        let key = self.key(identity.as_deref().unwrap_or(name));
+        // Only where it is the same directory is there something to be gained from waiting.
+        let turn = match identity {
+            Some(_) => self.worker.sources.take(&key).await,
+            None => self.worker.sources.take_any(&key).await,
+        };
         let progress = progress.telling(turn.mover());
         self.sync_tree(turn.key.clone(), provider, progress)
             .await

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 const STILL: Duration = Duration::from_secs(5);
 /// How many trees there may be in place of one.
 const BESIDE: usize = 8;
+/// How many there may be of directories of which nothing tells whose they are.
+const UNKNOWN: usize = 64;
 
 /// One turn for each tree that is kept: only one sync of a tree at a time.
 #[derive(Default)]
@@ -71,10 +73,7 @@ impl Trees {
     /// Waits for the turn at a tree, or at one beside it where nothing happens to that.
     pub(crate) async fn take(&self, key: &str) -> Turn {
         for beside in 0..BESIDE {
-            let key = match beside {
-                0 => key.to_owned(),
-                beside => format!("{key} beside {beside}"),
-            };
+            let key = beside_name(key, beside);
             let tree = self.tree(&key);
             if let Some(turn) = tree.take().await {
                 return Turn {
@@ -92,6 +91,24 @@ impl Trees {
         }
     }
 
+    /// The turn at a tree that nobody syncs now, or, where there are very many, at one that somebody does: the directories that are kept
+    /// under this name may have nothing in common.
+    pub(crate) async fn take_any(&self, key: &str) -> Turn {
+        for beside in 0..UNKNOWN {
+            let key = beside_name(key, beside);
+            let tree = self.tree(&key);
+            if let Ok(turn) = Arc::clone(&tree.turn).try_lock_owned() {
+                *tree.moved() = Instant::now();
+                return Turn {
+                    key,
+                    tree,
+                    _turn: turn,
+                };
+            }
+        }
+        self.take(key).await
+    }
+
     fn tree(&self, key: &str) -> Arc<Tree> {
         let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tree) = trees.get(key).and_then(Weak::upgrade) {
@@ -101,6 +118,14 @@ impl Trees {
         let tree = Arc::default();
         trees.insert(key.to_owned(), Arc::downgrade(&tree));
         tree
+    }
+}
+
+/// What a tree is called that is kept in place of another one.
+fn beside_name(key: &str, beside: usize) -> String {
+    match beside {
+        0 => key.to_owned(),
+        beside => format!("{key} beside {beside}"),
     }
 }
 
@@ -133,5 +158,17 @@ mod tests {
         drop(first);
         assert_eq!(trees.take("a").await.key, "a");
         drop(second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn directories_of_unknown_origin_wait_for_nobody() {
+        let trees = Trees::default();
+        let begun = Instant::now();
+        let first = trees.take_any("a").await;
+        let second = trees.take_any("a").await;
+        assert_eq!([first.key.as_str(), &second.key], ["a", "a beside 1"]);
+        drop(first);
+        assert_eq!(trees.take_any("a").await.key, "a");
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }
