@@ -49,7 +49,17 @@ pub(crate) async fn told_when_slow<F: Future>(
         output = &mut work => return output,
         () = tokio::time::sleep(SLOW) => {}
     }
-    let id: Arc<str> = what().into();
+    told(ctx, what(), started, work).await
+}
+
+/// Waits for `work`, which began then, and has people hear what it is.
+pub(crate) async fn told<F: Future>(
+    ctx: &OpContext<Tree>,
+    what: String,
+    started: SystemTime,
+    work: F,
+) -> F::Output {
+    let id: Arc<str> = what.into();
     let tell = |completed| {
         ctx.status(Status {
             id: Arc::clone(&id),

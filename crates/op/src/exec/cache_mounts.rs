@@ -8,12 +8,13 @@ use std::time::SystemTime;
 use weld_digest::FieldHasher;
 use weld_llb::{CacheMount, CacheSharingOpt, MountKind};
 use weld_runtime::{MountPlan, Source};
-use weld_solver::{OpContext, OpError, ResultRef, Status};
+use weld_solver::{OpContext, OpError, ResultRef};
 use weld_store::snapshot::SnapshotRef;
 use weld_store::{CacheMountError, CacheMountRequest, CacheMounts, RecordType, Sharing, Staged};
 
 use super::mounts::{Made, Prepared};
 use super::{Exec, ExecError};
+use crate::reporting::told;
 use crate::{Tree, room, session};
 
 impl Prepared {
@@ -127,21 +128,9 @@ async fn acquire(
         // An attempt that ended early does so again below, and is told there.
         Ok(Ok(None)) | Err(_) => {}
     }
-    let started = SystemTime::now();
-    let tell = |completed| {
-        ctx.status(Status {
-            id: format!("waiting for the cache mount {dest}").into(),
-            name: "".into(),
-            current: 0,
-            total: 0,
-            started: Some(started),
-            completed,
-        });
-    };
-    tell(None);
-    let mount = ctx.wait_for_lock(mounts.acquire(&request, fill)).await;
-    tell(Some(SystemTime::now()));
-    mount
+    let what = format!("waiting for the cache mount {dest}");
+    let wait = ctx.wait_for_lock(mounts.acquire(&request, fill));
+    told(ctx, what, SystemTime::now(), wait).await
 }
 
 /// What builds that wait for the step have elsewhere for a cache mount that is empty.

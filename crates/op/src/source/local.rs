@@ -118,12 +118,17 @@ impl Local {
         let identity = session.directory_identity(name);
         let key = self.key(identity.as_deref().unwrap_or(name));
         // Only where it is the same directory is there something to be gained from waiting.
-        let turn = match identity {
-            Some(_) => self.worker.sources.take(&key).await,
-            None => self.worker.sources.take_any(&key).await,
+        let (turn, by_default) = match identity {
+            Some(_) => (self.worker.sources.take(&key).await, Differ::Metadata),
+            None => (self.worker.sources.take_any(&key).await, Differ::Settled),
+        };
+        let differ = match self.source.differ.as_deref() {
+            Some("none") => Differ::None,
+            Some("metadata") => Differ::Metadata,
+            _ => by_default,
         };
         let progress = progress.telling(turn.mover());
-        self.sync_tree(turn.key.clone(), provider, progress)
+        self.sync_tree(turn.key.clone(), differ, provider, progress)
             .await
             .map_err(OpError::failed)
     }
@@ -160,6 +165,7 @@ impl Local {
     async fn sync_tree(
         &self,
         key: String,
+        differ: Differ,
         provider: Arc<dyn TreeProvider>,
         progress: Progress,
     ) -> Result<(Tree, Digest), LocalError> {
@@ -168,10 +174,6 @@ impl Local {
             description: format!("local source for {}", self.description),
             mutable: false,
             size: None,
-        };
-        let differ = match self.source.differ.as_deref() {
-            Some("none") => Differ::None,
-            _ => Differ::Metadata,
         };
         let stored = sync_into_store(
             provider,

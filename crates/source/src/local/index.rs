@@ -1,3 +1,5 @@
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use weld_digest::Digest;
 
 use super::codec;
@@ -46,6 +48,20 @@ impl TreeIndex {
     /// The entries in path order.
     pub fn entries(&self) -> &[IndexEntry] {
         &self.entries
+    }
+
+    /// Has the next sync transfer again what was written after that time, where nothing but its time would tell of a change.
+    pub(super) fn distrust_since(&mut self, time: SystemTime) {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        let limit = (seconds, since.subsec_nanos());
+        for IndexEntry { stat, .. } in &mut self.entries {
+            let written = (stat.mtime.seconds, stat.mtime.nanoseconds);
+            if stat.change.is_none() && stat.has_content() && written > limit {
+                // No file has it.
+                stat.mtime.seconds = i64::MIN;
+            }
+        }
     }
 
     /// The index with no file's content known: all of them are transferred anew.

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use weld_digest::{Digest, Hasher};
 use weld_store::NewUsage;
@@ -48,12 +49,18 @@ pub struct StoredTree {
     pub synced: Synced,
 }
 
+/// How long before a sync a file must have been written for [`Differ::Settled`] to trust its time.
+const FRESH: Duration = Duration::from_secs(2);
+
 /// How it is found out which files changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Differ {
     /// By their metadata: size, times, mode, owner.
     #[default]
     Metadata,
+    /// Likewise, but what was written within two seconds of a sync is transferred again by the next one. For copies that directories
+    /// share of which nothing tells whose they are: files that one program writes have the same time within a tick of the clock.
+    Settled,
     /// Not at all: every file is transferred.
     None,
 }
@@ -75,11 +82,15 @@ pub async fn sync_into_store<P: TreeProvider + ?Sized>(
     let (target, previous) =
         blocking(move || Ok(StoreTarget::open(snapshots.local_tree(&key)?))).await?;
     let previous = match differ {
-        Differ::Metadata => previous,
+        Differ::Metadata | Differ::Settled => previous,
         Differ::None => previous.without_contents(),
     };
     let target = Arc::new(target);
-    let synced = sync(provider, Arc::clone(&target), Arc::new(previous), progress).await?;
+    let fresh = SystemTime::now() - FRESH;
+    let mut synced = sync(provider, Arc::clone(&target), Arc::new(previous), progress).await?;
+    if differ == Differ::Settled {
+        synced.index.distrust_since(fresh);
+    }
     blocking(move || {
         let snapshot = target.finish(&synced, usage)?;
         Ok(StoredTree { snapshot, synced })

@@ -20,16 +20,6 @@ use crate::progress::{Progress, Transfer};
 /// time: more than a tick of a file system's clock.
 const SETTLING: Duration = Duration::from_millis(20);
 
-/// How many seconds before a sync a file must have been written for its time to be trusted the next time where there is no other trace of
-/// a change. Of a client that does not say whose directory it is, the next one may be another: files that are written by one
-/// program have the same time within a tick of the clock.
-const FRESH: i64 = 2;
-/// The time, for the next sync, of a file whose time is not to be trusted: no file has it.
-const UNTRUSTED: Timestamp = Timestamp {
-    seconds: i64::MIN,
-    nanoseconds: 0,
-};
-
 /// How many directories, or changes of metadata, a job takes.
 const PIECE: usize = 32;
 
@@ -438,16 +428,9 @@ impl<P: TreeProvider + ?Sized, T: TreeTarget + ?Sized> Comparison<'_, P, T> {
         started: Timestamp,
     ) -> TreeIndex {
         let mut entries: Vec<IndexEntry> = Vec::with_capacity(stats.len());
-        let fresh = Timestamp {
-            seconds: started.seconds.saturating_sub(FRESH),
-            ..started
-        };
         for ((mut stat, content), (_, old)) in stats.into_iter().zip(contents).zip(&diff.steps) {
             let before = old.and_then(|old| self.previous.entries.get(old));
             let mut settled = is_settled(&stat, started);
-            if stat.change.is_none() && stat.has_content() && stat.mtime > fresh {
-                stat.mtime = UNTRUSTED;
-            }
             let digest = match (&stat.hard_link, content) {
                 (Some(first), _) => entries
                     .binary_search_by(|entry| compare_paths(&entry.stat.path, first))

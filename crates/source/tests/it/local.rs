@@ -358,7 +358,7 @@ impl TreeProvider for Listed {
     }
 }
 
-fn stat(path: &str, mode: u32) -> Stat {
+pub(crate) fn stat(path: &str, mode: u32) -> Stat {
     Stat {
         path: PathBuf::from(path),
         mode,
@@ -371,51 +371,6 @@ fn stat(path: &str, mode: u32) -> Stat {
         rdev: (0, 0),
         xattrs: Vec::new(),
         change: None,
-    }
-}
-
-/// A file of a client, of which size and time are all that tells of changes.
-struct Sent {
-    mtime: Timestamp,
-    content: &'static str,
-}
-
-impl TreeProvider for Sent {
-    fn stats(&self, _known: &TreeIndex) -> Result<Vec<Stat>, ProviderError> {
-        Ok(vec![Stat {
-            size: self.content.len() as u64,
-            mtime: self.mtime,
-            ..stat("f", 0o100644)
-        }])
-    }
-    fn open(&self, _number: usize, _stat: &Stat) -> std::io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.content.as_bytes()))
-    }
-}
-
-#[tokio::test]
-async fn a_file_just_written_is_another_one_for_the_next_client() {
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
-    for (seconds_ago, expected) in [
-        (0, "two"),
-        // What is older, and has the same size and time, is taken for the same, as every client of BuildKit does.
-        (3600, "one"),
-    ] {
-        // The same of both files, as of those that are written in a loop.
-        let mtime = Timestamp {
-            seconds: i64::try_from(now.as_secs()).unwrap() - seconds_ago,
-            nanoseconds: now.subsec_nanos(),
-        };
-        let world = World::new();
-        let mut index = TreeIndex::empty();
-        for content in ["one", "two"] {
-            let target = Arc::new(DirTarget::open(&world.to).unwrap());
-            let sent = Arc::new(Sent { mtime, content });
-            let synced = sync(sent, target, Arc::new(index), &Progress::none()).await;
-            index = TreeIndex::decode(&synced.unwrap().index.encode()).unwrap();
-        }
-        let found = fs::read_to_string(world.to.join("f")).unwrap();
-        assert_eq!(found, expected);
     }
 }
 

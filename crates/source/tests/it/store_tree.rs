@@ -1,12 +1,15 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use weld_fileset::SelectionOptions;
-use weld_source::local::{Differ, HostDir, StoredTree, sync_into_store};
+use weld_fileset::{SelectionOptions, Timestamp};
+use weld_source::local::{
+    Differ, HostDir, ProviderError, Stat, StoredTree, TreeIndex, TreeProvider, sync_into_store,
+};
 use weld_source::progress::Progress;
 use weld_store::content_key::KeyOptions;
 use weld_store::snapshot::{SnapshotRef, Snapshots};
@@ -51,13 +54,21 @@ async fn sync_to(snapshots: &Snapshots, from: &Path) -> SnapshotRef {
 }
 
 async fn sync_by(differ: Differ, snapshots: &Snapshots, from: &Path) -> StoredTree {
+    let provider = Arc::new(HostDir::open(from, SelectionOptions::default()).unwrap());
+    sync_all(differ, snapshots, provider).await
+}
+
+async fn sync_all<P: TreeProvider>(
+    differ: Differ,
+    snapshots: &Snapshots,
+    provider: Arc<P>,
+) -> StoredTree {
     let usage = NewUsage {
         record_type: RecordType::LocalSource,
         description: "local source".to_owned(),
         mutable: false,
         size: None,
     };
-    let provider = Arc::new(HostDir::open(from, SelectionOptions::default()).unwrap());
     sync_into_store(
         provider,
         snapshots,
@@ -183,4 +194,50 @@ async fn without_a_differ_every_file_is_transferred() {
         keys(&trusting.snapshot, world.from.path()),
         keys(&all.snapshot, world.from.path())
     );
+}
+
+/// A file of a client, of which size and time are all that tells of changes.
+struct Sent {
+    mtime: Timestamp,
+    content: &'static str,
+}
+
+impl TreeProvider for Sent {
+    fn stats(&self, _known: &TreeIndex) -> Result<Vec<Stat>, ProviderError> {
+        Ok(vec![Stat {
+            size: self.content.len() as u64,
+            mtime: self.mtime,
+            ..crate::local::stat("f", 0o100644)
+        }])
+    }
+    fn open(&self, _number: usize, _stat: &Stat) -> std::io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.content.as_bytes()))
+    }
+}
+
+#[tokio::test]
+async fn a_file_just_written_may_be_of_another_directory() {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    for (differ, seconds_ago, expected) in [
+        (Differ::Settled, 0, "two"),
+        // What is older, and has the same size and time, is taken for the same, as every client of BuildKit does.
+        (Differ::Settled, 3600, "one"),
+        (Differ::Metadata, 0, "one"),
+    ] {
+        // The same of both files, as of those that are written in a loop.
+        let mtime = Timestamp {
+            seconds: i64::try_from(now.as_secs()).unwrap() - seconds_ago,
+            nanoseconds: now.subsec_nanos(),
+        };
+        let world = World::new();
+        let mut found = String::new();
+        for content in ["one", "two"] {
+            let sent = Arc::new(Sent { mtime, content });
+            let stored = sync_all(differ, &world.snapshots, sent).await;
+            world.store.db().flush().unwrap();
+            let mount = stored.snapshot.mount().unwrap();
+            found = fs::read_to_string(mount.path().join("f")).unwrap();
+        }
+        assert_eq!(found, expected, "{differ:?}");
+    }
 }
