@@ -132,12 +132,12 @@ fn a_schedule_is_written_and_read() {
 }
 
 /// Every built-in mistake, with the number of seeds within which it must be found.
-const FAULTS: [(Fault, u64); 23] = [
+const FAULTS: [(Fault, u64); 22] = [
     (Fault::TargetNotOwned, 60),
     (Fault::InterestNotMerged, 60),
     (Fault::InterestKept, 10),
     (Fault::CancelledResultBelieved, 200),
-    (Fault::CancelRecorded, 200),
+    (Fault::CancelRecorded, 3000),
     (Fault::AncestorMerged, 1000),
     (Fault::IgnoreCacheMerged, 1000),
     (Fault::SessionLentToForeign, 200),
@@ -154,8 +154,7 @@ const FAULTS: [(Fault, u64); 23] = [
     (Fault::FailureKeptForLater, 100),
     (Fault::HistoryKept, 10),
     (Fault::ListenerKept, 10),
-    (Fault::RunsGivenUp, 200),
-    (Fault::WantsNotHeld, 1000),
+    (Fault::NothingKept, 60),
 ];
 
 #[test]

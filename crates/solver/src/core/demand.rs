@@ -82,16 +82,18 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if resting && !need_map && !need_exec {
             return;
         }
-        match state.map_call {
+        let map_call = self.vertices[vertex].map_call;
+        match map_call {
             TaskSlot::Idle if need_map => self.start_cache_map(vertex),
-            slot @ TaskSlot::Running(_) if !need_map => {
+            slot @ TaskSlot::Running(_) if !need_map && !self.keep(vertex) => {
                 self.vertices[vertex].map_call = self.wind(slot)
             }
             _ => {}
         }
-        match self.vertices[vertex].exec {
+        let exec = self.vertices[vertex].exec;
+        match exec {
             TaskSlot::Idle if need_exec => self.start_exec(vertex),
-            slot @ TaskSlot::Running(_) if !need_exec => {
+            slot @ TaskSlot::Running(_) if !need_exec && !self.keep(vertex) => {
                 let winding = self.wind(slot);
                 self.vertices[vertex].exec = if faulty!(self, RunsOverlap) {
                     TaskSlot::Idle
@@ -121,7 +123,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .any(|edge| self.edges[*edge].slots[slot].work);
         match task {
             TaskSlot::Idle if needed => self.start_slot_work(vertex, slot),
-            TaskSlot::Running(_) if !needed => {
+            TaskSlot::Running(_) if !needed && !self.keep(vertex) => {
                 let winding = self.wind(task);
                 self.vertices[vertex].slots[slot].extra_mut().task = winding;
             }

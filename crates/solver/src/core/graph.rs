@@ -46,6 +46,8 @@ pub(crate) struct JobState {
     pub(crate) session: Option<SessionNo>,
     pub(crate) subscribed: bool,
     pub(crate) roots: Vec<EdgeId>,
+    /// Those that it has yet to ask for.
+    pub(crate) unasked: Vec<EdgeId>,
     /// Every edge that got this job's interest bit, and perhaps some that were freed since.
     pub(crate) touched: Vec<EdgeId>,
     pub(crate) requests: Vec<Ticket>,
@@ -98,6 +100,8 @@ pub(crate) struct Vertex<O> {
     pub(crate) maps_end: bool,
     /// Whether the cache map has steps on the results of inputs.
     pub(crate) has_steps: bool,
+    /// In the list of vertices for which something goes on that nobody wants at the moment.
+    pub(crate) kept: bool,
     pub(crate) slots: Box<[Slot]>,
     /// Tasks that are not finished; they own the vertex.
     pub(crate) tasks: u32,
@@ -418,8 +422,6 @@ pub(crate) struct EdgeExtra {
     pub(crate) tried: Vec<Record>,
     /// The record that the result was loaded from.
     pub(crate) loaded_from: Option<Record>,
-    /// Edges that forward to this one and still want what they wanted, until this one has decided what it wants.
-    pub(crate) held: Vec<EdgeId>,
     /// How often a result was lost.
     pub(crate) lost: u32,
     /// What leads to it was saved, although it has no result here.
@@ -490,10 +492,6 @@ impl<V> Edge<V> {
 
     pub(crate) fn merged(&self) -> &[EdgeId] {
         self.extra.as_ref().map_or(&[], |extra| &extra.merged)
-    }
-
-    pub(crate) fn held(&self) -> &[EdgeId] {
-        self.extra.as_ref().map_or(&[], |extra| &extra.held)
     }
 
     pub(crate) fn links(&self) -> &[(u32, Alternative)] {

@@ -153,6 +153,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 || !self.doomed.is_empty()
                 || !self.retiring.is_empty()
                 || !self.suspects.is_empty()
+                || self.reconsider
             {
                 return broken("no work is left over", id);
             }
@@ -176,15 +177,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     .slots
                     .iter()
                     .any(|slot| slot.want != EdgeState::Initial);
-                if wants && !self.found(id).held().contains(&id) {
-                    return broken("a forwarding edge wants nothing for long", id);
+                if wants {
+                    return broken("a forwarding edge wants nothing", id);
                 }
                 continue;
             }
             self.check_wants(id)?;
-            if !edge.held().is_empty() && !self.is_undecided(id) {
-                return broken("an edge that has decided holds nothing", id);
-            }
             let slots = || edge.slots.iter();
             let lacking = slots().filter(|slot| slot.state < slot.want).count();
             let unknown = slots()
@@ -268,6 +266,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn check_vertices(&self) -> Result<(), Broken> {
         for (id, vertex) in self.vertices.iter() {
+            if vertex.kept != self.kept.contains(&id) {
+                return broken("what is kept is looked at again", id);
+            }
             if vertex.edges.is_empty() && vertex.tasks == 0 {
                 return broken("a vertex without edges and tasks is freed", id);
             }
@@ -290,9 +291,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 (vertex.exec, wanted(|edge| edge.need_exec)),
             ] {
                 if let TaskSlot::Running(task) = slot
-                    && (!needed || self.tasks.get(task).is_none_or(|task| task.cancelled))
+                    && (!(needed || vertex.kept)
+                        || self.tasks.get(task).is_none_or(|task| task.cancelled))
                 {
-                    return broken("what runs is wanted", id);
+                    return broken("what runs is wanted, or kept", id);
                 }
             }
         }

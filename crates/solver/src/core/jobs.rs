@@ -63,6 +63,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             session,
             subscribed: false,
             roots: Vec::new(),
+            unasked: Vec::new(),
             touched: Vec::new(),
             requests: Vec::new(),
             was_answered: false,
@@ -91,6 +92,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn build(&mut self, ticket: Ticket, job: JobId, root: RootId) {
         if let Some(edge) = self.checked_root(ticket, job, root) {
             self.ask(ticket, Asker::Job(job), edge);
+            self.asked(job, edge);
         }
     }
 
@@ -98,6 +100,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let Some(edge) = self.checked_root(ticket, job, root) else {
             return;
         };
+        self.asked(job, edge);
         let edge = self.find(edge);
         match self.lose(edge, generation) {
             Ok(()) => self.ask(ticket, Asker::Job(job), edge),
@@ -238,6 +241,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             self.lose_interest(state.slot, &state.touched);
         }
         self.job_slots.set(state.slot, None);
+        self.expect_no_more(state.slot);
         for root in state.roots {
             self.release_edge(root);
         }

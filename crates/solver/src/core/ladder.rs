@@ -7,7 +7,7 @@
 //!    completed and the operation runs.
 
 use super::{
-    Core, faulty,
+    Core,
     graph::{EdgeSlot, EdgeState, Hit, Phase, Step, TaskSlot},
     io::EdgeId,
 };
@@ -57,14 +57,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
         }
         self.sync(vertex);
-        if !self.is_undecided(edge) {
-            self.release_held(edge);
-        }
     }
 
     /// Nobody wants anything of this edge: it lets go of everything that it wanted itself.
     pub(super) fn rest(&mut self, edge: EdgeId) {
         self.withdraw(edge);
+        if self.edges[edge].phase == Phase::Loading && self.keep_load(edge) {
+            return;
+        }
         let state = &mut self.edges[edge];
         let load = state.load;
         if matches!(state.phase, Phase::Loading | Phase::Running) {
@@ -306,14 +306,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return Progress::Wait;
         }
         if !wanted {
-            // Who asked whether anything can match decides next, and may want the result: until then what was begun goes on.
-            if state.desired() < EdgeState::CacheSlow || faulty!(self, RunsGivenUp) {
-                self.want_all(edge, EdgeState::CacheFast);
-                self.edges[edge]
-                    .slots
-                    .iter_mut()
-                    .for_each(|slot| slot.work = false);
-            }
+            self.want_all(edge, EdgeState::CacheFast);
+            self.edges[edge]
+                .slots
+                .iter_mut()
+                .for_each(|slot| slot.work = false);
             return Progress::Wait;
         }
         self.want_all(edge, EdgeState::Complete);
@@ -344,13 +341,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn step_loading(&mut self, edge: EdgeId) -> Progress {
-        let state = &mut self.edges[edge];
-        if state.desired() == EdgeState::Complete && matches!(state.load, TaskSlot::Running(_)) {
+        // Who asks for less than the result may come to want it.
+        if matches!(self.edges[edge].load, TaskSlot::Running(_)) {
             return Progress::Wait;
         }
-        let load = state.load;
-        state.phase = Phase::Settled;
-        self.edges[edge].load = self.wind(load);
+        self.edges[edge].phase = Phase::Settled;
         Progress::Again
     }
 

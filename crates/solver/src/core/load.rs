@@ -59,6 +59,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.own_edge(loaded.root);
         self.welcome(job, newcomer);
         self.jobs[job].roots.push(loaded.root);
+        self.expect(job, loaded.root);
         self.trace_loaded(Some(id), None, loaded.root, Some(loaded.size));
         self.reply(ticket, Ok(Reply::Root(RootId(loaded.root))));
     }
@@ -330,6 +331,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             edges: SmallVec::new(),
             maps: SmallVec::new(),
             has_steps: false,
+            kept: false,
             has_map: false,
             maps_end: false,
             map_call: TaskSlot::Idle,

@@ -49,7 +49,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let order = |edge: EdgeId| {
             let state = &self.edges[edge];
             let vertex = &self.vertices[state.vertex];
-            let running = state.need_exec && matches!(vertex.exec, TaskSlot::Running(_));
+            let running = matches!(vertex.exec, TaskSlot::Running(_));
             (
                 state.phase == Phase::Complete,
                 running,
@@ -117,40 +117,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
         let cause = std::mem::replace(&mut self.cause, CancelCause::Merged);
         self.edges[source].load = self.wind(load);
         self.cause = cause;
-        self.release_held(source);
         self.retiring.push(source);
     }
 
-    /// A merged edge gives up what it wants of its inputs, as soon as its target has decided what it wants itself: until then, what runs
-    /// for it goes on.
+    /// A merged edge gives up what it wants of its inputs, now that its target wants what it wants.
     pub(super) fn end_wants(&mut self, source: EdgeId) {
-        if !self.edges.contains(source) {
-            return;
-        }
-        let target = self.find(source);
-        if self.is_undecided(target) && !faulty!(self, WantsNotHeld) {
-            self.edges[target].extra_mut().held.push(source);
-        } else {
+        if self.edges.contains(source) {
             self.withdraw(source);
-        }
-    }
-
-    /// Whether an edge waits for answers on which it depends what it wants of its inputs.
-    pub(super) fn is_undecided(&self, edge: EdgeId) -> bool {
-        let state = &self.edges[edge];
-        state.queries > 0
-            && matches!(state.phase, Phase::Keys | Phase::Raise)
-            && state.desired() > EdgeState::Initial
-    }
-
-    /// Lets what merged into an edge that has decided go.
-    pub(super) fn release_held(&mut self, edge: EdgeId) {
-        let Some(extra) = &mut self.edges[edge].extra else {
-            return;
-        };
-        if !extra.held.is_empty() {
-            let held = std::mem::take(&mut extra.held);
-            self.retiring.extend(held);
         }
     }
 

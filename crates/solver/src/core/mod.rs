@@ -7,6 +7,7 @@
 //!
 //! - `load` turns definitions into vertices and edges, `ownership` frees them, `interest` says which jobs care;
 //! - `demand` counts who wants an edge to reach which state; an edge that nobody wants anything of rests;
+//! - `keeping` lets what runs go on while somebody may come to want it;
 //! - `ladder` takes an edge through its phases, one step at a time, whenever something changed (`advance`);
 //! - `keys` computes cache keys and handles the answers of stores, `index` finds live edges with equal keys, `merge` makes them one;
 //! - `tasks` starts and ends calls of operations, `failure` hands their errors up, `outcome` takes their results;
@@ -24,6 +25,7 @@ mod invariants;
 mod io;
 mod jobs;
 mod jobset;
+mod keeping;
 mod keys;
 mod ladder;
 mod load;
@@ -101,10 +103,8 @@ pub enum Fault {
     HistoryKept,
     /// A job in the place of a discarded one listens as that one did.
     ListenerKept,
-    /// An edge gives its inputs up where it settled without a match and who asked has not decided.
-    RunsGivenUp,
-    /// What a merged edge wanted is given up before its target has decided what it wants.
-    WantsNotHeld,
+    /// What runs is given up although a job that has yet to ask may want it.
+    NothingKept,
 }
 
 /// The core. `O` is the handle of an operation, `V` that of a result.
@@ -131,6 +131,12 @@ pub struct Core<O, V> {
     suspects: Vec<EdgeId>,
     /// Merged edges that still want what they wanted, until their targets have taken over.
     retiring: Vec<EdgeId>,
+    /// Jobs that have yet to ask for a root that they loaded.
+    expected: JobSet,
+    /// Vertices for which something goes on that nobody wants at the moment.
+    kept: Vec<VertexId>,
+    /// Whether these should be looked at again.
+    reconsider: bool,
     effects: Effects<O, V>,
     next_seq: u64,
     next_mark: u64,
@@ -188,6 +194,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             doomed: Vec::new(),
             suspects: Vec::new(),
             retiring: Vec::new(),
+            expected: JobSet::default(),
+            kept: Vec::new(),
+            reconsider: false,
             effects: Effects::default(),
             next_seq: 0,
             next_mark: 0,
@@ -286,6 +295,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         loop {
             if let Some(edge) = self.dirty.pop_front() {
                 self.advance(edge);
+            } else if self.reconsider {
+                // Only now: what is wanted from now on has been told to all that leads there.
+                self.reconsider();
             } else if let Some(edge) = self.retiring.pop() {
                 self.end_wants(edge);
             } else if let Some(edge) = self.doomed.pop() {

@@ -364,7 +364,6 @@ impl<O: Clone, V: Clone> Core<O, V> {
             extra.loaded_from = record;
         }
         self.effects.released.extend(state.result.replace(value));
-        self.release_held(edge);
         self.trace(|core| TraceEvent::State {
             edge: core.trace_edge(edge),
             state: EdgeState::Complete,

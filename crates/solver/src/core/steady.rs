@@ -3,7 +3,7 @@
 use super::{
     Core,
     graph::{EdgeState, Phase, TaskSlot},
-    io::EdgeId,
+    io::{EdgeId, RootId, TaskId},
 };
 
 /// What an edge wants of one of its inputs.
@@ -53,5 +53,28 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     }
                 })
             })
+    }
+
+    /// Whether one of the roots leads to the vertex of a task with no result in between: who asks for it would have the task begun anew.
+    /// A plain walk downwards. Costs O(live graph).
+    pub(crate) fn leads_to(&self, roots: impl Iterator<Item = RootId>, task: TaskId) -> bool {
+        let Some(task) = self.tasks.get(task) else {
+            return false;
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        let mut work: Vec<EdgeId> = roots.map(|root| root.0).collect();
+        while let Some(edge) = work.pop() {
+            let edge = self.find(edge);
+            if self.edges[edge].phase == Phase::Complete || !seen.insert(edge) {
+                continue;
+            }
+            let vertex = self.edges[edge].vertex;
+            if vertex == task.vertex {
+                return true;
+            }
+            let inputs = self.vertices[vertex].slots.iter();
+            work.extend(inputs.map(|slot| slot.declared));
+        }
+        false
     }
 }

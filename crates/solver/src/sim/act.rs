@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Digest, OpError,
-    core::{Call, Census, Input, JobId, LoadFailure, Outcome, Ticket},
+    core::{Call, Census, Input, JobId, LoadFailure, Outcome, RootId, Ticket},
     keystore::{Answer, KeyStore},
 };
 
@@ -129,6 +129,7 @@ impl World {
             return Ok(());
         };
         let (id, root) = (self.jobs[&job].id, self.jobs[&job].roots[at].id);
+        self.asks_for(job, root);
         self.ask(Asked::Build { job, root: at }, |ticket| Input::Build {
             ticket,
             job: id,
@@ -145,12 +146,19 @@ impl World {
             return Ok(());
         };
         let root = root.id;
+        self.asks_for(job, root);
         self.ask(Asked::Build { job, root: at }, |ticket| Input::Rebuild {
             ticket,
             job: id,
             root,
             generation,
         })
+    }
+
+    fn asks_for(&mut self, job: u64, id: RootId) {
+        let roots = self.jobs.get_mut(&job).into_iter();
+        let asked = roots.flat_map(|job| job.roots.iter_mut().filter(|root| root.id == id));
+        asked.for_each(|root| root.asked = true);
     }
 
     fn cancel(&mut self, a: u64) -> Result<(), Violation> {

@@ -90,6 +90,8 @@ pub(super) struct Root {
     /// Bound operations below it that may be merged.
     pub(super) bound: BTreeSet<usize>,
     pub(super) last: Option<u32>,
+    /// Whether the job asked for it since it loaded it.
+    pub(super) asked: bool,
 }
 
 pub(super) enum Asked {
@@ -168,6 +170,8 @@ pub(super) struct World {
     pub(super) merges: u64,
     /// What runs and is wanted.
     pub(super) steady: Steady,
+    /// Executions that the last input had cancelled.
+    pub(super) cancelled: Vec<TaskId>,
     /// Prints everything that is seen.
     pub(super) loud: bool,
     /// The trace, where it is wanted.
@@ -206,9 +210,22 @@ impl World {
             handled: 0,
             merges: 0,
             steady: Steady::default(),
+            cancelled: Vec::new(),
             loud: std::env::var_os("WELD_SIM_LOUD").is_some(),
             events: None,
         }
+    }
+
+    /// What a job loaded and has yet to ask for keeps what runs for others going.
+    fn check_cancelled(&mut self) -> Result<(), Violation> {
+        for task in std::mem::take(&mut self.cancelled) {
+            let jobs = self.jobs.values();
+            let unasked = jobs.flat_map(|job| job.roots.iter().filter(|root| !root.asked));
+            if self.core.leads_to(unasked.map(|root| root.id), task) {
+                return violation("what runs goes on for who has yet to ask", task);
+            }
+        }
+        Ok(())
     }
 
     /// The live graph.
@@ -244,6 +261,7 @@ impl World {
         self.core.handle(self.now, input, &mut self.effects);
         self.carry_out()?;
         self.steady.check(calm, &self.core)?;
+        self.check_cancelled()?;
         self.may_cancel.clear();
         self.core.check().map_err(|broken| Violation {
             invariant: broken.invariant.to_owned(),
@@ -320,6 +338,9 @@ impl World {
             Effect::Cancel { task } => {
                 if let Some(running) = self.running.iter_mut().find(|running| running.id == task) {
                     running.cancelled = true;
+                    if matches!(running.call, Call::Exec { .. }) {
+                        self.cancelled.push(task);
+                    }
                 }
             }
             Effect::Save { keys, value } => self.save(keys, value),
@@ -444,6 +465,7 @@ impl World {
                         info,
                         bound,
                         last: None,
+                        asked: false,
                     });
                 }
             }

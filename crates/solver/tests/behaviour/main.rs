@@ -17,6 +17,7 @@ mod chains_elsewhere;
 mod failing;
 mod hearing;
 mod ignoring;
+mod keeping;
 mod losing;
 mod merging;
 mod nesting;

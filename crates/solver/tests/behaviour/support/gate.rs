@@ -61,6 +61,13 @@ impl Gate {
         }
     }
 
+    /// Waits until an operation that waited here was cancelled.
+    pub(crate) async fn left(&self) {
+        while self.cancelled.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) fn pass<'a>(
         self: &Arc<Self>,
         context: &'a Context,

@@ -1,0 +1,129 @@
+//! What runs and is wanted by nobody at the moment goes on while somebody may come to want it: one who asks for keys and has not
+//! decided, or a job that loaded what leads to it and has yet to ask.
+
+use hashbrown::HashSet;
+
+use super::{
+    Core, faulty,
+    graph::{EdgeState, Phase, VertexId},
+    io::{EdgeId, JobId},
+    jobset::JobSet,
+    table::FixedState,
+};
+
+impl<O: Clone, V: Clone> Core<O, V> {
+    /// Notes that a job has loaded a root for which it has not asked.
+    pub(super) fn expect(&mut self, job: JobId, root: EdgeId) {
+        let state = &mut self.jobs[job];
+        if !state.unasked.contains(&root) {
+            state.unasked.push(root);
+            let slot = state.slot;
+            self.expected.insert(slot);
+        }
+    }
+
+    /// A job asks for one of its roots: what is kept for it is wanted from now on, or is not needed.
+    pub(super) fn asked(&mut self, job: JobId, root: EdgeId) {
+        let state = &mut self.jobs[job];
+        state.unasked.retain(|unasked| *unasked != root);
+        if state.unasked.is_empty() {
+            let slot = state.slot;
+            self.expected.remove(slot);
+        }
+        self.reconsider = true;
+    }
+
+    /// A job is gone, and will not ask.
+    pub(super) fn expect_no_more(&mut self, slot: u32) {
+        self.expected.remove(slot);
+        self.reconsider = true;
+    }
+
+    /// Whether what runs for a vertex goes on although nobody wants it at the moment. If so, it is looked at again when somebody asks or
+    /// goes; not where a result in between makes it needless before that, which would cost a walk for every result.
+    pub(super) fn keep(&mut self, vertex: VertexId) -> bool {
+        let may_be_wanted = self.may_be_wanted(&self.vertices[vertex].edges);
+        self.note_kept(vertex, may_be_wanted)
+    }
+
+    /// As [`Self::keep`], for the load of a record.
+    pub(super) fn keep_load(&mut self, edge: EdgeId) -> bool {
+        let may_be_wanted = self.may_be_wanted(&[edge]);
+        self.note_kept(self.edges[edge].vertex, may_be_wanted)
+    }
+
+    fn note_kept(&mut self, vertex: VertexId, may_be_wanted: bool) -> bool {
+        let kept = may_be_wanted && !faulty!(self, NothingKept);
+        let state = &mut self.vertices[vertex];
+        if kept && !std::mem::replace(&mut state.kept, true) {
+            self.kept.push(vertex);
+        }
+        kept
+    }
+
+    /// Ends what was kept and is not wanted by those either for whom it was.
+    pub(super) fn reconsider(&mut self) {
+        self.reconsider = false;
+        for vertex in std::mem::take(&mut self.kept) {
+            if let Some(state) = self.vertices.get_mut(vertex) {
+                state.kept = false;
+                self.touch_all(vertex);
+            }
+        }
+    }
+
+    /// Whether the result of one of these edges may come to be wanted.
+    fn may_be_wanted(&self, edges: &[EdgeId]) -> bool {
+        let mut jobs = JobSet::default();
+        let mut open = Vec::new();
+        for edge in edges {
+            let state = &self.edges[*edge];
+            if !state.is_open() {
+                continue;
+            }
+            // Where there is a record, it is loaded first.
+            if state.desired() > EdgeState::Initial && state.records().is_empty() {
+                return true;
+            }
+            let expected = state.interest.intersection(&self.expected);
+            if !expected.is_empty() {
+                jobs.merge(&expected);
+                open.push(*edge);
+            }
+        }
+        !open.is_empty() && self.lead_to(&jobs, open)
+    }
+
+    /// Whether a root for which one of `jobs` has yet to ask leads to one of the edges, with no result in between.
+    fn lead_to(&self, jobs: &JobSet, mut work: Vec<EdgeId>) -> bool {
+        let roots: HashSet<EdgeId, FixedState> = jobs
+            .iter()
+            .filter_map(|slot| self.job_slots.job(slot))
+            .flat_map(|job| self.jobs[job].unasked.iter())
+            .map(|root| self.find(*root))
+            .collect();
+        let mut seen: HashSet<EdgeId, FixedState> = work.iter().copied().collect();
+        while let Some(edge) = work.pop() {
+            if roots.contains(&edge) {
+                return true;
+            }
+            for dependent in &self.edges[edge].dependents {
+                for above in &self.vertices[dependent.vertex].edges {
+                    let state = &self.edges[*above];
+                    let leads = state.is_open() && !state.interest.intersection(jobs).is_empty();
+                    if leads && seen.insert(*above) {
+                        work.push(*above);
+                    }
+                }
+            }
+        }
+        false
+    }
+}
+
+impl<V> super::Edge<V> {
+    /// Whether it has neither a result nor another edge in its place.
+    fn is_open(&self) -> bool {
+        !matches!(self.phase, Phase::Complete | Phase::Forwarded(_))
+    }
+}
