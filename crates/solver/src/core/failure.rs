@@ -74,7 +74,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    fn needs_call(&self, edge: EdgeId, purpose: Purpose) -> bool {
+    pub(super) fn needs_call(&self, edge: EdgeId, purpose: Purpose) -> bool {
         let edge = &self.edges[edge];
         match purpose {
             Purpose::CacheMap => edge.need_map,

@@ -5,11 +5,12 @@ use hashbrown::HashSet;
 
 use super::{
     Core, faulty,
-    graph::{EdgeState, Phase, VertexId},
-    io::{EdgeId, JobId},
+    graph::{EdgeState, Phase, Purpose, Task, VertexId},
+    io::{EdgeId, JobId, TaskId},
     jobset::JobSet,
     table::FixedState,
 };
+use crate::{CancelCause, TraceEvent};
 
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Notes that a job has loaded a root for which it has not asked.
@@ -59,6 +60,25 @@ impl<O: Clone, V: Clone> Core<O, V> {
             self.kept.push(vertex);
         }
         kept
+    }
+
+    /// Whether a call goes on for those alone who may come to want it.
+    pub(super) fn is_only_kept(&self, task: &Task) -> bool {
+        let state = &self.vertices[task.vertex];
+        let mut edges = state.edges.iter();
+        state.kept && !edges.any(|edge| self.needs_call(*edge, task.purpose))
+    }
+
+    /// A kept call failed, and nobody wants what it was for: whoever comes to want it has it called anew, and hears of that.
+    pub(super) fn give_up_kept(&mut self, id: TaskId, task: &Task) {
+        self.trace(|core| TraceEvent::CallCancelled {
+            task: id.unique(),
+            vertex: core.trace_vertex(task.vertex),
+            cause: CancelCause::NotNeeded,
+        });
+        if task.purpose == Purpose::Exec {
+            self.set_cancelled(task.vertex);
+        }
     }
 
     /// Ends what was kept and is not wanted by those either for whom it was.

@@ -26,7 +26,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
             && !(faulty!(self, CancelledResultBelieved)
                 && matches!(outcome, Outcome::Exec(Ok(_)) | Outcome::Load(Ok(_))))
             && !(faulty!(self, CancelRecorded) && matches!(outcome, Outcome::Exec(Err(_))));
-        let believed = self.clear_slot(id, &task) && !too_late;
+        let in_vain = !too_late && outcome.is_failed_call() && self.is_only_kept(&task);
+        if in_vain {
+            self.give_up_kept(id, &task);
+        }
+        let believed = self.clear_slot(id, &task) && !too_late && !in_vain;
         if believed {
             self.trace_end(id, &task, &outcome);
             let came_to_nothing = matches!(outcome, Outcome::Exec(Err(_)));
@@ -232,7 +236,10 @@ impl<O: Clone, V: Clone> Core<O, V> {
         state.maps.push(Map { op, selectors });
         state.has_map = true;
         for edge in state.edges.clone() {
-            self.edges[edge].look = true;
+            let state = &mut self.edges[edge];
+            state.look = true;
+            // Each says anew whether it needs another one: the first to go on would have one called for the others as well.
+            state.need_map = false;
         }
     }
 
@@ -533,6 +540,19 @@ impl<O: Clone, V: Clone> Core<O, V> {
                     self.touch(consumer);
                 }
             }
+        }
+    }
+}
+
+impl<V> Outcome<V> {
+    /// Whether a call of an operation failed.
+    fn is_failed_call(&self) -> bool {
+        match self {
+            Self::CacheMap(outcome) => outcome.is_err(),
+            Self::Preprocess(outcome) => outcome.is_err(),
+            Self::SlowKey(outcome) => outcome.is_err(),
+            Self::Exec(outcome) => outcome.is_err(),
+            Self::Load(_) => false,
         }
     }
 }

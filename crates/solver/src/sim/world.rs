@@ -412,7 +412,13 @@ impl World {
             Call::Preprocess { value, .. } | Call::SlowKey { value, .. } => {
                 std::slice::from_ref(value)
             }
-            Call::CacheMap { .. } | Call::Load { .. } => &[],
+            Call::CacheMap { op, index } => {
+                if *index >= self.universe.specs[op.0.spec].maps {
+                    return violation("no more cache maps are asked for than there are", op);
+                }
+                &[]
+            }
+            Call::Load { .. } => &[],
         };
         if inputs.iter().any(|value| value.0.poisoned) {
             return violation("a result of a cancelled run is not used", id);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use weld_solver::{Census, JobOptions, SolveError};
+use weld_solver::{Census, JobOptions, OpCall, SolveError, TraceEvent};
 
 use crate::support::*;
 
@@ -92,6 +92,22 @@ async fn a_large_tree_asks_each_vertex_for_its_cache_map_and_loads_only_the_root
     assert_eq!(world.once(root).await, expected[0].to_string());
     assert_eq!(root.counts(), (2 * count as u32, first.1));
     assert_eq!(world.results.loads(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_map_is_asked_for_once_whichever_outputs_are_wanted() {
+    let world = World::new();
+    let input = constant(1);
+    let step = vtx("step", "step", "s").on(&input).outputs(2).done();
+    let user = |name: &str, output| vtx(name, name, name).on_output(&step, output).done();
+    let (one, other) = (user("one", 0), user("other", 1));
+    let both = vtx("both", "both", "b").on(&one).on(&other).done();
+    assert_eq!(world.once(&both).await, "b");
+    let digest = step.digest();
+    let asked = world.saw(|event| {
+        matches!(event, TraceEvent::CallStarted { vertex, call: OpCall::CacheMap, .. } if vertex.digest == digest)
+    });
+    assert_eq!(asked, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

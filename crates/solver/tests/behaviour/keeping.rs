@@ -1,8 +1,11 @@
 //! What runs goes on for a job that loaded it and has yet to ask.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use weld_solver::TraceEvent;
+use weld_solver::{OpError, TraceEvent};
 
 use crate::{hearing::told, support::*};
 
@@ -88,6 +91,43 @@ async fn a_run_that_ends_before_the_job_asks_is_not_done_again() {
     assert_eq!(*is_there.build(root).await.unwrap().value, "u");
     assert_eq!(step.counts().1, 1);
     is_there.discard().await;
+    world.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_fails_before_the_job_asks_is_begun_anew_for_it() {
+    let world = World::new();
+    let gate = Gate::new();
+    let waits = Arc::clone(&gate);
+    let failed = Arc::new(AtomicBool::new(false));
+    let step = vtx("step", "step", "s")
+        .before_exec(move |context| {
+            let (gate, failed) = (Arc::clone(&waits), Arc::clone(&failed));
+            Box::pin(async move {
+                gate.pass(context).await?;
+                match failed.swap(true, Ordering::SeqCst) {
+                    true => Ok(()),
+                    false => Err(OpError::failed("it was not to be")),
+                }
+            })
+        })
+        .done();
+    let (gives_up, request) = spawn(world.job().await, &step).await;
+    gate.arrivals(1).await;
+    let is_there = world.job().await;
+    let hears = is_there.progress();
+    let root = is_there.load(definition_of(&step, 0)).await.unwrap();
+    request.abort();
+    let _ = request.await;
+    end(gives_up).await;
+    gate.open();
+    while world.solver.census().await.unwrap().tasks > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*is_there.build(root).await.unwrap().value, "s");
+    is_there.discard().await;
+    let (errors, ..) = told(hears).await;
+    assert_eq!(errors, [""; 0]);
     world.emptied().await;
 }
 
