@@ -71,6 +71,29 @@ fn calls_that_are_told_to_have_failed_are_noticed() {
 }
 
 #[test]
+fn a_second_cache_map_of_what_has_inputs_is_noticed() {
+    let change = |lines: &[String], at: usize| {
+        let line = &lines[at];
+        let id = format!("{},", field(line, "id")?);
+        let ends = is(line, "call-end") && has(line, "\"cache-map\"") && !has(line, "\"error\"");
+        let made = |line: &&String| is(line, "vertex") && has(line, &id);
+        let has_inputs = lines.iter().find(made)?.contains("\"inputs\":[[");
+        let task = format!("{},", field(line, "task")?);
+        let starts = |line: &&String| is(line, "call-start") && has(line, &task);
+        let start = lines[..at].iter().rfind(starts)?;
+        let again = start.replace(&task, "\"task\":1,");
+        let end = line.replace(&task, "\"task\":1,");
+        (ends && has_inputs).then(|| {
+            let mut lines = lines.to_vec();
+            lines.splice(at + 1..at + 1, [again, end]);
+            lines
+        })
+    };
+    let (found, all) = found(change, &[Rule::Call]);
+    assert_eq!(found, all);
+}
+
+#[test]
 fn what_runs_without_a_cache_map_is_noticed() {
     let change = |lines: &[String], at: usize| {
         let line = &lines[at];

@@ -58,6 +58,7 @@ impl Replay {
             self.works_on(line, report);
             self.calls(line, report);
             self.has_come_so_far(line, report);
+            self.is_needed(line, of, report);
         } else {
             let edge = line.edge.unwrap_or(0);
             self.loads(edge, report);
@@ -70,6 +71,21 @@ impl Replay {
                 short(raw(line.vertex))
             );
             report.add(self.line, Rule::Job, what);
+        }
+    }
+
+    /// A vertex with inputs has one cache map: it is not asked for another.
+    fn is_needed(&self, line: &Line<'_>, of: Option<u64>, report: &mut CheckReport) {
+        let vertex = of.and_then(|id| self.vertices.get(&id));
+        if raw(line.call) == "cache-map"
+            && let Some(vertex) = vertex.filter(|vertex| vertex.is_told && vertex.mapped)
+            && !vertex.inputs.is_empty()
+        {
+            let what = format!(
+                "vertex {}, which has inputs, is asked for a second cache map",
+                short(&vertex.digest)
+            );
+            report.add(self.line, Rule::Call, what);
         }
     }
 
