@@ -15,6 +15,7 @@ mod git_ref;
 mod go_format;
 mod host;
 mod image;
+mod limits;
 mod mounts;
 mod named_context;
 mod naming;
@@ -42,6 +43,7 @@ pub use error::{ConvertError, HostFailure, OptionError};
 pub use git_ref::{GitRef, GitRefError};
 pub use host::{Host, HostError, ImageRequest, LayoutStore, ReadRequest, ResolvedImage};
 pub use image::{HealthConfig, History, ImageConfig, ImageSettings, RootFs};
+pub use limits::Limits;
 pub use options::{NoCache, Request};
 pub use outline::{Argument, Grant, Outline};
 

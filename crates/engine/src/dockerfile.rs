@@ -14,6 +14,7 @@ use crate::cache;
 use crate::error::BuildError;
 use crate::frontend::{Frontend, FrontendRequest};
 use crate::host::DockerfileHost;
+use crate::limits;
 use crate::metadata::{
     self, IMAGE_BASE_CONFIG, IMAGE_CONFIG, Metadata, PLATFORMS, Place, SOURCE_DATE_EPOCH,
 };
@@ -205,6 +206,8 @@ pub(crate) async fn convert(
     session_id: &str,
 ) -> Result<convert::Build, BuildError> {
     let mut options = options(bridge, request)?;
+    let limits = options.resources.as_ref();
+    limits::check(&bridge.core.worker, limits).map_err(BuildError::Option)?;
     session_id.clone_into(&mut options.session);
     let host = DockerfileHost { bridge };
     Ok(convert::build(&host, &options).await?)

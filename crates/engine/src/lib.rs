@@ -32,6 +32,7 @@ mod host;
 mod host_session;
 mod internal;
 mod job;
+mod limits;
 mod metadata;
 mod nested;
 mod platforms;
@@ -87,6 +88,7 @@ pub use source_meta::{
 pub use ssh_agent::AgentError;
 pub use usage::{CheckError, CheckReport, PruneOptions, RepairReport, StoreError, UsageRecord};
 pub use weld_dockerfile::Error as DockerfileError;
+pub use weld_dockerfile::convert::{Limits, OptionError};
 pub use weld_export::cache::{
     export_attributes as cache_export_attributes, import_attributes as cache_import_attributes,
 };

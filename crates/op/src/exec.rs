@@ -278,7 +278,8 @@ impl Exec {
     }
 }
 
-fn resources(limits: &LinuxResources) -> Resources {
+/// Limits as the runtime has them.
+pub(crate) fn resources(limits: &LinuxResources) -> Resources {
     Resources {
         memory: limits.memory,
         memory_swap: limits.memory_swap,

@@ -1,13 +1,14 @@
 use std::sync::Arc;
 
-use weld_llb::Platform;
-use weld_runtime::Runtime;
+use weld_llb::{LinuxResources, Platform};
+use weld_runtime::{Runtime, RuntimeError};
 use weld_source::registry::{Credentials, Registry};
 use weld_store::Store;
 use weld_store::snapshot::Snapshots;
 
 use crate::devices::DeviceConfig;
 use crate::domain::Domain;
+use crate::exec::resources;
 use crate::mount_contents::MountSources;
 use crate::objects::ObjectStores;
 use crate::recall::Explaining;
@@ -83,6 +84,14 @@ impl Worker {
     /// Whose builds it works for.
     pub const fn domain(&self) -> &Domain {
         &self.domain
+    }
+
+    /// Refuses limits that this machine cannot keep for any step.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotAvailable`] for the first such limit.
+    pub fn check_limits(&self, limits: &LinuxResources) -> Result<(), RuntimeError> {
+        self.runtime.check_limits(&resources(limits))
     }
 
     /// The way to registries as the client of a session.

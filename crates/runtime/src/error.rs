@@ -107,6 +107,16 @@ pub enum RuntimeError {
         /// Why.
         reason: &'static str,
     },
+    /// The machine does not have all the processors or memory nodes that the step is to be bound to.
+    #[error("{what} {wanted:?}: not available (available: {available})")]
+    NotAvailable {
+        /// Which limit.
+        what: &'static str,
+        /// What the step is to be bound to, such as `0-3,7`.
+        wanted: String,
+        /// What there is.
+        available: String,
+    },
     /// The program is not in the image.
     #[error("exec: {program:?}: executable file not found in $PATH")]
     NotInPath {

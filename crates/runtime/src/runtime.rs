@@ -20,7 +20,7 @@ use crate::mount::Listener;
 use crate::oci::Oci;
 use crate::output::{self, Stdio, Streams};
 use crate::process::StepProcess;
-use crate::spec::StepSpec;
+use crate::spec::{Resources, StepSpec};
 use crate::state_lock::StateLock;
 use crate::status::ExitStatus;
 
@@ -80,6 +80,13 @@ impl Engine {
         }
     }
 
+    fn cgroups(&self) -> &Cgroups {
+        match self {
+            Self::Embedded(embedded) => embedded.cgroups(),
+            Self::Oci(oci) => oci.cgroups(),
+        }
+    }
+
     fn clean(&self, running: &HashSet<String>) -> Result<(), RuntimeError> {
         match self {
             Self::Embedded(embedded) => embedded.cgroups().clean(running),
@@ -131,6 +138,14 @@ impl Runtime {
                 _lock: lock,
             }),
         })
+    }
+
+    /// Refuses limits that this machine cannot keep for any step: processors and memory nodes that it does not have.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotAvailable`] for the first such limit.
+    pub fn check_limits(&self, resources: &Resources) -> Result<(), RuntimeError> {
+        self.shared.engine.cgroups().check(resources)
     }
 
     /// Runs one step to its end. When this returns, also with an error, every process of the step is

@@ -109,6 +109,62 @@ fn resources_of_steps_are_limited() {
         .fails(&["unknown resource \"disk\" (known: memory,"]);
 }
 
+/// Whoever has to wait for the first RUN to hear of it has waited in vain.
+#[test]
+fn limits_that_cannot_be_kept_are_told_before_the_build() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    let own = bed.path("own");
+    bed.dockerfile("FROM base\nRUN true\n");
+    for (options, error) in [
+        (
+            &["--memory", "1"][..],
+            "--memory \"1\": it must be at least 6m",
+        ),
+        (
+            &["--memory", "64m", "--memory-swap", "32m"],
+            "--memory-swap \"32m\": it is of memory and swap together, and must not be below",
+        ),
+        (
+            &["--cpu-quota=1"],
+            "--cpu-quota \"1\": it must be at least 1000 microseconds",
+        ),
+        (
+            &["--resource", "cpu-period=1"],
+            "--resource \"cpu-period=1\": it must be from 1000 to 1000000 microseconds",
+        ),
+        (
+            &["--ulimit", "nofile=2:1"],
+            "--ulimit \"nofile=2:1\": the soft limit (2) must not be above the hard one (1)",
+        ),
+        (
+            &["--ulimit", "files=1"],
+            "--ulimit \"files=1\": there is no limit \"files\" (known: core,",
+        ),
+        (&["--shm-size", "x"], "--shm-size: \"x\" is not a size"),
+    ] {
+        for to in [
+            ["--root", own.to_str().unwrap()],
+            ["--addr", &daemon.address],
+        ] {
+            let refused = bed.build(&[&to[..], options].concat()).fails(&[error]);
+            assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+            assert!(!refused.stderr.contains("#1 "), "{}", refused.stderr);
+        }
+    }
+    // Which there are, is for the machine that builds to know.
+    let wanted = ["--cpuset-cpus", "0,4000"];
+    let told = "--cpuset-cpus \"0,4000\": not available (available: 0";
+    let here = ["--root", own.to_str().unwrap()];
+    let refused = bed.build(&[&here[..], &wanted].concat()).fails(&[told]);
+    assert!(!refused.stderr.contains("#1 "), "{}", refused.stderr);
+    let there = ["--addr", &daemon.address];
+    let told = "cpusetcpus=\"0,4000\": not available (available: 0";
+    let refused = bed.build(&[&there[..], &wanted].concat()).fails(&[told]);
+    assert!(!refused.stderr.contains("RUN"), "{}", refused.stderr);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+}
+
 /// As with buildx: it is built, and told.
 #[test]
 fn a_platform_that_is_named_twice_is_warned_of() {

@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use weld_llb::reference::Reference;
 use weld_llb::{HostIp, LinuxResources, NetMode, Platform, ResolveMode, Ulimit, pb};
 
-use super::OptionError;
+use super::{Limits, OptionError};
 use crate::lint::LintConfig;
 use crate::parse_bool;
 
@@ -259,8 +259,10 @@ impl Request {
 
     fn read_sandbox(&mut self, options: &Options<'_>) -> Result<(), OptionError> {
         self.extra_hosts = options.list("add-hosts", parse_host)?;
-        self.ulimits = options.list("ulimit", parse_ulimit)?;
-        self.shm_size = options.number("shm-size")?.unwrap_or(0);
+        let limits = Limits::read(options)?;
+        self.ulimits = limits.ulimits;
+        self.shm_size = limits.shm_size;
+        self.resources = limits.resources;
         self.network = match options.text("force-network-mode") {
             None | Some("sandbox") => NetMode::Unset,
             Some("host") => NetMode::Host,
@@ -277,7 +279,6 @@ impl Request {
         if let Some(hostname) = options.text("build-arg:BUILDKIT_SANDBOX_HOSTNAME") {
             self.hostname = hostname.to_owned();
         }
-        self.resources = options.resources()?;
         Ok(())
     }
 }
@@ -295,7 +296,7 @@ fn input_config(metadata: &str) -> Result<Option<Vec<u8>>, String> {
         .map_err(|error| format!("containerimage.config: {error}"))
 }
 
-fn malformed(name: &str, value: &str, reason: impl Into<String>) -> OptionError {
+pub(super) fn malformed(name: &str, value: &str, reason: impl Into<String>) -> OptionError {
     OptionError {
         name: name.to_owned(),
         value: value.to_owned(),
@@ -309,10 +310,10 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> Result<
 }
 
 /// A client's options; an empty value is as good as none.
-struct Options<'a>(&'a BTreeMap<String, String>);
+pub(super) struct Options<'a>(pub(super) &'a BTreeMap<String, String>);
 
 impl<'a> Options<'a> {
-    fn text(&self, name: &str) -> Option<&'a str> {
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
         self.0
             .get(name)
             .map(String::as_str)
@@ -329,17 +330,17 @@ impl<'a> Options<'a> {
             .collect()
     }
 
-    fn number<T: FromStr<Err: std::fmt::Display>>(
+    pub(super) fn number<T: FromStr<Err: std::fmt::Display>>(
         &self,
         name: &str,
     ) -> Result<Option<T>, OptionError> {
         self.text(name).map(|text| parsed(name, text)).transpose()
     }
 
-    fn list<T>(
+    pub(super) fn list<T, R: Into<String>>(
         &self,
         name: &str,
-        parse: impl Fn(&str) -> Result<T, &'static str>,
+        parse: impl Fn(&str) -> Result<T, R>,
     ) -> Result<Vec<T>, OptionError> {
         let Some(value) = self.text(name) else {
             return Ok(Vec::new());
@@ -376,45 +377,6 @@ impl<'a> Options<'a> {
             })
             .transpose()
     }
-
-    fn resources(&self) -> Result<Option<LinuxResources>, OptionError> {
-        let positive = |name| match self.number::<i64>(name)? {
-            Some(number) if number <= 0 => {
-                Err(malformed(name, &number.to_string(), "it must be above 0"))
-            }
-            number => Ok(number.unwrap_or(0)),
-        };
-        let memory_swap = match self.number::<i64>("memswap")? {
-            Some(number) if number == 0 || number < -1 => {
-                let reason = "it must be -1 (unlimited) or above 0";
-                return Err(malformed("memswap", &number.to_string(), reason));
-            }
-            number => number.unwrap_or(0),
-        };
-        let resources = LinuxResources {
-            memory: positive("memory")?,
-            memory_swap,
-            cpu_shares: positive("cpushares")?.unsigned_abs(),
-            cpu_period: positive("cpuperiod")?.unsigned_abs(),
-            cpu_quota: positive("cpuquota")?,
-            cpuset_cpus: self.cpuset("cpusetcpus")?,
-            cpuset_mems: self.cpuset("cpusetmems")?,
-        };
-        Ok((resources != LinuxResources::default()).then_some(resources))
-    }
-
-    fn cpuset(&self, name: &str) -> Result<String, OptionError> {
-        let value = self.text(name).unwrap_or_default();
-        let is_range = |range: &str| {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            let number = |text: &str| text.parse::<u32>().ok();
-            matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
-        };
-        if value.is_empty() || value.split(',').all(is_range) {
-            return Ok(value.to_owned());
-        }
-        Err(malformed(name, value, "expected a list such as 0-3,7"))
-    }
 }
 
 /// `HOST=ADDRESS`.
@@ -426,43 +388,6 @@ fn parse_host(field: &str) -> Result<HostIp, &'static str> {
     Ok(HostIp {
         host: host.to_lowercase(),
         ip: address.to_string(),
-    })
-}
-
-const ULIMITS: [&str; 15] = [
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
-/// `NAME=SOFT[:HARD]`, -1 for no limit.
-fn parse_ulimit(field: &str) -> Result<Ulimit, &'static str> {
-    let (name, limits) = field.split_once('=').ok_or("expected NAME=SOFT[:HARD]")?;
-    if !ULIMITS.contains(&name) {
-        return Err("there is no such limit");
-    }
-    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-    let number = |text: &str| text.parse::<i64>().map_err(|_| "a limit is no number");
-    let (soft, hard) = (number(soft)?, number(hard)?);
-    if hard != -1 && (soft == -1 || soft > hard) {
-        return Err("the soft limit is above the hard one");
-    }
-    Ok(Ulimit {
-        name: name.to_owned(),
-        soft,
-        hard,
     })
 }
 

@@ -4,6 +4,7 @@
 //! killed process left is found by the next one on that directory. Whoever has steps there holds a
 //! lock on TAG, so that of a state directory that is gone the empty cgroups are found by others.
 
+mod cpuset;
 mod devices;
 mod group;
 mod limits;
@@ -159,8 +160,14 @@ impl Cgroups {
         self.program.get_or_init(load).as_ref()
     }
 
+    /// Refuses limits that this machine cannot keep for any step.
+    pub(crate) fn check(&self, resources: &Resources) -> Result<(), RuntimeError> {
+        cpuset::check(&self.system, resources)
+    }
+
     /// Makes the cgroups of a step and sets its limits.
     pub(crate) fn create(&self, step: &StepSpec) -> Result<StepCgroup, RuntimeError> {
+        self.check(&step.resources)?;
         self.used.store(true, Ordering::Relaxed);
         let below = self.below(&self.parent_of(step)?).join(&step.id);
         let optional = step.resources.is_empty() && step.cgroup_parent.is_none();
@@ -179,6 +186,7 @@ impl Cgroups {
 
     /// The cgroup of a step as an absolute path in each hierarchy, for another runtime to make it.
     pub(crate) fn path_for(&self, step: &StepSpec) -> Result<Option<PathBuf>, RuntimeError> {
+        self.check(&step.resources)?;
         if self.system == System::default() {
             return Ok(None);
         }

@@ -297,6 +297,10 @@ impl Oci {
             .and_then(|line| Some(line.get("msg")?.as_str()?.to_owned()))
     }
 
+    pub(crate) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
     /// Ends and removes containers, bundles and cgroups that a killed process left.
     pub(crate) fn clean(
         &self,

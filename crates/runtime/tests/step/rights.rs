@@ -206,6 +206,21 @@ async fn limits_show_in_the_sandbox() {
 }
 
 #[tokio::test]
+async fn processors_that_are_not_there_are_told_with_those_that_are() {
+    let bed = Bed::new();
+    let mut step = bed.script("true");
+    step.resources = Resources {
+        cpuset_cpus: "0,4000".into(),
+        ..Resources::default()
+    };
+    let error = bed.run(step).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("cpuset-cpus \"0,4000\": not available (available: 0"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn only_its_own_processes_show() {
     let bed = Bed::new();
     let out = bed

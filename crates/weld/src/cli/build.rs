@@ -20,7 +20,8 @@ use super::input::Input;
 use super::metadata::{self, Detail};
 use super::place::Worker;
 use super::report::Failure;
-use super::{annotations, attest, dockerfile_url, fields, offers, outputs, run, streams, units};
+use super::resources::StepLimits;
+use super::{annotations, attest, dockerfile_url, fields, offers, outputs, run, streams};
 
 /// Builds and writes what the options ask for.
 pub(crate) async fn build(
@@ -29,6 +30,9 @@ pub(crate) async fn build(
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
     args.docker.check()?;
+    if let Worker::Engine(engine) = worker {
+        StepLimits::of(args)?.check_here(engine)?;
+    }
     let call = Call::of(args)?;
     let iidfile = Destination::new("--iidfile", args.iidfile.as_deref())?;
     let metadata_file = Destination::new("--metadata-file", args.metadata_file.as_deref())?;
@@ -254,18 +258,10 @@ fn attributes(args: &BuildArgs, remote: bool) -> Result<BTreeMap<String, String>
     if !args.add_hosts.is_empty() {
         set("add-hosts", &hosts(&args.add_hosts, remote)?);
     }
-    if let Some(size) = &args.shm_size {
-        let bytes =
-            units::size(size).map_err(|error| Failure::usage(format!("--shm-size {error}")))?;
-        set("shm-size", &bytes.to_string());
-    }
-    if !args.ulimits.is_empty() {
-        set("ulimit", &ulimits(&args.ulimits)?);
-    }
     if let Some(parent) = &args.cgroup_parent {
         set("cgroup-parent", parent);
     }
-    attrs.extend(args.resources.attributes()?);
+    attrs.extend(StepLimits::of(args)?.attributes());
     attrs.extend(attest::attributes(args)?);
     Ok(attrs)
 }
@@ -295,23 +291,6 @@ fn hosts(options: &[String], remote: bool) -> Result<String, Failure> {
         all.push(format!("{name}={address}"));
     }
     Ok(all.join(","))
-}
-
-fn ulimits(options: &[String]) -> Result<String, Failure> {
-    for text in options {
-        let well_formed = text.split_once('=').is_some_and(|(name, limits)| {
-            !name.is_empty()
-                && limits
-                    .splitn(2, ':')
-                    .all(|limit| limit.parse::<i64>().is_ok_and(|limit| limit >= -1))
-        });
-        if !well_formed {
-            return Err(Failure::usage(format!(
-                "--ulimit {text:?}: needs NAME=SOFT[:HARD], numbers or -1"
-            )));
-        }
-    }
-    Ok(options.join(","))
 }
 
 /// Writes a small file.

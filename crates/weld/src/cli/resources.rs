@@ -1,9 +1,11 @@
-//! What a step may use: `--resource`, and an option for each as docker had them before.
+//! What a step may use: `--shm-size`, `--ulimit`, `--resource`, and an option for each resource as docker had them before.
 
 use std::collections::BTreeMap;
 
 use clap::Args;
+use weld_engine::{Engine, Limits, OptionError};
 
+use super::args::BuildArgs;
 use super::report::Failure;
 use super::units;
 
@@ -41,49 +43,111 @@ const NAMES: [(&str, &str); 7] = [
     ("cpuset-mems", "cpusetmems"),
 ];
 
-impl ResourceArgs {
-    /// The frontend's attributes. Where a resource is named twice, what `--resource` says last holds.
-    pub(crate) fn attributes(&self) -> Result<BTreeMap<String, String>, Failure> {
-        let own = [
-            &self.memory,
-            &self.memory_swap,
-            &self.cpu_shares,
-            &self.cpu_period,
-            &self.cpu_quota,
-            &self.cpuset_cpus,
-            &self.cpuset_mems,
-        ];
-        let mut attrs = BTreeMap::new();
-        let mut set = |option: &str, name: &str, value: &str| {
-            let known = NAMES.iter().find(|(known, _)| *known == name);
-            let Some((_, attribute)) = known else {
-                let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-                return Err(Failure::usage(format!(
-                    "{option}: unknown resource {name:?} (known: {})",
-                    names.join(", ")
-                )));
-            };
-            match read(name, value) {
-                Ok(Some(value)) => drop(attrs.insert((*attribute).to_owned(), value)),
-                // As without it.
-                Ok(None) => drop(attrs.remove(*attribute)),
-                Err(reason) => return Err(Failure::usage(format!("{option}: {reason}"))),
-            }
-            Ok(())
+/// What steps may use, as the frontend's attributes.
+pub(crate) struct StepLimits {
+    attrs: BTreeMap<String, String>,
+    /// What the command line says, by the attribute that it became: `--memory "64m"`.
+    said: BTreeMap<&'static str, String>,
+    limits: Limits,
+}
+
+impl StepLimits {
+    /// Reads the options, and refuses what no machine could keep.
+    pub(crate) fn of(args: &BuildArgs) -> Result<Self, Failure> {
+        let mut limits = Self {
+            attrs: BTreeMap::new(),
+            said: BTreeMap::new(),
+            limits: Limits::default(),
         };
+        if let Some(size) = &args.shm_size {
+            let option = format!("--shm-size {size:?}");
+            let bytes = units::size(size);
+            let bytes = bytes.map_err(|error| Failure::usage(format!("--shm-size: {error}")))?;
+            limits.set("shm-size", option, bytes.to_string());
+        }
+        if !args.ulimits.is_empty() {
+            limits.set("ulimit", "--ulimit".to_owned(), args.ulimits.join(","));
+        }
+        limits.add_resources(&args.resources)?;
+        limits.limits =
+            Limits::from_options(&limits.attrs).map_err(|error| limits.failure(&error))?;
+        Ok(limits)
+    }
+
+    /// Refuses what this machine cannot keep.
+    pub(crate) fn check_here(&self, engine: &Engine) -> Result<(), Failure> {
+        let checked = engine.check_limits(&self.limits);
+        checked.map_err(|error| self.failure(&error))
+    }
+
+    /// The frontend's attributes.
+    pub(crate) fn attributes(self) -> BTreeMap<String, String> {
+        self.attrs
+    }
+
+    fn set(&mut self, attribute: &'static str, option: String, value: String) {
+        self.attrs.insert(attribute.to_owned(), value);
+        self.said.insert(attribute, option);
+    }
+
+    /// Where a resource is named twice, what `--resource` says last holds.
+    fn add_resources(&mut self, args: &ResourceArgs) -> Result<(), Failure> {
+        let own = [
+            &args.memory,
+            &args.memory_swap,
+            &args.cpu_shares,
+            &args.cpu_period,
+            &args.cpu_quota,
+            &args.cpuset_cpus,
+            &args.cpuset_mems,
+        ];
         for ((name, _), value) in NAMES.iter().zip(own) {
             if let Some(value) = value {
-                set(&format!("--{name}"), name, value)?;
+                self.add(format!("--{name} {value:?}"), name, value)?;
             }
         }
-        for text in &self.resources {
+        for text in &args.resources {
             let option = format!("--resource {text:?}");
             let (name, value) = text
                 .split_once('=')
                 .ok_or_else(|| Failure::usage(format!("{option}: needs KEY=VALUE")))?;
-            set(&option, name.trim(), value.trim())?;
+            self.add(option, name.trim(), value.trim())?;
         }
-        Ok(attrs)
+        Ok(())
+    }
+
+    fn add(&mut self, option: String, name: &str, value: &str) -> Result<(), Failure> {
+        let known = NAMES.iter().find(|(known, _)| *known == name);
+        let Some((_, attribute)) = known else {
+            let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+            return Err(Failure::usage(format!(
+                "{option}: unknown resource {name:?} (known: {})",
+                names.join(", ")
+            )));
+        };
+        match read(name, value) {
+            Ok(Some(value)) => self.set(attribute, option, value),
+            // As without it.
+            Ok(None) => drop(self.attrs.remove(*attribute)),
+            Err(reason) => return Err(Failure::usage(format!("{option}: {reason}"))),
+        }
+        Ok(())
+    }
+
+    /// An error of an attribute as one of the option that it comes from.
+    fn failure(&self, error: &OptionError) -> Failure {
+        let OptionError {
+            name,
+            value,
+            reason,
+        } = error;
+        let option = match (name.as_str(), self.said.get(name.as_str())) {
+            // There may be several, of which one is wrong.
+            ("ulimit", _) => format!("--ulimit {value:?}"),
+            (_, Some(option)) => option.clone(),
+            (_, None) => format!("{name}={value:?}"),
+        };
+        Failure::usage(format!("{option}: {reason}"))
     }
 }
 
@@ -109,43 +173,106 @@ fn read(name: &str, value: &str) -> Result<Option<String>, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    fn limits(options: &[&str]) -> Result<BTreeMap<String, String>, String> {
+        let command = [&["weld", "build"], options, &["."]].concat();
+        let Command::Build(args) = Cli::parse_from(command).command else {
+            panic!("no build");
+        };
+        let limits = StepLimits::of(&args).map_err(|failure| failure.to_string())?;
+        Ok(limits.attributes())
+    }
 
     #[test]
-    fn each_resource_is_an_attribute_of_the_frontends() {
-        let args = ResourceArgs {
-            memory: Some("1g".into()),
-            memory_swap: Some("-1".into()),
-            cpu_shares: Some("0".into()),
-            resources: ["memory = 2m", "cpu-quota=5000", "cpuset-cpus=0-1"]
-                .map(str::to_owned)
-                .into(),
-            ..ResourceArgs::default()
-        };
-        let attrs = args.attributes().unwrap();
+    fn each_limit_is_an_attribute_of_the_frontends() {
+        let options = [
+            "--memory=1g",
+            "--memory-swap=-1",
+            "--cpu-shares=0",
+            "--resource=memory = 20m",
+            "--resource=cpu-quota=5000",
+            "--resource=cpuset-cpus=0-1",
+            "--shm-size=64m",
+            "--ulimit=nofile=1:2",
+            "--ulimit=core=-1",
+        ];
+        let attrs = limits(&options).unwrap();
         let expected = [
             ("cpuquota", "5000"),
             ("cpusetcpus", "0-1"),
-            ("memory", "2097152"),
+            ("memory", "20971520"),
             ("memswap", "-1"),
+            ("shm-size", "67108864"),
+            ("ulimit", "nofile=1:2,core=-1"),
         ];
         assert!(
             attrs.iter().map(|(k, v)| (&**k, &**v)).eq(expected),
             "{attrs:?}"
         );
-        for (text, part) in [
-            ("memory", "needs KEY=VALUE"),
-            ("memory=x", "is not a size"),
-            ("cpu-quota=-1", "is not a number"),
-            ("disk=1", "unknown resource \"disk\" (known: memory,"),
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_of_the_option_as_it_was_written() {
+        for (options, told) in [
+            (
+                &["--resource=memory"][..],
+                "--resource \"memory\": needs KEY=VALUE",
+            ),
+            (&["--resource=memory=x"], "\"x\" is not a size"),
+            (&["--resource=cpu-quota=-1"], "\"-1\" is not a number"),
+            (
+                &["--resource=disk=1"],
+                "unknown resource \"disk\" (known: memory,",
+            ),
+            (
+                &["--memory=1"],
+                "--memory \"1\": it must be at least 6m (6291456 bytes)",
+            ),
+            (
+                &["--resource=memory=5m"],
+                "--resource \"memory=5m\": it must be at least 6m",
+            ),
+            (
+                &["--memory=64m", "--memory-swap=32m"],
+                "--memory-swap \"32m\": it is of memory and swap together, and must not be below the memory's 67108864 bytes",
+            ),
+            (
+                &["--cpu-quota=1"],
+                "--cpu-quota \"1\": it must be at least 1000 microseconds (1ms)",
+            ),
+            (
+                &["--cpu-period=1"],
+                "--cpu-period \"1\": it must be from 1000 to 1000000 microseconds",
+            ),
+            (
+                &["--cpu-shares=1"],
+                "--cpu-shares \"1\": it must be from 2 to 262144",
+            ),
+            (
+                &["--cpuset-cpus=x"],
+                "--cpuset-cpus \"x\": expected a list such as 0-3,7",
+            ),
+            (&["--shm-size=x"], "--shm-size: \"x\" is not a size"),
+            (&["--shm-size=9999p"], "--shm-size \"9999p\": at most"),
+            (
+                &["--ulimit=core=0", "--ulimit=nofile=2:1"],
+                "--ulimit \"nofile=2:1\": the soft limit (2) must not be above the hard one (1)",
+            ),
+            (
+                &["--ulimit=files=1"],
+                "--ulimit \"files=1\": there is no limit \"files\" (known: core,",
+            ),
+            (
+                &["--ulimit=nofile=x"],
+                "--ulimit \"nofile=x\": expected NAME=SOFT[:HARD], numbers or -1",
+            ),
         ] {
-            let resources = vec![text.to_owned()];
-            let args = ResourceArgs {
-                resources,
-                ..ResourceArgs::default()
-            };
-            let error = args.attributes().unwrap_err().to_string();
-            assert!(error.contains(part), "{text}: {error}");
+            let error = limits(options).expect_err(told);
+            assert!(error.contains(told), "{error}");
         }
     }
 }
