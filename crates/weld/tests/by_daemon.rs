@@ -356,6 +356,26 @@ fn who_waits_for_a_cache_mount_lets_others_execute() {
     );
 }
 
+/// Else the step seems to take long, and nobody knows what it does.
+#[test]
+fn who_waits_for_a_free_slot_says_so() {
+    let bed = Bed::new();
+    bed.dockerfile(
+        "FROM base AS one\nRUN sleep 1; touch /one\n\
+         FROM base AS two\nRUN sleep 1; touch /two\n\
+         FROM base\nCOPY --from=one /one /\nCOPY --from=two /two /\n",
+    );
+    let daemon = Daemon::start_with(&bed, &["--oci-max-parallelism", "1"]);
+    let built = bed.build(&["--addr", &daemon.address]).ok();
+    let told = built
+        .stderr
+        .lines()
+        .filter(|line| line.contains("waiting for a free slot"));
+    let told: Vec<_> = told.collect();
+    assert!(told.iter().any(|line| !line.ends_with("done")), "{told:?}");
+    assert!(told.iter().any(|line| line.ends_with("s done")), "{told:?}");
+}
+
 /// What was pruned is not found right afterwards, although the keys forget it later.
 #[test]
 fn what_was_pruned_a_moment_ago_is_not_found() {

@@ -67,7 +67,7 @@ struct Step {
 pub(crate) struct StepUnderWay {
     pub(crate) name: String,
     pub(crate) started: SystemTime,
-    /// What it does, where it says so: `waiting for the cache mount /c`.
+    /// What it does, where it says so: `waiting for the cache mount /c` or `pulling sha256:…`.
     pub(crate) doing: String,
 }
 
@@ -226,7 +226,13 @@ impl Step {
     }
 
     fn hear(&mut self, status: &TransferStatus) {
-        let doing: String = status.id.chars().take(MAX_NAME).collect();
+        // A blob alone is one that is fetched; of what else is done with blobs it is said what.
+        let verb = match status.id.parse::<weld_digest::Digest>() {
+            Ok(_) => "pulling ",
+            Err(_) => "",
+        };
+        let doing = verb.chars().chain(status.id.chars());
+        let doing: String = doing.take(MAX_NAME).collect();
         if status.completed.is_none() {
             self.doing = doing;
         } else if self.doing == doing {
@@ -436,6 +442,39 @@ mod tests {
         assert_eq!(early.await.unwrap(), written);
         assert_eq!(between.await.unwrap(), written);
         assert_eq!(logs(journal.follow()).await, written);
+    }
+
+    #[tokio::test]
+    async fn a_step_that_goes_on_says_what_it_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::create(directory.path(), 10).unwrap();
+        let blob = Digest::sha256_of("blob").to_string();
+        let pulling = format!("pulling {blob}");
+        for (id, told) in [
+            ("waiting for a free slot", "waiting for a free slot"),
+            (blob.as_str(), pulling.as_str()),
+        ] {
+            for (completed, doing) in [(None, told), (Some(Timestamp::UNIX_EPOCH), "")] {
+                let (sender, receiver) = channel();
+                sender.vertex(Vertex {
+                    started: Some(Timestamp::UNIX_EPOCH),
+                    ..Vertex::new(Digest::sha256_of("a"), "step")
+                });
+                sender.status(TransferStatus {
+                    id: id.to_owned(),
+                    vertex: Digest::sha256_of("a"),
+                    name: String::new(),
+                    total: 0,
+                    current: 0,
+                    timestamp: Timestamp::UNIX_EPOCH,
+                    started: Some(Timestamp::UNIX_EPOCH),
+                    completed,
+                });
+                drop(sender);
+                journal.record(receiver).await.unwrap();
+                assert_eq!(journal.under_way()[0].doing, doing);
+            }
+        }
     }
 
     #[tokio::test]

@@ -151,6 +151,7 @@ impl<T: Value> OpContext<T> {
                 () = self.slot.take() => {}
             }
         };
-        self.traced_wait(WaitReason::Slot, take).await;
+        self.traced_wait(WaitReason::Slot, self.told_of_slot(take))
+            .await;
     }
 }

@@ -1,9 +1,19 @@
 //! What is told of calls that wait while they execute.
 
-use std::{future::Future, pin::pin, task::Poll};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    task::Poll,
+    time::{Duration, SystemTime},
+};
 
 use super::{context::OpContext, inbox::Message};
-use crate::{Value, WaitReason};
+use crate::{Status, Value, WaitReason};
+
+/// How long a wait for a slot lasts before people hear of it.
+const SLOW: Duration = Duration::from_millis(300);
+/// What they hear.
+const AWAITS_SLOT: &str = "waiting for a free slot";
 
 /// A call waits until this is dropped.
 struct Waiting<'a, T: Value>(&'a OpContext<T>);
@@ -21,6 +31,17 @@ impl<T: Value> Drop for Waiting<'_, T> {
     }
 }
 
+/// What a future gives without waiting.
+async fn at_once<R>(mut future: Pin<&mut impl Future<Output = R>>) -> Option<R> {
+    std::future::poll_fn(|cx| {
+        Poll::Ready(match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
 impl<T: Value> OpContext<T> {
     /// Waits with `take`. A trace is told of a wait that is one: where a slot is free, nothing is told.
     pub(super) async fn traced_wait<R>(
@@ -29,18 +50,42 @@ impl<T: Value> OpContext<T> {
         take: impl Future<Output = R>,
     ) -> R {
         let mut take = pin!(take);
-        let at_once = std::future::poll_fn(|cx| {
-            Poll::Ready(match take.as_mut().poll(cx) {
-                Poll::Ready(taken) => Some(taken),
-                Poll::Pending => None,
-            })
-        });
-        if let Some(taken) = at_once.await {
+        if let Some(taken) = at_once(take.as_mut()).await {
             return taken;
         }
         let waiting = Waiting::begin(self, reason);
         let taken = take.await;
         drop(waiting);
+        taken
+    }
+
+    /// Waits with `take` for a slot. Where that takes long, people see it beside the step, with a time of its own: that of the step has
+    /// begun, and clients take it badly where it begins once more.
+    pub(super) async fn told_of_slot<R>(&self, take: impl Future<Output = R>) -> R {
+        let mut take = pin!(take);
+        // Most do not wait, and need no clock.
+        if let Some(taken) = at_once(take.as_mut()).await {
+            return taken;
+        }
+        let started = SystemTime::now();
+        tokio::select! {
+            biased;
+            taken = &mut take => return taken,
+            () = tokio::time::sleep(SLOW) => {}
+        }
+        let tell = |completed| {
+            self.status(Status {
+                id: AWAITS_SLOT.into(),
+                name: "".into(),
+                current: 0,
+                total: 0,
+                started: Some(started),
+                completed,
+            });
+        };
+        tell(None);
+        let taken = take.await;
+        tell(Some(SystemTime::now()));
         taken
     }
 

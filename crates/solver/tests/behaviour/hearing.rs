@@ -3,7 +3,10 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use weld_solver::{JobOptions, OpError, ProgressEvent, ProgressStream, Session};
+use weld_solver::{
+    JobOptions, MemoryKeyStore, OpError, ProgressEvent, ProgressStream, Session, Solver,
+    SolverOptions,
+};
 
 use crate::support::*;
 
@@ -21,6 +24,45 @@ impl Rng {
     fn micros(&mut self, bound: u64) -> Duration {
         Duration::from_micros(self.below(bound))
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_long_for_a_slot_says_so() {
+    let options = SolverOptions {
+        parallelism: Some(1),
+        ..SolverOptions::default()
+    };
+    let keys = Arc::<MemoryKeyStore>::default();
+    let solver = Solver::new(options, keys, Arc::<Results>::default());
+    let job = async |id: &str| solver.new_job(JobOptions::new(id)).await.unwrap();
+    let gate = Gate::new();
+    let holds = vtx("holds", "s holds", "h").exec_gate(&gate).done();
+    let (holds_job, holder) = spawn(job("a").await, &holds).await;
+    gate.arrivals(1).await;
+    let other = job("b").await;
+    let mut heard = other.progress();
+    let waits = vtx("waits", "s", "w").done();
+    let (other_job, other) = spawn(other, &waits).await;
+    let mut told = async || loop {
+        if let ProgressEvent::Status { vertex, status } = heard.next().await.unwrap() {
+            assert_eq!(vertex, waits.digest());
+            assert_eq!(&*status.id, "waiting for a free slot");
+            return status;
+        }
+    };
+    let waiting = told().await;
+    assert!(waiting.started.is_some() && waiting.completed.is_none());
+    gate.open();
+    let over = told().await;
+    assert!(over.started == waiting.started && over.completed.is_some());
+    assert_eq!(*holder.await.unwrap().unwrap().value, "h");
+    assert_eq!(*other.await.unwrap().unwrap().value, "w");
+    // The one that had it did not wait, and says nothing.
+    let mut heard = holds_job.progress();
+    while let Some(event) = heard.try_next() {
+        assert!(!matches!(event, ProgressEvent::Status { .. }), "{event:?}");
+    }
+    drop(other_job);
 }
 
 /// A step that says its name when it begins, and takes its time.
