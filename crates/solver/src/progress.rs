@@ -110,6 +110,15 @@ pub(crate) enum Report {
 }
 
 impl Report {
+    /// When that was which it tells of, where it says so.
+    pub(crate) fn since(&self) -> Option<SystemTime> {
+        match self {
+            Self::Status(status) => status.started,
+            Self::Log(chunk) => Some(chunk.at),
+            Self::Dropped(_) | Self::Explained(_) => None,
+        }
+    }
+
     pub(crate) fn explanation(&self) -> Option<&Arc<str>> {
         if let Self::Explained(why) = self {
             Some(why)

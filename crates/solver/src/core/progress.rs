@@ -252,11 +252,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
         listeners
     }
 
-    /// Notes that a task reported on itself, so that its vertex counts as started. Returns a name of the vertex, unless the task is
+    /// Notes that a task reported on itself, on what was at `since` at the earliest, so that its vertex counts as started then: clients
+    /// tell the times of what they hear from that. Returns a name of the vertex, unless the task is
     /// cancelled.
     pub fn reported(
         &mut self,
         now: u64,
+        since: u64,
         task: super::TaskId,
         effects: &mut super::Effects<O, V>,
     ) -> Option<u64> {
@@ -269,7 +271,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.vertices[vertex].extra_mut().reported = true;
         if self.vertices[vertex].status == Status::Pending {
             std::mem::swap(&mut self.effects, effects);
-            self.set_status(vertex, Status::Started { at: now });
+            let at = since.min(now);
+            self.set_status(vertex, Status::Started { at });
             std::mem::swap(&mut self.effects, effects);
         }
         Some(vertex.unique())

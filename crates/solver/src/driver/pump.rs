@@ -450,7 +450,10 @@ impl<T: Value> Pump<T> {
         if reports.is_empty() {
             return;
         }
-        if let Some(ran) = self.core.reported(self.now, task, &mut self.effects) {
+        let since = reports.iter().filter_map(Report::since).min();
+        let since = since.map_or(self.now, micros);
+        let ran = self.core.reported(self.now, since, task, &mut self.effects);
+        if let Some(ran) = ran {
             self.histories.add(ran, &reports);
         }
         self.carry_out(shared);
@@ -537,8 +540,11 @@ pub(super) fn stamp(position: u64, micros: u64) -> TraceStamp {
 }
 
 pub(super) fn now_micros() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
+    micros(SystemTime::now())
+}
+
+fn micros(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_micros() as u64)
 }
 

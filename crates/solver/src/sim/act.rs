@@ -224,7 +224,9 @@ impl World {
             return Ok(());
         };
         let (task, cancelled) = (running.id, running.cancelled);
-        let ran = self.core.reported(self.now, task, &mut self.effects);
+        let ran = self
+            .core
+            .reported(self.now, self.now, task, &mut self.effects);
         if ran.is_none() != cancelled {
             return violation("what runs may report, and what is cancelled not", task);
         }

@@ -1,11 +1,15 @@
 //! Progress of builds inside of builds: whoever goes, those who stay hear all that their steps say. Work that a client who goes had begun may
 //! be begun again, and is heard again then.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use weld_solver::{
     JobOptions, MemoryKeyStore, OpError, ProgressEvent, ProgressStream, Session, Solver,
-    SolverOptions,
+    SolverOptions, Status,
 };
 
 use crate::support::*;
@@ -63,6 +67,43 @@ async fn who_waits_long_for_a_slot_says_so() {
         assert!(!matches!(event, ProgressEvent::Status { .. }), "{event:?}");
     }
     drop(other_job);
+}
+
+/// Clients tell the time of what a step says from its beginning: nothing is before that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_says_something_had_begun_by_then() {
+    let world = World::new();
+    let job = world.job().await;
+    let mut heard = job.progress();
+    let began = SystemTime::now() - Duration::from_secs(5);
+    let gate = Gate::new();
+    // It is heard of before it executes, which would be its beginning otherwise.
+    let step = vtx("says", "s", "r")
+        .before_map(move |context| {
+            context.status(Status {
+                id: "resolve".into(),
+                name: "".into(),
+                current: 0,
+                total: 0,
+                started: Some(began),
+                completed: None,
+            });
+            Box::pin(async { Ok(()) })
+        })
+        .exec_gate(&gate)
+        .done();
+    let (_job, built) = spawn(job, &step).await;
+    loop {
+        match heard.next().await.unwrap() {
+            ProgressEvent::Vertex(vertex) if vertex.started.is_some() => {
+                assert!(vertex.started.unwrap() <= began, "{vertex:?}");
+                break;
+            }
+            _ => {}
+        }
+    }
+    gate.open();
+    assert_eq!(*built.await.unwrap().unwrap().value, "r");
 }
 
 /// A step that says its name when it begins, and takes its time.
