@@ -383,7 +383,8 @@ impl fmt::Display for NetworkError {
         }
         // Layers of the client that say nothing where something is behind them.
         let last = texts.pop().unwrap_or_default();
-        texts.retain(|text| text != "error sending request" && !text.starts_with("client error ("));
+        let empty = ["error sending request", "dns error", "error resolving DNS"];
+        texts.retain(|text| !empty.contains(&text.as_str()) && !text.starts_with("client error ("));
         texts.push(last);
         texts.dedup();
         f.write_str(&texts.join(": "))

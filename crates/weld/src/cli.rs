@@ -341,8 +341,9 @@ async fn command(
             let Worker::Engine(engine) = worker else {
                 return Ok(Vec::new());
             };
-            let dockerfile = dockerfile_url::fetch(worker, args, cancel.clone()).await?;
-            let prepared = build::prepare(args, false, input::Input::new(cancel), dockerfile)?;
+            let input = input::Input::new(cancel.clone());
+            let prepared = build::prepare(args, false, input)?;
+            prepared.fetch(worker, args, cancel).await?;
             let definition = engine.definition(prepared.request).await;
             return definition.map_err(|error| Failure::Build {
                 error,

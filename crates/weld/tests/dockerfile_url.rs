@@ -103,9 +103,20 @@ fn what_is_no_dockerfile_is_told_apart() {
         "\n<!DOCTYPE html>\n<html>sign in</html>\n",
     )
     .unwrap();
+    std::fs::write(www.join("empty"), "").unwrap();
+    std::fs::write(www.join("blank"), " \n\n").unwrap();
     let host = serve(www);
     for (name, parts) in [
-        ("missing", &["http://", "/missing", "404 Not Found"][..]),
+        (
+            "missing",
+            &[
+                "ERROR: --file: cannot fetch http://",
+                "/missing",
+                "404 Not Found",
+            ][..],
+        ),
+        ("empty", &["--file http://", "/empty: it is empty"]),
+        ("blank", &["--file http://", "/blank: it is empty"]),
         (
             "long",
             &["--file http://", "/long: it is longer than 16777216 bytes"],
@@ -116,4 +127,50 @@ fn what_is_no_dockerfile_is_told_apart() {
             .fails(parts);
     }
     bed.build(&["--file", "http://"]).fails(&["http://"]);
+}
+
+#[test]
+fn a_host_that_nobody_knows_is_told_with_the_address() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    let own = bed.path("own");
+    let url = "http://no-host.invalid/Dockerfile";
+    for to in [
+        ["--root", own.to_str().unwrap()],
+        ["--addr", &daemon.address],
+    ] {
+        let failed = bed.build(&[&to[..], &["--file", url]].concat());
+        let failed = failed.fails(&[&format!("ERROR: --file: cannot fetch {url}: ")]);
+        let error = failed
+            .stderr
+            .lines()
+            .find(|line| line.starts_with("ERROR:"));
+        let error = error.unwrap();
+        assert_eq!(error.matches(url).count(), 1, "{error}");
+        assert!(!error.contains("dns error"), "{error}");
+    }
+}
+
+#[test]
+fn other_mistakes_are_told_before_it_is_fetched() {
+    let bed = Bed::new();
+    let url = format!("http://{}/missing", serve(bed.path("www")));
+    for (options, part) in [
+        (&["--output", "type=nothing"][..], "nothing"),
+        (&["--secret", "id=a,src=/nowhere"], "/nowhere"),
+        (&["--build-context", "a"], "--build-context"),
+        (&["--memory", "1"], "--memory"),
+        (
+            &["--iidfile", "id", "--output", "type=tar,dest=id"],
+            "--iidfile",
+        ),
+    ] {
+        let failed = bed.build(&[&["--file", &url], options].concat());
+        let failed = failed.fails(&[part]);
+        assert!(!failed.stderr.contains("#1 "), "{}", failed.stderr);
+    }
+    let missing = bed.path("context");
+    std::fs::remove_dir_all(&missing).unwrap();
+    let failed = bed.build(&["--file", &url]).fails(&["/context"]);
+    assert!(!failed.stderr.contains("#1 "), "{}", failed.stderr);
 }

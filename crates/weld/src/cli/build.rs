@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use weld_engine::{
     BuildInput, BuildRequest, Entitlement, ExportKind, ExportTarget, HostSession, ImageReference,
@@ -16,6 +15,7 @@ use super::caches::Caches;
 use super::call::Call;
 use super::context::{Inputs, add_named};
 use super::destination::Destination;
+use super::dockerfile_url::Fetched;
 use super::input::Input;
 use super::metadata::{self, Detail};
 use super::place::Worker;
@@ -39,13 +39,13 @@ pub(crate) async fn build(
     metadata_file.apart_from(args.iidfile.as_deref().map(|file| ("--iidfile", file)))?;
     let iidfile = iidfile.cleared()?;
     let input = Input::new(cancel.clone());
-    let dockerfile = Box::pin(dockerfile_url::fetch(worker, args, cancel.clone())).await?;
     let is_remote = matches!(worker, Worker::Daemon(_));
-    let prepared = match prepare(args, is_remote, input, dockerfile) {
+    let prepared = match prepare(args, is_remote, input) {
         Err(_) if cancel.is_cancelled() => return Err(Failure::Interrupted),
         prepared => prepared?,
     };
     if let Some(call) = call {
+        Box::pin(prepared.fetch(worker, args, cancel.clone())).await?;
         return Box::pin(call.run(worker, prepared.request, args, cancel)).await;
     }
     let exports = &prepared.request.exports;
@@ -78,6 +78,7 @@ pub(crate) async fn build(
              Use --output (for example --output type=oci,dest=image.tar) or --push to get it out.",
         );
     }
+    Box::pin(prepared.fetch(worker, args, cancel.clone())).await?;
     let response = run::build(worker, prepared.request, &args.progress, cancel.clone()).await?;
     prepared.caches.list(&response, &cancel)?;
     iidfile.write(response.image_id().unwrap_or_default().as_bytes())?;
@@ -100,23 +101,33 @@ fn detail(args: &BuildArgs) -> Detail {
 pub(crate) struct Prepared {
     pub(crate) request: BuildRequest,
     caches: Caches,
-    _inputs: Inputs,
+    inputs: Inputs,
 }
 
-/// Turns options into a request; `remote` if it is for a daemon, with the directory of a Dockerfile that was
-/// fetched.
-pub(crate) fn prepare(
-    args: &BuildArgs,
-    remote: bool,
-    input: Input,
-    dockerfile: Option<TempDir>,
-) -> Result<Prepared, Failure> {
+impl Prepared {
+    /// Has the Dockerfile be fetched that the request reads, if it is to be.
+    pub(crate) async fn fetch(
+        &self,
+        worker: &Worker,
+        args: &BuildArgs,
+        cancel: CancellationToken,
+    ) -> Result<(), Failure> {
+        match self.inputs.to_fetch() {
+            Some(dockerfile) => dockerfile_url::fetch(worker, args, dockerfile, cancel).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Turns options into a request; `remote` if it is for a daemon.
+pub(crate) fn prepare(args: &BuildArgs, remote: bool, input: Input) -> Result<Prepared, Failure> {
     let mut attrs = attributes(args, remote)?;
     for tag in &args.tags {
         tag.parse::<ImageReference>()
             .map_err(|error| Failure::usage(format!("--tag {tag:?}: {error}")))?;
     }
     let mut session = HostSession::new();
+    let dockerfile = Fetched::of(args.file.as_deref())?;
     let mut inputs = Inputs::new(remote, input, dockerfile);
     inputs.add_main(
         &mut session,
@@ -153,7 +164,7 @@ pub(crate) fn prepare(
     Ok(Prepared {
         request,
         caches,
-        _inputs: inputs,
+        inputs,
     })
 }
 

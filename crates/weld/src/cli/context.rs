@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::dockerfile_url::Fetched;
 use super::input::Input;
 use tempfile::TempDir;
 use weld_engine::{HostSession, LayoutReference, SessionError, unpack_context};
@@ -26,6 +27,8 @@ pub(crate) enum ContextError {
     LongStdin,
     #[error("--file {0}: it is longer than {DOCKERFILE_LIMIT} bytes, which no Dockerfile is")]
     LongDockerfile(String),
+    #[error("--file {0}: it is empty")]
+    EmptyDockerfile(String),
     #[error(
         "--file {0}: that is a web page and no Dockerfile; the address of the file itself is needed"
     )]
@@ -56,8 +59,8 @@ pub(crate) enum ContextError {
 #[derive(Debug)]
 pub(crate) struct Inputs {
     temporary: Vec<TempDir>,
-    /// The directory of a Dockerfile that was fetched.
-    dockerfile: Option<TempDir>,
+    /// The Dockerfile that is fetched.
+    dockerfile: Option<Fetched>,
     streams: bool,
     input: Input,
 }
@@ -65,13 +68,18 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Nothing yet. An archive on standard input is unpacked here, or with `streams` handed on as
     /// it comes, which is what serves a builder at the other end of a connection.
-    pub(crate) const fn new(streams: bool, input: Input, dockerfile: Option<TempDir>) -> Self {
+    pub(crate) const fn new(streams: bool, input: Input, dockerfile: Option<Fetched>) -> Self {
         Self {
             temporary: Vec::new(),
             dockerfile,
             streams,
             input,
         }
+    }
+
+    /// The Dockerfile that is to be fetched before the build, if one is.
+    pub(crate) const fn to_fetch(&self) -> Option<&Fetched> {
+        self.dockerfile.as_ref()
     }
 
     /// Offers the main context and the Dockerfile, and tells the frontend where they are.
@@ -133,16 +141,16 @@ impl Inputs {
         Ok(())
     }
 
-    /// Offers the Dockerfile that was fetched, if one was.
+    /// Offers the Dockerfile that is fetched, if one is.
     fn add_fetched(
         &self,
         session: &mut HostSession,
         attrs: &mut BTreeMap<String, String>,
     ) -> Result<bool, ContextError> {
-        let Some(directory) = &self.dockerfile else {
+        let Some(fetched) = &self.dockerfile else {
             return Ok(false);
         };
-        session.add_directory("dockerfile", directory.path())?;
+        session.add_directory("dockerfile", fetched.directory())?;
         attrs.insert("dockerfilekey".into(), "dockerfile".into());
         attrs.insert("filename".into(), DOCKERFILE.into());
         Ok(true)

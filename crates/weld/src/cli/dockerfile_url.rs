@@ -16,20 +16,48 @@ use super::place::Worker;
 use super::report::Failure;
 use super::run;
 
-/// A directory with the Dockerfile, if `--file` is a URL.
+/// How much of a file is looked at, in bytes.
+const HEAD: u64 = 1024;
+
+/// A Dockerfile that is to be fetched.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    url: String,
+    directory: TempDir,
+}
+
+impl Fetched {
+    /// The place of the Dockerfile, if `--file` is a URL; what is wrong with a command is told before anything is
+    /// fetched.
+    pub(crate) fn of(file: Option<&str>) -> Result<Option<Self>, ContextError> {
+        let Some(url) = file.filter(|file| is_url(file)) else {
+            return Ok(None);
+        };
+        let directory = tempfile::Builder::new()
+            .prefix("weld-dockerfile-")
+            .tempdir()
+            .map_err(ContextError::Temporary)?;
+        Ok(Some(Self {
+            url: url.to_owned(),
+            directory,
+        }))
+    }
+
+    /// The directory that it is in once it is fetched.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// Has the worker fetch it.
 pub(crate) async fn fetch(
     worker: &Worker,
     args: &BuildArgs,
+    dockerfile: &Fetched,
     cancel: CancellationToken,
-) -> Result<Option<TempDir>, Failure> {
-    let Some(url) = args.file.as_deref().filter(|file| is_url(file)) else {
-        return Ok(None);
-    };
-    let directory = tempfile::Builder::new()
-        .prefix("weld-dockerfile-")
-        .tempdir()
-        .map_err(ContextError::Temporary)?;
-    let target = ExportTarget::Directory(directory.path().to_owned());
+) -> Result<(), Failure> {
+    let url = dockerfile.url.as_str();
+    let target = ExportTarget::Directory(dockerfile.directory().to_owned());
     let request = BuildRequest {
         input: BuildInput::Definition {
             definition: Box::new(Definition::of_url(url, DOCKERFILE)?),
@@ -44,9 +72,24 @@ pub(crate) async fn fetch(
         internal: true,
         session: HostSession::new().into_session(),
     };
-    run::build(worker, request, &args.progress, cancel).await?;
-    check(&directory.path().join(DOCKERFILE), url)?;
-    Ok(Some(directory))
+    let fetched = run::build(worker, request, &args.progress, cancel).await;
+    fetched.map_err(|failure| told_of_option(failure, url))?;
+    check(&dockerfile.directory().join(DOCKERFILE), url)
+}
+
+/// A failure to fetch it as one of the option: no step of the Dockerfile failed.
+fn told_of_option(failure: Failure, url: &str) -> Failure {
+    let reason = match &failure {
+        Failure::Build { error, .. } if !error.is_cancelled() => error.reason(),
+        Failure::Remote { error, .. } if !error.is_cancelled() => error.to_string(),
+        _ => return failure,
+    };
+    let reason = reason.trim_start_matches("failed to load cache key: ");
+    // Most name it, without credentials.
+    match reason.contains("://") {
+        true => Failure::Dockerfile(reason.to_owned()),
+        false => Failure::Dockerfile(format!("{url}: {reason}")),
+    }
 }
 
 fn is_url(file: &str) -> bool {
@@ -63,7 +106,10 @@ fn check(file: &Path, url: &str) -> Result<(), Failure> {
         return Err(ContextError::LongDockerfile(url.to_owned()).into());
     }
     let mut head = Vec::new();
-    file.take(1024).read_to_end(&mut head).map_err(unreadable)?;
+    file.take(HEAD).read_to_end(&mut head).map_err(unreadable)?;
+    if length <= HEAD && head.trim_ascii().is_empty() {
+        return Err(ContextError::EmptyDockerfile(url.to_owned()).into());
+    }
     // Such as a page that asks for a password, or that the file's own is linked on.
     let head = head.trim_ascii_start();
     let begins = |text: &[u8]| {

@@ -30,6 +30,9 @@ pub(crate) enum Failure {
     },
     #[error("cannot read standard input: {0}")]
     Stdin(std::io::Error),
+    /// What `--file` names cannot be had from there.
+    #[error("--file: {0}")]
+    Dockerfile(String),
     #[error("{0}")]
     Config(#[from] weld_engine::ConfigError),
     #[error("{0}")]
