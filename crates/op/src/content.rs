@@ -1,5 +1,7 @@
 //! Keys of the content of trees: what the solver's slow keys are made of.
 
+use std::sync::Arc;
+
 use weld_digest::FieldHasher;
 use weld_solver::{Digest, OpError};
 use weld_store::SnapshotId;
@@ -18,6 +20,28 @@ enum ContentError {
     Selected { id: SnapshotId, source: KeyError },
     #[error(transparent)]
     Snapshot(SnapshotError),
+}
+
+/// What is selected of an input cannot be read. Clients know the first words by heart.
+#[derive(Debug, thiserror::Error)]
+#[error("{source} in {input}")]
+struct OfInput {
+    /// The name of what made the input: a context, or the last step of a stage.
+    input: String,
+    source: Arc<dyn std::error::Error + Send + Sync>,
+}
+
+/// An error of [`key`], with the name of what made the tree if it is about what is in that.
+pub(crate) fn in_input(error: OpError, input: Option<&String>) -> OpError {
+    match (error, input) {
+        (OpError::Failed(source), Some(input))
+            if matches!(source.downcast_ref(), Some(ContentError::Selected { .. })) =>
+        {
+            let input = input.clone();
+            OpError::failed(OfInput { input, source })
+        }
+        (error, _) => error,
+    }
 }
 
 impl From<SnapshotError> for ContentError {

@@ -34,6 +34,7 @@ pub use self::surroundings::{Explaining, Origin};
 pub(crate) use self::surroundings::{Step, Surroundings};
 use crate::blocking::blocking;
 use crate::captured::Captured;
+use crate::content;
 use crate::content::Selector;
 use crate::{Tree, lost, room};
 
@@ -474,7 +475,9 @@ impl Op<Tree> for Remembered {
             Ok(key) => key,
             Err(error) => {
                 let tree: &Tree = tree;
-                return Err(lost::judge(ctx, std::iter::once((input, tree)), error).await);
+                let error = lost::judge(ctx, std::iter::once((input, tree)), error).await;
+                let inputs = &self.naming.inputs;
+                return Err(content::in_input(error, inputs.get(input as usize)));
             }
         };
         self.part.sees(input as usize, key.map(|key| key.0));

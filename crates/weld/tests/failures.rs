@@ -46,10 +46,14 @@ fn a_dockerfile_that_cannot_be_built_is_shown_where_it_is_wrong() {
             "FROM base\nCOPY missing /x\n",
             &[
                 "failed to solve: [1/2] COPY missing /x: failed to calculate checksum of ref",
-                "\"/missing\": not found",
+                ": \"/missing\": not found in [internal] load build context\n",
                 ">>> COPY missing /x",
                 "|          ^^^^^^^\n",
             ],
+        ),
+        (
+            "FROM base AS a\nRUN touch /x\nFROM base\nCOPY --from=a /y /\n",
+            &["ref ", ": \"/y\": not found in [a 1/2] RUN touch /x\n"],
         ),
         (
             "FROM base\nRUN exit 7\n",
