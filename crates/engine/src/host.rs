@@ -10,7 +10,8 @@ use weld_dockerfile::SourceFile;
 use weld_dockerfile::convert::{Host, HostError, ImageRequest, ReadRequest, ResolvedImage};
 use weld_dockerfile::lint::Warning;
 use weld_fileset::SelectionOptions;
-use weld_llb::{Platform, Source, pb};
+use weld_llb::{LocalSource, Platform, Source, pb};
+use weld_op::Tree;
 
 use crate::bridge::Bridge;
 use crate::error::BuildError;
@@ -90,8 +91,10 @@ impl Host for DockerfileHost<'_> {
             None => "[internal] load files".to_owned(),
         };
         let is_ignore_file = request.paths.len() == 1 && request.paths[0].ends_with(IGNORE_FILE);
+        // What cannot be fetched fails as a step of its own: nothing is read then.
+        let place = self.place(&request).await.map_err(of_inner_build)?;
         let step = Internal::begin(self.bridge.progress(), &name, "");
-        let read = match self.read(request).await.map_err(of_inner_build) {
+        let read = match self.read(request, place).await.map_err(of_inner_build) {
             // As with BuildKit, which does not say so.
             Err(error) if is_ignore_file && is_unreadable(&*error) => {
                 step.warn(format!("{error}: nothing is left out of the context"));
@@ -178,6 +181,14 @@ enum Allowed {
     Other,
 }
 
+/// Where files are that are to be read.
+enum Place<'a> {
+    /// In a directory of the client's.
+    Client(&'a LocalSource),
+    /// In what was built for it.
+    Tree(Tree),
+}
+
 impl DockerfileHost<'_> {
     async fn allowed(&self, reference: &str, platform: &Platform) -> Result<Allowed, BuildError> {
         let mut source = pb::SourceOp {
@@ -196,12 +207,33 @@ impl DockerfileHost<'_> {
     }
 
     /// Files of a directory of the client's are read where they are; anything else is built.
-    async fn read(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
+    async fn place<'r>(&self, request: &ReadRequest<'r>) -> Result<Place<'r>, HostError> {
         // What policies may change goes their way.
         let local = request.source.filter(|_| self.bridge.leaves_sources());
-        let Some(Source::Local(local)) = local else {
-            return self.build(request).await;
-        };
+        if let Some(Source::Local(local)) = local {
+            return Ok(Place::Client(local));
+        }
+        let definition = request.definition.clone();
+        let reference = self.bridge.reference(definition, false).await?;
+        Ok(Place::Tree(reference.tree().await?))
+    }
+
+    async fn read(
+        &self,
+        request: ReadRequest<'_>,
+        place: Place<'_>,
+    ) -> Result<Vec<Option<Bytes>>, HostError> {
+        match place {
+            Place::Client(local) => self.read_local(request, local).await,
+            Place::Tree(tree) => read_tree(request, &tree).await,
+        }
+    }
+
+    async fn read_local(
+        &self,
+        request: ReadRequest<'_>,
+        local: &LocalSource,
+    ) -> Result<Vec<Option<Bytes>>, HostError> {
         self.bridge.scope.note_local(&local.name);
         let selection = SelectionOptions {
             follow_paths: request.paths.to_vec(),
@@ -223,23 +255,18 @@ impl DockerfileHost<'_> {
         let read = tokio::task::spawn_blocking(move || read_provided(&*provider, &paths, limit));
         read.await?
     }
+}
 
-    async fn build(&self, request: ReadRequest<'_>) -> Result<Vec<Option<Bytes>>, HostError> {
-        let reference = self
-            .bridge
-            .reference(request.definition.clone(), false)
-            .await?;
-        let tree = reference.tree().await?;
-        let Some(snapshot) = tree.snapshot().cloned() else {
-            return Ok(vec![None; request.paths.len()]);
-        };
-        let (paths, limit) = (request.paths.to_vec(), request.limit);
-        let read = tokio::task::spawn_blocking(move || -> Result<_, HostError> {
-            let root = snapshot.root()?;
-            Ok(read_beneath(&root, &paths, limit)?)
-        });
-        read.await?
-    }
+async fn read_tree(request: ReadRequest<'_>, tree: &Tree) -> Result<Vec<Option<Bytes>>, HostError> {
+    let Some(snapshot) = tree.snapshot().cloned() else {
+        return Ok(vec![None; request.paths.len()]);
+    };
+    let (paths, limit) = (request.paths.to_vec(), request.limit);
+    let read = tokio::task::spawn_blocking(move || -> Result<_, HostError> {
+        let root = snapshot.root()?;
+        Ok(read_beneath(&root, &paths, limit)?)
+    });
+    read.await?
 }
 
 /// Whether it says that a file is there and none that can be read.

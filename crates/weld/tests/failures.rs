@@ -92,7 +92,32 @@ fn stages_that_need_each_other_are_refused() {
     bed.dockerfile("FROM base AS a\nCOPY --from=b /x /x\nFROM a AS b\nRUN true\n");
     bed.build(&[]).fails(&["b"]);
     bed.dockerfile("FROM base AS build\nRUN true\n");
-    bed.build(&["--target", "biuld"]).fails(&["biuld", "build"]);
+    let daemon = Daemon::start(&bed);
+    let own = bed.path("own");
+    for to in [
+        ["--root", own.to_str().unwrap()],
+        ["--addr", &daemon.address],
+    ] {
+        let told = "\"biuld\" could not be found (did you mean build?)";
+        bed.build(&[&to[..], &["--target", "biuld"]].concat())
+            .fails(&[told]);
+    }
+}
+
+/// What fails is the fetching: nothing was read of it.
+#[test]
+fn a_context_that_cannot_be_fetched_fails_as_one_step() {
+    let bed = Bed::new();
+    for context in ["http://127.0.0.1:1/context.tar", "http://127.0.0.1:1/a.git"] {
+        let failed = bed.run(&["build", "--progress", "plain", context]);
+        let failed = failed.fails(&["127.0.0.1:1"]);
+        let steps = failed.stderr.lines().filter(|line| {
+            line.starts_with('#') && (line.contains(" ERROR: ") || line.ends_with(" CANCELED"))
+        });
+        assert_eq!(steps.count(), 1, "{}", failed.stderr);
+        let reads = failed.stderr.contains("load build definition");
+        assert!(!reads, "{}", failed.stderr);
+    }
 }
 
 #[test]
