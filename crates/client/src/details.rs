@@ -50,6 +50,26 @@ pub(crate) fn sources(status: &Status) -> Vec<SourceRanges> {
         .collect()
 }
 
+/// How long a detail may be that is told as it is, in bytes.
+const MAX_TOLD: usize = 2000;
+
+/// The details that can be read, a line each. Lines of files are shown elsewhere.
+pub(crate) fn told(status: &Status) -> Vec<String> {
+    let Ok(detailed) = google::Status::decode(status.details()) else {
+        return Vec::new();
+    };
+    let sources = errdefs::type_url("errdefs.Source");
+    let details = detailed.details.iter();
+    let details = details.filter(|detail| detail.type_url != sources);
+    details
+        .filter_map(|detail| {
+            let text = std::str::from_utf8(&detail.value).ok()?;
+            let end = text.floor_char_boundary(MAX_TOLD);
+            Some(format!("{}: {}", detail.type_url, &text[..end]))
+        })
+        .collect()
+}
+
 fn source(source: Source) -> Option<SourceRanges> {
     let position = |at: Position| pb::Position {
         line: at.line,

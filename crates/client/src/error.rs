@@ -59,6 +59,18 @@ impl ClientError {
             || status.metadata().contains_key(REQUEST_ERROR)
     }
 
+    /// What is behind it, a line each, as far as the daemon says so.
+    pub fn causes(&self) -> Vec<String> {
+        match self {
+            Self::Daemon(status) => {
+                let code = format!("the daemon answered with {:?}", status.code());
+                let details = crate::details::told(status);
+                std::iter::once(code).chain(details).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// The lines of the Dockerfile that it is about.
     pub fn source_excerpt(&self) -> Option<String> {
         match self {

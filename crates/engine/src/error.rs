@@ -15,6 +15,7 @@ use crate::files::FileError;
 use crate::policy::{PolicyError, VerifierError};
 use crate::request::Entitlement;
 
+mod causes;
 mod step;
 
 pub use step::{FailedStep, SourceRanges};

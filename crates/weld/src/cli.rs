@@ -55,13 +55,17 @@ pub(crate) fn main() -> ExitCode {
             hook(info);
         }
     }));
-    let run = match daemon::called_as_daemon() {
-        Some((place, args)) => daemon::run(&place, &args),
-        None => run(parse()),
+    let (run, debug) = match daemon::called_as_daemon() {
+        Some((place, args)) => (daemon::run(&place, &args), false),
+        None => {
+            let cli = parse();
+            let debug = cli.engine.debug.unwrap_or(false);
+            (run(cli), debug)
+        }
     };
     match run {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => report::failure(&failure),
+        Err(failure) => report::failure(&failure, debug),
     }
 }
 

@@ -165,6 +165,45 @@ fn limits_that_cannot_be_kept_are_told_before_the_build() {
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
 }
 
+#[test]
+fn debug_tells_more_of_a_failure_wherever_it_stands() {
+    let bed = Bed::new();
+    let daemon = Daemon::start(&bed);
+    let own = bed.path("own");
+    let context = bed.context();
+    let context = context.to_str().unwrap();
+    bed.dockerfile("FROM scratch\nCOPY missing /\n");
+    for (to, part) in [
+        (
+            ["--root", own.to_str().unwrap()],
+            "computing the content key",
+        ),
+        (
+            ["--addr", &daemon.address],
+            "the daemon answered with Unknown",
+        ),
+    ] {
+        let own = if to[0] == "--root" { &to[..] } else { &[] };
+        let addr = if to[0] == "--addr" { &to[..] } else { &[] };
+        for (before, behind) in [
+            (&["-D"][..], &[][..]),
+            (&["--debug"], &[]),
+            (&[], &["-D"]),
+            (&[], &["--debug=true"]),
+        ] {
+            let command = [before, own, &["build"], addr, behind, &[context]].concat();
+            let failed = bed.run(&command).fails(&["DEBUG: ", part, "DEBUG: "]);
+            assert!(failed.stderr.contains("sha256:"), "{}", failed.stderr);
+        }
+        let quiet = bed.run(&[own, &["build"], addr, &[context]].concat());
+        assert!(!quiet.fails(&["missing"]).stderr.contains("DEBUG"));
+    }
+    // A daemon has its own, and takes this one for it.
+    for debug in [&["-D", "daemon"][..], &["daemon", "--debug"]] {
+        bed.run(&[debug, &["--help"]].concat()).ok();
+    }
+}
+
 /// As with buildx: it is built, and told.
 #[test]
 fn a_platform_that_is_named_twice_is_warned_of() {

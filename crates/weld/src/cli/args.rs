@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::daemon::DaemonArgs;
@@ -57,6 +58,10 @@ pub(crate) struct EngineArgs {
     /// does not fit fails [default: the configuration file's, or what the disk has].
     #[arg(long, global = true, env = "WELD_DISK_LIMIT", value_name = "SIZE")]
     pub(crate) disk_limit: Option<String>,
+    /// Tell more where something fails: which step, and what is behind it.
+    // The daemon has an option of this name of its own, which this one is where it stands before the command.
+    #[arg(short = 'D', long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
+    pub(crate) debug: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

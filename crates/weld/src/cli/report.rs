@@ -119,8 +119,8 @@ usage_errors!(
     super::units::UnitError
 );
 
-/// Tells a failure on standard error; returns the exit code.
-pub(crate) fn failure(failure: &Failure) -> ExitCode {
+/// Tells a failure on standard error, with what is behind it if that is wanted; returns the exit code.
+pub(crate) fn failure(failure: &Failure, debug: bool) -> ExitCode {
     if let Failure::Found(code) = failure {
         return ExitCode::from(*code);
     }
@@ -151,6 +151,11 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     if let Some(hint) = hint(failure) {
         tell(hint);
     }
+    if debug {
+        for cause in causes(failure) {
+            tell(format_args!("DEBUG: {}", printable(&cause)));
+        }
+    }
     match failure {
         Failure::Build { error, .. } if error.is_cancelled() => ExitCode::from(130),
         Failure::Remote { error, .. } if error.is_cancelled() => ExitCode::from(130),
@@ -159,6 +164,23 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
         Failure::Build { error, .. } if error.is_request_error() => ExitCode::from(USAGE),
         Failure::Remote { error, .. } if error.is_request_error() => ExitCode::from(USAGE),
         _ => ExitCode::FAILURE,
+    }
+}
+
+/// What is behind a failure, a line each.
+fn causes(failure: &Failure) -> Vec<String> {
+    match failure {
+        Failure::Build { error, .. } => error.causes(),
+        Failure::Remote { error, .. } | Failure::Client(error) => error.causes(),
+        failure => {
+            let mut causes = Vec::new();
+            let mut cause = std::error::Error::source(failure);
+            while let Some(error) = cause {
+                causes.push(error.to_string());
+                cause = error.source();
+            }
+            causes
+        }
     }
 }
 
