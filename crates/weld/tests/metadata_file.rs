@@ -50,6 +50,8 @@ fn how_an_image_was_made_is_written_here_and_by_a_daemon() {
             min["containerimage.descriptor"]["digest"].is_string(),
             "{min}"
         );
+        // It would name a builder of buildx's.
+        assert!(min.get("buildx.build.ref").is_none(), "{to:?}");
         let key = "buildx.build.provenance";
         let predicate = &min[key];
         assert_eq!(
