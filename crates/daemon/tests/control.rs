@@ -350,6 +350,25 @@ async fn while_draining_no_build_begins() {
     daemon.served.await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_is_none_is_told_as_such() {
+    let daemon = Daemon::start().await;
+    let request = SolveRequest {
+        definition: Some(weld_proto::pb::Definition {
+            def: vec![b"zz".to_vec().into()],
+            ..Default::default()
+        }),
+        ..solve("none", "a")
+    };
+    // No frontend was asked for.
+    let error = daemon.control().solve(request).await.unwrap_err();
+    assert!(
+        error.message().starts_with("the definition is invalid: "),
+        "{error}"
+    );
+    daemon.end().await;
+}
+
 /// Clients open the progress beside the build: of one that is refused it ends at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_progress_of_a_build_that_is_refused_ends() {

@@ -33,8 +33,8 @@ pub enum BuildError {
     /// A frontend attribute has a value that it cannot have.
     #[error("{0}")]
     Option(weld_dockerfile::convert::OptionError),
-    /// The definition that the frontend made is not one: a fault of this program.
-    #[error("the frontend made an invalid definition: {0}")]
+    /// The definition is none, whoever made it: the client itself, or a frontend.
+    #[error("the definition is invalid: {0}")]
     Definition(#[from] weld_llb::DecodeError),
     /// The definition has something that this version cannot do.
     #[error(transparent)]
