@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use tonic::Code;
 use weld_daemon::config::Space;
 use weld_proto::control::{
@@ -367,6 +369,40 @@ async fn a_definition_that_is_none_is_told_as_such() {
         "{error}"
     );
     daemon.end().await;
+}
+
+/// Who has not cancelled its build does not know why that was cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_is_cancelled_as_the_daemon_ends_is_told_why() {
+    let daemon = Daemon::start_with(|config| config.drain_timeout = Duration::ZERO).await;
+    let request = SolveRequest {
+        definition: None,
+        ..solve("waits", "a")
+    };
+    let mut control = daemon.control();
+    let building = tokio::spawn(async move { control.solve(request).await });
+    let mut news = daemon
+        .control()
+        .listen_build_history(BuildHistoryRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    news.message().await.unwrap().unwrap();
+    daemon.stop.cancel();
+    let error = building.await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable);
+    assert!(
+        error.message().contains("the daemon is shutting down"),
+        "{error}"
+    );
+    let ended = news.message().await.unwrap().unwrap();
+    let remembered = ended.record.unwrap().error.unwrap();
+    assert!(
+        remembered.message.contains("context canceled"),
+        "{remembered:?}"
+    );
+    drop(news);
+    daemon.served.await.unwrap();
 }
 
 /// Clients open the progress beside the build: of one that is refused it ends at once.

@@ -43,6 +43,8 @@ pub(crate) struct Builds {
     arrivals: watch::Sender<u64>,
     /// The number of builds that run.
     running: watch::Sender<usize>,
+    /// Fires when those that run are cancelled because the daemon ends.
+    given_up: CancellationToken,
     limit: usize,
 }
 
@@ -132,6 +134,7 @@ impl Builds {
             state: Mutex::default(),
             arrivals: watch::Sender::new(0),
             running: watch::Sender::new(0),
+            given_up: CancellationToken::new(),
             limit,
         })
     }
@@ -236,8 +239,15 @@ impl Builds {
         let _ = running.wait_for(|count| *count == 0).await;
     }
 
-    /// Cancels all that run.
+    /// Fires when those that run are cancelled because the daemon ends.
+    pub(crate) const fn given_up(&self) -> &CancellationToken {
+        &self.given_up
+    }
+
+    /// Cancels all that run, because the daemon ends.
     pub(crate) fn cancel_all(&self) {
+        // First: who hears that its build is cancelled is to hear why.
+        self.given_up.cancel();
         for build in self.running() {
             build.cancel.cancel();
         }

@@ -21,7 +21,7 @@ use weld_proto::session::exporter::FindExportersRequest;
 use super::request::{Plan, Work};
 use super::{exporters, traces};
 use crate::builds::{Journal, LiveBuild, Running, Section};
-use crate::gateway::{Attached, to_status};
+use crate::gateway::{Attached, shutting_down, to_status};
 use crate::history::{HistoryError, Kept};
 use crate::metrics::Outcome;
 use crate::server::Shared;
@@ -122,7 +122,7 @@ impl Build {
         if recorded {
             self.shared.history.started(self.record());
         }
-        let built = self.build().await;
+        let built = self.build().await.map_err(|error| self.why(error));
         self.running.build().journal.finish();
         self.count(built.as_ref().err());
         if recorded {
@@ -141,6 +141,16 @@ impl Build {
         built.map(|built| SolveResponse {
             exporter_response: built.response.attrs,
         })
+    }
+
+    /// An error as the client is to hear it: who has not cancelled its build does not know why that was cancelled.
+    fn why(&self, error: Status) -> Status {
+        let is_cancelled =
+            error.code() == Code::Cancelled || error.message().contains("context canceled");
+        match is_cancelled && self.shared.builds.given_up().is_cancelled() {
+            true => shutting_down(),
+            false => error,
+        }
     }
 
     /// Tells the build's spans, and has its trace join its record once it is whole.

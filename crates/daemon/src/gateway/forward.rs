@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 use weld_engine::{Bridge, BuildError, FrontendResult};
@@ -34,6 +35,8 @@ struct Builds {
     sessions: Mutex<HashMap<Key, Session>>,
     /// Counts builds, so that those who wait look again.
     arrivals: watch::Sender<u64>,
+    /// Fires when builds are cancelled because the daemon ends.
+    given_up: CancellationToken,
 }
 
 impl Builds {
@@ -75,9 +78,12 @@ impl Drop for Attached {
 }
 
 impl Gateway {
-    /// A gateway without builds.
-    pub fn new() -> Self {
-        Self::default()
+    /// A gateway without builds. When `given_up` fires, builds are cancelled because the daemon ends.
+    pub fn new(given_up: CancellationToken) -> Self {
+        Self(Arc::new(Builds {
+            given_up,
+            ..Builds::default()
+        }))
     }
 
     /// Lets a client be the frontend of a build.
@@ -91,7 +97,7 @@ impl Gateway {
         bridge: Bridge,
         inputs: BTreeMap<String, pb::Definition>,
     ) -> Result<Attached, Status> {
-        let session = Session::new(bridge, inputs);
+        let session = Session::ended_by(bridge, inputs, self.0.given_up.clone());
         let key = (domain.map(str::to_owned), id.to_owned());
         match self.0.sessions().entry(key.clone()) {
             std::collections::hash_map::Entry::Occupied(_) => {

@@ -21,5 +21,5 @@ pub use forward::{Attached, Gateway};
 pub use image::{IMAGE_FRONTEND, ImageFrontend};
 pub use session::Session;
 pub(crate) use source_meta::{request as meta_request, response as meta_response};
-pub(crate) use status::request_error;
 pub use status::to_status;
+pub(crate) use status::{request_error, shutting_down};

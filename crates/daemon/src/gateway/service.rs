@@ -15,7 +15,7 @@ use weld_proto::sourcepolicy::Policy;
 use weld_proto::types::WorkerRecord;
 
 use super::session::Session;
-use super::{caps, convert, source_meta, status};
+use super::{caps, convert, source_meta};
 
 /// The resolver that is an OCI layout of the client's.
 const LAYOUT_RESOLVER: i32 = 1;
@@ -48,7 +48,7 @@ impl Session {
             log_name: request.log_name,
         };
         let resolved = bridge.resolve_image_config(asked).await;
-        let resolved = resolved.map_err(|error| status::to_status(&error))?;
+        let resolved = resolved.map_err(|error| self.error(&error))?;
         Ok(wire::ResolveImageConfigResponse {
             digest: resolved.digest.to_string(),
             config: resolved.config,
@@ -63,7 +63,7 @@ impl Session {
         let bridge = self.bridge_under(std::mem::take(&mut request.source_policies))?;
         let asked = source_meta::request(request)?;
         let resolved = bridge.resolve_source_metadata(asked).await;
-        let resolved = resolved.map_err(|error| status::to_status(&error))?;
+        let resolved = resolved.map_err(|error| self.error(&error))?;
         Ok(source_meta::response(resolved.source, resolved.meta))
     }
 

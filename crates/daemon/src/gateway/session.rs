@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use prost::Message;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use weld_engine::{
     Attestation, AttestationKind, Bridge, BuildError, Container, FrontendResult, Ref, Refs,
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     refs: Mutex<Table>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     returned: watch::Sender<Option<Returned>>,
+    /// Fires when the build is cancelled because the daemon ends.
+    given_up: CancellationToken,
 }
 
 #[derive(Default)]
@@ -46,12 +49,22 @@ enum Returned {
 impl Session {
     /// A session for a frontend that was given `inputs`.
     pub fn new(bridge: Bridge, inputs: BTreeMap<String, pb::Definition>) -> Self {
+        Self::ended_by(bridge, inputs, CancellationToken::new())
+    }
+
+    /// The same; when `given_up` fires, the build is cancelled because the daemon ends.
+    pub(super) fn ended_by(
+        bridge: Bridge,
+        inputs: BTreeMap<String, pb::Definition>,
+        given_up: CancellationToken,
+    ) -> Self {
         Self(Arc::new(Shared {
             bridge,
             inputs,
             refs: Mutex::default(),
             containers: Mutex::default(),
             returned: watch::Sender::new(None),
+            given_up,
         }))
     }
 
@@ -161,8 +174,19 @@ impl Session {
         }
     }
 
+    /// An error of what is no solve.
+    pub(super) fn error(&self, error: &BuildError) -> Status {
+        match error.is_cancelled() && self.0.given_up.is_cancelled() {
+            true => status::shutting_down(),
+            false => status::to_status(error),
+        }
+    }
+
     /// An error of a solve, with the ids by which the frontend can look into it.
     pub(super) fn solve_error(&self, error: &BuildError) -> Status {
+        if error.is_cancelled() && self.0.given_up.is_cancelled() {
+            return status::shutting_down();
+        }
         let (code, message) = status::summary(error);
         let mut details = details::of(error);
         if let BuildError::Solve {

@@ -26,6 +26,11 @@ pub(crate) fn request_error(message: impl Into<String>) -> Status {
     status
 }
 
+/// A build that was cancelled because the daemon ends. The words that clients tell what was cancelled by are kept.
+pub(crate) fn shutting_down() -> Status {
+    Status::unavailable("the daemon is shutting down: context canceled")
+}
+
 /// Says that it is the request that is wrong. A code of its own would say so, too, but BuildKit's clients print
 /// that in front of the message.
 fn mark(status: &mut Status) {

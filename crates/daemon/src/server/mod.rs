@@ -168,16 +168,17 @@ impl Server {
         let sessions = SessionManager::new(config.sessions.clone());
         let inspector = observer.map(|observer| Inspector::new(observer, &root));
         let telemetry = Telemetry::new(config.otlp.as_ref())?;
+        let builds = Builds::new(config.limits.builds);
         let shared = Arc::new(Shared {
             inspector,
             telemetry,
             connections: listeners.counter(),
-            builds: Builds::new(config.limits.builds),
+            gateway: Gateway::new(builds.given_up().clone()),
+            builds,
             config,
             engine,
             history,
             sessions,
-            gateway: Gateway::new(),
             metrics: Metrics::default(),
             worker_id,
             scratch,
