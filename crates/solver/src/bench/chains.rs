@@ -54,6 +54,7 @@ pub(super) fn measure(count: u64) -> Measured {
         });
         edges.push(SolvedEdge {
             declared: Vec::new(),
+            root: None,
             top: number + 1 == count,
             keys: vec![key(number)],
             class: KeyId::root(class, 0).0,

@@ -8,8 +8,8 @@ use super::{
     CacheChains, Candidate, ChainItem, ChainLink, ChainMode, ChainOptions, ChainResult, order,
 };
 use crate::{
-    Digest, KeyId, Record,
-    core::FixedState,
+    Digest, KeyId, Record, Root,
+    core::{FixedState, RootId},
     keystore::{BackLink, InputKeys, KeyEntry},
 };
 
@@ -18,6 +18,8 @@ use crate::{
 pub struct SolvedEdge {
     /// Digests under which the job loaded it; none where it only stands for what the job loaded.
     pub(crate) declared: Vec<Digest>,
+    /// How the job asks for it.
+    pub(crate) root: Option<RootId>,
     /// Whether it was asked for.
     pub(crate) top: bool,
     /// The keys that lead to it.
@@ -53,6 +55,8 @@ struct Node {
     inputs: u32,
     links: Vec<BackLink>,
     records: Vec<Record>,
+    /// How the job asks for what it leads to.
+    root: Option<RootId>,
     /// `None` for what other builds solved.
     wanted: Option<Wanted>,
 }
@@ -82,6 +86,7 @@ impl Collected {
                 inputs: 0,
                 links: Vec::new(),
                 records: Vec::new(),
+                root: None,
                 wanted: None,
             });
         }
@@ -104,6 +109,7 @@ impl Collected {
             node.class = Some(if root { id.0 } else { edge.class });
             node.inputs = node.inputs.max(edge.inputs.len() as u32);
             node.records.extend_from_slice(&edge.records);
+            node.root = node.root.or(edge.root);
             node.wanted = Some(match node.wanted {
                 Some(other) if !stays && other != Wanted::Never => other.max(wanted),
                 Some(_) => Wanted::Never,
@@ -194,9 +200,13 @@ impl Collected {
         if !entry.inputs.is_empty() || self.by_id.contains_key(&id) {
             return;
         }
-        let wanted = self.node(like).wanted;
+        let (wanted, root) = {
+            let node = self.node(like);
+            (node.wanted, node.root)
+        };
         let node = self.node(id);
         (node.class, node.wanted, node.records) = (Some(id.0), wanted, entry.records);
+        node.root = root;
     }
 
     /// The chains: what cannot be reached from keys without inputs is left out, and so are links that would close a circle.
@@ -254,8 +264,9 @@ impl Node {
         sort(&mut records);
         records.dedup_by_key(|record| (record.source, record.id));
         let make = self.wanted == Some(Wanted::Made);
+        let root = self.root.map(Root);
         let results = records.into_iter().map(|record| ChainResult {
-            value: Candidate { record, make },
+            value: Candidate { record, make, root },
             created: record.created,
         });
         ChainItem {

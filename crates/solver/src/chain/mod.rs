@@ -14,7 +14,7 @@ pub(crate) use collect::SolvedEdge;
 pub use import::{ImportError, ImportedKeys, import};
 pub(crate) use walk::{Stores, walk};
 
-use crate::{Digest, Record};
+use crate::{Digest, Record, Root};
 
 /// Items, inputs before what uses them; `R` is a result, or how it is to be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,9 @@ pub struct Candidate {
     pub record: Record,
     /// Whether what can be carried away of it may be made; otherwise it is exported only if that is there already.
     pub make: bool,
+    /// How the job asks for what it is a record of: where the result cannot be carried away since it is lost, [`Job::build`](crate::Job::build)
+    /// and [`Job::rebuild`](crate::Job::rebuild) have another one made, which chains that are collected then have. `None` where that is not known.
+    pub root: Option<Root>,
 }
 
 /// Which results are exported.

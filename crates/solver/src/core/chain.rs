@@ -37,7 +37,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             }
             let target = self.find(edge);
             let place = *places.entry(target).or_insert_with(|| {
-                solved.push(self.solved_edge(target)?);
+                solved.push(self.solved_edge(edge, target)?);
                 Some(solved.len() - 1)
             });
             let vertex = &self.vertices[self.edges[edge].vertex];
@@ -58,7 +58,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
         solved
     }
 
-    fn solved_edge(&self, edge: EdgeId) -> Option<SolvedEdge> {
+    /// `loaded`: the edge that stands for what `edge` is.
+    fn solved_edge(&self, loaded: EdgeId, edge: EdgeId) -> Option<SolvedEdge> {
         let state = &self.edges[edge];
         let vertex = &self.vertices[state.vertex];
         let op = vertex.maps.first()?.op;
@@ -88,6 +89,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         Some(SolvedEdge {
             declared: Vec::new(),
+            root: Some(RootId(loaded)),
             top: false,
             keys,
             other_names,

@@ -38,9 +38,9 @@ impl JobOptions {
     }
 }
 
-/// The root of a graph that a job loaded. Alive until the job is discarded.
+/// The root of a graph that a job loaded, or what such a root is made of. Alive until the job is discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Root(pub(super) RootId);
+pub struct Root(pub(crate) RootId);
 
 /// One vertex of a provenance walk.
 #[derive(Clone)]

@@ -125,6 +125,44 @@ async fn min_mode_makes_only_what_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_export_finds_lost_is_made_anew_wherever_it_is() {
+    // R2: below what was asked for, nothing was loaded
+    let world = World::new();
+    let graph = || {
+        let base = vtx("base", "base", "b").done();
+        let middle = vtx("middle", "middle", "m").on(&base).done();
+        let top = vtx("top", "top", "t").on(&middle).done();
+        (base, middle, top)
+    };
+    world.once(&graph().2).await;
+    let (base, middle, top) = graph();
+    let job = world.job().await;
+    let root = job.load(definition_of(&top, 0)).await.unwrap();
+    job.build(root).await.unwrap();
+    let chains = checked(job.cache_chains(&[root], MAX).await.unwrap());
+    let found = item(&chains, "middle").results[0].value;
+    let found_root = found.root.expect("the job has it");
+    assert_ne!(found_root, root);
+    assert_eq!(
+        item(&chains, "top").results[0].value.root,
+        Some(root),
+        "what was asked for"
+    );
+    let lost = job.build(found_root).await.unwrap();
+    assert_eq!((middle.counts().1, base.counts().1), (0, 0));
+    let made = job.rebuild(found_root, &lost).await.unwrap();
+    assert!(!made.value.same(&lost.value));
+    assert_eq!((middle.counts().1, top.counts().1), (1, 1), "only that");
+    let chains = checked(job.cache_chains(&[root], MAX).await.unwrap());
+    let again = &item(&chains, "middle").results;
+    assert_eq!(again.len(), 1, "the lost one is forgotten");
+    assert_ne!(again[0].value.record.id, found.record.id);
+    // Another job's is none of this one's.
+    let other = world.job().await;
+    assert!(other.build(found_root).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn definition_and_content_lead_to_one_item() {
     // [EXP-6, EXP-7, EXP-8, EXP-9]
     let world = World::new();
