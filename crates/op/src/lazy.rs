@@ -275,7 +275,8 @@ impl Worker {
                     Some(place) => place.clone(),
                     None => {
                         let place = self.place(descriptor, session).await;
-                        let place = place.map_err(|error| lost(descriptor, error))?;
+                        let place =
+                            place.map_err(|error| self.unplaced(descriptor, session, error))?;
                         places.entry(home.clone()).or_insert(place).clone()
                     }
                 },
@@ -439,6 +440,23 @@ impl Worker {
         Ok((place, asked))
     }
 
+    /// A layer whose place cannot even be asked.
+    fn unplaced(
+        &self,
+        descriptor: &LayerDescriptor,
+        session: Option<&Arc<dyn Session>>,
+        reason: LazyError,
+    ) -> LostLayer {
+        let client = session.map_or("", |session| session.id());
+        let is_news = home_of(descriptor).map_or(true, |home| {
+            self.supply(&home, client).is_news(client, reason.cause())
+        });
+        LostLayer {
+            is_news,
+            ..lost(descriptor, reason)
+        }
+    }
+
     fn supply(&self, home: &Home, client: &str) -> Arc<Supply> {
         // What a client says who asks, or serves itself, says nothing of others.
         let name = match home {
@@ -578,7 +596,7 @@ pub async fn fetch_blob(
     progress: &Progress,
 ) -> Result<BlobRef, LostLayer> {
     let place = worker.place(layer, session).await;
-    let (place, asked) = place.map_err(|error| lost(layer, error))?;
+    let (place, asked) = place.map_err(|error| worker.unplaced(layer, session, error))?;
     let brought = worker.bring(layer, &place, &asked, progress).await;
     brought.map_err(|reason| asked.lost(layer, reason))
 }

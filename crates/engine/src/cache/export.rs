@@ -1,9 +1,10 @@
 //! The caches that a build writes.
 
-use std::collections::{BTreeMap, HashMap};
+mod anew;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -11,12 +12,12 @@ use weld_digest::Digest;
 use weld_export::InlineCache;
 use weld_export::cache::{
     ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_UNCOMPRESSED, CacheDestination,
-    CacheExportOptions, CacheLayer, CacheSink, CacheWriteError, LayerFetch, MountPlace, Remote,
+    CacheExportOptions, CacheLayer, CacheSink, CacheWriteError, Destination, MountPlace, Remote,
     WrittenCache, ignores_errors, merge_into, write_cache,
 };
 use weld_llb::reference::Reference;
 use weld_op::Tree;
-use weld_op::lazy::{self, ANNOTATION_HOME, ANNOTATION_MADE, Home};
+use weld_op::lazy::{ANNOTATION_HOME, ANNOTATION_MADE, Home};
 use weld_solver::chain::{CacheChains, Candidate, ChainMode, ChainOptions, ChainResult};
 use weld_solver::keystore::Record;
 use weld_solver::{CacheSourceId, RecordId, Root};
@@ -25,10 +26,11 @@ use weld_source::image::Descriptor;
 use weld_source::objects::Bucket;
 use weld_source::progress::Progress;
 use weld_source::registry::Registry;
+use weld_store::SnapshotId;
 use weld_store::layer::Compression;
 use weld_store::snapshot::{LayerBlob, LayerOptions, Made, SnapshotError, SnapshotRef};
-use weld_store::{BlobRef, SnapshotId};
 
+use self::anew::{Fetch, ItemOrigin, Ready, ToMake, lost_layers};
 use super::import::Imported;
 use super::mounts;
 use super::origin::repositories;
@@ -40,6 +42,8 @@ use crate::job::JobCore;
 const RESPONSE: &str = "cache.manifest";
 /// How many layers are made at once: each uses all processors already, but small ones leave them idle in between.
 const LAYERS_AT_ONCE: usize = 4;
+/// How often what is lost is made anew: what is made is here, so once is enough, unless something else is lost meanwhile.
+const RENEWALS: usize = 3;
 /// How many records are loaded at once: each is a few look-ups in the database, on a thread that may block.
 const LOADS_AT_ONCE: usize = 64;
 
@@ -83,6 +87,7 @@ pub(crate) async fn all(
                 let writing = Writing {
                     job,
                     options: &options,
+                    step: &step,
                     progress: step.transfers(),
                 };
                 let mut written = writing.write(roots).await;
@@ -174,6 +179,7 @@ async fn chains(
 struct Writing<'a> {
     job: &'a Arc<JobCore>,
     options: &'a CacheExportOptions,
+    step: &'a Internal,
     progress: Progress,
 }
 
@@ -191,7 +197,14 @@ struct Layers {
 impl Layers {
     fn add(&mut self, layer: CacheLayer) -> Arc<Descriptor> {
         let digest = layer.descriptor.digest.clone();
-        let known = self.by_digest.entry(digest).or_insert(layer);
+        let known = self
+            .by_digest
+            .entry(digest)
+            .or_insert_with(|| layer.clone());
+        // One that is elsewhere for one result may be here for another.
+        if known.blob.is_none() {
+            known.blob = layer.blob;
+        }
         Arc::clone(&known.descriptor)
     }
 }
@@ -199,52 +212,17 @@ impl Layers {
 impl Writing<'_> {
     /// Writes it; its manifest's descriptor, unless there is nothing to write or it has none.
     async fn write(&self, roots: &[Root]) -> Result<Option<String>, CacheExportError> {
-        let preparing = "preparing build cache for export";
-        let transfer = self.progress.start(preparing, preparing, None);
         let sink = self.sink().await?;
-        let options = ChainOptions {
-            mode: self.options.mode,
-            ..ChainOptions::default()
-        };
-        let chains = chains(self.job, roots, options).await?;
-        let mut layers = Layers::default();
-        // What is made first may be a part of what is only taken if it is there.
-        for make in [true, false] {
-            self.collect(&chains, make, &mut layers).await?;
-        }
-        let Layers {
-            by_digest,
-            by_record,
-        } = layers;
-        let remotes = chains.with_results(|results| {
-            let remotes = results.into_iter().filter_map(|result| {
-                let record = result.value.record;
-                let known = by_record.get(&(record.source, record.id))?;
-                let (remote, made) = known.clone()?;
-                Some(ChainResult {
-                    value: remote,
-                    created: made.unwrap_or(result.created),
-                })
-            });
-            remotes.take(1).collect()
-        });
-        transfer.complete();
-        let fetch = Fetch(self.job);
+        let fetch = Fetch::new(self.job);
+        let (ready, there) = self.made_sure(roots, &sink, &fetch).await?;
         let (store, manifest) = (&self.job.worker.store, self.options.manifest);
-        let progress = &self.progress;
+        let (remotes, progress) = (ready.remotes, &self.progress);
         let written = match self.options.merge {
             true => {
-                let merging = merge_into(
-                    store, &sink, remotes, &by_digest, manifest, &fetch, progress,
-                );
+                let merging = merge_into(store, &sink, there, remotes, manifest, &fetch, progress);
                 Box::pin(merging).await?
             }
-            false => {
-                write_cache(
-                    store, &sink, remotes, &by_digest, manifest, &fetch, progress,
-                )
-                .await?
-            }
+            false => write_cache(store, &sink, &there, remotes, manifest, progress).await?,
         };
         let Some(written) = written else {
             let skipping = "skipping cache export for empty result";
@@ -257,6 +235,96 @@ impl Writing<'_> {
         let descriptor = serde_json::to_string(&written.descriptor)
             .map_err(weld_export::cache::CacheWriteError::from)?;
         Ok(Some(descriptor))
+    }
+
+    /// Makes sure of all layers at the destination. What cannot be had is a miss: what made it runs again, and what it makes is exported.
+    async fn made_sure(
+        &self,
+        roots: &[Root],
+        sink: &CacheSink,
+        fetch: &Fetch<'_>,
+    ) -> Result<(Ready, Destination), CacheExportError> {
+        let mut there = Destination::default();
+        let mut round = 0;
+        loop {
+            let ready = self.prepare(roots, &fetch.lost()).await?;
+            let progress = &self.progress;
+            there
+                .take(sink, &ready.remotes, &ready.layers, fetch, progress)
+                .await?;
+            let lost = fetch.lost();
+            let mut anew = ready.to_make_anew(&lost);
+            if round == RENEWALS && !anew.roots.is_empty() {
+                let text = "WARNING: what was made anew is lost again: it is left out of the cache";
+                self.step.warn(text.to_owned());
+                anew = ToMake::default();
+            }
+            fetch.tell(self.step, &anew.layers);
+            if anew.roots.is_empty() {
+                return Ok((ready, there));
+            }
+            anew::make(self.job, anew.roots, &lost).boxed().await?;
+            round += 1;
+        }
+    }
+
+    /// The chains, with the layers of each result that are not lost.
+    async fn prepare(
+        &self,
+        roots: &[Root],
+        lost: &Arc<HashSet<Digest>>,
+    ) -> Result<Ready, CacheExportError> {
+        let preparing = "preparing build cache for export";
+        let transfer = self.progress.start(preparing, preparing, None);
+        let options = ChainOptions {
+            mode: self.options.mode,
+            ..ChainOptions::default()
+        };
+        let chains = chains(self.job, roots, options).await?;
+        let mut layers = Layers::default();
+        // What is made first may be a part of what is only taken if it is there.
+        for make in [true, false] {
+            self.collect(&chains, make, lost, &mut layers).await?;
+        }
+        let Layers {
+            by_digest,
+            by_record,
+        } = layers;
+        let mut origins = Vec::with_capacity(chains.items.len());
+        let remotes = chains.with_results(|results| {
+            let mut origin = ItemOrigin::default();
+            let mut usable = Vec::new();
+            for result in results {
+                let Candidate { record, make, root } = result.value;
+                if make {
+                    origin.root = origin.root.or(root);
+                }
+                let Some(Some((remote, made))) = by_record.get(&(record.source, record.id)) else {
+                    continue;
+                };
+                let before = origin.lost.len();
+                origin
+                    .lost
+                    .extend(lost_layers(remote, &by_digest, lost).cloned());
+                if origin.lost.len() == before && usable.is_empty() {
+                    usable.push(ChainResult {
+                        value: remote.clone(),
+                        created: made.unwrap_or(result.created),
+                    });
+                }
+            }
+            if !usable.is_empty() {
+                origin.lost.clear();
+            }
+            origins.push(origin);
+            usable
+        });
+        transfer.complete();
+        Ok(Ready {
+            remotes,
+            layers: by_digest,
+            origins,
+        })
     }
 
     async fn sink(&self) -> Result<CacheSink, CacheExportError> {
@@ -277,11 +345,12 @@ impl Writing<'_> {
         }
     }
 
-    /// Finds the layers of those records that may be made, or of the others.
+    /// Finds the layers of those records that may be made, or of the others; what is lost is made of files that are here.
     async fn collect(
         &self,
         chains: &CacheChains<Candidate>,
         make: bool,
+        lost: &Arc<HashSet<Digest>>,
         layers: &mut Layers,
     ) -> Result<(), CacheExportError> {
         let mut wanted: Vec<(Key, Record)> = Vec::new();
@@ -304,7 +373,7 @@ impl Writing<'_> {
             layers.by_record.insert(key, remote);
         }
         let stacks = self.stacks(wanted).await;
-        let blobs = self.blobs(&stacks, make).await?;
+        let blobs = self.blobs(&stacks, make, lost).await?;
         for (key, stack) in stacks {
             let found = stack.iter().map(|layer| blobs.get(&layer.id()));
             let Some(found) = found.collect::<Option<Vec<_>>>() else {
@@ -338,6 +407,7 @@ impl Writing<'_> {
         &self,
         stacks: &[(Key, Vec<SnapshotRef>)],
         make: bool,
+        lost: &Arc<HashSet<Digest>>,
     ) -> Result<HashMap<SnapshotId, CacheLayer>, CacheExportError> {
         let mut distinct: BTreeMap<SnapshotId, SnapshotRef> = BTreeMap::new();
         for layer in stacks.iter().flat_map(|(_, stack)| stack) {
@@ -354,8 +424,9 @@ impl Writing<'_> {
         .await??;
         let (compression, force) = (self.options.compression, self.options.force_compression);
         let work = distinct.into_iter().zip(made).map(|(layer, made)| {
+            let lost = Arc::clone(lost);
             tokio::task::spawn_blocking(move || {
-                let blob = blob(&layer, make, compression, force)?;
+                let blob = blob(&layer, make, &lost, compression, force)?;
                 let layer_of = blob.and_then(|blob| cache_layer(blob, made));
                 Ok::<_, SnapshotError>((layer.id(), layer_of))
             })
@@ -407,11 +478,15 @@ fn made_elsewhere(top: &SnapshotRef) -> Option<u64> {
 fn blob(
     layer: &SnapshotRef,
     make: bool,
+    lost: &HashSet<Digest>,
     compression: Compression,
     force: bool,
 ) -> Result<Option<LayerBlob>, SnapshotError> {
     let known = layer.known_blob(compression, force)?;
-    if known.is_some() || !make {
+    let is_lost =
+        |known: &LayerBlob| known.blob.is_none() && lost.contains(&known.descriptor.digest);
+    // Of a lost one whose files are here another is made.
+    if known.as_ref().is_some_and(|known| !is_lost(known)) || !make {
         return Ok(known);
     }
     let options = LayerOptions {
@@ -482,28 +557,5 @@ fn elsewhere(imported: &Imported, remote: &Remote, layers: &mut Layers) -> Remot
     });
     Remote {
         layers: found.collect(),
-    }
-}
-
-/// Brings layers that are elsewhere, as the client of a build.
-struct Fetch<'a>(&'a Arc<JobCore>);
-
-#[async_trait]
-impl LayerFetch for Fetch<'_> {
-    async fn fetch(
-        &self,
-        layer: &weld_store::snapshot::LayerDescriptor,
-        progress: &Progress,
-    ) -> Option<BlobRef> {
-        let session = Some(&self.0.session);
-        match lazy::fetch_blob(&self.0.worker, layer, session, progress).await {
-            Ok(blob) => Some(blob),
-            Err(error) if !error.is_news => None,
-            Err(error) => {
-                let text = format!("WARNING: {error}: what needs it is left out of the cache");
-                progress.start(text.clone(), text, None).complete();
-                None
-            }
-        }
     }
 }

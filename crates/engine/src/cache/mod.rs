@@ -21,6 +21,8 @@ pub use secrets::{mask_secrets, without_secrets};
 pub use weld_export::cache::is_merged;
 use weld_export::cache::{CacheExportOptions, CacheOptionError, merge_into_layout};
 pub use weld_export::cache::{Unmerged, ignores_errors};
+use weld_op::Tree;
+use weld_solver::SolveError;
 use weld_source::blob_store::LayoutStore;
 use weld_source::image::Descriptor;
 use weld_source::index_lock::LockWait;
@@ -136,6 +138,9 @@ pub enum CacheExportError {
     /// A layer cannot be made.
     #[error("cannot make a layer for the cache: {0}")]
     Layer(#[from] weld_store::snapshot::SnapshotError),
+    /// What a lost layer was made by does not make it again.
+    #[error("cannot make anew what the cache needs and nobody has any more: {0}")]
+    Anew(Box<SolveError<Tree>>),
     /// It could not be written.
     #[error(transparent)]
     Write(#[from] weld_export::cache::CacheWriteError),

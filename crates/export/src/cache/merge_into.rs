@@ -46,21 +46,19 @@ const SLOW: u32 = 5;
 /// The longest that is waited at random before it is begun anew, so that those who meet do not meet again.
 const APART: Duration = Duration::from_millis(500);
 
-/// Merges a cache into what is there; `None` if no result is left that could be written.
+/// Merges a cache whose layers were made sure of into what is there; `None` if no result is left that could be written.
 ///
 /// # Errors
 /// [`CacheWriteError`]; what was there is there still.
 pub async fn merge_into(
     store: &Store,
     sink: &CacheSink,
+    mut there: Destination,
     chains: CacheChains<Remote>,
-    layers: &HashMap<Digest, CacheLayer>,
     options: ManifestOptions,
     fetch: &dyn LayerFetch,
     progress: &Progress,
 ) -> Result<Option<WrittenCache>, CacheWriteError> {
-    let mut there = Destination::default();
-    there.take(sink, &chains, layers, fetch, progress).await?;
     let ours = there.complete(chains);
     if ours.items.iter().all(|item| item.results.is_empty()) {
         return Ok(None);

@@ -29,7 +29,9 @@ pub use options::{
     is_merged, timeout,
 };
 pub use read::{CacheReadError, cache_parts, read_config, read_inline, read_noted};
-pub use upload::{CacheLayer, CacheSink, CacheWriteError, LayerFetch, WrittenCache, write_cache};
+pub use upload::{
+    CacheLayer, CacheSink, CacheWriteError, Destination, LayerFetch, WrittenCache, write_cache,
+};
 pub(crate) use write::image_records;
 pub use write::{CacheManifest, ManifestOptions, write_manifest, write_noted};
 

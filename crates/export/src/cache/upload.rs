@@ -132,21 +132,18 @@ pub enum WrittenCache {
     Named,
 }
 
-/// Writes a cache; `None` if no result is left that could be written.
+/// Writes a cache whose layers were made sure of; `None` if no result is left that could be written.
 ///
 /// # Errors
 /// [`CacheWriteError`]; then no manifest names what was written.
 pub async fn write_cache(
     store: &Store,
     sink: &CacheSink,
+    there: &Destination,
     chains: CacheChains<Remote>,
-    layers: &HashMap<Digest, CacheLayer>,
     options: ManifestOptions,
-    fetch: &dyn LayerFetch,
     progress: &Progress,
 ) -> Result<Option<WrittenCache>, CacheWriteError> {
-    let mut there = Destination::default();
-    there.take(sink, &chains, layers, fetch, progress).await?;
     let complete = there.complete(chains);
     if let CacheSink::Objects { objects, names, .. } = sink {
         let Some(config) = write_noted(&complete)? else {
@@ -165,13 +162,17 @@ pub async fn write_cache(
     Ok(Some(WrittenCache::Manifest(Box::new(manifest))))
 }
 
-/// Which layers the destination has, as far as it was asked.
-#[derive(Default)]
-pub(super) struct Destination(HashMap<Digest, bool>);
+/// Which layers the destination of a cache has, as far as it was asked.
+#[derive(Debug, Default)]
+pub struct Destination(HashMap<Digest, bool>);
 
 impl Destination {
-    /// Sees to it that the layers of a cache's results are there, as far as they can be had; each is asked for once.
-    pub(super) async fn take(
+    /// Sees to it that the layers of a cache's results are there, as far as they can be had. Each is asked for once, and again where its
+    /// blob came since.
+    ///
+    /// # Errors
+    /// [`CacheWriteError`].
+    pub async fn take(
         &mut self,
         sink: &CacheSink,
         chains: &CacheChains<Remote>,
@@ -188,7 +189,11 @@ impl Destination {
             .collect();
         let mut uploads: Vec<BoxFuture<'_, Result<(Digest, bool), CacheWriteError>>> = Vec::new();
         for (digest, layer) in layers {
-            if used.contains(digest) && !self.0.contains_key(digest) {
+            let is_settled = match self.0.get(digest) {
+                Some(there) => *there || layer.blob.is_none(),
+                None => false,
+            };
+            if used.contains(digest) && !is_settled {
                 let upload = async move {
                     let there = sink.layer(layer, fetch, progress).await?;
                     Ok((digest.clone(), there))
