@@ -12,6 +12,7 @@ use weld_source::image::media_type::OCI_INDEX;
 use weld_source::image::{ANNOTATION_REF_NAME, Descriptor, Index};
 use weld_source::index_lock::IndexLock;
 use weld_source::oci_layout::OciLayout;
+use weld_source::set_aside::{make_directory, put_aside};
 
 use crate::ExportError;
 use crate::client::ResultBlob;
@@ -86,25 +87,30 @@ impl Archive<'_> {
     }
 
     /// Writes the layout into a directory, beside the images that are there: blobs first, the
-    /// index last, so that a reader never finds an index whose blobs are not there.
+    /// index last, so that a reader never finds an index whose blobs are not there. What is damaged there, or in the way, is replaced,
+    /// which is told; what could be of worth is set aside.
     pub(crate) fn write_directory(
         &self,
         directory: &Path,
         watch: &Watch,
     ) -> Result<(), ExportError> {
         fs::create_dir_all(directory).map_err(write_error("create directory", directory))?;
+        let mut damaged = Vec::new();
         for (digest, (file, size)) in &self.blobs {
             let path = directory.join(blob_path(digest));
-            if is_there(directory, digest, *size, watch) {
+            let found = found(directory, digest, *size, watch);
+            if found == Found::Sound {
                 continue;
             }
             // Why not may be that nobody wants it any more.
             watch
                 .check()
                 .map_err(write_error("write", path.as_path()))?;
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent).map_err(write_error("create directory", parent))?;
+            match found {
+                Found::Damaged => damaged.push(digest.hex()),
+                _ => clear_parents(directory, digest, watch)?,
             }
+            clear(directory, &path, watch)?;
             let destination = Destination::replacing(&path)?;
             let mut stream = Stream::new(destination.handle(), watch);
             File::open(file)
@@ -113,10 +119,18 @@ impl Archive<'_> {
                 .map_err(write_error("write", path.as_path()))?;
             destination.publish()?;
         }
+        if !damaged.is_empty() {
+            watch.warn(&format!(
+                "{}: blobs were not what their digests say, and are written anew: {}",
+                directory.display(),
+                damaged.join(", ")
+            ));
+        }
         let _lock = IndexLock::take(directory, watch)
             .map_err(write_error("list the image in", directory))?;
         let index = directory.join("index.json");
-        let mut entries = others(&index, self.names, self.root)?;
+        let listed = listed(directory, &index, watch)?;
+        let mut entries = others(listed, self.names, self.root);
         match self.names {
             // The one without a name, in place of the one before.
             [] => {
@@ -132,6 +146,7 @@ impl Archive<'_> {
             .map_err(write_error("write", index))?;
         for (name, content) in files.into_iter().rev() {
             let path = directory.join(name);
+            clear(directory, &path, watch)?;
             let destination = Destination::replacing(&path)?;
             destination
                 .handle()
@@ -176,38 +191,89 @@ impl Archive<'_> {
 /// What an image without a name is called in a layout that is a directory, as BuildKit's clients have it.
 const UNNAMED: &str = "latest";
 
-/// Whether a layout has a blob, and it is what its name says: to look takes no longer than to write it anew, as what is written is
+/// What a layout has in the place of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The blob.
+    Sound,
+    /// A file that is another than its name says.
+    Damaged,
+    /// No file.
+    Nothing,
+}
+
+/// Looks whether a layout has a blob, and it is what its name says: that takes no longer than to write it anew, as what is written is
 /// looked at, too.
-fn is_there(directory: &Path, digest: &Digest, size: u64, watch: &Watch) -> bool {
+fn found(directory: &Path, digest: &Digest, size: u64, watch: &Watch) -> Found {
     let found = OciLayout::of_blobs(directory).and_then(|layout| layout.find_blob(digest));
     let Ok(Some((mut file, length))) = found else {
-        return false;
+        return Found::Nothing;
     };
     if length != size {
-        return false;
+        return Found::Damaged;
     }
     let mut hasher = Hasher::new(digest.algorithm());
     let mut piece = vec![0; PIECE];
     loop {
         match file.read(&mut piece) {
-            Ok(0) => return hasher.finish() == *digest,
+            Ok(0) => {
+                return match hasher.finish() == *digest {
+                    true => Found::Sound,
+                    false => Found::Damaged,
+                };
+            }
             Ok(count) => hasher.update(&piece[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // A medium that cannot read it has lost it.
-            Err(_) => return false,
+            Err(_) => return Found::Damaged,
         }
         if watch.check().is_err() {
-            return false;
+            return Found::Nothing;
         }
     }
 }
 
-/// The entries of a layout's index that stay when an image of these names comes in.
-fn others(
-    index: &Path,
-    names: &[ImageName],
-    root: &Descriptor,
-) -> Result<Vec<Descriptor>, ExportError> {
+/// Sees to it that there is the directory of a blob.
+fn clear_parents(directory: &Path, digest: &Digest, watch: &Watch) -> Result<(), ExportError> {
+    let blobs = directory.join("blobs");
+    let of_algorithm = blobs.join(digest.algorithm().name());
+    for path in [blobs, of_algorithm] {
+        let aside = make_directory(directory, &path)
+            .map_err(write_error("create directory", path.as_path()))?;
+        if let Some(aside) = aside {
+            watch.warn(&format!(
+                "what was at {} was no directory, and is {} now",
+                path.display(),
+                aside.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Makes way for a file: what is there and is none is set aside if it could be of worth, and replaced if not.
+fn clear(directory: &Path, path: &Path, watch: &Watch) -> Result<(), ExportError> {
+    let is_dir = match fs::symlink_metadata(path) {
+        Ok(odd) if !odd.is_file() => odd.is_dir(),
+        _ => return Ok(()),
+    };
+    let becomes_of_it = match is_dir && fs::remove_dir(path).is_err() {
+        true => {
+            let aside = put_aside(directory, path)
+                .map_err(write_error("put a file in the place of", path))?;
+            format!("is {} now", aside.display())
+        }
+        false => "is replaced".to_owned(),
+    };
+    let path = path.display();
+    watch.warn(&format!(
+        "what was at {path} was no file, and {becomes_of_it}"
+    ));
+    Ok(())
+}
+
+/// What a layout's index lists. One that is none is set aside.
+fn listed(directory: &Path, index: &Path, watch: &Watch) -> Result<Vec<Descriptor>, ExportError> {
     let fail = |error| write_error("add to", index)(error);
     match fs::metadata(index) {
         Ok(metadata) if metadata.len() > MAX_INDEX => {
@@ -218,10 +284,23 @@ fn others(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(fail(error)),
     }
-    let old = fs::read(index).map_err(fail)?;
-    let old: Index = serde_json::from_slice(&old)
-        .map_err(|error| fail(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-    let mut entries = old.manifests;
+    let content = fs::read(index).map_err(fail)?;
+    match serde_json::from_slice::<Index>(&content) {
+        Ok(index) => Ok(index.manifests),
+        Err(reason) => {
+            let aside = put_aside(directory, index).map_err(fail)?;
+            watch.warn(&format!(
+                "{}: its index cannot be read ({reason}), is {} now, and what it listed is lost",
+                directory.display(),
+                aside.display()
+            ));
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// The entries of a layout's index that stay when an image of these names comes in.
+fn others(mut entries: Vec<Descriptor>, names: &[ImageName], root: &Descriptor) -> Vec<Descriptor> {
     entries.retain(|entry| {
         match (
             entry.annotations.get(ANNOTATION_IMAGE_NAME),
@@ -234,7 +313,7 @@ fn others(
             (None, None) => entry.digest != root.digest,
         }
     });
-    Ok(entries)
+    entries
 }
 
 #[cfg(test)]

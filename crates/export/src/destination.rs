@@ -86,13 +86,9 @@ impl Destination {
         Self::beside(path, real, old)
     }
 
-    /// A file of a directory that is ours to write: whatever has its name is replaced, be it a link or a pipe; but no directory with
-    /// something in it.
+    /// A file of a directory that is ours to write: whatever has its name is replaced, be it a link or a pipe; but no directory.
     pub(crate) fn replacing(path: &Path) -> Result<Self, ExportError> {
         let old = fs::symlink_metadata(path).ok();
-        if old.as_ref().is_some_and(fs::Metadata::is_dir) {
-            fs::remove_dir(path).map_err(write_error("put a file in the place of", path))?;
-        }
         let old = old.filter(fs::Metadata::is_file);
         Self::beside(path, path.to_owned(), old)
     }

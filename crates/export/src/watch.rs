@@ -66,6 +66,11 @@ impl Watch {
         Ok(())
     }
 
+    /// Tells of something that whoever gets the result should know.
+    pub(crate) fn warn(&self, text: &str) {
+        self.progress.log("warning", &format!("WARNING: {text}\n"));
+    }
+
     /// Ends the report.
     pub(crate) fn complete(&self) {
         let mut transfer = self.transfer.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
-use rustix::io::Errno;
 use tokio::io::{AsyncRead, ReadBuf};
 use weld_digest::{Digest, Hasher};
 
@@ -17,6 +16,7 @@ use crate::image::{ANNOTATION_REF_NAME, Descriptor, Index, media_type};
 use crate::index_lock::{IndexLock, LockWait, at};
 use crate::oci_layout::{BlobProvider, LayoutError, OciLayout};
 use crate::partial::partial_name;
+use crate::set_aside::{make_directory, put_aside};
 
 /// A store of blobs that takes more of them.
 #[async_trait]
@@ -122,7 +122,7 @@ impl LayoutStore {
     pub fn write(&self, digest: &Digest) -> io::Result<LayoutWriter> {
         let algorithm = digest.algorithm().name();
         for directory in ["blobs", &format!("blobs/{algorithm}"), "ingest"] {
-            self.make_directory(&self.path.join(directory))?;
+            make_directory(&self.path, &self.path.join(directory))?;
         }
         let partial = self.path.join("ingest").join(partial_name());
         let file = OpenOptions::new()
@@ -201,20 +201,6 @@ impl LayoutStore {
         Ok(aside)
     }
 
-    /// Sees to it that there is a directory of it.
-    fn make_directory(&self, path: &Path) -> io::Result<()> {
-        if fs::symlink_metadata(path).is_ok() && !path.is_dir() {
-            // Several layers are written at once: the first one does it, and must not lose its directory to the next.
-            static FIRST: Mutex<()> = Mutex::new(());
-            let _first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
-            if fs::symlink_metadata(path).is_ok() && !path.is_dir() {
-                self.put_aside(path)?;
-            }
-            return fs::create_dir_all(path).map_err(at("create", path));
-        }
-        fs::create_dir_all(path).map_err(at("create", path))
-    }
-
     /// Writes a small file of it, whole or not at all.
     fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let partial = self.path.join(partial_name());
@@ -226,32 +212,12 @@ impl LayoutStore {
     fn place(&self, partial: &Path, path: &Path) -> io::Result<()> {
         match fs::rename(partial, path) {
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-                self.put_aside(path)?;
+                put_aside(&self.path, path)?;
                 fs::rename(partial, path)
             }
             renamed => renamed,
         }
         .map_err(at("write", path))
-    }
-
-    /// Moves what should not be where it is, under a name that says so; where it is now.
-    fn put_aside(&self, path: &Path) -> io::Result<PathBuf> {
-        let name = path.file_name().unwrap_or_default().display();
-        let first = self.path.join(format!("{name}.damaged"));
-        let mut moved = fs::rename(path, &first).map(|()| first);
-        for number in 2..=MOST_ASIDE {
-            // Something of another kind, or a directory that is not empty, has that name.
-            let Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) =
-                moved.as_ref().map_err(errno)
-            else {
-                break;
-            };
-            let other = self.path.join(format!("{name}.damaged-{number}"));
-            moved = fs::rename(path, &other).map(|()| other);
-        }
-        let moved = moved.map_err(at("move aside", path))?;
-        tracing::warn!(path = %path.display(), to = %moved.display(), "what is not what it should be is set aside");
-        Ok(moved)
     }
 
     /// What is listed; [`io::ErrorKind::InvalidData`] if the index is none.
@@ -268,7 +234,7 @@ impl LayoutStore {
     }
 
     fn set_aside(&self, reason: io::Error) -> io::Result<SetAside> {
-        let path = self.put_aside(&self.path.join(INDEX))?;
+        let path = put_aside(&self.path, &self.path.join(INDEX))?;
         Ok(SetAside { path, reason })
     }
 
@@ -321,13 +287,6 @@ fn is_odd(error: &io::Error) -> bool {
         io::ErrorKind::InvalidData | io::ErrorKind::NotADirectory
     )
 }
-
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
-}
-
-/// How many things of one name are set aside.
-const MOST_ASIDE: u32 = 100;
 
 /// Longest blob, in bytes, of which the content is looked at before it counts as there: a longer one has its length until it is read.
 const LOOKED_AT: u64 = 8 << 20;

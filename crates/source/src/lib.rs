@@ -23,6 +23,7 @@ pub use weld_llb::reference;
 pub mod registry;
 pub mod retry;
 mod secret;
+pub mod set_aside;
 pub mod sink;
 mod transport;
 mod url_text;

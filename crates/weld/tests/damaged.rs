@@ -335,6 +335,82 @@ fn a_layout_that_the_disk_changed_is_written_anew() {
         .fails(&[&told, "remove it"]);
 }
 
+/// What of a layout in a directory is damaged or in the way is told of, with where it is now.
+#[test]
+fn what_is_wrong_with_a_layout_is_told_when_it_is_mended() {
+    let bed = bed_with_layer("1000");
+    let layout = bed.path("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let build = || bed.build(&["--output", &output]).ok().stderr;
+    let warnings = |told: &str| told.matches("WARNING: ").count();
+    let told = build();
+    assert_eq!(warnings(&told), 0, "{told}");
+    let index = layout.join("index.json");
+    let whole = std::fs::read_to_string(&index).unwrap();
+    for (damage, aside) in [
+        ("{{{", "index.json.damaged"),
+        ("[]", "index.json.damaged"),
+        ("", "index.json.damaged"),
+    ] {
+        std::fs::write(&index, damage).unwrap();
+        let told = build();
+        let aside = layout.join(aside);
+        assert_eq!(warnings(&told), 1, "{told}");
+        assert!(
+            told.contains(&format!("is {} now", aside.display())),
+            "{told}"
+        );
+        assert_eq!(std::fs::read_to_string(&aside).unwrap(), damage);
+        assert_eq!(std::fs::read_to_string(&index).unwrap(), whole);
+    }
+    // A blob that is another, of the same length or not.
+    let blobs = layout.join("blobs/sha256");
+    let blob = blobs.read_dir().unwrap().next().unwrap().unwrap().path();
+    let content = std::fs::read(&blob).unwrap();
+    let name = blob.file_name().unwrap().to_str().unwrap();
+    for damage in [vec![b'x'; content.len()], b"x".to_vec()] {
+        std::fs::write(&blob, damage).unwrap();
+        let told = build();
+        assert_eq!(warnings(&told), 1, "{told}");
+        assert!(
+            told.contains(name) && told.contains("written anew"),
+            "{told}"
+        );
+        assert!(std::fs::read(&blob).unwrap() == content);
+    }
+    // Directories in the places of files, and files in those of directories.
+    for path in [&blob, &layout.join("oci-layout")] {
+        std::fs::remove_file(path).unwrap();
+        std::fs::create_dir(path).unwrap();
+        std::fs::write(path.join("file"), "kept").unwrap();
+        let told = build();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let aside = layout.join(format!("{name}.damaged"));
+        assert_eq!(warnings(&told), 1, "{told}");
+        assert!(
+            told.contains(&format!("is {} now", aside.display())),
+            "{told}"
+        );
+        assert_eq!(std::fs::read_to_string(aside.join("file")).unwrap(), "kept");
+        assert!(path.is_file());
+    }
+    for (path, name) in [(&blobs, "sha256"), (&layout.join("blobs"), "blobs")] {
+        std::fs::remove_dir_all(path).unwrap();
+        std::fs::write(path, "kept").unwrap();
+        let told = build();
+        let aside = layout.join(format!("{name}.damaged"));
+        assert_eq!(warnings(&told), 1, "{told}");
+        assert!(
+            told.contains(&format!("is {} now", aside.display())),
+            "{told}"
+        );
+        assert_eq!(std::fs::read_to_string(aside).unwrap(), "kept");
+        assert!(std::fs::read(&blob).unwrap() == content);
+    }
+    let told = build();
+    assert_eq!(warnings(&told), 0, "{told}");
+}
+
 /// Snapshots that are deleted under a build are made again where steps need them, and the build tells what was gone.
 #[test]
 fn snapshots_that_are_deleted_under_a_build_are_made_again() {
