@@ -6,6 +6,7 @@
 
 mod cpuset;
 mod devices;
+mod earlier;
 mod group;
 mod limits;
 mod owned;

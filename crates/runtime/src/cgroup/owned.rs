@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
 use rustix::io::Errno;
 
+use super::earlier::{self, State};
 use super::group::children;
 use crate::error::RuntimeError;
 
@@ -118,13 +119,17 @@ pub(super) fn remove_left(own: &Path) {
     };
     for directory in children(all) {
         let name = directory.file_name().unwrap_or_default();
-        if name == tag || !name.to_str().is_some_and(is_tag) {
+        let Some(name) = name.to_str().filter(|_| name != tag) else {
             continue;
-        }
+        };
         let Ok(file) = open(&directory) else {
             continue;
         };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let is_left = match state_of(name) {
+            Some(_) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok(),
+            None => earlier::state(name).is_some_and(|state| earlier::is_left(&directory, state)),
+        };
+        if !is_left {
             continue;
         }
         // Inner ones, too, which an insecure step may have made. Those with processes are busy, and stay.
@@ -150,16 +155,9 @@ pub(crate) fn tag(device: u64, inode: u64) -> String {
     format!("{device:x}-{inode:x}{LOCKED}")
 }
 
-/// Whether it is what stands for a state directory.
-fn is_tag(name: &str) -> bool {
-    let is_number = |part: &str| {
-        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        !part.is_empty() && part.bytes().all(is_digit)
-    };
-    let numbers = name.strip_suffix(LOCKED);
-    numbers
-        .and_then(|numbers| numbers.split_once('-'))
-        .is_some_and(|(device, inode)| is_number(device) && is_number(inode))
+/// What a name stands for, if it is one that [`tag`] gives.
+fn state_of(name: &str) -> Option<State> {
+    earlier::state(name.strip_suffix(LOCKED)?)
 }
 
 #[cfg(test)]
@@ -168,7 +166,7 @@ mod tests {
 
     #[test]
     fn names_of_others_are_none_of_ours() {
-        assert!(is_tag(&tag(0xfe01, 937)) && is_tag("0-1.locked"));
+        assert_eq!(state_of(&tag(0xfe01, 937)), Some((0xfe01, 937)));
         for other in [
             "",
             "a-1",
@@ -178,7 +176,7 @@ mod tests {
             "A-1.locked",
             "x.slice",
         ] {
-            assert!(!is_tag(other), "{other}");
+            assert_eq!(state_of(other), None, "{other}");
         }
     }
 }

@@ -309,6 +309,60 @@ async fn eventually_cleaned(left: &impl Fn() -> Vec<PathBuf>) {
     panic!("{:?}", left());
 }
 
+/// Versions before that had directories without a lock, and left them behind.
+#[tokio::test]
+async fn directories_of_earlier_versions_go_once_nobody_has_their_state() {
+    use std::os::unix::fs::MetadataExt;
+    let (bed, earlier) = (Bed::new(), tempfile::tempdir().unwrap());
+    bed.sh("true").await.ok();
+    let meta = earlier.path().metadata().unwrap();
+    let name = format!("{:x}-{:x}", meta.dev(), meta.ino());
+    let own = cgroup_places(&bed.path("state"));
+    let place = own
+        .first()
+        .expect("steps have cgroups")
+        .with_file_name(name);
+    let inner = place.join("step");
+    let make = || std::fs::create_dir_all(&inner).unwrap();
+    let age = || {
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
+        let opened = std::fs::File::open(&place).unwrap();
+        opened.set_modified(long_ago).unwrap();
+    };
+    let cleaned = async || {
+        let other = Bed::new();
+        other.runtime.clean_leftovers().await.unwrap();
+        !place.exists()
+    };
+    make();
+    assert!(!cleaned().await, "it may just have been made");
+    age();
+    let lock = std::fs::File::create(earlier.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+    assert!(!cleaned().await, "somebody has its state directory");
+    drop(lock);
+    let mut process = Killed(
+        std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap(),
+    );
+    std::fs::write(inner.join("cgroup.procs"), process.0.id().to_string()).unwrap();
+    assert!(!cleaned().await, "it has a process");
+    assert!(inner.exists());
+    process.0.kill().unwrap();
+    process.0.wait().unwrap();
+    // The kernel takes its time with dead processes.
+    for _ in 0..200 {
+        age();
+        if cleaned().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} is still there", place.display());
+}
+
 #[tokio::test]
 async fn what_a_killed_process_left_is_found_on_other_state_directories_too() {
     let dir = kill_victim("embedded").await;
