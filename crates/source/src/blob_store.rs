@@ -50,14 +50,17 @@ pub trait BlobStore: BlobProvider {
 pub struct LayoutStore {
     path: PathBuf,
     name: String,
-    damaged: Damaged,
+    /// Blobs whose content is not what their digest says.
+    damaged: Noted,
+    /// Blobs that were compared with their digests.
+    compared: Noted,
 }
 
-/// Blobs of a layout whose content is not what their digest says.
+/// Blobs of a layout that have something in common, for as long as somebody has the layout.
 #[derive(Clone, Debug, Default)]
-struct Damaged(Arc<Mutex<HashSet<Digest>>>);
+struct Noted(Arc<Mutex<HashSet<Digest>>>);
 
-impl Damaged {
+impl Noted {
     /// Most that are remembered.
     const MOST: usize = 10_000;
 
@@ -88,7 +91,8 @@ impl LayoutStore {
         Self {
             name: path.display().to_string(),
             path,
-            damaged: Damaged::default(),
+            damaged: Noted::default(),
+            compared: Noted::default(),
         }
     }
 
@@ -112,6 +116,30 @@ impl LayoutStore {
             Ok(Some(layout)) => layout.find_blob(digest).map_err(LayoutError::into_io),
             Ok(None) => Ok(None),
             Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// Whether it has a blob of this digest and length that another wrote. A small one is compared with its digest, unless that was done
+    /// before; `left` says how many bytes may be read for that, and is reduced by it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] if what is there is another than its digest says, or what reading meets.
+    pub fn has_of_others(&self, digest: &Digest, size: u64, left: &mut u64) -> io::Result<bool> {
+        let found = self.find(digest)?;
+        if found.is_none_or(|(_, length)| length != size) {
+            return Ok(false);
+        }
+        let is_looked_at = size <= LOOKED_AT && size <= *left && !self.compared.has(digest);
+        if is_looked_at {
+            *left -= size;
+            self.sound(digest)?;
+        }
+        match self.damaged.has(digest) {
+            true => {
+                let reason = format!("blob {digest} is damaged");
+                Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+            }
+            false => Ok(true),
         }
     }
 
@@ -253,8 +281,9 @@ impl LayoutStore {
             // What cannot be read is of no use to anybody else either.
             let is_read = file.take(LOOKED_AT).read_to_end(&mut content).is_ok();
             hasher.update(&content);
-            if !is_read || hasher.finish() != *digest {
-                self.damaged.add(digest);
+            match is_read && hasher.finish() == *digest {
+                true => self.compared.add(digest),
+                false => self.damaged.add(digest),
             }
         }
         Ok((!self.damaged.has(digest)).then_some(length))
@@ -327,7 +356,7 @@ struct Verifying {
     file: tokio::fs::File,
     hasher: Option<Hasher>,
     expected: Digest,
-    damaged: Damaged,
+    damaged: Noted,
 }
 
 impl AsyncRead for Verifying {
@@ -399,6 +428,7 @@ impl LayoutWriter {
         if let Some(partial) = &self.partial {
             self.store
                 .place(partial, &self.store.blob(&self.expected))?;
+            self.store.compared.add(&self.expected);
         }
         self.partial = None;
         Ok(())

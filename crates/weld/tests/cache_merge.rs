@@ -255,6 +255,42 @@ fn a_damaged_directory_takes_a_cache_again() {
     assert_eq!(found, again, "{}", ended.stderr);
 }
 
+/// What another builder's layers turn out to be is not carried on.
+#[test]
+fn damaged_layers_of_others_are_not_merged_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().join("cache");
+    let to = format!("type=local,dest={},mode=max,merge=true", cache.display());
+    let from = format!("type=local,src={}", cache.display());
+    made(&builder(0), &["--cache-to", &to]);
+    let (first, _) = made(&builder(2), &["--cache-to", &to]);
+    let (second, _) = made(&builder(2), &["--cache-from", &from]);
+    assert_eq!(first, second);
+    // All of their layers, which keep their lengths.
+    let mut damaged = Vec::new();
+    for blob in blobs(&cache) {
+        let content = std::fs::read(&blob).unwrap();
+        if !content.starts_with(b"{") {
+            std::fs::write(&blob, b"x".repeat(content.len())).unwrap();
+            damaged.push(blob.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    let (third, ended) = made(&builder(1), &["--cache-to", &to]);
+    let warnings = ended.stderr.lines().filter(|line| {
+        line.contains("results of others are left out")
+            && damaged.iter().any(|name| line.contains(name))
+    });
+    assert_eq!(warnings.count(), 1, "{}", ended.stderr);
+    let (found, ended) = made(&builder(1), &["--cache-from", &from]);
+    assert_eq!(found, third, "{}", ended.stderr);
+    let (again, ended) = made(&builder(2), &["--cache-from", &from]);
+    assert_ne!(again, first);
+    assert!(!ended.stderr.contains("cached layer"), "{}", ended.stderr);
+    // Once there are no damaged ones, there is nothing to tell.
+    let (_, ended) = made(&builder(2), &["--cache-to", &to]);
+    assert!(!ended.stderr.contains("left out"), "{}", ended.stderr);
+}
+
 fn blobs(cache: &Path) -> Vec<std::path::PathBuf> {
     let blobs = std::fs::read_dir(cache.join("blobs/sha256")).unwrap();
     blobs.map(|blob| blob.unwrap().path()).collect()

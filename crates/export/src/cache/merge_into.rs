@@ -395,6 +395,15 @@ pub fn merge_into_layout(
     wait: &dyn LockWait,
 ) -> io::Result<Vec<Unmerged>> {
     let mut unmerged = Vec::new();
+    let mut look = Look::new(layout);
+    // What can be looked at before nobody else may write the index is.
+    if let Ok(Some(listed)) = layout.tagged(tag)
+        && let Ok(theirs) = cache_of(layout, &listed)
+    {
+        for layer in layers(&theirs) {
+            look.has(layer);
+        }
+    }
     let aside = layout.retag(tag, wait, |listed| {
         let Some(listed) = listed else {
             return Ok(written);
@@ -408,16 +417,13 @@ pub fn merge_into_layout(
             }
             Err(error) => return Err(error),
         };
-        let has = |layer: &Arc<Descriptor>| {
-            let found = layout.find(&layer.digest);
-            found.is_ok_and(|found| found.is_some_and(|(_, size)| size == layer.size))
-        };
         let theirs = theirs
             .with_results(|mut results| {
-                results.retain(|result| result.value.layers.iter().all(has));
+                results.retain(|result| result.value.layers.iter().all(|layer| look.has(layer)));
                 results
             })
             .useful();
+        unmerged.extend(look.damaged());
         let Some(merged) = write_manifest(&merge(ours, theirs), options)? else {
             return Ok(written);
         };
@@ -435,6 +441,55 @@ pub fn merge_into_layout(
     Ok(unmerged)
 }
 
+/// Most bytes of others' layers that are compared with their digests in one merge, so that it does not take the longer the more builders
+/// have written: it is a second of work. What is beyond has its length.
+const MOST_LOOKED_AT: u64 = 1 << 30;
+
+/// Looks which layers of others a directory has, each once.
+struct Look<'a> {
+    layout: &'a LayoutStore,
+    left: u64,
+    found: HashMap<Digest, bool>,
+    /// Those that are others than their digests say.
+    damaged: Vec<Digest>,
+}
+
+impl<'a> Look<'a> {
+    fn new(layout: &'a LayoutStore) -> Self {
+        Self {
+            layout,
+            left: MOST_LOOKED_AT,
+            found: HashMap::new(),
+            damaged: Vec::new(),
+        }
+    }
+
+    fn has(&mut self, layer: &Descriptor) -> bool {
+        let digest = &layer.digest;
+        if let Some(found) = self.found.get(digest) {
+            return *found;
+        }
+        let looked = self
+            .layout
+            .has_of_others(digest, layer.size, &mut self.left);
+        if let Err(error) = &looked
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            self.damaged.push(digest.clone());
+        }
+        // What is not there may come.
+        if !matches!(looked, Ok(false)) {
+            self.found.insert(digest.clone(), looked.is_ok());
+        }
+        looked.unwrap_or(false)
+    }
+
+    fn damaged(&mut self) -> Option<Unmerged> {
+        let damaged = std::mem::take(&mut self.damaged);
+        (!damaged.is_empty()).then_some(Unmerged::Layers(damaged))
+    }
+}
+
 /// What was in a directory and could not be merged with.
 #[derive(Debug, thiserror::Error)]
 pub enum Unmerged {
@@ -444,6 +499,14 @@ pub enum Unmerged {
     /// The cache under the tag is damaged.
     #[error("the cache in it cannot be read and is replaced: {0}")]
     Cache(io::Error),
+    /// Layers are others than their digests say.
+    #[error("results of others are left out, since layers in it are not what their digests say: {}", list(.0))]
+    Layers(Vec<Digest>),
+}
+
+fn list(digests: &[Digest]) -> String {
+    let texts: Vec<_> = digests.iter().map(ToString::to_string).collect();
+    texts.join(", ")
 }
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
