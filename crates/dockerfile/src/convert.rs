@@ -43,7 +43,7 @@ pub use error::{ConvertError, HostFailure, OptionError};
 pub use git_ref::{GitRef, GitRefError};
 pub use host::{Host, HostError, ImageRequest, LayoutStore, ReadRequest, ResolvedImage};
 pub use image::{HealthConfig, History, ImageConfig, ImageSettings, RootFs};
-pub use limits::Limits;
+pub use limits::{Limits, enough_to_start};
 pub use options::{NoCache, Request};
 pub use outline::{Argument, Grant, Outline};
 

@@ -1,6 +1,6 @@
 //! Limits of steps that depend on the machine.
 
-use weld_dockerfile::convert::{Limits, OptionError};
+use weld_dockerfile::convert::{Limits, OptionError, enough_to_start};
 use weld_llb::LinuxResources;
 use weld_op::Worker;
 use weld_runtime::RuntimeError;
@@ -8,7 +8,7 @@ use weld_runtime::RuntimeError;
 use crate::engine::Engine;
 
 impl Engine {
-    /// Refuses limits that this machine cannot keep for any step: processors and memory nodes that it does not have.
+    /// Refuses limits that this machine cannot keep for any step: too little memory, processors and memory nodes that it does not have.
     ///
     /// # Errors
     /// [`OptionError`] for the first such limit.
@@ -21,6 +21,7 @@ pub(crate) fn check(worker: &Worker, limits: Option<&LinuxResources>) -> Result<
     let Some(limits) = limits else {
         return Ok(());
     };
+    enough_to_start(limits)?;
     match worker.check_limits(limits) {
         Err(RuntimeError::NotAvailable {
             what,

@@ -265,7 +265,7 @@ impl Exec {
             return Ok(None);
         }
         if let Some(writer) = crate::room::writer() {
-            writer.fails();
+            writer.fails().await;
         }
         Ok(Some(status))
     }

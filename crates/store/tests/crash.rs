@@ -254,7 +254,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_is_told_of_and_the_state_stays_sound() {
-    let Some(disk) = SmallDisk::mount(12) else {
+    let Some(disk) = SmallDisk::mount(16) else {
         return;
     };
     let root = disk.0.path();
@@ -262,6 +262,9 @@ fn a_full_disk_is_told_of_and_the_state_stays_sound() {
     let (kept_pin, kept) = make_result(&store, &Made::default());
     store.db().flush().unwrap();
 
+    // What goes later makes room for all that waits to be written.
+    let reserve = root.join("reserve");
+    fs::write(&reserve, vec![1; 4 << 20]).unwrap();
     // Content fills the disk.
     let mut blobs = Vec::new();
     let error = loop {
@@ -290,6 +293,7 @@ fn a_full_disk_is_told_of_and_the_state_stays_sound() {
     // With space again, the same process goes on.
     drop(file);
     fs::remove_file(&filler).unwrap();
+    fs::remove_file(&reserve).unwrap();
     drop(blobs);
     store.collect_garbage().unwrap();
     assert!(store.results().load(kept).unwrap().is_some());

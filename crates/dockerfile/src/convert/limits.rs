@@ -35,7 +35,12 @@ impl Limits {
     /// # Errors
     /// [`OptionError`] for the first that no machine could keep.
     pub fn from_options(options: &BTreeMap<String, String>) -> Result<Self, OptionError> {
-        Self::read(&Options(options))
+        let limits = Self::read(&Options(options))?;
+        limits
+            .resources
+            .as_ref()
+            .map_or(Ok(()), enough_to_start)
+            .map(|()| limits)
     }
 
     pub(super) fn read(options: &Options<'_>) -> Result<Self, OptionError> {
@@ -71,13 +76,28 @@ fn resources(options: &Options<'_>) -> Result<Option<LinuxResources>, OptionErro
     Ok((resources != LinuxResources::default()).then_some(resources))
 }
 
+/// Refuses limits within which no step starts. A definition may have them, as BuildKit's has, whose digests count them.
+///
+/// # Errors
+/// [`OptionError`] for the memory, if it is that.
+pub fn enough_to_start(resources: &LinuxResources) -> Result<(), OptionError> {
+    match resources.memory {
+        1..LEAST_MEMORY => Err(too_little(resources.memory)),
+        _ => Ok(()),
+    }
+}
+
+fn too_little(memory: i64) -> OptionError {
+    let reason = format!("it must be at least 6m ({LEAST_MEMORY} bytes)");
+    malformed("memory", &memory.to_string(), reason)
+}
+
 fn memory(options: &Options<'_>) -> Result<i64, OptionError> {
     let memory = options.number::<i64>("memory")?;
-    let Some(small) = memory.filter(|bytes| *bytes < LEAST_MEMORY) else {
-        return Ok(memory.unwrap_or(0));
-    };
-    let reason = format!("it must be at least 6m ({LEAST_MEMORY} bytes)");
-    Err(malformed("memory", &small.to_string(), reason))
+    match memory.filter(|bytes| *bytes <= 0) {
+        Some(none) => Err(too_little(none)),
+        None => Ok(memory.unwrap_or(0)),
+    }
 }
 
 /// Memory and swap together.

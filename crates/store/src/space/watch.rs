@@ -148,6 +148,7 @@ impl Writer {
             if !urgent && respite.is_some_and(|since| since.elapsed() < RESPITE) {
                 continue;
             }
+            self.runs_short(room);
             if space.make_watched(headroom).await {
                 before = None;
                 continue;

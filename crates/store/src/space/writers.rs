@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -31,6 +31,8 @@ pub(super) struct Writing {
     places: Mutex<Vec<PathBuf>>,
     /// Whether it is the one to be stopped.
     is_stopped: AtomicBool,
+    /// The least room that was seen before more was made.
+    least_room: AtomicU64,
     /// Whether there was no room at some time.
     met_no_room: AtomicBool,
     /// Whether that was for want of inodes.
@@ -44,6 +46,7 @@ impl Space {
             began: SystemTime::now(),
             places: Mutex::default(),
             is_stopped: AtomicBool::new(false),
+            least_room: AtomicU64::new(u64::MAX),
             met_no_room: AtomicBool::new(false),
             met_no_inodes: AtomicBool::new(false),
         });
@@ -99,11 +102,26 @@ impl Writer {
             .push(directory.to_owned());
     }
 
-    /// It failed, and what it wrote is still there: looks whether there is room. Later there may be, as that goes.
-    pub fn fails(&self) {
+    /// It failed, and what it wrote is still there: looks whether there is room. Later there may be, as that goes. There may be some now
+    /// that was made too late for it: that it wrote more than there was before tells.
+    pub async fn fails(&self) {
         if self.space.is_out() {
+            return self.finds_no_room();
+        }
+        let least = self.writing.least_room.load(Ordering::Relaxed);
+        if least == u64::MAX {
+            return;
+        }
+        let writing = Arc::clone(&self.writing);
+        let written = tokio::task::spawn_blocking(move || writing.weight()).await;
+        if written.is_ok_and(|written| written >= least) {
             self.finds_no_room();
         }
+    }
+
+    /// So much room was seen, and more is to be made.
+    pub(super) fn runs_short(&self, room: u64) {
+        self.writing.least_room.fetch_min(room, Ordering::Relaxed);
     }
 
     pub(super) fn finds_no_room(&self) {
@@ -200,6 +218,21 @@ mod tests {
         assert!(small.choose().await);
         drop(small);
         assert!(silent.choose().await, "it is alone");
+    }
+
+    #[tokio::test]
+    async fn who_wrote_more_than_there_was_room_for_met_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let space = Space::new(directory.path(), None);
+        for (room, met) in [(200_000, true), (u64::MAX >> 1, false)] {
+            let writer = space.writer();
+            writer.writes_into(directory.path());
+            // Room is made while it goes on, and is there when it has failed.
+            writer.runs_short(room);
+            std::fs::write(directory.path().join("file"), vec![1; 300_000]).unwrap();
+            writer.fails().await;
+            assert_eq!(writer.met_no_room(), met, "{room}");
+        }
     }
 
     #[tokio::test]
