@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
 use rustix::io::Errno;
@@ -21,6 +21,9 @@ const TRIES: usize = 10;
 /// How often, and how long after one another, it is looked whether a directory can be locked: to remove one takes no longer.
 const LOOKS: u32 = 20;
 const LOOK: Duration = Duration::from_millis(10);
+
+/// How many cgroups of earlier versions are looked at in one hierarchy at a time: there may be thousands, and a build waits for it.
+const EARLIER_LOOKS: u32 = 2;
 
 /// The directories that this process has cgroups of steps in, each with a shared lock on it: it ends with the process, however that
 /// ends, and holds from one container to the other.
@@ -117,17 +120,30 @@ pub(super) fn remove_left(own: &Path) {
     let (Some(all), Some(tag)) = (own.parent(), own.file_name()) else {
         return;
     };
-    for directory in children(all) {
+    let mut earlier_looks = 0;
+    let mut directories: Vec<_> = children(all).into_iter().collect();
+    // Each time others come first, so that none waits behind those that stay.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let first = since.map_or(0, |since| since.subsec_micros() as usize) % directories.len().max(1);
+    directories.rotate_left(first);
+    for directory in directories {
         let name = directory.file_name().unwrap_or_default();
         let Some(name) = name.to_str().filter(|_| name != tag) else {
             continue;
         };
-        let Ok(file) = open(&directory) else {
-            continue;
-        };
+        // The lock is held until it is removed.
+        let mut lock = None;
         let is_left = match state_of(name) {
-            Some(_) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok(),
-            None => earlier::state(name).is_some_and(|state| earlier::is_left(&directory, state)),
+            Some(_) => {
+                lock = open(&directory).ok();
+                let alone = |file| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok();
+                lock.as_ref().is_some_and(alone)
+            }
+            None if earlier_looks == EARLIER_LOOKS => false,
+            None => earlier::state(name).is_some_and(|state| {
+                earlier_looks += 1;
+                earlier::is_left(&directory, state)
+            }),
         };
         if !is_left {
             continue;
@@ -144,6 +160,7 @@ pub(super) fn remove_left(own: &Path) {
                 break;
             }
         }
+        drop(lock);
     }
 }
 
