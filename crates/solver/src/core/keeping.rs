@@ -41,7 +41,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// Whether what runs for a vertex goes on although nobody wants it at the moment. If so, it is looked at again when somebody asks or
-    /// goes; not where a result in between makes it needless before that, which would cost a walk for every result.
+    /// goes, or a record is loaded; not where a result in between makes it needless before that, which would cost a walk for every result.
     pub(super) fn keep(&mut self, vertex: VertexId) -> bool {
         let may_be_wanted = self.may_be_wanted(&self.vertices[vertex].edges);
         self.note_kept(vertex, may_be_wanted)
@@ -95,23 +95,47 @@ impl<O: Clone, V: Clone> Core<O, V> {
     /// Whether the result of one of these edges may come to be wanted.
     fn may_be_wanted(&self, edges: &[EdgeId]) -> bool {
         let mut jobs = JobSet::default();
-        let mut open = Vec::new();
+        let mut expected = Vec::new();
+        let mut asked = Vec::new();
         for edge in edges {
             let state = &self.edges[*edge];
             if !state.is_open() {
                 continue;
             }
-            // Where there is a record, it is loaded first.
-            if state.desired() > EdgeState::Initial && state.records().is_empty() {
-                return true;
+            let by = state.interest.intersection(&self.expected);
+            if !by.is_empty() {
+                jobs.merge(&by);
+                expected.push(*edge);
             }
-            let expected = state.interest.intersection(&self.expected);
-            if !expected.is_empty() {
-                jobs.merge(&expected);
-                open.push(*edge);
+            if state.desired() > EdgeState::Initial && state.records().is_empty() {
+                asked.push(*edge);
             }
         }
-        !open.is_empty() && self.lead_to(&jobs, open)
+        !asked.is_empty() && self.are_undecided_above(asked)
+            || !expected.is_empty() && self.lead_to(&jobs, expected)
+    }
+
+    /// Whether a request waits for what is asked of one of the edges, with none in between that has found a record: what is below that
+    /// is wanted only if the record does not load.
+    fn are_undecided_above(&self, mut work: Vec<EdgeId>) -> bool {
+        let mut seen: HashSet<EdgeId, FixedState> = work.iter().copied().collect();
+        while let Some(edge) = work.pop() {
+            let state = &self.edges[edge];
+            if !state.requests.is_empty() {
+                return true;
+            }
+            for dependent in &state.dependents {
+                for above in &self.vertices[dependent.vertex].edges {
+                    let state = &self.edges[*above];
+                    let asks = state.slots[dependent.slot as usize].want > EdgeState::Initial;
+                    if asks && state.is_open() && state.records().is_empty() && seen.insert(*above)
+                    {
+                        work.push(*above);
+                    }
+                }
+            }
+        }
+        false
     }
 
     /// Whether a root for which one of `jobs` has yet to ask leads to one of the edges, with no result in between.

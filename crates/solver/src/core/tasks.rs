@@ -112,6 +112,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     pub(super) fn start_load(&mut self, edge: EdgeId, record: Record) {
+        // What is below may be needless now.
+        self.reconsider |= !self.kept.is_empty();
         let state = &mut self.edges[edge];
         state.phase = Phase::Loading;
         let vertex = state.vertex;

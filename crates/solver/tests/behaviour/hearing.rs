@@ -308,16 +308,7 @@ async fn that_a_step_was_cancelled_is_told_to_those_who_gave_it_up() {
     // P1, J2: whoever comes later, and whoever waits, hears of the run that is for them
     let world = World::new();
     let gate = Gate::new();
-    let waits = Arc::clone(&gate);
-    let step = vtx("step", "step", "r")
-        .before_exec(move |context| {
-            let gate = Arc::clone(&waits);
-            Box::pin(async move {
-                context.log(1, b"begun".to_vec());
-                gate.pass(context).await
-            })
-        })
-        .done();
+    let step = vtx("step", "step", "r").begins(&gate).done();
     let gives_up = world.job().await;
     let gives_up_hears = gives_up.progress();
     let (gives_up, request) = spawn(gives_up, &step).await;

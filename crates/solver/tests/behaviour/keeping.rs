@@ -1,8 +1,11 @@
 //! What runs goes on for a job that loaded it and has yet to ask.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use weld_solver::{OpError, TraceEvent};
@@ -15,16 +18,7 @@ fn cancelled(world: &World) -> usize {
 
 /// A step that says that it has begun and waits for the gate, and one that needs it.
 fn step_and_user(gate: &Arc<Gate>) -> (Vtx, Vtx) {
-    let waits = Arc::clone(gate);
-    let step = vtx("step", "step", "s")
-        .before_exec(move |context| {
-            let gate = Arc::clone(&waits);
-            Box::pin(async move {
-                context.log(1, b"begun".to_vec());
-                gate.pass(context).await
-            })
-        })
-        .done();
+    let step = vtx("step", "step", "s").begins(gate).done();
     let user = vtx("user", "user", "u").on(&step).done();
     (step, user)
 }
@@ -172,5 +166,38 @@ async fn what_a_job_loaded_beside_it_keeps_nothing_running() {
     let _ = request.await;
     gate.left().await;
     end(job).await;
+    world.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_below_a_record_is_not_kept_for_it() {
+    // J2: the keys of what the record is of are asked for as long as the other input runs
+    let world = World::new();
+    let (gate, other_gate) = (Gate::new(), Gate::new());
+    let top = |step: &Vtx, other: &Vtx| {
+        let user = vtx("user", "user", "u").on(step).done();
+        let top = vtx("top", "top", "t").on(&user).on(other).slow(1);
+        top.done()
+    };
+    let before = vtx("step", "step", "s").done();
+    let other = vtx("other", "other", "content").done();
+    assert_eq!(world.once(&top(&before, &other)).await, "t");
+    world.results.lose("s");
+    let (step, _) = step_and_user(&gate);
+    let (gives_up, request) = spawn(world.job().await, &step).await;
+    gate.arrivals(1).await;
+    let other = vtx("another", "another", "content")
+        .exec_gate(&other_gate)
+        .done();
+    let (stays, built) = spawn(world.job().await, &top(&step, &other)).await;
+    other_gate.arrivals(1).await;
+    request.abort();
+    end(gives_up).await;
+    let left = tokio::time::timeout(Duration::from_secs(10), gate.left());
+    left.await.expect("nobody needs it");
+    other_gate.open();
+    assert_eq!(*built.await.unwrap().unwrap().value, "t");
+    assert_eq!(step.counts().1, 0);
+    end(stays).await;
     world.emptied().await;
 }

@@ -259,6 +259,18 @@ impl Builder {
         self.before_exec(move |context| gate.pass(context))
     }
 
+    /// Says that it has begun, and waits for the gate.
+    pub(crate) fn begins(self, gate: &Arc<Gate>) -> Self {
+        let gate = Arc::clone(gate);
+        self.before_exec(move |context| {
+            let gate = Arc::clone(&gate);
+            Box::pin(async move {
+                context.log(1, b"begun".to_vec());
+                gate.pass(context).await
+            })
+        })
+    }
+
     pub(crate) fn map_gate(self, gate: &Arc<Gate>) -> Self {
         let gate = Arc::clone(gate);
         self.before_map(move |context| gate.pass(context))

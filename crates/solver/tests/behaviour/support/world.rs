@@ -72,6 +72,12 @@ impl Results {
         self.given.load(Ordering::SeqCst)
     }
 
+    /// The records of a value vanish.
+    pub(crate) fn lose(&self, value: &str) {
+        let mut records = self.records.lock().unwrap();
+        records.retain(|_, recorded| recorded != value);
+    }
+
     /// Every record vanishes.
     pub(crate) fn clear(&self) {
         self.records.lock().unwrap().clear();
