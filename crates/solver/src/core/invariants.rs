@@ -153,7 +153,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 || !self.doomed.is_empty()
                 || !self.retiring.is_empty()
                 || !self.suspects.is_empty()
-                || self.reconsider
+                || !self.doubtful.is_empty()
             {
                 return broken("no work is left over", id);
             }

@@ -237,11 +237,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
         if !faulty!(self, ListenerKept) {
             self.subscribed.remove(state.slot);
         }
+        self.expect_no_more(state.slot);
         if !faulty!(self, InterestKept) {
             self.lose_interest(state.slot, &state.touched);
         }
         self.job_slots.set(state.slot, None);
-        self.expect_no_more(state.slot);
         for root in state.roots {
             self.release_edge(root);
         }

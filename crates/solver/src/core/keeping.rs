@@ -27,17 +27,35 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn asked(&mut self, job: JobId, root: EdgeId) {
         let state = &mut self.jobs[job];
         state.unasked.retain(|unasked| *unasked != root);
+        let slot = state.slot;
         if state.unasked.is_empty() {
-            let slot = state.slot;
             self.expected.remove(slot);
         }
-        self.reconsider = true;
+        self.reconsider_for(slot);
     }
 
-    /// A job is gone, and will not ask.
+    /// A job goes, and will not ask; before it loses its interest.
     pub(super) fn expect_no_more(&mut self, slot: u32) {
         self.expected.remove(slot);
-        self.reconsider = true;
+        self.reconsider_for(slot);
+    }
+
+    /// What is kept may have been kept for this job.
+    fn reconsider_for(&mut self, slot: u32) {
+        let (vertices, edges) = (&self.vertices, &self.edges);
+        let for_it = |vertex: &mut VertexId| {
+            let Some(state) = vertices.get(*vertex) else {
+                return true;
+            };
+            let mut of_it = state.edges.iter();
+            of_it.any(|edge| edges[*edge].interest.contains(slot))
+        };
+        self.doubtful.extend(self.kept.extract_if(.., for_it));
+    }
+
+    /// What is kept may have been kept for a request that has found a record.
+    pub(super) fn reconsider_all(&mut self) {
+        self.doubtful.append(&mut self.kept);
     }
 
     /// Whether what runs for a vertex goes on although nobody wants it at the moment. If so, it is looked at again when somebody asks or
@@ -83,8 +101,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Ends what was kept and is not wanted by those either for whom it was.
     pub(super) fn reconsider(&mut self) {
-        self.reconsider = false;
-        for vertex in std::mem::take(&mut self.kept) {
+        for vertex in std::mem::take(&mut self.doubtful) {
             if let Some(state) = self.vertices.get_mut(vertex) {
                 state.kept = false;
                 self.touch_all(vertex);

@@ -135,8 +135,8 @@ pub struct Core<O, V> {
     expected: JobSet,
     /// Vertices for which something goes on that nobody wants at the moment.
     kept: Vec<VertexId>,
-    /// Whether these should be looked at again.
-    reconsider: bool,
+    /// Those among them that may be needless now.
+    doubtful: Vec<VertexId>,
     effects: Effects<O, V>,
     next_seq: u64,
     next_mark: u64,
@@ -196,7 +196,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             retiring: Vec::new(),
             expected: JobSet::default(),
             kept: Vec::new(),
-            reconsider: false,
+            doubtful: Vec::new(),
             effects: Effects::default(),
             next_seq: 0,
             next_mark: 0,
@@ -295,7 +295,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         loop {
             if let Some(edge) = self.dirty.pop_front() {
                 self.advance(edge);
-            } else if self.reconsider {
+            } else if !self.doubtful.is_empty() {
                 // Only now: what is wanted from now on has been told to all that leads there.
                 self.reconsider();
             } else if let Some(edge) = self.retiring.pop() {

@@ -113,7 +113,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     pub(super) fn start_load(&mut self, edge: EdgeId, record: Record) {
         // What is below may be needless now.
-        self.reconsider |= !self.kept.is_empty();
+        self.reconsider_all();
         let state = &mut self.edges[edge];
         state.phase = Phase::Loading;
         let vertex = state.vertex;
