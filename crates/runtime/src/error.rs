@@ -99,6 +99,16 @@ pub enum RuntimeError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The kernel does not take a limit of the step.
+    #[error("the kernel refuses {file} {value:?}: {source} (cgroup limits of the step)")]
+    LimitRefused {
+        /// The cgroup's file that the limit is written to, such as `cpu.max`.
+        file: &'static str,
+        /// What was written, in that file's unit.
+        value: String,
+        /// Why it was refused.
+        source: io::Error,
+    },
     /// The system has no cgroup that would enforce a limit of the step.
     #[error("cannot limit {what} of the step: {reason}")]
     LimitUnsupported {

@@ -1,5 +1,7 @@
 //! Limits of a step, written to its cgroups.
 
+use std::io;
+
 use super::StepCgroup;
 use super::group::Group;
 use crate::error::RuntimeError;
@@ -59,7 +61,7 @@ pub(super) fn apply(cgroup: &StepCgroup, resources: &Resources) -> Result<(), Ru
             ("cpuset.mems", &resources.cpuset_mems),
         ] {
             if !value.is_empty() {
-                group.write(file, value)?;
+                set(group, file, value)?;
             }
         }
     }
@@ -85,16 +87,30 @@ fn find<'a>(cgroup: &'a StepCgroup, controller: &'static str) -> Result<Found<'a
     }
 }
 
+/// Writes a limit that the kernel may refuse.
+fn set(group: &Group, file: &'static str, value: &str) -> Result<(), RuntimeError> {
+    group.write(file, value).map_err(|error| match error {
+        RuntimeError::Cgroup { source, .. } if source.kind() != io::ErrorKind::NotFound => {
+            RuntimeError::LimitRefused {
+                file,
+                value: value.to_owned(),
+                source,
+            }
+        }
+        other => other,
+    })
+}
+
 fn memory_unified(group: &Group, resources: &Resources) -> Result<(), RuntimeError> {
     if resources.memory > 0 {
-        group.write("memory.max", &resources.memory.to_string())?;
+        set(group, "memory.max", &resources.memory.to_string())?;
     }
     match resources.memory_swap {
         0 => {}
-        -1 => group.write("memory.swap.max", "max")?,
+        -1 => set(group, "memory.swap.max", "max")?,
         both => {
             let swap = both.saturating_sub(resources.memory.max(0)).max(0);
-            group.write("memory.swap.max", &swap.to_string())?;
+            set(group, "memory.swap.max", &swap.to_string())?;
         }
     }
     Ok(())
@@ -102,11 +118,15 @@ fn memory_unified(group: &Group, resources: &Resources) -> Result<(), RuntimeErr
 
 fn memory_legacy(group: &Group, resources: &Resources) -> Result<(), RuntimeError> {
     if resources.memory > 0 {
-        group.write("memory.limit_in_bytes", &resources.memory.to_string())?;
+        set(
+            group,
+            "memory.limit_in_bytes",
+            &resources.memory.to_string(),
+        )?;
     }
     if resources.memory_swap != 0 {
         let value = resources.memory_swap.to_string();
-        group.write("memory.memsw.limit_in_bytes", &value)?;
+        set(group, "memory.memsw.limit_in_bytes", &value)?;
     }
     Ok(())
 }
@@ -116,7 +136,7 @@ fn cpu_unified(group: &Group, resources: &Resources) -> Result<(), RuntimeError>
         // 2 to 262144 shares become a weight of 1 to 10000.
         let shares = resources.cpu_shares.clamp(2, 262_144);
         let weight = 1 + ((shares - 2) * 9999) / 262_142;
-        group.write("cpu.weight", &weight.to_string())?;
+        set(group, "cpu.weight", &weight.to_string())?;
     }
     if resources.cpu_quota != 0 || resources.cpu_period != 0 {
         let quota = match resources.cpu_quota {
@@ -127,20 +147,24 @@ fn cpu_unified(group: &Group, resources: &Resources) -> Result<(), RuntimeError>
             0 => DEFAULT_PERIOD,
             period => period,
         };
-        group.write("cpu.max", &format!("{quota} {period}"))?;
+        set(group, "cpu.max", &format!("{quota} {period}"))?;
     }
     Ok(())
 }
 
 fn cpu_legacy(group: &Group, resources: &Resources) -> Result<(), RuntimeError> {
     if resources.cpu_shares != 0 {
-        group.write("cpu.shares", &resources.cpu_shares.to_string())?;
+        set(group, "cpu.shares", &resources.cpu_shares.to_string())?;
     }
     if resources.cpu_period != 0 {
-        group.write("cpu.cfs_period_us", &resources.cpu_period.to_string())?;
+        set(
+            group,
+            "cpu.cfs_period_us",
+            &resources.cpu_period.to_string(),
+        )?;
     }
     if resources.cpu_quota != 0 {
-        group.write("cpu.cfs_quota_us", &resources.cpu_quota.to_string())?;
+        set(group, "cpu.cfs_quota_us", &resources.cpu_quota.to_string())?;
     }
     Ok(())
 }

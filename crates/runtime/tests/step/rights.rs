@@ -221,6 +221,21 @@ async fn processors_that_are_not_there_are_told_with_those_that_are() {
 }
 
 #[tokio::test]
+async fn a_limit_that_the_kernel_refuses_is_told_with_its_value() {
+    let bed = Bed::new();
+    let mut step = bed.script("true");
+    step.resources = Resources {
+        cpu_period: 7,
+        ..Resources::default()
+    };
+    let error = bed.run(step).await.unwrap_err().to_string();
+    let told = error.starts_with("the kernel refuses cpu.")
+        && error.contains("7\": Invalid argument")
+        && error.ends_with("(cgroup limits of the step)");
+    assert!(told, "{error}");
+}
+
+#[tokio::test]
 async fn only_its_own_processes_show() {
     let bed = Bed::new();
     let out = bed
