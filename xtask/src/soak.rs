@@ -148,29 +148,32 @@ impl Soak {
         if builds < 10 {
             return Ok(());
         }
-        let mut early = self.usage()?;
+        let mut tenths = Vec::new();
         for number in 0..builds {
             let mut client = self.client(0, u64::from(number) % KINDS, number % 4 == 0)?;
             let status = client.wait()?;
             if !status.success() {
                 bail!("build {number} failed: {}", error_of(client));
             }
-            if number + 1 == builds / 10 {
-                early = self.usage()?;
+            if (number + 1) % (builds / 10) == 0 {
+                tenths.push(self.usage()?);
             }
         }
-        self.stays_flat("one by one", builds, early)
+        self.stays_flat("one by one", builds, &tenths)
     }
 
-    /// Tells what the daemon has after as many builds, and compares it with what it had after a tenth of them.
-    fn stays_flat(&self, phase: &str, builds: u32, early: Use) -> anyhow::Result<()> {
-        let late = self.usage()?;
+    /// Tells what the daemon had after each tenth of as many builds, and compares the last with the first.
+    fn stays_flat(&self, phase: &str, builds: u32, tenths: &[Use]) -> anyhow::Result<()> {
+        let memory: Vec<u64> = tenths.iter().map(|tenth| tenth.memory).collect();
+        let files: Vec<u64> = tenths.iter().map(|tenth| tenth.files).collect();
         let line = json!({
             "phase": phase, "builds": builds,
-            "memory_after_tenth_kb": early.memory, "memory_after_all_kb": late.memory,
-            "files_after_tenth": early.files, "files_after_all": late.files,
+            "memory_after_each_tenth_kb": memory, "files_after_each_tenth": files,
         });
         println!("{line}");
+        let (Some(early), Some(late)) = (tenths.first(), tenths.last()) else {
+            return Ok(());
+        };
         if late.memory > early.memory + MEMORY {
             bail!("memory grew by more than {MEMORY} kB: {early:?}, then {late:?}");
         }
@@ -185,7 +188,7 @@ impl Soak {
         }
         let registry = Registry::start()?;
         let cache = format!("type=registry,ref={}/cache:latest", registry.host());
-        let mut early = self.usage()?;
+        let mut tenths = Vec::new();
         for number in 0..rounds {
             let mut command = self.build(0, u64::from(number) % KINDS);
             command.args(["--cache-from", &cache, "--cache-to"]);
@@ -194,11 +197,11 @@ impl Soak {
                 let mut prune = Command::new(&self.weld);
                 crate::process::output(prune.args(["prune", "--all", "--addr", &self.address]))?;
             }
-            if number + 1 == rounds / 10 {
-                early = self.usage()?;
+            if (number + 1) % (rounds / 10) == 0 {
+                tenths.push(self.usage()?);
             }
         }
-        self.stays_flat("cache out and in", rounds, early)
+        self.stays_flat("cache out and in", rounds, &tenths)
     }
 
     /// Many clients at once, about half of which are killed.
