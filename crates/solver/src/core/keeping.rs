@@ -124,7 +124,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 jobs.merge(&by);
                 expected.push(*edge);
             }
-            if state.desired() > EdgeState::Initial && state.records().is_empty() {
+            // Also where it has a record itself: that may not load.
+            if state.desired() > EdgeState::Initial {
                 asked.push(*edge);
             }
         }

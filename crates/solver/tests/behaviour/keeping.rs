@@ -201,3 +201,45 @@ async fn what_is_below_a_record_is_not_kept_for_it() {
     end(stays).await;
     world.emptied().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_goes_on_until_a_record_of_it_is_loaded() {
+    // J2: another output of it was asked for before, and only the one that the job needs has a record
+    for loads in [false, true] {
+        let world = World::new();
+        let gate = Gate::new();
+        let before = vtx("step", "step", "s").outputs(2).done();
+        assert_eq!(world.once(&before).await, "s");
+        let step = vtx("step", "step", "s").outputs(2).begins(&gate).done();
+        let user = vtx("user", "user", "u").on(&step).done();
+        let gives_up = Arc::new(world.job().await);
+        let root = gives_up.load(definition_of(&step, 1)).await.unwrap();
+        let asks = Arc::clone(&gives_up);
+        let request = tokio::spawn(async move { asks.build(root).await.map(drop) });
+        gate.arrivals(1).await;
+        let is_there = world.job().await;
+        let root = is_there.load(definition_of(&user, 0)).await.unwrap();
+        request.abort();
+        let _ = request.await;
+        end(gives_up).await;
+        world.results.refuse.store(!loads, Ordering::SeqCst);
+        let built = tokio::spawn(async move {
+            let value = is_there.build(root).await.unwrap().value.clone();
+            (is_there, value)
+        });
+        if loads {
+            gate.left().await;
+        } else {
+            while world.results.loads() == 0 || world.solver.census().await.unwrap().tasks > 1 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(cancelled(&world), 0);
+            gate.open();
+        }
+        let (is_there, value) = built.await.unwrap();
+        assert_eq!(*value, "u");
+        assert_eq!(step.counts().1, u32::from(!loads));
+        is_there.discard().await;
+        world.emptied().await;
+    }
+}
