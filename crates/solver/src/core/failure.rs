@@ -16,17 +16,20 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn call_failed(&mut self, task: &Task, call: OpCall, error: OpError) {
         let vertex = task.vertex;
         match &error {
-            OpError::LostInput { input, .. } => {
+            OpError::LostInput { input, source } => {
                 let at = if matches!(task.purpose, Purpose::Slot(_)) {
                     0
                 } else {
                     *input as usize
                 };
                 if let Some((edge, generation)) = task.inputs.get(at).copied() {
-                    return self.input_lost(vertex, edge, generation);
+                    return self.input_lost(vertex, edge, generation, &source.to_string());
                 }
             }
-            OpError::Gone(_) if self.fall_back(task) => return,
+            OpError::Gone(error) if self.fall_back(task) => {
+                return self
+                    .tell_of_retry(vertex, format!("tried again for another build: {error}"));
+            }
             _ => {}
         }
         self.calls_succeed(vertex);
@@ -85,7 +88,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// The result that a call was given is lost: it is made anew, and then the call is repeated.
-    fn input_lost(&mut self, vertex: VertexId, edge: EdgeId, generation: u32) {
+    fn input_lost(&mut self, vertex: VertexId, edge: EdgeId, generation: u32, reason: &str) {
         let lost = if self.edges.contains(edge) {
             self.lose(edge, generation)
         } else {
@@ -93,9 +96,12 @@ impl<O: Clone, V: Clone> Core<O, V> {
         };
         let edges = self.vertices[vertex].edges.clone();
         match lost {
-            Ok(()) => edges
-                .into_iter()
-                .for_each(|edge| self.edges[edge].need_exec = false),
+            Ok(()) => {
+                edges
+                    .into_iter()
+                    .for_each(|edge| self.edges[edge].need_exec = false);
+                self.tell_of_retry(vertex, format!("an input is made anew: {reason}"));
+            }
             Err(failure) => {
                 for edge in edges {
                     if self.edges[edge].need_exec

@@ -283,6 +283,15 @@ pub enum Effect<O, V> {
         /// The vertex whose operation ran.
         ran: u64,
     },
+    /// A call is made anew: those who listen hear why, and so do those who come later.
+    Retry {
+        /// The jobs, each with the vertex as it loaded it.
+        jobs: Vec<(JobId, Digest)>,
+        /// The vertex whose operation is called.
+        ran: u64,
+        /// Why, for a person.
+        why: Arc<str>,
+    },
     /// A vertex whose operation reported on itself is gone.
     Forget {
         /// The vertex.

@@ -228,15 +228,16 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     /// Who is to hear a report of a task, each with the digest that it loaded.
     pub fn listeners(&self, task: super::TaskId) -> Vec<(JobId, crate::Digest)> {
-        let Some(task) = self.tasks.get(task) else {
-            return Vec::new();
-        };
-        let vertex = &self.vertices[task.vertex];
-        let merged = vertex.edges.iter().flat_map(|edge| self.sources_of(*edge));
+        let task = self.tasks.get(task);
+        task.map_or_else(Vec::new, |task| self.heard_by(task.vertex))
+    }
+
+    fn heard_by(&self, vertex: VertexId) -> Vec<(JobId, crate::Digest)> {
+        let edges = self.vertices[vertex].edges.iter();
+        let merged = edges.flat_map(|edge| self.sources_of(*edge));
         let mut seen: HashSet<_, FixedState> = HashSet::default();
         let mut listeners = Vec::new();
-        for vertex in
-            std::iter::once(task.vertex).chain(merged.map(|source| self.edges[source].vertex))
+        for vertex in std::iter::once(vertex).chain(merged.map(|source| self.edges[source].vertex))
         {
             let state = &self.vertices[vertex];
             let jobs = state
@@ -276,6 +277,17 @@ impl<O: Clone, V: Clone> Core<O, V> {
             std::mem::swap(&mut self.effects, effects);
         }
         Some(vertex.unique())
+    }
+
+    /// A call for a vertex failed and is made anew.
+    pub(super) fn tell_of_retry(&mut self, vertex: VertexId, why: impl Into<Arc<str>>) {
+        if self.vertices[vertex].status == Status::Pending {
+            self.set_status(vertex, Status::Started { at: self.now });
+        }
+        self.vertices[vertex].extra_mut().reported = true;
+        let (jobs, ran) = (self.heard_by(vertex), vertex.unique());
+        let why = why.into();
+        self.effect(Effect::Retry { jobs, ran, why });
     }
 
     /// The vertices that a vertex's edges lead to whose operations reported on themselves.

@@ -18,8 +18,8 @@ use super::{
     sources::{Asked, unite},
 };
 use crate::{
-    CacheSourceId, Op, Record, ResultRef, SaveKey, SolveError, TraceEvent, TraceStamp, Value,
-    VertexUpdate,
+    CacheSourceId, Digest, Op, Record, ResultRef, SaveKey, SolveError, Status, TraceEvent,
+    TraceStamp, Value, VertexUpdate,
     core::{Call, Core, Effect, Effects, Input, JobId, QueryId, Reply, TaskId, Ticket, VertexNews},
     progress::{Channel, Report},
 };
@@ -321,6 +321,7 @@ impl<T: Value> Pump<T> {
                         .replay(ran, |report| channel.send_report(digest, report));
                 }
             }
+            Effect::Retry { jobs, ran, why } => self.retried(&jobs, ran, why),
             Effect::Forget { ran } => self.histories.forget(ran),
         }
     }
@@ -468,6 +469,25 @@ impl<T: Value> Pump<T> {
                 reports
                     .iter()
                     .for_each(|report| channel.send_report(digest, report.clone()));
+            }
+        }
+    }
+
+    /// A call is made anew, which people see as something that happened in its step.
+    fn retried(&mut self, jobs: &[(JobId, Digest)], ran: u64, why: Arc<str>) {
+        let at = Some(time(self.now));
+        let report = Report::Status(Status {
+            id: why,
+            name: "".into(),
+            current: 0,
+            total: 0,
+            started: at,
+            completed: at,
+        });
+        self.histories.add(ran, std::slice::from_ref(&report));
+        for (job, digest) in jobs {
+            if let Some(channel) = self.channels.get(job) {
+                channel.send_report(*digest, report.clone());
             }
         }
     }

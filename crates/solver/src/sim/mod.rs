@@ -5,6 +5,7 @@
 
 mod act;
 mod model;
+mod replies;
 mod rng;
 mod steady;
 mod step;

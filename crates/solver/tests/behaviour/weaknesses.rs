@@ -9,7 +9,7 @@ use std::{
 };
 
 use weld_solver::{
-    OpError, ProgressEvent, SolveError, SolverOptions, TraceEvent, chain::ChainOptions,
+    Digest, Job, OpError, ProgressEvent, SolveError, SolverOptions, TraceEvent, chain::ChainOptions,
 };
 
 use crate::{abandoned::settled, merging::until_merged, support::*};
@@ -395,6 +395,21 @@ async fn a_solver_that_is_dropped_ends_its_tasks() {
     assert!(ended.is_ok(), "{} tasks are left", alive() - before);
 }
 
+/// What is told of calls that are made anew, until the job ends.
+fn retries(job: &Job<Value>) -> tokio::task::JoinHandle<Vec<(Digest, String)>> {
+    let mut stream = job.progress();
+    tokio::spawn(async move {
+        let mut told = Vec::new();
+        while let Some(event) = stream.next().await {
+            if let ProgressEvent::Status { vertex, status } = event {
+                assert!(status.completed.is_some());
+                told.push((vertex, status.id.to_string()));
+            }
+        }
+        told
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_equal_vertex_of_another_job_is_tried_when_the_needs_of_the_first_went_away() {
     // M6 without a merge: both loaded the same digest
@@ -417,14 +432,26 @@ async fn an_equal_vertex_of_another_job_is_tried_when_the_needs_of_the_first_wen
         .done();
     let (a, _sa) = job_with_session(&world, "a").await;
     let (b, _sb) = job_with_session(&world, "b").await;
-    let (_a, first) = spawn(a, &v).await;
+    let heard = [retries(&a), retries(&b)];
+    let (a, first) = spawn(a, &v).await;
     gate.arrivals(1).await;
-    let (_b, second) = spawn(b, &v).await;
+    let (b, second) = spawn(b, &v).await;
     settled(&world, 2).await;
     gate.open();
     assert_eq!(*first.await.unwrap().unwrap().value, "r");
     assert_eq!(*second.await.unwrap().unwrap().value, "r");
     assert_eq!(v.counts().1, 1);
+    // Who comes later hears of it, too.
+    let c = world.job().await;
+    let late = retries(&c);
+    assert_eq!(solve(&c, &v).await, "r");
+    end(a).await;
+    end(b).await;
+    c.discard().await;
+    for heard in heard.into_iter().chain([late]) {
+        let why = "tried again for another build: the secret went away";
+        assert_eq!(heard.await.unwrap(), [(v.digest(), why.to_owned())]);
+    }
     assert_eq!(
         world.saw(|event| matches!(event, TraceEvent::Fallback { vertex, next } if vertex == next)),
         1
@@ -483,23 +510,12 @@ async fn a_fallback_and_a_lost_result_show_in_progress_and_trace() {
         })
         .done();
     let job = world.job().await;
-    let mut stream = job.progress();
-    let watched = tokio::spawn(async move {
-        let mut starts = 0;
-        while let Some(event) = stream.next().await {
-            if let ProgressEvent::Vertex(vertex) = event
-                && &*vertex.name == "below"
-                && vertex.started.is_some()
-            {
-                starts += 1;
-            }
-        }
-        starts
-    });
+    let told = retries(&job);
     assert_eq!(solve(&job, &top).await, "r");
     assert_eq!(below.counts().1, 2);
     job.discard().await;
-    assert!(watched.await.unwrap() >= 1);
+    let why = "an input is made anew: 404";
+    assert_eq!(told.await.unwrap(), [(top.digest(), why.to_owned())]);
     assert_eq!(
         world.saw(|event| matches!(event, TraceEvent::ResultLost { .. })),
         1
