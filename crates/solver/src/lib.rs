@@ -20,13 +20,15 @@
 //!
 //! # Guarantees
 //!
+//! In short; the [rules] say all of it.
+//!
 //! - *Sharing.* An operation runs at most once at a time. Edges with an equal key merge as soon as both know it, also when one of them
 //!   runs already; never with an ancestor, across isolation domains, against [`MergePolicy::Never`], or from an ignore-cache vertex
 //!   into a normal one.
 //! - *Liveness.* What can be reached from a job is alive. Whichever job is discarded at whichever moment, no other one fails, restarts
 //!   or loses progress. When all are gone, nothing is left but the records.
-//! - *Cancelling.* A request that is dropped is over at once. Work is cancelled when the last one who wants it goes; asking again
-//!   starts it again when the old run has wound down. A cancellation is never taken for a result.
+//! - *Cancelling.* A request that is dropped is over at once. Work is cancelled when nobody wants it and nobody who loaded
+//!   what leads to it may come to; asking again starts it again when the old run has wound down. A cancellation is never taken for a result.
 //! - *Failures* reach everyone who had asked before, with the vertex, the call and the input; whoever asks later runs the operation
 //!   anew. What went away with a job ([`OpError::Gone`]) is tried with the operation of another job that merged; a result that
 //!   turns out to be lost ([`OpError::LostInput`]) is made anew while everything above it waits.
@@ -50,6 +52,8 @@ pub mod keystore;
 mod op;
 mod progress;
 mod results;
+#[doc = include_str!("rules.md")]
+pub mod rules {}
 mod session;
 #[cfg(feature = "sim")]
 pub mod sim;

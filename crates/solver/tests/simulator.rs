@@ -16,6 +16,10 @@ fn from_environment(name: &str, default: u64) -> u64 {
 
 /// Seeds that a thread takes at a time.
 const PIECE: u64 = 50;
+/// One of so many pieces has long schedules: some situations come about only where much has happened before.
+const LONG_EVERY: u64 = 8;
+/// How much longer these are.
+const LONG: u64 = 4;
 
 /// At least `WELD_SIM_CORE_STEPS` inputs of the core, on all processors: 2,000,000 in CI, a tenth of it elsewhere.
 #[test]
@@ -28,10 +32,12 @@ fn no_invariant_breaks() {
     let (handled, merges) = (AtomicU64::new(0), AtomicU64::new(0));
     let simulate = || {
         while handled.load(Ordering::Relaxed) < budget {
+            let from = next.fetch_add(PIECE, Ordering::Relaxed);
+            let is_long = (from / PIECE).is_multiple_of(LONG_EVERY);
             let report = run(&SimOptions {
-                from: next.fetch_add(PIECE, Ordering::Relaxed),
+                from,
                 seeds: PIECE,
-                steps,
+                steps: if is_long { LONG * steps } else { steps },
                 fault: None,
             });
             if let Some(failed) = report.failed {
@@ -106,6 +112,16 @@ fn a_fallback_of_what_is_forced_to_run_is_a_run() {
 fn a_vertex_is_heard_of_with_all_its_outputs() {
     let played = play(2_018_668, &schedule_of(2_018_668, 400), None);
     assert!(played.violation.is_none(), "{:?}", played.violation);
+}
+
+/// A run was cancelled, and begun again, where its other output had been asked for and a record of the one that a build needed did not
+/// load.
+#[test]
+fn what_runs_goes_on_until_a_record_is_loaded() {
+    for seed in [990_000_404, 10_500_982_395] {
+        let played = play(seed, &schedule_of(seed, 1500), None);
+        assert!(played.violation.is_none(), "{:?}", played.violation);
+    }
 }
 
 #[test]

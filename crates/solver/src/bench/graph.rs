@@ -22,6 +22,25 @@ impl Op<u64> for Nothing {
     }
 }
 
+/// Runs until it is cancelled, and has no key that others have.
+struct Endless(Digest);
+
+#[async_trait]
+impl Op<u64> for Endless {
+    async fn cache_map(&self, _: &OpContext<u64>, _: u32) -> Result<CacheMap, OpError> {
+        Ok(CacheMap::new(self.0))
+    }
+
+    async fn exec(
+        &self,
+        context: &OpContext<u64>,
+        _: Vec<ResultRef<u64>>,
+    ) -> Result<Vec<u64>, OpError> {
+        context.cancellation().cancelled().await;
+        Err(OpError::Cancelled)
+    }
+}
+
 type Vertices = Vec<VertexDef<Arc<dyn Op<u64>>>>;
 
 /// Adds a vertex. `who` makes the digest differ, `what` the cache key.
@@ -118,6 +137,24 @@ pub(super) fn chain(who: &str, length: usize) -> OpDefinition<u64> {
         last = add(&mut vertices, who, &format!("link {at}"), vec![last]);
     }
     finish(vertices, last)
+}
+
+/// A chain, and operations on top of it that run until they are cancelled.
+pub(super) fn endless(who: &str, length: usize, tops: usize) -> Vec<OpDefinition<u64>> {
+    let chain = chain(who, length);
+    let below = chain.vertices().to_vec();
+    let last = Output {
+        vertex: length as u32 - 1,
+        index: 0,
+    };
+    let on_top = |at: usize| {
+        let mut vertices = below.clone();
+        let what = format!("endless {at}");
+        let top = add(&mut vertices, who, &what, vec![last]);
+        vertices[top.vertex as usize].op = Arc::new(Endless(Digest::of(what)));
+        finish(vertices, top)
+    };
+    (0..tops).map(on_top).collect()
 }
 
 /// Two vertices a level, each over both of the level below.

@@ -34,6 +34,8 @@ pub enum Workload {
     Discard,
     /// Memory per live vertex, and per vertex after the discard.
     Memory,
+    /// A chain that only cancelled calls hold, which end one by one.
+    WindDown,
     /// A healthy build beside one that is cancelled at once.
     CancelBeside,
 }
@@ -135,7 +137,7 @@ impl Bench {
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Cold,
         Self::Cached,
         Self::EightJobs,
@@ -146,6 +148,7 @@ impl Workload {
         Self::KeptJobs,
         Self::Discard,
         Self::Memory,
+        Self::WindDown,
         Self::CancelBeside,
     ];
 
@@ -162,6 +165,7 @@ impl Workload {
             Self::KeptJobs => "kept-jobs",
             Self::Discard => "discard",
             Self::Memory => "memory",
+            Self::WindDown => "wind-down",
             Self::CancelBeside => "cancel-beside-healthy",
         }
     }
@@ -173,6 +177,7 @@ impl Workload {
             Self::Merge => [8, 80, 800],
             Self::Ladder | Self::OneApart | Self::OneTarget => [1_000, 10_000, 100_000],
             Self::KeptJobs | Self::Discard => [50, 200, 800],
+            Self::WindDown => [1_000, 4_000, 16_000],
             Self::CancelBeside => [10_000, 100_000, 1_000_000],
         }
     }
@@ -255,6 +260,7 @@ impl Workload {
                 .await
             }
             Self::Memory => self.memory(&bench, size).await,
+            Self::WindDown => self.wind_down(&bench, size).await,
             Self::CancelBeside => self.cancel_beside(&bench, size).await,
         }
     }
@@ -347,6 +353,28 @@ impl Workload {
         ];
         measured.figures = figures;
         Ok(measured)
+    }
+
+    /// From the discard of a job with a chain and a twentieth as many calls on top of it until nothing is left.
+    async fn wind_down(self, bench: &Bench, length: usize) -> Outcome<Measured> {
+        let job = Arc::new(bench.job("job").await?);
+        let tops = length / 20;
+        let mut requests = tokio::task::JoinSet::new();
+        for definition in graph::endless("", length, tops) {
+            let root = job.load(definition).await?;
+            let job = Arc::clone(&job);
+            requests.spawn(async move { job.build(root).await.map(drop) });
+        }
+        while bench.solver.census().await?.tasks < tops {
+            tokio::task::yield_now().await;
+        }
+        requests.shutdown().await;
+        let job = Arc::into_inner(job).ok_or(SolveError::Shutdown)?;
+        self.timed(length + tops, async {
+            job.discard().await;
+            bench.empty().await
+        })
+        .await
     }
 
     /// A build and, beside it, one of the same vertex that is cancelled at once.

@@ -15,6 +15,30 @@ use super::{
 };
 use crate::TraceEvent;
 
+/// Edges that a search may look at in vain, on average, for each input of the core.
+const IN_VAIN: usize = 64;
+
+/// When a search is worth its cost. What nobody is interested in is alive only while calls hold it: those that are cancelled, and those
+/// of an operation that works for another vertex. With none of them all that a search looks at is garbage. Else it may be in vain, and
+/// the next one waits until inputs have paid for that; what is garbage meanwhile stays as it was, and may be found and used again.
+#[derive(Default)]
+pub(super) struct Search {
+    /// Calls that hold what nobody may be interested in.
+    pub(super) held: usize,
+    /// What is still to be paid of the last search.
+    debt: usize,
+}
+
+impl Search {
+    pub(super) fn afford_more(&mut self) {
+        self.debt = self.debt.saturating_sub(IN_VAIN);
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.held == 0 || self.debt == 0
+    }
+}
+
 /// Edges that may own one another and have no other owner.
 #[derive(Default)]
 struct Candidates {
@@ -50,6 +74,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
             .zip(alive)
             .filter_map(|(edge, alive)| (!alive).then_some(*edge))
             .collect();
+        self.search.debt = candidates.edges.len() - garbage.len();
         if !garbage.is_empty() {
             self.free_garbage(&garbage, &candidates.vertices);
         }

@@ -152,7 +152,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 || !self.dirty.is_empty()
                 || !self.doomed.is_empty()
                 || !self.retiring.is_empty()
-                || !self.suspects.is_empty()
+                || !self.suspects.is_empty() && self.search.is_due()
                 || !self.doubtful.is_empty()
             {
                 return broken("no work is left over", id);
@@ -266,7 +266,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     fn check_vertices(&self) -> Result<(), Broken> {
         for (id, vertex) in self.vertices.iter() {
-            if vertex.kept != self.kept.contains(&id) {
+            let mut kept = self.kept_for_jobs.iter().chain(&self.kept_for_requests);
+            if vertex.kept != kept.any(|kept| *kept == id) {
                 return broken("what is kept is looked at again", id);
             }
             if vertex.edges.is_empty() && vertex.tasks == 0 {

@@ -12,6 +12,15 @@ use super::{
 };
 use crate::{CancelCause, TraceEvent};
 
+/// Who may come to want what nobody wants at the moment.
+#[derive(Clone, Copy)]
+enum MayWant {
+    /// A job that has yet to ask.
+    Job,
+    /// A request that waits for keys.
+    Request,
+}
+
 impl<O: Clone, V: Clone> Core<O, V> {
     /// Notes that a job has loaded a root for which it has not asked.
     pub(super) fn expect(&mut self, job: JobId, root: EdgeId) {
@@ -50,12 +59,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
             let mut of_it = state.edges.iter();
             of_it.any(|edge| edges[*edge].interest.contains(slot))
         };
-        self.doubtful.extend(self.kept.extract_if(.., for_it));
+        for kept in [&mut self.kept_for_jobs, &mut self.kept_for_requests] {
+            self.doubtful.extend(kept.extract_if(.., for_it));
+        }
     }
 
     /// What is kept may have been kept for a request that has found a record.
-    pub(super) fn reconsider_all(&mut self) {
-        self.doubtful.append(&mut self.kept);
+    pub(super) fn reconsider_for_requests(&mut self) {
+        self.doubtful.append(&mut self.kept_for_requests);
     }
 
     /// Whether what runs for a vertex goes on although nobody wants it at the moment. If so, it is looked at again when somebody asks or
@@ -71,13 +82,18 @@ impl<O: Clone, V: Clone> Core<O, V> {
         self.note_kept(self.edges[edge].vertex, may_be_wanted)
     }
 
-    fn note_kept(&mut self, vertex: VertexId, may_be_wanted: bool) -> bool {
-        let kept = may_be_wanted && !faulty!(self, NothingKept);
-        let state = &mut self.vertices[vertex];
-        if kept && !std::mem::replace(&mut state.kept, true) {
-            self.kept.push(vertex);
+    fn note_kept(&mut self, vertex: VertexId, may_be_wanted: Option<MayWant>) -> bool {
+        let Some(by) = may_be_wanted.filter(|_| !faulty!(self, NothingKept)) else {
+            return false;
+        };
+        if !std::mem::replace(&mut self.vertices[vertex].kept, true) {
+            let kept = match by {
+                MayWant::Job => &mut self.kept_for_jobs,
+                MayWant::Request => &mut self.kept_for_requests,
+            };
+            kept.push(vertex);
         }
-        kept
+        true
     }
 
     /// Whether a call goes on for those alone who may come to want it.
@@ -109,8 +125,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
         }
     }
 
-    /// Whether the result of one of these edges may come to be wanted.
-    fn may_be_wanted(&self, edges: &[EdgeId]) -> bool {
+    /// Who may come to want the result of one of these edges. Where both may, it is the job: what is kept for it is not looked at again
+    /// for each record.
+    fn may_be_wanted(&self, edges: &[EdgeId]) -> Option<MayWant> {
         let mut jobs = JobSet::default();
         let mut expected = Vec::new();
         let mut asked = Vec::new();
@@ -129,8 +146,13 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 asked.push(*edge);
             }
         }
-        !asked.is_empty() && self.are_undecided_above(asked)
-            || !expected.is_empty() && self.lead_to(&jobs, expected)
+        if !expected.is_empty() && self.lead_to(&jobs, expected) {
+            Some(MayWant::Job)
+        } else if !asked.is_empty() && self.are_undecided_above(asked) {
+            Some(MayWant::Request)
+        } else {
+            None
+        }
     }
 
     /// Whether a request waits for what is asked of one of the edges, with none in between that has found a record: what is below that

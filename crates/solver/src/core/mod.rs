@@ -1,7 +1,8 @@
 //! The sans-IO core: a plain state machine over the live graph.
 //!
 //! [`Core::handle`] takes one input and yields effects. It never blocks, reads no clock, draws no random number and iterates in a fixed
-//! order: the same inputs always give the same effects. An input costs O(degree of the edges that it changes).
+//! order: the same inputs always give the same effects. An input costs O(degree of the edges that it changes), but for the walks of
+//! `rank`, `keeping` and `cycles`.
 //!
 //! How the parts fit together:
 //!
@@ -129,12 +130,14 @@ pub struct Core<O, V> {
     doomed: Vec<EdgeId>,
     /// Edges that lost an owner, still have one, and are of interest to nobody.
     suspects: Vec<EdgeId>,
+    search: cycles::Search,
     /// Merged edges that still want what they wanted, until their targets have taken over.
     retiring: Vec<EdgeId>,
     /// Jobs that have yet to ask for a root that they loaded.
     expected: JobSet,
-    /// Vertices for which something goes on that nobody wants at the moment.
-    kept: Vec<VertexId>,
+    /// Vertices for which something goes on that nobody wants at the moment, by who may come to want it.
+    kept_for_jobs: Vec<VertexId>,
+    kept_for_requests: Vec<VertexId>,
     /// Those among them that may be needless now.
     doubtful: Vec<VertexId>,
     effects: Effects<O, V>,
@@ -193,9 +196,11 @@ impl<O: Clone, V: Clone> Core<O, V> {
             dirty: VecDeque::new(),
             doomed: Vec::new(),
             suspects: Vec::new(),
+            search: cycles::Search::default(),
             retiring: Vec::new(),
             expected: JobSet::default(),
-            kept: Vec::new(),
+            kept_for_jobs: Vec::new(),
+            kept_for_requests: Vec::new(),
             doubtful: Vec::new(),
             effects: Effects::default(),
             next_seq: 0,
@@ -242,6 +247,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub fn handle(&mut self, now: u64, input: Input<O, V>, effects: &mut Effects<O, V>) {
         self.now = now;
         self.position += 1;
+        self.search.afford_more();
         std::mem::swap(&mut self.effects, effects);
         self.cause = input.cancel_cause();
         self.dispatch(input);
@@ -302,7 +308,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 self.end_wants(edge);
             } else if let Some(edge) = self.doomed.pop() {
                 self.free_edge(edge);
-            } else if !self.suspects.is_empty() {
+            } else if !self.suspects.is_empty() && self.search.is_due() {
                 self.collect_cycles();
             } else {
                 return;

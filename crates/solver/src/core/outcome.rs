@@ -74,6 +74,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     fn let_go(&mut self, task: &Task) {
+        if task.cancelled || task.actor != task.vertex {
+            self.search.held -= 1;
+        }
         self.vertices[task.vertex].tasks -= 1;
         if task.actor != task.vertex {
             let actor = &mut self.vertices[task.actor];

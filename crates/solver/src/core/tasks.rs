@@ -28,6 +28,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
         });
         self.vertices[vertex].tasks += 1;
         if actor != vertex {
+            self.search.held += 1;
             self.vertices[actor].tasks += 1;
             self.vertices[actor].extra_mut().lent |= purpose == Purpose::Exec;
         }
@@ -113,7 +114,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
 
     pub(super) fn start_load(&mut self, edge: EdgeId, record: Record) {
         // What is below may be needless now.
-        self.reconsider_all();
+        self.reconsider_for_requests();
         let state = &mut self.edges[edge];
         state.phase = Phase::Loading;
         let vertex = state.vertex;
@@ -149,6 +150,9 @@ impl<O: Clone, V: Clone> Core<O, V> {
             return;
         }
         let vertex = state.vertex;
+        if state.actor == vertex {
+            self.search.held += 1;
+        }
         for request in std::mem::take(&mut state.requests) {
             self.cancel_request(request);
         }
