@@ -5,6 +5,7 @@
 mod cache;
 mod copy;
 mod layered;
+mod metadata;
 mod overlay;
 mod paths;
 mod scratch;
