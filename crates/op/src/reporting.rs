@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 use weld_solver::{OpContext, Status};
@@ -13,9 +13,6 @@ use crate::Tree;
 
 /// How many log lines wait until they are passed on.
 const LOG_LIMIT: usize = 1 << 20;
-
-/// How long an answer may take before people hear that it is waited for.
-const SLOW: Duration = Duration::from_millis(300);
 
 /// Calls `work` and passes on what it reports until it ends.
 pub(crate) async fn reporting<F: Future>(
@@ -33,46 +30,6 @@ pub(crate) async fn reporting<F: Future>(
         }
     };
     relay.pass_on(ctx);
-    output
-}
-
-/// Waits for `work`. Where that takes long, people hear what it is, such as `resolve alpine:3`.
-pub(crate) async fn told_when_slow<F: Future>(
-    ctx: &OpContext<Tree>,
-    what: impl FnOnce() -> String,
-    work: F,
-) -> F::Output {
-    let started = SystemTime::now();
-    tokio::pin!(work);
-    tokio::select! {
-        biased;
-        output = &mut work => return output,
-        () = tokio::time::sleep(SLOW) => {}
-    }
-    told(ctx, what(), started, work).await
-}
-
-/// Waits for `work`, which began then, and has people hear what it is.
-pub(crate) async fn told<F: Future>(
-    ctx: &OpContext<Tree>,
-    what: String,
-    started: SystemTime,
-    work: F,
-) -> F::Output {
-    let id: Arc<str> = what.into();
-    let tell = |completed| {
-        ctx.status(Status {
-            id: Arc::clone(&id),
-            name: "".into(),
-            current: 0,
-            total: 0,
-            started: Some(started),
-            completed,
-        });
-    };
-    tell(None);
-    let output = work.await;
-    tell(Some(SystemTime::now()));
     output
 }
 

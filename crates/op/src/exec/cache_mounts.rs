@@ -14,7 +14,6 @@ use weld_store::{CacheMountError, CacheMountRequest, CacheMounts, RecordType, Sh
 
 use super::mounts::{Made, Prepared};
 use super::{Exec, ExecError};
-use crate::reporting::told;
 use crate::{Tree, room, session};
 
 impl Prepared {
@@ -130,7 +129,7 @@ async fn acquire(
     }
     let what = format!("waiting for the cache mount {dest}");
     let wait = ctx.wait_for_lock(mounts.acquire(&request, fill));
-    told(ctx, what, SystemTime::now(), wait).await
+    ctx.told(what, SystemTime::now(), wait).await
 }
 
 /// What builds that wait for the step have elsewhere for a cache mount that is empty.

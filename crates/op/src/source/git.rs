@@ -24,7 +24,7 @@ use super::secrets;
 use crate::blocking::blocking;
 use crate::captured::Pin;
 use crate::digest::to_solver;
-use crate::reporting::{reporting, told_when_slow};
+use crate::reporting::reporting;
 use crate::session::{self, Session};
 use crate::{Tree, Worker};
 
@@ -377,7 +377,7 @@ impl Op<Tree> for Git {
     async fn cache_map(&self, ctx: &OpContext<Tree>, _index: u32) -> Result<CacheMap, OpError> {
         let access = self.access(ctx).await?;
         let what = || format!("resolve {}", self.description);
-        let resolved = told_when_slow(ctx, what, self.resolve(ctx, &access)).await?;
+        let resolved = ctx.told_when_slow(what, self.resolve(ctx, &access)).await?;
         let digest = FieldHasher::new("weld.op.git.v1")
             .text(&resolved.cache_key(&access.spec))
             .finish();

@@ -1,8 +1,9 @@
-//! What is told of calls that wait while they execute.
+//! What is told of calls that wait.
 
 use std::{
     future::Future,
     pin::{Pin, pin},
+    sync::Arc,
     task::Poll,
     time::{Duration, SystemTime},
 };
@@ -10,7 +11,7 @@ use std::{
 use super::{context::OpContext, inbox::Message};
 use crate::{Status, Value, WaitReason};
 
-/// How long a wait for a slot lasts before people hear of it.
+/// How long a wait lasts before people hear of it.
 const SLOW: Duration = Duration::from_millis(300);
 /// What they hear.
 const AWAITS_SLOT: &str = "waiting for a free slot";
@@ -64,18 +65,39 @@ impl<T: Value> OpContext<T> {
     pub(super) async fn told_of_slot<R>(&self, take: impl Future<Output = R>) -> R {
         let mut take = pin!(take);
         // Most do not wait, and need no clock.
-        if let Some(taken) = at_once(take.as_mut()).await {
-            return taken;
+        match at_once(take.as_mut()).await {
+            Some(taken) => taken,
+            None => self.told_when_slow(|| AWAITS_SLOT, take).await,
         }
+    }
+
+    /// Waits for `work`. Where that takes longer than 300 ms, people see what it is, such as `resolve alpine:3`.
+    pub async fn told_when_slow<F: Future, W: Into<Arc<str>>>(
+        &self,
+        what: impl FnOnce() -> W,
+        work: F,
+    ) -> F::Output {
         let started = SystemTime::now();
+        let mut work = pin!(work);
         tokio::select! {
             biased;
-            taken = &mut take => return taken,
+            output = &mut work => return output,
             () = tokio::time::sleep(SLOW) => {}
         }
+        self.told(what(), started, work).await
+    }
+
+    /// Waits for `work`, which began then, and has people see what it is.
+    pub async fn told<F: Future>(
+        &self,
+        what: impl Into<Arc<str>>,
+        started: SystemTime,
+        work: F,
+    ) -> F::Output {
+        let id: Arc<str> = what.into();
         let tell = |completed| {
             self.status(Status {
-                id: AWAITS_SLOT.into(),
+                id: Arc::clone(&id),
                 name: "".into(),
                 current: 0,
                 total: 0,
@@ -84,9 +106,9 @@ impl<T: Value> OpContext<T> {
             });
         };
         tell(None);
-        let taken = take.await;
+        let output = work.await;
         tell(Some(SystemTime::now()));
-        taken
+        output
     }
 
     fn tell_of_wait(&self, waits: Option<WaitReason>) {

@@ -21,7 +21,7 @@ pub(crate) use resolve::{Place, Resolutions, open_layout};
 use super::layers::{self, Layer, Origin};
 use crate::captured::Pin;
 use crate::digest::to_solver;
-use crate::reporting::{reporting, told_when_slow};
+use crate::reporting::reporting;
 use crate::session::{self, Session};
 use crate::{Tree, Worker};
 
@@ -165,7 +165,7 @@ impl Op<Tree> for Image {
     /// another name, or with another config.
     async fn cache_map(&self, ctx: &OpContext<Tree>, index: u32) -> Result<CacheMap, OpError> {
         let what = || format!("resolve {}", self.wanted.reference());
-        let (resolved, ..) = told_when_slow(ctx, what, self.resolve(ctx)).await?;
+        let (resolved, ..) = ctx.told_when_slow(what, self.resolve(ctx)).await?;
         // A later answer is for a key that was found by the first one already.
         let _ = self.resolved.set(resolved.digest.clone());
         let limit = self.wanted.layer_limit().unwrap_or(u64::MAX);
