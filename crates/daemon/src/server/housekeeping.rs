@@ -22,18 +22,24 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 async fn tidy(shared: &Arc<Shared>) {
     let mut interval = tokio::time::interval(TIDY_INTERVAL);
-    let mut given_back = Some(shared.metrics.ended());
+    // The builds that had ended when memory, and code, were given back.
+    let (mut trimmed, mut let_go) = (shared.metrics.ended(), shared.metrics.ended());
     loop {
         interval.tick().await;
         shared.builds.tidy();
         if let Err(error) = shared.history.tidy().await {
             tracing::warn!(%error, "old builds cannot be forgotten");
         }
-        let ended = Some(shared.metrics.ended());
-        if shared.builds.count() == 0 && ended != given_back {
-            given_back = ended;
-            // It takes its time, and is of no use to anybody if it fails.
+        let ended = shared.metrics.ended();
+        let is_idle = shared.builds.count() == 0;
+        // It takes its time, and is of no use to anybody if it fails.
+        if is_idle && ended != let_go {
+            (trimmed, let_go) = (ended, ended);
             let _ = tokio::task::spawn_blocking(give_back).await;
+        } else if ended != trimmed {
+            // A daemon that is never idle scatters what it needs over ever more memory.
+            trimmed = ended;
+            let _ = tokio::task::spawn_blocking(weld_runtime::memory::give_back).await;
         }
     }
 }
