@@ -15,6 +15,7 @@ pub(crate) mod part;
 pub(crate) mod recipe;
 pub(crate) mod said;
 mod surroundings;
+pub(crate) mod written;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ use self::recipe::{End, File, Input, Kind, Lineage, Recipe};
 pub(crate) use self::said::Fields;
 pub use self::surroundings::{Explaining, Origin};
 pub(crate) use self::surroundings::{Step, Surroundings};
+use self::written::Called;
 use crate::blocking::blocking;
 use crate::captured::Captured;
 use crate::content;
@@ -53,8 +55,8 @@ pub(crate) struct Remembered {
 /// What a step and its inputs are called.
 pub(crate) struct Naming {
     pub(crate) name: String,
-    /// Names of the vertices of its inputs.
-    pub(crate) inputs: Vec<String>,
+    /// Of the vertices of its inputs.
+    pub(crate) inputs: Vec<Called>,
     pub(crate) lineage: Lineage,
 }
 
@@ -138,8 +140,9 @@ impl Remembered {
         let known_as = |whole: &StepName, seen| memory.known_as(whole, seen);
         let inputs = self.naming.inputs.iter().zip(self.part.contents());
         let inputs = inputs.enumerate();
-        let input = |(number, (name, content)): (usize, (&String, Option<StepName>))| Input {
-            name: recipe::bounded(name),
+        let input = |(number, (called, content)): (usize, (&Called, Option<StepName>))| Input {
+            name: recipe::bounded(&called.name),
+            written: called.written,
             seen: content.map(|_| self.sees(number)),
             content,
             whole: self.part.input(number, &known_as),
@@ -268,7 +271,7 @@ impl Remembered {
             return in_place || saying_so == 1;
         }
         let now = self.naming.inputs.iter();
-        let now = now.map(|name| names::rank(&recipe::bounded(name)));
+        let now = now.map(|called| names::rank(&recipe::bounded(&called.name)));
         let before = recipe.inputs.iter().map(|input| names::rank(&input.name));
         let follows_the_same = names::rank(&recipe.name) == names::rank(&own) && now.eq(before);
         saying_so == 0 && (in_place || follows_the_same)
@@ -284,7 +287,7 @@ impl Remembered {
         let whole = self.whole();
         if whole.is_some() {
             let inputs = self.naming.inputs.iter();
-            let inputs: Vec<_> = inputs.map(|name| recipe::bounded(name)).collect();
+            let inputs: Vec<_> = inputs.map(|input| recipe::bounded(&input.name)).collect();
             let inputs: Vec<_> = inputs.iter().map(String::as_str).collect();
             let row = memory.row(name, &inputs, &self.vertex, whole);
             if memory.is_latest(&row, name, self.saying_so(name) <= 1) {
@@ -313,8 +316,7 @@ impl Remembered {
         recipe.lineage = outline.lineage;
         recipe.whole = outline.whole;
         for (input, now) in recipe.inputs.iter_mut().zip(outline.inputs) {
-            input.name = now.name;
-            input.whole = now.whole;
+            (input.name, input.written, input.whole) = (now.name, now.written, now.whole);
         }
         memory.put(name, &self.vertex, &recipe);
     }
@@ -477,7 +479,8 @@ impl Op<Tree> for Remembered {
                 let tree: &Tree = tree;
                 let error = lost::judge(ctx, std::iter::once((input, tree)), error).await;
                 let inputs = &self.naming.inputs;
-                return Err(content::in_input(error, inputs.get(input as usize)));
+                let name = inputs.get(input as usize).map(|input| &input.name);
+                return Err(content::in_input(error, name));
             }
         };
         self.part.sees(input as usize, key.map(|key| key.0));

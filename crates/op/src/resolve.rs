@@ -19,6 +19,7 @@ use crate::passthrough::Passthrough;
 use crate::recall::names;
 use crate::recall::part::Part;
 use crate::recall::recipe::Lineage;
+use crate::recall::written::Texts;
 use crate::recall::{Naming, Origin, Remembered, Step, Surroundings};
 use crate::source::blob::{Blob, BlobPlace};
 use crate::source::git::Git;
@@ -112,6 +113,7 @@ pub fn definition_from(
     let Some(root) = graph.root() else {
         return Ok(None);
     };
+    let called = Texts::new(graph).all_called();
     // Inputs come before what they are inputs of.
     let mut lineages: HashMap<_, Lineage> = HashMap::with_capacity(graph.vertices().len());
     let mut parts: HashMap<_, LivePart> = HashMap::with_capacity(graph.vertices().len());
@@ -152,9 +154,10 @@ pub fn definition_from(
                     vertex.clone(),
                     Naming {
                         name: known_as,
-                        inputs: graph
-                            .inputs_of(vertex)
-                            .map(|(input, _)| graph.name(input))
+                        inputs: vertex
+                            .inputs()
+                            .iter()
+                            .filter_map(|edge| called.get(edge.vertex).cloned())
                             .collect(),
                         lineage,
                     },

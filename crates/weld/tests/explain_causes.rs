@@ -50,6 +50,52 @@ fn a_stage_that_is_called_otherwise_is_no_other_input() {
     );
 }
 
+/// A step whose arguments have other values is the step that it was; one whose line was edited is another.
+#[test]
+fn an_input_with_another_argument_is_no_other_input() {
+    const STEPS: &str = "FROM base AS one\nARG V=1\nRUN echo v $V > /v\nCOPY $V.txt /n\n\
+        FROM one\nCOPY src /src\nRUN cat /n > /m\n";
+    const TWO: [&str; 3] = ["--explain", "--build-arg", "V=2"];
+    let bed = || {
+        let bed = Bed::new();
+        let files = bed.file("1.txt", "1").file("2.txt", "2");
+        files.file("src", "").dockerfile(STEPS);
+        bed
+    };
+    let ran = bed();
+    ran.build(&[]).ok();
+    let two = ran.build(&TWO).ok().stderr;
+    for (step, why) in [
+        ("RUN echo", "build argument V was 1, now 2"),
+        (
+            "COPY 2.txt",
+            "the copied path was /1.txt, now /2.txt; its input was made anew: [one 1/3] RUN echo v 2 > /v",
+        ),
+        (
+            "COPY src",
+            "its input was made anew: [one 2/3] COPY 2.txt /n",
+        ),
+    ] {
+        assert_eq!(reason(&two, step), why, "{two}");
+    }
+    ran.dockerfile(&STEPS.replace("echo v", "echo w"));
+    let edited = ran.build(&TWO).ok().stderr;
+    let copy = reason(&edited, "COPY 2.txt");
+    assert_eq!(
+        copy, "its input is [one 1/3] RUN echo w 2 > /v, before [one 1/3] RUN echo v 2 > /v",
+        "{edited}"
+    );
+
+    let cached = bed();
+    cached.build(&["--target", "one"]).ok();
+    cached.build(&TWO).ok();
+    let one = cached.build(&["--explain"]).ok().stderr;
+    assert_eq!(
+        reason(&one, "COPY src"),
+        "its input is an older result than before: [one 2/3] COPY 1.txt /n"
+    );
+}
+
 /// What is not in the cache key is no reason, and what is in it is one.
 #[test]
 fn reasons_are_what_the_key_is_made_of() {

@@ -397,6 +397,7 @@ mod tests {
                 .collect(),
             inputs: vec![Input {
                 name: own("[internal] load build context"),
+                written: None,
                 content: Some([files.iter().map(|(_, key)| key).sum(); 32]),
                 seen: None,
                 whole: None,

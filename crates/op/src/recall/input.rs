@@ -40,16 +40,23 @@ pub(super) fn in_input(
     if both(before.whole, now.whole) || (before.result.is_some() && before.result == now.result) {
         return Change::None;
     }
-    if is_another(&before.name, &now.name, stages) {
-        return Change::Told(format!("its input is {}, before {}", now.name, before.name));
+    let other = || Change::Told(format!("its input is {}, before {}", now.name, before.name));
+    let says_another = names::said_to_any(&before.name) != names::said_to_any(&now.name);
+    if says_another && !is_same_line(before, now, stages)
+        || takes_from_another(&before.name, &now.name, stages)
+    {
+        return other();
     }
-    if before.content.is_some() == now.content.is_some() {
+    if says_another || before.content.is_some() == now.content.is_some() {
         if part.ran() {
             return Change::Told(made_anew(now));
         }
         if let Some(text) = other_result(before, now) {
             return Change::Told(text);
         }
+    }
+    if says_another {
+        return other();
     }
     // Where a record was found elsewhere, nothing but the names of what it was made of is known.
     let name = &now.name;
@@ -58,11 +65,16 @@ pub(super) fn in_input(
     ))
 }
 
-/// Whether two names are of two steps, and not of one whose stage, or one of whose sources, is called otherwise now.
-fn is_another(before: &str, now: &str, stages: &HashSet<String>) -> bool {
-    if names::said_to_any(before) != names::said_to_any(now) {
-        return true;
-    }
+/// Whether two inputs are one line of one stage, in the same place: it says something else for nothing but its arguments' values.
+fn is_same_line(before: &Input, now: &Input, stages: &HashSet<String>) -> bool {
+    let (old, new) = (names::stage(&before.name), names::stage(&now.name));
+    let is_same_stage = old == new || !stages.contains(old);
+    let is_in_place = names::rank(&before.name) == names::rank(&now.name);
+    is_same_stage && is_in_place && now.written.is_some() && before.written == now.written
+}
+
+/// Whether two steps take files from stages of which one is not the other under another name.
+fn takes_from_another(before: &str, now: &str, stages: &HashSet<String>) -> bool {
     let mut sources = names::stages_said(before).zip(names::stages_said(now));
     sources.any(|(before, now)| before != now && stages.contains(before))
 }

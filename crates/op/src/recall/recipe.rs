@@ -20,7 +20,7 @@ const NAME: usize = 256;
 /// The same of a value.
 const VALUE: usize = 2048;
 /// How it is written; what was remembered in another form is not compared with.
-const FORM: u8 = 7;
+const FORM: u8 = 8;
 /// Most levels of a value.
 const DEPTH: usize = 8;
 
@@ -55,6 +55,8 @@ pub(super) enum End {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Input {
     pub(super) name: String,
+    /// Of its instruction as the Dockerfile has it, without the values of arguments that the name has.
+    pub(super) written: Option<StepName>,
     /// The key of what the step sees of its content.
     pub(super) content: Option<StepName>,
     /// Which parts of it these are.
@@ -142,7 +144,7 @@ impl Recipe {
                 input.content.is_none() && input.whole.is_some() && input.whole == known.whole;
             if by_content || by_name {
                 let own = std::mem::replace(input, known);
-                (input.name, input.whole) = (own.name, own.whole);
+                (input.name, input.written, input.whole) = (own.name, own.written, own.whole);
             }
         }
     }
