@@ -297,6 +297,8 @@ impl World {
         cached: &dyn Fn(&str) -> bool,
     ) -> Option<bool> {
         let last = self.came_to().find(|other| other.said == made.said);
+        // Where arguments take turns, it is compared with when they were so.
+        let takes_turns = made.of.iter().any(|of| of.0 == SAY);
         let files = part.strip_prefix("content of /");
         if let Some(file) = files.and_then(|rest| rest.strip_suffix(" changed")) {
             let content = made.of.last()?.1;
@@ -359,10 +361,8 @@ impl World {
             return Some(says(made, new) && self.came_to().any(|made| says(made, old)));
         }
         if let Some(name) = part.strip_prefix("its input was made anew: ") {
-            let is_input = match before {
-                Some(before) => before.name == name,
-                None => self.pruned && name.starts_with("[context base] OCI load"),
-            };
+            let base = || self.pruned && name.starts_with("[context base] OCI load");
+            let is_input = before.map_or_else(base, |before| before.name == name);
             return Some(is_input && !cached(name));
         }
         if let Some((_, name)) = part.split_once(" result than before: ") {
@@ -372,7 +372,8 @@ impl World {
             };
             let input = Some(before).filter(|before| before.name == name)?;
             let differs = |other: &Made| other.of[..other.of.len() - 1] != input.of;
-            let differ = last.is_some_and(differs) || of_good;
+            let mut turns = self.came_to().filter(|other| other.said == made.said);
+            let differ = last.is_some_and(differs) || of_good || takes_turns && turns.any(differs);
             return Some(cached(name) && (differ || self.pruned || self.forced));
         }
         if let Some(rest) = part.strip_prefix("its input is ") {
@@ -388,8 +389,6 @@ impl World {
             let place = old.split_inclusive('/').next()?;
             let is_other = |now: &Made| now.said != old_said || !now.name.starts_with(place);
             let is_other = before.is_none_or(is_other);
-            // Where arguments take turns, it is compared with when they were so.
-            let takes_turns = made.of.iter().any(|of| of.0 == SAY);
             let was_so = match last {
                 Some(last) if !takes_turns => was(last),
                 _ => self.came_to().any(was),
@@ -397,8 +396,10 @@ impl World {
             return Some(is_input && is_other && (was_so || of_good));
         }
         if part.starts_with("first time seen") {
-            // Where its stage got another name and other steps at once, nothing tells that it is the same.
-            let Some(last) = last else {
+            // Where it has another value, or its stage another name, and other steps at once, nothing tells that it is the same.
+            let value = |made: &Made| made.of.last()?.1.rsplit(' ').next();
+            let known = |last: &&Made| made.said != SAY || value(last) == value(made);
+            let Some(last) = last.filter(known) else {
                 return Some(true);
             };
             let said = |made: &Made| made.of.iter().map(|of| of.0.clone()).collect::<Vec<_>>();
