@@ -22,7 +22,8 @@ pub(super) fn bench(args: &TraceBenchArgs) -> anyhow::Result<()> {
     let file = format!("{path}/large.jsonl");
     example(&[path])?;
     example(&["write", &file, &args.bytes.to_string()])?;
-    example(&["summary", &file])
+    example(&["summary", &file])?;
+    example(&["read", &file])
 }
 
 fn example(arguments: &[&str]) -> anyhow::Result<()> {

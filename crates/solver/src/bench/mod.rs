@@ -6,7 +6,7 @@ mod workload;
 
 use std::io::Write;
 
-pub use workload::{Measured, Workload};
+pub use workload::{ColdSolves, Measured, Workload};
 
 /// Runs every workload (or those whose name contains `filter`) and writes one JSON object a line.
 ///

@@ -7,8 +7,8 @@ use std::{
 
 use super::graph;
 use crate::{
-    Job, JobOptions, MemoryKeyStore, MemoryResultStore, OpDefinition, SolveError, Solver,
-    SolverOptions, TraceSink,
+    Job, JobOptions, KeyStore, MemoryKeyStore, MemoryResultStore, OpDefinition, RecordId,
+    ResultStore, SolveError, Solver, SolverOptions, TraceSink,
 };
 
 /// A workload of the table in the specification.
@@ -102,6 +102,46 @@ impl Clock {
 struct Bench {
     solver: Solver<u64>,
     keys: Arc<MemoryKeyStore>,
+    results: Arc<MemoryResultStore<u64>>,
+}
+
+/// Cold solves by one solver: each finds an empty cache.
+pub struct ColdSolves {
+    bench: Bench,
+    /// The last record that was dropped; they count from 1.
+    dropped: u64,
+}
+
+impl ColdSolves {
+    /// A solver whose events go to `trace`.
+    pub fn new(trace: Option<Arc<dyn TraceSink>>) -> Self {
+        Self {
+            bench: Bench::traced(trace),
+            dropped: 0,
+        }
+    }
+
+    /// Measures one, on the current runtime. The job is discarded when it was measured, and what it left in the cache is dropped.
+    ///
+    /// # Errors
+    /// When the build fails.
+    pub async fn solve(&mut self, size: usize) -> Result<Measured, SolveError<u64>> {
+        let Self { bench, dropped } = self;
+        let definition = graph::layers("", size, 200, 3);
+        let count = definition.vertices().len();
+        let clock = Clock::start();
+        let job = solve(bench, definition).await?;
+        let measured = clock.stop(Workload::Cold, count);
+        job.discard().await;
+        bench.empty().await?;
+        while !bench.results.is_empty() {
+            *dropped += 1;
+            let record = RecordId(*dropped);
+            bench.keys.drop_record(record);
+            bench.results.forget(record);
+        }
+        Ok(measured)
+    }
 }
 
 type Outcome<R> = Result<R, SolveError<u64>>;
@@ -118,8 +158,12 @@ impl Bench {
             trace,
             ..SolverOptions::default()
         };
-        let solver = Solver::new(options, Arc::clone(&keys) as _, results);
-        Self { solver, keys }
+        let solver = Solver::new(options, Arc::clone(&keys) as _, Arc::clone(&results) as _);
+        Self {
+            solver,
+            keys,
+            results,
+        }
     }
 
     async fn job(&self, id: &str) -> Outcome<Job<u64>> {
@@ -190,15 +234,7 @@ impl Workload {
         size: usize,
         trace: Option<Arc<dyn TraceSink>>,
     ) -> Result<Measured, SolveError<u64>> {
-        let bench = Bench::traced(trace);
-        let definition = graph::layers("", size, 200, 3);
-        let count = definition.vertices().len();
-        let clock = Clock::start();
-        let job = solve(&bench, definition).await?;
-        let measured = clock.stop(Self::Cold, count);
-        job.discard().await;
-        bench.empty().await?;
-        Ok(measured)
+        ColdSolves::new(trace).solve(size).await
     }
 
     /// Measures it at one size, on a runtime of its own.

@@ -1,12 +1,14 @@
 //! What tracing costs, and how fast a large trace is read: one JSON object a line.
 //!
 //! `cargo xtask bench trace` runs it. `once off|on FILE SIZE` is a single cold solve, to count instructions of;
-//! `write FILE BYTES` writes a trace of cold solves until it has so many bytes.
+//! `write FILE BYTES` writes a trace of cold solves until it has so many bytes, which `summary FILE` and `read FILE` read.
+
+mod large;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use weld_solver::bench::Workload;
-use weld_trace::{Reader, Tracer};
+use weld_trace::{Filter, Reader, Trace, Tracer};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -29,6 +31,7 @@ fn main() -> Outcome<()> {
         }
         ["write", file, bytes] => runtime.block_on(write(file.as_ref(), bytes.parse()?)),
         ["summary", file] => summary(file.as_ref()),
+        ["read", file] => read(file.as_ref()),
         [directory] => runtime.block_on(cost(directory.as_ref())),
         _ => Err("see the top of the file".into()),
     }
@@ -91,12 +94,7 @@ async fn cost(directory: &Path) -> Outcome<()> {
 }
 
 async fn write(file: &Path, bytes: u64) -> Outcome<()> {
-    let tracer = Tracer::new();
-    tracer.start(file)?;
-    while std::fs::metadata(file)?.len() < bytes {
-        Workload::cold_traced(50, Some(Arc::new(tracer.clone()) as _)).await?;
-    }
-    let written = tracer.stop()?.unwrap_or_default();
+    let written = large::write(file, bytes, 50).await?;
     println!("{{\"events\":{},\"lost\":{}}}", written.lines, written.lost);
     Ok(())
 }
@@ -104,11 +102,25 @@ async fn write(file: &Path, bytes: u64) -> Outcome<()> {
 fn summary(file: &Path) -> Outcome<()> {
     let start = std::time::Instant::now();
     let summary = weld_trace::summary(Reader::open(file)?)?;
-    let seconds = start.elapsed().as_secs_f64();
+    told("summary", file, ("events", summary.events), start.elapsed())
+}
+
+/// What every other report begins with: the whole trace in memory.
+fn read(file: &Path) -> Outcome<()> {
+    let start = std::time::Instant::now();
+    let trace = Trace::read(file)?;
+    let elapsed = start.elapsed();
+    let jobs = weld_trace::jobs(&trace, &Filter::default())?.jobs.len();
+    told("read", file, ("jobs", jobs as u64), elapsed)
+}
+
+fn told(what: &str, file: &Path, count: (&str, u64), elapsed: Duration) -> Outcome<()> {
+    let seconds = elapsed.as_secs_f64();
     let bytes = std::fs::metadata(file)?.len();
     println!(
-        "{{\"workload\":\"trace-summary\",\"bytes\":{bytes},\"events\":{},\"seconds\":{seconds:.3},\"processor_seconds\":{:.2},\"peak_kilobytes\":{}}}",
-        summary.events,
+        "{{\"workload\":\"trace-{what}\",\"bytes\":{bytes},\"{}\":{},\"seconds\":{seconds:.3},\"processor_seconds\":{:.2},\"peak_kilobytes\":{}}}",
+        count.0,
+        count.1,
         processor_time(),
         peak()
     );
