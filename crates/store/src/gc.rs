@@ -72,6 +72,15 @@ pub(crate) struct Removal {
     pub(crate) released: Vec<Object>,
 }
 
+impl Removal {
+    pub(crate) fn append(&mut self, other: Self) {
+        self.removed.extend(other.removed);
+        self.unknown.extend(other.unknown);
+        self.results.extend(other.results);
+        self.released.extend(other.released);
+    }
+}
+
 /// Removes those of the objects that may be, in their order.
 pub(crate) fn remove(
     tx: &WriteTransaction,

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use weld_digest::Digest;
 use weld_store::check::Problem;
-use weld_store::snapshot::{LayerDescriptor, SnapshotRef, Snapshots};
+use weld_store::layer::Compression;
+use weld_store::snapshot::{LayerDescriptor, LayerOptions, SnapshotRef, Snapshots};
 use weld_store::{
     BlobInfo, NewUsage, Object, RecordType, Reference, Store, StoreOptions, names, refs,
 };
@@ -169,6 +170,25 @@ fn what_is_made_of_a_lost_snapshot_goes_with_it() {
     let files = fixture.store.snapshot_dir(lower).join("fs");
     let missing = [Problem::FilesMissing(lower, files.clone())];
     fixture.expect(|_| fs::remove_dir_all(files).unwrap(), &missing, false);
+}
+
+#[test]
+fn what_was_unpacked_outlives_its_blob() {
+    let fixture = fixture();
+    let snapshots = Snapshots::open_copying(&fixture.store).unwrap();
+    let Object::Snapshot(lower) = fixture.hurt.lower else {
+        panic!("a snapshot was made")
+    };
+    let snapshot = snapshots.get(lower).unwrap().unwrap();
+    let layer = snapshot.layer(&LayerOptions::new(Compression::Gzip(None)));
+    let blob = layer.unwrap().blob.unwrap();
+    let (digest, path) = (blob.digest().clone(), blob.path().to_owned());
+    drop((blob, snapshot));
+    fixture.store.db().flush().unwrap();
+    let gone = Problem::BlobMissing(digest.clone());
+    let fixture = fixture.expect(|_| fs::remove_file(&path).unwrap(), &[gone], true);
+    assert!(fixture.store.blobs().get(&digest).unwrap().is_none());
+    assert!(fixture.files(&fixture.hurt.lower).exists());
 }
 
 #[test]

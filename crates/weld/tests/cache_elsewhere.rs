@@ -56,6 +56,47 @@ fn a_registry_keeps_the_cache_of_all_steps() {
     assert_eq!(fourth[37..74], first[37..74]);
 }
 
+/// Steps that make equal layers one above the other do so at different times, which an image's history tells.
+#[test]
+fn an_image_of_equal_layers_is_the_same_from_a_cache() {
+    let registry = Registry::start().unwrap();
+    let bed = support::Bed::new();
+    bed.dockerfile(
+        "FROM base\nRUN mkdir /d && touch -d @1 /d/a /d\nRUN sleep 0.01; touch -d @1 /d/a /d\nRUN sleep 0.02; touch -d @1 /d/a /d\nRUN date > /b\n",
+    );
+    let image = |name: &str, arguments: &[&str]| {
+        let file = format!("{name}.id");
+        let ended = bed.build(
+            &[
+                arguments,
+                &["--output", "type=oci,dest=image.tar", "--iidfile", &file],
+            ]
+            .concat(),
+        );
+        let ended = ended.ok();
+        (std::fs::read_to_string(bed.path(&file)).unwrap(), ended)
+    };
+    let directory = bed.path("cache");
+    let in_directory = directory.to_str().unwrap();
+    for (to, from) in [
+        (
+            format!("type=registry,ref={}/cache:e,mode=max", registry.host()),
+            format!("type=registry,ref={}/cache:e", registry.host()),
+        ),
+        (
+            format!("type=local,dest={in_directory},mode=max"),
+            format!("type=local,src={in_directory}"),
+        ),
+    ] {
+        let (made, _) = image("made", &["--no-cache", "--cache-to", &to]);
+        forget(&bed);
+        let (found, ended) = image("found", &["--cache-from", &from]);
+        assert_eq!(found, made, "{}", ended.stderr);
+        assert!(ended.cached_steps() >= 4, "{}", ended.stderr);
+        forget(&bed);
+    }
+}
+
 #[test]
 fn nothing_is_fetched_that_nothing_reads() {
     let registry = Registry::start().unwrap();

@@ -195,8 +195,10 @@ struct Layers {
 }
 
 impl Layers {
+    /// Adds the layer of a result. Of equal ones there is one blob, and each has the time when it was made.
     fn add(&mut self, layer: CacheLayer) -> Arc<Descriptor> {
-        let digest = layer.descriptor.digest.clone();
+        let own = Arc::clone(&layer.descriptor);
+        let digest = own.digest.clone();
         let known = self
             .by_digest
             .entry(digest)
@@ -205,7 +207,11 @@ impl Layers {
         if known.blob.is_none() {
             known.blob = layer.blob;
         }
-        Arc::clone(&known.descriptor)
+        let created = |layer: &Descriptor| layer.annotations.get(ANNOTATION_CREATED).cloned();
+        match created(&known.descriptor) == created(&own) {
+            true => Arc::clone(&known.descriptor),
+            false => own,
+        }
     }
 }
 

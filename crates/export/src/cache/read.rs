@@ -7,7 +7,7 @@ use weld_digest::Digest;
 use weld_solver::chain::{CacheChains, ChainItem, ChainLink, ChainResult};
 use weld_source::image::{Descriptor, Document};
 
-use super::config::{CONFIG_MEDIA_TYPE, CacheConfig, InputRow, LayerRow, RecordRow};
+use super::config::{CONFIG_MEDIA_TYPE, CacheConfig, InputRow, LayerNotes, LayerRow, RecordRow};
 use super::{ANNOTATION_CREATED, ANNOTATION_UNCOMPRESSED, Remote};
 
 /// The largest config that is read: some hundred thousand records.
@@ -124,12 +124,16 @@ fn noted(layer: &LayerRow) -> Option<Descriptor> {
     let mut descriptor = Descriptor::new(media_type, layer.blob.clone(), notes.size);
     let mut note = |key: &str, value: String| descriptor.annotations.insert(key.to_owned(), value);
     note(ANNOTATION_UNCOMPRESSED, diff_id.to_string());
-    // The year 1 is BuildKit's way to say that it does not know.
-    let created = notes.created_at.as_ref();
-    if let Some(created) = created.filter(|created| !created.starts_with("0001-")) {
+    if let Some(created) = made_at(notes) {
         note(ANNOTATION_CREATED, created.clone());
     }
     Some(descriptor)
+}
+
+/// When a layer was made. The year 1 is BuildKit's way to say that it does not know.
+fn made_at(notes: &LayerNotes) -> Option<&String> {
+    let created = notes.created_at.as_ref();
+    created.filter(|created| !created.starts_with("0001-"))
 }
 
 /// Reads the records that an image's config carries; they mean the image's layers, lowest first.
@@ -333,10 +337,21 @@ fn remote(
             layer: *layer,
             count: config.layers.len(),
         })?;
-        match blobs.get(&row.blob) {
-            Some(descriptor) => found.push(Arc::clone(descriptor)),
-            None => return Ok(None),
-        }
+        let Some(descriptor) = blobs.get(&row.blob) else {
+            return Ok(None);
+        };
+        let created = row.notes.as_ref().and_then(|notes| made_at(notes));
+        let is_as_named = created
+            .is_none_or(|created| descriptor.annotations.get(ANNOTATION_CREATED) == Some(created));
+        found.push(match created.filter(|_| !is_as_named) {
+            None => Arc::clone(descriptor),
+            Some(created) => {
+                let mut descriptor = Descriptor::clone(descriptor);
+                let annotations = &mut descriptor.annotations;
+                annotations.insert(ANNOTATION_CREATED.to_owned(), created.clone());
+                Arc::new(descriptor)
+            }
+        });
     }
     Ok((!found.is_empty()).then_some(Remote { layers: found }))
 }

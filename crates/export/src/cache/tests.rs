@@ -85,6 +85,43 @@ fn what_is_written_is_read_again() {
     weld_solver::chain::import(read).unwrap();
 }
 
+/// A step without a change makes the same layer as the one before it, at another time, which is in the history of an image.
+#[test]
+fn equal_layers_keep_their_times() {
+    let at = |name: &str, at: u32| {
+        let mut layer = layer(name);
+        let at = format!("2026-01-01T00:00:0{at}Z");
+        layer.annotations.insert(ANNOTATION_CREATED.to_owned(), at);
+        Arc::new(layer)
+    };
+    let stacks = [
+        vec![at("a", 1)],
+        vec![at("a", 1), at("empty", 2)],
+        vec![at("a", 1), at("empty", 2), at("empty", 3)],
+        vec![at("a", 1), at("empty", 4)],
+    ];
+    let mut chains = CacheChains { items: Vec::new() };
+    for (number, layers) in (0..).zip(&stacks) {
+        let mut item = item(&format!("step {number}"), vec![], &["a"]);
+        item.results[0].value.layers = layers.clone();
+        chains.items.push(item);
+    }
+    let written = write_manifest(&chains, ManifestOptions::default())
+        .unwrap()
+        .unwrap();
+    assert_eq!(written.layers.len(), 2, "each blob once");
+    let noted = write_noted(&chains).unwrap().unwrap();
+    for read in [
+        read_config(&written.config, &blobs(&written.layers)).unwrap(),
+        read_noted(&noted).unwrap(),
+    ] {
+        for item in &chains.items {
+            let same = read.items.iter().find(|read| read.class == item.class);
+            assert_eq!(same.map(|read| &read.results), Some(&item.results));
+        }
+    }
+}
+
 #[test]
 fn equal_caches_are_equal_bytes_in_whatever_order_their_records_were_found() {
     let first = chains();

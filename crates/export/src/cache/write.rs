@@ -116,17 +116,23 @@ pub fn write_noted(chains: &CacheChains<Remote>) -> Result<Option<Vec<u8>>, serd
     let layers: HashMap<&Digest, &Descriptor> =
         layers.iter().map(|layer| (&layer.digest, layer)).collect();
     for row in &mut config.layers {
-        row.notes = layers.get(&row.blob).map(|layer| LayerNotes {
-            media_type: media_type::oci_layer_type(&layer.media_type).to_owned(),
-            diff_id: layer
-                .annotations
-                .get(ANNOTATION_UNCOMPRESSED)
-                .and_then(|diff_id| diff_id.parse().ok()),
-            size: layer.size,
-            created_at: layer.annotations.get(ANNOTATION_CREATED).cloned(),
-        });
+        if row.notes.is_none() {
+            row.notes = layers.get(&row.blob).map(|layer| notes(layer));
+        }
     }
     serde_json::to_vec(&config).map(Some)
+}
+
+fn notes(layer: &Descriptor) -> LayerNotes {
+    LayerNotes {
+        media_type: media_type::oci_layer_type(&layer.media_type).to_owned(),
+        diff_id: layer
+            .annotations
+            .get(ANNOTATION_UNCOMPRESSED)
+            .and_then(|diff_id| diff_id.parse().ok()),
+        size: layer.size,
+        created_at: layer.annotations.get(ANNOTATION_CREATED).cloned(),
+    }
 }
 
 /// The config of a cache, and the blobs that it names, each once. Linear in what there is.
@@ -211,10 +217,11 @@ fn moment(milliseconds: u64) -> OffsetDateTime {
 #[derive(Default)]
 struct Layers {
     rows: Vec<LayerRow>,
-    /// Rows by blob and parent.
-    places: HashMap<(Digest, i64), i64>,
+    /// Rows by blob, parent and when they were made: steps may make the same layer one after the other, such as one without a change.
+    places: HashMap<(Digest, i64, Option<String>), i64>,
     blobs: Vec<Descriptor>,
-    known: std::collections::HashSet<Digest>,
+    /// Places among the blobs.
+    known: HashMap<Digest, usize>,
 }
 
 impl Layers {
@@ -223,19 +230,26 @@ impl Layers {
         let mut parent = -1;
         for layer in stack {
             let next = self.rows.len() as i64;
+            let created = layer.annotations.get(ANNOTATION_CREATED);
             let place = *self
                 .places
-                .entry((layer.digest.clone(), parent))
+                .entry((layer.digest.clone(), parent, created.cloned()))
                 .or_insert(next);
+            let blobs = &mut self.blobs;
+            let blob = *self.known.entry(layer.digest.clone()).or_insert_with(|| {
+                blobs.push(Descriptor::clone(layer));
+                blobs.len() - 1
+            });
             if place == next {
+                // The blob is named once, with the time of the first.
+                let named = blobs.get(blob);
+                let differs =
+                    named.and_then(|named| named.annotations.get(ANNOTATION_CREATED)) != created;
                 self.rows.push(LayerRow {
                     blob: layer.digest.clone(),
                     parent,
-                    notes: None,
+                    notes: differs.then(|| notes(layer)),
                 });
-            }
-            if self.known.insert(layer.digest.clone()) {
-                self.blobs.push(Descriptor::clone(layer));
             }
             parent = place;
         }

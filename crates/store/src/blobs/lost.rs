@@ -44,10 +44,15 @@ pub(super) fn find(blobs: &Inner) -> Result<HashSet<Digest>, DbError> {
     })
 }
 
-/// Forgets blobs. Snapshots that were made of them stay: where else their layers are to be had is noted, and what has files needs none.
+/// Forgets blobs, after the directory of all was lost.
 pub(crate) fn forget(tx: &WriteTransaction, lost: &HashSet<Digest>) -> Result<Removal, DbError> {
-    snapshot::note_homes(tx, |blob| lost.contains(blob))?;
-    let removal = gc::remove_blobs(tx, lost)?;
+    let removal = remove(tx, lost)?;
     tx.open_table(META_TEXT)?.remove(LOST)?;
     Ok(removal)
+}
+
+/// Removes blobs. Snapshots that were made of them stay: where else their layers are to be had is noted, and what has files needs none.
+pub(crate) fn remove(tx: &WriteTransaction, lost: &HashSet<Digest>) -> Result<Removal, DbError> {
+    snapshot::note_homes(tx, |blob| lost.contains(blob))?;
+    gc::remove_blobs(tx, lost)
 }

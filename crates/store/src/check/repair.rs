@@ -1,7 +1,10 @@
+use std::collections::HashSet;
+
 use redb::WriteTransaction;
 use weld_solver::RecordId;
 
 use super::{CheckError, CheckReport, Problem, RepairReport};
+use crate::blobs;
 use crate::collector::remove_error;
 use crate::db::DbError;
 use crate::gc::{self, Removal};
@@ -42,11 +45,14 @@ impl Store {
 
 fn mend(tx: &WriteTransaction, problems: &[Problem]) -> Result<Removal, DbError> {
     let (mut damaged, mut released) = (Vec::new(), Vec::new());
+    let mut blobs = HashSet::new();
     for problem in problems {
         match problem {
             Problem::BlobMissing(digest)
             | Problem::BlobUnreadable(digest, _)
-            | Problem::BlobContent { digest, .. } => damaged.push(Object::Blob(digest.clone())),
+            | Problem::BlobContent { digest, .. } => {
+                blobs.insert(digest.clone());
+            }
             Problem::FilesMissing(id, _)
             | Problem::ParentMissing(id, _)
             | Problem::LayerMissing(id, _) => damaged.push(Object::Snapshot(*id)),
@@ -74,7 +80,9 @@ fn mend(tx: &WriteTransaction, problems: &[Problem]) -> Result<Removal, DbError>
             Problem::KeyOfNothing(_) => {}
         }
     }
-    let mut removal = gc::remove_damaged(tx, damaged)?;
+    // What was unpacked from a blob is as sound as before.
+    let mut removal = blobs::lost::remove(tx, &blobs)?;
+    removal.append(gc::remove_damaged(tx, damaged)?);
     removal.released.append(&mut released);
     Ok(removal)
 }
