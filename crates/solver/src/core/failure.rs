@@ -16,14 +16,14 @@ impl<O: Clone, V: Clone> Core<O, V> {
     pub(super) fn call_failed(&mut self, task: &Task, call: OpCall, error: OpError) {
         let vertex = task.vertex;
         match &error {
-            OpError::LostInput { input, source } => {
+            OpError::LostInput { input, .. } => {
                 let at = if matches!(task.purpose, Purpose::Slot(_)) {
                     0
                 } else {
                     *input as usize
                 };
                 if let Some((edge, generation)) = task.inputs.get(at).copied() {
-                    return self.input_lost(vertex, edge, generation, &source.to_string());
+                    return self.input_lost(vertex, edge, generation);
                 }
             }
             OpError::Gone(error) if self.fall_back(task) => {
@@ -88,7 +88,7 @@ impl<O: Clone, V: Clone> Core<O, V> {
     }
 
     /// The result that a call was given is lost: it is made anew, and then the call is repeated.
-    fn input_lost(&mut self, vertex: VertexId, edge: EdgeId, generation: u32, reason: &str) {
+    fn input_lost(&mut self, vertex: VertexId, edge: EdgeId, generation: u32) {
         let lost = if self.edges.contains(edge) {
             self.lose(edge, generation)
         } else {
@@ -100,7 +100,8 @@ impl<O: Clone, V: Clone> Core<O, V> {
                 edges
                     .into_iter()
                     .for_each(|edge| self.edges[edge].need_exec = false);
-                self.tell_of_retry(vertex, format!("an input is made anew: {reason}"));
+                // Whoever lost it has told the cause, once for all that needs it.
+                self.tell_of_retry(vertex, "an input is made anew");
             }
             Err(failure) => {
                 for edge in edges {
