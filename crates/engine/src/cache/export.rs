@@ -207,9 +207,10 @@ impl Layers {
         if known.blob.is_none() {
             known.blob = layer.blob;
         }
-        let created = |layer: &Descriptor| layer.annotations.get(ANNOTATION_CREATED).cloned();
-        match created(&known.descriptor) == created(&own) {
-            true => Arc::clone(&known.descriptor),
+        let known = &known.descriptor;
+        let created = known.annotations.get(ANNOTATION_CREATED);
+        match own.annotations.get(ANNOTATION_CREATED) == created {
+            true => Arc::clone(known),
             false => own,
         }
     }

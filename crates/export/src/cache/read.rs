@@ -12,8 +12,10 @@ use super::{ANNOTATION_CREATED, ANNOTATION_UNCOMPRESSED, Remote};
 
 /// The largest config that is read: some hundred thousand records.
 pub(super) const MAX_CONFIG: usize = 256 << 20;
-/// What the lists of layers of all results may take in memory, in bytes: a small config can name the same layers over and over.
+/// What the layers and their lists of all results may take in memory, in bytes: a small config can name the same layers over and over.
 const MAX_STACKS: usize = 256 << 20;
+/// What of that a layer takes which has a time of its own.
+const COPY: usize = 1 << 10;
 
 /// Why a cache cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +177,7 @@ fn chains(
         }
     }
     let mut room = MAX_STACKS;
+    let rows = described(&config, blobs, &mut room)?;
     let mut items = Vec::with_capacity(order.len());
     for at in order {
         let Some(record) = config.records.get(at) else {
@@ -187,7 +190,7 @@ fn chains(
                 .iter()
                 .map(|input| input.iter().filter_map(|row| link(row, &places)).collect())
                 .collect(),
-            results: results(record, &config, blobs, &mut room)?,
+            results: results(record, &config, &rows, &mut room)?,
         });
     }
     Ok(CacheChains { items })
@@ -273,12 +276,12 @@ fn in_order(records: &[RecordRow]) -> Result<Vec<usize>, CacheReadError> {
 fn results(
     record: &RecordRow,
     config: &CacheConfig,
-    blobs: &HashMap<Digest, Arc<Descriptor>>,
+    rows: &[Option<Arc<Descriptor>>],
     room: &mut usize,
 ) -> Result<Vec<ChainResult<Remote>>, CacheReadError> {
     let mut results = Vec::new();
     let mut add = |layers: &[i64], created: time::OffsetDateTime| {
-        let remote = remote(layers, config, blobs)?;
+        let remote = remote(layers, rows)?;
         let created = u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
         results.extend(remote.map(|value| ChainResult { value, created }));
         Ok::<_, CacheReadError>(())
@@ -324,34 +327,52 @@ fn stack(top: i64, config: &CacheConfig, room: &mut usize) -> Result<Vec<i64>, C
     Ok(stack)
 }
 
-fn remote(
-    layers: &[i64],
+/// The layer of each row; `None` where no blob is known. One that says itself when it was made is a copy.
+fn described(
     config: &CacheConfig,
     blobs: &HashMap<Digest, Arc<Descriptor>>,
+    room: &mut usize,
+) -> Result<Vec<Option<Arc<Descriptor>>>, CacheReadError> {
+    let described = |row: &LayerRow| {
+        let Some(named) = blobs.get(&row.blob) else {
+            return Ok(None);
+        };
+        let Some(notes) = &row.notes else {
+            return Ok(Some(Arc::clone(named)));
+        };
+        let created = made_at(notes);
+        if named.annotations.get(ANNOTATION_CREATED) == created {
+            return Ok(Some(Arc::clone(named)));
+        }
+        *room = room.checked_sub(COPY).ok_or(CacheReadError::Stacks)?;
+        let mut own = Descriptor::clone(named);
+        match created {
+            Some(created) => own
+                .annotations
+                .insert(ANNOTATION_CREATED.to_owned(), created.clone()),
+            None => own.annotations.remove(ANNOTATION_CREATED),
+        };
+        Ok(Some(Arc::new(own)))
+    };
+    config.layers.iter().map(described).collect()
+}
+
+fn remote(
+    layers: &[i64],
+    rows: &[Option<Arc<Descriptor>>],
 ) -> Result<Option<Remote>, CacheReadError> {
     let mut found = Vec::with_capacity(layers.len());
     for layer in layers {
         let at = usize::try_from(*layer).ok();
-        let row = at.and_then(|at| config.layers.get(at));
+        let row = at.and_then(|at| rows.get(at));
         let row = row.ok_or(CacheReadError::Layer {
             layer: *layer,
-            count: config.layers.len(),
+            count: rows.len(),
         })?;
-        let Some(descriptor) = blobs.get(&row.blob) else {
-            return Ok(None);
-        };
-        let created = row.notes.as_ref().and_then(|notes| made_at(notes));
-        let is_as_named = created
-            .is_none_or(|created| descriptor.annotations.get(ANNOTATION_CREATED) == Some(created));
-        found.push(match created.filter(|_| !is_as_named) {
-            None => Arc::clone(descriptor),
-            Some(created) => {
-                let mut descriptor = Descriptor::clone(descriptor);
-                let annotations = &mut descriptor.annotations;
-                annotations.insert(ANNOTATION_CREATED.to_owned(), created.clone());
-                Arc::new(descriptor)
-            }
-        });
+        match row {
+            Some(descriptor) => found.push(Arc::clone(descriptor)),
+            None => return Ok(None),
+        }
     }
     Ok((!found.is_empty()).then_some(Remote { layers: found }))
 }

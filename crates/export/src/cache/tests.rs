@@ -119,6 +119,13 @@ fn equal_layers_keep_their_times() {
             let same = read.items.iter().find(|read| read.class == item.class);
             assert_eq!(same.map(|read| &read.results), Some(&item.results));
         }
+        // However many results are made of a layer, it is there once.
+        let second = |name: &str| {
+            let item = read.items.iter().find(|read| read.class == class(name));
+            &item.unwrap().results[0].value.layers[1]
+        };
+        assert!(Arc::ptr_eq(second("step 1"), second("step 2")));
+        assert!(!Arc::ptr_eq(second("step 1"), second("step 3")));
     }
 }
 
