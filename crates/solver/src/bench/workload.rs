@@ -391,7 +391,7 @@ impl Workload {
         Ok(measured)
     }
 
-    /// From the discard of a job with a chain and a twentieth as many calls on top of it until nothing is left.
+    /// From the end of a job with a chain and a twentieth as many calls on top of it until nothing is left.
     async fn wind_down(self, bench: &Bench, length: usize) -> Outcome<Measured> {
         let job = Arc::new(bench.job("job").await?);
         let tops = length / 20;
@@ -404,9 +404,9 @@ impl Workload {
         while bench.solver.census().await?.tasks < tops {
             tokio::task::yield_now().await;
         }
-        requests.shutdown().await;
-        let job = Arc::into_inner(job).ok_or(SolveError::Shutdown)?;
         self.timed(length + tops, async {
+            requests.shutdown().await;
+            let job = Arc::into_inner(job).ok_or(SolveError::Shutdown)?;
             job.discard().await;
             bench.empty().await
         })
