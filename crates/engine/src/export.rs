@@ -72,14 +72,19 @@ async fn with_room(
             space.ensure(free.saturating_add(more))
         });
         // Where there cannot be as much, what could be made may do.
-        let is_made = matches!(made.await, Ok(Ok(())));
+        let made = made.await;
         let key = format!("{number} with room {round}");
         match export(job, built, request, &key).await {
             Err(error) if error.is_full_disk() => last = error,
             told => return told,
         }
-        if !is_made {
-            break;
+        match made {
+            Ok(Ok(())) => {}
+            Ok(Err(shortage)) if !last.says_why_full() => {
+                let met = Box::new(last);
+                return Err(ExportError::Full { met, shortage });
+            }
+            _ => break,
         }
     }
     Err(last)

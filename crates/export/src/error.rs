@@ -199,6 +199,15 @@ pub enum ExportError {
         /// How it was noticed.
         source: Box<ExportError>,
     },
+    /// It does not fit on the disk that it shares with the store, and no more room can be made there.
+    #[error("{met}: {shortage}")]
+    Full {
+        /// What met with that.
+        met: Box<ExportError>,
+        /// Why there is no room.
+        #[source]
+        shortage: SpaceError,
+    },
     /// The export was cancelled.
     #[error("the export was cancelled")]
     Cancelled,
@@ -207,15 +216,22 @@ pub enum ExportError {
 impl ExportError {
     /// Whether there was no room for it, where it was written or in the store.
     pub fn is_full_disk(&self) -> bool {
-        checked::causes(self).any(|error| {
+        let met = |error: &(dyn std::error::Error + 'static)| {
             let kind = error.downcast_ref().map(io::Error::kind);
-            error.is::<SpaceError>()
-                || error.is::<Box<SpaceError>>()
-                || matches!(
-                    kind,
-                    Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-                )
-        })
+            matches!(
+                kind,
+                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            )
+        };
+        self.says_why_full() || checked::causes(self).any(met)
+    }
+
+    /// Whether it says who has the room that it lacked; otherwise it is what the system says.
+    pub fn says_why_full(&self) -> bool {
+        let says = |error: &(dyn std::error::Error + 'static)| {
+            error.is::<SpaceError>() || error.is::<Box<SpaceError>>()
+        };
+        checked::causes(self).any(says)
     }
 
     /// Whether no result could ever be exported as it was asked for.
