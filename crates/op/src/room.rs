@@ -80,15 +80,21 @@ where
         let met = match ended {
             Err(OpError::Failed(met)) => met,
             Ok(made) => {
-                // What it made goes with the error.
-                space.look_again().await.map_err(OpError::failed)?;
-                return Ok(made);
+                let Err(passed) = space.look_again().await else {
+                    return Ok(made);
+                };
+                // What it made goes with the error, and at once: a process that ends now would leave it.
+                drop(made);
+                let _ = space.look_again().await;
+                return Err(OpError::failed(passed));
             }
             ended => return ended,
         };
         let room = NoRoom::in_error(&*met);
         // A program fails in a way of its own.
-        let is_short = room == Some(NoRoom::Met) || (room.is_none() && writer.met_no_room());
+        let cut_short = room == Some(NoRoom::Known) && writer.is_cut_short();
+        let is_short =
+            room == Some(NoRoom::Met) || (room.is_none() && writer.met_no_room()) || cut_short;
         if !is_short {
             return Err(OpError::Failed(met));
         }
@@ -101,6 +107,9 @@ where
             let text = format!("{met}\nroom was made on the disk: it runs again\n");
             ctx.log(2, text);
             continue;
+        }
+        if cut_short {
+            return Err(OpError::Failed(met));
         }
         let shortage = writer.shortage().await;
         if room.is_none() {

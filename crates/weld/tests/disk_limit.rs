@@ -124,11 +124,14 @@ fn what_is_exported_to_the_same_disk_has_room_made_for_it() {
         build(&format!("type={kind},dest={}", dest.display())).ok();
     }
     bed.dockerfile(&format!("FROM base\n{}", writes(10, 50)));
-    let too_much = build(&format!(
-        "type=oci,dest={}",
-        bed.path("state/other").display()
-    ));
+    let other = bed.path("state/other");
+    let too_much = build(&format!("type=oci,dest={}", other.display()));
     too_much.fails(&["is full"]);
+    // Where it is the result itself that meets with the full disk, not what is kept in the store for it.
+    bed.dockerfile(&format!("FROM base\n{}", writes(12, 70)));
+    let too_much = build(&format!("type=local,dest={}", other.display()));
+    too_much.fails(&["state/other", "No space left on device", "is full"]);
+    std::fs::remove_dir_all(&other).unwrap();
     bed.dockerfile(&format!("FROM base\n{}", writes(11, 10)));
     build("type=cacheonly").ok();
 }
@@ -181,14 +184,28 @@ fn a_limit_far_below_the_disks_size_is_kept_to() {
         "--disk-limit",
         ">>> RUN head",
     ]);
-    assert!(on_disk(&bed) <= most);
+    let held = on_disk(&bed);
+    assert!(held <= most, "{held} bytes after a build that failed");
+    // A step that has ended before anybody looked: it fails, and what it made is gone with it.
+    let most_of_it: String = (0..4).map(|number| writes(100 + number, 30)).collect();
+    bed.dockerfile(&format!(
+        "FROM base\n{most_of_it}RUN fallocate -l 60m /file\n"
+    ));
+    bed.build(&limited)
+        .fails(&["below the disk limit of the state directory", ">>> RUN fall"]);
+    let held = on_disk(&bed);
+    assert!(
+        held <= most,
+        "{held} bytes after a step that passed the limit"
+    );
     // More than there may be at all, of what no step asks for.
     bed.dockerfile("FROM base\nRUN cat /dev/zero > /file\n");
     bed.build(&limited)
         .fails(&["below the disk limit of the state directory"]);
     bed.dockerfile(&format!("FROM base\n{}", writes(200, 30)));
     bed.build(&limited).ok();
-    assert!(on_disk(&bed) <= most);
+    let held = on_disk(&bed);
+    assert!(held <= most, "{held} bytes at the end");
     bed.run(&["store", "check"]).ok();
     // Without a limit it goes on.
     bed.dockerfile(&format!("FROM base\n{all}"));

@@ -7,10 +7,10 @@ use std::sync::Arc;
 pub enum DbError {
     /// The database itself failed.
     #[error("state database: {0}")]
-    Engine(Arc<redb::Error>),
+    Engine(#[source] Arc<redb::Error>),
     /// Its file could not be read or written, by this or by an earlier access.
     #[error("state database: {0}")]
-    Io(Arc<io::Error>),
+    Io(#[source] Arc<io::Error>),
     /// A file of it is damaged.
     #[error("state database: {} is damaged: {reason}", .path.display())]
     Damaged {

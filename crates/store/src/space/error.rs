@@ -1,5 +1,6 @@
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Why something cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -92,15 +93,33 @@ impl NoRoom {
                 {
                     return Some(found);
                 }
-                use io::ErrorKind::{QuotaExceeded, StorageFull};
-                if matches!(error.kind(), StorageFull | QuotaExceeded) {
+                if is_full(error) {
                     return Some(Self::Met);
                 }
+            }
+            // What the database's errors share, which are errors of their own.
+            let shared = error.downcast_ref::<Arc<io::Error>>();
+            let engine = error.downcast_ref::<Arc<redb::Error>>();
+            let by_engine = engine.and_then(|engine| match &**engine {
+                redb::Error::Io(error) => Some(error),
+                _ => None,
+            });
+            if shared
+                .map(|shared| &**shared)
+                .or(by_engine)
+                .is_some_and(is_full)
+            {
+                return Some(Self::Met);
             }
             next = error.source();
         }
         None
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 #[cfg(test)]
@@ -116,6 +135,15 @@ mod tests {
         assert_eq!(NoRoom::in_error(&boxed), Some(NoRoom::Known));
         let met = io::Error::other(io::Error::from_raw_os_error(28));
         assert_eq!(NoRoom::in_error(&met), Some(NoRoom::Met));
+        // The database meets it, too, and says so through errors that only pass it on.
+        let met = || io::Error::from_raw_os_error(28);
+        let by_file = crate::db::DbError::Io(Arc::new(met()));
+        let by_engine = crate::db::DbError::Engine(Arc::new(redb::Error::Io(met())));
+        for error in [by_file, by_engine] {
+            let removing = crate::collector::CollectError::from(error);
+            let removing = crate::usage::prune::UsageError::from(removing);
+            assert_eq!(NoRoom::in_error(&removing), Some(NoRoom::Met));
+        }
         let other = io::Error::other(io::Error::from_raw_os_error(2));
         assert_eq!(NoRoom::in_error(&other), None);
     }

@@ -62,6 +62,8 @@ struct Inner {
     written: AtomicU64,
     /// Room is made by one at a time.
     making: Mutex<()>,
+    /// Whether the last time it could not be, since there was no room for the records of what is removed.
+    unrecorded: AtomicBool,
     /// Whether what earlier processes left was removed to make room.
     swept: AtomicBool,
     /// When something that was written past us was last stopped.
@@ -104,6 +106,7 @@ impl Space {
             released: Condvar::new(),
             written: AtomicU64::new(0),
             making: Mutex::default(),
+            unrecorded: AtomicBool::new(false),
             swept: AtomicBool::new(false),
             stopped: Mutex::default(),
             last_resort: OnceLock::new(),
@@ -288,8 +291,13 @@ impl Space {
         };
         let _turn = self.0.making.lock().unwrap_or_else(PoisonError::into_inner);
         match self.make_with(&store, bytes) {
-            Ok(made) => Ok(made),
+            Ok(made) => {
+                self.0.unrecorded.store(false, Ordering::Relaxed);
+                Ok(made)
+            }
             Err(error) => {
+                let is_full = NoRoom::in_error(&error) == Some(NoRoom::Met);
+                self.0.unrecorded.store(is_full, Ordering::Relaxed);
                 // The caller is told that there is no room; this is why none was made.
                 tracing::warn!(%error, "cannot make room in the state directory");
                 Ok(self.room()? >= bytes)

@@ -91,11 +91,18 @@ impl Space {
 }
 
 impl Writer {
-    /// Makes the headroom again, after it met with none; whether it could be.
+    /// Makes the headroom again, after it met with none, and room for what it had written, if it was cut short; whether it could be.
     pub async fn make_headroom(&self) -> bool {
         let space = self.space().clone();
         let lacked = self.met_no_inodes() || space.disk().is_ok_and(|disk| disk.lacks_inodes());
-        let made = space.make_watched(space.headroom()).await;
+        let wanted = space.headroom() + self.cut_short();
+        let began = Instant::now();
+        let mut made = space.make_watched(wanted).await;
+        // What it wrote goes when what it ran has ended.
+        while !made && self.is_cut_short() && began.elapsed() < RESPITE {
+            tokio::time::sleep(TICK.0).await;
+            made = space.make_watched(wanted).await;
+        }
         if !made || !lacked {
             return made;
         }
@@ -127,6 +134,7 @@ impl Writer {
         loop {
             tokio::time::sleep(pause).await;
             if self.is_stopped() {
+                self.stops().await;
                 return space.full_watched(headroom).await;
             }
             let room = match space.watched_room().await {
@@ -159,7 +167,10 @@ impl Writer {
                 Ok(room) if room > growth => before = Some(room),
                 // What another one that was stopped took will be free in a moment.
                 Ok(_) if !space.may_stop() || !self.choose().await => before = None,
-                Ok(_) => return space.full_watched(headroom).await,
+                Ok(_) => {
+                    self.stops().await;
+                    return space.full_watched(headroom).await;
+                }
                 Err(error) => return error,
             }
         }

@@ -37,6 +37,8 @@ pub(super) struct Writing {
     met_no_room: AtomicBool,
     /// Whether that was for want of inodes.
     met_no_inodes: AtomicBool,
+    /// What it had written, in bytes, when it was stopped before anything could be removed.
+    cut_short: AtomicU64,
 }
 
 impl Space {
@@ -49,6 +51,7 @@ impl Space {
             least_room: AtomicU64::new(u64::MAX),
             met_no_room: AtomicBool::new(false),
             met_no_inodes: AtomicBool::new(false),
+            cut_short: AtomicU64::new(0),
         });
         self.writers().push(Arc::clone(&writing));
         Writer {
@@ -138,6 +141,27 @@ impl Writer {
     /// Whether there was no room at some time while it wrote, or is none now.
     pub fn met_no_room(&self) -> bool {
         self.writing.met_no_room.load(Ordering::Relaxed) || self.space.is_out()
+    }
+
+    /// It is stopped. Where it filled the disk faster than anybody looked, there was not even room for the records of what would have
+    /// been removed for it.
+    pub(super) async fn stops(&self) {
+        if !self.space.0.unrecorded.load(Ordering::Relaxed) {
+            return;
+        }
+        let writing = Arc::clone(&self.writing);
+        let written = tokio::task::spawn_blocking(move || writing.weight()).await;
+        let written = written.unwrap_or(0).max(1);
+        self.writing.cut_short.store(written, Ordering::Relaxed);
+    }
+
+    /// Whether it was stopped although there may be something to remove, which can be when what it wrote is gone.
+    pub fn is_cut_short(&self) -> bool {
+        self.cut_short() > 0
+    }
+
+    pub(super) fn cut_short(&self) -> u64 {
+        self.writing.cut_short.load(Ordering::Relaxed)
     }
 
     pub(super) const fn space(&self) -> &Space {
