@@ -191,8 +191,10 @@ fn a_limit_far_below_the_disks_size_is_kept_to() {
     bed.dockerfile(&format!(
         "FROM base\n{most_of_it}RUN fallocate -l 60m /file\n"
     ));
-    bed.build(&limited)
-        .fails(&["below the disk limit of the state directory", ">>> RUN fall"]);
+    bed.build(&limited).fails(&[
+        "below the disk limit of the state directory",
+        ">>> RUN fall",
+    ]);
     let held = on_disk(&bed);
     assert!(
         held <= most,
