@@ -9,12 +9,13 @@ use std::{
 };
 
 use memchr::{memchr, memrchr};
-use rayon::prelude::*;
 
 use crate::line::{Line, LineError};
 
 /// Bytes that are read and parsed at once.
-const BLOCK: usize = 4 << 20;
+const BLOCK: usize = 1 << 20;
+/// Blocks that are parsed at once, each by one thread; as many more are read meanwhile.
+const BATCH: usize = 8;
 /// A line must not be longer.
 const LINE_LIMIT: usize = 64 << 20;
 /// How a compressed file begins.
@@ -115,7 +116,8 @@ impl Reader {
     }
 
     /// Hands out one piece after the other until the end, or until `each` breaks. Returns whether the file ends where its writer
-    /// ended it; a file that was cut off in the middle of a line, or of a compressed block, does not.
+    /// ended it; a file that was cut off in the middle of a line, or of a compressed block, does not. Waits for rayon's threads, so it
+    /// must not be called by one of them.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -125,37 +127,72 @@ impl Reader {
     ) -> Result<bool, ReadError> {
         let Self { path, input } = self;
         std::thread::scope(|scope| {
-            // One block is read while another is worked on.
-            let (blocks, filled) = sync_channel(1);
-            let (used, empty) = sync_channel(3);
+            let (blocks, filled) = sync_channel(BATCH);
+            let (used, empty) = sync_channel(2 * BATCH);
             scope.spawn(move || read_blocks(input, &blocks, &empty));
             let mut next = 1;
-            for block in filled {
-                match block {
-                    Block::Lines(bytes) => {
-                        let piece = parse(&bytes, next);
-                        if next == 1 {
-                            check_first(&path, &piece)?;
-                        }
-                        next += piece.lines.len() as u64;
-                        if each(piece).is_break() {
-                            return Ok(true);
-                        }
-                        // The reader may have ended.
-                        let _ = used.try_send(bytes);
+            let mut texts = Vec::with_capacity(BATCH);
+            loop {
+                let last = loop {
+                    match filled.recv() {
+                        Ok(Block::Lines(bytes)) => texts.push(bytes),
+                        ended => break Some(ended),
                     }
-                    Block::Cut if next == 1 => break,
-                    Block::Cut => return Ok(false),
-                    Block::Long => return Err(ReadError::Long { path, line: next }),
-                    Block::Failed(source) => return Err(ReadError::File { path, source }),
+                    if texts.len() == BATCH {
+                        break None;
+                    }
+                };
+                if batch(&path, &texts, &mut next, &mut each)?.is_break() {
+                    return Ok(true);
                 }
+                for bytes in texts.drain(..) {
+                    // The reader may have ended.
+                    let _ = used.try_send(bytes);
+                }
+                return match last {
+                    None => continue,
+                    Some(Ok(Block::Long)) => Err(ReadError::Long { path, line: next }),
+                    Some(Ok(Block::Failed(source))) => Err(ReadError::File { path, source }),
+                    Some(_) if next == 1 => Err(ReadError::Empty(path)),
+                    Some(Ok(_)) => Ok(false),
+                    Some(Err(_)) => Ok(true),
+                };
             }
-            if next == 1 {
-                return Err(ReadError::Empty(path));
-            }
-            Ok(true)
         })
     }
+}
+
+/// Works on some blocks of whole lines, of which the first line has the number `next`, which becomes that behind them.
+fn batch(
+    path: &Path,
+    texts: &[Vec<u8>],
+    next: &mut u64,
+    each: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ReadError> {
+    rayon::in_place_scope(|scope| {
+        let parsing = texts.iter().map(|text| {
+            let (done, parsed) = sync_channel(1);
+            scope.spawn(move |_| {
+                // After a break nobody waits for it.
+                let _ = done.send(parse(text));
+            });
+            parsed
+        });
+        // What is not worked on yet is parsed while the first is.
+        let parsing: Vec<_> = parsing.collect();
+        for lines in parsing.into_iter().flatten() {
+            let first = *next;
+            *next += lines.len() as u64;
+            let piece = Piece { first, lines };
+            if first == 1 {
+                check_first(path, &piece)?;
+            }
+            if each(piece).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 fn check_first(path: &Path, piece: &Piece<'_>) -> Result<(), ReadError> {
@@ -225,45 +262,12 @@ fn read_blocks(
     }
 }
 
-fn parse(bytes: &[u8], first: u64) -> Piece<'_> {
-    let parts = split(bytes, rayon::current_num_threads());
-    let mut parsed: Vec<Vec<_>> = parts
-        .into_par_iter()
-        .map(|part| {
-            let mut lines = Vec::with_capacity(part.len() / 200 + 1);
-            let mut rest = part;
-            while let Some(end) = memchr(b'\n', rest) {
-                lines.push(Line::parse(&rest[..end]));
-                rest = &rest[end + 1..];
-            }
-            lines
-        })
-        .collect();
-    let mut lines = Vec::new();
-    if let [only] = parsed.as_mut_slice() {
-        lines = std::mem::take(only);
-    } else {
-        for part in parsed {
-            lines.extend(part);
-        }
+fn parse(bytes: &[u8]) -> Vec<Result<Line<'_>, LineError>> {
+    let mut lines = Vec::with_capacity(bytes.len() / 200 + 1);
+    let mut rest = bytes;
+    while let Some(end) = memchr(b'\n', rest) {
+        lines.push(Line::parse(&rest[..end]));
+        rest = &rest[end + 1..];
     }
-    Piece { first, lines }
-}
-
-/// Cuts whole lines into about `count` parts of whole lines.
-fn split(mut bytes: &[u8], count: usize) -> Vec<&[u8]> {
-    let size = bytes.len() / count.max(1) + 1;
-    let mut parts = Vec::new();
-    while bytes.len() > size {
-        let Some(end) = memchr(b'\n', &bytes[size..]) else {
-            break;
-        };
-        let (part, rest) = bytes.split_at(size + end + 1);
-        parts.push(part);
-        bytes = rest;
-    }
-    if !bytes.is_empty() {
-        parts.push(bytes);
-    }
-    parts
+    lines
 }
