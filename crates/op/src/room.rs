@@ -83,7 +83,8 @@ where
                 let Err(passed) = space.look_again().await else {
                     return Ok(made);
                 };
-                // What it made goes with the error, and at once: a process that ends now would leave it.
+                // What it made goes with the error, and at once: a process that ends now would leave it. What this look tells is
+                // less than what the first one did.
                 drop(made);
                 let _ = space.look_again().await;
                 return Err(OpError::failed(passed));
